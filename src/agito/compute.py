@@ -1,0 +1,182 @@
+"""The torch processes as seen from the rollout process: one worker a rank, tokens over pipes, no torch on this side.
+
+Every rank holds an engine and a trainer with the same weights. Rollouts are spread over ranks by group; a training batch is spread
+by tokens, and the ranks sum their gradients among themselves.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from agito.engine.wire import Advance, Advanced
+from agito.errors import AgitoError, WorkerDied
+from agito.protocols import StepStats
+from agito.types import Sample
+
+_ANSWER_DEADLINE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFailed:
+    """What a worker sends instead of an answer."""
+
+    error: BaseException
+    trace: str
+
+
+class Compute:
+    """All ranks. Methods without a rank go to every one of them and return the answer of the first."""
+
+    def __init__(self, workers: Sequence[_Worker], context: int) -> None:
+        self._workers = workers
+        self.context = context
+
+    @property
+    def num_ranks(self) -> int:
+        return len(self._workers)
+
+    @classmethod
+    async def open(cls, *, ranks: int, context: int, **setup: Any) -> Compute:
+        """Starts the workers; `setup` goes to `agito.worker.Worker.setup`. Raises `WorkerDied` when one does not come up."""
+        meeting = Path(tempfile.mkdtemp(prefix="agito-")) / "ranks"
+        self = cls([_Worker(rank, ranks, meeting) for rank in range(ranks)], context)
+        try:
+            await self._all("setup", context=context, **setup)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def advance(self, rank: int, exchange: Advance) -> Advanced:
+        return await self._workers[rank].call("advance", exchange)
+
+    async def begin_phase(self, phase: str, total_steps: int) -> None:
+        await self._all("begin_phase", phase, total_steps)
+
+    async def imitate(self, samples: Sequence[Sample]) -> StepStats:
+        return await self._spread("imitate", samples)
+
+    async def step(self, samples: Sequence[Sample]) -> StepStats:
+        return await self._spread("step", samples)
+
+    async def publish(self, version: int) -> None:
+        """The trainer's weights become the engine's, under this version; every row of the engine is dropped."""
+        await self._all("publish", version)
+
+    async def save(self, directory: Path, *, meta: dict[str, Any], tokenizer: dict[str, str]) -> None:
+        """Commits a checkpoint: weights, tokenizer, optimizer, `meta`. The rename is the commit. Raises `DiskFull`."""
+        await self._workers[0].call("save", directory, meta, tokenizer)
+
+    async def load(self, directory: Path, *, weights_only: bool = False) -> None:
+        """Raises `CorruptCheckpoint`."""
+        await self._all("load", directory, weights_only)
+
+    async def aclose(self) -> None:
+        """Idempotent. Afterwards the workers' CPU time is in this process's children's."""
+        for worker in self._workers:
+            worker.close()
+
+    async def _all(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return (await self._each(method, [args] * self.num_ranks, kwargs))[0]
+
+    async def _spread(self, method: str, samples: Sequence[Sample]) -> StepStats:
+        return (await self._each(method, [(share,) for share in spread(samples, self.num_ranks)], {}))[0]
+
+    async def _each(self, method: str, arguments: Sequence[tuple[Any, ...]], kwargs: dict[str, Any]) -> list[Any]:
+        answers: list[Any] = [None] * self.num_ranks
+
+        async def call(rank: int) -> None:
+            answers[rank] = await self._workers[rank].call(method, *arguments[rank], **kwargs)
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                for rank in range(self.num_ranks):
+                    tasks.start_soon(call, rank)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        return answers
+
+
+def spread(samples: Sequence[Sample], ranks: int) -> list[list[Sample]]:
+    """Longest first, each to the rank with the fewest tokens so far: a function of content."""
+    shares: list[list[Sample]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for sample in sorted(samples, key=lambda sample: (-len(sample.ids), sample.attempt, sample.segment)):
+        rank = loads.index(min(loads))
+        shares[rank].append(sample)
+        loads[rank] += len(sample.ids)
+    return shares
+
+
+class _Worker:
+    """One process and the pipe to it. It dies with this process: its pipe closes."""
+
+    def __init__(self, rank: int, ranks: int, meeting: Path) -> None:
+        self._rank = rank
+        self._pipe, theirs = multiprocessing.Pipe()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        fd = theirs.fileno()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "agito.worker", str(fd), str(rank), str(ranks), str(meeting)],
+            pass_fds=[fd], env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        self._turn = anyio.Lock()
+
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        async with self._turn:
+            try:
+                self._pipe.send((method, args, kwargs))
+                with anyio.fail_after(_ANSWER_DEADLINE_S):
+                    await anyio.wait_readable(self._pipe.fileno())
+                answer = self._pipe.recv()
+            except TimeoutError:
+                raise WorkerDied(f"worker {self._rank} has not answered {method} for {_ANSWER_DEADLINE_S:.0f} s") from None
+            except (EOFError, OSError) as error:
+                raise WorkerDied(f"worker {self._rank} ended during {method} ({self._ending()})") from error
+        if isinstance(answer, WorkerFailed):
+            if isinstance(answer.error, AgitoError):
+                raise answer.error
+            raise WorkerDied(f"worker {self._rank} failed in {method}: {answer.error!r}\n{answer.trace}") from answer.error
+        return answer
+
+    def _ending(self) -> str:
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "its pipe closed"
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def close(self) -> None:
+        if not self._pipe.closed:
+            self._pipe.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that says most: one of ours that is not the silence which follows it."""
+    flat: list[BaseException] = []
+    stack: list[BaseException] = [group]
+    while stack:
+        error = stack.pop(0)
+        stack[:0] = list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []
+        flat += [] if isinstance(error, BaseExceptionGroup) else [error]
+    return next((error for error in flat if isinstance(error, AgitoError) and not isinstance(error, WorkerDied)), flat[0])
+
+
+__all__ = ["Compute", "WorkerFailed", "spread"]

@@ -1,0 +1,1 @@
+"""Inference: capture, where tokens are recorded, and the engines behind it."""

@@ -1,0 +1,305 @@
+"""Batched sampling in this process: rows that keep their cache across requests, exact log-probabilities, exchanges that repeat bit for bit.
+
+Every row is made by its first request and holds one of `rows` slots until it is closed; more rows than that wait their turn,
+so whoever keeps rows open while waiting for others must not open more than `rows`. Randomness is keyed by (seed, position in
+the row): a row's draws do not depend on its neighbours. Its log-probabilities do, in the last bits, because sums are made in
+another order when the batch differs; the same sequence of exchanges repeats bit for bit on the same build.
+
+The version of a sampled position is that of the weights that sampled it. After a swap of weights the cache is kept as it was.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agito.engine.embedded.rows import EngineRow, RowBook
+from agito.engine.embedded.sampling import sample, uniforms
+from agito.engine.wire import Advance, Advanced, RowBranch, RowDone, RowRequest
+from agito.models import CachedQwen3, Qwen3
+from agito.protocols import Sampled, SampleRequest
+from agito.types import Stop
+
+_MASK64 = (1 << 64) - 1
+
+
+class EmbeddedEngine:
+    """A pure function of its exchanges. Not thread-safe."""
+
+    def __init__(self, model: Qwen3, *, rows: int, context: int, device: torch.device | str | None = None, version: int = 0):
+        if rows < 1 or context < 2:
+            raise ValueError(f"rows={rows}, context={context}: need at least 1 row of 2 tokens")
+        weight = model.head_weight
+        self.device = torch.device(device) if device is not None else weight.device
+        self.context = context
+        self.version = version
+        self._network = CachedQwen3(model.config, slots=rows, context=context, device=self.device, dtype=weight.dtype)
+        self._book = RowBook(rows)
+        self._ids_LC = torch.zeros(rows, context, dtype=torch.long, device=self.device)
+        self._logprobs_LC = torch.zeros(rows, context, device=self.device)
+        self._uniforms_LC = torch.zeros(rows, context, dtype=torch.float64, device=self.device)
+        self._stored: dict[int, Tensor] = {}  # the cache of branches that found no slot
+        self._forwarded = 0
+        self.load_weights(model, version)
+
+    def load_weights(self, weights: Mapping[str, Tensor] | Qwen3, version: int) -> None:
+        """Takes a copy; positions from here on carry `version`. Raises `ValueError` when the weights are of another shape."""
+        self._network.load(weights.state_dict() if isinstance(weights, Qwen3) else weights)
+        self.version = version
+        for row in self._book.live:
+            row.mark(version)
+
+    def drop_all(self) -> None:
+        """Forgets every row and request, as if newly made."""
+        self._book = RowBook(self._book.size)
+        self._stored.clear()
+
+    @torch.inference_mode()
+    def advance(self, exchange: Advance) -> Advanced:
+        """One exchange: close, branch, admit, decode up to `steps` tokens for each live row.
+
+        A closed row is never answered. A request that cannot be served is answered with an error and leaves its row as it was.
+        Raises `ValueError`, before anything changes, for a request to a row that is busy or a branch of one that is unknown.
+        """
+        began = time.perf_counter()
+        self._check(exchange)
+        self._forwarded = 0
+        for key in exchange.closed:
+            self._book.close(key)
+            self._stored.pop(key, None)
+        for branch in exchange.branched:
+            self._branch(branch)
+        admitted, done = self._admit(exchange.requests)
+        moves = self._book.arrange(self._network.block_size)
+        if moves:
+            sources, targets, lengths = zip(*moves, strict=True)
+            self._network.move(sources, targets, longest=max(lengths))
+        stopped = self._extend(admitted) if admitted else []
+        steps, stopped_later = self._decode(exchange.steps)
+        done += self._answers(stopped + stopped_later)
+        return Advanced(
+            done=tuple(sorted(done, key=lambda row: row.key)),
+            live=len(self._book.live) + len(self._book.queue),
+            steps=steps,
+            forwarded=self._forwarded,
+            busy_s=time.perf_counter() - began,
+        )
+
+    def _check(self, exchange: Advance) -> None:
+        closed = set(exchange.closed)
+        known, busy = set(self._book.rows) - closed, self._book.busy() - closed
+        for branch in exchange.branched:
+            if branch.parent not in known or branch.parent in busy:
+                raise ValueError(f"branch of row {branch.parent}: it must be known and idle")
+            if branch.child in known or branch.child in busy:
+                raise ValueError(f"branch to row {branch.child}: the key is taken")
+            known.add(branch.child)
+        for request in exchange.requests:
+            if request.key in busy:
+                raise ValueError(f"request to row {request.key}: it has one already")
+            busy.add(request.key)
+
+    def _branch(self, branch: RowBranch) -> None:
+        book = self._book
+        parent = book.rows[branch.parent]
+        child = EngineRow(key=branch.child, length=parent.length, computed=parent.computed, last_id=parent.last_id)
+        book.rows[child.key] = child
+        if parent.slot < 0:
+            self._stored[child.key] = self._stored[parent.key]
+        elif book.is_full:
+            self._stored[child.key] = self._network.read(parent.slot, parent.computed)
+        else:
+            book.seat(child)
+            self._network.move([parent.slot], [child.slot], longest=parent.computed)
+
+    def _admit(self, requests: Sequence[RowRequest]) -> tuple[list[EngineRow], list[RowDone]]:
+        """Those that can start now, seated, their extension not yet computed; and the refused."""
+        book = self._book
+        admitted: list[tuple[EngineRow, RowRequest]] = []
+        refused: list[RowDone] = []
+        for request in requests:
+            row = book.rows.get(request.key)
+            problem = self._problem(request.request, 0 if row is None else row.length)
+            if problem is not None:
+                refused.append(RowDone(key=request.key, sampled=None, error=problem))
+            elif row is not None and row.slot >= 0:
+                admitted.append((row, request))
+            else:
+                book.queue.append(request)
+        while book.queue and not book.is_full:
+            request = book.queue.popleft()
+            row = book.rows.setdefault(request.key, EngineRow(key=request.key))
+            book.seat(row)
+            if row.key in self._stored:
+                self._network.write(row.slot, self._stored.pop(row.key))
+            admitted.append((row, request))
+        for row, request in admitted:
+            row.seed, row.request, row.start, row.marks = request.seed, request.request, row.length, []
+            row.mark(self.version)
+            row.length = row.first = row.start + len(request.request.extend)
+            book.live.append(row)
+        return [row for row, _ in admitted], refused
+
+    def _problem(self, request: SampleRequest, length: int) -> str | None:
+        extend = request.extend
+        if not (request.max_tokens >= 1 and request.temperature >= 0 and 0 < request.top_p <= 1):
+            return (
+                f"max_tokens={request.max_tokens}, temperature={request.temperature}, top_p={request.top_p}: "
+                "need at least 1, at least 0, and within (0, 1]"
+            )
+        if length + len(extend) == 0:
+            return "an empty row cannot be sampled from: extend it with at least one token"
+        if extend and not (min(extend) >= 0 and max(extend) < self._network.config.vocab_size):
+            return f"a token id is outside the vocabulary of {self._network.config.vocab_size}"
+        if length + len(extend) + request.max_tokens > self.context:
+            return f"{length} tokens + {len(extend)} to extend + {request.max_tokens} to sample: the context is {self.context}"
+        return None
+
+    def _extend(self, rows: list[EngineRow]) -> list[EngineRow]:
+        """Computes the extensions and samples the first token of each; returns the rows that stop there."""
+        rows = sorted(rows, key=lambda row: row.length - row.computed)
+        ids: list[int] = []
+        for row in rows:
+            assert row.request is not None
+            if row.computed < row.start:
+                ids.append(row.last_id)
+            ids.extend(row.request.extend)
+        starts = [row.computed for row in rows]
+        lengths = [row.length - row.computed for row in rows]
+        self._draw_uniforms(rows)
+        batch = _Batch.of(rows, self.device)
+        logits_RV = self._network.extend(self._tensor(ids), [row.slot for row in rows], starts, lengths)
+        self._forwarded += len(ids)
+        is_stopped = self._sample(batch, logits_RV).tolist()
+        for row in rows:
+            row.computed = row.length
+            row.length += 1
+        return self._retire([row for row, stops in zip(rows, is_stopped, strict=True) if stops])
+
+    def _decode(self, steps: int) -> tuple[int, list[EngineRow]]:
+        """Up to `steps` tokens for every live row; returns the steps run and the rows that stopped."""
+        rows = self._book.live
+        if not rows or steps < 1:
+            return 0, []
+        batch = _Batch.of(rows, self.device)
+        ids_R = self._ids_LC[batch.lanes_R, batch.positions_R - 1]
+        stopped: list[EngineRow] = []
+        for step in range(1, steps + 1):
+            blocks = self._book.blocks(self._network.block_size)
+            logits_RV = self._network.decode(ids_R, batch.slots_R, batch.positions_R - 1, blocks)
+            self._forwarded += len(rows)
+            is_stopped_R = self._sample(batch, logits_RV)
+            flags = is_stopped_R.tolist()
+            for row in rows:
+                row.computed = row.length
+                row.length += 1
+            if any(flags):
+                stopped += self._retire([row for row, stops in zip(rows, flags, strict=True) if stops])
+                rows = self._book.live
+                if not rows:
+                    return step, stopped
+                batch = batch.only((~is_stopped_R).nonzero()[:, 0])
+            batch.positions_R += 1
+            ids_R = self._ids_LC[batch.lanes_R, batch.positions_R - 1]
+        return steps, stopped
+
+    def _sample(self, batch: _Batch, logits_RV: Tensor) -> Tensor:
+        """Draws the tokens at `batch.positions_R` and notes them; returns which rows stop there."""
+        uniforms_R = self._uniforms_LC[batch.lanes_R, batch.positions_R]
+        ids_R, logprobs_R = sample(logits_RV, uniforms_R, batch.temperatures_R, batch.top_ps_R, is_greedy=batch.is_greedy)
+        self._ids_LC[batch.lanes_R, batch.positions_R] = ids_R
+        self._logprobs_LC[batch.lanes_R, batch.positions_R] = logprobs_R
+        return (ids_R[:, None] == batch.stops_RK).any(1) | (batch.positions_R == batch.ends_R)
+
+    def _retire(self, rows: list[EngineRow]) -> list[EngineRow]:
+        keys = {row.key for row in rows}
+        self._book.live = [row for row in self._book.live if row.key not in keys]
+        return rows
+
+    def _draw_uniforms(self, rows: list[EngineRow]) -> None:
+        counts = [row.limit - row.first for row in rows]
+        seeds = np.repeat(np.array([row.seed & _MASK64 for row in rows], dtype=np.uint64), counts)
+        positions = np.concatenate([np.arange(row.first, row.limit) for row in rows])
+        places = np.repeat(np.array([row.lane * self.context for row in rows]), counts) + positions
+        self._uniforms_LC.view(-1)[self._tensor(places)] = self._tensor(uniforms(seeds, positions))
+
+    def _answers(self, rows: list[EngineRow]) -> list[RowDone]:
+        if not rows:
+            return []
+        places = self._tensor(np.concatenate([np.arange(row.first, row.length) + row.lane * self.context for row in rows]))
+        ids = self._ids_LC.view(-1)[places].to("cpu", torch.int32).numpy()
+        logprobs = self._logprobs_LC.view(-1)[places].cpu().numpy()
+        done: list[RowDone] = []
+        at = 0
+        for row in rows:
+            assert row.request is not None
+            end = at + row.length - row.first
+            row.last_id = int(ids[end - 1])
+            sampled = Sampled(
+                ids=array("i", ids[at:end].tobytes()),
+                logprobs=array("f", logprobs[at:end].tobytes()),
+                stopped=Stop.END if row.last_id in row.request.stop_ids else Stop.LENGTH,
+                versions=row.spans(),
+            )
+            row.request = None
+            done.append(RowDone(key=row.key, sampled=sampled))
+            at = end
+        return done
+
+    def _tensor(self, values: Sequence[int] | NDArray[Any]) -> Tensor:
+        return torch.as_tensor(np.asarray(values), device=self.device)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The rows of one step on the device. `positions_R` are those to be sampled, `ends_R` the last ones allowed."""
+
+    lanes_R: Tensor
+    slots_R: Tensor
+    positions_R: Tensor
+    ends_R: Tensor
+    stops_RK: Tensor
+    temperatures_R: Tensor
+    top_ps_R: Tensor | None
+    is_greedy: bool
+
+    @classmethod
+    def of(cls, rows: list[EngineRow], device: torch.device) -> _Batch:
+        requests = [row.request for row in rows if row.request is not None]
+        num_stops = max(len(request.stop_ids) for request in requests)
+        counts = [
+            (row.lane, row.slot, row.length, row.limit - 1, *request.stop_ids, *(-1,) * (num_stops - len(request.stop_ids)))
+            for row, request in zip(rows, requests, strict=True)
+        ]
+        counts_XR = torch.tensor(counts, dtype=torch.long).T.contiguous().to(device)
+        heat_2R = torch.tensor([[request.temperature for request in requests], [request.top_p for request in requests]], device=device)
+        return cls(
+            lanes_R=counts_XR[0],
+            slots_R=counts_XR[1],
+            positions_R=counts_XR[2],
+            ends_R=counts_XR[3],
+            stops_RK=counts_XR[4:].T,
+            temperatures_R=heat_2R[0],
+            top_ps_R=heat_2R[1] if any(request.top_p < 1 for request in requests) else None,
+            is_greedy=any(request.temperature == 0 for request in requests),
+        )
+
+    def only(self, kept_M: Tensor) -> _Batch:
+        return _Batch(
+            lanes_R=self.lanes_R[kept_M],
+            slots_R=self.slots_R[kept_M],
+            positions_R=self.positions_R[kept_M],
+            ends_R=self.ends_R[kept_M],
+            stops_RK=self.stops_RK[kept_M],
+            temperatures_R=self.temperatures_R[kept_M],
+            top_ps_R=None if self.top_ps_R is None else self.top_ps_R[kept_M],
+            is_greedy=self.is_greedy,
+        )

@@ -1,0 +1,59 @@
+"""One draw a row from exact distributions, and the random numbers for it.
+
+Axes: R rows, V vocabulary. The inverse of the cumulative distribution is taken in integers, so that the draw is the same
+wherever and in whatever order the sums are made; probabilities below 2^-40 are never drawn.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_UNIT = float(1 << 40)
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+def sample(
+    logits_RV: Tensor, uniforms_R: Tensor, temperatures_R: Tensor, top_ps_R: Tensor | None, *, is_greedy: bool
+) -> tuple[Tensor, Tensor]:
+    """Token ids and the log-probability of each under the distribution that it was drawn from.
+
+    That distribution is softmax(logits / temperature), cut to the smallest set of tokens that holds `top_ps_R` of it and
+    renormalised (arXiv:1904.09751); `None` keeps everything. Temperature 0 takes the likeliest token (the lowest id of equals) and
+    reports its log-probability at temperature 1; `is_greedy` says whether any row has it.
+    """
+    scales_R1 = torch.where(temperatures_R > 0, temperatures_R, 1.0)[:, None] if is_greedy else temperatures_R[:, None]
+    logprobs_RV = torch.log_softmax(logits_RV / scales_R1, dim=-1)
+    if top_ps_R is not None:
+        logprobs_RV = _truncated(logprobs_RV, top_ps_R)
+    mass_RV = (logprobs_RV.exp() * _UNIT).long().cumsum(-1)
+    targets_R1 = (uniforms_R[:, None] * mass_RV[:, -1:]).long()
+    ids_R1 = torch.searchsorted(mass_RV, targets_R1, right=True)
+    if is_greedy:
+        ids_R1 = torch.where(temperatures_R[:, None] > 0, ids_R1, logprobs_RV.argmax(-1, keepdim=True))
+    return ids_R1[:, 0], logprobs_RV.gather(1, ids_R1)[:, 0]
+
+
+def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A number in [0, 1) for each pair, a pure function of the pair: SplitMix64 (doi:10.1145/2660193.2660195) whose state is the hashed
+    seed plus position steps."""
+    with np.errstate(over="ignore"):
+        return (_mix(_mix(seeds + _STEP) + positions.astype(np.uint64) * _STEP) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _truncated(logprobs_RV: Tensor, top_ps_R: Tensor) -> Tensor:
+    """The head of the distribution, renormalised; a row with top-p 1 is left alone, to the bit."""
+    mass_RV, order_RV = (logprobs_RV.exp() * _UNIT).long().sort(dim=-1, descending=True, stable=True)
+    before_RV = mass_RV.cumsum(-1) - mass_RV
+    is_cut_RV = before_RV >= top_ps_R[:, None] * mass_RV.sum(-1, keepdim=True)
+    is_cut_RV = torch.zeros_like(is_cut_RV).scatter_(1, order_RV, is_cut_RV)
+    cut_RV = torch.log_softmax(logprobs_RV.masked_fill(is_cut_RV, float("-inf")), dim=-1)
+    return torch.where(top_ps_R[:, None] < 1.0, cut_RV, logprobs_RV)

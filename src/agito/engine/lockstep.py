@@ -1,0 +1,173 @@
+"""Many attempts on one batching engine, in an order that is a function of content and never of the clock.
+
+An attempt holds a lane. Between two exchanges with the engine, a barrier waits for every lane that is due: a lane is due one
+exchange after its turn came back, so that its tool runs while the others decode, and re-enters at a fixed decode step however long
+the tool really took. What this does not give is speed under slow tools: that is what the decoupled mode is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+
+from agito.engine.wire import Advance, Advanced, RowBranch, RowRequest
+from agito.errors import WorkerDied
+from agito.protocols import Row, Sampled, SampleRequest
+
+_MAX_BRANCHES = 1 << 10  # rows of one lane
+
+
+@dataclass(slots=True)
+class _Lane:
+    order: int
+    due: int
+    num_rows: int = 0
+    is_away: bool = True  # the world, the harness or the grader has the ball
+    is_finished: bool = False
+    request: RowRequest | None = None
+    closed: list[int] = field(default_factory=list[int])
+    branched: list[RowBranch] = field(default_factory=list[RowBranch])
+    answer: Sampled | str | None = None
+    answered: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Lane:
+    """One attempt's engine. At most one request is under way at a time."""
+
+    def __init__(self, lockstep: Lockstep, state: _Lane) -> None:
+        self._lockstep, self._state = lockstep, state
+
+    @property
+    def context(self) -> int:
+        return self._lockstep.context
+
+    @property
+    def order(self) -> int:
+        return self._state.order
+
+    def open(self, seed: int) -> Row:
+        return _LaneRow(self._lockstep, self._state, self._new_key(), seed)
+
+    def finish(self) -> None:
+        """The attempt is over, its verdict included. Idempotent."""
+        self._state.is_finished = True
+        self._lockstep.settle(self._state)
+
+    def _new_key(self) -> int:
+        assert self._state.num_rows < _MAX_BRANCHES
+        self._state.num_rows += 1
+        return self._state.order * _MAX_BRANCHES + self._state.num_rows - 1
+
+
+class _LaneRow:
+    def __init__(self, lockstep: Lockstep, lane: _Lane, key: int, seed: int) -> None:
+        self._lockstep, self._lane, self._key, self._seed = lockstep, lane, key, seed
+        self._is_open = self._was_sent = False
+
+    async def sample(self, request: SampleRequest) -> Sampled:
+        lane = self._lane
+        assert lane.request is None and lane.is_away, "one request at a time per lane"
+        lane.request = RowRequest(key=self._key, seed=self._seed, request=request)
+        lane.answer, lane.answered = None, anyio.Event()
+        self._was_sent = self._is_open = True
+        self._lockstep.settle(lane)
+        await lane.answered.wait()
+        if lane.answer is None:
+            raise WorkerDied("the engine stopped while this attempt was waiting for it")
+        if isinstance(lane.answer, str):
+            raise ValueError(lane.answer)
+        return lane.answer
+
+    def branch(self, seed: int) -> Row:
+        assert self._was_sent, "nothing has been sampled in this row yet"
+        child = _LaneRow(self._lockstep, self._lane, Lane(self._lockstep, self._lane)._new_key(), seed)  # pyright: ignore[reportPrivateUsage]
+        self._lane.branched.append(RowBranch(parent=self._key, child=child._key))
+        child._was_sent = child._is_open = True
+        return child
+
+    async def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._lane.closed.append(self._key)
+
+
+class Lockstep:
+    """Drives `advance` until every lane has finished. `on_barrier` may open new lanes; it gets the lanes that just finished."""
+
+    def __init__(self, advance: Callable[[Advance], Awaitable[Advanced]], *, context: int, steps: int = 4, lag: int = 1) -> None:
+        self.context = context
+        self._advance, self._steps, self._lag = advance, steps, lag
+        self._lanes: dict[int, _Lane] = {}
+        self._num_opened = 0
+        self._index = 0
+        self._settled = anyio.Event()
+        self.busy_s = 0.0
+        self.decode_steps = self.forwarded = 0
+
+    def lane(self) -> Lane:
+        """The order of these calls is part of what is sampled."""
+        state = _Lane(order=self._num_opened, due=self._index)
+        self._num_opened += 1
+        self._lanes[state.order] = state
+        return Lane(self, state)
+
+    def settle(self, lane: _Lane) -> None:
+        self._settled.set()
+
+    async def run(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> None:
+        """`on_barrier(orders)` is awaited with the orders of newly finished lanes. Raises what `advance` raises."""
+        live = 0
+        try:
+            while self._lanes:
+                if not live:  # nobody decodes: go straight to the next lane that is due
+                    self._index = max(self._index, min(lane.due for lane in self._lanes.values() if lane.is_away))
+                due = await self._barrier(on_barrier)
+                if not self._lanes and not any(lane.closed for lane in due):
+                    return
+                exchange = Advance(
+                    closed=tuple(key for lane in due for key in lane.closed),
+                    branched=tuple(branch for lane in due for branch in lane.branched),
+                    requests=tuple(lane.request for lane in due if lane.request is not None),
+                    steps=self._steps,
+                )
+                for lane in due:
+                    lane.is_away = lane.request is None and not lane.is_finished
+                    lane.request = None
+                    lane.closed, lane.branched = [], []
+                advanced = await self._advance(exchange)
+                live = advanced.live
+                self._index += 1
+                self._deliver(advanced)
+        finally:
+            for lane in self._lanes.values():
+                lane.answered.set()
+
+    async def _barrier(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> list[_Lane]:
+        """Waits for every lane that is due to ask or to finish; returns them in order, finished ones removed from the books."""
+        finished: list[_Lane] = []
+        while True:
+            due = [lane for lane in self._lanes.values() if lane.is_away and lane.due <= self._index]
+            waiting = [lane for lane in due if lane.request is None and not lane.is_finished]
+            if waiting:
+                self._settled = anyio.Event()
+                await self._settled.wait()
+                continue
+            over = [lane for lane in due if lane.is_finished]
+            if not over:
+                return sorted([*due, *finished], key=lambda lane: lane.order)
+            for lane in over:
+                del self._lanes[lane.order]
+            finished += over
+            await on_barrier(sorted(lane.order for lane in over))
+
+    def _deliver(self, advanced: Advanced) -> None:
+        self.busy_s += advanced.busy_s
+        self.decode_steps += advanced.steps
+        self.forwarded += advanced.forwarded
+        for done in advanced.done:
+            lane = self._lanes[done.key // _MAX_BRANCHES]
+            lane.is_away, lane.due = True, self._index + self._lag
+            lane.answer = done.sampled if done.sampled is not None else (done.error or "the engine gave no reason")
+            lane.answered.set()

@@ -1,0 +1,7 @@
+"""Task distributions: one file or folder per environment."""
+
+from __future__ import annotations
+
+from agito.envs.registry import bundled, load
+
+__all__ = ["bundled", "load"]

@@ -1,0 +1,7 @@
+"""Find a value, repair a configuration: real bash in a real sandbox, five levels, faults included."""
+
+from __future__ import annotations
+
+from agito.envs.shell.env import ShellEnvironment
+
+__all__ = ["ShellEnvironment"]

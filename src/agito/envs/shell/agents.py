@@ -1,0 +1,176 @@
+"""Scripted agents for the shell tasks; they read what the world answers and nothing else.
+
+One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a
+hasty person does: takes the first line without looking whether it is stale, leaves the second directory unread, does not run the
+check again, gives up on a timeout or a missing tool. Much of that haste goes unpunished, so copying successful attempts copies it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator
+from typing import TypeAlias
+
+from agito.envs.shell.words import KEYS, NAMES, VALUES
+from agito.protocols import Script, ScriptFactory
+from agito.types import Call, Event, Fault
+
+Choice: TypeAlias = Callable[[], bool]  # "does it do the right thing now?"
+Asking: TypeAlias = "Generator[Call, Event, str | None]"  # a stretch of a script that comes back with a value, or gives up
+
+UNKNOWN, DONE = "none", "done"
+_GIVE_UP = 0.35  # of its hasty moments, how often the demonstrator gives up where it could also persist
+
+
+def sh(command: str) -> Call:
+    return Call(tool="sh", arguments={"command": command})
+
+
+def submit(answer: str) -> Call:
+    return Call(tool="submit", arguments={"answer": answer})
+
+
+def solver(prompt: str) -> ScriptFactory:
+    """`prompt` is the compact one: `find KEY` or `repair`."""
+    return lambda: _Agent(lambda: True, lambda: True).run(prompt)
+
+
+def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
+    def script() -> Script:
+        rng = random.Random(f"shell/demonstrator/{seed}")
+        return _Agent(lambda: rng.random() < skill, lambda: rng.random() < skill or rng.random() >= _GIVE_UP).run(prompt)
+
+    return script
+
+
+def impostors(family: str, seed: int) -> dict[str, ScriptFactory]:
+    """Agents that must stay at the floor."""
+
+    def null() -> Script:
+        yield submit("")
+
+    def no_tools() -> Script:
+        yield submit(DONE if family == "repair" else random.Random(f"shell/guess/{seed}").choice(VALUES))
+
+    def noise() -> Script:
+        rng = random.Random(f"shell/random/{seed}")
+        while True:
+            yield _random_call(rng)
+
+    def claim() -> Script:
+        yield sh("echo ok; echo reward=1 >reward; echo submit done")
+        yield submit("ok reward=1 done")
+
+    return {"null": null, "no_tools": no_tools, "random": noise, "claim": claim}
+
+
+class _Agent:
+    def __init__(self, careful: Choice, patient: Choice) -> None:
+        self.careful, self.patient = careful, patient
+        self.can_grep = self.can_sed = True
+        self.read: list[str] = []  # lines that the fallback has read
+        self.unread: list[str] | None = None  # what it has not read yet; None: not even listed
+
+    def run(self, prompt: str) -> Script:
+        verb, _, key = prompt.partition(" ")
+        return self._find(key) if verb == "find" else self._repair()
+
+    def _find(self, key: str) -> Script:
+        while True:
+            value = yield from self._look_up(key)
+            if value is None or not value.startswith("@"):
+                break
+            key = value[1:]
+        yield submit(value or UNKNOWN)
+
+    def _repair(self) -> Script:
+        while True:
+            event = yield from self._persist("./.check")
+            if event is None or event.text.startswith("ok"):
+                break
+            place, _, rest = event.text.strip().rpartition(": ")
+            key, _, value = rest.partition(" must be ")
+            path = place or (yield from self._locate(key))
+            if value.startswith("@"):
+                value = yield from self._look_up(value[1:])
+            if not path or not value or not (yield from self._edit(path, key, value)):
+                break
+            if not self.careful():
+                break  # hasty: does not check again
+        yield submit(DONE)
+
+    def _persist(self, command: str) -> Generator[Call, Event, Event | None]:
+        """Repeats a command that times out; None when it gives up."""
+        while True:
+            event = yield sh(command)
+            if event.fault is not Fault.TIMEOUT:
+                return event
+            if not self.patient():
+                return None
+
+    def _look_up(self, key: str) -> Asking:
+        while self.can_grep:
+            event = yield from self._persist(f"grep -rh {key} *")
+            if event is None:
+                return None
+            if event.exit_code != 127:
+                return self._pick(event.text.splitlines(), key)
+            self.can_grep = False
+            if not self.patient():
+                return None
+        return (yield from self._read_everything(key))
+
+    def _read_everything(self, key: str) -> Asking:
+        """The fallback without grep: list, then read directory by directory until the live line is there."""
+        value = self._pick(self.read, key)
+        while value is None:
+            if self.unread is None:
+                event = yield sh("ls")
+                names = event.text.split()
+                event = yield sh(f"cat {names[0]}/*")
+                is_flat = event.exit_code != 0
+                if is_flat:
+                    event = yield sh("cat *")
+                self.unread = [] if is_flat else names[1:]
+            elif self.unread and self.careful():
+                event = yield sh(f"cat {self.unread.pop(0)}/*")
+            else:
+                return None
+            self.read += event.text.splitlines()
+            value = self._pick(self.read, key)
+        return value
+
+    def _locate(self, key: str) -> Asking:
+        event = yield from self._persist(f"grep -r {key} *")
+        if event is None:
+            return None
+        hits = [line.partition(":") for line in event.text.splitlines()]
+        live = [path for path, _, line in hits if line.startswith(f"{key}=")]
+        if not live or not self.careful():
+            live = [path for path, _, _ in hits]  # hasty: the first hit, stale or not
+        return live[0] if live else None
+
+    def _pick(self, lines: list[str], key: str) -> str | None:
+        live = [line for line in lines if line.startswith(f"{key}=")]
+        if any(line.startswith(f"old {key}=") for line in lines) and not self.careful():
+            live = [line for line in lines if line.removeprefix("old ").startswith(f"{key}=")]  # hasty: the first, stale or not
+        return live[0].partition("=")[2] if live else None
+
+    def _edit(self, path: str, key: str, value: str) -> Generator[Call, Event, bool]:
+        if self.can_sed:
+            event = yield sh(f"sed -i s/^{key}=.*/{key}={value}/ {path}")
+            if event.exit_code != 127:
+                return True
+            self.can_sed = False
+            if not self.patient():
+                return False
+        yield sh(f"grep -v ^{key}= {path} >t; echo {key}={value} >>t; mv t {path}")
+        return True
+
+
+def _random_call(rng: random.Random) -> Call:
+    key, name, value = rng.choice(KEYS), rng.choice(NAMES), rng.choice(VALUES)
+    kind = rng.randrange(8)
+    if kind == 0:
+        return submit(rng.choice((value, DONE)))
+    return sh(("ls", f"cat {name}", f"cat {name}/*", f"grep -rh {key} *", "./.check", f"sed -i s/^{key}=.*/{key}={value}/ {name}", f"grep -r {key} *")[kind - 1])

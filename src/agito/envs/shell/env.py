@@ -1,0 +1,126 @@
+"""The `shell` environment: find a value, repair a configuration, with real bash in a real sandbox.
+
+Chance level: an answer without tools is right once in 68 for *find* (a uniform choice among the values) and never for *repair*
+(the tree is broken at first), so 0.007 over both families in equal parts; declared as 0.02.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+
+from agito.envs.shell import agents
+from agito.envs.shell.check import check_script
+from agito.envs.shell.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
+from agito.envs.shell.world import TOOLS, ShellWorld
+from agito.protocols import Control, SandboxPool, ScriptFactory
+from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
+from agito.world.sandbox import Pool
+
+_NATURAL = {
+    "find": (
+        "The files below the working directory hold lines of the form `key=value`. Find the value of `{key}`. A line that starts "
+        "with `old` is stale: ignore it. A value `@other` means: the same value as the key `other`. Tools can time out or be missing. "
+        "Submit the value alone."
+    ),
+    "repair": (
+        "The files below the working directory hold lines of the form `key=value`; lines that start with `old` are stale. "
+        "`./.check` prints the first rule that does not hold, or `ok`. Edit the files until it prints `ok`, change nothing else, "
+        "and do not leave a key twice. `@other` means: the same value as the key `other`. Tools can time out or be missing. "
+        "Then submit `done`."
+    ),
+}
+
+
+class ShellEnvironment:
+    """Procedural tasks in a file tree; see `docs/shell.md`. `warm` sandboxes are kept ready."""
+
+    name = "shell"
+    version = "1"
+    families = FAMILIES
+    levels = LEVELS
+    splits = SPLITS
+    chance_level = 0.02
+
+    def __init__(self, *, pool: SandboxPool | None = None, warm: int = 4) -> None:
+        self._pool, self._warm = pool, warm
+
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r}: shell has {', '.join(SPLITS)}")
+        family = family or FAMILIES[index % len(FAMILIES)]
+        level = level or LEVELS[index // len(FAMILIES) % len(LEVELS)]
+        if family not in FAMILIES or level not in LEVELS:
+            raise ValueError(f"family={family!r} level={level}: shell has {', '.join(FAMILIES)} at levels {LEVELS[0]}-{LEVELS[-1]}")
+        instance_seed = zlib.crc32(f"{split}/{seed}/{index}".encode()) << 20 | index & 0xFFFFF
+        instance = generate(split=split, family=family, level=level, seed=instance_seed)
+        ask = f"find {instance.target}" if family == "find" else "repair"
+        task = Task(
+            id=f"shell-{split}-{family}-{level}-{seed}-{index}", env=self.name, split=split, family=family, level=level,
+            prompt={Dialect.COMPACT: ask, Dialect.NATURAL: _NATURAL[family].format(key=instance.target)},
+            tools=TOOLS, limits=_limits(level),
+            tags=("fallback",) if instance.missing else (),
+        )  # fmt: skip
+        return task, Key(task_id=task.id, seed=instance_seed, data=_key_data(instance))
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        if self._pool is None:
+            self._pool = await Pool.open(warm=self._warm)
+        instance = _instance(task, key)
+        tree = instance.tree | ({".check": check_script(instance)} if task.family == "repair" else {})
+        return ShellWorld(self._pool, task, tree, key.data, attempt, noise_seed)
+
+    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        """find: the submitted value. repair: the submission, and the files as they should be, line order apart."""
+        if sealed.problem:
+            return Verdict.void(sealed.problem)
+        wanted = key.data["files"]
+        if isinstance(wanted, dict):
+            wrong = _differences(wanted, sealed.files)
+            is_right = sealed.submitted is not None and not wrong
+            evidence = wrong or ("files as wanted" + ("" if sealed.submitted is not None else ", but nothing submitted"))
+        else:
+            is_right = sealed.submitted == key.data["answer"]
+            evidence = f"submitted {sealed.submitted!r}, wanted {key.data['answer']!r}"
+        reward = float(is_right)
+        return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, evidence=evidence, grade_seed=grade_seed)
+
+    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+        return (agents.solver(task.prompt[Dialect.COMPACT]),)
+
+    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return agents.impostors(task.family, zlib.crc32(task.id.encode()))
+
+    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+        return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
+
+    async def aclose(self) -> None:
+        if self._pool is not None:
+            await self._pool.aclose()
+            self._pool = None
+
+
+def _limits(level: int) -> Limits:
+    shape = SHAPES[level]
+    return Limits(turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=40, observation_bytes=300)
+
+
+def _key_data(instance: Instance) -> dict[str, Json]:
+    files: Json = {path: text for path, text in instance.repaired.items()} if instance.rules else None
+    return {"answer": instance.answer, "files": files, "missing": list(instance.missing), "timeout": instance.timeout}
+
+
+def _instance(task: Task, key: Key) -> Instance:
+    return generate(split=task.split, family=task.family, level=task.level, seed=key.seed)
+
+
+def _differences(wanted: dict[str, Json], found: Mapping[str, bytes]) -> str:
+    """What is not as it should be, in words; empty when all is well. Line order and the check script do not count."""
+    for path in sorted(set(wanted) | set(found) - {".check"}):
+        if path not in found:
+            return f"{path} is gone"
+        if path not in wanted:
+            return f"{path} was left behind"
+        if sorted(str(wanted[path]).split("\n")) != sorted(found[path].decode("utf-8", "replace").split("\n")):
+            return f"{path} is not as wanted"
+    return ""

@@ -1,0 +1,159 @@
+"""One latent shell task: a file tree, what is asked, which tools are missing and how often they time out.
+
+Two families. *find*: which value does a key have; lines marked `old` are stale, `@other` points to another key. *repair*: make
+`./.check` pass; it names one broken rule at a time. A pure function of (split, family, level, seed).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from agito.envs.shell.words import KEYS, NAMES, RESERVED_KEYS, VALUES
+
+FAMILIES = ("find", "repair")
+LEVELS = (1, 2, 3, 4, 5)
+SPLITS = ("train", "heldout", "structural")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a level looks like; probabilities are per task unless said otherwise."""
+
+    dirs: int  # 0: all files at the top
+    files: int  # per directory
+    lines: int  # per file, bystanders included
+    hops: tuple[int, ...]  # find: one of these numbers of pointers
+    stale: float  # a stale line stands beside the live one, for each key on the way
+    missing: float  # the family's main tool is not installed: the fallback is needed
+    timeout: float  # per call of a slow tool
+    faults: tuple[int, ...]  # repair: one of these numbers of broken rules
+    named: float  # repair: the check names the file, per rule
+    same: float  # repair: the rule says "same as another key", per rule
+    turns: int  # allowed; the longest honest way is well below it
+    tokens: int  # of context allowed
+
+
+SHAPES: dict[int, Shape] = {
+    1: Shape(dirs=0, files=3, lines=2, hops=(0,), stale=0.5, missing=0.35, timeout=0.15, faults=(1, 2), named=1.0, same=0.0, turns=14, tokens=288),
+    2: Shape(dirs=2, files=2, lines=2, hops=(0, 1), stale=0.5, missing=0.35, timeout=0.15, faults=(1, 2), named=0.5, same=0.0, turns=16, tokens=320),
+    3: Shape(dirs=2, files=2, lines=3, hops=(0, 1, 2), stale=0.5, missing=0.35, timeout=0.15, faults=(1, 2), named=0.5, same=0.4, turns=20, tokens=400),
+    4: Shape(dirs=3, files=2, lines=3, hops=(1, 2), stale=0.6, missing=0.35, timeout=0.2, faults=(2,), named=0.3, same=0.5, turns=28, tokens=640),
+    5: Shape(dirs=3, files=3, lines=3, hops=(1, 2, 3), stale=0.6, missing=0.35, timeout=0.25, faults=(2, 3), named=0.2, same=0.6, turns=36, tokens=896),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Key `key` in file `path` must have value `value`; `same_as` is how the check puts it, if not by the value itself."""
+
+    path: str
+    key: str
+    value: str
+    same_as: str | None
+    named: bool
+
+    @property
+    def complaint(self) -> str:
+        place = f"{self.path}: " if self.named else ""
+        return f"{place}{self.key} must be {'@' + self.same_as if self.same_as else self.value}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    family: str
+    level: int
+    files: dict[str, tuple[str, ...]]  # path → lines
+    target: str = ""  # find: the key asked for
+    answer: str = ""  # find: its value
+    rules: tuple[Rule, ...] = ()  # repair: the broken ones, in the order in which the check looks at them
+    missing: tuple[str, ...] = ()
+    timeout: float = 0.0
+
+    @property
+    def tree(self) -> dict[str, str]:
+        return {path: "".join(f"{line}\n" for line in lines) for path, lines in self.files.items()}
+
+    @property
+    def repaired(self) -> dict[str, str]:
+        """The tree as it should be in the end."""
+        fixed = dict(self.files)
+        for rule in self.rules:
+            fixed[rule.path] = tuple(f"{rule.key}={rule.value}" if line.startswith(f"{rule.key}=") else line for line in fixed[rule.path])
+        return {path: "".join(f"{line}\n" for line in lines) for path, lines in fixed.items()}
+
+
+def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
+    """The structural split asks for keys that training never asks for, through chains and faults that it never combines."""
+    rng = random.Random(f"shell/{split}/{family}/{level}/{seed}")
+    shape, structural = SHAPES[level], split == "structural"
+    paths = _paths(rng, shape)
+    pool = list(RESERVED_KEYS if structural else KEYS[: -len(RESERVED_KEYS)])
+    rng.shuffle(pool)
+    others = [key for key in KEYS if key not in pool]
+    rng.shuffle(others)
+    board = _Board(rng, paths, shape.stale)
+    missing = rng.random() < (0.6 if structural else shape.missing)
+    if family == "find":
+        hops = max(shape.hops) if structural else rng.choice(shape.hops)
+        chain, answer = [pool.pop() for _ in range(hops + 1)], rng.choice(VALUES)
+        for key, value in zip(chain, [f"@{key}" for key in chain[1:]] + [answer], strict=True):
+            board.put(key, value)
+        _bystanders(board, pool[:2] + others, shape)
+        return Instance(
+            family=family, level=level, files=board.done(), target=chain[0], answer=answer,
+            missing=("grep",) if missing else (), timeout=shape.timeout,
+        )  # fmt: skip
+    rules: list[Rule] = []
+    for _ in range(max(shape.faults) if structural else rng.choice(shape.faults)):
+        key, wrong, right = pool.pop(), *rng.sample(VALUES, 2)
+        same = pool.pop() if rng.random() < shape.same else None
+        path = board.put(key, wrong)
+        if same:
+            board.put(same, right)
+        rules.append(Rule(path=path, key=key, value=right, same_as=same, named=rng.random() < shape.named))
+    _bystanders(board, pool[:2] + others, shape)
+    return Instance(
+        family=family, level=level, files=board.done(), rules=tuple(rules),
+        missing=("sed",) if missing else (), timeout=shape.timeout,
+    )  # fmt: skip
+
+
+def _paths(rng: random.Random, shape: Shape) -> list[str]:
+    names = list(NAMES)
+    rng.shuffle(names)
+    if not shape.dirs:
+        return names[: shape.files]
+    dirs = [names.pop() for _ in range(shape.dirs)]
+    return [f"{folder}/{names.pop()}" for folder in dirs for _ in range(shape.files)]
+
+
+def _bystanders(board: _Board, keys: list[str], shape: Shape) -> None:
+    for key in keys:
+        if board.size >= shape.lines * len(board.lines):
+            return
+        board.put(key, board.rng.choice(VALUES))
+
+
+class _Board:
+    """Files being filled: every live line in a file of its own choice, stale lines anywhere."""
+
+    def __init__(self, rng: random.Random, paths: list[str], stale: float) -> None:
+        self.rng, self.stale = rng, stale
+        self.lines: dict[str, list[str]] = {path: [] for path in paths}
+
+    @property
+    def size(self) -> int:
+        return sum(len(lines) for lines in self.lines.values())
+
+    def put(self, key: str, value: str) -> str:
+        path = self.rng.choice(list(self.lines))
+        self.lines[path].append(f"{key}={value}")
+        if self.rng.random() < self.stale:
+            self.lines[self.rng.choice(list(self.lines))].append(f"old {key}={self.rng.choice(VALUES)}")
+        return path
+
+    def done(self) -> dict[str, tuple[str, ...]]:
+        for lines in self.lines.values():
+            self.rng.shuffle(lines)
+        return {path: tuple(lines) for path, lines in self.lines.items()}

@@ -1,0 +1,64 @@
+"""Every error that Agito raises on purpose, each with the exit code that the command line returns for it."""
+
+from __future__ import annotations
+
+
+class AgitoError(Exception):
+    """One clear line with a remedy. `exit_code` is stable across releases."""
+
+    exit_code = 1
+
+
+class BadRecipe(AgitoError, ValueError):
+    """A recipe or an override that does not hold: the field, the value and the remedy."""
+
+    exit_code = 3
+
+
+class NotFound(AgitoError, FileNotFoundError):
+    """A recipe, run, checkpoint, environment or attempt that is not there."""
+
+    exit_code = 4
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else "not found"
+
+
+class CorruptCheckpoint(AgitoError):
+    """A checkpoint that cannot be read back exactly as it was written."""
+
+    exit_code = 5
+
+
+class NoIsolation(AgitoError):
+    """This machine offers no sandbox; nothing is ever run without one."""
+
+    exit_code = 6
+
+
+class DiskFull(AgitoError):
+    """The run directory cannot be written; what is committed is intact."""
+
+    exit_code = 7
+
+
+class WorkerDied(AgitoError):
+    """A process of ours ended or fell silent."""
+
+    exit_code = 8
+
+
+class Diverged(AgitoError):
+    """A replay did not reproduce what was recorded."""
+
+    exit_code = 9
+
+
+class SandboxFailure(AgitoError):
+    """The sandbox itself failed (not the command inside it): the attempt is void."""
+
+    exit_code = 10
+
+
+INTERRUPTED = 130  # Ctrl-C
+USAGE = 2

@@ -1,0 +1,47 @@
+"""Held-out success: the policy, and beside it scripts that show where floor and ceiling are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agito.protocols import ScriptFactory
+from agito.schedule import Quota
+from agito.studio import Studio
+from agito.types import Attempt, AttemptId, Key, Task
+
+HELDOUT_BASE, STRUCTURAL_BASE, BASELINE_BASE = 1_000_000, 3_000_000, 4_000_000
+
+
+async def policy(
+    studio: Studio, split: str, num_tasks: int, *, temperature: float, on_attempt: Callable[[Attempt], None] = lambda _: None
+) -> tuple[Attempt, ...]:
+    """One attempt at each of the first `num_tasks` tasks of the split, in their order; always the same tasks, draws and faults."""
+    base = STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
+    ranks = studio.recipe.compute.ranks
+    quotas = [
+        Quota(groups=len(range(rank, num_tasks, ranks)), group_size=1, first=base + rank, stride=ranks, refill=False,
+              max_live=studio.recipe.compute.rows)
+        for rank in range(min(ranks, num_tasks))
+    ]  # fmt: skip
+    collected = await studio.attempts(studio.plan(split, base), quotas, temperature=temperature, on_attempt=on_attempt)
+    return collected.attempts
+
+
+async def scripts(studio: Studio, split: str, num_tasks: int, *, demonstrator_skill: float) -> dict[str, tuple[Attempt, ...]]:
+    """The same tasks by every impostor, the demonstrator and the oracle."""
+    environment = studio.environment
+
+    def impostor(name: str) -> Callable[[Task, Key, AttemptId], ScriptFactory]:
+        return lambda task, key, attempt: environment.impostors(task)[name]
+
+    ways: dict[str, Callable[[Task, Key, AttemptId], ScriptFactory]] = {
+        name: impostor(name) for name in environment.impostors(studio.task(split, 0)[0])
+    }
+    ways["demonstrator"] = lambda task, key, attempt: environment.demonstrator(task, key, skill=demonstrator_skill, seed=attempt.group)
+    ways["oracle"] = lambda task, key, attempt: environment.solutions(task, key)[0]
+    found: dict[str, tuple[Attempt, ...]] = {}
+    for number, (name, script) in enumerate(ways.items()):
+        base = BASELINE_BASE + number * 100_000
+        quota = Quota(groups=num_tasks, group_size=1, first=base, refill=False, max_live=8)
+        found[name] = (await studio.attempts(studio.plan(split, base, script), [quota])).attempts
+    return found

@@ -1,0 +1,8 @@
+"""Drives a policy through a world."""
+
+from __future__ import annotations
+
+from agito.harness.scripted import ScriptedAgent, act_out
+from agito.harness.solo import SoloHarness
+
+__all__ = ["ScriptedAgent", "SoloHarness", "act_out"]

@@ -1,0 +1,84 @@
+"""A scripted agent in the policy's place: the same harness, the same tokens, no log-probabilities.
+
+It stands on both sides of the harness: as the engine it says what the script does next, as the session it lets the script see what
+came of it.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+
+from agito.protocols import Renderer, Row, Sampled, SampleRequest, Script, ScriptFactory, Session
+from agito.types import Budget, Call, Event, Stop, Task, ToolSpec, span
+
+
+class ScriptedAgent:
+    """An `Engine` and a `Session` around one script; a script that returns without `submit` says nothing more."""
+
+    context = 1 << 20
+
+    def __init__(self, script: ScriptFactory, session: Session, renderer: Renderer) -> None:
+        self._script: Script = script()
+        self._session, self._renderer = session, renderer
+        self._call: Call | None = next(self._script, None)
+
+    @property
+    def tools(self) -> tuple[ToolSpec, ...]:
+        return self._session.tools
+
+    async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
+        events = await self._session.act(calls, left)
+        for event in events:
+            self._call = None if event.ended else _send(self._script, event)
+        return events
+
+    def open(self, seed: int) -> Row:
+        return _ScriptedRow(self)
+
+    def next_turn(self, request: SampleRequest) -> Sampled:
+        ids = self._renderer.action([self._call], self.tools) if self._call else array("i", self._renderer.stop_ids[:1])
+        stopped = Stop.END if len(ids) <= request.max_tokens else Stop.LENGTH
+        ids = ids[: request.max_tokens]
+        return Sampled(
+            ids=ids, logprobs=array("f", [math.nan]) * len(ids), stopped=stopped, versions=span(0, len(request.extend) + len(ids))
+        )
+
+
+class _ScriptedRow:
+    def __init__(self, agent: ScriptedAgent) -> None:
+        self._agent = agent
+
+    async def sample(self, request: SampleRequest) -> Sampled:
+        return self._agent.next_turn(request)
+
+    def branch(self, seed: int) -> Row:
+        raise NotImplementedError("a script cannot be copied in the middle; act it again from the start")
+
+    async def close(self) -> None:
+        return
+
+
+async def act_out(script: ScriptFactory, session: Session, task: Task) -> list[Event]:
+    """Lets a script act without any tokens, within the task's limits on turns and calls."""
+    events: list[Event] = []
+    running = script()
+    call = next(running, None)
+    for number in range(min(task.limits.turns, task.limits.calls)):
+        if call is None:
+            break
+        left = Budget(turns=task.limits.turns - number - 1, calls=task.limits.calls - number - 1, tokens=task.limits.tokens)
+        (event,) = await session.act([call], left)
+        events.append(event)
+        if event.ended:
+            break
+        call = _send(running, event)
+    return events
+
+
+def _send(script: Script, event: Event) -> Call | None:
+    try:
+        return script.send(event)
+    except StopIteration:
+        return None

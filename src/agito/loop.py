@@ -1,0 +1,98 @@
+"""Start here: attempt → grade → credit → learn → publish.
+
+On-policy: every token is trained on by the weights that sampled it. The rollout process runs this; it never loads torch.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from agito.credit import leave_one_out
+from agito.protocols import StepStats
+from agito.rollout import Collected
+from agito.schedule import Quota
+from agito.studio import Studio
+from agito.types import Attempt, Group, Sample, mean
+
+RL_BASE, _STRIDE = 10_000_000, 1_000  # group ids: a thousand for every step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one step of the loop came to."""
+
+    index: int
+    groups: tuple[Group, ...]
+    trained: tuple[Sample, ...]
+    figures: Mapping[str, float]
+
+
+async def train(studio: Studio, *, start: int, on_step: Callable[[Step], Awaitable[None]], new_version: Callable[[], int]) -> None:
+    """RL from step `start` on; `on_step` is awaited after each. The optimizer's phase begins at step 0 and is restored later on."""
+    recipe, compute = studio.recipe.rl, studio.compute
+    assert compute is not None
+    if start == 0:
+        await compute.begin_phase("rl", max(recipe.steps, 1))
+    await compute.publish(new_version())
+    for index in range(start, recipe.steps):
+        began = time.monotonic()
+        collected = await attempt(studio, index)
+        acted = time.monotonic()
+        samples = tuple(sample for group in collected.groups if group.is_mixed for sample in leave_one_out(group))
+        stats = await compute.step(samples) if samples else None
+        await compute.publish(new_version())
+        figures = _figures(collected, samples, stats) | {
+            "time/rollout_s": acted - began,
+            "time/train_s": time.monotonic() - acted,
+            "engine/busy_ratio": studio.take_busy_s() / compute.num_ranks / (acted - began),
+        }
+        await on_step(Step(index=index, groups=collected.groups, trained=samples, figures=figures))
+
+
+async def attempt(studio: Studio, index: int) -> Collected:
+    """Enough groups in which not everybody earned the same, or as many as the recipe allows; each rank has its own share."""
+    recipe, ranks = studio.recipe.rl, studio.recipe.compute.ranks
+    base = RL_BASE + index * _STRIDE
+    share = recipe.groups // ranks
+    quotas = [
+        Quota(
+            groups=share, group_size=recipe.group_size, first=base + rank, stride=ranks, max_groups=int(share * recipe.refill),
+            max_live=studio.recipe.compute.rows,
+        )
+        for rank in range(ranks)
+    ]  # fmt: skip
+    return await studio.attempts(studio.plan("train", RL_BASE), quotas, temperature=recipe.temperature)
+
+
+def _figures(collected: Collected, samples: tuple[Sample, ...], stats: StepStats | None) -> dict[str, float]:
+    attempts, groups = collected.attempts, collected.groups
+    scored = [attempt for attempt in attempts if attempt.is_scored]
+    sampled = [attempt.trajectory.num_sampled for attempt in attempts]
+    figures = {
+        "reward/mean": mean(attempt.verdict.reward for attempt in scored),
+        "success/num": float(len(scored)),
+        "success/successes": sum(attempt.verdict.scores.get("success", attempt.verdict.reward) for attempt in scored),
+        "group/num": float(len(groups)),
+        "group/mixed_ratio": sum(group.is_mixed for group in groups) / max(len(groups), 1),
+        "attempt/void_num": float(len(attempts) - len(scored)),
+        "attempt/retried_num": float(collected.retried),
+        "length/sampled_tokens_mean": mean(map(float, sampled)),
+        "length/turns_mean": mean(float(len(attempt.trajectory.turns)) for attempt in attempts),
+        "tokens/sampled_num": float(sum(sampled)),
+        "tokens/trained_num": float(sum(sample.num_trainable for sample in samples)),
+        **tool_figures(attempts),
+    }
+    return figures | (dict(stats.values) if stats else {})
+
+
+def tool_figures(attempts: tuple[Attempt, ...]) -> dict[str, float]:
+    """What the tools cost; calls that never reached a tool (submissions, injected faults, unknown tools) are not counted."""
+    ran = [event for attempt in attempts for event in attempt.trajectory.events if event.wall_s > 0]
+    figures = {"tool/calls_num": float(len(ran))}
+    if ran:
+        figures["tool/cpu_ms_p50"] = 1e3 * statistics.median(event.cpu_s for event in ran)
+        figures["tool/wall_ms_p50"] = 1e3 * statistics.median(event.wall_s for event in ran)
+    return figures

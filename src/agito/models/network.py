@@ -1,0 +1,236 @@
+"""The Qwen3 network: RMSNorm, rotary positions, grouped-query attention with qk-norm, SwiGLU, no biases.
+
+Parameter names are those of Hugging Face's `Qwen3ForCausalLM`. Axes: N tokens of all sequences, concatenated; B sequences;
+T positions, padded on the right; D model width; H heads; K key-value heads; E head width; V vocabulary.
+
+Linear layers run on concatenated tokens. Attention runs on a right-padded batch with a causal pattern and no mask: padding
+comes after every real token of its row, so no real token ever attends to it, and the result is exact. Sequences of similar
+length are batched together, so that little of it is padding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SPREAD = 1.3  # longest over shortest sequence of a padded batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Qwen3Config:
+    """The shape of a network. `head_dim` is free: it need not be `hidden_size / num_heads`."""
+
+    vocab_size: int
+    hidden_size: int = 96
+    intermediate_size: int = 256
+    num_layers: int = 3
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 32
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-6
+    tie_embeddings: bool = True
+    max_position: int = 2048
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "max_position"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads={self.num_heads}: must be a multiple of num_kv_heads={self.num_kv_heads}")
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim}: rotary positions need an even width")
+
+
+class Qwen3(nn.Module):
+    """The training path. `seed=None` leaves the weights uninitialised, for a checkpoint to fill."""
+
+    def __init__(
+        self, config: Qwen3Config, *, seed: int | None = 0, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ):
+        super().__init__()
+        self.config = config
+        with torch.device(device or torch.get_default_device()):
+            self.model = _Body(config)
+            self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.to(dtype=dtype)
+        if seed is not None:
+            self.reset(seed)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The output matrix, shape VD; the embedding itself where they are tied."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def hidden(self, ids_N: Tensor, lengths_B: Sequence[int]) -> Tensor:
+        """The final normalised states `hidden_ND` of sequences laid end to end; lengths are at least 1 and sum to N."""
+        if sum(lengths_B) != ids_N.shape[0]:
+            raise ValueError(f"lengths sum to {sum(lengths_B)}, but there are {ids_N.shape[0]} tokens")
+        if max(lengths_B, default=0) > self.config.max_position:
+            raise ValueError(f"a sequence of {max(lengths_B)} tokens: max_position is {self.config.max_position}")
+        batches, order_N = by_length(lengths_B, ids_N.device)
+        x_ND = self.model.embed_tokens(ids_N[order_N])
+        cos_NE, sin_NE = (table.to(x_ND.dtype) for table in rotary(torch.cat([batch.positions_N for batch in batches]), self.config))
+        for layer in self.model.layers:
+            x_ND = layer(x_ND, cos_NE, sin_NE, batches)
+        x_ND = self.model.norm(x_ND)
+        return torch.zeros_like(x_ND).index_copy(0, order_N, x_ND)
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """`logits_NV` of the states given; a trainer passes only those it needs."""
+        return F.linear(hidden_ND, self.head_weight)
+
+    def forward(self, ids_N: Tensor, lengths_B: Sequence[int]) -> Tensor:
+        return self.logits(self.hidden(ids_N, lengths_B))
+
+    @torch.no_grad()
+    def reset(self, seed: int) -> None:
+        """Draws every weight anew: normal, matrices at 1/sqrt(fan-in), embeddings at 0.02 when tied (they are also the head),
+        projections back into the residual stream divided by sqrt(2 x layers). The draw does not depend on the device."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 1:
+                weight.fill_(1.0)
+                continue
+            std = 0.02 if "embed_tokens" in name else weight.shape[1] ** -0.5
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                std /= math.sqrt(2 * self.config.num_layers)
+            weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+
+
+def num_params(model: nn.Module) -> int:
+    """Distinct parameters; tied embeddings count once."""
+    return sum(weight.numel() for weight in {id(weight): weight for weight in model.parameters()}.values())
+
+
+def rotary(positions_N: Tensor, config: Qwen3Config) -> tuple[Tensor, Tensor]:
+    """Cosine and sine tables in fp32, shape NE (arXiv:2104.09864, halves of E rotated against each other; the sign is in the sine)."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions_N.device) / config.head_dim
+    angles = positions_N[:, None].float() * (1.0 / config.rope_theta**exponents)
+    sines = angles.sin()
+    return angles.cos().repeat(1, 2), torch.cat((-sines, sines), dim=-1)
+
+
+def rotate(x_NHE: Tensor, cos_NE: Tensor, sin_NE: Tensor) -> Tensor:
+    """x cos + (x with its halves exchanged) sin."""
+    first, second = x_NHE.chunk(2, dim=-1)
+    return torch.addcmul(x_NHE * cos_NE[:, None], torch.cat((second, first), dim=-1), sin_NE[:, None])
+
+
+def by_length(lengths_B: Sequence[int], device: torch.device) -> tuple[list[Ragged], Tensor]:
+    """Padded batches of sequences of similar length, shortest first, and the token order in which they lie end to end."""
+    order = sorted(range(len(lengths_B)), key=lengths_B.__getitem__)
+    first, batches = 0, list[Ragged]()
+    for after in range(1, len(order) + 1):
+        if after == len(order) or lengths_B[order[after]] > SPREAD * lengths_B[order[first]]:
+            batches.append(Ragged([lengths_B[row] for row in order[first:after]], device))
+            first = after
+    tokens_B = torch.arange(sum(lengths_B)).split(list(lengths_B))
+    return batches, torch.cat([tokens_B[row] for row in order]).to(device)
+
+
+class Ragged:
+    """Where the tokens of sequences laid end to end belong in a right-padded batch."""
+
+    def __init__(self, lengths_B: Sequence[int], device: torch.device):
+        lengths = torch.tensor(lengths_B, dtype=torch.long)
+        if not len(lengths_B) or min(lengths_B) < 1:
+            raise ValueError("every sequence needs at least one token")
+        self.num_rows = len(lengths_B)
+        self.longest = max(lengths_B)
+        self.num_tokens = sum(lengths_B)
+        rows_N = torch.repeat_interleave(lengths)
+        positions_N = torch.arange(self.num_tokens) - (lengths.cumsum(0) - lengths)[rows_N]
+        self.rows_N = rows_N.to(device)
+        self.positions_N = positions_N.to(device)
+        self.places_N = (rows_N * self.longest + positions_N).to(device)
+
+    def pad(self, x_NW: Tensor) -> Tensor:
+        """Shape BTW, zeros in the padding."""
+        if self.num_rows == 1:
+            return x_NW[None]
+        padded = x_NW.new_zeros(self.num_rows * self.longest, x_NW.shape[1])
+        return padded.index_copy(0, self.places_N, x_NW).view(self.num_rows, self.longest, -1)
+
+    def unpad(self, x_BTW: Tensor) -> Tensor:
+        if self.num_rows == 1:
+            return x_BTW[0]
+        return x_BTW.reshape(self.num_rows * self.longest, -1).index_select(0, self.places_N)
+
+
+class _RMSNorm(nn.Module):
+    """Normalises in fp32 at least and scales in the input's type, as the reference does."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: Qwen3Config):
+        super().__init__()
+        self.config = config
+        self.q_proj = nn.Linear(config.hidden_size, config.num_heads * config.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=False)
+        self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=False)
+        self.q_norm = _RMSNorm(config.head_dim, config.rms_norm_eps)
+        self.k_norm = _RMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def forward(self, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, batches: Sequence[Ragged]) -> Tensor:
+        width, num_kv_heads = self.config.head_dim, self.config.num_kv_heads
+        q_NHE = rotate(self.q_norm(self.q_proj(x_ND).view(-1, self.config.num_heads, width)), cos_NE, sin_NE)
+        k_NKE = rotate(self.k_norm(self.k_proj(x_ND).view(-1, num_kv_heads, width)), cos_NE, sin_NE)
+        packed_NW = torch.cat((q_NHE.flatten(1), k_NKE.flatten(1), self.v_proj(x_ND)), dim=1)
+        pieces = zip(batches, packed_NW.split([batch.num_tokens for batch in batches]), strict=True)
+        return self.o_proj(torch.cat([self._attend(batch, piece_NW) for batch, piece_NW in pieces]))
+
+    def _attend(self, batch: Ragged, packed_NW: Tensor) -> Tensor:
+        num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
+        heads_BHTE = batch.pad(packed_NW).unflatten(2, (-1, self.config.head_dim)).transpose(1, 2)
+        q_BHTE, k_BKTE, v_BKTE = heads_BHTE.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+        k_BHTE, v_BHTE = (t.repeat_interleave(num_heads // num_kv_heads, dim=1) for t in (k_BKTE, v_BKTE))
+        mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True)
+        return batch.unpad(mixed_BHTE.transpose(1, 2).flatten(2))
+
+
+class _MLP(nn.Module):
+    def __init__(self, config: Qwen3Config):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_ND)) * self.up_proj(x_ND))
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: Qwen3Config):
+        super().__init__()
+        self.self_attn = _Attention(config)
+        self.mlp = _MLP(config)
+        self.input_layernorm = _RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = _RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, batches: Sequence[Ragged]) -> Tensor:
+        x_ND = x_ND + self.self_attn(self.input_layernorm(x_ND), cos_NE, sin_NE, batches)
+        return x_ND + self.mlp(self.post_attention_layernorm(x_ND))
+
+
+class _Body(nn.Module):
+    def __init__(self, config: Qwen3Config):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_layers))
+        self.norm = _RMSNorm(config.hidden_size, config.rms_norm_eps)

@@ -1,0 +1,114 @@
+"""What a recipe says: the whole of one run's configuration, one default per knob."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from agito import config
+from agito.config import Section
+from agito.errors import NotFound
+from agito.trainer.config import TrainerConfig
+from agito.types import Dialect
+
+
+class EnvSection(Section):
+    """Which tasks. `levels` and `families` take turns evenly; empty: all that the environment has."""
+
+    name: str = "shell"
+    families: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
+    dialect: Dialect = Dialect.COMPACT
+
+
+class ModelSection(Section):
+    """A Qwen3 network; the vocabulary is learned from the environment."""
+
+    vocab_size: int = Field(512, ge=300)
+    hidden_size: int = Field(96, ge=8)
+    intermediate_size: int = Field(256, ge=8)
+    num_layers: int = Field(3, ge=1)
+    num_heads: int = Field(4, ge=1)
+    num_kv_heads: int = Field(2, ge=1)
+    head_dim: int = Field(32, ge=2)
+    rope_theta: float = 10_000.0
+    tie_embeddings: bool = True
+
+
+class ComputeSection(Section):
+    """Torch processes on this machine. `ranks` is part of what is computed: a run resumes with as many as it began with."""
+
+    ranks: int = Field(2, ge=1)
+    device: str = "cpu"
+    rows: int = Field(64, ge=2)  # concurrent attempts a rank
+    context: int = Field(384, ge=16)
+    quantum: int = Field(4, ge=1)  # decode steps between two exchanges
+
+
+class SftSection(Section):
+    """Cold start on demonstrations by an imperfect script."""
+
+    demos: int = Field(2000, ge=1)
+    skill: float = Field(0.5, ge=0, le=1)
+    epochs: int = Field(3, ge=1)
+    batch: int = Field(16, ge=1)
+    survey: int = Field(200, ge=1)  # attempts that the vocabulary is learned from
+
+
+class RlSection(Section):
+    """Groups of attempts at one task, against each other."""
+
+    steps: int = Field(30, ge=0)
+    groups: int = Field(24, ge=1)  # mixed groups a step
+    group_size: int = Field(8, ge=2)
+    refill: float = Field(1.5, ge=1)  # groups issued a step at the most, over `groups`
+    temperature: float = Field(1.0, gt=0)
+    checkpoint_every: int = Field(5, ge=1)
+
+
+class EvalSection(Section):
+    """The same held-out tasks before and after."""
+
+    tasks: int = Field(504, ge=1)
+    structural_tasks: int = Field(120, ge=0)
+    baseline_tasks: int = Field(60, ge=0)
+    temperature: float = Field(1.0, ge=0)
+
+
+class Recipe(Section):
+    name: str = "run"
+    algorithm: Literal["on_policy"] = "on_policy"
+    seed: int = Field(0, ge=0)
+    env: EnvSection = EnvSection()
+    model: ModelSection = ModelSection()
+    compute: ComputeSection = ComputeSection()
+    sft: SftSection = SftSection()
+    rl: RlSection = RlSection()
+    eval: EvalSection = EvalSection()
+    trainer: TrainerConfig = TrainerConfig()
+
+    @model_validator(mode="after")
+    def _ranks_share_evenly(self) -> Recipe:
+        if self.rl.groups % self.compute.ranks:
+            raise ValueError(f"rl.groups={self.rl.groups}: must be a multiple of compute.ranks={self.compute.ranks}")
+        return self
+
+
+def find(name: str) -> Path:
+    """A recipe by path, or by name among the bundled ones. Raises `NotFound`."""
+    if name.endswith(".toml") or "/" in name:
+        if not Path(name).is_file():
+            raise NotFound(f"recipe {name}: there is no such file")
+        return Path(name)
+    bundled = Path(__file__).parent / "recipes"
+    if not (bundled / f"{name}.toml").is_file():
+        known = ", ".join(sorted(path.stem for path in bundled.glob("*.toml")))
+        raise NotFound(f"recipe {name!r}: there is {known}; or give a path that ends in .toml")
+    return bundled / f"{name}.toml"
+
+
+def read(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Raises `NotFound` and `BadRecipe`."""
+    return config.read(Recipe, find(name), overrides)

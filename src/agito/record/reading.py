@@ -1,0 +1,184 @@
+"""Trajectory files back into the records that they were written from, for `replay` and for tests."""
+
+# pyarrow ships no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from agito.errors import NotFound
+from agito.record.trajectories import TokenStats
+from agito.types import (
+    Attempt,
+    AttemptId,
+    Budget,
+    Call,
+    Dialect,
+    Effort,
+    End,
+    Event,
+    Fault,
+    Limits,
+    Lineage,
+    Segment,
+    Status,
+    Stop,
+    Task,
+    Tokens,
+    ToolSpec,
+    Trajectory,
+    Turn,
+    Verdict,
+    VersionSpan,
+)
+
+_STATS = ("advantages", "trainer_logprobs", "ratios")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """One row: an attempt, when it was made, its tokens as text over all segments, and what training saw of it."""
+
+    phase: str
+    step: int
+    dialect: Dialect
+    attempt: Attempt
+    pieces: tuple[str, ...]
+    stats: tuple[TokenStats, ...]  # one a segment; empty when it was not trained on
+
+
+def read_trajectories(path: Path) -> list[Recorded]:
+    """Every attempt in one file, in the order written. Raises `NotFound`."""
+    if not path.exists():
+        raise NotFound(f"{path}: no such trajectory file")
+    return [_recorded(row) for row in pq.read_table(path).to_pylist()]
+
+
+def find_attempt(directory: Path, attempt: AttemptId, *, phase: str | None = None) -> Recorded:
+    """The attempt in a run's `trajectories/`, in any phase unless one is named. Raises `NotFound`."""
+    wanted = [("group", "=", attempt.group), ("slot", "=", attempt.slot), ("tries", "=", attempt.tries)]
+    for path in sorted(directory.glob(f"{phase or '*'}-*.parquet")):
+        rows = pq.read_table(path, filters=wanted).to_pylist()
+        if rows:
+            return _recorded(rows[0])
+    raise NotFound(
+        f"attempt {attempt}: not recorded in {directory}{f' in phase {phase}' if phase else ''}; look in report.html for its number"
+    )
+
+
+def _recorded(row: Mapping[str, Any]) -> Recorded:
+    at = AttemptId(group=row["group"], slot=row["slot"], tries=row["tries"])
+    segments = _segments(row)
+    trajectory = Trajectory(
+        attempt=at,
+        task=_task(row),
+        segments=segments,
+        turns=tuple(_turn(turn) for turn in row["turns"]),
+        events=tuple(_event(event) for event in row["events"]),
+        end=End(row["end"]),
+        fault=_fault(row["fault"]),
+        detail=row["detail"],
+        lineage=_lineage(row["lineage"]),
+        wall_s=row["wall_s"],
+    )
+    verdict = Verdict(
+        status=Status(row["status"]),
+        reward=math.nan if row["reward"] is None else row["reward"],
+        scores=json.loads(row["scores"]),
+        evidence=row["evidence"],
+        grade_seed=row["grade_seed"],
+    )
+    return Recorded(
+        phase=row["phase"],
+        step=row["step"],
+        dialect=Dialect(row["dialect"]),
+        attempt=Attempt(trajectory=trajectory, verdict=verdict),
+        pieces=tuple(row["pieces"]),
+        stats=_stats(at, row),
+    )
+
+
+def _task(row: Mapping[str, Any]) -> Task:
+    rest = json.loads(row["task"])
+    return Task(
+        id=row["task_id"],
+        env=row["env"],
+        split=row["split"],
+        family=row["family"],
+        level=row["level"],
+        prompt={Dialect(name): text for name, text in rest["prompt"].items()},
+        tools=tuple(ToolSpec(**tool) for tool in rest["tools"]),
+        limits=Limits(**rest["limits"]),
+        tags=tuple(row["tags"]),
+    )
+
+
+def _segments(row: Mapping[str, Any]) -> tuple[Segment, ...]:
+    found: list[Segment] = []
+    spans = [VersionSpan(**span) for span in row["versions"]]
+    for part in row["segments"]:
+        start, stop = part["start"], part["stop"]
+        own, spans = spans[: part["num_spans"]], spans[part["num_spans"] :]
+        tokens = Tokens(
+            ids=array("i", row["ids"][start:stop]),
+            logprobs=array("f", row["logprobs"][start:stop]),
+            kinds=bytes(row["kinds"][start:stop]),
+            channels=bytes(row["channels"][start:stop]),
+            versions=tuple(own),
+        )
+        names = ("id", "parent", "prefix_len", "agent", "role", "policy", "spawned_by")
+        found.append(Segment(tokens=tokens, **{name: part[name] for name in names}))
+    return tuple(found)
+
+
+def _stats(at: AttemptId, row: Mapping[str, Any]) -> tuple[TokenStats, ...]:
+    if all(row[name] is None for name in _STATS):
+        return ()
+    return tuple(
+        TokenStats(
+            attempt=at,
+            segment=part["id"],
+            **{name: None if row[name] is None else array("f", row[name][part["start"] : part["stop"]]) for name in _STATS},
+        )
+        for part in row["segments"]
+    )
+
+
+def _turn(turn: Mapping[str, Any]) -> Turn:
+    return Turn(
+        segment=turn["segment"],
+        start=turn["start"],
+        stop=turn["stop"],
+        stopped=Stop(turn["stopped"]),
+        effort=Effort(turn["effort"]),
+        hard_budget=turn["hard_budget"],
+        temperature=turn["temperature"],
+        top_p=turn["top_p"],
+        calls=tuple(turn["calls"]),
+    )
+
+
+def _event(event: Mapping[str, Any]) -> Event:
+    call = Call(tool=event["tool"], arguments=json.loads(event["arguments"]), raw=event["raw"], problem=event["problem"])
+    left = event["left"]
+    same = ("index", "text", "exit_code", "ended", "truncated_bytes", "wall_s", "cpu_s")
+    return Event(
+        call=call, fault=_fault(event["fault"]), left=None if left is None else Budget(**left), **{name: event[name] for name in same}
+    )
+
+
+def _fault(text: str | None) -> Fault | None:
+    return None if text is None else Fault(text)
+
+
+def _lineage(row: Mapping[str, Any] | None) -> Lineage | None:
+    return None if row is None else Lineage(parent=AttemptId.parse(row["parent"]), event=row["event"], snapshot=row["snapshot"])

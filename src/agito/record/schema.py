@@ -1,0 +1,111 @@
+"""The columns of `trajectories/<phase>-<step>.parquet`: the one place that says what they mean.
+
+One row an attempt; a Key is never in it. Token columns run over all segments of the attempt, one after the other; `segments`
+says where each starts, and positions in `versions` and `turns` count from there as in the records. Readers: `record/reading.py`
+for records, `view/` for the report, pandas for people.
+"""
+
+# pyarrow ships no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+SEGMENT = pa.struct(
+    {
+        "id": pa.int32(),
+        "parent": pa.int32(),
+        "prefix_len": pa.int32(),  # tokens shared with the parent
+        "agent": pa.string(),
+        "role": pa.string(),
+        "policy": pa.string(),
+        "spawned_by": pa.int32(),  # event index
+        "start": pa.int32(),  # first row of this segment in the token columns
+        "stop": pa.int32(),
+        "num_spans": pa.int32(),  # how many of `versions` are this segment's
+    }
+)
+VERSION = pa.struct({"start": pa.int32(), "stop": pa.int32(), "version": pa.int64()})
+TURN = pa.struct(
+    {
+        "segment": pa.int32(),
+        "start": pa.int32(),  # of the segment
+        "stop": pa.int32(),
+        "stopped": pa.string(),
+        "effort": pa.string(),
+        "hard_budget": pa.int32(),
+        "temperature": pa.float64(),
+        "top_p": pa.float64(),
+        "calls": pa.list_(pa.int32()),  # event indices
+    }
+)
+BUDGET = pa.struct({"turns": pa.int64(), "calls": pa.int64(), "tokens": pa.int64()})
+EVENT = pa.struct(
+    {
+        "index": pa.int32(),
+        "tool": pa.string(),
+        "arguments": pa.string(),  # JSON
+        "raw": pa.string(),  # what the policy sampled
+        "problem": pa.string(),  # why that could not be parsed
+        "text": pa.string(),  # what the policy read
+        "exit_code": pa.int32(),
+        "fault": pa.string(),
+        "ended": pa.bool_(),
+        "truncated_bytes": pa.int64(),
+        "wall_s": pa.float64(),
+        "cpu_s": pa.float64(),
+        "left": BUDGET,
+    }
+)
+LINEAGE = pa.struct({"parent": pa.string(), "event": pa.int32(), "snapshot": pa.string()})
+
+SCHEMA = pa.schema(
+    {
+        "phase": pa.string(),
+        "step": pa.int32(),
+        "group": pa.int64(),
+        "slot": pa.int32(),
+        "tries": pa.int32(),
+        "task_id": pa.string(),
+        "env": pa.string(),
+        "split": pa.string(),
+        "family": pa.string(),
+        "level": pa.int32(),
+        "tags": pa.list_(pa.string()),
+        "dialect": pa.string(),
+        "prompt": pa.string(),  # in that dialect
+        "task": pa.string(),  # JSON: every dialect's prompt, tools, limits
+        "end": pa.string(),
+        "fault": pa.string(),
+        "detail": pa.string(),
+        "status": pa.string(),  # scored, void
+        "success": pa.bool_(),  # full marks; null when void
+        "reward": pa.float64(),  # null when void
+        "scores": pa.string(),  # JSON
+        "evidence": pa.string(),
+        "grade_seed": pa.int64(),
+        "num_turns": pa.int32(),
+        "num_calls": pa.int32(),
+        "num_sampled": pa.int32(),
+        "wall_s": pa.float64(),
+        "tool_wall_s": pa.float64(),
+        "tool_cpu_s": pa.float64(),
+        "ids": pa.list_(pa.int32()),
+        "pieces": pa.list_(pa.string()),  # `ids` as text, for people
+        "logprobs": pa.list_(pa.float32()),  # log mu; NaN where nothing was sampled
+        "kinds": pa.list_(pa.int8()),
+        "channels": pa.list_(pa.int8()),
+        "versions": pa.list_(VERSION),
+        "advantages": pa.list_(pa.float32()),  # null where the attempt was not trained on
+        "trainer_logprobs": pa.list_(pa.float32()),  # log pi_old
+        "ratios": pa.list_(pa.float32()),  # w = pi_old / mu
+        "segments": pa.list_(SEGMENT),
+        "turns": pa.list_(TURN),
+        "events": pa.list_(EVENT),
+        "lineage": LINEAGE,
+    },
+    metadata={"agito_schema_version": str(SCHEMA_VERSION)},
+)

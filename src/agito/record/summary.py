@@ -1,0 +1,112 @@
+"""`summary.json`: what a run came to, under the names that readers rely on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agito.record.files import write_atomically
+from agito.record.intervals import Rate
+from agito.record.trajectories import is_success
+from agito.types import Attempt, Json
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The outcome of one run. Rates count scored attempts; void ones are in `void_attempts` and nowhere else."""
+
+    commit: str
+    seed: int
+    isolation_tier: str
+    before: Rate  # held out, after the cold start
+    after: Rate  # the same tasks, after RL
+    structural: Rate | None = None  # None when the recipe has no such evaluation
+    cells_before: Mapping[str, Rate]
+    cells_after: Mapping[str, Rate]
+    baselines: Mapping[str, Rate]
+    num_eval_tasks: int
+    wall_s: float  # after set-up
+    cpu_s: float  # of every process of ours
+    load: float  # one-minute average of the machine, at the end
+    phase_wall_s: Mapping[str, float]
+    sampled_tokens: int
+    tool_calls: int
+    tool_cpu_ms_p50: float
+    void_attempts: int
+
+    def __post_init__(self) -> None:
+        for name in ("wall_s", "cpu_s", "load", "tool_cpu_ms_p50"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"summary {name}={getattr(self, name)}: need a finite number that is not negative")
+        for name in ("num_eval_tasks", "sampled_tokens", "tool_calls", "void_attempts"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"summary {name}={getattr(self, name)}: a count is not negative")
+        for name, phase in self.phase_wall_s.items():
+            if not (math.isfinite(phase) and phase >= 0):
+                raise ValueError(f"summary phase_wall_s[{name!r}]={phase}: need a finite number that is not negative")
+        if not self.commit or not self.isolation_tier:
+            raise ValueError("summary: commit and isolation_tier must be known; pass 'unknown' where there is none")
+
+    def to_json(self) -> dict[str, Json]:
+        cells = sorted({*self.cells_before, *self.cells_after})
+        none = Rate(successes=0, num=0)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "commit": self.commit,
+            "seed": self.seed,
+            "isolation_tier": self.isolation_tier,
+            **_named("success_before", self.before),
+            **_named("success_after", self.after),
+            **_named("success_structural", self.structural or none),
+            "by_cell": {
+                cell: {**_counted("before", self.cells_before.get(cell, none)), **_counted("after", self.cells_after.get(cell, none))}
+                for cell in cells
+            },
+            "baselines": {name: _counted("success", rate) for name, rate in self.baselines.items()},
+            "num_eval_tasks": self.num_eval_tasks,
+            "wall_s": self.wall_s,
+            "cpu_s": self.cpu_s,
+            "load": self.load,
+            "phase_wall_s": dict(self.phase_wall_s),
+            "sampled_tokens": self.sampled_tokens,
+            "tool_calls": self.tool_calls,
+            "tool_cpu_ms_p50": self.tool_cpu_ms_p50,
+            "void_attempts": self.void_attempts,
+        }
+
+    def write(self, path: Path) -> None:
+        """Atomic. Raises `DiskFull`."""
+        write_atomically(path, (json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n").encode(), durable=True)
+
+
+def rate(attempts: Iterable[Attempt]) -> Rate:
+    """Over scored attempts only."""
+    outcomes = [outcome for outcome in (is_success(attempt.verdict) for attempt in attempts) if outcome is not None]
+    return Rate(successes=sum(outcomes), num=len(outcomes))
+
+
+def rates_by_cell(attempts: Iterable[Attempt], *, tags: tuple[str, ...] = ("fallback",)) -> dict[str, Rate]:
+    """By family and level, and apart where a task carries one of `tags`: `find-2`, `find-2+fallback`."""
+    cells: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        task = attempt.trajectory.task
+        name = "+".join([task.cell, *(tag for tag in tags if tag in task.tags)])
+        cells.setdefault(name, []).append(attempt)
+    return {name: rate(members) for name, members in sorted(cells.items())}
+
+
+def _named(name: str, rate: Rate) -> dict[str, Json]:
+    return {name: _known(rate.success), f"{name}_low": _known(rate.low, rate), f"{name}_high": _known(rate.high, rate)}
+
+
+def _counted(name: str, rate: Rate) -> dict[str, Json]:
+    return {**_named(name, rate), "num" if name == "success" else f"num_{name}": rate.num}
+
+
+def _known(value: float, rate: Rate | None = None) -> float | None:
+    return None if math.isnan(value) or (rate is not None and rate.num == 0) else value

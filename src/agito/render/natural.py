@@ -1,0 +1,130 @@
+"""The natural dialect: ChatML turns and JSON tool calls in the layout of Qwen3, for language models.
+
+Past thinking is kept, in training and in serving alike.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from array import array
+from collections.abc import Sequence
+
+from agito.render.vocabulary import CALL, END_CALL, END_THINK, IM_END, IM_START, THINK, Vocabulary
+from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
+
+_SYSTEM = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{tools}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+_BLOCK = re.compile(re.escape(CALL) + r"(.*?)" + re.escape(END_CALL), re.DOTALL)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ message.content }}\n</tool_response><|im_end|>\n"
+    "{% else %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class NaturalRenderer:
+    dialect = Dialect.NATURAL
+    chat_template = CHAT_TEMPLATE
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._start, self._end = vocabulary.id(IM_START), vocabulary.id(IM_END)
+        self._call, self._end_call = vocabulary.id(CALL), vocabulary.id(END_CALL)
+        self._think, self._end_think = vocabulary.id(THINK), vocabulary.id(END_THINK)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.vocabulary)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return (self._end,)
+
+    def opening(self, task: Task) -> array[int]:
+        listed = "\n".join(
+            json.dumps({"type": "function", "function": {"name": t.name, "description": t.description, "parameters": dict(t.parameters)}})
+            for t in task.tools
+        )
+        limits = f"You have {task.limits.turns} turns."
+        ids = self._message("system", f"{_SYSTEM.format(tools=listed)}\n\n{limits}")
+        ids.extend(self._message("user", task.prompt[Dialect.NATURAL]))
+        ids.extend(self._head("assistant"))
+        return ids
+
+    def observation(self, events: Sequence[Event]) -> array[int]:
+        ids = array("i", self.vocabulary.encode("\n"))
+        for event in events:
+            status = f"[{event.fault}]\n" if event.fault else ""
+            left = f"\n[{event.left.turns} turns left]" if event.left else ""
+            ids.extend(self._message("user", f"<tool_response>\n{status}{event.text}{left}\n</tool_response>"))
+        ids.extend(self._head("assistant"))
+        return ids
+
+    def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> array[int]:
+        ids = array("i")
+        for number, call in enumerate(calls):
+            ids.extend(self.vocabulary.encode("\n") if number else ())
+            ids.append(self._call)
+            ids.extend(self.vocabulary.encode("\n" + json.dumps({"name": call.tool, "arguments": dict(call.arguments)}) + "\n"))
+            ids.append(self._end_call)
+        ids.append(self._end)
+        return ids
+
+    def parse(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
+        listed = list(ids)
+        raw = self.text(listed)
+        if not listed or listed[-1] != self._end:
+            return (Call(tool="", arguments={}, raw=raw, problem="the turn was cut off"),)
+        said = listed[:-1]
+        if self._end_think in said:
+            said = said[len(said) - said[::-1].index(self._end_think) :]
+        blocks = _BLOCK.findall(self.text(said))
+        if not blocks:
+            return (Call(tool="", arguments={}, raw=raw, problem="no <tool_call> in the turn"),)
+        return tuple(_parse_block(block) for block in blocks)
+
+    def channels(self, ids: Sequence[int]) -> bytes:
+        channels, current = bytearray(), Channel.TEXT
+        for token in ids:
+            current = {self._think: Channel.THINK, self._call: Channel.CALL}.get(token, current)
+            channels.append(current)
+            current = Channel.TEXT if token in (self._end_think, self._end_call) else current
+        return bytes(channels)
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.vocabulary.decode(ids)
+
+    def _head(self, role: str) -> array[int]:
+        return array("i", [self._start, *self.vocabulary.encode(f"{role}\n")])
+
+    def _message(self, role: str, text: str) -> array[int]:
+        return array("i", [*self._head(role), *self.vocabulary.encode(text), self._end, *self.vocabulary.encode("\n")])
+
+
+def _parse_block(block: str) -> Call:
+    """One JSON call; whatever is wrong with it goes back to the policy as its problem."""
+    raw = block.strip()
+    try:
+        parsed: Json = json.loads(raw)
+    except ValueError as error:
+        return Call(tool="", arguments={}, raw=raw, problem=f"not JSON: {error}")
+    if not isinstance(parsed, dict) or not isinstance(name := parsed.get("name"), str):
+        return Call(tool="", arguments={}, raw=raw, problem='a call is {"name": ..., "arguments": {...}}')
+    arguments = parsed.get("arguments", {})
+    if not isinstance(arguments, dict):
+        return Call(tool=name, arguments={}, raw=raw, problem="arguments must be an object")
+    return Call(tool=name, arguments=arguments, raw=raw)

@@ -1,0 +1,91 @@
+"""A byte-level BPE vocabulary with special tokens, kept in the files that `transformers` reads."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from agito.errors import CorruptCheckpoint
+
+PAD, END, TASK, ACT, OBS, LEFT, FAULT = "<|pad|>", "<|end|>", "<|task|>", "<|act|>", "<|obs|>", "<|left|>", "<|fault|>"
+THINK, END_THINK, CALL, END_CALL = "<think>", "</think>", "<tool_call>", "</tool_call>"
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+SPECIALS = (PAD, END, TASK, ACT, OBS, LEFT, FAULT, THINK, END_THINK, CALL, END_CALL, IM_START, IM_END)
+
+# Words, numbers and everything between them are never merged into one another: a word is the same token wherever it stands.
+_PIECES = r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]+"
+
+
+class Vocabulary:
+    """Text to ids and back. Special tokens are never produced from text: what an environment prints stays text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._cache: dict[str, array[int]] = {}
+        tokenizer.encode_special_tokens = True  # "<|end|>" in a tool's output is nine characters, not the end of a turn
+        for special in SPECIALS:
+            if tokenizer.token_to_id(special) is None:
+                raise CorruptCheckpoint(f"tokenizer: {special} is missing; use the tokenizer.json that was saved with the checkpoint")
+
+    def __len__(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def id(self, special: str) -> int:
+        found = self._tokenizer.token_to_id(special)
+        assert found is not None, special
+        return found
+
+    def encode(self, text: str) -> array[int]:
+        """Ids of plain text; remembered for short texts, which repeat."""
+        known = self._cache.get(text)
+        if known is None:
+            known = array("i", self._tokenizer.encode(text, add_special_tokens=False).ids)
+            if len(text) < 64 and len(self._cache) < 20_000:
+                self._cache[text] = known
+        return known
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """One piece of text per token, for people; half characters show as the replacement character."""
+        return [self._tokenizer.decode([token], skip_special_tokens=False) for token in ids]
+
+    def save(self, directory: Path, *, chat_template: str) -> None:
+        """Writes tokenizer.json and tokenizer_config.json."""
+        self._tokenizer.save(str(directory / "tokenizer.json"))
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END, "clean_up_tokenization_spaces": False,
+            "chat_template": chat_template,
+        }  # fmt: skip
+        (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
+
+    @classmethod
+    def read(cls, directory: Path) -> Vocabulary:
+        """Raises `CorruptCheckpoint` when the directory has no readable tokenizer.json."""
+        path = directory / "tokenizer.json"
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except CorruptCheckpoint:
+            raise
+        except Exception as error:  # the library raises bare Exception
+            raise CorruptCheckpoint(f"{path}: cannot be read as a tokenizer ({error})") from error
+
+
+def learn(texts: Iterable[str], *, size: int) -> Vocabulary:
+    """A vocabulary of at most `size` entries, the 256 bytes and the special tokens included. Deterministic given `texts`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
+        special_tokens=[AddedToken(special, special=True, normalized=False) for special in SPECIALS],
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    return Vocabulary(tokenizer)

@@ -1,0 +1,28 @@
+"""Options of the policy losses, which a recipe chooses by name; importable without torch."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from agito.config import Section
+
+
+class DecoupledPPOConfig(Section):
+    """Clip bounds of rho (asymmetric, as in DAPO, arXiv:2503.14476) and the cap of w."""
+
+    name: Literal["decoupled_ppo"] = "decoupled_ppo"
+    clip_low: float = Field(default=0.8, gt=0, le=1)
+    clip_high: float = Field(default=1.28, ge=1)
+    w_max: float = Field(default=2.0, gt=0)
+    sequence_rejection: tuple[float, float] | None = None  # keep a sequence if the geometric mean of its w lies within
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> DecoupledPPOConfig:
+        if self.sequence_rejection and not 0 < self.sequence_rejection[0] <= 1 <= self.sequence_rejection[1]:
+            raise ValueError(f"sequence_rejection={self.sequence_rejection}: write [low, high] with 0 < low <= 1 <= high")
+        return self
+
+
+LossConfig: TypeAlias = DecoupledPPOConfig  # becomes a union, told apart by `name`

@@ -1,0 +1,21 @@
+"""Policy losses by the name that a recipe gives: one entry a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from agito.rl.config import LossConfig
+from agito.rl.decoupled_ppo import decoupled_ppo
+from agito.rl.meters import PolicyMeters, PolicyTokens
+
+
+class PolicyLoss(Protocol):
+    """Returns the loss to minimise, its meters, and the largest w."""
+
+    def __call__(self, tokens: PolicyTokens, *, num_tokens: float, config: LossConfig) -> tuple[Tensor, PolicyMeters, float]: ...
+
+
+LOSSES: Mapping[str, PolicyLoss] = {"decoupled_ppo": decoupled_ppo}

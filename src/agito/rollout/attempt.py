@@ -1,0 +1,76 @@
+"""One attempt, from an open world to a verdict. Whatever goes wrong becomes a record; void is never zero."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+
+from agito.errors import SandboxFailure, WorkerDied
+from agito.harness import ScriptedAgent
+from agito.protocols import Control, Engine, Environment, Harness, Renderer, ScriptFactory
+from agito.types import Attempt, AttemptId, End, Fault, Key, Task, Trajectory, Verdict
+
+_SEAL_DEADLINE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How group ids become tasks, and, for scripted attempts, which script acts."""
+
+    task: Callable[[int], tuple[Task, Key]]
+    script: Callable[[Task, Key, AttemptId], ScriptFactory] | None = None
+
+
+class AttemptRunner:
+    """Runs attempts of one environment through one harness; `seed` keys everything that is drawn."""
+
+    def __init__(self, environment: Environment, harness: Harness, renderer: Renderer, *, seed: int, strict_deadlines: bool = True) -> None:
+        self._environment, self._harness, self._renderer = environment, harness, renderer
+        self._seed, self._strict_deadlines = seed, strict_deadlines
+
+    async def run(self, plan: Plan, attempt: AttemptId, engine: Engine | None) -> Attempt:
+        """`engine` may be None when the plan has scripts. A retried slot draws the same stream again."""
+        task, key = plan.task(attempt.group)
+        stream = zlib.crc32(f"{self._seed}/{attempt.group}/{attempt.slot}".encode())
+        try:
+            control = await self._environment.open(task, key, attempt, noise_seed=self._seed)
+        except SandboxFailure as error:
+            return _stillborn(attempt, task, str(error))
+        try:
+            session = control.session
+            if plan.script is not None:
+                session = engine = ScriptedAgent(plan.script(task, key, attempt), session, self._renderer)
+            assert engine is not None
+            trajectory = await self._harness.run(task, session, engine, self._renderer, attempt, seed=stream)
+            return Attempt(trajectory=trajectory, verdict=await self._judge(control, trajectory, key))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await control.close()
+
+    async def _judge(self, control: Control, trajectory: Trajectory, key: Key) -> Verdict:
+        """Freeze, kill, capture, destroy, then grade what was captured."""
+        if trajectory.fault in (Fault.INFRA, Fault.ENV, Fault.TASK):
+            return Verdict.void(f"{trajectory.fault}: {trajectory.detail}")
+        if self._strict_deadlines and any(event.fault is Fault.TIMEOUT and event.wall_s > 0 for event in trajectory.events):
+            return Verdict.void("infra: a real deadline passed, which this mode does not reproduce")
+        try:
+            with anyio.fail_after(_SEAL_DEADLINE_S):
+                sealed = await control.seal()
+        except (SandboxFailure, TimeoutError) as error:
+            return Verdict.void(f"infra: the world could not be sealed: {error}")
+        try:
+            return self._environment.grade(sealed, key, self._seed)
+        except WorkerDied:
+            raise
+        except Exception as error:  # the boundary: a grader that breaks gives no verdict
+            return Verdict.void(f"env: the grader failed: {type(error).__name__}: {error}")
+
+
+def _stillborn(attempt: AttemptId, task: Task, reason: str) -> Attempt:
+    trajectory = Trajectory(
+        attempt=attempt, task=task, segments=(), turns=(), events=(), end=End.FAILED, fault=Fault.INFRA, detail=reason
+    )
+    return Attempt(trajectory=trajectory, verdict=Verdict.void(f"infra: {reason}"))

@@ -1,0 +1,103 @@
+"""Groups of attempts from an engine or from scripts, as a `Schedule` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from agito.engine.lockstep import Lane, Lockstep
+from agito.rollout.attempt import AttemptRunner, Plan
+from agito.schedule import Quota, Schedule
+from agito.types import Attempt, AttemptId, Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """Complete groups in order of id; an attempt's retries are counted, not kept."""
+
+    groups: tuple[Group, ...]
+    retried: int
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        return tuple(attempt for group in self.groups for attempt in group.attempts)
+
+
+async def collect(
+    runner: AttemptRunner, plan: Plan, quota: Quota, lockstep: Lockstep | None, on_attempt: Callable[[Attempt], None] = lambda _: None
+) -> Collected:
+    """Runs until the quota is met. `lockstep` None: the plan has scripts. Reproducible: see `Lockstep`."""
+    schedule = Schedule(quota)
+    book = _Book(on_attempt)
+    async with anyio.create_task_group() as tasks:
+        if lockstep is None:
+            await _scripted(runner, plan, schedule, book)
+        else:
+            lanes: dict[int, AttemptId] = {}
+
+            def start(attempts: Sequence[AttemptId]) -> None:
+                for attempt in attempts:
+                    lane = lockstep.lane()
+                    lanes[lane.order] = attempt
+                    tasks.start_soon(_in_lane, runner, plan, attempt, lane, book)
+
+            async def on_barrier(orders: Sequence[int]) -> None:
+                done = [book.latest[lanes.pop(order)] for order in orders]
+                start(schedule.finished([(attempt.trajectory.attempt, _reward(attempt)) for attempt in done]))
+
+            start(schedule.start())
+            await lockstep.run(on_barrier)
+    return Collected(groups=book.groups(quota.group_size), retried=schedule.retried)
+
+
+async def _in_lane(runner: AttemptRunner, plan: Plan, attempt: AttemptId, lane: Lane, book: _Book) -> None:
+    book.add(await runner.run(plan, attempt, lane))
+    lane.finish()
+
+
+async def _scripted(runner: AttemptRunner, plan: Plan, schedule: Schedule, book: _Book) -> None:
+    """Scripts need no engine, so there is no order to keep: each attempt is a function of its own seed."""
+    send, receive = anyio.create_memory_object_stream[Attempt](max_buffer_size=1024)
+
+    async def run(attempt: AttemptId) -> None:
+        await send.send(await runner.run(plan, attempt, None))
+
+    async with anyio.create_task_group() as tasks:
+        with send, receive:
+            for attempt in schedule.start():
+                tasks.start_soon(run, attempt)
+            while not schedule.is_done:
+                done = await receive.receive()
+                book.add(done)
+                for attempt in schedule.finished([(done.trajectory.attempt, _reward(done))]):
+                    tasks.start_soon(run, attempt)
+
+
+class _Book:
+    """Finished attempts; of a slot's tries the last one stands."""
+
+    def __init__(self, on_attempt: Callable[[Attempt], None]) -> None:
+        self.latest: dict[AttemptId, Attempt] = {}
+        self._slots: dict[tuple[int, int], Attempt] = {}
+        self._on_attempt = on_attempt
+
+    def add(self, attempt: Attempt) -> None:
+        key = attempt.trajectory.attempt
+        self.latest[key] = self._slots[key.group, key.slot] = attempt
+        self._on_attempt(attempt)
+
+    def groups(self, group_size: int) -> tuple[Group, ...]:
+        members: dict[int, list[Attempt]] = {}
+        for (group, _), attempt in sorted(self._slots.items(), key=lambda item: item[0]):
+            members.setdefault(group, []).append(attempt)
+        return tuple(
+            Group(id=group, task=attempts[0].trajectory.task, attempts=tuple(attempts))
+            for group, attempts in members.items()
+            if len(attempts) == group_size
+        )
+
+
+def _reward(attempt: Attempt) -> float | None:
+    return attempt.verdict.reward if attempt.is_scored else None

@@ -1,0 +1,90 @@
+"""Which attempt runs next: `(state, event) → decisions`, without clocks, threads or I/O, so that it can be replayed and simulated.
+
+An event is a finished attempt. Voids are tried again, then masked; groups in which everybody earned the same are counted and
+replaced; never more than `max_live` attempts are out at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from agito.types import AttemptId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """How much to collect. Group ids are `first`, `first + stride`, ..."""
+
+    groups: int  # mixed groups wanted, or groups at all when `refill` is off
+    group_size: int
+    first: int = 0
+    stride: int = 1
+    refill: bool = True  # replace a group that teaches nothing
+    max_groups: int = 0  # issued at the most, refills included; 0: as many as wanted
+    max_live: int = 256
+    max_tries: int = 3
+
+
+@dataclass(slots=True)
+class _Open:
+    rewards: dict[int, float | None] = field(default_factory=dict[int, "float | None"])  # slot → reward; None is void for good
+
+    def is_mixed(self) -> bool:
+        scored = [reward for reward in self.rewards.values() if reward is not None]
+        return len(scored) >= 2 and max(scored) - min(scored) > 1e-9
+
+
+class Schedule:
+    """Feed it `start` and then every finished attempt; it says which attempts to start."""
+
+    def __init__(self, quota: Quota) -> None:
+        if quota.groups < 1 or quota.group_size < 1:
+            raise ValueError(f"groups={quota.groups} group_size={quota.group_size}: both must be at least 1")
+        self._quota = quota
+        self._queue: deque[AttemptId] = deque()
+        self._open: dict[int, _Open] = {}
+        self._live = self._issued = self._useful = 0
+        self.retried = 0
+
+    @property
+    def is_done(self) -> bool:
+        return not self._queue and not self._live
+
+    def start(self) -> tuple[AttemptId, ...]:
+        for _ in range(self._quota.groups):
+            self._add_group()
+        return self._release()
+
+    def finished(self, attempts: Sequence[tuple[AttemptId, float | None]]) -> tuple[AttemptId, ...]:
+        """Attempts with their rewards, None for void, in an order that is a function of content; what to start next."""
+        for attempt, reward in attempts:
+            self._live -= 1
+            if reward is None and attempt.tries + 1 < self._quota.max_tries:
+                self.retried += 1
+                self._queue.appendleft(AttemptId(group=attempt.group, slot=attempt.slot, tries=attempt.tries + 1))
+                continue
+            group = self._open[attempt.group]
+            group.rewards[attempt.slot] = reward
+            if len(group.rewards) == self._quota.group_size:
+                del self._open[attempt.group]
+                self._complete(group)
+        return self._release()
+
+    def _complete(self, group: _Open) -> None:
+        if not self._quota.refill or group.is_mixed():
+            self._useful += 1
+        elif self._issued < self._quota.max_groups and self._useful + len(self._open) < self._quota.groups:
+            self._add_group()
+
+    def _add_group(self) -> None:
+        group = self._quota.first + self._issued * self._quota.stride
+        self._issued += 1
+        self._open[group] = _Open()
+        self._queue.extend(AttemptId(group=group, slot=slot) for slot in range(self._quota.group_size))
+
+    def _release(self) -> tuple[AttemptId, ...]:
+        count = min(len(self._queue), self._quota.max_live - self._live)
+        self._live += count
+        return tuple(self._queue.popleft() for _ in range(count))

@@ -1,0 +1,137 @@
+"""Where a run works: its environment, its vocabulary, its compute; opened once, closed once, and the same for every stage."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import anyio
+
+from agito.compute import Compute
+from agito.engine.lockstep import Lockstep
+from agito.envs import load
+from agito.harness import SoloHarness, act_out
+from agito.protocols import Environment, Renderer, ScriptFactory
+from agito.recipe import Recipe
+from agito.render import Vocabulary, learn, renderer
+from agito.rollout import AttemptRunner, Collected, Plan, collect
+from agito.schedule import Quota
+from agito.types import Attempt, AttemptId, Key, Task
+
+
+@dataclass(slots=True)
+class Studio:
+    """`vocabulary` and `compute` are there once the cold start, or a checkpoint, has made them."""
+
+    recipe: Recipe
+    environment: Environment
+    vocabulary: Vocabulary | None = None
+    compute: Compute | None = None
+    busy_s: float = 0.0
+
+    @property
+    def cells(self) -> tuple[tuple[str, int], ...]:
+        """Families and levels in turn, so that any stretch of tasks is even."""
+        families = self.recipe.env.families or self.environment.families
+        levels = self.recipe.env.levels or self.environment.levels
+        return tuple((family, level) for level in levels for family in families)
+
+    def task(self, split: str, index: int) -> tuple[Task, Key]:
+        family, level = self.cells[index % len(self.cells)]
+        task, key = self.environment.task(split=split, index=index, seed=self.recipe.seed, family=family, level=level)
+        tokens = min(task.limits.tokens, self.recipe.compute.context)
+        return replace(task, limits=replace(task.limits, tokens=tokens)), key
+
+    def plan(self, split: str, base: int, script: Callable[[Task, Key, AttemptId], ScriptFactory] | None = None) -> Plan:
+        """Group `base + i` attempts the `i`-th task of the split."""
+        return Plan(task=lambda group: self.task(split, group - base), script=script)
+
+    @property
+    def renderer(self) -> Renderer:
+        assert self.vocabulary is not None, "no vocabulary yet"
+        return renderer(self.recipe.env.dialect, self.vocabulary)
+
+    def runner(self, *, temperature: float) -> AttemptRunner:
+        harness = SoloHarness(temperature=temperature)
+        return AttemptRunner(self.environment, harness, self.renderer, seed=self.recipe.seed)
+
+    async def survey(self, size: int, scripts: Callable[[Task, Key, int], ScriptFactory]) -> Vocabulary:
+        """A vocabulary from what scripted agents say and read in `size` training tasks."""
+        texts: dict[int, list[str]] = {}
+        limiter = anyio.CapacityLimiter(8)
+
+        async def look(index: int) -> None:
+            task, key = self.task("train", index)
+            async with limiter:
+                attempt = AttemptId(group=index, slot=0)
+                control = await self.environment.open(task, key, attempt, noise_seed=self.recipe.seed)
+                try:
+                    events = await act_out(scripts(task, key, index), control.session, task)
+                finally:
+                    await control.close()
+            said = [f"{event.call.tool} {argument}" for event in events for argument in event.call.arguments.values()]
+            texts[index] = [task.prompt[self.recipe.env.dialect], *said, *(event.text for event in events)]
+
+        async with anyio.create_task_group() as tasks:
+            for index in range(size):
+                tasks.start_soon(look, index)
+        numbers = [str(number) for number in range(20)] * size
+        return learn([*(text for index in sorted(texts) for text in texts[index]), *numbers], size=self.recipe.model.vocab_size)
+
+    async def open_compute(self) -> None:
+        """Raises `WorkerDied`. The vocabulary decides the size of the embedding."""
+        assert self.vocabulary is not None
+        recipe = self.recipe
+        model = recipe.model.model_dump() | {"vocab_size": len(self.vocabulary), "max_position": recipe.compute.context}
+        self.compute = await Compute.open(
+            ranks=recipe.compute.ranks, context=recipe.compute.context, rows=recipe.compute.rows, device=recipe.compute.device,
+            seed=recipe.seed, model=model, trainer=recipe.trainer.model_dump(mode="json"),
+        )  # fmt: skip
+
+    async def attempts(
+        self,
+        plan: Plan,
+        quotas: Sequence[Quota],
+        *,
+        temperature: float = 1.0,
+        on_attempt: Callable[[Attempt], None] = lambda _: None,
+    ) -> Collected:
+        """One quota a rank, all at once; without compute when the plan has scripts."""
+        runner = self.runner(temperature=temperature)
+        parts: dict[int, Collected] = {}
+
+        async def run(rank: int, quota: Quota) -> None:
+            lockstep = None if plan.script else self._lockstep(rank)
+            parts[rank] = await collect(runner, plan, quota, lockstep, on_attempt)
+            self.busy_s += lockstep.busy_s if lockstep else 0.0
+
+        async with anyio.create_task_group() as tasks:
+            for rank, quota in enumerate(quotas):
+                tasks.start_soon(run, rank, quota)
+        groups = [group for rank in sorted(parts) for group in parts[rank].groups]
+        return Collected(groups=tuple(sorted(groups, key=lambda group: group.id)), retried=sum(part.retried for part in parts.values()))
+
+    def take_busy_s(self) -> float:
+        """Seconds for which the engines computed since this was last asked, summed over ranks."""
+        busy_s, self.busy_s = self.busy_s, 0.0
+        return busy_s
+
+    def _lockstep(self, rank: int) -> Lockstep:
+        compute = self.compute
+        assert compute is not None
+        return Lockstep(
+            lambda exchange: compute.advance(rank, exchange), context=self.recipe.compute.context, steps=self.recipe.compute.quantum
+        )
+
+
+@asynccontextmanager
+async def open_studio(recipe: Recipe) -> AsyncGenerator[Studio]:
+    studio = Studio(recipe, load(recipe.env.name))
+    try:
+        yield studio
+    finally:
+        with anyio.CancelScope(shield=True):
+            if studio.compute is not None:
+                await studio.compute.aclose()
+            await studio.environment.aclose()

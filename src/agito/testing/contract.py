@@ -1,0 +1,84 @@
+"""What the contract suites share: a rule is a test method whose failure names the rule and the remedy.
+
+A suite is a class. In a pytest module, subclass it under a name that starts with `Test` and say what to test by overriding
+`make`; without pytest, call `violations()`. Nothing here imports pytest, and no plugin is needed for the asynchronous rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Protocol, TypeVar
+from unittest import SkipTest
+
+import anyio
+
+
+class Violation(AssertionError):
+    """A rule of a contract does not hold: which one, what was found, and what to do."""
+
+
+class Unmet(Exception):
+    """Raised inside a rule; `rule` turns it into a `Violation`."""
+
+
+class Suite(Protocol):
+    """What `rule` needs of the class whose method it decorates."""
+
+    deadline_s: float
+
+
+S = TypeVar("S", bound=Suite)
+
+
+def rule(remedy: str) -> Callable[[Callable[[S], Awaitable[None]]], Callable[[S], None]]:
+    """Turns an asynchronous method named `test_...` into a test that reports the rule (its name) and the remedy."""
+
+    def decorate(method: Callable[[S], Awaitable[None]]) -> Callable[[S], None]:
+        sentence = method.__name__.removeprefix("test_").replace("_", " ")
+
+        @wraps(method)
+        def run(self: S) -> None:
+            async def body() -> None:
+                with anyio.fail_after(self.deadline_s):
+                    await method(self)
+
+            try:
+                anyio.run(body)
+            except Unmet as unmet:
+                raise Violation(f"{sentence}: {unmet}. Remedy: {remedy}.") from None
+            except TimeoutError:
+                raise Violation(f"{sentence}: no answer within {self.deadline_s:g} s. Remedy: {remedy}.") from None
+
+        return run
+
+    return decorate
+
+
+def require(condition: bool, found: str) -> None:
+    """Raises `Unmet` with what was found unless `condition` holds."""
+    if not condition:
+        raise Unmet(found)
+
+
+class Contract:
+    """The base of every suite."""
+
+    deadline_s: float = 60.0  # for one rule
+
+    @classmethod
+    def rules(cls) -> tuple[str, ...]:
+        """The names of the rules' methods, in alphabetical order."""
+        return tuple(sorted(name for name in dir(cls) if name.startswith("test_")))
+
+    def violations(self) -> dict[str, Exception]:
+        """Checks every rule; maps the rule to what its check raised. Empty when the contract holds."""
+        found: dict[str, Exception] = {}
+        for name in self.rules():
+            try:
+                getattr(self, name)()
+            except SkipTest:
+                continue
+            except Exception as error:  # noqa: BLE001  (whatever the tested code raises is a finding)
+                found[name] = error
+        return found

@@ -1,0 +1,21 @@
+"""What every environment must keep: the rules about its tasks, its worlds and its verdicts."""
+
+from __future__ import annotations
+
+from agito.testing.environment.tasks import TaskRules
+from agito.testing.environment.verdicts import VerdictRules
+from agito.testing.environment.worlds import WorldRules
+
+
+class EnvironmentContract(TaskRules, WorldRules, VerdictRules):
+    """Subclass it, override `make`, and run pytest.
+
+    ```python
+    class TestMine(EnvironmentContract):
+        async def make(self) -> Environment:
+            return MyEnvironment()
+    ```
+    """
+
+
+__all__ = ["EnvironmentContract"]

@@ -1,0 +1,140 @@
+"""Rules about grading and about the scripted agents that an environment ships: solutions, impostors, the demonstrator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from unittest import SkipTest
+
+from agito.protocols import Environment, ScriptFactory
+from agito.testing.contract import require, rule
+from agito.testing.environment.base import EnvironmentBase, tail
+from agito.testing.episodes import nothing, play
+from agito.types import AttemptId, Dialect, Key, Sealed, Status, Task, Verdict
+
+SURE = 1e-3  # an agent is above the floor when luck explains its rewards with a smaller probability than this
+MIN_SPREAD = 0.2  # by which the demonstrator's success must grow from skill 0 to skill 1
+
+
+def attempt(number: int) -> AttemptId:
+    return AttemptId(group=number, slot=0)
+
+
+def same(one: Verdict, two: Verdict) -> bool:
+    """Equality that takes the NaN of a void verdict for equal."""
+    return repr(one) == repr(two)
+
+
+class VerdictRules(EnvironmentBase):
+    @rule("make solutions read what the world answers, so that they go on after a timeout or without a missing tool")
+    async def test_every_solution_earns_full_marks_whatever_faults_it_meets(self) -> None:
+        async with self.environment() as env:
+            for split in env.splits:
+                for task, key in self.sample(env, split):
+                    solutions = env.solutions(task, key)
+                    require(len(solutions) > 0, f"{task.id} has no solution")
+                    for number, factory in enumerate(solutions):
+                        for noise in range(self.num_noise):
+                            verdict = (await play(env, task, key, factory, noise_seed=noise)).verdict
+                            got = f"solution {number} of {task.id} under noise {noise} earns {verdict.reward} ({verdict.evidence})"
+                            require(verdict.reward == self.full_reward, got)
+
+    @rule("make the two dialects two ways to write the same calls: parse(action(call)) must be that call")
+    async def test_a_solution_gets_the_same_verdict_through_every_dialect(self) -> None:
+        renderers = self.renderers()
+        if not renderers:
+            raise SkipTest("override renderers() to give one renderer per dialect")
+        async with self.environment() as env:
+            for task, key in self.sample(env, "heldout"):
+                for factory in env.solutions(task, key):
+                    plain = await play(env, task, key, factory)
+                    for renderer in renderers:
+                        require(len(renderer.opening(task)) > 0, f"the {renderer.dialect} prompt of {task.id} is empty")
+                        played = await play(env, task, key, factory, renderer=renderer)
+                        rewards = played.verdict.reward, plain.verdict.reward
+                        got = f"{task.id} through the {renderer.dialect} dialect earns {rewards[0]}, directly {rewards[1]}"
+                        require(rewards[0] == rewards[1], got)
+        missing = set(Dialect) - {renderer.dialect for renderer in renderers}
+        require(not missing, f"renderers() lacks {sorted(missing)}")
+
+    @rule("ship agents that do nothing, guess and claim, and close whatever pays them")
+    async def test_impostors_stay_at_the_floor(self) -> None:
+        async with self.environment() as env:
+            names = set(env.impostors(env.task(split="train", index=0, seed=self.seed)[0]))
+            require(len(names) > 0, "there are no impostors")
+            for name in sorted(names):
+                rewards = [await self.reward_of_impostor(env, name, index) for index in range(self.num_episodes)]
+                require_floor(name, rewards, env.chance_level)
+
+    async def reward_of_impostor(self, env: Environment, name: str, index: int) -> float:
+        task, key = env.task(split="heldout", index=index, seed=self.seed)
+        factory: ScriptFactory | None = env.impostors(task).get(name)
+        return (await play(env, task, key, factory, attempt(index))).verdict.reward if factory else 0.0
+
+    @rule("score an untouched world: reward at the floor, status scored, not void")
+    async def test_doing_nothing_is_scored_and_earns_nothing(self) -> None:
+        async with self.environment() as env:
+            rewards: list[float] = []
+            for index in range(self.num_episodes):
+                task, key = env.task(split="heldout", index=index, seed=self.seed)
+                verdict = (await play(env, task, key, nothing(), attempt(index))).verdict
+                require(verdict.status is Status.SCORED, f"doing nothing in {task.id} is void: {verdict.evidence}")
+                rewards.append(verdict.reward)
+            require_floor("doing nothing", rewards, env.chance_level)
+
+    @rule("let `grade` depend on the capture, the key and the grade seed only; no live world, no clock, no counter")
+    async def test_a_verdict_is_a_pure_function_of_what_was_captured(self) -> None:
+        async with self.environment() as env, self.environment() as other:
+            for task, key in self.sample(env, "heldout"):
+                for factory in (env.solutions(task, key)[0], nothing()):
+                    sealed = (await play(env, task, key, factory)).sealed
+                    once = env.grade(sealed, key, 5)
+                    again = [env.grade(sealed, key, 5), other.grade(sealed, key, 5)]
+                    require(all(same(once, verdict) for verdict in again), f"{task.id} graded again: {once} and {again}")
+                    require(once.grade_seed == 5, f"the verdict on {task.id} carries grade seed {once.grade_seed}, not 5")
+
+    @rule("return Verdict.void with the reason when `sealed.problem` is set")
+    async def test_an_incomplete_capture_is_void_and_never_zero(self) -> None:
+        async with self.environment() as env:
+            for task, key in self.one_per_family(env):
+                sealed: Sealed = (await play(env, task, key, env.solutions(task, key)[0])).sealed
+                verdict = env.grade(replace(sealed, problem="the workspace could not be read"), key, 0)
+                require(verdict.status is Status.VOID, f"an incomplete capture of {task.id} earns {verdict.reward}")
+
+    @rule("draw each decision of the demonstrator rightly with probability `skill`, from a generator seeded by `seed`")
+    async def test_the_demonstrators_success_falls_with_its_skill(self) -> None:
+        async with self.environment() as env:
+            low, high = [await self.success(env, skill) for skill in (0.0, 1.0)]
+            require(high - low >= MIN_SPREAD, f"success is {low:.2f} at skill 0 and {high:.2f} at skill 1")
+            half = await self.success(env, 0.5)
+            slack = 2 * math.sqrt(0.25 / self.num_episodes)
+            require(low - slack <= half <= high + slack, f"success is {low:.2f}, {half:.2f}, {high:.2f} at skill 0, 0.5, 1")
+
+    async def success(self, env: Environment, skill: float) -> float:
+        rewards: list[float] = []
+        for index in range(self.num_episodes):
+            task, key = env.task(split="train", index=index, seed=self.seed)
+            factory = env.demonstrator(task, key, skill=skill, seed=index)
+            rewards.append((await play(env, task, key, factory, attempt(index))).verdict.reward)
+        return sum(reward == self.full_reward for reward in rewards) / len(rewards)
+
+    @rule("seed the demonstrator's generator with `seed` alone")
+    async def test_the_demonstrator_is_deterministic_given_its_seed(self) -> None:
+        async with self.environment() as env:
+            for index in range(self.num_stream(env)):
+                task, key = env.task(split="train", index=index, seed=self.seed)
+                calls = [await self.demonstrate(env, task, key) for _ in range(2)]
+                require(calls[0] == calls[1], f"two demonstrations of {task.id} with one seed differ")
+
+    async def demonstrate(self, env: Environment, task: Task, key: Key) -> list[str]:
+        played = await play(env, task, key, env.demonstrator(task, key, skill=0.5, seed=11))
+        return [f"{event.call.tool} {event.call.arguments}" for event in played.events]
+
+
+def require_floor(name: str, rewards: list[float], chance: float) -> None:
+    """By the exact binomial tail, which bounds well enough any rewards in [0, 1] with that mean."""
+    luck = tail(sum(rewards), len(rewards), chance)
+    require(
+        luck >= SURE,
+        f"{name} earns {sum(rewards):g} in {len(rewards)} episodes where luck earns {chance * len(rewards):.2g} (p={luck:.1g})",
+    )

@@ -1,0 +1,56 @@
+"""Optimizer steps on samples: supervised, then reinforcement learning; checkpoints.
+
+Names load on first use, so that a recipe can be read (`agito.trainer.config`) without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agito.trainer.checkpoint import commit, latest, load_meta, load_state, prune, save_state
+    from agito.trainer.config import PhaseConfig, SftConfig, TrainerConfig
+    from agito.trainer.policy_model import PolicyModel
+    from agito.trainer.reducer import GlooReducer, OneRank, Reducer
+    from agito.trainer.trainer import LocalTrainer
+
+_HOME = {
+    "GlooReducer": "reducer",
+    "LocalTrainer": "trainer",
+    "OneRank": "reducer",
+    "PhaseConfig": "config",
+    "PolicyModel": "policy_model",
+    "Reducer": "reducer",
+    "SftConfig": "config",
+    "TrainerConfig": "config",
+    "commit": "checkpoint",
+    "latest": "checkpoint",
+    "load_meta": "checkpoint",
+    "load_state": "checkpoint",
+    "prune": "checkpoint",
+    "save_state": "checkpoint",
+}
+
+__all__ = [
+    "GlooReducer",
+    "LocalTrainer",
+    "OneRank",
+    "PhaseConfig",
+    "PolicyModel",
+    "Reducer",
+    "SftConfig",
+    "TrainerConfig",
+    "commit",
+    "latest",
+    "load_meta",
+    "load_state",
+    "prune",
+    "save_state",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

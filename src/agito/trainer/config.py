@@ -1,0 +1,45 @@
+"""Every knob of the trainer, each with its one default; importable without torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from agito.config import Section
+from agito.rl.config import DecoupledPPOConfig, LossConfig
+
+
+class PhaseConfig(Section):
+    """One phase of training: learning rates, and their linear warm-up and decay as fractions of the phase's steps."""
+
+    lr: float = Field(default=1e-3, gt=0)  # Muon: hidden matrices
+    adam_lr: float = Field(default=3e-4, gt=0)  # AdamW: embeddings, head, norms
+    warmup: float = Field(default=0.0, ge=0, le=1)
+    decay: float = Field(default=0.0, ge=0, le=1)  # 1: from the end of the warm-up on
+    floor: float = Field(default=0.0, ge=0, le=1)  # of the rate, reached after the last step
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.0, ge=0)  # decoupled; matrices and embeddings, never norms
+    grad_clip: float = Field(default=1.0, gt=0)  # global norm
+
+
+class SftConfig(PhaseConfig):
+    """Cold start: high rates, decayed to nothing."""
+
+    lr: float = Field(default=1e-2, gt=0)
+    adam_lr: float = Field(default=1e-2, gt=0)
+    warmup: float = Field(default=0.02, ge=0, le=1)
+    decay: float = Field(default=1.0, ge=0, le=1)
+
+
+class TrainerConfig(Section):
+    """Phases, loss, and how a batch is cut up."""
+
+    sft: SftConfig = SftConfig()
+    rl: PhaseConfig = PhaseConfig()
+    loss: LossConfig = DecoupledPPOConfig()
+    minibatches: int = Field(default=2, ge=1)  # optimizer steps per RL batch
+    micro_tokens: int = Field(default=2048, ge=1)  # tokens in one forward pass, unless one sample is longer; fits a CPU's cache
+    check_on_policy: bool = True  # at age 0 in fp32, |mean log w| > 1e-4 is a bug
+    muon_dtype: Literal["float32", "bfloat16"] = "float32"  # of the Newton-Schulz iteration

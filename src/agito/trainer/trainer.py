@@ -1,0 +1,203 @@
+"""The optimizer step: samples in, better weights and figures out.
+
+The trainer knows nothing of ranks, groups or worlds: each rank calls it with its own samples, and sums go through a `Reducer`.
+It is bitwise deterministic for the same build, thread count, ranks and samples. With one minibatch the update does not depend
+on how samples are spread over ranks; with several, each rank cuts up its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from agito.protocols import StepStats
+from agito.rl.logprobs import entropy, log_distributions, token_logprobs
+from agito.rl.losses import LOSSES
+from agito.rl.meters import PolicyMeters, PolicyTokens
+from agito.rl.packing import Packed, pack, require_sampled, split_micro_batches, split_minibatches
+from agito.rl.sft import token_cross_entropy
+from agito.trainer.config import TrainerConfig
+from agito.trainer.optimizer import PhaseOptimizer
+from agito.trainer.policy_model import PolicyModel
+from agito.trainer.reducer import OneRank, Reducer
+from agito.types import Sample
+
+Phase: TypeAlias = Literal["sft", "rl"]
+
+MAX_ON_POLICY_LOG_W = 1e-4  # nats; engine and trainer agree to about 1e-6 in fp32
+
+
+class LocalTrainer:
+    """Owns the weights that learn; changes `model` in place. `version` counts the steps taken on these weights."""
+
+    def __init__(
+        self, model: PolicyModel, config: TrainerConfig | None = None, *, reducer: Reducer | None = None, version: int = 0
+    ) -> None:
+        self.model = model
+        self.config = config or TrainerConfig()
+        self.reducer: Reducer = reducer or OneRank()
+        self.version = version
+        self.phase: Phase | None = None
+        self.total_steps = 0
+        self.phase_step = 0  # steps taken in this phase
+        self._optimizer: PhaseOptimizer | None = None
+        self._parameters = [parameter for _, parameter in model.named_parameters()]
+
+    @property
+    def optimizer(self) -> PhaseOptimizer:
+        """The current phase's. Raises `ValueError` before the first phase."""
+        if self._optimizer is None:
+            raise ValueError("no phase has begun: call begin_phase('sft' or 'rl', total_steps) first")
+        return self._optimizer
+
+    def begin_phase(self, phase: Phase, total_steps: int) -> None:
+        """Forgets the optimizer's moments and starts the phase's schedule over `total_steps` calls."""
+        if phase not in ("sft", "rl"):
+            raise ValueError(f"phase={phase!r}: write 'sft' or 'rl'")
+        if total_steps < 1:
+            raise ValueError(f"total_steps={total_steps}: need at least 1")
+        self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
+        config = self.config.sft if phase == "sft" else self.config.rl
+        dtype = torch.float32 if self.config.muon_dtype == "float32" else torch.bfloat16
+        self._optimizer = PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype)
+
+    def imitate(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
+        """One supervised step on the trainable tokens; advantages and log-probabilities are ignored.
+
+        `num_tokens` divides the loss; by default the trainable tokens of all ranks.
+        """
+        self._require("sft")
+        packs = self._pack(samples)
+        (counted,) = self.reducer.sum([float(sum(part.num_tokens for part in packs))])
+        total = _positive(counted if num_tokens is None else num_tokens)
+        self.optimizer.zero()
+        nll = 0.0
+        for part in packs:
+            logp_TV = self._log_distributions(part, at_temperature=False)
+            loss = token_cross_entropy(token_logprobs(logp_TV, part.target_T), num_tokens=total)
+            loss.backward()
+            nll += float(loss.detach()) * total
+        (nll,) = self.reducer.sum([nll])
+        figures = {"sft/loss_nats": nll / counted, "sft/tokens": counted, **self._apply()}
+        return self._finish(figures)
+
+    def step(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
+        """One batch of policy gradient, in `minibatches` optimizer steps whose pi_old is the weights before the first.
+
+        `num_tokens` is N over all ranks for the whole batch, before any rejection; by default the trainable tokens given. It
+        is shared out over minibatches by their tokens. Raises `ValueError` for samples that no policy of this trainer sampled.
+        """
+        self._require("rl")
+        require_sampled(samples)
+        self._require_past(samples)
+        minibatches = [self._pack(part) for part in split_minibatches(_trained(samples), self.config.minibatches)]
+        counts = self.reducer.sum([float(sum(part.num_tokens for part in packs)) for packs in minibatches])
+        total = _positive(sum(counts))
+        scale = (total if num_tokens is None else _positive(num_tokens)) / total
+        first = next(index for index, count in enumerate(counts) if count)
+        frozen = [None if index == first else self._old_logprobs(packs) for index, packs in enumerate(minibatches)]
+
+        meters, max_w, last = PolicyMeters(), 0.0, {}
+        for packs, old, count in zip(minibatches, frozen, counts, strict=True):
+            if not count:
+                continue
+            found, found_max_w = self._accumulate(packs, old, num_tokens=count * scale)
+            meters, max_w = meters + found, max(max_w, found_max_w)
+            last = self._apply()
+        ages = [float(part.ages_T.sum()) for packs in minibatches for part in packs]
+        oldest = [float(part.ages_T.max()) for packs in minibatches for part in packs]
+        (age_sum,), (max_age, max_w) = self.reducer.sum([sum(ages)]), self.reducer.max([max(oldest, default=0.0), max_w])
+        figures = {
+            "policy/loss": meters.loss / (total * scale),
+            "policy/tokens": meters.tokens,
+            "policy/age_mean_versions": age_sum / total,
+            "policy/age_max_versions": max_age,
+            **meters.figures(max_w),
+            **last,
+        }
+        return self._finish(figures)
+
+    def _accumulate(self, packs: list[Packed], old: list[Tensor] | None, *, num_tokens: float) -> tuple[PolicyMeters, float]:
+        """Gradients of one minibatch; pi_old is pi itself, without gradient, where `old` is None."""
+        self.optimizer.zero()
+        loss_of, config = LOSSES[self.config.loss.name], self.config.loss
+        meters, max_w, fresh_log_w, fresh = PolicyMeters(), 0.0, 0.0, 0.0
+        for index, part in enumerate(packs):
+            logp_TV = self._log_distributions(part)
+            logp_T = token_logprobs(logp_TV, part.target_T)
+            logp_old_T = logp_T.detach() if old is None else old[index]
+            tokens = PolicyTokens(
+                logp_T=logp_T,
+                logp_old_T=logp_old_T,
+                logp_mu_T=part.logp_mu_T,
+                advantages_T=part.advantages_T,
+                entropy_T=entropy(logp_TV),
+                sequence_T=part.sequence_T,
+                num_sequences=part.num_sequences,
+            )
+            loss, found, found_max_w = loss_of(tokens, num_tokens=num_tokens, config=config)
+            loss.backward()
+            meters, max_w = meters + found, max(max_w, found_max_w)
+            fresh_log_w += float((logp_old_T - part.logp_mu_T)[part.is_fresh_T].double().sum())
+            fresh += float(part.is_fresh_T.sum())
+        *sums, fresh_log_w, fresh = self.reducer.sum([*meters.sums(), fresh_log_w, fresh])
+        self._check_on_policy(fresh_log_w, fresh)
+        return PolicyMeters.of(sums), max_w
+
+    def _apply(self) -> dict[str, float]:
+        """Reduces, clips and steps."""
+        self.reducer.sum_(self.optimizer.gradients())
+        norm = self.optimizer.apply(self.phase_step)
+        self.optimizer.zero()
+        return {"train/grad_norm": norm, "train/lr_factor": self.optimizer.factor(self.phase_step)}
+
+    def _finish(self, figures: dict[str, float]) -> StepStats:
+        self.phase_step += 1
+        self.version += 1
+        return StepStats(version=self.version, values=figures)
+
+    def _log_distributions(self, part: Packed, *, at_temperature: bool = True) -> Tensor:
+        hidden_ND = self.model.hidden(part.ids_N, part.lengths_B)
+        temperature_T = part.temperature_T if at_temperature else None
+        return log_distributions(hidden_ND, self.model.logits, part.source_T, temperature_T=temperature_T)
+
+    @torch.no_grad()
+    def _old_logprobs(self, packs: list[Packed]) -> list[Tensor]:
+        return [token_logprobs(self._log_distributions(part), part.target_T) for part in packs]
+
+    def _pack(self, samples: Sequence[Sample]) -> list[Packed]:
+        device = self._parameters[0].device
+        parts = split_micro_batches(_trained(samples), self.config.micro_tokens)
+        return [pack(part, version=self.version, device=device) for part in parts]
+
+    def _require(self, phase: Phase) -> None:
+        if self.phase != phase:
+            raise ValueError(f"phase is {self.phase}: call begin_phase({phase!r}, total_steps) first")
+
+    def _require_past(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            newest = max((span.version for span in sample.versions), default=0)
+            if newest > self.version:
+                raise ValueError(f"sample {sample.attempt}: version {newest} is newer than the trainer's {self.version}")
+
+    def _check_on_policy(self, log_w: float, tokens: float) -> None:
+        if not (self.config.check_on_policy and tokens and self._parameters[0].dtype is torch.float32):
+            return
+        mean = log_w / tokens
+        assert abs(mean) <= MAX_ON_POLICY_LOG_W, (
+            f"mean log w = {mean:.3g} over {tokens:.0f} tokens of version {self.version} itself: this is a bug, not staleness; "
+            "engine and trainer disagree on tokens, positions, temperature or weights"
+        )
+
+
+def _trained(samples: Sequence[Sample]) -> list[Sample]:
+    return [sample for sample in samples if sample.num_trainable]
+
+
+def _positive(num_tokens: float) -> float:
+    if not num_tokens > 0:
+        raise ValueError(f"num_tokens={num_tokens:g}: there is no trainable token in this batch; skip it")
+    return num_tokens

@@ -1,0 +1,171 @@
+"use strict";
+// What came out: headline, cells, baselines, time, health, facts.
+
+const SUMMARY = DATA.summary;
+const BASELINES = { null: "does nothing", random: "acts at random", no_tools: "answers without tools", demonstrator: "the imperfect teacher", oracle: "knows the answer" };
+const PHASES = { demo: "demonstrations", sft: "cold start (SFT)", before: "evaluation before RL", rl: "RL", after: "evaluation after RL", structural: "structural split", baselines: "baselines" };
+const PARTS = { rollout: ["rollout", "after"], train: ["training", "third"], grade: ["grading", "before"], publish: ["publishing", "fourth"], other: ["other", "line"] };
+const PART_COLOURS = ["fourth", "before", "dim"];
+
+function headline() {
+  const host = document.getElementById("headline"), done = isNumber(SUMMARY?.success_after);
+  if (done) {
+    host.append(h("h1", {}, "Held-out success went from ", h("span", { class: "b" }, percent(SUMMARY.success_before)), " to ", h("span", { class: "a" }, percent(SUMMARY.success_after)), "."));
+    host.append(h("p", { class: "sub" }, `${whole(SUMMARY.num_eval_tasks)} tasks that training never saw, the same before and after RL. `,
+      `95 % exact intervals: ${interval(SUMMARY.success_before_low, SUMMARY.success_before_high)} before, ${interval(SUMMARY.success_after_low, SUMMARY.success_after_high)} after.`,
+      isNumber(SUMMARY.success_structural) ? ` On tasks of another structure: ${percent(SUMMARY.success_structural)}.` : ""));
+    const panel = h("div", { class: "panel" });
+    host.append(panel);
+    outcomeScale(panel);
+    panel.append(...baselines());
+  } else {
+    const at = DATA.curves.rl?.step.at(-1);
+    host.append(h("h1", {}, "This run has not finished."));
+    host.append(h("p", { class: "sub" }, at ? `It stands at RL step ${at}. ` : "", `Go on with --resume; this page shows what there is so far.`));
+  }
+  const started = String(DATA.run.started ?? "").replace("T", " ").replace("+00:00", " UTC");
+  const tiles = [
+    ["run", DATA.name], ["seed", SUMMARY?.seed ?? DATA.run.seed], ["commit", SUMMARY?.commit ?? DATA.run.commit], ["isolation", SUMMARY?.isolation_tier ?? DATA.run.isolation_tier],
+    ["wall time after set-up", SUMMARY && seconds(SUMMARY.wall_s)], ["CPU time", SUMMARY && `${whole(SUMMARY.cpu_s)} CPU-s`], ["load at the end", SUMMARY?.load?.toFixed(2)],
+    ["tool calls", SUMMARY && whole(SUMMARY.tool_calls)], ["CPU of a tool call, median", SUMMARY && `${SUMMARY.tool_cpu_ms_p50.toFixed(2)} ms`],
+    ["sampled tokens", SUMMARY && whole(SUMMARY.sampled_tokens)], ["void attempts", SUMMARY && whole(SUMMARY.void_attempts)], ["started", started],
+  ];
+  host.append(h("dl", { class: "tiles" }, tiles.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => h("div", { class: "tile" }, h("dt", {}, name), h("dd", {}, String(value))))));
+}
+
+// One axis from 0 to 1 with everything on it that a success can be compared with.
+function outcomeScale(panel) {
+  const rows = [["before", SUMMARY.success_before, SUMMARY.success_before_low, SUMMARY.success_before_high, "before RL"], ["after", SUMMARY.success_after, SUMMARY.success_after_low, SUMMARY.success_after_high, "after RL"]];
+  if (isNumber(SUMMARY.success_structural)) rows.push(["third", SUMMARY.success_structural, SUMMARY.success_structural_low, SUMMARY.success_structural_high, "other structure"]);
+  const host = panel.appendChild(h("div", { class: "plot" }));
+  remember(() => {
+    const width = Math.max(260, host.clientWidth), left = 112, right = 64, x = value => left + value * (width - left - right);
+    const picture = s("svg", { class: "scale", viewBox: `0 0 ${width} ${rows.length * 30 + 26}`, role: "img", "aria-label": "Success before and after with intervals" });
+    const bottom = rows.length * 30 + 4;
+    for (const tick of [0, 0.25, 0.5, 0.75, 1]) {
+      picture.append(s("line", { x1: x(tick), x2: x(tick), y1: 0, y2: bottom, stroke: "var(--line)" }));
+      picture.append(s("text", { x: x(tick), y: bottom + 16, "text-anchor": "middle" }, percent(tick, 0)));
+    }
+    for (const [name, base] of Object.entries(SUMMARY.baselines ?? {})) {
+      if (isNumber(base.success)) picture.append(s("line", { x1: x(base.success), x2: x(base.success), y1: 0, y2: bottom, stroke: "var(--dim)", "stroke-dasharray": "3 4" }, s("title", {}, `${name}: ${percent(base.success)}`)));
+    }
+    rows.forEach(([tone, rate, low, high, name], row) => {
+      const y = 16 + row * 30, ink = `var(--${tone})`;
+      picture.append(s("text", { x: 0, y: y + 4, style: { fill: ink, "font-weight": 600 } }, name));
+      picture.append(s("line", { x1: x(low), x2: x(high), y1: y, y2: y, stroke: ink, "stroke-width": 9, "stroke-linecap": "round", opacity: 0.3 }));
+      picture.append(s("circle", { cx: x(rate), cy: y, r: 6, fill: ink }, s("title", {}, `${percent(rate)} (${interval(low, high)})`)));
+      picture.append(s("text", { x: width, y: y + 4, "text-anchor": "end", style: { fill: ink, "font-weight": 600 } }, percent(rate)));
+    });
+    host.replaceChildren(picture);
+  });
+}
+
+function baselines() {
+  const rows = Object.entries(SUMMARY.baselines ?? {});
+  if (!rows.length) return [];
+  return [h("p", { class: "compare" }, key("dashed, to compare with:", "dim", "dash")), h("ul", { class: "baselines" }, rows.map(([name, base]) =>
+    h("li", {}, h("b", {}, name.replaceAll("_", " ")), h("b", { class: "num" }, percent(base.success)), h("span", {}, BASELINES[name] ?? ""), h("span", { class: "num" }, `${interval(base.success_low, base.success_high)}, n ${base.num}`))))];
+}
+
+function learning() {
+  const training = DATA.training;
+  if (!training) return drop("learning");
+  const end = training.step.at(-1), points = [];
+  if (isNumber(SUMMARY?.success_before)) points.push({ x: Math.min(0, training.step[0] - 1), rate: SUMMARY.success_before, low: SUMMARY.success_before_low, high: SUMMARY.success_before_high, name: "before" });
+  for (const point of DATA.heldout) points.push({ x: point.step, rate: point.rate, low: point.low, high: point.high, name: "third" });
+  if (isNumber(SUMMARY?.success_after)) points.push({ x: end, rate: SUMMARY.success_after, low: SUMMARY.success_after_low, high: SUMMARY.success_after_high, name: "after" });
+  const teacher = SUMMARY?.baselines?.demonstrator, levels = isNumber(teacher?.success) ? [{ rate: teacher.success, name: "demonstrator" }] : [];
+  say("learning", "Success on the tasks that each RL step trained on, with 95 % Wilson intervals. Attempts of one group share a task, so the true interval is somewhat wider. Dots are held-out evaluations with exact intervals.");
+  const panel = h("div", { class: "panel" });
+  place("learning").append(panel);
+  learningChart(panel, training, points, levels);
+  panel.append(h("div", {}, key("training tasks", "ink"), points.some(point => point.name === "before") && key("held out, after SFT and before RL", "before", "dot"), DATA.heldout.length ? key("held out, on the way", "third", "dot") : null, points.some(point => point.name === "after") && key("held out, after RL", "after", "dot"), levels.length ? key("what the teacher reaches", "dim", "dash") : null));
+}
+
+function cells() {
+  const rows = Object.entries(SUMMARY?.by_cell ?? {});
+  if (!rows.length) return drop("cells");
+  const hasFallback = rows.some(([name]) => name.includes("+fallback"));
+  say("cells", `Family and level, the same held-out tasks before and after.${hasFallback ? " “Fallback” tasks lack the usual tool, so the short way does not work." : ""} Bars are 95 % exact intervals.`);
+  const body = rows.map(([name, cell]) => {
+    const [base, ...tags] = name.split("+");
+    return h("tr", {},
+      h("td", {}, base, tags.length ? h("span", { class: "dim" }, ` ${tags.join(" ")}`) : null),
+      h("td", { class: "num wide dim" }, cell.num_before === cell.num_after ? cell.num_after : `${cell.num_before}, ${cell.num_after}`),
+      h("td", { style: { width: "52%" } }, cellScale(cell)),
+      h("td", { class: "num", style: { color: "var(--before)" } }, percent(cell.before, 0)),
+      h("td", { class: "num", style: { color: "var(--after)", "font-weight": 600, "padding-right": 0 } }, percent(cell.after, 0)));
+  });
+  place("cells").append(h("div", { class: "panel" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "cell"), h("th", { class: "num wide" }, "tasks"), h("th", {}, key("before", "before", "hollow"), key("after", "after", "dot")), h("th", { class: "num" }, "before"), h("th", { class: "num", style: { "padding-right": 0 } }, "after"))), h("tbody", {}, body))));
+}
+
+function cellScale(cell) {
+  const x = value => 1 + 98 * value, picture = s("svg", { class: "scale", height: 20, role: "img", "aria-label": `before ${percent(cell.before)}, after ${percent(cell.after)}` });
+  const at = value => `${x(value)}%`;
+  for (const tick of [0, 0.5, 1]) picture.append(s("line", { x1: at(tick), x2: at(tick), y1: -7, y2: 27, stroke: "var(--line)" }));
+  for (const [name, y, hollow] of [["before", 6.5, true], ["after", 13.5, false]]) {
+    if (!isNumber(cell[name])) continue;
+    const ink = `var(--${name})`;
+    picture.append(s("line", { x1: at(cell[`${name}_low`]), x2: at(cell[`${name}_high`]), y1: y, y2: y, stroke: ink, "stroke-width": 5, "stroke-linecap": "round", opacity: 0.3 }));
+    picture.append(s("circle", { cx: at(cell[name]), cy: y, r: 4, fill: hollow ? "var(--panel)" : ink, stroke: ink, "stroke-width": 2 }, s("title", {}, `${name}: ${percent(cell[name])} (${interval(cell[`${name}_low`], cell[`${name}_high`])})`)));
+  }
+  return picture;
+}
+
+function time() {
+  const rows = DATA.time;
+  if (!rows.length) return drop("time");
+  const longest = Math.max(...rows.map(row => row.total)), all = rows.reduce((sum, row) => sum + row.total, 0);
+  const names = [...new Set(rows.flatMap(row => Object.keys(row.parts)))].sort((a, b) => (a === "other") - (b === "other"));
+  const tone = name => PARTS[name]?.[1] ?? PART_COLOURS[names.filter(other => !PARTS[other]).indexOf(name) % PART_COLOURS.length];
+  say("time", `${seconds(all)} of wall time, phase by phase.`);
+  const bars = rows.flatMap(row => [
+    h("span", {}, PHASES[row.phase] ?? row.phase),
+    h("div", { class: "bar", style: { width: `${100 * row.total / longest}%` } }, names.filter(name => row.parts[name] > 0.0005 * row.total).map(name => h("span", {
+      style: { "--c": `var(--${tone(name)})`, flex: `${row.parts[name]} 0 0` },
+      onpointermove: event => showTip(`${PHASES[row.phase] ?? row.phase}, ${PARTS[name]?.[0] ?? name}: ${seconds(row.parts[name])} (${percent(row.parts[name] / row.total, 0)})`, event.clientX, event.clientY), onpointerleave: hideTip }))),
+    h("span", { class: "num dim" }, `${seconds(row.total)}`),
+  ]);
+  place("time").append(h("div", { class: "panel" }, h("div", { class: "bars" }, bars), h("div", { style: { "margin-top": "14px" } }, names.map(name => key(`${PARTS[name]?.[0] ?? name} ${seconds(rows.reduce((sum, row) => sum + (row.parts[name] ?? 0), 0))}`, tone(name))))));
+}
+
+const HEALTH = [
+  { title: "Entropy", about: "nats a token; a collapse to 0 ends exploration", names: ["policy/entropy_nats"], floor: 0 },
+  { title: "Groups that teach", about: "share whose attempts did not all earn the same", names: ["group/mixed_ratio"], format: value => percent(value, 0), floor: 0 },
+  { title: "Gradient norm", about: "before clipping", names: ["optim/grad_norm"], floor: 0 },
+  { title: "Clipped tokens", about: "share of tokens outside the trust region", names: ["policy/clip_ratio"], format: value => percent(value, 2), floor: 0 },
+  { title: "Sampler against trainer", about: "mean |log w|; above 1e-4 at age 0 is a bug", names: ["policy/log_w_abs_mean"], floor: 0 },
+  { title: "Sampled tokens an attempt", about: "mean", names: ["length/sampled_tokens_mean"], floor: 0 },
+  { title: "Turns an attempt", about: "mean", names: ["length/turns_mean"], floor: 0 },
+  { title: "Void attempts", about: "infrastructure failed; never counted as zero", names: ["attempt/void_num"], floor: 0 },
+  { title: "Sampled tokens a second", about: "over the whole step", names: ["tokens/per_s"], floor: 0 },
+  { title: "Engine busy", about: "share of the rollout", names: ["engine/busy_ratio"], format: value => percent(value, 0), floor: 0 },
+  { title: "Milliseconds a tool call", names: ["tool/wall_ms_p50", "tool/cpu_ms_p50"], labels: ["wall", "CPU"], about: "median", floor: 0 },
+  { title: "Seconds a step", names: ["time/rollout_s", "time/train_s", "time/other_s"], labels: ["rollout", "training", "other"], about: "", floor: 0 },
+  { title: "Reward", about: "mean over scored attempts", names: ["reward/mean"], floor: 0 },
+  { title: "Loss", about: "of the policy; its level means little", names: ["optim/loss"] },
+];
+
+function health() {
+  const grids = [["rl", "RL"], ["sft", "Cold start"]].map(([phase, name]) => {
+    const curve = DATA.curves[phase];
+    const wanted = phase === "rl" ? HEALTH : [{ title: "Loss", about: "nats a trained token", names: ["optim/loss"], floor: 0 }, { title: "Gradient norm", about: "before clipping", names: ["optim/grad_norm"], floor: 0 }, { title: "Learning rate", about: "", names: ["optim/lr"], floor: 0 }, { title: "Tokens a second", about: "", names: ["tokens/per_s"], floor: 0 }];
+    const drawn = curve ? wanted.filter(chart => chart.names.some(metric => curve.values[metric]?.some(isNumber))) : [];
+    if (!drawn.length) return false;
+    const grid = h("div", { class: "grid", style: { "margin-bottom": "1.6rem" } });
+    place("health").append(h("h3", {}, name), grid);
+    for (const chart of drawn) {
+      const lines = chart.names.map((metric, i) => ({ name: chart.labels?.[i] ?? "", values: curve.values[metric] ?? [], colour: ["after", "third", "before"][i] })).filter(line => line.values.some(isNumber));
+      smallChart(grid, { ...chart, step: curve.step, lines, sync: phase });
+    }
+    return true;
+  });
+  if (!grids.some(Boolean)) return drop("health");
+  say("health", "Move over a chart to read all of them at the same step.");
+}
+
+function facts() {
+  const machine = DATA.run.machine ?? {}, versions = DATA.run.versions ?? {}, resumed = DATA.run.resumed ?? [];
+  const lines = [machine.cpu && `${machine.cpu}, ${machine.cores} cores, ${whole(machine.memory_mb / 1024)} GiB, ${machine.system}`, Object.entries(versions).map(([name, value]) => `${name} ${value}`).join(" · "), resumed.length ? `resumed ${resumed.length} times: ${resumed.join(", ")}` : "never interrupted"];
+  place("facts").append(h("div", { class: "panel" }, lines.filter(Boolean).map(line => h("p", { style: { margin: "0 0 .35rem" } }, line)), DATA.config ? h("details", {}, h("summary", {}, "config.toml, as resolved"), h("pre", {}, DATA.config)) : null));
+}

@@ -1,0 +1,133 @@
+"""What the page shows of a run, read from its files: facts, curves, where the time went.
+
+The names in `metrics.jsonl` and `summary.json` are the only contract; what is missing is not drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, TypeAlias
+
+Curve: TypeAlias = dict[str, Any]  # {"step": [...], "wall_s": [...], "values": {name: [number or None, ...]}}
+
+_Z = NormalDist().inv_cdf(0.975)
+_MAX_POINTS = 400  # of one curve; a longer one is thinned evenly
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Everything on the page but the episodes; strict JSON. Torn lines of metrics are skipped."""
+    curves = read_curves(path / "metrics.jsonl")
+    summary = _json(path / "summary.json")
+    config = path / "config.toml"
+    return {
+        "name": path.resolve().name,
+        "run": _json(path / "run.json") or {},
+        "config": config.read_text(errors="replace") if config.exists() else "",
+        "summary": summary,
+        "training": _training(curves.get("rl")),
+        "heldout": _heldout(curves),
+        "time": _time(curves, summary),
+        "curves": {phase: _thinned(curve) for phase, curve in curves.items()},
+    }
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """One curve a phase; where a step was measured twice the later line holds, name by name."""
+    merged: dict[str, dict[int, dict[str, Any]]] = {}
+    for raw in path.read_bytes().split(b"\n") if path.exists() else []:
+        try:
+            line = json.loads(raw)
+            merged.setdefault(str(line["phase"]), {}).setdefault(int(line["step"]), {}).update(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return {phase: _curve([steps[step] for step in sorted(steps)]) for phase, steps in merged.items()}
+
+
+def wilson(successes: float, num: float) -> tuple[float, float]:
+    """Wilson's 95 % interval; (0, 1) when `num` is 0. Source: Wilson, 1927."""
+    if num <= 0:
+        return 0.0, 1.0
+    p, scale = successes / num, 1 + _Z * _Z / num
+    centre = (p + _Z * _Z / (2 * num)) / scale
+    half = _Z / scale * math.sqrt(p * (1 - p) / num + _Z * _Z / (4 * num * num))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _curve(lines: Sequence[Mapping[str, Any]]) -> Curve:
+    names = sorted({name for line in lines for name in line if "/" in name})
+    return {
+        "step": [line["step"] for line in lines],
+        "wall_s": [line.get("wall_s") for line in lines],
+        "values": {name: [line.get(name) for line in lines] for name in names},
+    }
+
+
+def _training(curve: Curve | None) -> Curve | None:
+    """Success of each training step with its interval, from counts."""
+    counts = _counts(curve)
+    if curve is None or not counts:
+        return None
+    kept = [(step, wall_s, k, n) for step, wall_s, (k, n) in zip(curve["step"], curve["wall_s"], counts, strict=True) if n]
+    intervals = [wilson(k, n) for _, _, k, n in kept]
+    return {
+        "step": [row[0] for row in kept],
+        "wall_s": [row[1] for row in kept],
+        "rate": [k / n for _, _, k, n in kept],
+        "low": [low for low, _ in intervals],
+        "high": [high for _, high in intervals],
+        "num": [n for _, _, _, n in kept],
+    }
+
+
+def _heldout(curves: Mapping[str, Curve]) -> list[dict[str, Any]]:
+    """Evaluations in the middle of training: `eval/successes` of `eval/num`."""
+    curve = curves.get("rl")
+    found: list[dict[str, Any]] = []
+    for index, (k, n) in enumerate(_counts(curve, "eval")):
+        if curve is not None and n:
+            low, high = wilson(k, n)
+            found.append({"step": curve["step"][index], "wall_s": curve["wall_s"][index], "rate": k / n, "low": low, "high": high, "num": n})
+    return found
+
+
+def _counts(curve: Curve | None, area: str = "success") -> list[tuple[float, float]]:
+    values: Mapping[str, list[float | None]] = curve["values"] if curve else {}
+    if f"{area}/successes" not in values or f"{area}/num" not in values:
+        return []
+    return [(k or 0.0, n or 0.0) for k, n in zip(values[f"{area}/successes"], values[f"{area}/num"], strict=True)]
+
+
+def _time(curves: Mapping[str, Curve], summary: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Seconds a phase took and what they went into; the rest of a phase is left to `other`."""
+    totals: dict[str, float] = dict(summary["phase_wall_s"]) if summary and "phase_wall_s" in summary else {}
+    rows: list[dict[str, Any]] = []
+    for phase in [*totals, *(phase for phase in curves if phase not in totals)]:
+        values: Mapping[str, list[float | None]] = curves[phase]["values"] if phase in curves else {}
+        parts = {name[5:-2]: sum(v or 0.0 for v in column) for name, column in values.items() if name[:5] == "time/" and name[-2:] == "_s"}
+        itemised = sum(parts.values())
+        total = max(totals.get(phase, itemised), itemised)
+        parts["other"] = parts.get("other", 0.0) + total - itemised
+        if total > 0:
+            rows.append({"phase": phase, "total": total, "parts": parts})
+    return rows
+
+
+def _thinned(curve: Curve) -> Curve:
+    stride = math.ceil(len(curve["step"]) / _MAX_POINTS) or 1
+    return {
+        "step": curve["step"][::stride],
+        "wall_s": curve["wall_s"][::stride],
+        "values": {name: column[::stride] for name, column in curve["values"].items()},
+    }
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,1 @@
+"""The things that agents act on."""

@@ -1,0 +1,248 @@
+"""One live sandbox as the host holds it: a socket to its pid 1, a descriptor of that process and one of its workspace."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from agito.errors import SandboxFailure
+from agito.protocols import Result, SandboxSpec
+from agito.types import Fault
+from agito.world.sandbox import beneath
+from agito.world.sandbox.inside import wire
+from agito.world.sandbox.commands import is_stateless, literal_words
+
+GRACE_S = 2.0  # pid 1 enforces deadlines; silent for this long past one, it is killed
+START_S = 30.0
+_KILLERS = {
+    wire.DEADLINE: ("deadline", Fault.TIMEOUT),
+    wire.MEMORY: ("memory", Fault.BUDGET),
+    wire.OUTPUT: ("output", Fault.BUDGET),
+    wire.START: ("no process left", Fault.BUDGET),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    kind: int
+    killer: int
+    is_idle: bool
+    status: int
+    total: int
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """What a fork needs beside the files."""
+
+    spec: SandboxSpec
+    layers: tuple[str, ...]  # uppermost first
+    cwd: str
+    env: dict[str, str]
+
+
+class Box:
+    """Implements `Sandbox`. One call at a time; a call that is cancelled ends the sandbox."""
+
+    def __init__(self, link: socket.socket, spec: SandboxSpec, layers: tuple[str, ...], on_snapshot: Callable[[Box, Frozen], Awaitable[str]]) -> None:
+        self._link = link
+        self._spec = spec
+        self._on_snapshot = on_snapshot
+        self.layers = layers
+        self.work = self.upper = self._pidfd = -1
+        self._configuration: tuple[dict[str, str], int, int, str] | None = None
+        self._is_busy = False
+        self._is_idle = True
+        self._end: str | None = None  # why it can no longer be used
+        self.on_close: Callable[[Box], None] | None = None
+
+    @property
+    def spec(self) -> SandboxSpec:
+        return self._spec
+
+    def configure(self, spec: SandboxSpec, env: dict[str, str], cwd: str) -> None:
+        """Takes effect with the next request, at no cost of its own."""
+        self._spec = spec
+        self._configuration = (env, spec.output_bytes, spec.mem_mb, cwd)
+
+    async def ready(self) -> None:
+        """Waits until pid 1 reports. Raises `SandboxFailure`."""
+        if self._pidfd >= 0:
+            return
+        with anyio.move_on_after(START_S):
+            try:
+                await anyio.wait_readable(self._link)
+                data, descriptors, _, _ = socket.recv_fds(self._link, 4096, 3)
+            except OSError as error:
+                raise self._failed(f"the sandbox did not start: {error}") from None
+            if len(descriptors) == 3:
+                self._pidfd, self.work, self.upper = descriptors
+                return
+            self._link.close()
+            reason = data[wire.REPLY.size :].decode(errors="replace")
+            raise self._failed(f"the sandbox did not start: {reason or 'the zygote is gone'}")
+        raise self._failed(f"the sandbox has not started for {START_S:.0f} s")
+
+    async def sh(self, command: str, *, timeout_s: float = 30.0) -> Result:
+        """A fresh `bash -c`; working directory and exported variables carry over."""
+        words = literal_words(command)
+        return await self._act(command, False, timeout_s, words is None and not is_stateless(command), words)
+
+    async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
+        """A snippet in a fresh fork of the warm interpreter; it sees the shell's directory and variables."""
+        return await self._act(code, True, timeout_s, False, None)
+
+    async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:
+        """One message. Raises `ValueError` for a path outside and `OSError` where the workspace cannot take a file (full, a directory)."""
+        rows = [
+            (beneath.relative(path), data.encode(errors="surrogateescape") if isinstance(data, str) else data, 0o755 if path in executable else 0o644)
+            for path, data in files.items()
+        ]
+        reply = await self._call(("write", rows), START_S)
+        if reply.kind != wire.DONE:
+            raise OSError(reply.status, reply.body.decode(errors="replace"))
+
+    async def read(self, path: str, *, limit_bytes: int = 1 << 20) -> bytes:
+        """Raises `NotFound`, and `ValueError` for anything but a regular file beneath the workspace."""
+        self._check()
+        return beneath.read_file(self.work, path, limit_bytes)
+
+    async def files(self, *, limit_bytes: int = 1 << 22) -> dict[str, bytes]:
+        """Every regular file beneath the workspace, links never followed. Raises `ValueError` past `limit_bytes` in all.
+
+        What processes write meanwhile may be missed: `kill` first.
+        """
+        self._check()
+        return beneath.read_all(self.work, limit_bytes)
+
+    async def kill(self) -> None:
+        """Kills everything inside but pid 1; costs nothing when nothing else is alive."""
+        self._check()
+        if not self._is_idle:
+            await self._call(("kill",), START_S)
+
+    async def snapshot(self) -> str:
+        """Freezes, copies, thaws; the sandbox goes on. Returns what `pool.fork` takes."""
+        reply = await self._call(("freeze",), START_S)
+        if reply.kind != wire.FROZEN:
+            raise SandboxFailure(f"the sandbox could not be frozen: {reply.body.decode(errors='replace')}")
+        cwd, *assignments = (os.fsdecode(part) for part in reply.body.split(b"\0"))
+        env = dict(assignment.partition("=")[::2] for assignment in assignments)
+        try:
+            return await self._on_snapshot(self, Frozen(spec=self._spec, layers=self.layers, cwd=cwd, env=env))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._call(("thaw",), START_S)
+
+    async def close(self) -> None:
+        """Kills pid 1, and the kernel everything else with it."""
+        self.discard("closed")
+
+    def discard(self, reason: str) -> None:
+        """Ends the sandbox at once. Idempotent."""
+        if self._end is None:
+            self._end = reason
+            if self._pidfd >= 0:
+                try:
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                except OSError:
+                    pass  # already dead
+                for descriptor in {self._pidfd, self.work, self.upper}:
+                    os.close(descriptor)
+            self._link.close()
+            if self.on_close is not None:
+                self.on_close(self)
+
+    async def _act(self, text: str, is_python: bool, timeout_s: float, carries: bool, words: tuple[str, ...] | None) -> Result:
+        if not 0 < timeout_s < math.inf:
+            raise ValueError(f"timeout_s={timeout_s}: every action needs a finite deadline above 0")
+        if "\0" in text:
+            return Result(exit_code=127, output=b"bash: a command cannot hold a NUL\n", total_bytes=34, fault=Fault.POLICY)
+        try:
+            reply = await self._call(("act", text, is_python, timeout_s, carries, words), timeout_s)
+        except TimeoutError:
+            return Result(exit_code=None, output=b"", total_bytes=0, fault=Fault.TIMEOUT, killed_by="pid 1 silent", wall_s=timeout_s + GRACE_S)
+        exit_code: int | None
+        if reply.killer:
+            killed_by, fault = _KILLERS[reply.killer]
+            exit_code = None
+        elif os.WIFSIGNALED(reply.status):
+            number = os.WTERMSIG(reply.status)
+            killed_by, fault, exit_code = f"signal {number}", None, 128 + number
+        else:
+            killed_by, fault, exit_code = None, None, os.WEXITSTATUS(reply.status)
+        if exit_code in (128 + signal.SIGXCPU, 137) and reply.cpu_s >= self._spec.cpu_s:
+            killed_by, fault = "cpu", Fault.BUDGET
+        return Result(
+            exit_code=exit_code,
+            output=reply.body,
+            total_bytes=reply.total,
+            fault=fault,
+            killed_by=killed_by,
+            wall_s=reply.wall_s,
+            cpu_s=reply.cpu_s,
+            peak_mb=reply.peak_mb,
+        )
+
+    async def _call(self, request: tuple[object, ...], timeout_s: float) -> Reply:
+        """One request, one reply. Raises `TimeoutError` after the sandbox had to be killed, `SandboxFailure` when it died."""
+        self._check()
+        if self._is_busy:
+            raise RuntimeError("a sandbox does one thing at a time: wait for the call that is under way")
+        if self._configuration is not None:
+            request, self._configuration = ("configure", *self._configuration, request), None
+        self._is_busy = True
+        try:
+            with anyio.move_on_after(timeout_s + GRACE_S):
+                return await self._exchange(wire.request(*request))
+            self.discard("it was silent and had to be killed")
+            raise TimeoutError
+        except (OSError, SandboxFailure) as error:
+            if not isinstance(error, TimeoutError):
+                raise self._failed(f"the sandbox died: {error}") from None
+            raise
+        except BaseException:
+            self.discard("a call was cancelled")
+            raise
+        finally:
+            self._is_busy = False
+
+    async def _exchange(self, frame: bytes) -> Reply:
+        link = self._link
+        sent = link.send(frame)
+        while sent < len(frame):
+            await anyio.wait_writable(link)
+            sent += link.send(frame[sent : sent + (1 << 17)])
+        data = b""
+        length = wire.REPLY.size
+        while len(data) < length:
+            await anyio.wait_readable(link)
+            more = link.recv(1 << 17)
+            if not more:
+                raise SandboxFailure("pid 1 is gone")
+            data = data + more if data else more
+            if len(data) >= wire.REPLY.size:
+                length = wire.REPLY.size + wire.LENGTH.unpack_from(data)[0]
+                if length > wire.MAX_REPLY:
+                    raise SandboxFailure("pid 1 sent nonsense")
+        _, kind, killer, idle, status, total, wall, cpu, peak, _ = wire.REPLY.unpack_from(data)
+        self._is_idle = bool(idle)
+        return Reply(kind, killer, bool(idle), status, total, wall, cpu, peak, data[wire.REPLY.size : length])
+
+    def _check(self) -> None:
+        if self._end is not None:
+            raise SandboxFailure(f"this sandbox is gone: {self._end}")
+
+    def _failed(self, reason: str) -> SandboxFailure:
+        self.discard(reason)
+        return SandboxFailure(reason)

@@ -1,0 +1,122 @@
+"""From a fresh clone of the zygote to a closed box: maps, mounts, limits, and then nothing left to give up.
+
+Everything here happens once per sandbox, so it is written for few system calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from typing import Any
+
+from agito.world.sandbox.inside import kernel
+from agito.world.sandbox.inside.layers import copy_tree
+
+MIB = 1 << 20
+INODES_PER_MIB = 800
+_LANDLOCK_CREATE_VERSION = 1
+_READING = 1 << 0 | 1 << 2 | 1 << 3  # execute, read file, read directory
+_DEVICES = 1 << 1 | 1 << 14 | 1 << 15  # write, truncate, ioctl
+_NEVER = 1 << 6 | 1 << 11  # make character and block devices
+
+
+class Features:
+    """What this machine offers beyond the mandatory layers; found out once, by the zygote."""
+
+    overlay: bool = False
+    landlock: int = 0
+    devices: int = -1  # an O_PATH descriptor of /dev, for landlock
+
+
+def close_in(shape: tuple[Any, ...], layers: tuple[str, ...], user: int, features: Features) -> tuple[int, int]:
+    """Turns the calling clone into a sandbox of the user namespace open at `user`.
+
+    Returns descriptors of the workspace and of what it adds to `layers`. Raises `OSError`; the caller must then exit.
+    """
+    work_mb, tmp_mb, mem_mb, procs, fsize_mb, cpu_s = shape
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV
+    kernel.mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC | kernel.MS_RDONLY)
+    size = f"size={work_mb}m,nr_inodes={work_mb * INODES_PER_MIB},mode=755"
+    kernel.mount("work", "/work", "tmpfs", flags, size)
+    kernel.mount("tmp", "/tmp", "tmpfs", flags, f"size={tmp_mb}m,nr_inodes={tmp_mb * INODES_PER_MIB},mode=1777")
+    upper = stack(layers, flags) if layers and features.overlay else -1
+    work = os.open("/work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if layers and not features.overlay:
+        copy_tree(os.open(f"/run/layers/{layers[0]}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), work)
+    limit(mem_mb, procs, fsize_mb, cpu_s)
+    os.chdir("/work")
+    kernel.setns(user, kernel.CLONE_NEWUSER)
+    kernel.drop_capabilities()
+    if features.landlock >= 2:
+        restrict_files(work, features)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    return work, upper if upper >= 0 else work
+
+
+def stack(layers: tuple[str, ...], flags: int) -> int:
+    """Mounts an overlay over /work: `layers`, uppermost first, under a directory on the tmpfs that is there now."""
+    os.mkdir("/work/upper", 0o755)
+    os.mkdir("/work/inner", 0o700)
+    upper = os.open("/work/upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    lower = ":".join(f"/run/layers/{name}" for name in layers)
+    kernel.mount("work", "/work", "overlay", flags, f"lowerdir={lower},upperdir=/work/upper,workdir=/work/inner,userxattr")
+    return upper
+
+
+def limit(mem_mb: int, procs: int, fsize_mb: int, cpu_s: float) -> None:
+    seconds = max(1, round(cpu_s))
+    for kind, soft, hard in (
+        (resource.RLIMIT_NPROC, procs + 1, procs + 1),  # pid 1 counts
+        (resource.RLIMIT_DATA, mem_mb * MIB, mem_mb * MIB),
+        (resource.RLIMIT_FSIZE, fsize_mb * MIB, fsize_mb * MIB),
+        (resource.RLIMIT_CPU, seconds, seconds + 1),
+    ):
+        resource.setrlimit(kind, (soft, hard))
+
+
+def restrict_files(work: int, features: Features) -> None:
+    """Landlock, behind the read-only mounts: writing beneath the workspace and /tmp only; no signals and abstract sockets outside.
+
+    Reading is not restricted, as a rule for it would slow down every `open` and the mounts already decide what is there.
+    """
+    version = features.landlock
+    rights = (1 << 13 + (version >= 2) + (version >= 3) + (version >= 5)) - 1 & ~_READING
+    _ruleset[0], _ruleset[2] = rights, 3 if version >= 6 else 0
+    rules = kernel.syscall("landlock_create_ruleset", _ruleset_address, 24 if version >= 6 else 16 if version >= 4 else 8, 0)
+    temporary = os.open("/tmp", os.O_PATH | os.O_CLOEXEC)
+    writable = rights & ~_NEVER
+    for directory, allowed in ((features.devices, _DEVICES & rights), (work, writable), (temporary, writable)):
+        _rule.allowed, _rule.parent = allowed, directory
+        kernel.syscall("landlock_add_rule", rules, 1, _rule_address, 0)
+    kernel.syscall("landlock_restrict_self", rules, 0)
+    os.close(temporary)
+    os.close(rules)
+
+
+class _Rule(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = [("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32)]
+
+
+_rule = _Rule()
+_rule_address = ctypes.addressof(_rule)
+_ruleset = (ctypes.c_uint64 * 3)()
+_ruleset_address = ctypes.addressof(_ruleset)
+
+
+def landlock_version() -> int:
+    """0 where the kernel has none."""
+    try:
+        return kernel.syscall("landlock_create_ruleset", 0, 0, _LANDLOCK_CREATE_VERSION)
+    except OSError:
+        return 0
+
+
+def write(path: str, data: bytes) -> None:
+    """One write to a file that exists."""
+    handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(handle, data)
+    finally:
+        os.close(handle)

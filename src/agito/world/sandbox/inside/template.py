@@ -1,0 +1,90 @@
+"""The file tree that every sandbox starts from, built once by the zygote: a small tmpfs root over a read-only /usr."""
+
+from __future__ import annotations
+
+import os
+
+from agito.world.sandbox.inside import kernel
+
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_LINKED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_FILES = {
+    "etc/passwd": "root:x:0:0::/:/usr/sbin/nologin\nagent:x:1000:1000::/work:/bin/bash\nnobody:x:65534:65534::/:/usr/sbin/nologin\n",
+    "etc/group": "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+    "etc/hostname": "sandbox\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    # Sourced through BASH_ENV by a shell whose directory and variables may change. Builtins only: no process is started.
+    "run/carry": "unset BASH_ENV\n"
+    "trap '{ builtin printf \"%s\\0\" \"$PWD\"; builtin export -p; builtin printf \"\\0\"; } 2>/dev/null >&99 || :' EXIT\n",
+}  # fmt: skip
+_COPIED = ("etc/ld.so.cache", "etc/localtime")
+BASE = "/tmp"  # any directory that exists everywhere; hidden afterwards, in the zygote's own mount namespace
+
+
+def build(interpreter_prefix: str) -> int:
+    """Replaces the root of the calling process. Returns a descriptor of the same root that can still be written.
+
+    Raises `OSError`.
+    """
+    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    copied = {name: content for name in _COPIED if (content := _content(f"/{name}")) is not None}
+    kernel.mount("root", BASE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755")
+    os.chdir(BASE)
+    for name in ("usr", "etc/alternatives", "dev", "proc", "work", "tmp", "run/tools", "run/layers", "old"):
+        os.makedirs(name, 0o755)
+    _bind("/usr", "usr")
+    for name in _LINKED:
+        if os.path.islink(f"/{name}"):
+            os.symlink(os.readlink(f"/{name}"), name)
+        elif os.path.isdir(f"/{name}"):
+            os.mkdir(name)
+            _bind(f"/{name}", name)
+    if not interpreter_prefix.startswith("/usr"):
+        os.makedirs(f".{interpreter_prefix}", 0o755)
+        _bind(interpreter_prefix, f".{interpreter_prefix}")
+    for name in _DEVICES:
+        os.close(os.open(f"dev/{name}", os.O_WRONLY | os.O_CREAT, 0o666))
+        kernel.mount(f"/dev/{name}", f"{BASE}/dev/{name}", None, kernel.MS_BIND)
+    for name, target in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("shm", "/tmp")):
+        os.symlink(target, f"dev/{name}")
+    for name, content in (*((name, text.encode()) for name, text in _FILES.items()), *copied.items()):
+        with open(name, "wb") as file:
+            file.write(content)
+    for link in os.listdir("/etc/alternatives") if os.path.isdir("/etc/alternatives") else ():
+        if os.path.islink(f"/etc/alternatives/{link}"):
+            os.symlink(os.readlink(f"/etc/alternatives/{link}"), f"etc/alternatives/{link}")
+    kernel.mount("proc", f"{BASE}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+    kernel.pivot_root(".", "old")
+    os.chdir("/")
+    kernel.umount("/old")
+    os.rmdir("/old")
+    os.chmod("/run/tools", 0o111)
+    os.chmod("/run/layers", 0)
+    writable = kernel.detached_copy("/")
+    kernel.make_read_only("/", recursive=False)
+    return writable
+
+
+def add_tools(root: int, name: str, programs: tuple[str, ...], path: str) -> None:
+    """Makes /run/tools/`name`: links to those of `programs` that `path` has; the others stay missing."""
+    directory = f"run/tools/{name}"
+    os.mkdir(directory, 0o755, dir_fd=root)
+    for program in programs:
+        for place in path.split(":"):
+            if os.access(f"{place}/{program}", os.X_OK):
+                os.symlink(f"{place}/{program}", f"{directory}/{program}", dir_fd=root)
+                break
+
+
+def _bind(source: str, target: str) -> None:
+    kernel.mount(source, f"{BASE}/{target}", None, kernel.MS_BIND | kernel.MS_REC)
+    kernel.make_read_only(f"{BASE}/{target}", recursive=True)
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read(1 << 22)
+    except OSError:
+        return None

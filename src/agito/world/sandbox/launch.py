@@ -1,0 +1,126 @@
+"""Starting the zygote: a second interpreter with an empty environment that is given its program over a socket."""
+
+from __future__ import annotations
+
+import array
+import marshal
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from agito.errors import NoIsolation
+from agito.world.sandbox.inside import kernel, wire
+
+DROPPED_UID = 1_900_000_001  # nobody's: outside the ranges of users, containers and services
+_MODULES = ("kernel", "seccomp", "wire", "layers", "capture", "memory", "box", "slots", "template", "pid1", "zygote")
+_START_S = 20.0
+# The whole command line of the zygote, and so of every pid 1: it names no path of the host.
+_COMMAND = "import _socket;s=_socket.socket(fileno=0);exec(s.recv(9999))"
+_BOOT = b"""
+import marshal, os, sys
+control = _socket.socket(fileno=os.dup(0))
+os.dup2(os.open("/dev/null", os.O_RDWR), 0)
+settings, sources = marshal.loads(control.recv(1 << 20))
+package = sys.modules["PACKAGE"] = type(sys)("PACKAGE")
+for name, source in sources:
+    module = sys.modules["PACKAGE." + name] = type(sys)("PACKAGE." + name)
+    setattr(package, name, module)
+    exec(compile(source, name, "exec"), module.__dict__)
+package.zygote.main(control, settings)
+""".replace(b"PACKAGE", b"agito.world.sandbox.inside")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zygote:
+    """A running zygote. `control` carries requests only."""
+
+    control: socket.socket
+    interpreter: str
+    has_overlay: bool
+    landlock: int  # ABI version; 0: none
+
+    def request(self, *fields: object, descriptors: tuple[int, ...] = ()) -> None:
+        """Sends one request. Raises `OSError` when the zygote is gone or its queue is full."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        self.control.sendmsg([marshal.dumps(fields, wire.FORMAT)], rights)
+
+
+async def launch(*, overlay: bool = True, landlock: bool = True, seccomp: bool = True) -> Zygote:
+    """Raises `NoIsolation`, which names what this machine lacks and what to do about it.
+
+    The flags exist for tests, which prove with them that an attack fires where a layer is missing.
+    """
+    if sys.platform != "linux" or not kernel.SUPPORTED:
+        raise NoIsolation(f"no sandbox on {sys.platform}/{kernel.MACHINE}: run Agito on Linux, x86_64 or aarch64, or in a Linux virtual machine")
+    problems: list[str] = []
+    for interpreter, prefix in _interpreters():
+        settings = {"uid": DROPPED_UID, "prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
+        answer, control = await _try(interpreter, settings)
+        if control is not None and answer[0] == "ready":
+            return Zygote(control=control, interpreter=interpreter, has_overlay=answer[1], landlock=answer[2])
+        problems.append(f"{interpreter}: {answer[2]}")
+        if answer[0] == "missing":
+            break  # the kernel refused; another interpreter would not change that
+    raise NoIsolation(f"no sandbox on this machine ({'; '.join(problems)}): {_remedy(problems[-1])}")
+
+
+def _interpreters() -> list[tuple[str, str]]:
+    """Executables and the directories that they need, the system's own first: it is inside /usr, which sandboxes see."""
+    found = [("/usr/bin/python3", "/usr")] if os.access("/usr/bin/python3", os.X_OK) else []
+    own = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    return [*found, (own, sys.base_prefix)]
+
+
+async def _try(interpreter: str, settings: dict[str, object]) -> tuple[tuple[str, int | bool, str | int], socket.socket | None]:
+    inside = Path(__file__).parent / "inside"
+    sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
+    control, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    command = [interpreter, "-I", "-S", "-c", _COMMAND]
+    null = subprocess.DEVNULL
+    try:
+        process = subprocess.Popen(command, stdin=remote, stdout=null, stderr=null, env={}, cwd="/", close_fds=True, start_new_session=True)
+    except OSError as error:
+        control.close()
+        return ("absent", 0, str(error)), None
+    finally:
+        remote.close()
+    try:
+        control.send(_BOOT)
+        control.send(marshal.dumps((settings, sources), wire.FORMAT))
+        control.setblocking(False)
+        with anyio.move_on_after(_START_S):
+            await anyio.wait_readable(control)
+            answer = control.recv(1 << 16)
+            if answer:
+                parsed = marshal.loads(answer)  # nothing of any episode has run yet
+                if parsed[0] == "ready":
+                    return parsed, control
+                control.close()
+                return parsed, None
+        control.close()
+        return ("absent", 0, "the interpreter could not start, or lacks ctypes"), None
+    except OSError as error:
+        control.close()
+        return ("absent", 0, str(error)), None
+    except BaseException:
+        control.close()
+        raise
+    finally:
+        process.wait()  # only the first process; the zygote is its child, in its own namespaces
+
+
+def _remedy(problem: str) -> str:
+    if "unshare" in problem or "clone" in problem or "map" in problem or "Permission" in problem:
+        return (
+            "allow user namespaces (sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000; on Ubuntu 24.04 or"
+            " later also kernel.apparmor_restrict_unprivileged_userns=0; in a container, run it with --privileged or seccomp=unconfined)"
+        )
+    if "mount" in problem:
+        return "needs Linux 5.12 or later and a /proc that is not masked (in a container: --security-opt systempaths=unconfined)"
+    return "install Python 3.9 or later as /usr/bin/python3 (Debian: apt install python3)"

@@ -1,0 +1,200 @@
+"""Where sandboxes come from: one zygote, a few sandboxes started ahead, and the immutable layers that forks stack upon."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import socket
+from collections import Counter, deque
+from dataclasses import replace
+from types import TracebackType
+
+import anyio
+
+from agito.errors import NotFound, SandboxFailure
+from agito.protocols import SandboxSpec
+from agito.world.sandbox.box import Box, Frozen
+from agito.world.sandbox.inside import wire
+from agito.world.sandbox.launch import Zygote, launch
+
+COPY_S = 60.0
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+_ENV = {"HOME": "/work", "USER": "agent", "LOGNAME": "agent", "SHELL": "/bin/bash", "LC_ALL": "C", "TERM": "dumb", "PWD": "/work"}
+
+
+class Pool:
+    """Implements `SandboxPool`. Use `await Pool.open()` and `await pool.aclose()`, or `async with`."""
+
+    def __init__(self, zygote: Zygote, warm: int) -> None:
+        self._zygote = zygote
+        self._num_warm = warm
+        self._warm: deque[Box] = deque()
+        self._live: set[Box] = set()
+        self._tools: dict[tuple[tuple[str, ...], str], str] = {}
+        self._snapshots: dict[str, Frozen] = {}
+        self._bases: dict[str, str] = {}
+        self._uses: Counter[str] = Counter()  # of every layer, by sandboxes and snapshots
+        self._num_layers = 0
+        self._is_closed = False
+
+    @classmethod
+    async def open(cls, *, warm: int = 8) -> Pool:
+        """`warm` sandboxes are kept started ahead. Raises `NoIsolation`."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:  # four descriptors a sandbox
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        pool = cls(await launch(), warm)
+        pool._refill(SandboxSpec())
+        return pool
+
+    @property
+    def tier(self) -> str:
+        return "native+watchdog"
+
+    async def start(self, spec: SandboxSpec) -> Box:
+        """At once when a warm one of the same sizes is there. Raises `SandboxFailure`."""
+        layers = () if spec.base is None else (await self._base(spec.base),)
+        box = self._take(spec) or self._spawn(spec, layers)
+        self._refill(spec)
+        return await self._hand_out(box, spec, self._environment(spec), "/work")
+
+    async def fork(self, snapshot: str) -> Box:
+        """A new sandbox with the files, directory and variables of `snapshot`; processes are not carried. Raises `SandboxFailure`."""
+        frozen = self._snapshots.get(snapshot)
+        if frozen is None:
+            raise SandboxFailure(f"snapshot {snapshot!r}: not there, or dropped")
+        return await self._hand_out(self._spawn(frozen.spec, frozen.layers), frozen.spec, dict(frozen.env), frozen.cwd)
+
+    async def drop(self, snapshot: str) -> None:
+        """Forgets a snapshot. Its layer goes when the last sandbox above it is closed. Idempotent."""
+        frozen = self._snapshots.pop(snapshot, None)
+        if frozen is not None:
+            self._release(frozen.layers)
+
+    async def aclose(self) -> None:
+        """Ends every sandbox and the zygote. Idempotent."""
+        self._is_closed = True
+        for box in list(self._live):
+            box.discard("its pool is closed")
+        self._warm.clear()
+        self._zygote.control.close()
+
+    async def __aenter__(self) -> Pool:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.aclose()
+
+    def _spawn(self, spec: SandboxSpec, layers: tuple[str, ...]) -> Box:
+        if self._is_closed:
+            raise SandboxFailure("this pool is closed")
+        link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        link.setblocking(False)
+        try:
+            self._zygote.request("spawn", _shape(spec), layers, descriptors=(remote.fileno(),))
+        except OSError as error:
+            link.close()
+            raise SandboxFailure(f"the zygote does not take requests: {error}") from None
+        finally:
+            remote.close()
+        box = Box(link, spec, layers, self._keep)
+        self._live.add(box)
+        self._uses.update(layers)
+        box.on_close = self._forget
+        return box
+
+    async def _hand_out(self, box: Box, spec: SandboxSpec, env: dict[str, str], cwd: str) -> Box:
+        try:
+            await box.ready()
+        except BaseException:
+            box.discard("it did not start")
+            raise
+        box.configure(spec, env, cwd)
+        return box
+
+    def _forget(self, box: Box) -> None:
+        self._live.discard(box)
+        self._release(box.layers)
+
+    def _release(self, layers: tuple[str, ...]) -> None:
+        for layer in layers:
+            self._uses[layer] -= 1
+            if not self._uses[layer]:
+                del self._uses[layer]
+                if not self._is_closed:
+                    self._zygote.request("drop", layer)
+
+    async def _keep(self, box: Box, frozen: Frozen) -> str:
+        """Copies what a frozen sandbox added to its layers, and remembers it."""
+        stacked = frozen.layers if self._zygote.has_overlay else ()
+        layer = await self._copy(box.upper)
+        frozen = replace(frozen, layers=(layer, *stacked))
+        self._uses.update(frozen.layers)
+        self._snapshots[layer] = frozen
+        return layer
+
+    async def _base(self, directory: str) -> str:
+        """The layer that holds a copy of a directory of the host, made once for the life of the pool. Raises `NotFound`."""
+        if directory not in self._bases:
+            try:
+                handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError as error:
+                raise NotFound(f"base={directory!r}: {os.strerror(error.errno or 0)}; name a directory that exists") from None
+            try:
+                layer = await self._copy(handle)
+            finally:
+                os.close(handle)
+            self._uses[layer] += 1
+            self._bases[directory] = layer
+        return self._bases[directory]
+
+    async def _copy(self, directory: int) -> str:
+        """A new immutable layer with the content of the directory open at `directory`. Raises `SandboxFailure`."""
+        self._num_layers += 1
+        layer = f"{self._num_layers:x}"
+        link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with link:
+            link.setblocking(False)
+            with remote:
+                self._zygote.request("copy", layer, descriptors=(directory, remote.fileno()))
+            with anyio.move_on_after(COPY_S):
+                await anyio.wait_readable(link)
+                answer = link.recv(4096)
+                if len(answer) >= wire.REPLY.size and answer[4] == wire.DONE:
+                    return layer
+                self._zygote.request("drop", layer)
+                raise SandboxFailure(f"the workspace could not be copied: {answer[wire.REPLY.size :].decode(errors='replace') or 'the zygote is gone'}")
+        raise SandboxFailure(f"the workspace has not been copied for {COPY_S:.0f} s")
+
+    def _take(self, spec: SandboxSpec) -> Box | None:
+        """The oldest warm sandbox of the same sizes; those of another shape make room."""
+        if spec.base is not None:
+            return None
+        while self._warm:
+            box = self._warm.popleft()
+            if _shape(box.spec) == _shape(spec):
+                return box
+            box.discard("another shape is wanted now")
+        return None
+
+    def _refill(self, spec: SandboxSpec) -> None:
+        while spec.base is None and len(self._warm) < self._num_warm:
+            self._warm.append(self._spawn(spec, ()))
+
+    def _environment(self, spec: SandboxSpec) -> dict[str, str]:
+        path = spec.path or DEFAULT_PATH
+        if spec.tools is not None:
+            key = (spec.tools, path)
+            name = self._tools.get(key)
+            if name is None:
+                name = self._tools[key] = hashlib.blake2b(repr(key).encode(), digest_size=8).hexdigest()
+                self._zygote.request("tools", name, spec.tools, path)
+            path = f"/run/tools/{name}"
+        return {**_ENV, "PATH": path, **spec.env}
+
+
+def _shape(spec: SandboxSpec) -> tuple[float, ...]:
+    """What is fixed when a sandbox starts; the rest is said with its first request."""
+    return (spec.work_mb, spec.tmp_mb, spec.mem_mb, spec.procs, spec.fsize_mb, spec.cpu_s)

@@ -1,0 +1,219 @@
+"""The embedded engine against plain forward passes of the same network, and its promises about rows, queue, versions and bits."""
+
+from __future__ import annotations
+
+import math
+import random
+from array import array
+from collections.abc import Iterable
+
+import pytest
+import torch
+
+from agito.engine.embedded import EmbeddedEngine
+from agito.engine.wire import Advance, Advanced, RowDone, RowRequest
+from agito.models import Qwen3, Qwen3Config
+from agito.protocols import Sampled, SampleRequest
+from agito.types import Stop
+
+CONFIG = Qwen3Config(
+    vocab_size=61, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=12, max_position=256
+)
+TOLERANCE = 1e-5
+
+
+def network(seed: int = 1) -> Qwen3:
+    """Random, with a distribution far from uniform."""
+    model = Qwen3(CONFIG, seed=seed)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(12.0)
+    return model
+
+
+def engine(model: Qwen3, *, rows: int = 4, context: int = 96) -> EmbeddedEngine:
+    return EmbeddedEngine(model, rows=rows, context=context)
+
+
+def request(key: int, extend: Iterable[int], *, seed: int | None = None, **how: object) -> RowRequest:
+    how = {"max_tokens": 5, "stop_ids": ()} | how
+    return RowRequest(key=key, seed=key if seed is None else seed, request=SampleRequest(extend=array("i", extend), **how))  # type: ignore[arg-type]
+
+
+def finish(of: EmbeddedEngine, *requests: RowRequest, steps: int = 4, **more: object) -> dict[int, RowDone]:
+    """Advances until nothing is left to do."""
+    answer = of.advance(Advance(requests=requests, steps=steps, **more))  # type: ignore[arg-type]
+    done = list(answer.done)
+    while answer.live:
+        answer = of.advance(Advance(steps=steps))
+        done += answer.done
+    return {row.key: row for row in done}
+
+
+def sampled(done: RowDone) -> Sampled:
+    assert done.sampled is not None, done.error
+    return done.sampled
+
+
+def reference(model: Qwen3, prefix: list[int], ids: Iterable[int], *, temperature: float = 1.0) -> torch.Tensor:
+    """Log-probabilities of `ids` after `prefix`, by one plain forward pass."""
+    ids = list(ids)
+    with torch.no_grad():
+        logits = model(torch.tensor(prefix + ids), [len(prefix) + len(ids)])[len(prefix) - 1 : -1]
+    return (logits / temperature).log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+
+
+def close_to(logprobs: array[float], expected: torch.Tensor) -> bool:
+    return torch.allclose(torch.tensor(logprobs), expected, atol=TOLERANCE, rtol=0)
+
+
+def prompts(seed: int, count: int, longest: int = 12) -> list[list[int]]:
+    rng = random.Random(seed)
+    return [[rng.randrange(CONFIG.vocab_size) for _ in range(rng.randint(1, longest))] for _ in range(count)]
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(8, 4), (3, 1), (2, 7)])
+def test_logprobs_are_those_of_a_plain_forward_pass_in_every_mixture_of_rows(rows: int, steps: int) -> None:
+    """Episodes of several turns, of unequal lengths, that start, wait, return and end at their own pace."""
+    model, rng = network(), random.Random(rows)
+    of = engine(model, rows=rows)
+    history: dict[int, list[int]] = {}
+    wanted: dict[int, RowRequest] = {}
+    turns_left = {key: rng.randint(2, 4) for key in range(10)}
+    ready, closed, checked = list(turns_left), [], 0
+    for _ in range(400):
+        asked = []
+        for key in [key for key in ready if rng.random() < 0.6]:
+            ready.remove(key)
+            wanted[key] = request(
+                key, prompts(rng.random(), 1)[0], max_tokens=rng.randint(1, 6), stop_ids=(3, 4), temperature=rng.choice([0.7, 1.0, 1.5])
+            )
+            asked.append(wanted[key])
+        answer = of.advance(Advance(requests=tuple(asked), closed=tuple(closed), steps=steps))
+        closed = []
+        for done in answer.done:
+            one, prefix = wanted[done.key].request, history.setdefault(done.key, [])
+            prefix += one.extend
+            got = sampled(done)
+            assert close_to(got.logprobs, reference(model, prefix, got.ids, temperature=one.temperature))
+            prefix += got.ids
+            checked += 1
+            turns_left[done.key] -= 1
+            (ready if turns_left[done.key] else closed).append(done.key)
+        if not any(turns_left.values()):
+            break
+    assert not any(turns_left.values())
+    assert checked >= 20
+
+
+def test_a_rows_tokens_are_the_same_alone_and_in_a_crowd() -> None:
+    model = network()
+    some = prompts(0, 12)
+    crowd = finish(engine(model, rows=12), *(request(key, ids, max_tokens=12) for key, ids in enumerate(some)))
+    queued = finish(engine(model, rows=2), *(request(key, ids, max_tokens=12) for key, ids in enumerate(some[:2])))
+    for key, ids in enumerate(some):
+        alone = sampled(finish(engine(model, rows=1), request(key, ids, max_tokens=12), steps=3)[key])
+        assert alone.ids == sampled(crowd[key]).ids
+        assert close_to(alone.logprobs, torch.tensor(sampled(crowd[key]).logprobs))
+        assert key not in queued or sampled(queued[key]).ids == alone.ids
+
+
+def test_splitting_a_turn_in_two_changes_nothing() -> None:
+    """Draws are keyed by position in the row, so a turn cut by its budget goes on as if it had not been."""
+    model = network()
+    whole = sampled(finish(engine(model), request(0, [5, 6], max_tokens=10))[0])
+    of = engine(model)
+    first = sampled(finish(of, request(0, [5, 6], max_tokens=4))[0])
+    second = sampled(finish(of, request(0, [], max_tokens=6))[0])
+    assert first.ids + second.ids == whole.ids
+    assert close_to(first.logprobs + second.logprobs, torch.tensor(whole.logprobs))
+
+
+def test_other_seeds_draw_other_tokens() -> None:
+    model = network()
+    done = finish(engine(model, rows=8), *(request(key, [5, 6], max_tokens=10) for key in range(8)))
+    assert len({sampled(row).ids.tobytes() for row in done.values()}) == 8
+
+
+def test_the_same_exchanges_give_the_same_bits() -> None:
+    def run() -> list[tuple[object, ...]]:
+        of, rng = engine(network(), rows=3), random.Random(9)
+        answers: list[Advanced] = []
+        for turn in range(4):
+            asked = tuple(request(key, prompts(rng.random(), 1)[0], stop_ids=(1,)) for key in range(turn, turn + 4))
+            answers.append(of.advance(Advance(requests=asked, steps=2)))
+            while answers[-1].live > 1:
+                answers.append(of.advance(Advance(steps=2, closed=(turn,))))
+            while answers[-1].live:
+                answers.append(of.advance(Advance(steps=3, closed=(turn,))))
+        return [(answer.done, answer.live, answer.steps, answer.forwarded) for answer in answers]
+
+    first, second = run(), run()
+    assert repr(first) == repr(second)
+    assert first == second
+    assert sum(len(done) for done, *_ in first) >= 12
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.7), (1.4, 0.5)])
+def test_sampled_frequencies_follow_the_distribution_whose_logprob_is_reported(temperature: float, top_p: float) -> None:
+    model, rows, draws = network(), 64, 4096
+    of = engine(model, rows=rows, context=8)
+    counts, reported = torch.zeros(CONFIG.vocab_size), {}
+    for start in range(0, draws, rows):
+        keys = range(start, start + rows)
+        asked = (request(key, [7, 2], max_tokens=1, temperature=temperature, top_p=top_p) for key in keys)
+        for row in finish(of, *asked).values():
+            counts[sampled(row).ids[0]] += 1
+            reported[sampled(row).ids[0]] = sampled(row).logprobs[0]
+        of.advance(Advance(closed=tuple(keys)))
+    expected = truncated(model, [7, 2], temperature, top_p)
+    assert all(abs(logprob - math.log(expected[token])) < TOLERANCE for token, logprob in reported.items())
+    assert counts[expected == 0].sum() == 0
+    common = expected * draws >= 5
+    observed = torch.cat([counts[common], counts[~common].sum()[None]])
+    wanted = torch.cat([expected[common], expected[~common].sum()[None]]) * draws
+    chi2 = ((observed - wanted).square() / wanted.clamp(min=1e-9))[wanted > 0].sum()
+    freedom = int((wanted > 0).sum()) - 1
+    assert freedom >= 3
+    assert chi2 < freedom + 4 * math.sqrt(2 * freedom)
+
+
+def truncated(model: Qwen3, ids: list[int], temperature: float, top_p: float) -> torch.Tensor:
+    """Slowly: tokens by falling probability until `top_p` is held, renormalised."""
+    with torch.no_grad():
+        probs = (model(torch.tensor(ids), [len(ids)])[-1].double() / temperature).softmax(-1)
+    kept, held = torch.zeros_like(probs), 0.0
+    for token in sorted(range(len(probs)), key=lambda token: -float(probs[token])):
+        if held >= top_p:
+            break
+        kept[token] = probs[token]
+        held += float(probs[token])
+    return kept / kept.sum()
+
+
+def test_temperature_zero_takes_the_likeliest_token_beside_rows_that_sample() -> None:
+    model, prompt = network(), [3, 9, 4]
+    done = finish(engine(model), request(0, prompt, temperature=0.0), request(1, prompt), request(2, prompt, temperature=0.0, seed=77))
+    greedy = sampled(done[0])
+    with torch.no_grad():
+        ids = list(prompt)
+        for _ in range(5):
+            ids.append(int(model(torch.tensor(ids), [len(ids)])[-1].argmax()))
+    assert list(greedy.ids) == ids[3:]
+    assert greedy.ids == sampled(done[2]).ids
+    assert sampled(done[1]).ids != greedy.ids
+    assert close_to(greedy.logprobs, reference(model, prompt, greedy.ids))
+
+
+def test_a_turn_ends_with_its_stop_token_or_at_its_budget() -> None:
+    model, prompt = network(), [3, 9, 4]
+    free = sampled(finish(engine(model), request(0, prompt, max_tokens=9))[0])
+    assert (len(free.ids), free.stopped) == (9, Stop.LENGTH)
+    for at in (0, 3, 8):
+        token = free.ids[at]
+        first = free.ids.index(token)
+        stopped = sampled(finish(engine(model), request(0, prompt, max_tokens=9, stop_ids=(60, token, 59)))[0])
+        assert (stopped.ids, stopped.stopped) == (free.ids[: first + 1], Stop.END)
+        assert stopped.logprobs == free.logprobs[: first + 1]
+    other = finish(engine(model), request(0, prompt, max_tokens=9), request(1, prompt, seed=0, max_tokens=9, stop_ids=(free.ids[2],)))
+    assert len(sampled(other[0]).ids) == 9, "a stop token of one row is not one of its neighbour"
+    assert len(sampled(other[1]).ids) == free.ids.index(free.ids[2]) + 1

@@ -1,0 +1,267 @@
+"""What the embedded engine promises about slots, the queue, branches, closing, versions and refusals."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from agito.engine.embedded import EmbeddedEngine
+from agito.engine.wire import Advance, RowBranch, RowDone, RowRequest
+from agito.models import Qwen3, Qwen3Config
+from agito.models.network import rotary, rotate
+from agito.protocols import Sampled, SampleRequest
+from agito.types import VersionSpan
+
+CONFIG = Qwen3Config(
+    vocab_size=61, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=12, max_position=256
+)
+TOLERANCE = 1e-5
+
+
+def network(seed: int = 1) -> Qwen3:
+    model = Qwen3(CONFIG, seed=seed)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(12.0)
+    return model
+
+
+def request(key: int, extend: Iterable[int], *, max_tokens: int = 5, **how: object) -> RowRequest:
+    return RowRequest(key=key, seed=key, request=SampleRequest(extend=array("i", extend), max_tokens=max_tokens, stop_ids=(), **how))  # type: ignore[arg-type]
+
+
+def finish(of: EmbeddedEngine, *requests: RowRequest, **more: object) -> dict[int, RowDone]:
+    answer = of.advance(Advance(requests=requests, **more))  # type: ignore[arg-type]
+    done = list(answer.done)
+    while answer.live:
+        answer = of.advance(Advance())
+        assert answer.done or answer.steps, "the engine is stuck"
+        done += answer.done
+    return {row.key: row for row in done}
+
+
+def ids(done: RowDone) -> list[int]:
+    return list(sampled(done).ids)
+
+
+def sampled(done: RowDone) -> Sampled:
+    assert done.sampled is not None, done.error
+    return done.sampled
+
+
+def logprobs_after(model: Qwen3, prefix: Sequence[int], tokens: Sequence[int]) -> Tensor:
+    with torch.no_grad():
+        logits = model(torch.tensor([*prefix, *tokens]), [len(prefix) + len(tokens)])[len(prefix) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+
+
+def assert_close(got: Sequence[float], expected: Tensor) -> None:
+    torch.testing.assert_close(torch.tensor(got), expected, atol=TOLERANCE, rtol=0)
+
+
+def test_new_rows_wait_for_a_slot_first_come_first_served_and_parked_rows_keep_theirs() -> None:
+    of = EmbeddedEngine(network(), rows=2, context=64)
+    answer = of.advance(Advance(requests=tuple(request(key, [key]) for key in (4, 3, 2, 1)), steps=9))
+    assert [done.key for done in answer.done] == [3, 4], "in order of key"
+    assert answer.live == 2
+    assert of.advance(Advance()).live == 2, "parked rows are not evicted"
+    answer = of.advance(Advance(requests=(request(4, [9]), request(0, [0])), steps=9))
+    assert [done.key for done in answer.done] == [4], "a parked row goes on at once"
+    assert answer.live == 3
+    order = []
+    for key in (3, 4, 2, 1):
+        answer = of.advance(Advance(closed=(key,), steps=9))
+        order += [done.key for done in answer.done]
+    assert order == [2, 1, 0]
+    assert answer.live == 0
+
+
+def test_a_closed_row_is_never_answered_wherever_it_is() -> None:
+    of = EmbeddedEngine(network(), rows=2, context=64)
+    of.advance(Advance(requests=tuple(request(key, [key], max_tokens=30) for key in range(4)), steps=2))
+    answer = of.advance(Advance(closed=(0, 2, 99), steps=2))  # live, queued, unknown
+    assert answer.live == 2
+    done = finish(of, closed=(0,))
+    assert sorted(done) == [1, 3]
+    assert len(ids(done[3])) == 30
+
+
+def test_a_slot_taken_over_shows_nothing_of_its_last_tenant() -> None:
+    model = network()
+    of = EmbeddedEngine(model, rows=1, context=64)
+    finish(of, request(0, range(40), max_tokens=20))
+    again = sampled(finish(of, request(1, [5, 6, 7]), closed=(0,))[1])
+    assert again == sampled(finish(EmbeddedEngine(model, rows=1, context=64), request(1, [5, 6, 7]))[1])
+
+
+@pytest.mark.parametrize("rows", [3, 2, 1], ids=["a slot is free", "one branch is stored", "both branches are stored"])
+def test_a_branch_shares_the_past_and_draws_its_own_future(rows: int) -> None:
+    model = network()
+    of = EmbeddedEngine(model, rows=rows, context=64)
+    past = [5, 6, 7]
+    past += ids(finish(of, request(0, past))[0])
+    of.advance(Advance(branched=(RowBranch(parent=0, child=8), RowBranch(parent=8, child=9))))
+    own = sampled(finish(of, request(0, [1], max_tokens=8))[0])
+    assert_close(own.logprobs, logprobs_after(model, [*past, 1], own.ids))
+    for closed, child in ((0, 8), (8, 9)):
+        branch = sampled(finish(of, request(child, [1], max_tokens=8), closed=(closed,))[child])
+        assert branch.ids != own.ids
+        assert_close(branch.logprobs, logprobs_after(model, [*past, 1], branch.ids))
+        assert branch.versions == (VersionSpan(start=0, stop=9, version=0),)
+
+
+def test_a_branch_with_its_parents_seed_repeats_it() -> None:
+    of = EmbeddedEngine(network(), rows=2, context=64)
+    finish(of, request(3, [5, 6]))
+    of.advance(Advance(branched=(RowBranch(parent=3, child=4),)))
+    done = finish(of, request(3, [1], max_tokens=12), RowRequest(key=4, seed=3, request=request(3, [1], max_tokens=12).request))
+    assert ids(done[3]) == ids(done[4])
+
+
+def test_versions_cover_extended_and_sampled_positions_and_change_where_the_weights_did() -> None:
+    old, new = network(1), network(2)
+    of = EmbeddedEngine(old, rows=2, context=64, version=4)
+    of.advance(Advance(requests=(request(0, [1, 2, 3], max_tokens=9), request(1, [9], max_tokens=2)), steps=3))
+    of.load_weights(new, 5)
+    of.load_weights(new.state_dict(), 6)
+    done = finish(of, request(1, [7, 8], max_tokens=3))
+    assert sampled(done[0]).versions == (VersionSpan(start=0, stop=7, version=4), VersionSpan(start=7, stop=12, version=6))
+    assert sampled(done[1]).versions == (VersionSpan(start=0, stop=5, version=6),)
+
+
+def test_after_a_swap_the_cache_is_kept_and_logprobs_are_exact_for_that_hybrid() -> None:
+    old, new = network(1), network(2)
+    of = EmbeddedEngine(old, rows=1, context=64)
+    prompt, observation = [1, 2, 3], [4, 5]
+    of.advance(Advance(requests=(request(0, prompt, max_tokens=9),), steps=3))
+    of.load_weights(new, 1)
+    first = sampled(finish(of)[0])
+    of.load_weights(old, 2)
+    second = sampled(finish(of, request(0, observation, max_tokens=4))[0])
+    tokens = [*prompt, *first.ids, *observation, *second.ids]
+    # The input at position p is computed when the token at p + 1 is sampled, by the weights of that moment.
+    versions = [0] * (len(prompt) + 3) + [1] * 5 + [2] * (len(tokens) - len(prompt) - 8)
+    expected = hybrid({0: old, 1: new, 2: old}, tokens, versions)
+    assert_close(first.logprobs, expected[2:11])
+    assert_close(second.logprobs, expected[13:17])
+    assert not torch.allclose(expected[2:11], logprobs_after(old, prompt, first.ids), atol=1e-2)
+    assert not torch.allclose(expected[5:11], logprobs_after(new, [*prompt, *first.ids[:3]], first.ids[3:]), atol=1e-2)
+
+
+def hybrid(models: Mapping[int, Qwen3], tokens: Sequence[int], versions: Sequence[int]) -> Tensor:
+    """Log-probabilities of tokens[1:], slowly, position by position: each position's keys, values and query are those of its own version."""
+    kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(CONFIG.num_layers)]
+    out: list[Tensor] = []
+    for position, (token, version) in enumerate(zip(tokens[:-1], versions, strict=False)):
+        body = models[version].model
+        cos, sin = rotary(torch.tensor([position]), CONFIG)
+        x = body.embed_tokens(torch.tensor([token]))
+        for layer, cache in zip(body.layers, kept, strict=True):
+            attention, normed = layer.self_attn, layer.input_layernorm(x)
+            q = rotate(attention.q_norm(attention.q_proj(normed).view(1, CONFIG.num_heads, -1)), cos, sin)[0]
+            k = rotate(attention.k_norm(attention.k_proj(normed).view(1, CONFIG.num_kv_heads, -1)), cos, sin)[0]
+            cache.append((k, attention.v_proj(normed).view(CONFIG.num_kv_heads, -1)))
+            heads = []
+            for head in range(CONFIG.num_heads):
+                shared = head // (CONFIG.num_heads // CONFIG.num_kv_heads)
+                weights = torch.stack([key[shared] @ q[head] for key, _ in cache]).div(CONFIG.head_dim**0.5).softmax(0)
+                heads.append(sum(weight * value[shared] for weight, (_, value) in zip(weights, cache, strict=True)))
+            x = x + attention.o_proj(torch.cat(heads)[None])
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        logits = F.linear(body.norm(x), models[version].head_weight)
+        out.append(logits.log_softmax(-1)[0, tokens[position + 1]])
+    return torch.stack(out).detach()
+
+
+def test_a_row_that_would_outgrow_the_context_is_answered_with_an_error_and_goes_on_as_it_was() -> None:
+    model = network()
+    of = EmbeddedEngine(model, rows=2, context=16)
+    past = [1, 2, 3]
+    past += ids(finish(of, request(0, past, max_tokens=4))[0])
+    done = finish(of, request(0, range(7), max_tokens=3), request(1, range(13), max_tokens=3))
+    assert done[0].sampled is None
+    assert "7 tokens + 7 to extend + 3 to sample: the context is 16" in str(done[0].error)
+    assert len(ids(done[1])) == 3, "exactly full is not too much"
+    last = sampled(finish(of, request(0, [5], max_tokens=8))[0])
+    assert_close(last.logprobs, logprobs_after(model, [*past, 5], last.ids))
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (request(0, []), "empty row"),
+        (request(0, [1, 61]), "outside the vocabulary"),
+        (request(0, [-1]), "outside the vocabulary"),
+        (request(0, [1], max_tokens=0), "max_tokens=0"),
+        (request(0, [1], temperature=-1.0), "temperature=-1.0"),
+        (request(0, [1], temperature=float("nan")), "temperature=nan"),
+        (request(0, [1], top_p=0.0), "top_p=0.0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_request_that_makes_no_sense_is_answered_with_an_error_and_harms_nobody(bad: RowRequest, why: str) -> None:
+    of = EmbeddedEngine(network(), rows=2, context=64)
+    done = finish(of, bad, request(1, [1]))
+    assert why in str(done[0].error)
+    assert len(ids(done[1])) == 5
+    assert len(ids(finish(of, request(0, [1]))[0])) == 5, "and the row can still be made"
+
+
+def test_a_second_request_to_a_busy_row_is_refused_before_anything_changes() -> None:
+    model = network()
+    of, twin = (EmbeddedEngine(model, rows=1, context=64) for _ in range(2))
+    for one in (of, twin):
+        one.advance(Advance(requests=(request(0, [1]), request(1, [2])), steps=1))
+    for bad in (
+        Advance(requests=(request(0, [3]),), closed=(1,)),
+        Advance(requests=(request(1, [3]),), closed=(0,)),
+        Advance(requests=(request(2, [3]), request(2, [3])), closed=(0,)),
+        Advance(branched=(RowBranch(parent=0, child=5),), closed=(1,)),
+        Advance(branched=(RowBranch(parent=7, child=5),), closed=(0,)),
+        Advance(branched=(RowBranch(parent=0, child=1),), closed=(0,)),
+    ):
+        with pytest.raises(ValueError, match="row"):
+            of.advance(bad)
+    assert finish(of, closed=(1,)) == finish(twin, closed=(1,))
+
+
+def test_dropping_everything_starts_afresh() -> None:
+    model = network()
+    of = EmbeddedEngine(model, rows=1, context=64)
+    of.advance(Advance(requests=(request(0, [1], max_tokens=20), request(1, [2])), steps=1))
+    of.drop_all()
+    assert of.advance(Advance()).live == 0
+    assert finish(of, request(0, [4])) == finish(EmbeddedEngine(model, rows=1, context=64), request(0, [4]))
+
+
+def test_an_exchange_says_how_busy_the_engine_was() -> None:
+    of = EmbeddedEngine(network(), rows=4, context=64)
+    answer = of.advance(Advance(requests=(request(0, [1, 2, 3], max_tokens=2), request(1, [1, 2], max_tokens=4)), steps=10))
+    assert (answer.live, answer.steps, answer.forwarded) == (0, 3, 5 + 2 + 1 + 1)
+    assert answer.busy_s > 0
+    answer = of.advance(Advance(requests=(request(0, [7]),), steps=0))
+    assert (answer.live, answer.steps, answer.forwarded) == (1, 0, 2), "the last sampled token is computed with what follows it"
+
+
+def test_the_engine_takes_a_copy_of_the_weights() -> None:
+    model = network()
+    of = EmbeddedEngine(model, rows=1, context=64)
+    before = sampled(finish(of, request(0, [1, 2]))[0])
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    of.drop_all()
+    assert sampled(finish(of, request(0, [1, 2]))[0]) == before
+
+
+def test_an_engine_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="rows=0"):
+        EmbeddedEngine(network(), rows=0, context=64)
+    with pytest.raises(ValueError, match="context=300"):
+        EmbeddedEngine(network(), rows=1, context=300)
+    with pytest.raises(ValueError, match="shape"):
+        EmbeddedEngine(network(), rows=1, context=64).load_weights(Qwen3(Qwen3Config(vocab_size=62, hidden_size=32)), 1)

@@ -1,0 +1,131 @@
+"""What holds for the source tree as a whole."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import agito
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src" / "agito"
+TORCH_ROOMS = {"models", "trainer", "rl", "worker", "cluster"}
+MIXED_ROOMS = {"engine"}  # its `embedded` loads torch; the rest does not
+MAX_FILE_LINES = 400  # not counting blank ones
+MAX_FUNCTION_LINES = 80
+
+
+def rooms() -> list[str]:
+    """Top-level modules and packages of agito."""
+    return sorted(p.stem for p in SRC.iterdir() if (p.suffix == ".py" and p.stem != "__init__") or (p / "__init__.py").exists())
+
+
+def sources() -> list[Path]:
+    return sorted(path for folder in ("src", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+
+
+def contract(name: str, option: str) -> set[str]:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / ".importlinter")
+    return set(parser[f"importlinter:contract:{name}"][option].split())
+
+
+def torch_free_modules() -> list[str]:
+    """Every module of the half that must never load torch."""
+    covered = contract("torch", "source_modules")
+    found: list[str] = []
+    for path in sorted(SRC.rglob("*.py")):
+        module = ".".join(("agito", *path.relative_to(SRC).with_suffix("").parts)).removesuffix(".__init__")
+        if any(module == room or module.startswith(room + ".") for room in covered):
+            found.append(module)
+    return found
+
+
+def test_every_room_is_either_a_torch_room_or_bound_by_the_contract_that_forbids_torch() -> None:
+    covered = {module.removeprefix("agito.") for module in contract("torch", "source_modules")}
+    unbound = [room for room in rooms() if room not in TORCH_ROOMS | MIXED_ROOMS | covered]
+    assert not unbound, f"add {unbound} to the contract `torch` in .importlinter, or to TORCH_ROOMS here"
+
+
+def test_every_package_has_an_init_file_so_that_no_import_contract_overlooks_it() -> None:
+    folders = {parent for path in SRC.rglob("*.py") for parent in path.parents if parent.is_relative_to(SRC)}
+    missing = sorted(str(folder.relative_to(SRC)) for folder in folders if not (folder / "__init__.py").exists())
+    assert not missing, f"no __init__.py in {missing}"
+
+
+def test_every_room_without_torch_is_typed_strictly() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    strict = {Path(entry).parts[2].removesuffix(".py") for entry in config["tool"]["pyright"]["strict"]}
+    loose = [room for room in rooms() if room not in TORCH_ROOMS | strict]
+    assert not loose, f"add {loose} to [tool.pyright] strict"
+
+
+def test_the_torch_free_half_really_imports_without_torch() -> None:
+    modules = torch_free_modules()
+    assert len(modules) > 5
+    code = f"import importlib, sys\nfor m in {modules!r}: importlib.import_module(m)\nsys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr or "torch was loaded"
+
+
+def test_importing_agito_alone_is_light() -> None:
+    code = "import sys, agito; print(sum(m.startswith(('torch', 'numpy', 'pyarrow', 'rich', 'pydantic')) for m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "0", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_and_each_of_its_functions_can_be_read_in_one_go(path: Path) -> None:
+    text = path.read_text()
+    lines = sum(1 for line in text.splitlines() if line.strip())
+    assert lines <= MAX_FILE_LINES, f"{lines} lines: split the file by idea"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{node.name} has {length} lines: name its parts"
+
+
+def test_the_version_is_declared_once() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in config["project"]["dynamic"]
+    assert agito.__version__.count(".") == 2
+
+
+def imported(folder: str) -> set[str]:
+    """Top-level names of everything imported below `folder`, our own and the standard library's apart."""
+    found: set[str] = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    return found - sys.stdlib_module_names - {"agito", "tests"}
+
+
+def declared(*lists: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=!~; ]", line)[0].replace("-", "_").lower() for lines in lists for line in lines}
+
+
+def test_whatever_is_imported_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    runtime = declared(project["dependencies"])
+    missing = imported("src") - runtime
+    assert not missing, f"src/ imports {missing}: add them to dependencies in pyproject.toml, then make constraints"
+    missing = imported("tests") | imported("benchmarks")
+    missing -= runtime | declared(project["optional-dependencies"]["dev"]) | {p.stem for p in (ROOT / "benchmarks").glob("*.py")}
+    assert not missing, f"tests/ or benchmarks/ import {missing}: add them to the extra `dev`"
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = declared((ROOT / "constraints.txt").read_text().splitlines())
+    needed = declared(project["dependencies"], project["optional-dependencies"]["dev"])
+    assert needed <= pinned, f"{needed - pinned} are not in constraints.txt: run make constraints"

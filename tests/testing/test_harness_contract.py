@@ -1,0 +1,213 @@
+"""The harness contract holds for the solo harness, and each rule catches a harness that breaks it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from array import array
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agito.harness import SoloHarness
+from agito.protocols import Engine, Harness, Renderer, Session
+from agito.testing import HarnessContract, Violation
+from agito.types import AttemptId, Effort, End, Fault, Kind, Limits, Segment, Stop, Task, Tokens, Trajectory, Turn, VersionSpan
+
+
+class SoloContract(HarnessContract):
+    harness_class: type[SoloHarness] = SoloHarness
+
+    async def make(self) -> Harness:
+        return self.harness_class()
+
+
+class TestTheSoloHarness(SoloContract):
+    pass
+
+
+Edit = Callable[[Trajectory], Trajectory]
+COUNT = itertools.count()
+
+
+def edited(edit: Edit) -> type[SoloHarness]:
+    """The solo harness with its trajectory changed afterwards."""
+
+    class Edited(SoloHarness):
+        async def run(self, *args: Any, **kwargs: Any) -> Trajectory:
+            return edit(await super().run(*args, **kwargs))
+
+    return Edited
+
+
+def with_tokens(trajectory: Trajectory, **columns: Any) -> Trajectory:
+    segment: Segment = trajectory.segments[0]
+    return replace(trajectory, segments=(replace(segment, tokens=replace(segment.tokens, **columns)),))
+
+
+def tokens(trajectory: Trajectory) -> Tokens:
+    return trajectory.segments[0].tokens
+
+
+def mislabelled(trajectory: Trajectory) -> Trajectory:
+    return replace(trajectory, attempt=AttemptId(group=0, slot=0))
+
+
+def counting(trajectory: Trajectory) -> Trajectory:
+    return replace(trajectory, detail=f"run {next(COUNT)}")
+
+
+def retokenised(trajectory: Trajectory) -> Trajectory:
+    return with_tokens(trajectory, ids=array("i", [*tokens(trajectory).ids[:-2], 1, tokens(trajectory).ids[-1]]))
+
+
+def zeros_for_nan(trajectory: Trajectory) -> Trajectory:
+    return with_tokens(trajectory, logprobs=array("f", [0.0 if math.isnan(x) else x for x in tokens(trajectory).logprobs]))
+
+
+def rounded(trajectory: Trajectory) -> Trajectory:
+    return with_tokens(trajectory, logprobs=array("f", [x if math.isnan(x) else round(x, 1) for x in tokens(trajectory).logprobs]))
+
+
+def all_sampled(trajectory: Trajectory) -> Trajectory:
+    return with_tokens(trajectory, kinds=bytes([Kind.SAMPLED]) * len(tokens(trajectory)))
+
+
+def one_version(trajectory: Trajectory) -> Trajectory:
+    n = len(tokens(trajectory))
+    return with_tokens(trajectory, versions=(VersionSpan(start=0, stop=n, version=4),))
+
+
+def nameless(trajectory: Trajectory) -> Trajectory:
+    return replace(trajectory, turns=tuple(replace(turn, calls=()) for turn in trajectory.turns))
+
+
+def reversed_events(trajectory: Trajectory) -> Trajectory:
+    return replace(trajectory, events=trajectory.events[::-1])
+
+
+def always_turns(trajectory: Trajectory) -> Trajectory:
+    return replace(trajectory, end=End.TURNS)
+
+
+def blames_the_budget(trajectory: Trajectory) -> Trajectory:
+    return replace(trajectory, fault=Fault.BUDGET) if trajectory.end is not End.SUBMITTED else trajectory
+
+
+def never_cut(trajectory: Trajectory) -> Trajectory:
+    turns: tuple[Turn, ...] = tuple(replace(turn, stopped=Stop.END) for turn in trajectory.turns)
+    return replace(trajectory, turns=turns)
+
+
+def blames_the_policy(trajectory: Trajectory) -> Trajectory:
+    return replace(trajectory, fault=Fault.POLICY) if trajectory.fault else trajectory
+
+
+class GoesOnWithoutLimits(SoloHarness):
+    """Adds two to each limit."""
+
+    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
+        limits: Limits = task.limits
+        more = replace(
+            limits, turns=limits.turns + 2, calls=limits.calls + 2, tokens=limits.tokens + 50, turn_tokens=limits.turn_tokens + 2
+        )
+        trajectory = await super().run(replace(task, limits=more), session, engine, renderer, attempt, seed=seed)
+        return replace(trajectory, task=task)
+
+
+class Raising(SoloHarness):
+    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
+        trajectory = await super().run(task, session, engine, renderer, attempt, seed=seed)
+        if trajectory.fault:
+            raise RuntimeError(trajectory.detail)
+        return trajectory
+
+
+class Unbounded(SoloHarness):
+    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
+        patient = replace(task, limits=replace(task.limits, seconds=1e9))
+        return await super().run(patient, session, engine, renderer, attempt, seed=seed)
+
+
+class DropsGarbage(SoloHarness):
+    """Ends the attempt where a turn cannot be parsed."""
+
+    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
+        return await super().run(task, Strict(session), engine, renderer, attempt, seed=seed)
+
+
+class Strict:
+    def __init__(self, session: Session) -> None:
+        self._session, self.tools = session, session.tools
+
+    async def act(self, calls: Any, left: Any) -> Any:
+        if any(call.problem for call in calls):
+            raise ValueError("unparsable")
+        return await self._session.act(calls, left)
+
+
+class ForgetsToClose(SoloHarness):
+    """Opens a row and leaves it."""
+
+    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
+        engine.open(seed)
+        return await super().run(task, session, engine, renderer, attempt, seed=seed)
+
+
+class SaysNothingOfTheBudget(SoloHarness):
+    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
+        return await super().run(task, Generous(session, task), engine, renderer, attempt, seed=seed)
+
+
+class Generous:
+    def __init__(self, session: Session, task: Task) -> None:
+        self._session, self.tools, self._task = session, session.tools, task
+
+    async def act(self, calls: Any, left: Any) -> Any:
+        return await self._session.act(calls, replace(left, turns=self._task.limits.turns, calls=self._task.limits.calls))
+
+
+BROKEN: list[tuple[str, type[SoloHarness], str]] = [
+    ("mislabelled", edited(mislabelled), "a_submission_ends_the_attempt"),
+    ("counting", edited(counting), "the_same_tokens_and_events_give_the_same_trajectory"),
+    ("retokenised", edited(retokenised), "a_segment_holds_exactly_the_tokens_that_the_engine_saw"),
+    ("zeros for NaN", edited(zeros_for_nan), "sampled_positions_and_no_others_carry_log_probabilities"),
+    ("rounded", edited(rounded), "sampled_positions_and_no_others_carry_log_probabilities"),
+    ("all sampled", edited(all_sampled), "sampled_positions_and_no_others_carry_log_probabilities"),
+    ("one version", edited(one_version), "every_position_carries_the_version_that_processed_it"),
+    ("nameless", edited(nameless), "turns_name_the_events_of_their_calls"),
+    ("reversed events", edited(reversed_events), "turns_name_the_events_of_their_calls"),
+    ("drops garbage", DropsGarbage, "a_turn_that_cannot_be_parsed_goes_back_to_the_policy"),
+    ("always turns", edited(always_turns), "each_budget_ends_the_attempt_with_its_own_end"),
+    ("blames the budget", edited(blames_the_budget), "each_budget_ends_the_attempt_with_its_own_end"),
+    ("no limits", GoesOnWithoutLimits, "each_budget_ends_the_attempt_with_its_own_end"),
+    ("no limits", GoesOnWithoutLimits, "a_turn_is_cut_at_its_token_budget"),
+    ("never cut", edited(never_cut), "a_turn_is_cut_at_its_token_budget"),
+    ("generous", SaysNothingOfTheBudget, "the_session_is_told_what_is_left"),
+    ("raising", Raising, "a_broken_world_is_a_fault_on_the_trajectory_and_not_an_exception"),
+    ("blames the policy", edited(blames_the_policy), "a_broken_world_is_a_fault_on_the_trajectory_and_not_an_exception"),
+    ("unbounded", Unbounded, "a_world_that_never_answers_does_not_hold_the_attempt_for_ever"),
+    ("forgets to close", ForgetsToClose, "no_row_is_left_open"),
+]
+
+
+@pytest.mark.parametrize(("name", "broken", "rule"), BROKEN, ids=[f"{name}-{rule[:30]}" for name, _, rule in BROKEN])
+def test_a_rule_catches_a_harness_that_breaks_it(name: str, broken: type[SoloHarness], rule: str) -> None:
+    contract = type("Broken", (SoloContract,), {"harness_class": broken, "deadline_s": 0.5})()
+    with pytest.raises((Violation, RuntimeError)) as caught:
+        getattr(contract, f"test_{rule}")()
+    assert broken is Raising or rule.replace("_", " ") in str(caught.value)
+
+
+def test_every_rule_is_shown_to_catch_something() -> None:
+    assert set(HarnessContract.rules()) == {f"test_{rule}" for _, _, rule in BROKEN}
+
+
+def test_effort_is_carried_on_every_turn() -> None:
+    class Thinking(SoloContract):
+        async def make(self) -> Harness:
+            return SoloHarness(effort=Effort.LOW)
+
+    assert Thinking().violations() == {}

@@ -1,0 +1,68 @@
+"""One data-parallel rank as its own process: RANK NUM_RANKS MEETING_FILE OUT MINIBATCHES; writes its weights and its figures."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+from array import array
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from agito.models.network import Qwen3, Qwen3Config
+from agito.trainer import GlooReducer, LocalTrainer, Reducer, TrainerConfig
+from agito.types import AttemptId, Sample, span
+
+SHAPE = Qwen3Config(vocab_size=17, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8)
+
+
+def samples_of(step: int) -> list[Sample]:
+    """Of uneven lengths; their log-probabilities are noise, so that the weights w and the clip are at work."""
+    rng = random.Random(step)
+    samples: list[Sample] = []
+    for slot in range(10):
+        n = rng.randint(3, 20)
+        trainable = bytes([0, 1, *(rng.randint(0, 1) for _ in range(n - 2))])
+        samples.append(
+            Sample(
+                attempt=AttemptId(group=step, slot=slot),
+                segment=0,
+                ids=array("i", [rng.randrange(17) for _ in range(n)]),
+                logprobs=array("f", [-rng.uniform(2, 4) if on else math.nan for on in trainable]),
+                trainable=trainable,
+                advantages=array("f", [rng.gauss(0, 1) if on else 0.0 for on in trainable]),
+                versions=span(0, n),
+            )
+        )
+    return samples
+
+
+def train(reducer: Reducer, *, rank: int, num_ranks: int, minibatches: int) -> tuple[LocalTrainer, list[dict[str, float]]]:
+    """Two supervised steps and three of policy gradient on this rank's share; in the last, the last rank has nothing."""
+    trainer = LocalTrainer(Qwen3(SHAPE, seed=0), TrainerConfig(check_on_policy=False, minibatches=minibatches), reducer=reducer)
+    values: list[dict[str, float]] = []
+    trainer.begin_phase("sft", 2)
+    for step in range(2):
+        values.append(dict(trainer.imitate(samples_of(step)[rank::num_ranks]).values))
+    trainer.begin_phase("rl", 3)
+    for step in range(2, 5):
+        share = samples_of(step)[rank::num_ranks] if step < 4 else samples_of(step) * (rank == 0)
+        values.append(dict(trainer.step(share).values))
+    return trainer, values
+
+
+def main() -> None:
+    rank, num_ranks, meeting, out, minibatches = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5])
+    torch.set_num_threads(1)
+    reducer = GlooReducer(rank, num_ranks, meeting, timeout_s=60)
+    trainer, values = train(reducer, rank=rank, num_ranks=num_ranks, minibatches=minibatches)
+    save_file({name: parameter.detach() for name, parameter in trainer.model.named_parameters()}, out / f"{rank}.safetensors")
+    (out / f"{rank}.json").write_text(json.dumps(values))
+    reducer.close()
+
+
+if __name__ == "__main__":
+    main()

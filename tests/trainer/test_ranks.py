@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from agito.trainer import OneRank
+
+RANK = Path(__file__).with_name("rank.py")
+
+
+def run(num_ranks: int, out: Path, *, minibatches: int = 1) -> list[tuple[dict[str, torch.Tensor], list[dict[str, float]]]]:
+    """Weights and figures of each rank."""
+    out.mkdir()
+    command = [sys.executable, "-W", "error", str(RANK)]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), str(num_ranks), str(out / "meeting"), str(out), str(minibatches)], stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(num_ranks)
+    ]
+    try:
+        for process in ranks:
+            _, errors = process.communicate(timeout=100)
+            assert process.returncode == 0, errors
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    return [(load_file(out / f"{rank}.safetensors"), json.loads((out / f"{rank}.json").read_text())) for rank in range(num_ranks)]
+
+
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.full)])
+def test_ranks_together_make_the_update_of_one_rank_on_the_union(tmp_path: Path, num_ranks: int) -> None:
+    trainer, alone_values = runpy.run_path(str(RANK))["train"](OneRank(), rank=0, num_ranks=1, minibatches=1)
+    alone = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
+    (first, first_values), *others = run(num_ranks, tmp_path / "several")
+    for weights, values in others:
+        assert all(torch.equal(weights[name], value) for name, value in first.items())
+        assert values == first_values
+    assert max(float((first[name] - value).abs().max()) for name, value in alone.items()) <= 1e-6
+    for mine, theirs in zip(first_values, alone_values, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+def test_ranks_agree_bit_for_bit_with_several_minibatches_of_which_some_are_empty(tmp_path: Path) -> None:
+    (first, first_values), (second, second_values) = run(2, tmp_path / "two", minibatches=3)
+    assert all(torch.equal(second[name], value) for name, value in first.items())
+    assert first_values == second_values
+
+
+LEAVE = """
+import os, sys
+from pathlib import Path
+from agito.trainer import GlooReducer
+reducer = GlooReducer(int(sys.argv[1]), 2, Path(sys.argv[2]), timeout_s=60)
+reducer.sum([1.0])
+if sys.argv[1] == "1":
+    os._exit(0)
+try:
+    reducer.sum([1.0])
+except RuntimeError:
+    print("noticed")
+"""
+
+
+def test_a_rank_that_is_gone_is_noticed_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LEAVE]
+    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path / "meeting")], stdout=subprocess.PIPE, text=True) for rank in range(2)]
+    outputs = [process.communicate(timeout=50)[0] for process in ranks]
+    assert outputs[0].strip() == "noticed"
