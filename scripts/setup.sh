@@ -19,9 +19,7 @@ die() {
 }
 
 # pip's output goes to the log; pip also warns about every find-links or index folder that lacks a package.
-pip_install() {
-    .venv/bin/python -m pip install --quiet -c constraints.txt "$@" >>"$LOG" 2>&1
-}
+pip_install() { .venv/bin/python -m pip install --quiet "$@" >>"$LOG" 2>&1; }
 
 explain() {
     grep -v -E "^WARNING: Location '.*' is ignored|^\s*$" "$LOG" | tail -n 15 >&2 || true
@@ -60,8 +58,8 @@ else
     pip_install "torch===$TORCH_VERSION" || explain "cannot install torch $TORCH_VERSION with CUDA"
 fi
 say "libraries and developer tools (a few minutes the first time)"
-pip_install setuptools || explain "cannot install setuptools"
-pip_install --no-build-isolation -e '.[dev]' || explain "cannot install the libraries"
+pip_install -c constraints.txt setuptools || explain "cannot install setuptools"
+pip_install -c constraints.txt --no-build-isolation -e '.[dev]' || explain "cannot install the libraries"
 
 uninvited=$(.venv/bin/python -m pip list --format=freeze 2>/dev/null | grep -i '^nvidia-' | tr '\n' ' ' || true)
 if [ "$TORCH" = cpu ] && [ -n "$uninvited" ]; then

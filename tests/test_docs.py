@@ -5,9 +5,15 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from agito.protocols import Renderer
+from agito.testing import ByteRenderer, EnvironmentContract
+from agito.types import Dialect
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -60,3 +66,17 @@ def assert_importable(module: str, names: list[str]) -> None:
         name for name in names if not re.search(rf"\b{re.escape(name.split(' ')[0])}\b", text) and not (path / f"{name}.py").exists()
     ]
     assert not missing, f"{module} has no {missing}"
+
+
+def test_the_environment_that_the_guide_builds_keeps_the_contract() -> None:
+    page = ROOT / "docs" / "howto" / "own-environment.md"
+    code = "\n\n".join(code for language, code in BLOCK.findall(page.read_text()) if language == "python")
+    names: dict[str, Any] = {"__name__": "own_environment"}
+    exec(compile(code, str(page), "exec"), names)
+    suite: type[EnvironmentContract] = names["TestNumber"]
+
+    class WithDialects(suite):
+        def renderers(self) -> Sequence[Renderer]:
+            return [ByteRenderer(dialect) for dialect in Dialect]
+
+    assert WithDialects().violations() == {}

@@ -207,6 +207,10 @@ class Renderer(Protocol):
     def stop_ids(self) -> tuple[int, ...]: ...
     @property
     def vocab_size(self) -> int: ...
+    @property
+    def chat_template(self) -> str:
+        """Jinja, for `transformers`: the same tokens for the same messages."""
+        ...
 
     def opening(self, task: Task) -> array[int]:
         """The prompt, up to and including the token that opens the policy's first turn."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -30,12 +31,12 @@ def network(seed: int = 1) -> Qwen3:
     return model
 
 
-def request(key: int, extend: Iterable[int], *, max_tokens: int = 5, **how: object) -> RowRequest:
-    return RowRequest(key=key, seed=key, request=SampleRequest(extend=array("i", extend), max_tokens=max_tokens, stop_ids=(), **how))  # type: ignore[arg-type]
+def request(key: int, extend: Iterable[int], *, max_tokens: int = 5, **how: Any) -> RowRequest:
+    return RowRequest(key=key, seed=key, request=SampleRequest(extend=array("i", extend), max_tokens=max_tokens, stop_ids=(), **how))
 
 
-def finish(of: EmbeddedEngine, *requests: RowRequest, **more: object) -> dict[int, RowDone]:
-    answer = of.advance(Advance(requests=requests, **more))  # type: ignore[arg-type]
+def finish(of: EmbeddedEngine, *requests: RowRequest, **more: Any) -> dict[int, RowDone]:
+    answer = of.advance(Advance(requests=requests, **more))
     done = list(answer.done)
     while answer.live:
         answer = of.advance(Advance())
@@ -153,13 +154,14 @@ def test_after_a_swap_the_cache_is_kept_and_logprobs_are_exact_for_that_hybrid()
 
 
 def hybrid(models: Mapping[int, Qwen3], tokens: Sequence[int], versions: Sequence[int]) -> Tensor:
-    """Log-probabilities of tokens[1:], slowly, position by position: each position's keys, values and query are those of its own version."""
+    """Log-probabilities of tokens[1:], slowly: keys, values and query of each position are those of its own version."""
     kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(CONFIG.num_layers)]
     out: list[Tensor] = []
     for position, (token, version) in enumerate(zip(tokens[:-1], versions, strict=False)):
         body = models[version].model
         cos, sin = rotary(torch.tensor([position]), CONFIG)
         x = body.embed_tokens(torch.tensor([token]))
+        layer: Any
         for layer, cache in zip(body.layers, kept, strict=True):
             attention, normed = layer.self_attn, layer.input_layernorm(x)
             q = rotate(attention.q_norm(attention.q_proj(normed).view(1, CONFIG.num_heads, -1)), cos, sin)[0]

@@ -58,7 +58,7 @@ def test_a_sharded_bf16_checkpoint_of_transformers_loads_here_with_the_same_logi
         tie_word_embeddings=tie,
         max_position_embeddings=128,
     )
-    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path, max_shard_size="20KB")
+    Qwen3ForCausalLM(config).bfloat16().save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     ours = load(tmp_path, dtype=torch.float32)

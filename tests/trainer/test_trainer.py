@@ -259,6 +259,8 @@ def test_versions_count_steps_and_a_new_phase_forgets_moments(make_model, make_s
         (lambda t, s: t.begin_phase("rl", 0), "total_steps=0"),
         (lambda t, s: t.imitate(s), r"phase is rl: call begin_phase\('sft'"),
         (lambda t, s: t.step([]), "no trainable token in this batch"),
+        (lambda t, s: t.step([], num_tokens=5), "no trainable token in this batch"),
+        (lambda t, s: t.step(s, num_tokens=0), "num_tokens=0"),
         (lambda t, s: t.step([replace(x, versions=span(9, len(x.ids))) for x in s]), "version 9 is newer than the trainer's 0"),
         (lambda t, s: t.step([replace(s[0], temperature=0.0)]), "greedy"),
     ],
@@ -266,6 +268,11 @@ def test_versions_count_steps_and_a_new_phase_forgets_moments(make_model, make_s
 def test_misuse_is_refused_with_a_remedy(make_model, make_samples, act, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         act(trainer_of(make_model()), make_samples(2))
+
+
+def test_imitating_nothing_is_refused(make_model) -> None:
+    with pytest.raises(ValueError, match="no trainable token in this batch"):
+        trainer_of(make_model(), phase="sft").imitate([], num_tokens=5)
 
 
 def test_nothing_can_be_done_before_a_phase_begins(make_model, make_samples) -> None:

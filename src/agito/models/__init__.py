@@ -1,13 +1,12 @@
 """The policy network, its checkpoints in the Hugging Face layout, and the manifest of published weights."""
 
-from agito.models.cached import Block, CachedQwen3
+from agito.models.cached import CachedQwen3
 from agito.models.checkpoint import UnsupportedCheckpoint, load, load_weights, read_config, save
 from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, tensor_hashes
 from agito.models.network import Qwen3, Qwen3Config, num_params
 
 __all__ = [
     "MANIFEST_NAME",
-    "Block",
     "CachedQwen3",
     "Manifest",
     "Qwen3",

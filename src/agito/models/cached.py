@@ -23,15 +23,6 @@ BUCKET = 32
 CHUNK = 256  # padded tokens attended at once on a CPU
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Slots [first, after) that are decoded together; no live one among them holds more than `longest` tokens."""
-
-    first: int
-    after: int
-    longest: int
-
-
 class CachedQwen3:
     """Weights and cache. `slots` rows of at most `context` tokens each."""
 
@@ -39,18 +30,15 @@ class CachedQwen3:
         if context > config.max_position:
             raise ValueError(f"context={context}: the network has positions up to {config.max_position}")
         self.config = config
-        self.slots = slots
         self.context = context
         self.device = device
-        self.block_size = 32 if device.type == "cpu" else slots  # on a GPU launches cost more than padding
         self.layers = [_LayerWeights.empty(config, device, dtype) for _ in range(config.num_layers)]
         self.embedding_VD = torch.empty(config.vocab_size, config.hidden_size, device=device, dtype=dtype)
         self.head_VD = self.embedding_VD if config.tie_embeddings else torch.empty_like(self.embedding_VD)
         self.norm_D = torch.empty(config.hidden_size, device=device, dtype=dtype)
-        num_places = slots * config.num_kv_heads * context
-        self.keys = torch.zeros(config.num_layers, num_places, config.head_dim, device=device, dtype=dtype)
-        self.values = torch.zeros_like(self.keys)
-        self.offsets_K = torch.arange(config.num_kv_heads, device=device) * context
+        shape = (config.num_layers, slots, config.num_kv_heads)
+        self.keys = torch.zeros(*shape, config.head_dim, context, device=device, dtype=dtype)  # transposed: decoding reads them faster
+        self.values = torch.zeros(*shape, context, config.head_dim, device=device, dtype=dtype)
         self.counter_C = torch.arange(context, device=device)
         self.cos_CE, self.sin_CE = (table.to(dtype) for table in rotary(self.counter_C, config))
 
@@ -77,12 +65,12 @@ class CachedQwen3:
         """
         chunks = [self._chunk(rows, slots_R, starts_R, lengths_R) for rows in self._neighbours(lengths_R)]
         positions_N = torch.cat([chunk.positions_N for chunk in chunks])
-        writes_M = self._places(torch.cat([chunk.slots_N for chunk in chunks]), positions_N)
+        slots_N = torch.cat([chunk.slots_N for chunk in chunks])
         num_tokens = [chunk.ragged.num_tokens for chunk in chunks]
         x_ND = self.embedding_VD[ids_N]
         cos_NE, sin_NE = self._rotation(positions_N)
         for index, layer in enumerate(self.layers):
-            q_NHE = self._project(index, layer, x_ND, cos_NE, sin_NE, writes_M)
+            q_NHE = self._project(index, layer, x_ND, cos_NE, sin_NE, slots_N, positions_N)
             pieces = zip(chunks, q_NHE.split(num_tokens), strict=True)
             x_ND = self._finish(layer, x_ND, torch.cat([self._attend(index, chunk, q_PHE) for chunk, q_PHE in pieces]))
         last_R = torch.tensor(lengths_R, device=self.device).cumsum(0) - 1
@@ -102,7 +90,7 @@ class CachedQwen3:
         ragged = Ragged([lengths_R[row] for row in rows], self.device)
         places_2R = torch.tensor([[slots_R[row] for row in rows], [starts_R[row] for row in rows]], device=self.device)
         slots_N, starts_N = places_2R[:, ragged.rows_N]
-        length = self.bucketed(max(starts_R[row] + lengths_R[row] for row in rows))
+        length = self._bucketed(max(starts_R[row] + lengths_R[row] for row in rows))
         reach_RT = places_2R[1][:, None] + self.counter_C[: ragged.longest]
         is_beyond_RTL = self.counter_C[:length] > reach_RT[:, :, None]
         bias_RTL = self.keys.new_zeros(is_beyond_RTL.shape).masked_fill_(is_beyond_RTL, float("-inf"))
@@ -119,56 +107,54 @@ class CachedQwen3:
         q_RTKGE = chunk.ragged.pad(q_PHE.flatten(1)).unflatten(2, (self.config.num_kv_heads, self._groups, -1))
         q_RKUE = q_RTKGE.transpose(1, 2).flatten(2, 3)
         length = chunk.bias_R1UL.shape[-1]
-        keys_RKLE, values_RKLE = (self._slotwise(cache[index])[:, :, :length][chunk.slots_R] for cache in (self.keys, self.values))
+        keys_RKLE = self.keys[index][chunk.slots_R, ..., :length].transpose(2, 3).contiguous()
+        values_RKLE = self.values[index][chunk.slots_R, :, :length]
         mixed_RKUE = F.scaled_dot_product_attention(q_RKUE, keys_RKLE, values_RKLE, attn_mask=chunk.bias_R1UL, scale=1.0)
         return chunk.ragged.unpad(mixed_RKUE.unflatten(2, (-1, self._groups)).transpose(1, 2).flatten(2))
 
-    def decode(self, ids_R: Tensor, slots_R: Tensor, positions_R: Tensor, blocks: Sequence[Block]) -> Tensor:
+    def decode(self, ids_R: Tensor, slots_R: Tensor, positions_R: Tensor, *, num_slots: int, longest: int) -> Tensor:
         """Appends one token to each slot at `positions_R`; returns `logits_RV`.
 
-        `slots_R` ascends and lies within `blocks`, which ascend too. Attention runs over whole blocks, so the rows that live should be
-        kept together at the front of the cache, those of like length side by side.
+        `slots_R` ascends. Every slot in it is below `num_slots` and every position below `longest`: attention runs over that corner
+        of the cache, so live rows should be kept together at its front.
         """
-        num_slots, num_kv_heads = blocks[-1].after, self.config.num_kv_heads
+        length, num_kv_heads = self._bucketed(longest), self.config.num_kv_heads
         is_dense = ids_R.shape[0] == num_slots
         reach_S = positions_R if is_dense else positions_R.new_zeros(num_slots).index_copy_(0, slots_R, positions_R)
-        parts = [self._part(block, reach_S) for block in blocks]
+        wide = torch.promote_types(self.keys.dtype, torch.float32)  # scores in bf16 would be off by hundredths
+        bias_SL = self.keys.new_zeros(num_slots, length, dtype=wide).masked_fill_(self.counter_C[:length] > reach_S[:, None], float("-inf"))
+        bias_S11L = bias_SL[:, None, None]
         x_RD = self.embedding_VD[ids_R]
         cos_RE, sin_RE = self._rotation(positions_R)
-        writes_M = self._places(slots_R, positions_R)
-        mixed_MGE = x_RD.new_empty(num_slots * num_kv_heads, self._groups, self.config.head_dim)
         for index, layer in enumerate(self.layers):
-            q_RHE = self._project(index, layer, x_RD, cos_RE, sin_RE, writes_M)
+            q_RHE = self._project(index, layer, x_RD, cos_RE, sin_RE, slots_R, positions_R)
             q_SHE = q_RHE if is_dense else q_RHE.new_zeros(num_slots, *q_RHE.shape[1:]).index_copy_(0, slots_R, q_RHE)
-            q_MGE = q_SHE.reshape(mixed_MGE.shape)
-            for rows, heads, bias_S11L in parts:
-                keys_MLE, values_MLE = (
-                    self._slotwise(cache[index])[rows, :, : bias_S11L.shape[-1]].flatten(0, 1) for cache in (self.keys, self.values)
-                )
-                scores_MGL = torch.bmm(q_MGE[heads], keys_MLE.transpose(1, 2))
-                scores_MGL.unflatten(0, (-1, num_kv_heads)).add_(bias_S11L)
-                torch.bmm(scores_MGL.softmax(-1), values_MLE, out=mixed_MGE[heads])
-            mixed_SW = mixed_MGE.view(num_slots, -1)
+            keys_MEL = self.keys[index, :num_slots, ..., :length].flatten(0, 1)
+            values_MLE = self.values[index, :num_slots, :, :length].flatten(0, 1)
+            scores_MGL = torch.bmm(q_SHE.reshape(num_slots * num_kv_heads, self._groups, -1).to(wide), keys_MEL.to(wide))
+            scores_MGL.unflatten(0, (-1, num_kv_heads)).add_(bias_S11L)
+            mixed_SW = torch.bmm(scores_MGL.softmax(-1).to(values_MLE.dtype), values_MLE).view(num_slots, -1)
             x_RD = self._finish(layer, x_RD, mixed_SW if is_dense else mixed_SW[slots_R])
         return self._logits(x_RD)
 
     def move(self, sources: Sequence[int], targets: Sequence[int], *, longest: int) -> None:
         """Copies the first `longest` positions of each source slot to its target, as if at once: a swap is two moves."""
-        length = self.bucketed(longest)
+        length = self._bucketed(longest)
         source, target = torch.tensor(sources, device=self.device), torch.tensor(targets, device=self.device)
-        for cache in (self.keys, self.values):
-            for slotwise in self._slotwise(cache):
-                slotwise[target, :, :length] = slotwise[source, :, :length]
+        for keys_SKEC, values_SKCE in zip(self.keys, self.values, strict=True):
+            keys_SKEC[target, ..., :length] = keys_SKEC[source, ..., :length]
+            values_SKCE[target, :, :length] = values_SKCE[source, :, :length]
 
-    def read(self, slot: int, length: int) -> Tensor:
+    def read(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
         """A copy of one slot, for `write` to put back, perhaps elsewhere."""
-        return torch.stack([self._slotwise(cache)[:, slot, :, :length] for cache in (self.keys, self.values)])
+        return self.keys[:, slot, ..., :length].clone(), self.values[:, slot, :, :length].clone()
 
-    def write(self, slot: int, copy: Tensor) -> None:
-        for cache, saved in zip((self.keys, self.values), copy, strict=True):
-            self._slotwise(cache)[:, slot, :, : saved.shape[2]] = saved
+    def write(self, slot: int, copy: tuple[Tensor, Tensor]) -> None:
+        keys, values = copy
+        self.keys[:, slot, ..., : keys.shape[-1]] = keys
+        self.values[:, slot, :, : keys.shape[-1]] = values
 
-    def bucketed(self, length: int) -> int:
+    def _bucketed(self, length: int) -> int:
         """How many positions attention reads for a row of this length."""
         return min(-(-length // BUCKET) * BUCKET, self.context)
 
@@ -176,33 +162,19 @@ class CachedQwen3:
     def _groups(self) -> int:
         return self.config.num_heads // self.config.num_kv_heads
 
-    def _slotwise(self, cache: Tensor) -> Tensor:
-        """`[..., S, K, C, E]`, a view."""
-        return cache.unflatten(-2, (self.slots, self.config.num_kv_heads, self.context))
-
-    def _part(self, block: Block, reach_S: Tensor) -> tuple[slice, slice, Tensor]:
-        """A block's slots, their key-value heads, and what to add to the scores so that each row sees only up to itself."""
-        is_beyond_SL = self.counter_C[: self.bucketed(block.longest)] > reach_S[block.first : block.after, None]
-        bias_SL = self.keys.new_zeros(is_beyond_SL.shape).masked_fill_(is_beyond_SL, float("-inf"))
-        num_kv_heads = self.config.num_kv_heads
-        return slice(block.first, block.after), slice(block.first * num_kv_heads, block.after * num_kv_heads), bias_SL[:, None, None]
-
-    def _places(self, slots_N: Tensor, positions_N: Tensor) -> Tensor:
-        """Where the keys of these tokens live in one layer's cache, `N*K` of them."""
-        return ((slots_N * (self.config.num_kv_heads * self.context) + positions_N)[:, None] + self.offsets_K).flatten()
-
     def _rotation(self, positions_N: Tensor) -> tuple[Tensor, Tensor]:
         return self.cos_CE[positions_N], self.sin_CE[positions_N]
 
-    def _project(self, index: int, layer: _LayerWeights, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, writes_M: Tensor) -> Tensor:
+    def _project(
+        self, index: int, layer: _LayerWeights, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, slots_N: Tensor, positions_N: Tensor
+    ) -> Tensor:
         """Writes this layer's keys and values; returns the queries, already scaled."""
         config = self.config
         heads_NHE = F.linear(_normed(x_ND, layer.input_norm_D, config.rms_norm_eps), layer.qkv_WD).unflatten(1, (-1, config.head_dim))
         num_rotated = config.num_heads + config.num_kv_heads
-        qk_NHE = _normed(heads_NHE[:, :num_rotated], layer.qk_norm_HE, config.rms_norm_eps)
-        qk_NHE = rotate(qk_NHE, cos_NE, sin_NE)
-        self.keys[index].index_copy_(0, writes_M, qk_NHE[:, config.num_heads :].reshape(-1, config.head_dim))
-        self.values[index].index_copy_(0, writes_M, heads_NHE[:, num_rotated:].reshape(-1, config.head_dim))
+        qk_NHE = rotate(_normed(heads_NHE[:, :num_rotated], layer.qk_norm_HE, config.rms_norm_eps), cos_NE, sin_NE)
+        self.keys[index].permute(0, 3, 1, 2).index_put_((slots_N, positions_N), qk_NHE[:, config.num_heads :])
+        self.values[index].transpose(1, 2).index_put_((slots_N, positions_N), heads_NHE[:, num_rotated:])
         return qk_NHE[:, : config.num_heads]
 
     def _finish(self, layer: _LayerWeights, x_ND: Tensor, mixed_NW: Tensor) -> Tensor:

@@ -55,14 +55,16 @@ class Vocabulary:
         """One piece of text per token, for people; half characters show as the replacement character."""
         return [self._tokenizer.decode([token], skip_special_tokens=False) for token in ids]
 
-    def save(self, directory: Path, *, chat_template: str) -> None:
-        """Writes tokenizer.json and tokenizer_config.json."""
-        self._tokenizer.save(str(directory / "tokenizer.json"))
+    def files(self, *, chat_template: str) -> dict[str, str]:
+        """tokenizer.json and tokenizer_config.json by name, as `transformers` reads them."""
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END, "clean_up_tokenization_spaces": False,
             "chat_template": chat_template,
         }  # fmt: skip
-        (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
+        return {
+            "tokenizer.json": self._tokenizer.to_str(),
+            "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
+        }
 
     @classmethod
     def read(cls, directory: Path) -> Vocabulary:

@@ -14,6 +14,8 @@ from agito.protocols import Control, Engine, Environment, Harness, Renderer, Scr
 from agito.types import Attempt, AttemptId, End, Fault, Key, Task, Trajectory, Verdict
 
 _SEAL_DEADLINE_S = 20.0
+_CLOSE_DEADLINE_S = 10.0  # the pool sweeps up what is left
+_OPEN_DEADLINE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +38,10 @@ class AttemptRunner:
         task, key = plan.task(attempt.group)
         stream = zlib.crc32(f"{self._seed}/{attempt.group}/{attempt.slot}".encode())
         try:
-            control = await self._environment.open(task, key, attempt, noise_seed=self._seed)
-        except SandboxFailure as error:
-            return _stillborn(attempt, task, str(error))
+            with anyio.fail_after(_OPEN_DEADLINE_S):
+                control = await self._environment.open(task, key, attempt, noise_seed=self._seed)
+        except (SandboxFailure, TimeoutError) as error:
+            return _stillborn(attempt, task, str(error) or f"no world within {_OPEN_DEADLINE_S:.0f} s")
         try:
             session = control.session
             if plan.script is not None:
@@ -47,7 +50,7 @@ class AttemptRunner:
             trajectory = await self._harness.run(task, session, engine, self._renderer, attempt, seed=stream)
             return Attempt(trajectory=trajectory, verdict=await self._judge(control, trajectory, key))
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(_CLOSE_DEADLINE_S, shield=True):
                 await control.close()
 
     async def _judge(self, control: Control, trajectory: Trajectory, key: Key) -> Verdict:

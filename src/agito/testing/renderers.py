@@ -16,6 +16,7 @@ class ByteRenderer:
 
     stop_ids = (END,)
     vocab_size = 259
+    chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
     def __init__(self, dialect: Dialect = Dialect.COMPACT) -> None:
         self.dialect = dialect

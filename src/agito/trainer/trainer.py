@@ -71,8 +71,8 @@ class LocalTrainer:
         """
         self._require("sft")
         packs = self._pack(samples)
-        (counted,) = self.reducer.sum([float(sum(part.num_tokens for part in packs))])
-        total = _positive(counted if num_tokens is None else num_tokens)
+        counted = _positive(self.reducer.sum([float(sum(part.num_tokens for part in packs))])[0])
+        total = counted if num_tokens is None else _positive(num_tokens)
         self.optimizer.zero()
         nll = 0.0
         for part in packs:
@@ -88,7 +88,8 @@ class LocalTrainer:
         """One batch of policy gradient, in `minibatches` optimizer steps whose pi_old is the weights before the first.
 
         `num_tokens` is N over all ranks for the whole batch, before any rejection; by default the trainable tokens given. It
-        is shared out over minibatches by their tokens. Raises `ValueError` for samples that no policy of this trainer sampled.
+        is shared out over minibatches by their tokens. Raises `ValueError` for samples that no policy of this trainer sampled,
+        and, with the weights possibly half-way through the batch, `FloatingPointError` for a gradient that is not finite.
         """
         self._require("rl")
         require_sampled(samples)

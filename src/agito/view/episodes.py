@@ -66,13 +66,14 @@ def _last_tries(trajectories: Path, phase: str) -> dict[tuple[str, int], Row]:
 
 
 def _pairs(before: Mapping[tuple[str, int], Row], after: Mapping[tuple[str, int], Row]) -> list[Packed]:
-    return [_pair(number, before[task, number], after[task, number]) for task, number in before if (task, number) in after]
+    both = [at for at in before if at in after]
+    return [{**_pair(at[1], before[at], after[at]), "number": number} for number, at in enumerate(both)]
 
 
-def _pair(number: int, before: Row, after: Row) -> Packed:
+def _pair(repeat: int, before: Row, after: Row) -> Packed:
     cell = "+".join([f"{after['family']}-{after['level']}", *(["fallback"] if "fallback" in after["tags"] else [])])
     return {
-        "task": f"{after['task_id']}#{number}" if number else after["task_id"],
+        "task": f"{after['task_id']}#{repeat}" if repeat else after["task_id"],
         "cell": cell,
         "tags": after["tags"],
         "prompt": after["prompt"],
@@ -100,7 +101,7 @@ def _in_turns(pairs: Iterable[Packed]) -> list[Packed]:
 def _compress(pairs: Sequence[Packed]) -> bytes:
     words: dict[str, int] = {}
     packed = [{**pair, "before": _episode(pair["before"], words), "after": _episode(pair["after"], words)} for pair in pairs]
-    packed.sort(key=lambda pair: (pair["cell"], pair["task"]))
+    packed.sort(key=lambda pair: (pair["cell"], pair["number"]))
     text = json.dumps({"pieces": list(words), "pairs": packed}, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return gzip.compress(text.encode(), compresslevel=6, mtime=0)
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 Curve: TypeAlias = dict[str, Any]  # {"step": [...], "wall_s": [...], "values": {name: [number or None, ...]}}
 
@@ -29,7 +29,8 @@ def read_run(path: Path) -> dict[str, Any]:
         "config": config.read_text(errors="replace") if config.exists() else "",
         "summary": summary,
         "training": _training(curves.get("rl")),
-        "heldout": _heldout(curves),
+        "heldout": _heldout(curves.get("rl"), "eval"),
+        "before": next(iter(_heldout(curves.get("before"), "success")), None),
         "time": _time(curves, summary),
         "curves": {phase: _thinned(curve) for phase, curve in curves.items()},
     }
@@ -83,14 +84,14 @@ def _training(curve: Curve | None) -> Curve | None:
     }
 
 
-def _heldout(curves: Mapping[str, Curve]) -> list[dict[str, Any]]:
-    """Evaluations in the middle of training: `eval/successes` of `eval/num`."""
-    curve = curves.get("rl")
+def _heldout(curve: Curve | None, area: str) -> list[dict[str, Any]]:
+    """Evaluations: `<area>/successes` of `<area>/num`. Those in the middle of training are `eval`."""
     found: list[dict[str, Any]] = []
-    for index, (k, n) in enumerate(_counts(curve, "eval")):
+    for index, (k, n) in enumerate(_counts(curve, area)):
         if curve is not None and n:
             low, high = wilson(k, n)
-            found.append({"step": curve["step"][index], "wall_s": curve["wall_s"][index], "rate": k / n, "low": low, "high": high, "num": n})
+            at = {"step": curve["step"][index], "wall_s": curve["wall_s"][index]}
+            found.append({**at, "rate": k / n, "low": low, "high": high, "num": n})
     return found
 
 
@@ -127,7 +128,7 @@ def _thinned(curve: Curve) -> Curve:
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_bytes())
+        found: Any = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else None

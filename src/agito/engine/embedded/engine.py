@@ -46,7 +46,7 @@ class EmbeddedEngine:
         self._ids_LC = torch.zeros(rows, context, dtype=torch.long, device=self.device)
         self._logprobs_LC = torch.zeros(rows, context, device=self.device)
         self._uniforms_LC = torch.zeros(rows, context, dtype=torch.float64, device=self.device)
-        self._stored: dict[int, Tensor] = {}  # the cache of branches that found no slot
+        self._stored: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of branches that found no slot
         self._forwarded = 0
         self.load_weights(model, version)
 
@@ -78,7 +78,7 @@ class EmbeddedEngine:
         for branch in exchange.branched:
             self._branch(branch)
         admitted, done = self._admit(exchange.requests)
-        moves = self._book.arrange(self._network.block_size)
+        moves = self._book.gather()
         if moves:
             sources, targets, lengths = zip(*moves, strict=True)
             self._network.move(sources, targets, longest=max(lengths))
@@ -193,8 +193,8 @@ class EmbeddedEngine:
         ids_R = self._ids_LC[batch.lanes_R, batch.positions_R - 1]
         stopped: list[EngineRow] = []
         for step in range(1, steps + 1):
-            blocks = self._book.blocks(self._network.block_size)
-            logits_RV = self._network.decode(ids_R, batch.slots_R, batch.positions_R - 1, blocks)
+            num_slots, longest = rows[-1].slot + 1, max(row.length for row in rows)
+            logits_RV = self._network.decode(ids_R, batch.slots_R, batch.positions_R - 1, num_slots=num_slots, longest=longest)
             self._forwarded += len(rows)
             is_stopped_R = self._sample(batch, logits_RV)
             flags = is_stopped_R.tolist()

@@ -12,12 +12,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agito.engine.wire import RowRequest
-from agito.models import Block
 from agito.protocols import SampleRequest
 from agito.types import VersionSpan
-
-HORIZON_STEPS = 16  # decode steps after which sorting should have paid
-COPY_COST = 3  # copying a position, in readings of one by attention
 
 
 class Move(NamedTuple):
@@ -103,50 +99,26 @@ class RowBook:
         else:
             self.queue = deque(request for request in self.queue if request.key != key)
 
-    def blocks(self, size: int) -> list[Block]:
-        """Runs of `size` slots with the longest live row in each; runs without one are left out."""
-        longest: dict[int, int] = {}
-        for row in self.live:
-            longest[row.slot // size] = max(longest.get(row.slot // size, 0), row.length)
-        after = self.live[-1].slot + 1
-        return [Block(run * size, min(run * size + size, after), length) for run, length in longest.items()]
-
-    def arrange(self, block_size: int) -> list[Move]:
+    def gather(self) -> list[Move]:
         """Exchanges slots so that the live rows are the first of the cache, and lists them in that order.
 
-        They are sorted by length when blocks of like length would soon repay the copying. Returns the moves to make, as if at once.
+        Rows that lie well stay. Returns the moves to make, as if at once.
         """
         count = len(self.live)
-        by_length = sorted(self.live, key=lambda row: (row.length, row.key))
-        targets = self._least_moved()
-        in_place = sorted(self.live, key=lambda row: targets[row.key])
-        saving = _padded(in_place, block_size) - _padded(by_length, block_size)
-        if HORIZON_STEPS * saving > COPY_COST * sum(row.computed for row in self.live):
-            targets = {row.key: slot for slot, row in enumerate(by_length)}
-        vacated = sorted({row.slot for row in self.live if row.slot >= count})
-        live = {row.key for row in self.live}
-        displaced = sorted((row for row in self.rows.values() if 0 <= row.slot < count and row.key not in live), key=lambda row: row.slot)
-        targets |= {row.key: slot for row, slot in zip(displaced, vacated, strict=False)}
+        outside = [row for row in self.live if row.slot >= count]
+        taken = {row.slot for row in self.live}
+        gaps = [slot for slot in range(count) if slot not in taken]
+        parked = {row.slot: row for row in self.rows.values()}
         moves: list[Move] = []
-        for key, slot in targets.items():
-            row = self.rows[key]
-            if row.slot != slot and row.computed:
-                moves.append(Move(row.slot, slot, row.computed))
-            row.slot = slot
-        taken = {row.slot for row in self.rows.values()}
-        self._free_slots = [slot for slot in range(self.size) if slot not in taken]
+        for row, gap in zip(outside, gaps, strict=True):
+            moves.append(Move(row.slot, gap, row.computed))
+            other = parked.get(gap)
+            if other is None:
+                self._free_slots[self._free_slots.index(gap)] = row.slot
+            else:
+                moves.append(Move(gap, row.slot, other.computed))
+                other.slot = row.slot
+            row.slot = gap
+        heapq.heapify(self._free_slots)
         self.live.sort(key=lambda row: row.slot)
-        return moves
-
-    def _least_moved(self) -> dict[int, int]:
-        """Live rows to the first slots, by key; those that are there already stay."""
-        count = len(self.live)
-        targets = {row.key: row.slot for row in self.live if row.slot < count}
-        gaps = iter(sorted(set(range(count)) - set(targets.values())))
-        return targets | {row.key: next(gaps) for row in self.live if row.slot >= count}
-
-
-def _padded(rows: list[EngineRow], block_size: int) -> int:
-    """Positions that attention would read with these rows in these slots, without the rounding of lengths."""
-    blocks = (rows[first : first + block_size] for first in range(0, len(rows), block_size))
-    return sum(len(block) * max(row.length for row in block) for block in blocks)
+        return [move for move in moves if move.length]

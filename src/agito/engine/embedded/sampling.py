@@ -40,7 +40,7 @@ def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.int64]) -> NDArray
     """A number in [0, 1) for each pair, a pure function of the pair: SplitMix64 (doi:10.1145/2660193.2660195) whose state is the hashed
     seed plus position steps."""
     with np.errstate(over="ignore"):
-        return (_mix(_mix(seeds + _STEP) + positions.astype(np.uint64) * _STEP) >> np.uint64(11)) * 2.0**-53
+        return (_mix(_mix(seeds + _STEP) + positions.astype(np.uint64) * _STEP) >> np.uint64(12)).astype(np.float64) * 2.0**-52
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -45,6 +45,11 @@ class ShellEnvironment:
     def __init__(self, *, pool: SandboxPool | None = None, warm: int = 4) -> None:
         self._pool, self._warm = pool, warm
 
+    @property
+    def isolation_tier(self) -> str:
+        """What keeps episodes in, once one has been opened."""
+        return self._pool.tier if self._pool else "unknown"
+
     def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
         if split not in SPLITS:
             raise ValueError(f"split={split!r}: shell has {', '.join(SPLITS)}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agito.testing.contract import require, rule
-from agito.testing.sandbox.base import SandboxBase, is_gone, read_error, require_alive, require_says, text
+from agito.testing.sandbox.base import SandboxBase, count_processes, is_gone, read_error, require_alive, require_says, text
 
 
 class ActionRules(SandboxBase):
@@ -144,10 +144,9 @@ class ActionRules(SandboxBase):
     async def test_killing_leaves_no_process_and_a_box_that_works(self) -> None:
         async with self.box() as box:
             await box.sh("(setsid sleep 1000 >/dev/null 2>&1 &) ; sleep 1000 >/dev/null 2>&1 &")
-            count = "ls /proc | grep -c '^[0-9]*$'"
-            before = int(text(await box.sh(count)))
+            before = await count_processes(box)
             await box.kill()
-            after = int(text(await box.sh(count)))
+            after = await count_processes(box)
             require(after <= before - 2, f"{before} processes before, {after} after")
             await require_alive(box, "kill")
 

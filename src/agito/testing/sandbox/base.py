@@ -74,3 +74,8 @@ async def is_gone(box: Sandbox) -> bool:
     except SandboxFailure:
         return True
     return False
+
+
+async def count_processes(box: Sandbox) -> int:
+    """As a command in the box sees them, itself included."""
+    return int(text(await box.sh("ls /proc | grep -c '^[0-9]*$'")))

@@ -56,6 +56,8 @@ function short(value) {
   return value.toExponential(1);
 }
 
+const tidy = value => value !== 0 && Math.abs(value) < 1e-4 ? value.toExponential(0) : Math.abs(value) >= 10000 ? `${value / 1000}k` : String(Number(value.toPrecision(3)));
+
 // A custom property as the canvas needs it: resolved for the theme that is on.
 const probe = document.body.appendChild(h("i", { hidden: true }));
 function colour(name, alpha = 1) {

@@ -21,7 +21,7 @@ function axis(extra) {
 }
 
 function steps(extra) {
-  return axis({ size: 26, grid: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000], ...extra });
+  return axis({ size: 26, grid: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000], values: (_, ticks) => ticks.map(tick => tick < 0 ? "" : tick), ...extra });
 }
 
 // Measured points with an error bar, drawn over the lines: [{x, rate, low, high, color}].
@@ -108,10 +108,10 @@ function smallChart(host, { title, about, step, lines, sync, format = short, flo
   remember(() => {
     plot?.destroy();
     plot = new uPlot({
-      width: plotted.clientWidth, height: 130, legend: { show: false }, padding: [8, 6, 0, 0],
+      width: plotted.clientWidth, height: 130, legend: { show: false }, padding: [8, 16, 0, 0],
       cursor: { y: false, points: { size: 6 }, sync: sync ? { key: sync } : undefined },
       scales: { x: { time: false }, y: log ? { distr: 3 } : { range: (_, low, high) => spread(low, high, floor) } },
-      axes: [steps({ space: 60 }), axis({ space: 34, values: (_, ticks) => ticks.map(tick => tick === null ? "" : format(tick)), size: 50 })],
+      axes: [steps({ space: 60 }), axis({ space: 34, values: (_, ticks) => ticks.map(tick => tick === null ? "" : format === short ? tidy(tick) : format(tick)), size: 50 })],
       series: [{}, ...lines.map(line => ({ stroke: colour(line.colour), width: 1.6, points: { show: step.length < 2, size: 6 }, spanGaps: true }))],
       hooks: { setCursor: [self => read(self.cursor.idx ?? null)] },
     }, [step, ...lines.map(line => line.values)], plotted);

@@ -22,8 +22,8 @@ async function episodes() {
   const names = [...new Set(view.pairs.map(pair => pair.cell))].sort();
   const cell = h("select", { "aria-label": "Cell", onchange: event => { view.cell = event.target.value; update(); } }, h("option", { value: "" }, "every cell"), names.map(name => h("option", { value: name }, name.replace("+", " "))));
   const search = h("input", { type: "search", placeholder: "prompt, command, output…", "aria-label": "Search in episodes", oninput: event => { view.text = event.target.value.toLowerCase(); update(); } });
-  const shade = h("button", { type: "button", class: "chip", "aria-pressed": "false", title: "Colour each sampled token by how unlikely it was", onclick: event => shadeTokens(event.currentTarget) }, "token probabilities");
-  place("episodes").append(h("div", { class: "controls" }, chips, cell, search, shade), h("div", { class: "explorer" }, h("div", { class: "list", "aria-label": "Tasks" }), h("div", { class: "detail" })));
+  const shade = h("button", { type: "button", class: "chip last", "aria-pressed": "false", title: "Colour each sampled token by how unlikely it was", onclick: event => shadeTokens(event.currentTarget) }, "token probabilities");
+  place("episodes").append(h("div", { class: "controls" }, chips, cell, search, shade), h("div", { class: "explorer" }, h("div", { class: "list", role: "group", "aria-label": "Tasks" }), h("div", { class: "detail" })));
   for (const pair of view.pairs) pair.haystack = haystack(pair);
   const wanted = decodeURIComponent(location.hash.slice(1));
   const linked = view.shown = view.pairs.find(pair => pair.task === wanted) ?? null;
@@ -48,7 +48,7 @@ function update() {
   const found = matching();
   if (!found.includes(view.shown)) view.shown = found[0] ?? null;
   const rows = found.map(pair => h("button", { type: "button", "aria-current": String(pair === view.shown), onclick: () => open(pair) },
-    h("span", { class: pair.outcome, title: OUTCOMES[pair.outcome][2] }, OUTCOMES[pair.outcome][1]), h("span", { class: "ask" }, pair.prompt.split("\n")[0]), h("span", { class: "cell" }, pair.cell.replace("+fallback", " ⤷"))));
+    h("span", { class: pair.outcome, title: OUTCOMES[pair.outcome][2] }, OUTCOMES[pair.outcome][1]), h("span", { class: "ask" }, pair.prompt.split("\n")[0], h("span", {}, ` ${pair.task.match(/[^-/:]*$/)[0]}`)), h("span", { class: "cell" }, pair.cell.replace("+fallback", " ⤷"))));
   place("episodes", ".list").replaceChildren(...(rows.length ? rows : [h("p", { class: "empty" }, "No task matches.")]));
   show();
 }
@@ -70,7 +70,7 @@ function show() {
   if (!pair) return host.replaceChildren();
   const found = matching(), at = found.indexOf(pair);
   host.replaceChildren(
-    h("header", {}, h("h3", {}, pair.prompt), h("span", { class: pair.outcome }, OUTCOMES[pair.outcome][0]), h("span", { class: "dim" }, [pair.cell.split("+")[0], ...pair.tags].join(" · ")),
+    h("header", {}, h("h3", {}, pair.prompt), h("span", { class: pair.outcome }, OUTCOMES[pair.outcome][0]), h("span", { class: "dim" }, [pair.cell.split("+")[0], ...pair.tags, pair.task].join(" · ")),
       h("span", { class: "steps" }, h("button", { type: "button", "aria-label": "Previous task", onclick: () => move(-1) }, "↑"), h("span", { class: "num dim" }, ` ${at + 1} / ${found.length} `), h("button", { type: "button", "aria-label": "Next task", onclick: () => move(1) }, "↓"))),
     h("div", { class: "sides" }, side("before", "Before RL", pair.before), side("after", "After RL", pair.after)));
 }

@@ -2,7 +2,7 @@
 // What came out: headline, cells, baselines, time, health, facts.
 
 const SUMMARY = DATA.summary;
-const BASELINES = { null: "does nothing", random: "acts at random", no_tools: "answers without tools", demonstrator: "the imperfect teacher", oracle: "knows the answer" };
+const BASELINES = { null: "does nothing", random: "acts at random", no_tools: "answers without tools", demonstrator: "the imperfect teacher", oracle: "knows the answer", claim: "claims to be done" };
 const PHASES = { demo: "demonstrations", sft: "cold start (SFT)", before: "evaluation before RL", rl: "RL", after: "evaluation after RL", structural: "structural split", baselines: "baselines" };
 const PARTS = { rollout: ["rollout", "after"], train: ["training", "third"], grade: ["grading", "before"], publish: ["publishing", "fourth"], other: ["other", "line"] };
 const PART_COLOURS = ["fourth", "before", "dim"];
@@ -19,9 +19,9 @@ function headline() {
     outcomeScale(panel);
     panel.append(...baselines());
   } else {
-    const at = DATA.curves.rl?.step.at(-1);
+    const at = DATA.curves.rl?.step.at(-1), start = DATA.before;
     host.append(h("h1", {}, "This run has not finished."));
-    host.append(h("p", { class: "sub" }, at ? `It stands at RL step ${at}. ` : "", `Go on with --resume; this page shows what there is so far.`));
+    host.append(h("p", { class: "sub" }, start ? `Held-out success after the cold start: ${percent(start.rate)} (${interval(start.low, start.high)}, n ${start.num}). ` : "", isNumber(at) ? `It stands at RL step ${at}. ` : "", `Go on with --resume; this page shows what there is so far.`));
   }
   const started = String(DATA.run.started ?? "").replace("T", " ").replace("+00:00", " UTC");
   const tiles = [
@@ -72,6 +72,7 @@ function learning() {
   if (!training) return drop("learning");
   const end = training.step.at(-1), points = [];
   if (isNumber(SUMMARY?.success_before)) points.push({ x: Math.min(0, training.step[0] - 1), rate: SUMMARY.success_before, low: SUMMARY.success_before_low, high: SUMMARY.success_before_high, name: "before" });
+  else if (DATA.before) points.push({ ...DATA.before, x: Math.min(0, training.step[0] - 1), name: "before" });
   for (const point of DATA.heldout) points.push({ x: point.step, rate: point.rate, low: point.low, high: point.high, name: "third" });
   if (isNumber(SUMMARY?.success_after)) points.push({ x: end, rate: SUMMARY.success_after, low: SUMMARY.success_after_low, high: SUMMARY.success_after_high, name: "after" });
   const teacher = SUMMARY?.baselines?.demonstrator, levels = isNumber(teacher?.success) ? [{ rate: teacher.success, name: "demonstrator" }] : [];
@@ -129,39 +130,54 @@ function time() {
   place("time").append(h("div", { class: "panel" }, h("div", { class: "bars" }, bars), h("div", { style: { "margin-top": "14px" } }, names.map(name => key(`${PARTS[name]?.[0] ?? name} ${seconds(rows.reduce((sum, row) => sum + (row.parts[name] ?? 0), 0))}`, tone(name))))));
 }
 
-const HEALTH = [
-  { title: "Entropy", about: "nats a token; a collapse to 0 ends exploration", names: ["policy/entropy_nats"], floor: 0 },
-  { title: "Groups that teach", about: "share whose attempts did not all earn the same", names: ["group/mixed_ratio"], format: value => percent(value, 0), floor: 0 },
-  { title: "Gradient norm", about: "before clipping", names: ["optim/grad_norm"], floor: 0 },
-  { title: "Clipped tokens", about: "share of tokens outside the trust region", names: ["policy/clip_ratio"], format: value => percent(value, 2), floor: 0 },
-  { title: "Sampler against trainer", about: "mean |log w|; above 1e-4 at age 0 is a bug", names: ["policy/log_w_abs_mean"], floor: 0 },
-  { title: "Sampled tokens an attempt", about: "mean", names: ["length/sampled_tokens_mean"], floor: 0 },
-  { title: "Turns an attempt", about: "mean", names: ["length/turns_mean"], floor: 0 },
-  { title: "Void attempts", about: "infrastructure failed; never counted as zero", names: ["attempt/void_num"], floor: 0 },
-  { title: "Sampled tokens a second", about: "over the whole step", names: ["tokens/per_s"], floor: 0 },
-  { title: "Engine busy", about: "share of the rollout", names: ["engine/busy_ratio"], format: value => percent(value, 0), floor: 0 },
-  { title: "Milliseconds a tool call", names: ["tool/wall_ms_p50", "tool/cpu_ms_p50"], labels: ["wall", "CPU"], about: "median", floor: 0 },
-  { title: "Seconds a step", names: ["time/rollout_s", "time/train_s", "time/other_s"], labels: ["rollout", "training", "other"], about: "", floor: 0 },
-  { title: "Reward", about: "mean over scored attempts", names: ["reward/mean"], floor: 0 },
-  { title: "Loss", about: "of the policy; its level means little", names: ["optim/loss"] },
-];
+const share = digits => value => percent(value, digits);
+// `a|b` is one figure under two names: the first one that was measured is drawn.
+const HEALTH = {
+  rl: [
+    { title: "Entropy", about: "nats a token; a collapse to 0 ends exploration", names: ["policy/entropy_nats"], floor: 0 },
+    { title: "Groups that teach", about: "share whose attempts did not all earn the same", names: ["group/mixed_ratio"], format: share(0), floor: 0 },
+    { title: "Gradient norm", about: "before clipping", names: ["optim/grad_norm|train/grad_norm"], floor: 0 },
+    { title: "Clipped tokens", about: "share of tokens outside the trust region", names: ["policy/clip_ratio|policy/clip_fraction"], format: share(2), floor: 0 },
+    { title: "Sampler against trainer", about: "mean |log w|; above 1e-4 at age 0 is a bug", names: ["policy/log_w_abs_mean|policy/log_w_abs_mean_nats"], floor: 0 },
+    { title: "Tokens an attempt", about: "sampled, mean", names: ["length/sampled_tokens_mean"], floor: 0 },
+    { title: "Turns an attempt", about: "mean", names: ["length/turns_mean"], floor: 0 },
+    { title: "Void attempts", about: "infrastructure failed; never counted as zero", names: ["attempt/void_num"], floor: 0 },
+    { title: "Tokens a second", about: "sampled, over the whole step", names: ["tokens/per_s"], floor: 0 },
+    { title: "Engine busy", about: "share of the rollout", names: ["engine/busy_ratio"], format: share(0), floor: 0 },
+    { title: "A tool call, ms", about: "median", names: ["tool/wall_ms_p50", "tool/cpu_ms_p50"], labels: ["wall", "CPU"], floor: 0 },
+    { title: "A step, s", names: ["time/rollout_s", "time/train_s", "time/other_s"], labels: ["rollout", "training", "other"], floor: 0 },
+    { title: "Reward", about: "mean over scored attempts", names: ["reward/mean"], floor: 0 },
+    { title: "Loss", about: "of the policy; its level means little", names: ["optim/loss|policy/loss"] },
+  ],
+  sft: [
+    { title: "Loss", about: "nats a trained token", names: ["optim/loss|sft/loss_nats"], floor: 0 },
+    { title: "Gradient norm", about: "before clipping", names: ["optim/grad_norm|train/grad_norm"], floor: 0 },
+    { title: "Learning rate", about: "", names: ["optim/lr|train/lr_factor"], floor: 0 },
+    { title: "Tokens a second", about: "trained on", names: ["tokens/per_s"], floor: 0 },
+  ],
+};
+const DRAWN_ABOVE = ["success/num", "success/successes", "success/train_ratio"];
 
 function health() {
-  const grids = [["rl", "RL"], ["sft", "Cold start"]].map(([phase, name]) => {
-    const curve = DATA.curves[phase];
-    const wanted = phase === "rl" ? HEALTH : [{ title: "Loss", about: "nats a trained token", names: ["optim/loss"], floor: 0 }, { title: "Gradient norm", about: "before clipping", names: ["optim/grad_norm"], floor: 0 }, { title: "Learning rate", about: "", names: ["optim/lr"], floor: 0 }, { title: "Tokens a second", about: "", names: ["tokens/per_s"], floor: 0 }];
-    const drawn = curve ? wanted.filter(chart => chart.names.some(metric => curve.values[metric]?.some(isNumber))) : [];
-    if (!drawn.length) return false;
-    const grid = h("div", { class: "grid", style: { "margin-bottom": "1.6rem" } });
-    place("health").append(h("h3", {}, name), grid);
-    for (const chart of drawn) {
-      const lines = chart.names.map((metric, i) => ({ name: chart.labels?.[i] ?? "", values: curve.values[metric] ?? [], colour: ["after", "third", "before"][i] })).filter(line => line.values.some(isNumber));
-      smallChart(grid, { ...chart, step: curve.step, lines, sync: phase });
-    }
-    return true;
-  });
-  if (!grids.some(Boolean)) return drop("health");
+  const drawn = Object.entries({ rl: "RL", sft: "Cold start" }).filter(([phase, name]) => DATA.curves[phase] && healthOf(phase, name));
+  if (!drawn.length) return drop("health");
   say("health", "Move over a chart to read all of them at the same step.");
+}
+
+function healthOf(phase, name) {
+  const { step, values } = DATA.curves[phase], used = new Set(DRAWN_ABOVE);
+  const measured = metric => values[metric]?.some(isNumber);
+  const lines = chart => chart.names.map((names, i) => ({ metric: names.split("|").find(measured), name: chart.labels?.[i] ?? "", colour: ["after", "third", "before"][i] })).filter(line => line.metric);
+  const wanted = HEALTH[phase].map(chart => ({ ...chart, lines: lines(chart) })).filter(chart => chart.lines.length);
+  for (const line of wanted.flatMap(chart => chart.lines)) used.add(line.metric);
+  const others = Object.keys(values).filter(metric => measured(metric) && !used.has(metric)).map(metric => ({ title: metric, about: "", lines: [{ metric, name: "", colour: "dim" }] }));
+  const draw = (grid, all) => all.forEach(chart => smallChart(grid, { ...chart, step, lines: chart.lines.map(line => ({ ...line, values: values[line.metric] })), sync: phase }));
+  const grid = h("div", { class: "grid" }), rest = h("div", { class: "grid" });
+  const more = others.length ? h("details", { class: "more" }, h("summary", {}, `${others.length} more measured`), rest) : null;
+  more?.addEventListener("toggle", () => draw(rest, others), { once: true });
+  place("health").append(h("h3", {}, name), grid, ...(more ? [more] : []));
+  draw(grid, wanted);
+  return wanted.length + others.length > 0;
 }
 
 function facts() {

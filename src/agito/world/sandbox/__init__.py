@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agito.world.sandbox.doctor import layers, probe
 from agito.world.sandbox.pool import Pool
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "layers", "probe"]

@@ -16,7 +16,7 @@ from agito.protocols import Result, SandboxSpec
 from agito.types import Fault
 from agito.world.sandbox import beneath
 from agito.world.sandbox.inside import wire
-from agito.world.sandbox.commands import is_stateless, literal_words
+from agito.world.sandbox.commands import Program, as_program, is_stateless
 
 GRACE_S = 2.0  # pid 1 enforces deadlines; silent for this long past one, it is killed
 START_S = 30.0
@@ -95,8 +95,8 @@ class Box:
 
     async def sh(self, command: str, *, timeout_s: float = 30.0) -> Result:
         """A fresh `bash -c`; working directory and exported variables carry over."""
-        words = literal_words(command)
-        return await self._act(command, False, timeout_s, words is None and not is_stateless(command), words)
+        program = as_program(command)
+        return await self._act(command, False, timeout_s, program is None and not is_stateless(command), program)
 
     async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
         """A snippet in a fresh fork of the warm interpreter; it sees the shell's directory and variables."""
@@ -148,6 +148,10 @@ class Box:
         """Kills pid 1, and the kernel everything else with it."""
         self.discard("closed")
 
+    def suspend(self) -> None:
+        """Stops pid 1 itself, so that it answers no more: what a fault of ours would look like. For tests."""
+        signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
+
     def discard(self, reason: str) -> None:
         """Ends the sandbox at once. Idempotent."""
         if self._end is None:
@@ -163,13 +167,14 @@ class Box:
             if self.on_close is not None:
                 self.on_close(self)
 
-    async def _act(self, text: str, is_python: bool, timeout_s: float, carries: bool, words: tuple[str, ...] | None) -> Result:
+    async def _act(self, text: str, is_python: bool, timeout_s: float, carries: bool, program: Program | None) -> Result:
         if not 0 < timeout_s < math.inf:
             raise ValueError(f"timeout_s={timeout_s}: every action needs a finite deadline above 0")
         if "\0" in text:
             return Result(exit_code=127, output=b"bash: a command cannot hold a NUL\n", total_bytes=34, fault=Fault.POLICY)
+        direct = (program.words, program.redirections) if program is not None else None
         try:
-            reply = await self._call(("act", text, is_python, timeout_s, carries, words), timeout_s)
+            reply = await self._call(("act", text, is_python, timeout_s, carries, direct), timeout_s)
         except TimeoutError:
             return Result(exit_code=None, output=b"", total_bytes=0, fault=Fault.TIMEOUT, killed_by="pid 1 silent", wall_s=timeout_s + GRACE_S)
         exit_code: int | None
@@ -181,7 +186,7 @@ class Box:
             killed_by, fault, exit_code = f"signal {number}", None, 128 + number
         else:
             killed_by, fault, exit_code = None, None, os.WEXITSTATUS(reply.status)
-        if exit_code in (128 + signal.SIGXCPU, 137) and reply.cpu_s >= self._spec.cpu_s:
+        if exit_code in (128 + signal.SIGXCPU, 137) and reply.cpu_s >= 0.9 * self._spec.cpu_s:
             killed_by, fault = "cpu", Fault.BUDGET
         return Result(
             exit_code=exit_code,

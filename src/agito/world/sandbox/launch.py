@@ -14,11 +14,13 @@ from pathlib import Path
 import anyio
 
 from agito.errors import NoIsolation
+from agito.world.sandbox.cgroup import Group, half_of_memory, make
 from agito.world.sandbox.inside import kernel, wire
 
 DROPPED_UID = 1_900_000_001  # nobody's: outside the ranges of users, containers and services
 _MODULES = ("kernel", "seccomp", "wire", "layers", "capture", "memory", "box", "slots", "template", "pid1", "zygote")
 _START_S = 20.0
+_ABSENT = "the interpreter did not start"
 # The whole command line of the zygote, and so of every pid 1: it names no path of the host.
 _COMMAND = "import _socket;s=_socket.socket(fileno=0);exec(s.recv(9999))"
 _BOOT = b"""
@@ -40,9 +42,12 @@ class Zygote:
     """A running zygote. `control` carries requests only."""
 
     control: socket.socket
+    pidfd: int
     interpreter: str
     has_overlay: bool
+    has_seccomp: bool
     landlock: int  # ABI version; 0: none
+    group: Group | None  # the control group around everything
 
     def request(self, *fields: object, descriptors: tuple[int, ...] = ()) -> None:
         """Sends one request. Raises `OSError` when the zygote is gone or its queue is full."""
@@ -50,23 +55,38 @@ class Zygote:
         self.control.sendmsg([marshal.dumps(fields, wire.FORMAT)], rights)
 
 
-async def launch(*, overlay: bool = True, landlock: bool = True, seccomp: bool = True) -> Zygote:
+async def launch(
+    *, limit_bytes: int | None = None, cgroup: bool = True, overlay: bool = True, landlock: bool = True, seccomp: bool = True
+) -> Zygote:
     """Raises `NoIsolation`, which names what this machine lacks and what to do about it.
 
-    The flags exist for tests, which prove with them that an attack fires where a layer is missing.
+    `limit_bytes` bounds all sandboxes together, half of the machine's memory by default. The flags exist for tests, which prove with them that an attack fires where a layer is missing.
     """
     if sys.platform != "linux" or not kernel.SUPPORTED:
         raise NoIsolation(f"no sandbox on {sys.platform}/{kernel.MACHINE}: run Agito on Linux, x86_64 or aarch64, or in a Linux virtual machine")
+    group = make(limit_bytes or half_of_memory()) if cgroup else None
     problems: list[str] = []
     for interpreter, prefix in _interpreters():
         settings = {"uid": DROPPED_UID, "prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
-        answer, control = await _try(interpreter, settings)
-        if control is not None and answer[0] == "ready":
-            return Zygote(control=control, interpreter=interpreter, has_overlay=answer[1], landlock=answer[2])
-        problems.append(f"{interpreter}: {answer[2]}")
-        if answer[0] == "missing":
+        answer = await _try(interpreter, settings, group)
+        if isinstance(answer, Zygote):
+            return answer
+        problems.append(f"{interpreter}: {answer}")
+        if not answer.startswith(_ABSENT):
             break  # the kernel refused; another interpreter would not change that
+    if group is not None:
+        group.remove()
     raise NoIsolation(f"no sandbox on this machine ({'; '.join(problems)}): {_remedy(problems[-1])}")
+
+
+async def stop(zygote: Zygote) -> None:
+    """Waits until the zygote and with it every sandbox is dead."""
+    zygote.control.close()
+    with anyio.move_on_after(_START_S, shield=True):
+        await anyio.wait_readable(zygote.pidfd)
+        while zygote.group is not None and not zygote.group.remove():
+            await anyio.sleep(0.005)
+    os.close(zygote.pidfd)
 
 
 def _interpreters() -> list[tuple[str, str]]:
@@ -76,43 +96,54 @@ def _interpreters() -> list[tuple[str, str]]:
     return [*found, (own, sys.base_prefix)]
 
 
-async def _try(interpreter: str, settings: dict[str, object]) -> tuple[tuple[str, int | bool, str | int], socket.socket | None]:
+async def _try(interpreter: str, settings: dict[str, object], group: Group | None) -> Zygote | str:
+    """A zygote, or why there is none."""
     inside = Path(__file__).parent / "inside"
     sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
     control, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     command = [interpreter, "-I", "-S", "-c", _COMMAND]
     null = subprocess.DEVNULL
+    answer, descriptors = b"", []
+    with remote:
+        try:
+            process = subprocess.Popen(command, stdin=remote, stdout=null, stderr=null, env={}, cwd="/", close_fds=True, start_new_session=True)
+        except OSError as error:
+            control.close()
+            return f"{_ABSENT}: {error}"
     try:
-        process = subprocess.Popen(command, stdin=remote, stdout=null, stderr=null, env={}, cwd="/", close_fds=True, start_new_session=True)
-    except OSError as error:
-        control.close()
-        return ("absent", 0, str(error)), None
-    finally:
-        remote.close()
-    try:
+        if group is not None and not group.join(process.pid):
+            group.remove()
+            group = None
         control.send(_BOOT)
         control.send(marshal.dumps((settings, sources), wire.FORMAT))
         control.setblocking(False)
         with anyio.move_on_after(_START_S):
             await anyio.wait_readable(control)
-            answer = control.recv(1 << 16)
-            if answer:
-                parsed = marshal.loads(answer)  # nothing of any episode has run yet
-                if parsed[0] == "ready":
-                    return parsed, control
-                control.close()
-                return parsed, None
-        control.close()
-        return ("absent", 0, "the interpreter could not start, or lacks ctypes"), None
-    except OSError as error:
-        control.close()
-        return ("absent", 0, str(error)), None
-    except BaseException:
-        control.close()
-        raise
+            answer, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 1)
+    except OSError:
+        pass  # it ended; there is no answer
     finally:
+        if not descriptors:
+            control.close()
+            process.kill()
         process.wait()  # only the first process; the zygote is its child, in its own namespaces
+    if not answer:
+        return f"{_ABSENT}: it ended at once, or lacks ctypes"
+    report = marshal.loads(answer)  # nothing of any episode has run yet
+    if report[0] != "ready":
+        return str(report[2])
+    overlay, landlock = bool(report[1]), int(report[2])
+    has_seccomp = bool(settings["seccomp"])
+    return Zygote(
+        control=control,
+        pidfd=descriptors[0],
+        interpreter=interpreter,
+        has_overlay=overlay,
+        has_seccomp=has_seccomp,
+        landlock=landlock,
+        group=group,
+    )
 
 
 def _remedy(problem: str) -> str:

@@ -16,7 +16,7 @@ from agito.errors import NotFound, SandboxFailure
 from agito.protocols import SandboxSpec
 from agito.world.sandbox.box import Box, Frozen
 from agito.world.sandbox.inside import wire
-from agito.world.sandbox.launch import Zygote, launch
+from agito.world.sandbox.launch import Zygote, launch, stop
 
 COPY_S = 60.0
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -27,7 +27,7 @@ class Pool:
     """Implements `SandboxPool`. Use `await Pool.open()` and `await pool.aclose()`, or `async with`."""
 
     def __init__(self, zygote: Zygote, warm: int) -> None:
-        self._zygote = zygote
+        self.zygote = zygote
         self._num_warm = warm
         self._warm: deque[Box] = deque()
         self._live: set[Box] = set()
@@ -35,22 +35,31 @@ class Pool:
         self._snapshots: dict[str, Frozen] = {}
         self._bases: dict[str, str] = {}
         self._uses: Counter[str] = Counter()  # of every layer, by sandboxes and snapshots
-        self._num_layers = 0
+        self._num_copies = 0
         self._is_closed = False
 
     @classmethod
-    async def open(cls, *, warm: int = 8) -> Pool:
-        """`warm` sandboxes are kept started ahead. Raises `NoIsolation`."""
+    async def open(cls, *, warm: int = 8, limit_mb: int | None = None) -> Pool:
+        """Keeps `warm` sandboxes started ahead. `limit_mb` bounds the memory of all together: half of the machine's by default.
+
+        Raises `NoIsolation`.
+        """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:  # four descriptors a sandbox
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        pool = cls(await launch(), warm)
+        pool = cls(await launch(limit_bytes=limit_mb << 20 if limit_mb else None), warm)
         pool._refill(SandboxSpec())
         return pool
 
     @property
     def tier(self) -> str:
-        return "native+watchdog"
+        """`native+cgroup` where the kernel bounds the memory of all sandboxes together; each one is watched in either case."""
+        return "native+cgroup" if self.zygote.group is not None else "native+watchdog"
+
+    @property
+    def num_layers(self) -> int:
+        """Immutable layers that are kept, by snapshots or by sandboxes above them."""
+        return len(self._uses)
 
     async def start(self, spec: SandboxSpec) -> Box:
         """At once when a warm one of the same sizes is there. Raises `SandboxFailure`."""
@@ -74,11 +83,13 @@ class Pool:
 
     async def aclose(self) -> None:
         """Ends every sandbox and the zygote. Idempotent."""
+        if self._is_closed:
+            return
         self._is_closed = True
         for box in list(self._live):
             box.discard("its pool is closed")
         self._warm.clear()
-        self._zygote.control.close()
+        await stop(self.zygote)
 
     async def __aenter__(self) -> Pool:
         return self
@@ -93,7 +104,7 @@ class Pool:
         link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link.setblocking(False)
         try:
-            self._zygote.request("spawn", _shape(spec), layers, descriptors=(remote.fileno(),))
+            self.zygote.request("spawn", _shape(spec), layers, descriptors=(remote.fileno(),))
         except OSError as error:
             link.close()
             raise SandboxFailure(f"the zygote does not take requests: {error}") from None
@@ -124,11 +135,11 @@ class Pool:
             if not self._uses[layer]:
                 del self._uses[layer]
                 if not self._is_closed:
-                    self._zygote.request("drop", layer)
+                    self.zygote.request("drop", layer)
 
     async def _keep(self, box: Box, frozen: Frozen) -> str:
         """Copies what a frozen sandbox added to its layers, and remembers it."""
-        stacked = frozen.layers if self._zygote.has_overlay else ()
+        stacked = frozen.layers if self.zygote.has_overlay else ()
         layer = await self._copy(box.upper)
         frozen = replace(frozen, layers=(layer, *stacked))
         self._uses.update(frozen.layers)
@@ -152,19 +163,19 @@ class Pool:
 
     async def _copy(self, directory: int) -> str:
         """A new immutable layer with the content of the directory open at `directory`. Raises `SandboxFailure`."""
-        self._num_layers += 1
-        layer = f"{self._num_layers:x}"
+        self._num_copies += 1
+        layer = f"{self._num_copies:x}"
         link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with link:
             link.setblocking(False)
             with remote:
-                self._zygote.request("copy", layer, descriptors=(directory, remote.fileno()))
+                self.zygote.request("copy", layer, descriptors=(directory, remote.fileno()))
             with anyio.move_on_after(COPY_S):
                 await anyio.wait_readable(link)
                 answer = link.recv(4096)
                 if len(answer) >= wire.REPLY.size and answer[4] == wire.DONE:
                     return layer
-                self._zygote.request("drop", layer)
+                self.zygote.request("drop", layer)
                 raise SandboxFailure(f"the workspace could not be copied: {answer[wire.REPLY.size :].decode(errors='replace') or 'the zygote is gone'}")
         raise SandboxFailure(f"the workspace has not been copied for {COPY_S:.0f} s")
 
@@ -190,7 +201,7 @@ class Pool:
             name = self._tools.get(key)
             if name is None:
                 name = self._tools[key] = hashlib.blake2b(repr(key).encode(), digest_size=8).hexdigest()
-                self._zygote.request("tools", name, spec.tools, path)
+                self.zygote.request("tools", name, spec.tools, path)
             path = f"/run/tools/{name}"
         return {**_ENV, "PATH": path, **spec.env}
 

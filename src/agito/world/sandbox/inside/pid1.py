@@ -10,6 +10,7 @@ import errno
 import marshal
 import os
 import select
+import stat
 import sys
 import time
 from typing import Any, NoReturn
@@ -24,7 +25,8 @@ _QUICK_S = 0.004  # most commands end within it: one sleep, no polling
 _TICK_S = 0.05  # how often a longer command's memory is looked at
 _STATE_FD = 99
 _RESET = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGHUP)
-_BEYOND_REPAIR = 1024  # outputs of this many times the limit are stopped
+_MOST_OUTPUT = 1 << 26  # a command that prints more is stopped
+_NULL_DEVICE = os.makedev(1, 3)
 
 
 def run(link: int, work: int, upper: int) -> NoReturn:
@@ -114,7 +116,7 @@ class Pid1:
 
     # actions
 
-    def act(self, command: str, is_python: bool, timeout: float, carries: bool, words: tuple[str, ...] | None) -> bytes:
+    def act(self, command: str, is_python: bool, timeout: float, carries: bool, program: tuple[Any, ...] | None) -> bytes:
         started = time.monotonic()
         reading, writing = self.output = self.output or os.pipe()
         state = None
@@ -124,7 +126,7 @@ class Pid1:
             else:
                 if carries:
                     state = self.state = self.state or os.pipe()
-                self.current = words is not None and self.start_program(words, writing) or self.start_shell(command, writing, state)
+                self.current = program and self.start_program(*program, writing) or self.start_shell(command, writing, state)
         except OSError as error:
             text = f"bash: {os.strerror(error.errno)}\n".encode()
             return wire.reply(wire.RESULT, text, killer=wire.START, idle=self.is_idle, status=254 << 8, total=len(text))
@@ -153,20 +155,40 @@ class Pid1:
             peak=usage.ru_maxrss / 1024,
         )
 
-    def start_program(self, words: tuple[str, ...], writing: int) -> int:
-        """What `bash -c` would replace itself with. Returns 0 where bash has to say why it cannot."""
-        name = words[0]
-        places = ("",) if "/" in name else self.env.get("PATH", "").split(":")
+    def start_program(self, words: tuple[str, ...], redirections: tuple[tuple[Any, ...], ...], writing: int) -> int:
+        """What `bash -c` would start. Returns 0 where bash has to do it after all, or to say why it cannot be done."""
+        path = self.find(words[0])
+        if not path:
+            return 0
+        opened: list[int] = []
+        actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, self.null, 0), (os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2)]
+        try:
+            for target, source, *flags in redirections:
+                if flags:
+                    source = open_plain(source, flags[0])
+                    opened.append(source)
+                actions.append((os.POSIX_SPAWN_DUP2, source, target))
+            env = {**self.env, "_": path, "SHLVL": "0"}
+            return os.posix_spawn(path, words, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
+        except OSError:
+            return 0  # a script that names no interpreter, a directory that is not there, a pipe, no process left
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+
+    def find(self, name: str) -> str:
+        """Where a program is, or nothing. `echo` is always there, as it is in bash."""
+        if "/" in name:
+            places = ("",)
+        elif name == "echo":
+            return "/bin/echo"
+        else:
+            places = tuple(place for place in self.env.get("PATH", "").split(":") if place)
         for place in places:
             path = f"{place}/{name}" if place else name
-            if (place or "/" in name) and os.access(path, os.X_OK) and not os.path.isdir(path):
-                actions = ((os.POSIX_SPAWN_DUP2, self.null, 0), (os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2))
-                env = {**self.env, "_": path, "SHLVL": "0"}
-                try:
-                    return os.posix_spawn(path, words, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
-                except OSError:
-                    return 0  # a script without a first line that names its interpreter, or the limit of processes
-        return 0
+            if os.access(path, os.X_OK) and not os.path.isdir(path):
+                return path
+        return ""
 
     def start_shell(self, command: str, writing: int, state: tuple[int, int] | None) -> int:
         actions = [(os.POSIX_SPAWN_DUP2, self.null, 0), (os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2)]
@@ -225,7 +247,7 @@ class Pid1:
             now = time.monotonic()
             if now >= deadline:
                 killer = wire.DEADLINE
-            elif capture.total > self.output_bytes * _BEYOND_REPAIR or len(dumped) > 1 << 20:
+            elif capture.total > _MOST_OUTPUT or len(dumped) > 1 << 20:
                 killer = wire.OUTPUT
             elif now - looked >= _TICK_S:
                 looked = now
@@ -409,6 +431,19 @@ def run_snippet(code: str) -> NoReturn:
         sys.stderr.flush()
     finally:
         os._exit(status)
+
+
+def open_plain(path: str, flags: int) -> int:
+    """Opens a regular file, or /dev/null, with no link on the way and without ever waiting. Raises `OSError` for anything else.
+
+    This process opens it for a command, so what /proc/self or a pipe would mean to that command must not happen here.
+    """
+    handle = kernel.open_beneath(kernel.AT_FDCWD, path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666 if flags & os.O_CREAT else 0, kernel.NO_LINKS)
+    info = os.fstat(handle)
+    if stat.S_ISREG(info.st_mode) or info.st_rdev == _NULL_DEVICE:
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, path)
 
 
 def available(descriptor: int) -> bool:

@@ -30,7 +30,10 @@ def main(control: _socket.socket, settings: dict[str, Any]) -> None:
     except OSError as error:
         control.send(marshal.dumps(("missing", error.errno, str(error.strerror)), wire.FORMAT))
         os._exit(1)
-    control.send(marshal.dumps(("ready", features.overlay, features.landlock), wire.FORMAT))
+    me = os.pidfd_open(os.getpid())
+    report = marshal.dumps(("ready", features.overlay, features.landlock), wire.FORMAT)
+    control.sendmsg([report], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, me.to_bytes(4, "little"))])
+    os.close(me)
     zygote = Zygote(control, root, features)
     gc.collect()
     gc.freeze()

@@ -1,0 +1,206 @@
+"""One run, from an empty directory or from its last checkpoint to its report.
+
+Cold start, evaluation, the loop, evaluation again: each stage's results are on disk before the next begins. A run that was killed
+goes on from the last committed checkpoint and computes what it would have computed, bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Protocol
+
+from agito import coldstart, config, evaluate, loop
+from agito.errors import BadRecipe
+from agito.protocols import StepStats
+from agito.recipe import Recipe
+from agito.record import Ledger, Metrics, Rate, RunDir, Summary, rate, TokenStats, rates_by_cell, read_trajectories, write_trajectories
+from agito.record.commits import latest, load_meta, prune
+from agito.record.machine import facts
+from agito.render import Vocabulary
+from agito.studio import Studio, open_studio
+from agito.tally import Tally, load
+from agito.types import Attempt, AttemptId, Json, Sample
+from agito.view import write_report
+
+
+class Watcher(Protocol):
+    """Whoever looks on."""
+
+    def phase(self, name: str, total: int) -> None:
+        """A stage of `total` attempts or steps begins."""
+        ...
+
+    def advance(self, figures: Mapping[str, float]) -> None:
+        """One attempt or step is done."""
+        ...
+
+
+async def train(recipe: Recipe, path: Path, watcher: Watcher) -> Summary:
+    """A new run in `path`. Raises `AgitoError` when there is one already, and whatever keeps a run from ending."""
+    with RunDir.create(path, config.dump(recipe), {**facts(), "seed": recipe.seed}) as run:
+        return await _Job(recipe, run, watcher).run_through(None)
+
+
+async def resume(path: Path, watcher: Watcher) -> Summary:
+    """Goes on with the run in `path`. Raises `NotFound`; `CorruptCheckpoint` when its last checkpoint is damaged."""
+    recipe = config.read(Recipe, path / "config.toml")
+    with RunDir.open(path) as run:
+        if run.meta.get("finished"):
+            raise BadRecipe(f"{path}: this run is finished; its report is {run.report}")
+        return await _Job(recipe, run, watcher).run_through(latest(run.checkpoints))
+
+
+class _Job:
+    """The stages of one run and what they hand to one another."""
+
+    def __init__(self, recipe: Recipe, run: RunDir, watcher: Watcher) -> None:
+        self._recipe, self._run, self._watcher = recipe, run, watcher
+        self._tally = Tally()
+        self._metrics: Metrics
+        self._ledger: Ledger
+        self._studio: Studio
+        self._tier = "unknown"
+
+    async def run_through(self, checkpoint: Path | None) -> Summary:
+        async with AsyncExitStack() as stack:
+            self._studio = await stack.enter_async_context(open_studio(self._recipe))
+            start = self._roll_back(checkpoint)
+            stack.callback(lambda: (self._metrics.close(), self._ledger.close()))
+            await (self._restore(checkpoint) if checkpoint else self._cold_start())
+            before = await self._evaluate("before", "heldout", self._recipe.eval.tasks)
+            with self._tally.phase("rl"):
+                self._watcher.phase("rl", self._recipe.rl.steps)
+                await loop.train(self._studio, start=start, on_step=self._after_step, new_version=self._ledger.next_version)
+            await self._save("final", self._recipe.rl.steps)
+            after = await self._evaluate("after", "heldout", self._recipe.eval.tasks)
+            structural = await self._evaluate("structural", "structural", self._recipe.eval.structural_tasks)
+            baselines = await self._baselines()
+            self._tier = getattr(self._studio.environment, "isolation_tier", "unknown")
+        return self._sum_up(before, after, structural, baselines)
+
+    def _roll_back(self, checkpoint: Path | None) -> int:
+        """Forgets whatever is not committed; returns the RL step to go on with."""
+        if checkpoint is None:
+            self._ledger = self._run.rollback("demo", -1, {})
+            self._metrics = self._run.open_metrics()
+            return 0
+        meta = load_meta(checkpoint)
+        step, tally, consumed = meta["step"], meta["tally"], meta["consumed"]
+        assert isinstance(step, int) and isinstance(tally, dict) and isinstance(consumed, dict)
+        self._tally = Tally.from_json(tally)
+        attempts = {int(key): [AttemptId.parse(str(each)) for each in listed] for key, listed in consumed.items() if isinstance(listed, list)}
+        self._ledger = self._run.rollback(*(("rl", step - 1) if step else ("sft", 1 << 30)), attempts)
+        self._metrics = self._run.open_metrics()
+        return step
+
+    async def _restore(self, checkpoint: Path) -> None:
+        self._studio.vocabulary = Vocabulary.read(checkpoint)
+        await self._studio.open_compute()
+        assert self._studio.compute is not None
+        await self._studio.compute.load(checkpoint)
+
+    async def _cold_start(self) -> None:
+        studio, recipe = self._studio, self._recipe
+        with self._tally.phase("demo"):
+            self._watcher.phase("demo", recipe.sft.demos)
+            await coldstart.survey(studio)
+            demos = await coldstart.demonstrate(studio, lambda _: self._watcher.advance({}))
+            self._write("demo", 0, demos)
+        with self._tally.phase("sft"):
+            await studio.open_compute()
+            plan = coldstart.batches(demos, size=recipe.sft.batch, epochs=recipe.sft.epochs, seed=recipe.seed)
+            self._watcher.phase("sft", len(plan))
+            began = time.monotonic()
+
+            def on_step(step: int, stats: StepStats) -> None:
+                self._metrics.write(step, "sft", {**stats.values, "tokens/per_s": stats.values["sft/tokens"] * (step + 1) / (time.monotonic() - began)})
+                self._watcher.advance(stats.values)
+
+            await coldstart.imitate(studio, plan, on_step)
+            await self._save("step-0", 0)
+
+    async def _after_step(self, step: loop.Step) -> None:
+        attempts = [attempt for group in step.groups for attempt in group.attempts]
+        self._tally.add(attempts)
+        for attempt in attempts:
+            self._ledger.grade(attempt.trajectory.attempt, attempt.verdict.status, step=step.index)
+        self._ledger.consume(step.index, sorted({sample.attempt for sample in step.trained}))
+        self._write("rl", step.index, attempts, step.trained)
+        self._metrics.write(step.index, "rl", step.figures)
+        self._watcher.advance(step.figures)
+        if (step.index + 1) % self._recipe.rl.checkpoint_every == 0 and step.index + 1 < self._recipe.rl.steps:
+            await self._save(f"step-{step.index + 1}", step.index + 1)
+
+    async def _save(self, name: str, step: int) -> None:
+        """Commits a checkpoint; the ledger follows its rename."""
+        compute, vocabulary = self._studio.compute, self._studio.vocabulary
+        assert compute is not None and vocabulary is not None
+        consumed = {str(at): [str(attempt) for attempt in attempts] for at, attempts in self._ledger.uncommitted().items()}
+        meta: dict[str, Json] = {"step": step, "consumed": dict(consumed), "tally": self._tally.to_json()}
+        target = self._run.checkpoints / name
+        if target.exists():  # a resumed run that had come this far
+            return
+        await compute.save(target, meta=meta, tokenizer=vocabulary.files(chat_template=self._studio.renderer.chat_template))
+        self._ledger.commit(step - 1)
+        prune(self._run.checkpoints, keep=2)
+
+    async def _evaluate(self, phase: str, split: str, num_tasks: int) -> Sequence[Attempt]:
+        """From the disk when a resumed run had come this far."""
+        done = self._run.trajectories / f"{phase}-00000.parquet"
+        if done.exists():
+            return [recorded.attempt for recorded in read_trajectories(done)]
+        if not num_tasks:
+            return []
+        assert self._studio.compute is not None
+        with self._tally.phase(phase):
+            self._watcher.phase(phase, num_tasks)
+            await self._studio.compute.publish(self._ledger.next_version())
+            attempts = await evaluate.policy(
+                self._studio, split, num_tasks, temperature=self._recipe.eval.temperature,
+                on_attempt=lambda attempt: self._watcher.advance({"reward/mean": attempt.verdict.reward}),
+            )  # fmt: skip
+            self._tally.add(attempts)
+            self._write(phase, 0, attempts)
+            found = rate(attempts)
+            self._metrics.write(0, phase, {"success/num": found.num, "success/successes": found.successes})
+        return attempts
+
+    async def _baselines(self) -> dict[str, Rate]:
+        if not self._recipe.eval.baseline_tasks:
+            return {}
+        with self._tally.phase("baselines"):
+            self._watcher.phase("baselines", 0)
+            found = await evaluate.scripts(
+                self._studio, "heldout", self._recipe.eval.baseline_tasks, demonstrator_skill=self._recipe.sft.skill
+            )
+        return {name: rate(attempts) for name, attempts in found.items()}
+
+    def _write(self, phase: str, step: int, attempts: Sequence[Attempt], trained: Sequence[Sample] = ()) -> None:
+        vocabulary = self._studio.vocabulary
+        assert vocabulary is not None
+        write_trajectories(
+            self._run.trajectories, phase, step, attempts, dialect=self._recipe.env.dialect,
+            piece=lambda token: vocabulary.pieces([token])[0],
+            stats=[TokenStats(attempt=sample.attempt, segment=sample.segment, advantages=sample.advantages) for sample in trained],
+        )  # fmt: skip
+
+    def _sum_up(
+        self, before: Sequence[Attempt], after: Sequence[Attempt], structural: Sequence[Attempt], baselines: Mapping[str, Rate]
+    ) -> Summary:
+        """After everything is closed, so that every process's time is counted."""
+        tally, phases = self._tally, self._tally.phase_wall_s
+        summary = Summary(
+            commit=str(self._run.meta.get("commit") or "unknown"), seed=self._recipe.seed, isolation_tier=self._tier,
+            before=rate(before), after=rate(after), structural=rate(structural) if structural else None,
+            cells_before=rates_by_cell(before), cells_after=rates_by_cell(after), baselines=baselines, num_eval_tasks=len(after),
+            wall_s=sum(phases.values()), cpu_s=tally.cpu_s(), load=load(), phase_wall_s=phases, sampled_tokens=tally.sampled_tokens,
+            tool_calls=tally.tool_calls, tool_cpu_ms_p50=tally.tool_cpu_ms_p50, void_attempts=tally.void_attempts,
+        )  # fmt: skip
+        summary.write(self._run.summary)
+        self._run.note(isolation_tier=self._tier)
+        self._run.finish()
+        write_report(self._run.path)
+        return summary

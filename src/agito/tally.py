@@ -1,0 +1,87 @@
+"""What a run has used so far; it is carried by checkpoints, so that a resumed run counts on."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections import Counter
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from agito.types import Attempt, Json
+
+_BIN_MS = 0.05  # of the histogram of tool CPU times
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of attempts by the policy and by scripts alike, except tokens, which only a policy samples."""
+
+    sampled_tokens: int = 0
+    tool_calls: int = 0
+    void_attempts: int = 0
+    phase_wall_s: dict[str, float] = field(default_factory=dict[str, float])
+    earlier_cpu_s: float = 0.0  # of sessions of this run before the last resume
+    _tool_cpu: Counter[int] = field(default_factory=Counter[int])
+
+    def add(self, attempts: Iterable[Attempt]) -> None:
+        for attempt in attempts:
+            self.void_attempts += not attempt.is_scored
+            trajectory = attempt.trajectory
+            if trajectory.segments and trajectory.segments[0].tokens.versions and trajectory.segments[0].tokens.oldest_version() > 0:
+                self.sampled_tokens += trajectory.num_sampled
+            for event in trajectory.events:
+                if event.wall_s > 0:
+                    self.tool_calls += 1
+                    self._tool_cpu[round(event.cpu_s * 1e3 / _BIN_MS)] += 1
+
+    @property
+    def tool_cpu_ms_p50(self) -> float:
+        """Median CPU time of one tool call inside the sandbox; 0 when there was none."""
+        seen, half = 0, sum(self._tool_cpu.values()) / 2
+        for number in sorted(self._tool_cpu):
+            seen += self._tool_cpu[number]
+            if seen >= half:
+                return number * _BIN_MS
+        return 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Generator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phase_wall_s[name] = self.phase_wall_s.get(name, 0.0) + time.monotonic() - began
+
+    def cpu_s(self) -> float:
+        """Of this process and of every child that has ended, over all sessions; complete once everything is closed."""
+        here = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return self.earlier_cpu_s + sum(usage.ru_utime + usage.ru_stime for usage in here)
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "sampled_tokens": self.sampled_tokens,
+            "tool_calls": self.tool_calls,
+            "void_attempts": self.void_attempts,
+            "phase_wall_s": dict(self.phase_wall_s),
+            "cpu_s": self.cpu_s(),
+            "tool_cpu": {str(number): count for number, count in self._tool_cpu.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Json]) -> Tally:
+        phases, tool_cpu = data["phase_wall_s"], data["tool_cpu"]
+        assert isinstance(phases, dict) and isinstance(tool_cpu, dict)
+        return cls(
+            sampled_tokens=int(str(data["sampled_tokens"])), tool_calls=int(str(data["tool_calls"])),
+            void_attempts=int(str(data["void_attempts"])), earlier_cpu_s=float(str(data["cpu_s"])),
+            phase_wall_s={name: float(str(wall_s)) for name, wall_s in phases.items()},
+            _tool_cpu=Counter({int(number): int(str(count)) for number, count in tool_cpu.items()}),
+        )  # fmt: skip
+
+
+def load() -> float:
+    """The machine's one-minute load average."""
+    return round(os.getloadavg()[0], 2)

@@ -1,0 +1,36 @@
+"""What isolates on this machine, layer by layer; found out by starting a sandbox, never by guessing."""
+
+from __future__ import annotations
+
+import os
+
+from agito.errors import AgitoError
+from agito.protocols import SandboxSpec
+from agito.world.sandbox.launch import DROPPED_UID
+from agito.world.sandbox.pool import Pool
+
+
+async def layers() -> dict[str, str]:
+    """Name of each layer and what it does here. Raises `NoIsolation` when there is no sandbox at all."""
+    async with await Pool.open(warm=0) as pool:
+        box = await pool.start(SandboxSpec())
+        result = await box.sh("id -u; pwd; grep -E 'Seccomp:|NoNewPrivs|CapEff' /proc/self/status")
+        await box.close()
+        if result.exit_code != 0 or not result.output.startswith(b"1000\n/work\n"):
+            raise AgitoError(f"the sandbox started, but its first command did not work: {result.output[:200]!r}")
+        zygote = pool.zygote
+        return {
+            "tier": pool.tier,
+            "namespaces": "user, mount, pid, network (loopback only), ipc, uts, cgroup",
+            "user": f"dropped to {DROPPED_UID}" if os.geteuid() == 0 else f"your own ({os.geteuid()}), in its own user namespace",
+            "seccomp": "deny-list" if zygote.has_seccomp else "off",
+            "landlock": f"version {zygote.landlock}" if zygote.landlock >= 2 else "not in this kernel",
+            "memory": f"control group {zygote.group.path}, and a watchdog in each sandbox" if zygote.group else "a watchdog in each sandbox",
+            "workspace": "overlay on tmpfs" if zygote.has_overlay else "tmpfs; snapshots are copied whole (overlay needs Linux 6.6)",
+            "interpreter": zygote.interpreter,
+        }
+
+
+async def probe() -> str:
+    """The tier. Raises `NoIsolation`, which names the remedy."""
+    return (await layers())["tier"]

@@ -1,0 +1,22 @@
+"""A pool for each test; the sandboxes are real."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from agito.protocols import SandboxSpec
+from agito.world.sandbox import Pool
+from agito.world.sandbox.box import Box
+
+
+@pytest.fixture
+async def pool(anyio_backend: str) -> AsyncIterator[Pool]:
+    async with await Pool.open(warm=0) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def box(pool: Pool) -> Box:
+    return await pool.start(SandboxSpec())

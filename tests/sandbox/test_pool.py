@@ -1,0 +1,139 @@
+"""The pool: warm sandboxes, tiers, and what is left when it is gone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import anyio
+import pytest
+
+from agito.errors import NoIsolation, SandboxFailure
+from agito.protocols import Sandbox, SandboxPool, SandboxSpec
+from agito.world.sandbox import Pool, layers, probe
+from agito.world.sandbox.launch import launch
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_it_keeps_the_promise_of_its_protocols(pool: Pool) -> None:
+    promised: SandboxPool = pool
+    box: Sandbox = await promised.start(SandboxSpec())
+    assert (await box.sh("echo hi")).output == b"hi\n"
+    await box.close()
+
+
+async def test_warm_sandboxes_are_handed_out_fresh_and_configured() -> None:
+    async with await Pool.open(warm=3) as pool:
+        for index in range(8):
+            box = await pool.start(SandboxSpec(env={"I": str(index)}))
+            assert (await box.sh("echo $I; ls; touch file; ls /tmp; touch /tmp/other; echo $$")).output == f"{index}\n2\n".encode()
+            if index % 2:
+                await box.close()
+        small = await pool.start(SandboxSpec(work_mb=1))
+        assert (await small.sh("df -k --output=size /work | tail -1")).output.split() == [b"1024"]
+
+
+async def test_a_network_that_was_used_is_not_used_again() -> None:
+    async with await Pool.open(warm=0) as pool:
+        count = "awk '/lo:/ {print $2, $3, $10}' /proc/net/dev"
+        talk = "import socket\ns = socket.create_server(('127.0.0.1', 0))\nc = socket.create_connection(s.getsockname())\nc.send(b'x')\nprint(s.accept()[0].recv(1))"
+        for _ in range(3):
+            box = await pool.start(SandboxSpec())
+            assert (await box.sh(count)).output == b"0 0 0\n"
+            assert (await box.py(talk)).output == b"b'x'\n"
+            assert (await box.sh(count)).output != b"0 0 0\n"
+            await box.close()
+
+
+async def test_many_at_once() -> None:
+    async with await Pool.open(warm=4) as pool:
+
+        async def episode(index: int) -> None:
+            box = await pool.start(SandboxSpec())
+            await box.write({"a": f"{index}\n"})
+            assert (await box.sh("cat a; echo done > b")).output == f"{index}\n".encode()
+            assert await box.files() == {"a": f"{index}\n".encode(), "b": b"done\n"}
+            await box.close()
+
+        async with anyio.create_task_group() as group:
+            for index in range(24):
+                group.start_soon(episode, index)
+
+
+async def test_the_doctor_names_every_layer() -> None:
+    found = await layers()
+    assert found["tier"] == await probe()
+    assert found["tier"] in ("native+cgroup", "native+watchdog")
+    assert {"namespaces", "user", "seccomp", "landlock", "memory", "workspace", "interpreter"} < set(found)
+
+
+async def test_without_a_control_group_the_tier_says_so() -> None:
+    async with Pool(await launch(cgroup=False), 0) as pool:
+        assert pool.tier == "native+watchdog"
+
+
+async def test_a_machine_without_isolation_is_refused_with_the_remedy() -> None:
+    code = (  # a world in which user namespaces are used up, as on a machine that forbids them
+        "import anyio, ctypes, os\n"
+        "libc = ctypes.CDLL(None)\n"
+        "assert libc.unshare(0x10000000) == 0\n"
+        "open('/proc/sys/user/max_user_namespaces', 'w').write('0')\n"
+        "from agito.world.sandbox import Pool\n"
+        "anyio.run(Pool.open)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert NoIsolation.__name__ in done.stderr
+    assert "max_user_namespaces" in done.stderr
+
+
+async def test_a_closed_pool_is_closed() -> None:
+    pool = await Pool.open(warm=2)
+    box = await pool.start(SandboxSpec())
+    await pool.aclose()
+    await pool.aclose()
+    with pytest.raises(SandboxFailure):
+        await box.sh("true")
+    with pytest.raises(SandboxFailure):
+        await pool.start(SandboxSpec())
+
+
+async def test_a_cancelled_call_ends_its_sandbox_and_no_other(pool: Pool) -> None:
+    box, other = await pool.start(SandboxSpec()), await pool.start(SandboxSpec())
+    with anyio.move_on_after(0.05):
+        await box.sh("sleep 100")
+    with pytest.raises(SandboxFailure, match="cancelled"):
+        await box.sh("true")
+    assert (await other.sh("echo alive")).output == b"alive\n"
+
+
+async def test_two_calls_at_a_time_are_a_mistake(pool: Pool) -> None:
+    box = await pool.start(SandboxSpec())
+    async with anyio.create_task_group() as group:
+        group.start_soon(box.sh, "sleep 0.2")
+        await anyio.sleep(0.05)
+        with pytest.raises(RuntimeError, match="one thing at a time"):
+            await box.sh("true")
+
+
+async def test_when_the_host_is_killed_nothing_stays_behind() -> None:
+    mark = f"agito-test-{time.monotonic_ns()}"
+    code = (
+        "import anyio, os, signal\n"
+        "from agito.protocols import SandboxSpec\n"
+        "from agito.world.sandbox import Pool\n"
+        "async def main():\n"
+        "    pool = await Pool.open(warm=2)\n"
+        "    box = await pool.start(SandboxSpec())\n"
+        f"    await box.sh('setsid bash -c \"exec -a {mark} sleep 1000\" & exit')\n"
+        "    print(os.popen('ps -eo args').read(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "anyio.run(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert mark in done.stdout
+    with anyio.fail_after(5):
+        while mark in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout:
+            await anyio.sleep(0.01)
