@@ -85,9 +85,9 @@ def test_logprobs_are_those_of_a_plain_forward_pass_in_every_mixture_of_rows(row
         asked = []
         for key in [key for key in ready if rng.random() < 0.6]:
             ready.remove(key)
-            wanted[key] = request(
-                key, prompts(rng.random(), 1)[0], max_tokens=rng.randint(1, 6), stop_ids=(3, 4), temperature=rng.choice([0.7, 1.0, 1.5])
-            )
+            stops = tuple(rng.sample(range(CONFIG.vocab_size), rng.randint(0, 12)))
+            heat, budget = rng.choice([0.7, 1.0, 1.5]), rng.randint(1, 6)
+            wanted[key] = request(key, prompts(rng.random(), 1)[0], max_tokens=budget, stop_ids=stops, temperature=heat)
             asked.append(wanted[key])
         answer = of.advance(Advance(requests=tuple(asked), closed=tuple(closed), steps=steps))
         closed = []
@@ -96,6 +96,10 @@ def test_logprobs_are_those_of_a_plain_forward_pass_in_every_mixture_of_rows(row
             prefix += one.extend
             got = sampled(done)
             assert close_to(got.logprobs, reference(model, prefix, got.ids, temperature=one.temperature))
+            has_stop = [token in one.stop_ids for token in got.ids]
+            assert not any(has_stop[:-1])
+            assert has_stop[-1] == (got.stopped is Stop.END)
+            assert has_stop[-1] or len(got.ids) == one.max_tokens
             prefix += got.ids
             checked += 1
             turns_left[done.key] -= 1

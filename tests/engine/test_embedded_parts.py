@@ -64,7 +64,18 @@ def test_truncation_keeps_the_smallest_set_that_holds_top_p_and_leaves_other_row
     ids, logprobs = sample(logits, uniform, torch.ones(5), top_ps, is_greedy=False)
     assert ids.tolist() == [1, 3, 3, 3, 3]
     torch.testing.assert_close(logprobs.exp(), torch.tensor([1.0, 0.3 / 0.7, 0.3 / 0.9, 0.3, 0.3]))
-    assert logprobs[4] == sample(logits, uniform, torch.ones(5), None, is_greedy=False)[1][4]
+    many = torch.randn(500, 64, generator=torch.Generator().manual_seed(0))
+    uniform, heat = torch.linspace(0, 0.99, 500, dtype=torch.float64), torch.ones(500)
+    alone = sample(many, uniform, heat, None, is_greedy=False)
+    beside = sample(many, uniform, heat, torch.ones(500).index_fill(0, torch.tensor([7]), 0.5), is_greedy=False)
+    untouched = torch.arange(500) != 7
+    assert all(torch.equal(one[untouched], other[untouched]) for one, other in zip(alone, beside, strict=True))
+
+
+def test_what_has_no_probability_is_never_drawn() -> None:
+    logits = torch.tensor([-math.inf, 0.0, -math.inf, 0.0, -math.inf]).expand(3, 5)
+    uniform = torch.tensor([0.0, 0.5, np.nextafter(1.0, 0.0)], dtype=torch.float64)
+    assert sample(logits, uniform, torch.ones(3), None, is_greedy=False)[0].tolist() == [1, 3, 3]
 
 
 def test_equal_tokens_are_truncated_by_rising_id() -> None:

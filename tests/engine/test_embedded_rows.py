@@ -102,9 +102,9 @@ def test_a_slot_taken_over_shows_nothing_of_its_last_tenant() -> None:
 @pytest.mark.parametrize("rows", [3, 2, 1], ids=["a slot is free", "one branch is stored", "both branches are stored"])
 def test_a_branch_shares_the_past_and_draws_its_own_future(rows: int) -> None:
     model = network()
-    of = EmbeddedEngine(model, rows=rows, context=64)
+    of = EmbeddedEngine(model, rows=rows + 1, context=64)
     past = [5, 6, 7]
-    past += ids(finish(of, request(0, past))[0])
+    past += ids(finish(of, request(3, [9, 9]), request(0, past))[0])  # row 3 holds the first slot
     of.advance(Advance(branched=(RowBranch(parent=0, child=8), RowBranch(parent=8, child=9))))
     own = sampled(finish(of, request(0, [1], max_tokens=8))[0])
     assert_close(own.logprobs, logprobs_after(model, [*past, 1], own.ids))

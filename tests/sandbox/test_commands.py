@@ -78,14 +78,19 @@ def test_what_passes_for_plain_words_is_what_bash_sees(parts: list[tuple[str, st
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(st.sampled_from([piece for piece in PIECES if piece != "exit"]), st.sampled_from(["", " "])), min_size=1, max_size=9))
+@given(
+    st.lists(st.tuples(st.sampled_from([piece for piece in PIECES if piece != "exit"]), st.sampled_from(["", " "])), min_size=1, max_size=9)
+)
 def test_what_passes_for_stateless_changes_no_state(parts: list[tuple[str, str]]) -> None:
     command = "".join(text + space for text, space in parts).replace(">", "")  # nothing is written outside
     if not is_stateless(command):
         return
     script = f"{command}\ntrap - EXIT; builtin pwd; builtin export -p"
     env = {"HOME": "/usr", "PATH": "/nonexistent", "A": "0"}
-    plain, after = (subprocess.run(["/bin/bash", "-c", text], capture_output=True, cwd="/", env=env, stdin=subprocess.DEVNULL) for text in ("pwd; export -p", script))
+    plain, after = (
+        subprocess.run(["/bin/bash", "-c", text], capture_output=True, cwd="/", env=env, stdin=subprocess.DEVNULL)
+        for text in ("pwd; export -p", script)
+    )
     assert after.stdout.splitlines()[-len(plain.stdout.splitlines()) :] == plain.stdout.splitlines() or after.returncode == 2
 
 

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.anyio
 async def test_what_is_written_is_there(box: Box) -> None:
     big = bytes(range(256)) * 4096
     await box.write({"a.txt": "text é\n", "deep/er/b.bin": big, "/work/c": "", "run": "#!/bin/sh\necho ran\n"}, executable=["run"])
-    assert (await box.sh("stat -c '%a %s %U' a.txt deep/er/b.bin c run; ./run")).output == b"644 8 agent\n644 1048576 agent\n644 0 agent\n755 19 agent\nran\n"
+    assert (
+        await box.sh("stat -c '%a %s %U' a.txt deep/er/b.bin c run; ./run")
+    ).output == b"644 8 agent\n644 1048576 agent\n644 0 agent\n755 19 agent\nran\n"
     assert await box.read("deep/er/b.bin") == big
     assert await box.read("/work/a.txt") == "text é\n".encode()
     assert await box.files() == {"a.txt": "text é\n".encode(), "c": b"", "deep/er/b.bin": big, "run": b"#!/bin/sh\necho ran\n"}
@@ -43,7 +45,9 @@ async def test_a_path_outside_the_workspace_is_refused(box: Box, path: str) -> N
 
 
 async def test_only_plain_files_are_read(box: Box) -> None:
-    await box.sh("ln -s /etc/passwd link; ln -s / root; mkfifo pipe; mkdir dir; truncate -s 10M sparse; echo x > real; ln -s real inner; chmod 0 dir")
+    await box.sh(
+        "ln -s /etc/passwd link; ln -s / root; mkfifo pipe; mkdir dir; truncate -s 10M sparse; echo x > real; ln -s real inner; chmod 0 dir"
+    )
     for path in ("link", "root/etc/passwd", "pipe", "dir", "sparse", "inner"):
         with pytest.raises(ValueError, match="path="):
             await box.read(path)

@@ -44,7 +44,7 @@ async def test_directory_and_exported_variables_survive_however_a_command_ends(b
 async def test_awkward_values_survive(box: Box) -> None:
     value = "quote\" dollar$HOME back\\slash tick` 'single' tab\there\nnew line é \x01"
     await box.write({"value": value})
-    await box.sh("export V=\"$(cat value)\" EMPTY=; export NEVER_SET; unset LOGNAME")
+    await box.sh('export V="$(cat value)" EMPTY=; export NEVER_SET; unset LOGNAME')
     assert await printed(box, 'printf "%s" "$V"') == value
     assert await printed(box, 'echo "${EMPTY-unset}${NEVER_SET-unset}${LOGNAME-unset}"') == "unsetunset\n"
     snippet = await box.py("import os; print(os.environ['V'] == open('value').read())")
@@ -82,14 +82,16 @@ async def test_background_jobs_outlive_their_command_and_not_the_kill(box: Box) 
 
 async def test_standard_input_is_empty(box: Box) -> None:
     assert (await box.sh("cat")).output == b""
-    assert (await box.sh("read -r line; echo \"$?\"")).output == b"1\n"
+    assert (await box.sh('read -r line; echo "$?"')).output == b"1\n"
     assert (await box.py("import sys; print(repr(sys.stdin.read()))")).output == b"''\n"
 
 
 async def test_a_snippet_runs_in_the_shells_directory_and_leaves_no_trace(box: Box) -> None:
     await box.write({"sub/here": ""})
     await box.sh("cd sub; export A=1")
-    assert (await box.py("import os; print(os.listdir('.'), os.environ['A']); os.environ['A'] = '2'; os.chdir('/'); x = 1")).output == b"['here'] 1\n"
+    assert (
+        await box.py("import os; print(os.listdir('.'), os.environ['A']); os.environ['A'] = '2'; os.chdir('/'); x = 1")
+    ).output == b"['here'] 1\n"
     result = await box.py("import os; print(os.getcwd(), os.environ['A']); print(x)")
     assert result.output.startswith(b"/work/sub 1\n") or b"NameError" in result.output
     assert b"NameError: name 'x' is not defined" in result.output

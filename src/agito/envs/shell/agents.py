@@ -43,14 +43,15 @@ def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
     return script
 
 
-def impostors(family: str, seed: int) -> dict[str, ScriptFactory]:
+def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
     """Agents that must stay at the floor."""
 
     def null() -> Script:
         yield submit("")
 
     def no_tools() -> Script:
-        yield submit(DONE if family == "repair" else random.Random(f"shell/guess/{seed}").choice(VALUES))
+        verb, _, key = prompt.partition(" ")
+        yield submit(DONE if verb == "repair" else f"{key}={random.Random(f'shell/guess/{seed}').choice(VALUES)}")
 
     def noise() -> Script:
         rng = random.Random(f"shell/random/{seed}")
@@ -81,15 +82,15 @@ class _Agent:
             if value is None or not value.startswith("@"):
                 break
             key = value[1:]
-        yield submit(value or UNKNOWN)
+        yield submit(f"{key}={value}" if value else UNKNOWN)
 
     def _repair(self) -> Script:
         while True:
             event = yield from self._persist("./.check")
             if event is None or event.text.startswith("ok"):
                 break
-            place, _, rest = event.text.strip().rpartition(": ")
-            key, _, value = rest.partition(" must be ")
+            place, _, rest = event.text.strip().rpartition(" ")[2].rpartition(":")
+            key, _, value = rest.removeprefix("want ").partition("=")
             path = place or (yield from self._locate(key))
             if value.startswith("@"):
                 value = yield from self._look_up(value[1:])
@@ -172,5 +173,5 @@ def _random_call(rng: random.Random) -> Call:
     key, name, value = rng.choice(KEYS), rng.choice(NAMES), rng.choice(VALUES)
     kind = rng.randrange(8)
     if kind == 0:
-        return submit(rng.choice((value, DONE)))
+        return submit(rng.choice((f"{key}={value}", DONE)))
     return sh(("ls", f"cat {name}", f"cat {name}/*", f"grep -rh {key} *", "./.check", f"sed -i s/^{key}=.*/{key}={value}/ {name}", f"grep -r {key} *")[kind - 1])

@@ -21,7 +21,7 @@ _NATURAL = {
     "find": (
         "The files below the working directory hold lines of the form `key=value`. Find the value of `{key}`. A line that starts "
         "with `old` is stale: ignore it. A value `@other` means: the same value as the key `other`. Tools can time out or be missing. "
-        "Submit the value alone."
+        "Submit the line that settles it, such as `other=value`, and nothing else."
     ),
     "repair": (
         "The files below the working directory hold lines of the form `key=value`; lines that start with `old` are stale. "
@@ -76,7 +76,7 @@ class ShellEnvironment:
         return ShellWorld(self._pool, task, tree, key.data, attempt, noise_seed)
 
     def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        """find: the submitted value. repair: the submission, and the files as they should be, line order apart."""
+        """find: the submitted line. repair: the submission, and the files as they should be, line order apart."""
         if sealed.problem:
             return Verdict.void(sealed.problem)
         wanted = key.data["files"]
@@ -94,7 +94,7 @@ class ShellEnvironment:
         return (agents.solver(task.prompt[Dialect.COMPACT]),)
 
     def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return agents.impostors(task.family, zlib.crc32(task.id.encode()))
+        return agents.impostors(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()))
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)

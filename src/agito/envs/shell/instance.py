@@ -55,8 +55,8 @@ class Rule:
 
     @property
     def complaint(self) -> str:
-        place = f"{self.path}: " if self.named else ""
-        return f"{place}{self.key} must be {'@' + self.same_as if self.same_as else self.value}"
+        place = f"{self.path}:" if self.named else ""
+        return f"want {place}{self.key}={'@' + self.same_as if self.same_as else self.value}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class Instance:
     level: int
     files: dict[str, tuple[str, ...]]  # path → lines
     target: str = ""  # find: the key asked for
-    answer: str = ""  # find: its value
+    answer: str = ""  # find: the line that settles it, `key=value`
     rules: tuple[Rule, ...] = ()  # repair: the broken ones, in the order in which the check looks at them
     missing: tuple[str, ...] = ()
     timeout: float = 0.0
@@ -101,7 +101,7 @@ def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
             board.put(key, value)
         _bystanders(board, pool[:2] + others, shape)
         return Instance(
-            family=family, level=level, files=board.done(), target=chain[0], answer=answer,
+            family=family, level=level, files=board.done(), target=chain[0], answer=f"{chain[-1]}={answer}",
             missing=("grep",) if missing else (), timeout=shape.timeout,
         )  # fmt: skip
     rules: list[Rule] = []

@@ -15,8 +15,8 @@ from agito.errors import SandboxFailure
 from agito.protocols import Result, SandboxSpec
 from agito.types import Fault
 from agito.world.sandbox import beneath
-from agito.world.sandbox.inside import wire
 from agito.world.sandbox.commands import Program, as_program, is_stateless
+from agito.world.sandbox.inside import wire
 
 GRACE_S = 2.0  # pid 1 enforces deadlines; silent for this long past one, it is killed
 START_S = 30.0
@@ -54,7 +54,9 @@ class Frozen:
 class Box:
     """Implements `Sandbox`. One call at a time; a call that is cancelled ends the sandbox."""
 
-    def __init__(self, link: socket.socket, spec: SandboxSpec, layers: tuple[str, ...], on_snapshot: Callable[[Box, Frozen], Awaitable[str]]) -> None:
+    def __init__(
+        self, link: socket.socket, spec: SandboxSpec, layers: tuple[str, ...], on_snapshot: Callable[[Box, Frozen], Awaitable[str]]
+    ) -> None:
         self._link = link
         self._spec = spec
         self._on_snapshot = on_snapshot
@@ -105,7 +107,11 @@ class Box:
     async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:
         """One message. Raises `ValueError` for a path outside and `OSError` where the workspace cannot take a file (full, a directory)."""
         rows = [
-            (beneath.relative(path), data.encode(errors="surrogateescape") if isinstance(data, str) else data, 0o755 if path in executable else 0o644)
+            (
+                beneath.relative(path),
+                data.encode(errors="surrogateescape") if isinstance(data, str) else data,
+                0o755 if path in executable else 0o644,
+            )
             for path, data in files.items()
         ]
         reply = await self._call(("write", rows), START_S)
@@ -148,6 +154,12 @@ class Box:
         """Kills pid 1, and the kernel everything else with it."""
         self.discard("closed")
 
+    @property
+    def pid(self) -> int:
+        """Of pid 1, as the host sees it; -1 when it is dead."""
+        with open(f"/proc/self/fdinfo/{self._pidfd}", encoding="ascii") as file:
+            return int(next(line for line in file if line.startswith("Pid:")).split()[1])
+
     def suspend(self) -> None:
         """Stops pid 1 itself, so that it answers no more: what a fault of ours would look like. For tests."""
         signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
@@ -176,7 +188,9 @@ class Box:
         try:
             reply = await self._call(("act", text, is_python, timeout_s, carries, direct), timeout_s)
         except TimeoutError:
-            return Result(exit_code=None, output=b"", total_bytes=0, fault=Fault.TIMEOUT, killed_by="pid 1 silent", wall_s=timeout_s + GRACE_S)
+            return Result(
+                exit_code=None, output=b"", total_bytes=0, fault=Fault.TIMEOUT, killed_by="pid 1 silent", wall_s=timeout_s + GRACE_S
+            )
         exit_code: int | None
         if reply.killer:
             killed_by, fault = _KILLERS[reply.killer]

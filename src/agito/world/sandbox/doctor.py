@@ -25,7 +25,9 @@ async def layers() -> dict[str, str]:
             "user": f"dropped to {DROPPED_UID}" if os.geteuid() == 0 else f"your own ({os.geteuid()}), in its own user namespace",
             "seccomp": "deny-list" if zygote.has_seccomp else "off",
             "landlock": f"version {zygote.landlock}" if zygote.landlock >= 2 else "not in this kernel",
-            "memory": f"control group {zygote.group.path}, and a watchdog in each sandbox" if zygote.group else "a watchdog in each sandbox",
+            "memory": f"control group {zygote.group.path}, and a watchdog in each sandbox"
+            if zygote.group
+            else "a watchdog in each sandbox",
             "workspace": "overlay on tmpfs" if zygote.has_overlay else "tmpfs; snapshots are copied whole (overlay needs Linux 6.6)",
             "interpreter": zygote.interpreter,
         }

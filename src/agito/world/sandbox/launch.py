@@ -8,8 +8,10 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -18,7 +20,7 @@ from agito.world.sandbox.cgroup import Group, half_of_memory, make
 from agito.world.sandbox.inside import kernel, wire
 
 DROPPED_UID = 1_900_000_001  # nobody's: outside the ranges of users, containers and services
-_MODULES = ("kernel", "seccomp", "wire", "layers", "capture", "memory", "box", "slots", "template", "pid1", "zygote")
+_MODULES = ("kernel", "seccomp", "wire", "layers", "capture", "memory", "box", "slots", "template", "start", "writing", "pid1", "zygote")
 _START_S = 20.0
 _ABSENT = "the interpreter did not start"
 # The whole command line of the zygote, and so of every pid 1: it names no path of the host.
@@ -49,7 +51,7 @@ class Zygote:
     landlock: int  # ABI version; 0: none
     group: Group | None  # the control group around everything
 
-    def request(self, *fields: object, descriptors: tuple[int, ...] = ()) -> None:
+    def request(self, *fields: Any, descriptors: tuple[int, ...] = ()) -> None:
         """Sends one request. Raises `OSError` when the zygote is gone or its queue is full."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         self.control.sendmsg([marshal.dumps(fields, wire.FORMAT)], rights)
@@ -63,7 +65,9 @@ async def launch(
     `limit_bytes` bounds all sandboxes together, half of the machine's memory by default. The flags exist for tests, which prove with them that an attack fires where a layer is missing.
     """
     if sys.platform != "linux" or not kernel.SUPPORTED:
-        raise NoIsolation(f"no sandbox on {sys.platform}/{kernel.MACHINE}: run Agito on Linux, x86_64 or aarch64, or in a Linux virtual machine")
+        raise NoIsolation(
+            f"no sandbox on {sys.platform}/{kernel.MACHINE}: run Agito on Linux, x86_64 or aarch64, or in a Linux virtual machine"
+        )
     group = make(limit_bytes or half_of_memory()) if cgroup else None
     problems: list[str] = []
     for interpreter, prefix in _interpreters():
@@ -96,7 +100,7 @@ def _interpreters() -> list[tuple[str, str]]:
     return [*found, (own, sys.base_prefix)]
 
 
-async def _try(interpreter: str, settings: dict[str, object], group: Group | None) -> Zygote | str:
+async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None) -> Zygote | str:
     """A zygote, or why there is none."""
     inside = Path(__file__).parent / "inside"
     sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
@@ -104,10 +108,13 @@ async def _try(interpreter: str, settings: dict[str, object], group: Group | Non
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     command = [interpreter, "-I", "-S", "-c", _COMMAND]
     null = subprocess.DEVNULL
-    answer, descriptors = b"", []
+    answer = b""
+    descriptors: list[int] = []
     with remote:
         try:
-            process = subprocess.Popen(command, stdin=remote, stdout=null, stderr=null, env={}, cwd="/", close_fds=True, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdin=remote.fileno(), stdout=null, stderr=null, env={}, cwd="/", close_fds=True, start_new_session=True
+            )
         except OSError as error:
             control.close()
             return f"{_ABSENT}: {error}"
@@ -116,7 +123,7 @@ async def _try(interpreter: str, settings: dict[str, object], group: Group | Non
             group.remove()
             group = None
         control.send(_BOOT)
-        control.send(marshal.dumps((settings, sources), wire.FORMAT))
+        control.send(marshal.dumps((dict(settings), sources), wire.FORMAT))
         control.setblocking(False)
         with anyio.move_on_after(_START_S):
             await anyio.wait_readable(control)

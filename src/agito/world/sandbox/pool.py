@@ -32,6 +32,7 @@ class Pool:
         self._warm: deque[Box] = deque()
         self._live: set[Box] = set()
         self._tools: dict[tuple[tuple[str, ...], str], str] = {}
+        self._ready_tools: set[str] = set()  # PATHs that the zygote has made
         self._snapshots: dict[str, Frozen] = {}
         self._bases: dict[str, str] = {}
         self._uses: Counter[str] = Counter()  # of every layer, by sandboxes and snapshots
@@ -64,9 +65,14 @@ class Pool:
     async def start(self, spec: SandboxSpec) -> Box:
         """At once when a warm one of the same sizes is there. Raises `SandboxFailure`."""
         layers = () if spec.base is None else (await self._base(spec.base),)
-        box = self._take(spec) or self._spawn(spec, layers)
+        env = self._environment(spec)
+        are_tools_there = spec.tools is None or env["PATH"] in self._ready_tools
+        # The zygote works in order: what is spawned after the request for tools has them; a warm one may not have them yet.
+        box = (self._take(spec) if are_tools_there else None) or self._spawn(spec, layers)
         self._refill(spec)
-        return await self._hand_out(box, spec, self._environment(spec), "/work")
+        handed = await self._hand_out(box, spec, env, "/work")
+        self._ready_tools.add(env["PATH"])
+        return handed
 
     async def fork(self, snapshot: str) -> Box:
         """A new sandbox with the files, directory and variables of `snapshot`; processes are not carried. Raises `SandboxFailure`."""
@@ -176,7 +182,9 @@ class Pool:
                 if len(answer) >= wire.REPLY.size and answer[4] == wire.DONE:
                     return layer
                 self.zygote.request("drop", layer)
-                raise SandboxFailure(f"the workspace could not be copied: {answer[wire.REPLY.size :].decode(errors='replace') or 'the zygote is gone'}")
+                raise SandboxFailure(
+                    f"the workspace could not be copied: {answer[wire.REPLY.size :].decode(errors='replace') or 'the zygote is gone'}"
+                )
         raise SandboxFailure(f"the workspace has not been copied for {COPY_S:.0f} s")
 
     def _take(self, spec: SandboxSpec) -> Box | None:

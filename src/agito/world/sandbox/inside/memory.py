@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
-import _signal as signal
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # without the enums, which would be copied into every sandbox
+
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MIB = 1 << 20

@@ -6,27 +6,27 @@ is counted from outside the command; what the episode can write to (variables, w
 
 from __future__ import annotations
 
+import _socket
 import errno
 import marshal
 import os
 import select
-import stat
-import sys
 import time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import _signal as signal
-import _socket
-
-from agito.world.sandbox.inside import kernel, memory, wire
+from agito.world.sandbox.inside import memory, wire
 from agito.world.sandbox.inside.capture import Capture, parse_state
+from agito.world.sandbox.inside.start import fork_snippet, start_program, start_shell
+from agito.world.sandbox.inside.writing import write_file
+
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # without the enums, which would be copied into every sandbox
 
 _QUICK_S = 0.004  # most commands end within it: one sleep, no polling
 _TICK_S = 0.05  # how often a longer command's memory is looked at
-_STATE_FD = 99
-_RESET = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGHUP)
 _MOST_OUTPUT = 1 << 26  # a command that prints more is stopped
-_NULL_DEVICE = os.makedev(1, 3)
 
 
 def run(link: int, work: int, upper: int) -> NoReturn:
@@ -122,11 +122,12 @@ class Pid1:
         state = None
         try:
             if is_python:
-                self.current = self.fork_snippet(command, writing)
+                self.current = fork_snippet(command, self.env, self.control, writing)
             else:
+                self.current = start_program(*program, self.env, self.null, writing) if program else 0
                 if carries:
                     state = self.state = self.state or os.pipe()
-                self.current = program and self.start_program(*program, writing) or self.start_shell(command, writing, state)
+                self.current = self.current or start_shell(command, self.env, self.null, writing, state[1] if state else -1)
         except OSError as error:
             text = f"bash: {os.strerror(error.errno)}\n".encode()
             return wire.reply(wire.RESULT, text, killer=wire.START, idle=self.is_idle, status=254 << 8, total=len(text))
@@ -154,73 +155,6 @@ class Pid1:
             cpu=usage.ru_utime + usage.ru_stime,
             peak=usage.ru_maxrss / 1024,
         )
-
-    def start_program(self, words: tuple[str, ...], redirections: tuple[tuple[Any, ...], ...], writing: int) -> int:
-        """What `bash -c` would start. Returns 0 where bash has to do it after all, or to say why it cannot be done."""
-        path = self.find(words[0])
-        if not path:
-            return 0
-        opened: list[int] = []
-        actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, self.null, 0), (os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2)]
-        try:
-            for target, source, *flags in redirections:
-                if flags:
-                    source = open_plain(source, flags[0])
-                    opened.append(source)
-                actions.append((os.POSIX_SPAWN_DUP2, source, target))
-            env = {**self.env, "_": path, "SHLVL": "0"}
-            return os.posix_spawn(path, words, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
-        except OSError:
-            return 0  # a script that names no interpreter, a directory that is not there, a pipe, no process left
-        finally:
-            for descriptor in opened:
-                os.close(descriptor)
-
-    def find(self, name: str) -> str:
-        """Where a program is, or nothing. `echo` is always there, as it is in bash."""
-        if "/" in name:
-            places = ("",)
-        elif name == "echo":
-            return "/bin/echo"
-        else:
-            places = tuple(place for place in self.env.get("PATH", "").split(":") if place)
-        for place in places:
-            path = f"{place}/{name}" if place else name
-            if os.access(path, os.X_OK) and not os.path.isdir(path):
-                return path
-        return ""
-
-    def start_shell(self, command: str, writing: int, state: tuple[int, int] | None) -> int:
-        actions = [(os.POSIX_SPAWN_DUP2, self.null, 0), (os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2)]
-        env = self.env
-        if state is not None:
-            actions.append((os.POSIX_SPAWN_DUP2, state[1], _STATE_FD))
-            env = {**env, "BASH_ENV": "/run/carry"}
-        return os.posix_spawn("/bin/bash", ("bash", "-c", command), env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
-
-    def fork_snippet(self, code: str, writing: int) -> int:
-        """A fresh copy of this warm interpreter, cut off from the host's socket before a line of `code` runs."""
-        child = os.fork()
-        if child:
-            return child
-        try:
-            os.setsid()
-            self.control.close()
-            for target in (1, 2):
-                os.dup2(writing, target)
-            os.closerange(3, 1024)
-            for number in _RESET:
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
-            os.environ.clear()
-            os.environ.update(self.env)
-            sys.path.insert(0, "")
-            sys.argv = ["-c"]
-        except BaseException:
-            os._exit(254)
-        run_snippet(code)
 
     def watch(self, deadline: float, capture: Capture, reading: int, dumped: bytearray, state: tuple[int, int] | None) -> int:
         """Waits for a command that takes longer. Returns what killed it, or 0."""
@@ -294,6 +228,16 @@ class Pid1:
             env["PWD"] = self.env.get("PWD", "/work")
         self.env = env
 
+    def write(self, files: list[tuple[str, bytes, int]]) -> bytes:
+        for path, data, mode in files:
+            try:
+                write_file(self.work, path, data, mode)
+            except OSError as error:
+                number = error.errno or errno.EIO
+                text = f"{path}: {os.strerror(number)}".encode(errors="surrogateescape")
+                return wire.reply(wire.REFUSED, text, status=number, idle=self.is_idle)
+        return wire.reply(wire.DONE, idle=self.is_idle)
+
     # processes
 
     def reap(self) -> None:
@@ -362,93 +306,8 @@ class Pid1:
         finally:
             self.is_idle = idle
 
-    # files
-
-    def write(self, files: list[tuple[str, bytes, int]]) -> bytes:
-        for path, data, mode in files:
-            try:
-                self.write_file(path, data, mode)
-            except OSError as error:
-                number = error.errno or errno.EIO
-                return wire.reply(wire.REFUSED, f"{path}: {os.strerror(number)}".encode(errors="surrogateescape"), status=number, idle=self.is_idle)
-        return wire.reply(wire.DONE, idle=self.is_idle)
-
-    def write_file(self, path: str, data: bytes, mode: int) -> None:
-        """Whatever was there is replaced; no link is followed on the way."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        parent, name = os.path.split(path)
-        try:
-            handle = kernel.open_beneath(self.work, path, flags, mode)
-        except FileExistsError:
-            directory = self.directory(parent)
-            try:
-                os.unlink(name, dir_fd=directory)
-                handle = kernel.open_beneath(self.work, path, flags, mode)
-            finally:
-                os.close(directory)
-        except FileNotFoundError:
-            os.close(self.directory(parent))
-            handle = kernel.open_beneath(self.work, path, flags, mode)
-        try:
-            at = os.write(handle, data)
-            while at < len(data):
-                at += os.write(handle, data[at:])
-        finally:
-            os.close(handle)
-
-    def directory(self, path: str) -> int:
-        """An open descriptor of a directory beneath the workspace, made where it is missing."""
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-        try:
-            return kernel.open_beneath(self.work, path or ".", flags)
-        except FileNotFoundError:
-            parent, name = os.path.split(path)
-            above = self.directory(parent)
-            try:
-                os.mkdir(name, 0o755, dir_fd=above)
-            finally:
-                os.close(above)
-            return kernel.open_beneath(self.work, path, flags)
-
-
-def run_snippet(code: str) -> NoReturn:
-    """Never returns, whatever `code` does."""
-    status = 0
-    try:
-        exec(compile(code, "<snippet>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
-    except SystemExit as leave:
-        if isinstance(leave.code, int):
-            status = leave.code & 0xFF
-        elif leave.code is not None:
-            print(leave.code, file=sys.stderr)
-            status = 1
-    except BaseException as error:
-        trace = error.__traceback__
-        sys.excepthook(type(error), error.with_traceback(trace.tb_next if trace else None), None)
-        status = 1
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(status)
-
-
-def open_plain(path: str, flags: int) -> int:
-    """Opens a regular file, or /dev/null, with no link on the way and without ever waiting. Raises `OSError` for anything else.
-
-    This process opens it for a command, so what /proc/self or a pipe would mean to that command must not happen here.
-    """
-    handle = kernel.open_beneath(kernel.AT_FDCWD, path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666 if flags & os.O_CREAT else 0, kernel.NO_LINKS)
-    info = os.fstat(handle)
-    if stat.S_ISREG(info.st_mode) or info.st_rdev == _NULL_DEVICE:
-        return handle
-    os.close(handle)
-    raise OSError(errno.EINVAL, path)
-
 
 def available(descriptor: int) -> bool:
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
     return any(event & select.POLLIN for _, event in poller.poll(0))
-
-

@@ -7,14 +7,18 @@ either. So what the next sandbox finds cannot be told from a new one.
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
 import struct
-
-import _signal as signal
-import _socket
+from typing import TYPE_CHECKING
 
 from agito.world.sandbox.inside import box, kernel
+
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # without the enums, which would be copied into every sandbox
 
 _GET_LINK = struct.pack("=IHHIIBxHiII", 32, 18, 1, 1, 0, 0, 0, 1, 0, 0)  # RTM_GETLINK of interface 1
 _STATS64 = 23  # IFLA_STATS64

@@ -6,16 +6,19 @@ When the host dies, the socket closes, the zygote ends, and the kernel ends ever
 
 from __future__ import annotations
 
+import _socket
 import gc
 import marshal
 import os
 import resource
-import _signal as signal
-from typing import Any
-
-import _socket
+from typing import TYPE_CHECKING, Any
 
 from agito.world.sandbox.inside import box, kernel, layers, pid1, seccomp, slots, template, wire
+
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # without the enums, which would be copied into every sandbox
 
 _NAMESPACES = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
@@ -65,7 +68,12 @@ def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_IGN)
-    for kind, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_MEMLOCK, 1 << 16), (resource.RLIMIT_MSGQUEUE, 0), (resource.RLIMIT_RTPRIO, 0)):
+    for kind, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 1 << 16),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_RTPRIO, 0),
+    ):
         resource.setrlimit(kind, (value, value))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = 1024 if hard == resource.RLIM_INFINITY else min(1024, hard)

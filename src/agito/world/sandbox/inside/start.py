@@ -1,0 +1,137 @@
+"""Starting what an episode asks for: a program, a shell, or a snippet in a fork of this interpreter."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from agito.world.sandbox.inside import kernel
+
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # without the enums, which would be copied into every sandbox
+
+STATE_FD = 99  # where a shell says what directory and variables it leaves behind
+_RESET = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGHUP)
+_NULL_DEVICE = os.makedev(1, 3)
+
+
+def start_program(
+    words: tuple[str, ...], redirections: tuple[tuple[Any, ...], ...], env: Mapping[str, str], null: int, writing: int
+) -> int:
+    """What `bash -c` would start. Returns 0 where bash has to do it after all, or to say why it cannot be done."""
+    path = find(words[0], env.get("PATH", ""))
+    if not path:
+        return 0
+    opened: list[int] = []
+    actions: list[tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_DUP2, null, 0),
+        (os.POSIX_SPAWN_DUP2, writing, 1),
+        (os.POSIX_SPAWN_DUP2, writing, 2),
+    ]
+    try:
+        for target, source, *flags in redirections:
+            if flags:
+                source = open_plain(source, flags[0])
+                opened.append(source)
+            actions.append((os.POSIX_SPAWN_DUP2, source, target))
+        return os.posix_spawn(
+            path, words, {**env, "_": path, "SHLVL": "0"}, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET
+        )
+    except OSError:
+        return 0  # a script that names no interpreter, a directory that is not there, a pipe, no process left
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def find(name: str, search: str) -> str:
+    """Where a program is, or nothing. `echo` is always there, as it is in bash."""
+    if "/" in name:
+        places = ("",)
+    elif name == "echo":
+        return "/bin/echo"
+    else:
+        places = tuple(place for place in search.split(":") if place)
+    for place in places:
+        path = f"{place}/{name}" if place else name
+        if os.access(path, os.X_OK) and not os.path.isdir(path):
+            return path
+    return ""
+
+
+def start_shell(command: str, env: Mapping[str, str], null: int, writing: int, state: int) -> int:
+    """`bash -c`; with a descriptor for `state`, it reports there when it ends. Raises `OSError`."""
+    actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2)]
+    if state >= 0:
+        actions.append((os.POSIX_SPAWN_DUP2, state, STATE_FD))
+        env = {**env, "BASH_ENV": "/run/carry"}
+    return os.posix_spawn("/bin/bash", ("bash", "-c", command), env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
+
+
+def fork_snippet(code: str, env: Mapping[str, str], control: _socket.socket, writing: int) -> int:
+    """A fresh copy of this warm interpreter, cut off from the host's socket before a line of `code` runs."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.setsid()
+        control.close()
+        for target in (1, 2):
+            os.dup2(writing, target)
+        os.closerange(3, 1024)
+        for number in _RESET:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+        os.environ.clear()
+        os.environ.update(env)
+        sys.path.insert(0, "")
+        sys.argv = ["-c"]
+    except BaseException:
+        os._exit(254)
+    run_snippet(code)
+
+
+def run_snippet(code: str) -> NoReturn:
+    """Never returns, whatever `code` does."""
+    status = 0
+    try:
+        exec(compile(code, "<snippet>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
+    except SystemExit as leave:
+        if isinstance(leave.code, int):
+            status = leave.code & 0xFF
+        elif leave.code is not None:
+            print(leave.code, file=sys.stderr)
+            status = 1
+    except BaseException as error:
+        trace = error.__traceback__
+        sys.excepthook(type(error), error.with_traceback(trace.tb_next if trace else None), None)
+        status = 1
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def open_plain(path: str, flags: int) -> int:
+    """Opens a regular file, or /dev/null, with no link on the way and without ever waiting. Raises `OSError` for anything else.
+
+    This process opens it for a command, so what /proc/self or a pipe would mean to that command must not happen here.
+    """
+    handle = kernel.open_beneath(
+        kernel.AT_FDCWD, path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666 if flags & os.O_CREAT else 0, kernel.NO_LINKS
+    )
+    info = os.fstat(handle)
+    if stat.S_ISREG(info.st_mode) or info.st_rdev == _NULL_DEVICE:
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, path)

@@ -1,0 +1,46 @@
+"""Writing files beneath the workspace from inside, as the episode's own user."""
+
+from __future__ import annotations
+
+import os
+
+from agito.world.sandbox.inside import kernel
+
+
+def write_file(work: int, path: str, data: bytes, mode: int) -> None:
+    """Whatever was there is replaced; no link is followed on the way."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    parent, name = os.path.split(path)
+    try:
+        handle = kernel.open_beneath(work, path, flags, mode)
+    except FileExistsError:
+        parent_handle = directory(work, parent)
+        try:
+            os.unlink(name, dir_fd=parent_handle)
+            handle = kernel.open_beneath(work, path, flags, mode)
+        finally:
+            os.close(parent_handle)
+    except FileNotFoundError:
+        os.close(directory(work, parent))
+        handle = kernel.open_beneath(work, path, flags, mode)
+    try:
+        at = os.write(handle, data)
+        while at < len(data):
+            at += os.write(handle, data[at:])
+    finally:
+        os.close(handle)
+
+
+def directory(work: int, path: str) -> int:
+    """An open descriptor of a directory beneath the workspace, made where it is missing."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    try:
+        return kernel.open_beneath(work, path or ".", flags)
+    except FileNotFoundError:
+        parent, name = os.path.split(path)
+        above = directory(work, parent)
+        try:
+            os.mkdir(name, 0o755, dir_fd=above)
+        finally:
+            os.close(above)
+        return kernel.open_beneath(work, path, flags)
