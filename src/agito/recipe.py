@@ -50,10 +50,10 @@ class ComputeSection(Section):
 class SftSection(Section):
     """Cold start on demonstrations by an imperfect script."""
 
-    demos: int = Field(2000, ge=1)
+    demos: int = Field(8000, ge=1)
     skill: float = Field(0.5, ge=0, le=1)
-    epochs: int = Field(3, ge=1)
-    batch: int = Field(16, ge=1)
+    epochs: int = Field(1, ge=1)
+    batch: int = Field(8, ge=1)
     survey: int = Field(200, ge=1)  # attempts that the vocabulary is learned from
 
 

@@ -3,6 +3,7 @@
 `python3 probes.py NAME ARGUMENT...` prints what it could get at, or nothing.
 """
 
+# ruff: noqa: PTH123, PTH208, PTH115, PTH108, PTH118, T201
 from __future__ import annotations
 
 import contextlib
@@ -56,12 +57,20 @@ def calls() -> None:
     """System calls that a sandbox has no use for."""
     buffer = ctypes.create_string_buffer(256)
     tries = {
-        "io_uring": lambda: libc.syscall(425, 1, buffer), "vsock": lambda: libc.socket(40, 1, 0), "packet": lambda: libc.socket(17, 3, 0),
-        "nfnetlink": lambda: libc.socket(16, 3, 12), "add_key": lambda: libc.syscall(248, b"user", b"x", b"y", 1, -2),
-        "userfaultfd": lambda: libc.syscall(323, 1), "memfd": lambda: libc.syscall(319, b"x", 0), "shmget": lambda: libc.shmget(0, 4096, 0o1600),
-        "semget": lambda: libc.semget(0, 1, 0o1600), "msgget": lambda: libc.msgget(0, 0o1600), "personality": lambda: libc.personality(0x40000),
-        "user namespace": lambda: libc.syscall(272, 0x10000000), "clone3": lambda: -1 if libc.syscall(435, None, 0) < 0 and ctypes.get_errno() == 38 else 0,
-    }  # fmt: skip
+        "io_uring": lambda: libc.syscall(425, 1, buffer),
+        "vsock": lambda: libc.socket(40, 1, 0),
+        "packet": lambda: libc.socket(17, 3, 0),
+        "nfnetlink": lambda: libc.socket(16, 3, 12),
+        "add_key": lambda: libc.syscall(248, b"user", b"x", b"y", 1, -2),
+        "userfaultfd": lambda: libc.syscall(323, 1),
+        "memfd": lambda: libc.syscall(319, b"x", 0),
+        "shmget": lambda: libc.shmget(0, 4096, 0o1600),
+        "semget": lambda: libc.semget(0, 1, 0o1600),
+        "msgget": lambda: libc.msgget(0, 0o1600),
+        "personality": lambda: libc.personality(0x40000),
+        "user namespace": lambda: libc.syscall(272, 0x10000000),
+        "clone3": lambda: -1 if libc.syscall(435, None, 0) < 0 and ctypes.get_errno() == 38 else 0,
+    }
     for name, attempt in tries.items():
         if attempt() >= 0:
             print(name)
@@ -70,10 +79,13 @@ def calls() -> None:
 def privileged() -> None:
     """What root may do, and what a new user namespace would allow."""
     tries = {
-        "mount": lambda: libc.mount(b"x", b"/tmp", b"tmpfs", 0, None), "umount": lambda: libc.umount2(b"/tmp", 2), "chroot": lambda: libc.chroot(b"/tmp"),
-        "mknod": lambda: libc.mknod(b"/tmp/device", 0o020666, os.makedev(1, 3)), "sethostname": lambda: libc.sethostname(b"x", 1),
+        "mount": lambda: libc.mount(b"x", b"/tmp", b"tmpfs", 0, None),
+        "umount": lambda: libc.umount2(b"/tmp", 2),
+        "chroot": lambda: libc.chroot(b"/tmp"),
+        "mknod": lambda: libc.mknod(b"/tmp/device", 0o020666, os.makedev(1, 3)),
+        "sethostname": lambda: libc.sethostname(b"x", 1),
         "setuid": lambda: libc.setuid(0),
-    }  # fmt: skip
+    }
     for name, attempt in tries.items():
         if attempt() >= 0:
             print(name)

@@ -1,7 +1,9 @@
 """Attacks on the sandbox, each with a control that proves it would have worked: the same program, run plainly or in a weaker box."""
 
+# ruff: noqa: ASYNC110
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -98,7 +100,7 @@ async def main():
         for shape in (SandboxSpec(), SandboxSpec(work_mb=1)):
             box = await pool.start(shape)
             await box.write({"probes.py": open(sys.argv[2]).read()})
-            for command in ("search agito-secret-4711 /work /tmp /etc /run /root /home /var /mnt /opt", "search agito-secret-4711 /proc/1/root"):
+            for command in ("search agito-secret-4711 /work /tmp /etc /run /root /home /var /mnt", "search agito-secret-4711 /proc/1/root"):
                 result = await box.sh("/usr/bin/python3 probes.py " + command)
                 assert result.exit_code == 0, result
                 print(result.output.decode(), end="")
@@ -224,10 +226,8 @@ async def test_a_race_of_links_leaks_nothing_to_a_reader(box: Box, tmp_path: Pat
     with anyio.fail_after(60):
         while not naive or len(seen) < 1:
             for _ in range(300):
-                try:
+                with contextlib.suppress(ValueError, NotFound):
                     seen.add(await box.read(name))
-                except (ValueError, NotFound):
-                    pass
                 try:
                     handle = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=box.work)
                 except OSError:

@@ -68,7 +68,10 @@ async def test_memory_of_all_processes_together_is_bounded(pool: Pool) -> None:
 
 async def test_shared_memory_is_counted_once(pool: Pool) -> None:
     box = await pool.start(SandboxSpec(mem_mb=100))
-    code = "import mmap, os, time\nm = mmap.mmap(-1, 40 << 20)\nm.write(b'x' * (40 << 20))\n[os.fork() for _ in range(2)]\nsum(m[:1 << 20])\ntime.sleep(0.3)"
+    code = (
+        "import mmap, os, time\nm = mmap.mmap(-1, 40 << 20)\nm.write(b'x' * (40 << 20))\n"
+        "[os.fork() for _ in range(2)]\nsum(m[:1 << 20])\ntime.sleep(0.3)"
+    )
     assert (await box.py(code, timeout_s=15)).killed_by is None
 
 

@@ -1,5 +1,6 @@
 """The pool: warm sandboxes, tiers, and what is left when it is gone."""
 
+# ruff: noqa: ASYNC110
 from __future__ import annotations
 
 import subprocess
@@ -38,7 +39,10 @@ async def test_warm_sandboxes_are_handed_out_fresh_and_configured() -> None:
 async def test_a_network_that_was_used_is_not_used_again() -> None:
     async with await Pool.open(warm=0) as pool:
         count = "awk '/lo:/ {print $2, $3, $10}' /proc/net/dev"
-        talk = "import socket\ns = socket.create_server(('127.0.0.1', 0))\nc = socket.create_connection(s.getsockname())\nc.send(b'x')\nprint(s.accept()[0].recv(1))"
+        talk = (
+            "import socket\ns = socket.create_server(('127.0.0.1', 0))\nc = socket.create_connection(s.getsockname())\n"
+            "c.send(b'x')\nprint(s.accept()[0].recv(1))"
+        )
         for _ in range(3):
             box = await pool.start(SandboxSpec())
             assert (await box.sh(count)).output == b"0 0 0\n"

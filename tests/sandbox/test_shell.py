@@ -32,9 +32,15 @@ async def test_a_signal_is_reported_with_the_code_that_a_shell_gives(box: Box) -
 
 @pytest.mark.parametrize(
     "command",
-    ["cd sub && export KEPT='a b'", "cd sub; export KEPT='a b'; exit 3", "set -e; cd sub; export KEPT='a b'; false; echo not reached",
-     "cd sub; export KEPT='a b'; nosuchprogram", "cd sub; export KEPT='a b'; ls | grep nothing", "set -u; cd sub; export KEPT='a b'; echo $unset_one"],
-)  # fmt: skip
+    [
+        "cd sub && export KEPT='a b'",
+        "cd sub; export KEPT='a b'; exit 3",
+        "set -e; cd sub; export KEPT='a b'; false; echo not reached",
+        "cd sub; export KEPT='a b'; nosuchprogram",
+        "cd sub; export KEPT='a b'; ls | grep nothing",
+        "set -u; cd sub; export KEPT='a b'; echo $unset_one",
+    ],
+)
 async def test_directory_and_exported_variables_survive_however_a_command_ends(box: Box, command: str) -> None:
     await box.write({"sub/file": ""})
     await box.sh(command)

@@ -27,7 +27,7 @@ class PhaseConfig(Section):
 class SftConfig(PhaseConfig):
     """Cold start: high rates, decayed to nothing."""
 
-    lr: float = Field(default=1e-2, gt=0)
+    lr: float = Field(default=2e-2, gt=0)
     adam_lr: float = Field(default=1e-2, gt=0)
     warmup: float = Field(default=0.02, ge=0, le=1)
     decay: float = Field(default=1.0, ge=0, le=1)
@@ -37,7 +37,7 @@ class TrainerConfig(Section):
     """Phases, loss, and how a batch is cut up."""
 
     sft: SftConfig = SftConfig()
-    rl: PhaseConfig = PhaseConfig()
+    rl: PhaseConfig = PhaseConfig(lr=5e-3, adam_lr=2e-3)
     loss: LossConfig = DecoupledPPOConfig()
     minibatches: int = Field(default=2, ge=1)  # optimizer steps per RL batch
     micro_tokens: int = Field(default=2048, ge=1)  # tokens in one forward pass, unless one sample is longer; fits a CPU's cache

@@ -69,8 +69,7 @@ class _Agent:
     def __init__(self, careful: Choice, patient: Choice) -> None:
         self.careful, self.patient = careful, patient
         self.can_grep = self.can_sed = True
-        self.read: list[str] = []  # lines that the fallback has read
-        self.unread: list[str] | None = None  # what it has not read yet; None: not even listed
+        self.places: list[str] | None = None  # what the fallback has to look through; None: not listed yet
 
     def run(self, prompt: str) -> Script:
         verb, _, key = prompt.partition(" ")
@@ -119,27 +118,20 @@ class _Agent:
             self.can_grep = False
             if not self.patient():
                 return None
-        return (yield from self._read_everything(key))
+        return (yield from self._search_by_hand(key))
 
-    def _read_everything(self, key: str) -> Asking:
-        """The fallback without grep: list, then read directory by directory until the live line is there."""
-        value = self._pick(self.read, key)
-        while value is None:
-            if self.unread is None:
-                event = yield sh("ls")
-                names = event.text.split()
-                event = yield sh(f"cat {names[0]}/*")
-                is_flat = event.exit_code != 0
-                if is_flat:
-                    event = yield sh("cat *")
-                self.unread = [] if is_flat else names[1:]
-            elif self.unread and self.careful():
-                event = yield sh(f"cat {self.unread.pop(0)}/*")
-            else:
-                return None
-            self.read += event.text.splitlines()
-            value = self._pick(self.read, key)
-        return value
+    def _search_by_hand(self, key: str) -> Asking:
+        """The fallback without grep: list, then let sed print the key's lines, directory by directory."""
+        if self.places is None:
+            event = yield sh("ls -p")
+            names = event.text.split()
+            self.places = [f"{name}*" for name in names if name.endswith("/")] or ["*"]
+        for place in self.places:
+            event = yield sh(f"sed -n /{key}=/p {place}")
+            value = self._pick(event.text.splitlines(), key)
+            if value is not None or not self.careful():
+                return value  # hasty: leaves the other directories unread
+        return None
 
     def _locate(self, key: str) -> Asking:
         event = yield from self._persist(f"grep -r {key} *")
@@ -174,4 +166,4 @@ def _random_call(rng: random.Random) -> Call:
     kind = rng.randrange(8)
     if kind == 0:
         return submit(rng.choice((f"{key}={value}", DONE)))
-    return sh(("ls", f"cat {name}", f"cat {name}/*", f"grep -rh {key} *", "./.check", f"sed -i s/^{key}=.*/{key}={value}/ {name}", f"grep -r {key} *")[kind - 1])
+    return sh(("ls -p", f"cat {name}", f"sed -n /{key}=/p {name}/*", f"grep -rh {key} *", "./.check", f"sed -i s/^{key}=.*/{key}={value}/ {name}", f"grep -r {key} *")[kind - 1])

@@ -9,6 +9,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 
+import anyio
+
 from agito.envs.shell import agents
 from agito.envs.shell.check import check_script
 from agito.envs.shell.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
@@ -44,6 +46,7 @@ class ShellEnvironment:
 
     def __init__(self, *, pool: SandboxPool | None = None, warm: int = 4) -> None:
         self._pool, self._warm = pool, warm
+        self._opening = anyio.Lock()
 
     @property
     def isolation_tier(self) -> str:
@@ -69,8 +72,8 @@ class ShellEnvironment:
         return task, Key(task_id=task.id, seed=instance_seed, data=_key_data(instance))
 
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        if self._pool is None:
-            self._pool = await Pool.open(warm=self._warm)
+        async with self._opening:
+            self._pool = self._pool or await Pool.open(warm=self._warm)
         instance = _instance(task, key)
         tree = instance.tree | ({".check": check_script(instance)} if task.family == "repair" else {})
         return ShellWorld(self._pool, task, tree, key.data, attempt, noise_seed)

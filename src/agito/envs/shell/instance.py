@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from agito.envs.shell.words import KEYS, NAMES, RESERVED_KEYS, VALUES
+from agito.envs.shell.words import KEYS, NAMES, ONLY, VALUES
 
 FAMILIES = ("find", "repair")
 LEVELS = (1, 2, 3, 4, 5)
@@ -84,11 +84,12 @@ class Instance:
 
 
 def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
-    """The structural split asks for keys that training never asks for, through chains and faults that it never combines."""
+    """The structural split: keys that training uses in the other family alone, the longest chains, most often with the fallback."""
     rng = random.Random(f"shell/{split}/{family}/{level}/{seed}")
     shape, structural = SHAPES[level], split == "structural"
     paths = _paths(rng, shape)
-    pool = list(RESERVED_KEYS if structural else KEYS[: -len(RESERVED_KEYS)])
+    other = ONLY["repair" if family == "find" else "find"]
+    pool = list(other if structural else [key for key in KEYS if key not in other])
     rng.shuffle(pool)
     others = [key for key in KEYS if key not in pool]
     rng.shuffle(others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -105,7 +106,10 @@ class Box:
         return await self._act(code, True, timeout_s, False, None)
 
     async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:
-        """One message. Raises `ValueError` for a path outside and `OSError` where the workspace cannot take a file (full, a directory)."""
+        """One message. Raises `ValueError` for a path outside, a link on the way or anything but a regular file at its end.
+
+        Raises `OSError` where the workspace cannot take a file: it is full, or a directory may not be written.
+        """
         rows = [
             (
                 beneath.relative(path),
@@ -115,6 +119,8 @@ class Box:
             for path, data in files.items()
         ]
         reply = await self._call(("write", rows), START_S)
+        if reply.status in (errno.ELOOP, errno.EXDEV, errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
+            raise ValueError(f"path={reply.body.decode(errors='replace')}; only regular files without links on the way are written")
         if reply.kind != wire.DONE:
             raise OSError(reply.status, reply.body.decode(errors="replace"))
 
@@ -143,7 +149,10 @@ class Box:
         if reply.kind != wire.FROZEN:
             raise SandboxFailure(f"the sandbox could not be frozen: {reply.body.decode(errors='replace')}")
         cwd, *assignments = (os.fsdecode(part) for part in reply.body.split(b"\0"))
-        env = dict(assignment.partition("=")[::2] for assignment in assignments)
+        env: dict[str, str] = {}
+        for assignment in assignments:
+            name, _, value = assignment.partition("=")
+            env[name] = value
         try:
             return await self._on_snapshot(self, Frozen(spec=self._spec, layers=self.layers, cwd=cwd, env=env))
         finally:
@@ -184,7 +193,7 @@ class Box:
             raise ValueError(f"timeout_s={timeout_s}: every action needs a finite deadline above 0")
         if "\0" in text:
             return Result(exit_code=127, output=b"bash: a command cannot hold a NUL\n", total_bytes=34, fault=Fault.POLICY)
-        direct = (program.words, program.redirections) if program is not None else None
+        direct = (program.words, program.globs, program.redirections) if program is not None else None
         try:
             reply = await self._call(("act", text, is_python, timeout_s, carries, direct), timeout_s)
         except TimeoutError:

@@ -14,18 +14,25 @@ import re
 from dataclasses import dataclass
 
 # Builtins that change nothing that carries over may begin a stateless command; these and every keyword may not.
-_STATEFUL = [".", ":", "alias", "bg", "bind", "break", "builtin", "caller", "cd", "command", "compgen", "complete", "compopt", "continue", "coproc", "declare", "dirs", "disown", "enable", "eval", "exec", "exit", "export", "fc", "fg", "getopts", "hash", "history", "jobs", "let", "local", "logout", "mapfile", "popd", "printf", "pushd", "read", "readarray", "readonly", "return", "set", "shift", "shopt", "source", "suspend", "times", "trap", "typeset", "ulimit", "umask", "unalias", "unset", "wait", "if", "then", "else", "elif", "fi", "case", "esac", "for", "select", "while", "until", "do", "done", "in", "function", "time"]
-_HARMLESS = ["echo", "false", "help", "kill", "pwd", "test", "true", "type", "["]
-_BUILTINS = frozenset((*_STATEFUL, *_HARMLESS)) - {"echo"}
+_STATEFUL = frozenset((
+    ".", ":", "alias", "bg", "bind", "break", "builtin", "caller", "cd", "command", "compgen", "complete", "compopt", "continue",
+    "coproc", "declare", "dirs", "disown", "enable", "eval", "exec", "exit", "export", "fc", "fg", "getopts", "hash", "history", "jobs",
+    "let", "local", "logout", "mapfile", "popd", "printf", "pushd", "read", "readarray", "readonly", "return", "set", "shift", "shopt",
+    "source", "suspend", "times", "trap", "typeset", "ulimit", "umask", "unalias", "unset", "wait",
+    "case", "coproc", "do", "done", "elif", "else", "esac", "fi", "for", "function", "if", "in", "select", "then", "time", "until",
+    "while",
+))  # fmt: skip
+_HARMLESS = frozenset(("echo", "false", "help", "kill", "pwd", "test", "true", "type", "["))
+_BUILTINS = (_STATEFUL | _HARMLESS) - {"echo"}
 _VARIABLE = r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\}|[0-9?#@*$!-])"
 _FIRST = re.compile(r"([A-Za-z0-9_./+-]+)(?=[ \t;&|<>]|$)")
 _TOKEN = re.compile(  # of a stateless command
-    r"(?P<space>[ \t]+)|(?P<joint>\|\|?|&&|;)|(?:[0-9]?(?:>&|<&|>>?|<)|&>>?)|[^\s'\"\\$`;&|()<>]+"
-    r"|'[^']*'|\"(?:[^\"\\$`]|\\.|%s)*\"|\\[^\n]|%s" % (_VARIABLE, _VARIABLE)
+    rf"(?P<space>[ \t]+)|(?P<joint>\|\|?|&&|;)|(?:[0-9]?(?:>&|<&|>>?|<)|&>>?)|[^\s'\"\\$`;&|()<>]+"
+    rf"|'[^']*'|\"(?:[^\"\\$`]|\\.|{_VARIABLE})*\"|\\[^\n]|{_VARIABLE}"
 )
 _LITERAL = re.compile(  # of a plain word, or a redirection
     r"(?P<space>[ \t]+)|(?P<same>2>&1|1?>&2)(?=[ \t]|\Z)|(?P<how>[12]?>>?|0?<|&>)[ \t]*(?P<file>[A-Za-z0-9_@%+=:,./^-]+)(?=[ \t]|\Z)"
-    r"|(?P<text>[A-Za-z0-9_@%+=:,./!^-]+(?![<>])|\{\})|'(?P<single>[^']*)'|\"(?P<double>[^\"\\$`]*)\"|\\(?P<escaped>[^\n])"
+    r"|(?P<text>[A-Za-z0-9_@%+=:,./!^*?-]+(?![<>])|\{\})|'(?P<single>[^']*)'|\"(?P<double>[^\"\\$`]*)\"|\\(?P<escaped>[^\n])"
 )
 _WRITING = os.O_WRONLY | os.O_CREAT
 _LONGEST = 4096
@@ -58,6 +65,7 @@ class Program:
     """One program and where its output goes, as bash would start it."""
 
     words: tuple[str, ...]
+    globs: tuple[int, ...] = ()  # which words are patterns of file names
     # in order: (descriptor, path, flags for open) or (descriptor, the descriptor it becomes a copy of)
     redirections: tuple[tuple[int, str, int] | tuple[int, int], ...] = ()
 
@@ -69,6 +77,7 @@ def as_program(command: str) -> Program | None:
     """
     words: list[str] = []
     redirections: list[tuple[int, str, int] | tuple[int, int]] = []
+    kinds: list[set[str]] = []  # of the pieces of each word
     at, end, is_new = 0, len(command), True
     if end > _LONGEST:
         return None
@@ -88,15 +97,19 @@ def as_program(command: str) -> Program | None:
         else:
             assert kind is not None
             if is_new:
-                words.append(match[kind])
-            else:
-                words[-1] += match[kind]
+                words.append("")
+                kinds.append(set())
+            words[-1] += match[kind]
+            kinds[-1].add("glob" if kind == "text" and ("*" in match[kind] or "?" in match[kind]) else kind)
             is_new = False
     if not words or not _is_program_name(words[0]) or not command.lstrip(" \t").startswith(words[0]):
         return None
     if words[0] == "echo" and any(word.startswith("-") for word in words):
         return None
-    return Program(tuple(words), tuple(redirections))
+    globs = tuple(index for index, pieces in enumerate(kinds) if "glob" in pieces)
+    if any(kinds[index] != {"glob"} for index in globs) or 0 in globs:
+        return None  # partly quoted
+    return Program(tuple(words), globs, tuple(redirections))
 
 
 def _is_program_name(word: str) -> bool:

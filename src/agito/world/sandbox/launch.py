@@ -20,7 +20,10 @@ from agito.world.sandbox.cgroup import Group, half_of_memory, make
 from agito.world.sandbox.inside import kernel, wire
 
 DROPPED_UID = 1_900_000_001  # nobody's: outside the ranges of users, containers and services
-_MODULES = ("kernel", "seccomp", "wire", "layers", "capture", "memory", "box", "slots", "template", "start", "writing", "pid1", "zygote")
+_MODULES = (
+    *("kernel", "seccomp", "wire", "layers", "capture", "memory", "box", "slots", "template", "expand", "start", "writing", "reading"),
+    *("pid1", "zygote"),
+)
 _START_S = 20.0
 _ABSENT = "the interpreter did not start"
 # The whole command line of the zygote, and so of every pid 1: it names no path of the host.
@@ -62,7 +65,8 @@ async def launch(
 ) -> Zygote:
     """Raises `NoIsolation`, which names what this machine lacks and what to do about it.
 
-    `limit_bytes` bounds all sandboxes together, half of the machine's memory by default. The flags exist for tests, which prove with them that an attack fires where a layer is missing.
+    `limit_bytes` bounds all sandboxes together, half of the machine's memory by default. The flags exist for tests, which prove with
+    them that an attack fires where a layer is missing.
     """
     if sys.platform != "linux" or not kernel.SUPPORTED:
         raise NoIsolation(
@@ -88,7 +92,7 @@ async def stop(zygote: Zygote) -> None:
     zygote.control.close()
     with anyio.move_on_after(_START_S, shield=True):
         await anyio.wait_readable(zygote.pidfd)
-        while zygote.group is not None and not zygote.group.remove():
+        while zygote.group is not None and not zygote.group.remove():  # noqa: ASYNC110 - the kernel says nothing when it is empty
             await anyio.sleep(0.005)
     os.close(zygote.pidfd)
 
@@ -112,7 +116,7 @@ async def _try(interpreter: str, settings: Mapping[str, object], group: Group | 
     descriptors: list[int] = []
     with remote:
         try:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: ASYNC220 - a vfork, once per pool
                 command, stdin=remote.fileno(), stdout=null, stderr=null, env={}, cwd="/", close_fds=True, start_new_session=True
             )
         except OSError as error:

@@ -9,6 +9,7 @@ import socket
 from collections import Counter, deque
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 import anyio
 
@@ -49,7 +50,7 @@ class Pool:
         if soft != hard:  # four descriptors a sandbox
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         pool = cls(await launch(limit_bytes=limit_mb << 20 if limit_mb else None), warm)
-        pool._refill(SandboxSpec())
+        await pool._refill(SandboxSpec())
         return pool
 
     @property
@@ -65,11 +66,11 @@ class Pool:
     async def start(self, spec: SandboxSpec) -> Box:
         """At once when a warm one of the same sizes is there. Raises `SandboxFailure`."""
         layers = () if spec.base is None else (await self._base(spec.base),)
-        env = self._environment(spec)
+        env = await self._environment(spec)
         are_tools_there = spec.tools is None or env["PATH"] in self._ready_tools
         # The zygote works in order: what is spawned after the request for tools has them; a warm one may not have them yet.
-        box = (self._take(spec) if are_tools_there else None) or self._spawn(spec, layers)
-        self._refill(spec)
+        box = (self._take(spec) if are_tools_there else None) or await self._spawn(spec, layers)
+        await self._refill(spec)
         handed = await self._hand_out(box, spec, env, "/work")
         self._ready_tools.add(env["PATH"])
         return handed
@@ -79,7 +80,7 @@ class Pool:
         frozen = self._snapshots.get(snapshot)
         if frozen is None:
             raise SandboxFailure(f"snapshot {snapshot!r}: not there, or dropped")
-        return await self._hand_out(self._spawn(frozen.spec, frozen.layers), frozen.spec, dict(frozen.env), frozen.cwd)
+        return await self._hand_out(await self._spawn(frozen.spec, frozen.layers), frozen.spec, dict(frozen.env), frozen.cwd)
 
     async def drop(self, snapshot: str) -> None:
         """Forgets a snapshot. Its layer goes when the last sandbox above it is closed. Idempotent."""
@@ -104,16 +105,16 @@ class Pool:
         with anyio.CancelScope(shield=True):
             await self.aclose()
 
-    def _spawn(self, spec: SandboxSpec, layers: tuple[str, ...]) -> Box:
+    async def _spawn(self, spec: SandboxSpec, layers: tuple[str, ...]) -> Box:
         if self._is_closed:
             raise SandboxFailure("this pool is closed")
         link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link.setblocking(False)
         try:
-            self.zygote.request("spawn", _shape(spec), layers, descriptors=(remote.fileno(),))
-        except OSError as error:
+            await self._request("spawn", _shape(spec), layers, descriptors=(remote.fileno(),))
+        except BaseException:
             link.close()
-            raise SandboxFailure(f"the zygote does not take requests: {error}") from None
+            raise
         finally:
             remote.close()
         box = Box(link, spec, layers, self._keep)
@@ -121,6 +122,18 @@ class Pool:
         self._uses.update(layers)
         box.on_close = self._forget
         return box
+
+    async def _request(self, *fields: Any, descriptors: tuple[int, ...] = ()) -> None:
+        """Raises `SandboxFailure` when the zygote is gone."""
+        while True:
+            try:
+                self.zygote.request(*fields, descriptors=descriptors)
+            except BlockingIOError:
+                await anyio.wait_writable(self.zygote.control)
+            except OSError as error:
+                raise SandboxFailure(f"the zygote is gone: {error}") from None
+            else:
+                return
 
     async def _hand_out(self, box: Box, spec: SandboxSpec, env: dict[str, str], cwd: str) -> Box:
         try:
@@ -140,8 +153,10 @@ class Pool:
             self._uses[layer] -= 1
             if not self._uses[layer]:
                 del self._uses[layer]
-                if not self._is_closed:
+                try:
                     self.zygote.request("drop", layer)
+                except OSError:
+                    pass  # too busy, or gone; the layer goes with the zygote
 
     async def _keep(self, box: Box, frozen: Frozen) -> str:
         """Copies what a frozen sandbox added to its layers, and remembers it."""
@@ -175,13 +190,13 @@ class Pool:
         with link:
             link.setblocking(False)
             with remote:
-                self.zygote.request("copy", layer, descriptors=(directory, remote.fileno()))
+                await self._request("copy", layer, descriptors=(directory, remote.fileno()))
             with anyio.move_on_after(COPY_S):
                 await anyio.wait_readable(link)
                 answer = link.recv(4096)
                 if len(answer) >= wire.REPLY.size and answer[4] == wire.DONE:
                     return layer
-                self.zygote.request("drop", layer)
+                await self._request("drop", layer)
                 raise SandboxFailure(
                     f"the workspace could not be copied: {answer[wire.REPLY.size :].decode(errors='replace') or 'the zygote is gone'}"
                 )
@@ -198,18 +213,18 @@ class Pool:
             box.discard("another shape is wanted now")
         return None
 
-    def _refill(self, spec: SandboxSpec) -> None:
+    async def _refill(self, spec: SandboxSpec) -> None:
         while spec.base is None and len(self._warm) < self._num_warm:
-            self._warm.append(self._spawn(spec, ()))
+            self._warm.append(await self._spawn(spec, ()))
 
-    def _environment(self, spec: SandboxSpec) -> dict[str, str]:
+    async def _environment(self, spec: SandboxSpec) -> dict[str, str]:
         path = spec.path or DEFAULT_PATH
         if spec.tools is not None:
             key = (spec.tools, path)
             name = self._tools.get(key)
             if name is None:
                 name = self._tools[key] = hashlib.blake2b(repr(key).encode(), digest_size=8).hexdigest()
-                self.zygote.request("tools", name, spec.tools, path)
+                await self._request("tools", name, spec.tools, path)
             path = f"/run/tools/{name}"
         return {**_ENV, "PATH": path, **spec.env}
 

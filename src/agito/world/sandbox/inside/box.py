@@ -15,6 +15,7 @@ from agito.world.sandbox.inside.layers import copy_tree
 
 MIB = 1 << 20
 INODES_PER_MIB = 800
+OPEN_FILES = 1024
 _LANDLOCK_CREATE_VERSION = 1
 _READING = 1 << 0 | 1 << 2 | 1 << 3  # execute, read file, read directory
 _DEVICES = 1 << 1 | 1 << 14 | 1 << 15  # write, truncate, ioctl
@@ -43,13 +44,17 @@ def close_in(shape: tuple[Any, ...], layers: tuple[str, ...], user: int, feature
     upper = stack(layers, flags) if layers and features.overlay else -1
     work = os.open("/work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     if layers and not features.overlay:
-        copy_tree(os.open(f"/run/layers/{layers[0]}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), work)
+        layer = os.open(f"/run/layers/{layers[0]}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        copy_tree(layer, work)
+        os.close(layer)
     limit(mem_mb, procs, fsize_mb, cpu_s)
     os.chdir("/work")
     kernel.setns(user, kernel.CLONE_NEWUSER)
+    os.close(user)
     kernel.drop_capabilities()
     if features.landlock >= 2:
         restrict_files(work, features)
+    os.close(features.devices)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     return work, upper if upper >= 0 else work
 
@@ -66,11 +71,14 @@ def stack(layers: tuple[str, ...], flags: int) -> int:
 
 def limit(mem_mb: int, procs: int, fsize_mb: int, cpu_s: float) -> None:
     seconds = max(1, round(cpu_s))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
     for kind, soft, hard in (
         (resource.RLIMIT_NPROC, procs + 1, procs + 1),  # pid 1 counts
         (resource.RLIMIT_DATA, mem_mb * MIB, mem_mb * MIB),
         (resource.RLIMIT_FSIZE, fsize_mb * MIB, fsize_mb * MIB),
         (resource.RLIMIT_CPU, seconds, seconds + 1),
+        (resource.RLIMIT_NOFILE, files, files),
     ):
         resource.setrlimit(kind, (soft, hard))
 

@@ -67,7 +67,7 @@ def syscall(name: str, a: int = 0, b: int = 0, c: int = 0, d: int = 0, e: int = 
 
 def address(buffer: bytes) -> int:
     """Where the bytes of `buffer` lie; valid while the caller holds it."""
-    return ctypes.cast(buffer, ctypes.c_void_p).value or 0
+    return ctypes.cast(ctypes.c_char_p(buffer), ctypes.c_void_p).value or 0
 
 
 def clone(flags: int) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _socket
 import errno
-import marshal
 import os
 import select
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from agito.world.sandbox.inside import memory, wire
 from agito.world.sandbox.inside.capture import Capture, parse_state
+from agito.world.sandbox.inside.reading import available, read_request
 from agito.world.sandbox.inside.start import fork_snippet, start_program, start_shell
 from agito.world.sandbox.inside.writing import write_file
 
@@ -27,6 +27,7 @@ else:
 _QUICK_S = 0.004  # most commands end within it: one sleep, no polling
 _TICK_S = 0.05  # how often a longer command's memory is looked at
 _MOST_OUTPUT = 1 << 26  # a command that prints more is stopped
+_MOST_STATE = 1 << 20
 
 
 def run(link: int, work: int, upper: int) -> NoReturn:
@@ -62,11 +63,14 @@ class Pid1:
         self.retired: list[int] = []  # read ends that background processes still write to
         self.current = 0
         self.ended: tuple[int, Any] | None = None
+        self.capture = Capture(0)
+        self.dumped = bytearray()  # what a shell says about the state it leaves
 
     # requests
 
     def receive(self) -> tuple[Any, ...]:
         """The next request. Reaps, drains and watches what runs in the background meanwhile."""
+        looked = time.monotonic()
         while not self.is_idle:
             poller = select.poll()
             poller.register(self.control.fileno(), select.POLLIN)
@@ -77,22 +81,11 @@ class Pid1:
                 break
             self.drain_retired([descriptor for descriptor, _ in events])
             self.reap()
-            if self.mem_mb and memory.used_mb(self.mem_mb) > self.mem_mb:
-                self.kill_all()
-        data = self.control.recv(1 << 16)
-        if not data:
-            os._exit(0)
-        length = int.from_bytes(data[:4], "little") + 4
-        if len(data) < length:
-            parts, have = [data], len(data)
-            while have < length:
-                data = self.control.recv(min(1 << 20, length - have))
-                if not data:
-                    os._exit(0)
-                parts.append(data)
-                have += len(data)
-            data = b"".join(parts)
-        return marshal.loads(data[4:])
+            if time.monotonic() - looked >= _TICK_S:
+                looked = time.monotonic()
+                if self.holds_too_much():
+                    self.kill_all()
+        return read_request(self.control)
 
     def answer(self, request: tuple[Any, ...]) -> bytes:
         kind, *fields = request
@@ -118,101 +111,115 @@ class Pid1:
 
     def act(self, command: str, is_python: bool, timeout: float, carries: bool, program: tuple[Any, ...] | None) -> bytes:
         started = time.monotonic()
-        reading, writing = self.output = self.output or os.pipe()
-        state = None
+        self.output = self.output or os.pipe()
+        self.state = self.state or (os.pipe() if carries else None)
         try:
-            if is_python:
-                self.current = fork_snippet(command, self.env, self.control, writing)
-            else:
-                self.current = start_program(*program, self.env, self.null, writing) if program else 0
-                if carries:
-                    state = self.state = self.state or os.pipe()
-                self.current = self.current or start_shell(command, self.env, self.null, writing, state[1] if state else -1)
+            self.start(command, is_python, carries, program)
         except OSError as error:
-            text = f"bash: {os.strerror(error.errno)}\n".encode()
+            text = f"bash: {os.strerror(error.errno or 0)}\n".encode()
             return wire.reply(wire.RESULT, text, killer=wire.START, idle=self.is_idle, status=254 << 8, total=len(text))
         self.ended, self.is_idle = None, False
-        capture, killer = Capture(self.output_bytes), 0
-        dumped = bytearray()
+        self.capture, self.dumped = Capture(self.output_bytes), bytearray()
         signal.sigtimedwait((signal.SIGCHLD,), min(_QUICK_S, timeout))
         self.reap()
-        if self.ended is None:
-            killer = self.watch(started + timeout, capture, reading, dumped, state)
+        killer = self.watch(started + timeout) if self.ended is None else 0
         wall = time.monotonic() - started
-        self.collect(capture, dumped, state)
-        if dumped:
-            self.carry(bytes(dumped))
-        assert self.ended is not None
-        status, usage = self.ended
+        self.collect()
+        if carries:
+            self.carry(bytes(self.dumped))
+        status, usage = self.how_it_ended()
         return wire.reply(
             wire.RESULT,
-            capture.value(),
+            self.capture.value(),
             killer=killer,
             idle=self.is_idle,
             status=status & 0xFFFF,
-            total=capture.total,
+            total=self.capture.total,
             wall=wall,
             cpu=usage.ru_utime + usage.ru_stime,
             peak=usage.ru_maxrss / 1024,
         )
 
-    def watch(self, deadline: float, capture: Capture, reading: int, dumped: bytearray, state: tuple[int, int] | None) -> int:
+    def start(self, command: str, is_python: bool, carries: bool, program: tuple[Any, ...] | None) -> None:
+        assert self.output is not None
+        writing = self.output[1]
+        if is_python:
+            self.current = fork_snippet(command, self.env, self.control, writing)
+            return
+        if program is not None:
+            words, globs, redirections = program
+            self.current = start_program(words, globs, redirections, self.env, self.null, writing)
+            if self.current:
+                return
+        state = self.state[1] if carries and self.state is not None else -1
+        self.current = start_shell(command, self.env, self.null, writing, state)
+
+    def how_it_ended(self) -> tuple[int, Any]:
+        assert self.ended is not None
+        return self.ended
+
+    def watch(self, deadline: float) -> int:
         """Waits for a command that takes longer. Returns what killed it, or 0."""
         poller = select.poll()
-        try:
-            pidfd = os.pidfd_open(self.current)
-        except OSError:
-            pidfd = -1
-        for descriptor in (reading, self.control.fileno(), state[0] if state else -1, pidfd, *self.retired):
-            if descriptor >= 0:
-                poller.register(descriptor, select.POLLIN)
+        pidfd = os.pidfd_open(self.current)
+        for descriptor in (pidfd, self.control.fileno(), *(pipe[0] for pipe in (self.output, self.state) if pipe), *self.retired):
+            poller.register(descriptor, select.POLLIN)
         looked, killer = time.monotonic(), 0
         while self.ended is None:
-            now = time.monotonic()
-            for descriptor, _ in poller.poll(max(0, min(_TICK_S, deadline - now)) * 1000):
-                if descriptor == reading:
-                    capture.add(os.read(reading, 1 << 16))
-                elif state and descriptor == state[0]:
-                    dumped += os.read(descriptor, 1 << 16)
-                elif descriptor == self.control.fileno():
-                    os._exit(0)  # the host is gone, or has given up on this sandbox
-                elif descriptor in self.retired:
-                    self.drain_retired([descriptor])
+            for descriptor, _ in poller.poll(max(0.0, min(_TICK_S, deadline - time.monotonic())) * 1000):
+                self.take(descriptor, poller)
+            self.reap()
+            if self.ended is not None:
+                break
             now = time.monotonic()
             if now >= deadline:
                 killer = wire.DEADLINE
-            elif capture.total > _MOST_OUTPUT or len(dumped) > 1 << 20:
+            elif self.capture.total > _MOST_OUTPUT or len(self.dumped) > _MOST_STATE:
                 killer = wire.OUTPUT
             elif now - looked >= _TICK_S:
                 looked = now
-                if self.mem_mb and memory.used_mb(self.mem_mb) > self.mem_mb:
-                    killer = wire.MEMORY
-            self.reap()
-            if killer and self.ended is None:
+                killer = wire.MEMORY if self.holds_too_much() else 0
+            if killer:
                 self.kill_all()
-        if pidfd >= 0:
-            os.close(pidfd)
+        os.close(pidfd)
         return killer
 
-    def collect(self, capture: Capture, dumped: bytearray, state: tuple[int, int] | None) -> None:
+    def take(self, descriptor: int, poller: select.poll) -> None:
+        """Reads from one descriptor that has something to say."""
+        if self.output and descriptor == self.output[0]:
+            self.capture.add(os.read(descriptor, 1 << 16))
+        elif self.state and descriptor == self.state[0]:
+            self.dumped += os.read(descriptor, 1 << 16)
+        elif descriptor == self.control.fileno():
+            os._exit(0)  # the host is gone, or has given up on this sandbox
+        elif descriptor in self.retired:
+            self.drain_retired([descriptor])
+            if descriptor not in self.retired:
+                poller.unregister(descriptor)
+
+    def holds_too_much(self) -> bool:
+        return self.mem_mb > 0 and memory.used_mb(self.mem_mb) > self.mem_mb
+
+    def collect(self) -> None:
         """Reads what is left in the pipes; keeps them for the next action unless somebody else still holds them."""
         assert self.output is not None
         reading, writing = self.output
         budget = 1 << 20  # a background process may write faster than this reads
         while budget > 0 and available(reading):
             data = os.read(reading, 1 << 16)
-            capture.add(data)
+            self.capture.add(data)
             budget -= len(data)
-        while state and len(dumped) < 1 << 20 and available(state[0]):
-            dumped += os.read(state[0], 1 << 16)
+        if self.state:
+            while len(self.dumped) <= _MOST_STATE and available(self.state[0]):
+                self.dumped += os.read(self.state[0], 1 << 16)
+            if not self.is_idle or len(self.dumped) > _MOST_STATE:
+                for descriptor in self.state:
+                    os.close(descriptor)
+                self.state = None
         if not self.is_idle:
             os.close(writing)
             self.retired.append(reading)
             self.output = None
-            if state:
-                os.close(state[0])
-                os.close(state[1])
-                self.state = None
             if len(self.retired) > 32:
                 os.close(self.retired.pop(0))
 
@@ -284,7 +291,10 @@ class Pid1:
 
     def freeze(self) -> bytes:
         """Stops everything else, says where the episode stands, and goes on when the host has made its copy."""
-        stopped = memory.stop_others() if not self.is_idle else []
+        try:
+            stopped = memory.stop_others() if not self.is_idle else []
+        except TimeoutError as error:
+            return wire.reply(wire.REFUSED, str(error).encode(), idle=self.is_idle)
         try:
             cwd = os.getcwd()
         except OSError:
@@ -292,11 +302,7 @@ class Pid1:
         body = b"\0".join(os.fsencode(part) for part in (cwd, *(f"{name}={value}" for name, value in self.env.items())))
         self.control.sendall(wire.reply(wire.FROZEN, body, idle=self.is_idle))
         kind, *_ = self.thawed()
-        for pid in stopped:
-            try:
-                os.kill(pid, signal.SIGCONT)
-            except ProcessLookupError:
-                pass
+        memory.resume(stopped)
         return wire.reply(wire.DONE if kind == "thaw" else wire.REFUSED, idle=self.is_idle)
 
     def thawed(self) -> tuple[Any, ...]:
@@ -305,9 +311,3 @@ class Pid1:
             return self.receive()
         finally:
             self.is_idle = idle
-
-
-def available(descriptor: int) -> bool:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    return any(event & select.POLLIN for _, event in poller.poll(0))

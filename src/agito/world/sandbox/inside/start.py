@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agito.world.sandbox.inside import kernel
+from agito.world.sandbox.inside.expand import Beyond, expand
 
 if TYPE_CHECKING:
     import signal
@@ -23,11 +24,20 @@ _NULL_DEVICE = os.makedev(1, 3)
 
 
 def start_program(
-    words: tuple[str, ...], redirections: tuple[tuple[Any, ...], ...], env: Mapping[str, str], null: int, writing: int
+    words: tuple[str, ...],
+    globs: tuple[int, ...],
+    redirections: tuple[tuple[Any, ...], ...],
+    env: Mapping[str, str],
+    null: int,
+    writing: int,
 ) -> int:
     """What `bash -c` would start. Returns 0 where bash has to do it after all, or to say why it cannot be done."""
     path = find(words[0], env.get("PATH", ""))
     if not path:
+        return 0
+    try:
+        words = expand(words, globs, env)
+    except Beyond:
         return 0
     opened: list[int] = []
     actions: list[tuple[Any, ...]] = [
@@ -95,9 +105,9 @@ def fork_snippet(code: str, env: Mapping[str, str], control: _socket.socket, wri
         os.environ.update(env)
         sys.path.insert(0, "")
         sys.argv = ["-c"]
-    except BaseException:
+        run_snippet(code)
+    finally:
         os._exit(254)
-    run_snippet(code)
 
 
 def run_snippet(code: str) -> NoReturn:
@@ -109,9 +119,9 @@ def run_snippet(code: str) -> NoReturn:
         if isinstance(leave.code, int):
             status = leave.code & 0xFF
         elif leave.code is not None:
-            print(leave.code, file=sys.stderr)
+            sys.stderr.write(f"{leave.code}\n")
             status = 1
-    except BaseException as error:
+    except BaseException as error:  # whatever the snippet raises is its own result
         trace = error.__traceback__
         sys.excepthook(type(error), error.with_traceback(trace.tb_next if trace else None), None)
         status = 1

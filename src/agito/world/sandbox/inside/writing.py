@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
 from agito.world.sandbox.inside import kernel
 
 
 def write_file(work: int, path: str, data: bytes, mode: int) -> None:
-    """Whatever was there is replaced; no link is followed on the way."""
+    """A regular file that was there is replaced. Raises `OSError`: ELOOP for a link on the way, EEXIST for another kind of thing."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     parent, name = os.path.split(path)
     try:
@@ -16,6 +18,9 @@ def write_file(work: int, path: str, data: bytes, mode: int) -> None:
     except FileExistsError:
         parent_handle = directory(work, parent)
         try:
+            kind = stat.S_IFMT(os.lstat(name, dir_fd=parent_handle).st_mode)
+            if kind != stat.S_IFREG:
+                raise OSError(errno.ELOOP if kind == stat.S_IFLNK else errno.EEXIST, path) from None
             os.unlink(name, dir_fd=parent_handle)
             handle = kernel.open_beneath(work, path, flags, mode)
         finally:

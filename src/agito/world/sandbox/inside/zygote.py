@@ -76,8 +76,7 @@ def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
     ):
         resource.setrlimit(kind, (value, value))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    files = 1024 if hard == resource.RLIM_INFINITY else min(1024, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # three a slot
     kernel.set_hostname("sandbox")
     os.umask(0o022)
     root = template.build(settings["prefix"])
@@ -169,22 +168,25 @@ class Zygote:
 
     def spawn(self, link: int, shape: tuple[Any, ...], stacked: tuple[str, ...]) -> None:
         """One sandbox; `link` becomes its pid 1's socket."""
+        slot: slots.Slot | None = None
         try:
             slot = self.free.pop() if self.free else slots.Slot()
             slot.enter()
             pid = kernel.clone(_NAMESPACES)
         except OSError as error:
+            if slot is not None:
+                self.free.append(slot)
             os.write(link, wire.reply(wire.REFUSED, str(error.strerror).encode()))
             return
         if pid:
             self.taken[pid] = slot
             return
         try:
+            close_all_but(link, slot.user, self.features.devices)
             work, upper = box.close_in(shape, stacked, slot.user, self.features)
             kernel.key = 0
-            close_all_but(link, work, upper)
             pid1.run(link, work, upper)
-        except BaseException as error:
+        except BaseException as error:  # a half-built sandbox never goes on; the host hears why
             os.write(link, wire.reply(wire.REFUSED, f"{type(error).__name__}: {error}".encode()))
         finally:
             os._exit(1)

@@ -1,0 +1,90 @@
+"""What the command line does, from Python: `train`, `resume`, `evaluate`, `replay`; synchronous.
+
+Each raises the errors of `agito.errors` bare, and may be called inside a notebook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agito import assess, job, reenact, trained
+from agito.assess import Changes, Evaluation
+from agito.recipe import Recipe
+from agito.recipe import read as read_recipe
+from agito.record import RunDir, RunState, Summary
+from agito.reenact import Reenacted
+from agito.running import run
+from agito.types import AttemptId
+
+
+class Silent:
+    """A `job.Watcher` that looks away."""
+
+    def phase(self, name: str, total: int) -> None:
+        return
+
+    def advance(self, figures: Mapping[str, float]) -> None:
+        return
+
+
+def train(
+    recipe: str | Path | Recipe, *, overrides: Sequence[str] = (), out: Path | str | None = None, watcher: job.Watcher | None = None
+) -> Summary:
+    """Trains as `recipe` says (a bundled name, a path, or a `Recipe`) into `out`, by default `runs/<its name>`.
+
+    `overrides` are as on the command line: `["rl.steps=10"]`. A run that is already in `out` is moved aside under a dated name.
+    Raises `NotFound`, `BadRecipe`, and whatever keeps a run from ending; what is committed by then can be resumed.
+    """
+    found = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe), tuple(overrides))
+    if isinstance(recipe, Recipe) and overrides:
+        raise ValueError("overrides go with a recipe's name or path; a Recipe is changed with model_copy")
+    path = Path(out) if out is not None else Path("runs") / found.name
+    place(path)
+    return run(lambda: job.train(found, path, watcher or Silent()))
+
+
+def resume(path: Path | str, *, watcher: job.Watcher | None = None) -> Summary:
+    """Goes on with the run in `path`, bit for bit. Raises `NotFound`, `BadRecipe` when it is finished, `CorruptCheckpoint`."""
+    return run(lambda: job.resume(Path(path), watcher or Silent()))
+
+
+def place(path: Path) -> Path | None:
+    """Makes room for a new run: moves a run that is there aside and returns where it is now.
+
+    Raises `NotFound` for a directory that is no run, and `AgitoError` while another process writes it.
+    """
+    return None if RunDir.state(path) is RunState.ABSENT else RunDir.move_aside(path)
+
+
+def evaluate(
+    checkpoint: Path | str,
+    *,
+    env: str | None = None,
+    split: str = "heldout",
+    families: Sequence[str] = (),
+    levels: Sequence[int] = (),
+    num_tasks: int | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    baselines: bool = True,
+    watcher: job.Watcher | None = None,
+) -> Evaluation:
+    """One attempt at each task by a checkpoint (or by a run's last one), beside scripts at the same tasks.
+
+    What is not given is as in the checkpoint's run, so that the tasks are those of its own evaluation. Raises `NotFound`,
+    `CorruptCheckpoint`, and `BadRecipe` for a split, family or level that the environment does not have.
+    """
+    directory = trained.find(Path(checkpoint))
+    changes = Changes(env=env, families=tuple(families), levels=tuple(levels), seed=seed)
+    recipe = changes.applied_to(trained.recipe_of(directory))
+    tasks = recipe.eval.tasks if num_tasks is None else num_tasks
+    heat = recipe.eval.temperature if temperature is None else temperature
+    looker = watcher or Silent()
+    return run(lambda: assess.checkpoint(directory, recipe, looker, split=split, num_tasks=tasks, temperature=heat, baselines=baselines))
+
+
+def replay(run_dir: Path | str, attempt: str | AttemptId, *, phase: str | None = None) -> Reenacted:
+    """A recorded attempt again, in a fresh world; `differences` is empty when nothing changed. `attempt` is such as "1000004.0"."""
+    wanted = AttemptId.parse(attempt) if isinstance(attempt, str) else attempt
+    return run(lambda: reenact.reenact(Path(run_dir), wanted, phase=phase))

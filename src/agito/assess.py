@@ -1,0 +1,158 @@
+"""How good is a checkpoint: its success on held-out tasks, by family and level, beside scripts on the same tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from agito import evaluate, trained
+from agito.errors import BadRecipe
+from agito.protocols import Environment
+from agito.recipe import Recipe
+from agito.record import Rate, rate, rates_by_cell
+from agito.types import Attempt, Json
+
+SCHEMA_VERSION = 1
+
+
+class Watcher(Protocol):
+    """As `job.Watcher`."""
+
+    def phase(self, name: str, total: int) -> None: ...
+    def advance(self, figures: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Success over scored attempts, all of them and by what they have in common; void ones are only counted."""
+
+    overall: Rate
+    families: Mapping[str, Rate]
+    levels: Mapping[str, Rate]
+    cells: Mapping[str, Rate]  # `find-2`, `find-2+fallback`
+    void: int
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            **_json(self.overall),
+            "void": self.void,
+            "by_family": {name: _json(each) for name, each in self.families.items()},
+            "by_level": {name: _json(each) for name, each in self.levels.items()},
+            "by_cell": {name: _json(each) for name, each in self.cells.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a checkpoint came to, and under which conditions."""
+
+    checkpoint: Path
+    env: str
+    split: str
+    num_tasks: int
+    temperature: float
+    seed: int
+    isolation_tier: str
+    policy: Scores
+    baselines: Mapping[str, Scores]
+    wall_s: float
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "checkpoint": str(self.checkpoint),
+            "env": self.env,
+            "split": self.split,
+            "num_tasks": self.num_tasks,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "isolation_tier": self.isolation_tier,
+            "policy": self.policy.to_json(),
+            "baselines": {name: each.to_json() for name, each in self.baselines.items()},
+            "wall_s": self.wall_s,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What to evaluate on instead. What is not given stays as in the checkpoint's run, so that the tasks are the run's own."""
+
+    env: str | None = None
+    families: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
+    seed: int | None = None
+
+    def applied_to(self, recipe: Recipe) -> Recipe:
+        section = recipe.env
+        if self.env is not None and self.env != section.name:
+            section = section.model_copy(update={"name": self.env, "families": (), "levels": ()})
+        named = {"families": self.families, "levels": self.levels}
+        section = section.model_copy(update={name: value for name, value in named.items() if value})
+        return recipe.model_copy(update={"env": section, **({"seed": self.seed} if self.seed is not None else {})})
+
+
+def check(environment: Environment, recipe: Recipe, split: str) -> None:
+    """Raises `BadRecipe` for a split, family or level that the environment does not have."""
+    for option, wanted, known in (
+        ("split", (split,), environment.splits),
+        ("family", recipe.env.families, environment.families),
+        ("level", recipe.env.levels, environment.levels),
+    ):
+        for value in wanted:
+            if value not in known:
+                raise BadRecipe(f"{option}={value}: {environment.name} has {', '.join(map(str, known))}")
+
+
+async def checkpoint(
+    directory: Path, recipe: Recipe, watcher: Watcher, *, split: str, num_tasks: int, temperature: float, baselines: bool = True
+) -> Evaluation:
+    """One attempt at each of `num_tasks` tasks. Raises `CorruptCheckpoint`, and `BadRecipe` for what the environment does not have."""
+    began = time.monotonic()
+    async with trained.open_trained(directory, recipe) as studio:
+        check(studio.environment, recipe, split)
+        watcher.phase("policy", num_tasks)
+
+        def on_attempt(attempt: Attempt) -> None:
+            watcher.advance({"reward/mean": attempt.verdict.reward, "tokens/sampled_num": float(attempt.trajectory.num_sampled)})
+
+        attempts = await evaluate.policy(studio, split, num_tasks, temperature=temperature, on_attempt=on_attempt)
+        scripts: Mapping[str, Sequence[Attempt]] = {}
+        if baselines:
+            watcher.phase("baselines", 0)
+            scripts = await evaluate.scripts(studio, split, num_tasks, demonstrator_skill=recipe.sft.skill)
+        tier = str(getattr(studio.environment, "isolation_tier", "unknown"))
+    return Evaluation(
+        checkpoint=directory, env=recipe.env.name, split=split, num_tasks=num_tasks, temperature=temperature, seed=recipe.seed,
+        isolation_tier=tier, policy=_scores(attempts), baselines={name: _scores(each) for name, each in scripts.items()},
+        wall_s=round(time.monotonic() - began, 3),
+    )  # fmt: skip
+
+
+def _scores(attempts: Sequence[Attempt]) -> Scores:
+    return Scores(
+        overall=rate(attempts),
+        families=_split(attempts, [attempt.trajectory.task.family for attempt in attempts]),
+        levels=_split(attempts, [str(attempt.trajectory.task.level) for attempt in attempts]),
+        cells=rates_by_cell(attempts),
+        void=sum(not attempt.is_scored for attempt in attempts),
+    )
+
+
+def _split(attempts: Iterable[Attempt], names: Iterable[str]) -> dict[str, Rate]:
+    parts: dict[str, list[Attempt]] = {}
+    for attempt, name in zip(attempts, names, strict=True):
+        parts.setdefault(name, []).append(attempt)
+    return {name: rate(parts[name]) for name in sorted(parts)}
+
+
+def _json(each: Rate) -> dict[str, Json]:
+    has_any = each.num > 0
+    return {
+        "success": each.success if has_any else None,
+        "success_low": each.low if has_any else None,
+        "success_high": each.high if has_any else None,
+        "num": each.num,
+    }

@@ -1,0 +1,23 @@
+"""The command line: `agito train eval play replay envs doctor`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Ends the process with a stable exit code; see `agito.errors`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--debug" in words:
+        os.environ["AGITO_DEBUG"] = "1"
+    try:
+        from agito.cli.app import app
+
+        app(args=[word for word in words if word != "--debug"], prog_name="agito")
+    except KeyboardInterrupt:  # before any command had begun
+        sys.exit(130)
+
+
+__all__ = ["main"]

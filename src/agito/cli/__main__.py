@@ -1,0 +1,7 @@
+"""`python -m agito.cli`."""
+
+from __future__ import annotations
+
+from agito.cli import main
+
+main()

@@ -1,0 +1,148 @@
+"""The commands and their options. What they need is imported when they run, so that `--help` is immediate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agito import __version__
+from agito.cli.guard import guarded
+
+app = typer.Typer(
+    name="agito", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train agents: model, environment and harness, closed into one loop.",
+    epilog="Exit codes: 0 done · 2 usage · 3 recipe · 4 not found · 5 checkpoint · 6 no isolation · 7 disk full · 8 a process died · "
+    "9 diverged · 10 sandbox · 130 Ctrl-C · 1 anything else.",
+)  # fmt: skip
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"agito {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and end.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train agents: model, environment and harness, closed into one loop."""
+
+
+@app.command()
+@guarded
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A bundled recipe, such as quickstart, or the path of a TOML file.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a key of the recipe; again for more.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The run goes to runs/NAME. Default: the recipe's name.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run goes to this directory instead.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same as --set seed=N.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this directory, bit for bit.")] = None,
+) -> None:
+    """Train: cold start, reinforcement, evaluation, report. A run that is already there is moved aside, never overwritten."""
+    from agito.cli.train import resume_run, train_run
+
+    if resume is not None:
+        taken = [
+            option for option, value in {"RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed}.items() if value
+        ]
+        if taken:
+            raise typer.BadParameter(f"a resumed run keeps its own recipe and place: leave {', '.join(taken)} out", param_hint="--resume")
+        return resume_run(resume)
+    if recipe is None:
+        raise typer.BadParameter("give a recipe, such as quickstart, or --resume DIR", param_hint="RECIPE")
+    if name is not None and out is not None:
+        raise typer.BadParameter("give one of --name and --out", param_hint="--out")
+    overrides = [*(sets or []), *([f"seed={seed}"] if seed is not None else [])]
+    return train_run(recipe, tuple(overrides), out or (Path("runs") / name if name else None))
+
+
+@app.command("eval")
+@guarded
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run: then its final or latest one.")],
+    env: Annotated[str | None, typer.Option(help="shell, or path.py:Class. Default: that of the checkpoint's run.")] = None,
+    split: Annotated[str, typer.Option(help="train, heldout, structural, or what the environment has.")] = "heldout",
+    level: Annotated[list[int] | None, typer.Option(help="Only this level; again for more.")] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Only this family; again for more.")] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Tasks. Default: as in the run.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy. Default: as in the run.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Other tasks. Default: the run's own.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Also scripts on the same tasks.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Evaluate a checkpoint: success with 95 % intervals per family and level, beside scripts on the same tasks."""
+    from agito.assess import Changes
+    from agito.cli.evaluate import evaluate_checkpoint
+
+    changes = Changes(env=env, families=tuple(family or ()), levels=tuple(level or ()), seed=seed)
+    evaluate_checkpoint(checkpoint, changes, split=split, num_tasks=n, temperature=temperature, baselines=baselines, as_json=as_json)
+
+
+@app.command()
+@guarded
+def play(
+    env: Annotated[str | None, typer.Argument(help="shell, or path.py:Class. Default: shell, or that of the checkpoint's run.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Watch this checkpoint act instead, or a run's last one.")] = None,
+    split: Annotated[str, typer.Option(help="train, heldout, structural, or what the environment has.")] = "heldout",
+    family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+    level: Annotated[int | None, typer.Option(help="Only this level.")] = None,
+    index: Annotated[int, typer.Option(min=0, help="Which task of the split.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Other tasks. Default: 0, or the run's own.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Of the checkpoint; 0 is greedy. Default: as in its run.")] = None,
+    pause: Annotated[bool, typer.Option("--pause", help="Wait for Enter after each of the checkpoint's turns.")] = False,
+) -> None:
+    """Act in an episode yourself, or watch a checkpoint act."""
+    from agito.assess import Changes
+    from agito.cli.play import Choice, play_yourself, watch_checkpoint
+
+    changes = Changes(env=env, families=(family,) if family else (), levels=(level,) if level else (), seed=seed)
+    choice = Choice(split=split, index=index, changes=changes)
+    if checkpoint is not None:
+        return watch_checkpoint(checkpoint, choice, temperature=temperature, pause=pause)
+    if temperature is not None or pause:
+        raise typer.BadParameter("--temperature and --pause go with --checkpoint", param_hint="--checkpoint")
+    return play_yourself(env or "shell", choice)
+
+
+@app.command()
+@guarded
+def replay(
+    run: Annotated[Path, typer.Argument(help="A run directory, such as runs/quickstart.")],
+    attempt: Annotated[
+        str | None, typer.Argument(help="GROUP.SLOT or GROUP.SLOT.TRY, as in report.html. Left out: some are listed.")
+    ] = None,
+    phase: Annotated[
+        str | None, typer.Option(help="demo, before, rl, after or structural. Default: the last in which it was made.")
+    ] = None,
+) -> None:
+    """Act a recorded attempt again in a fresh world, token by token, and say where it diverges."""
+    from agito.cli.replay import list_attempts, parse_attempt, replay_attempt
+
+    if attempt is None:
+        return list_attempts(run, phase)
+    return replay_attempt(run, parse_attempt(attempt), phase)
+
+
+@app.command()
+@guarded
+def envs(names: Annotated[list[str] | None, typer.Argument(metavar="[ENV]...", help="Only these; path.py:Class too.")] = None) -> None:
+    """List the environments: families, levels, splits, chance level."""
+    from agito.cli.machine import list_environments
+
+    list_environments(names or [])
+
+
+@app.command()
+@guarded
+def doctor() -> None:
+    """Say what this machine offers: isolation, torch, cores, memory, disk; what is missing, and the remedy."""
+    from agito.cli.machine import diagnose
+
+    diagnose()

@@ -1,0 +1,82 @@
+"""`agito eval`: success with intervals, and what scripts come to on the same tasks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agito import assess, trained
+from agito.assess import Evaluation
+from agito.cli.board import Board, Phase
+from agito.cli.guard import work
+from agito.cli.progress import shown
+from agito.cli.summary import plain_table, rate_text
+from agito.recipe import Recipe
+
+
+def evaluate_checkpoint(
+    path: Path,
+    changes: assess.Changes,
+    *,
+    split: str,
+    num_tasks: int | None,
+    temperature: float | None,
+    baselines: bool,
+    as_json: bool,
+) -> None:
+    directory = trained.find(path)
+    recipe = changes.applied_to(trained.recipe_of(directory))
+    num_tasks = num_tasks or recipe.eval.tasks
+    temperature = recipe.eval.temperature if temperature is None else temperature
+    evaluation = _follow(directory, recipe, split, num_tasks, temperature, baselines)
+    if as_json:
+        print(json.dumps(evaluation.to_json(), allow_nan=False))  # noqa: T201
+    else:
+        _print(evaluation)
+
+
+def _follow(directory: Path, recipe: Recipe, split: str, num_tasks: int, temperature: float, baselines: bool) -> Evaluation:
+    console = Console(stderr=True)
+    about = f"{recipe.env.name} · {split} · temperature {temperature:g} · seed {recipe.seed}"
+    console.print(Text.assemble((str(directory), "bold"), "  ", (about, "dim")))
+    phases = [Phase("policy", "policy", "tasks", num_tasks), *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else [])]
+    with shown(Board(phases), console) as watcher:
+        evaluation = work(
+            lambda: assess.checkpoint(
+                directory, recipe, watcher, split=split, num_tasks=num_tasks, temperature=temperature, baselines=baselines
+            )
+        )
+        watcher.finish()
+    return evaluation
+
+
+def _print(evaluation: Evaluation) -> None:
+    console = Console()
+    console.print()
+    policy = evaluation.policy
+    table = plain_table("success, 95 % interval", "policy", "tasks")
+    table.add_row(Text("all", "bold"), rate_text(policy.overall, "bold green"), str(policy.overall.num))
+    for title, rates in (("", policy.families), ("level ", policy.levels), ("", policy.cells)):
+        table.add_section()
+        for name, each in rates.items():
+            table.add_row(f"  {title}{name}", rate_text(each), str(each.num))
+    console.print(table)
+    if evaluation.baselines:
+        console.print()
+        console.print(_baselines(evaluation))
+    void = policy.void + sum(each.void for each in evaluation.baselines.values())
+    console.print()
+    console.print(f"[dim]{evaluation.wall_s:.0f} s · isolation {evaluation.isolation_tier} · {void} void[/]", highlight=False)
+
+
+def _baselines(evaluation: Evaluation) -> Table:
+    families = list(evaluation.policy.families)
+    table = plain_table("scripts, same tasks", "success", *families, "tasks")
+    for name, scores in evaluation.baselines.items():
+        parts = [f"{scores.families[family].success:.2f}" if family in scores.families else "–" for family in families]
+        table.add_row(f"  {name}", rate_text(scores.overall), *parts, str(scores.overall.num))
+    return table

@@ -1,0 +1,139 @@
+"""`agito envs` and `agito doctor`: what there is to train on, and what this machine offers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from agito.cli.guard import work
+from agito.cli.summary import plain_table
+from agito.envs import bundled, load
+from agito.errors import NoIsolation
+
+_MIN_DISK_MB, _MIN_MEMORY_MB, _MIN_FILES = 1024, 2048, 1024
+
+
+def list_environments(names: list[str]) -> None:
+    table = plain_table("environment", "families", "levels", "splits", "chance", "version")
+    for name in names or bundled():
+        found = load(name)
+        first, last = min(found.levels), max(found.levels)
+        levels = f"{first}–{last}" if first < last else str(first)
+        table.add_row(
+            Text(name, "bold"), ", ".join(found.families), levels, ", ".join(found.splits), f"{found.chance_level:g}", found.version
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        "\n[dim]Act in one yourself: agito play ENV. Your own environment: path.py:Class, anywhere that ENV or --env stands.[/]",
+        highlight=False,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One fact about this machine; `remedy` when it is not as it should be."""
+
+    name: str
+    value: str
+    remedy: str = ""
+
+
+def diagnose() -> None:
+    """Raises `NoIsolation` after everything has been printed, when no sandbox is possible."""
+    console = Console()
+    missing: NoIsolation | None = None
+    _print(console, "machine", [_python(), _torch(), _cores(), _threads(), _memory(), _disk(), _files()])
+    try:
+        from agito.world.sandbox import layers
+
+        findings = [Finding(name=name, value=value) for name, value in work(layers).items()]
+    except NoIsolation as error:
+        missing = error
+        findings = [Finding(name="tier", value="none", remedy=str(error))]
+    _print(console, "isolation", findings)
+    if missing is not None:
+        raise missing
+    console.print("\n[green]ready[/]: make train, or agito train quickstart", highlight=False)
+
+
+def _print(console: Console, title: str, findings: list[Finding]) -> None:
+    table = plain_table("", title)
+    table.add_column("", overflow="fold")
+    for each in findings:
+        table.add_row(Text("✗", "red") if each.remedy else Text("✓", "green"), each.name, each.value)
+        if each.remedy:
+            table.add_row("", "", Text(each.remedy, "yellow"))
+    console.print(table)
+
+
+def _python() -> Finding:
+    return Finding(name="python", value=f"{platform.python_version()}, {platform.system()} {platform.release()} {platform.machine()}")
+
+
+def _torch() -> Finding:
+    """In a process of its own: this half never loads torch."""
+    try:
+        known = version("torch")
+    except PackageNotFoundError:
+        return Finding(name="torch", value="not installed", remedy="make setup")
+    code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        return Finding(name="torch", value=f"{known}, did not load within 120 s", remedy="make clean setup")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return Finding(name="torch", value=f"{known}, does not load", remedy=f"{last}; make setup installs it anew")
+    count = int(done.stdout)
+    return Finding(name="torch", value=f"{known}, {f'{count} CUDA device(s)' if count else 'CPU only'}")
+
+
+def _cores() -> Finding:
+    usable, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    busy = f"load {load:.1f} on {usable} core(s): figures will be slow and noisy; end what else is running"
+    return Finding(name="cores", value=f"{usable}, load {load:.1f}", remedy=busy if load > 1.5 * usable else "")
+
+
+def _threads() -> Finding:
+    given = os.environ.get("OMP_NUM_THREADS")
+    return Finding(name="threads", value=f"one a torch process; OMP_NUM_THREADS here is {given or 'not set, which does no harm'}")
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    free = _available_mb()
+    remedy = f"the quickstart wants {_MIN_MEMORY_MB} MB free; lower compute.ranks and compute.rows" if free < _MIN_MEMORY_MB else ""
+    return Finding(name="memory", value=f"{total} MB, {free} MB free", remedy=remedy)
+
+
+def _available_mb() -> int:
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) >> 10
+    return 0
+
+
+def _disk() -> Finding:
+    here = Path("runs") if Path("runs").is_dir() else Path()
+    free = shutil.disk_usage(here).free >> 20
+    remedy = f"a run wants {_MIN_DISK_MB} MB; free some, or choose another place with --out" if free < _MIN_DISK_MB else ""
+    remedy = remedy if os.access(here, os.W_OK) else f"{here.resolve()} cannot be written; choose another place with --out"
+    return Finding(name="disk", value=f"{free} MB free in {here.resolve()}", remedy=remedy)
+
+
+def _files() -> Finding:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = soft == resource.RLIM_INFINITY
+    remedy = f"raise it: ulimit -n {_MIN_FILES}" if not unlimited and soft < _MIN_FILES else ""
+    return Finding(name="open files", value="unlimited" if unlimited else f"{soft} at the most", remedy=remedy)

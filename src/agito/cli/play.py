@@ -1,0 +1,191 @@
+"""`agito play`: act in an episode yourself, or watch a checkpoint act."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+
+import anyio
+from rich.console import Console
+from rich.text import Text
+
+from agito import assess, trained
+from agito.cli.episode import budget_text, print_event, print_task, print_verdict
+from agito.cli.guard import work
+from agito.engine.lockstep import Lockstep
+from agito.evaluate import HELDOUT_BASE, STRUCTURAL_BASE
+from agito.harness import SoloHarness
+from agito.protocols import Engine, Harness, Renderer, Session
+from agito.recipe import Recipe
+from agito.rollout import AttemptRunner, Plan
+from agito.running import Interrupted
+from agito.studio import Studio, open_studio
+from agito.types import Attempt, AttemptId, Budget, Call, Dialect, End, Event, Key, Task, ToolSpec, Trajectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which task."""
+
+    split: str
+    index: int
+    changes: assess.Changes
+
+
+def play_yourself(env: str, choice: Choice) -> None:
+    recipe = choice.changes.applied_to(Recipe.model_validate({"env": {"name": env}}))
+    work(lambda: _yourself(recipe, choice))
+
+
+def watch_checkpoint(path: Path, choice: Choice, *, temperature: float | None, pause: bool) -> None:
+    directory = trained.find(path)
+    recipe = choice.changes.applied_to(trained.recipe_of(directory))
+    work(lambda: _watch(directory, recipe, choice, recipe.eval.temperature if temperature is None else temperature, pause))
+
+
+async def _yourself(recipe: Recipe, choice: Choice) -> None:
+    console = Console(highlight=False)
+    async with open_studio(recipe) as studio:
+        assess.check(studio.environment, recipe, choice.split)
+        task, key = studio.task(choice.split, choice.index)
+        tools = [f"{tool.name}: {tool.description}" for tool in task.tools]
+        first = f"A line is a {task.tools[0].name} command; one that begins with another tool's name calls that. Ctrl-D gives up."
+        print_task(console, task, Dialect.NATURAL, *tools, first)
+        console.print()
+        attempt = _attempt_id(choice)
+        control = await studio.environment.open(task, key, attempt, noise_seed=recipe.seed)
+        try:
+            events, end = await _converse(console, task, control.session)
+            verdict = studio.environment.grade(await control.seal(), key, recipe.seed)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await control.close()
+        trajectory = Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=tuple(events), end=end)
+        print_verdict(console, Attempt(trajectory=trajectory, verdict=verdict))
+
+
+async def _converse(console: Console, task: Task, session: Session) -> tuple[list[Event], End]:
+    """Line by line to the end of the episode. A person samples no tokens, so that budget stays whole."""
+    events: list[Event] = []
+    limits = task.limits
+    for number in range(min(limits.turns, limits.calls)):
+        left = Budget(turns=limits.turns - number - 1, calls=limits.calls - number - 1, tokens=limits.tokens)
+        line = _ask(f"[{left.turns + 1} left] $ ")
+        if line is None:
+            return events, End.ABANDONED
+        (event,) = await session.act([_call(line, session.tools)], left)
+        events.append(event)
+        print_event(console, event, task.tools[0].name, with_call=False)
+        if event.ended:
+            return events, End.SUBMITTED
+    console.print(Text("no turns left", "yellow"))
+    return events, End.TURNS
+
+
+def _call(line: str, tools: Sequence[ToolSpec]) -> Call:
+    """As the compact dialect reads it."""
+    word, _, rest = line.strip().partition(" ")
+    named = next((tool for tool in tools[1:] if tool.name == word), None)
+    tool, argument = (named, rest) if named else (tools[0], line.strip())
+    parameters = tool.parameters.get("properties")
+    name = next(iter(parameters)) if isinstance(parameters, dict) and parameters else "input"
+    return Call(tool=tool.name, arguments={name: argument}, raw=line, problem=None if line.strip() else "no command")
+
+
+def _ask(prompt: str) -> str | None:
+    """A line from the terminal, with editing and history; None at its end. Nothing else runs meanwhile."""
+    if sys.stdin.isatty():
+        import_module("readline")  # which is what gives `input` its editing
+    with _signals_raise():
+        try:
+            return input(prompt)
+        except EOFError:
+            print()  # noqa: T201
+            return None
+
+
+@contextmanager
+def _signals_raise() -> Generator[None]:
+    """While the event loop stands still it cannot heed them."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        print()  # noqa: T201
+        raise Interrupted(signal.Signals(number))
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _watch(directory: Path, recipe: Recipe, choice: Choice, temperature: float, pause: bool) -> None:
+    console = Console(highlight=False)
+    async with trained.open_trained(directory, recipe) as studio:
+        assess.check(studio.environment, recipe, choice.split)
+        task, key = studio.task(choice.split, choice.index)
+        print_task(console, task, recipe.env.dialect, f"{directory} at temperature {temperature:g}")
+        console.print()
+        harness = _Watched(SoloHarness(temperature=temperature), console, pause=pause and sys.stdin.isatty())
+        print_verdict(console, await _act(studio, harness, task, key, _attempt_id(choice)))
+
+
+class _Watched:
+    """A harness whose every event is printed as it happens."""
+
+    def __init__(self, harness: Harness, console: Console, *, pause: bool) -> None:
+        self._harness, self._console, self._pause = harness, console, pause
+
+    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
+        return await self._harness.run(task, _WatchedSession(session, self._console, self._pause), engine, renderer, attempt, seed=seed)
+
+
+class _WatchedSession:
+    def __init__(self, session: Session, console: Console, pause: bool) -> None:
+        self._session, self._console, self._pause = session, console, pause
+
+    @property
+    def tools(self) -> tuple[ToolSpec, ...]:
+        return self._session.tools
+
+    async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
+        events = await self._session.act(calls, left)
+        for event in events:
+            print_event(self._console, event, self.tools[0].name)
+        if self._pause and not events[-1].ended:
+            _ask(f"  [{budget_text(left)}; Enter goes on] ")
+        return events
+
+
+async def _act(studio: Studio, harness: Harness, task: Task, key: Key, attempt: AttemptId) -> Attempt:
+    """One attempt, alone on the engine of the first rank."""
+    compute = studio.compute
+    assert compute is not None
+    lockstep = Lockstep(lambda exchange: compute.advance(0, exchange), context=studio.recipe.compute.context)
+    lane = lockstep.lane()
+    runner = AttemptRunner(studio.environment, harness, studio.renderer, seed=studio.recipe.seed)
+    done: list[Attempt] = []
+
+    async def run(engine: Engine) -> None:
+        done.append(await runner.run(Plan(task=lambda _: (task, key)), attempt, engine))
+        lane.finish()
+
+    async def nothing(orders: Sequence[int]) -> None:
+        return
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run, lane)
+        await lockstep.run(nothing)
+    return done[0]
+
+
+def _attempt_id(choice: Choice) -> AttemptId:
+    """As in an evaluation, so that faults fall where they fell there."""
+    return AttemptId(group=(STRUCTURAL_BASE if choice.split == "structural" else HELDOUT_BASE) + choice.index, slot=0)

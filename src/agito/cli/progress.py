@@ -1,0 +1,160 @@
+"""A run on the terminal while it goes on: a live board, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from agito.cli.board import Board, Mark, Phase, clock_text
+
+_LINE_EVERY_S = 5.0
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_MAX_CURVE = 24
+
+
+@contextmanager
+def shown(board: Board, console: Console) -> Generator[Watching]:
+    """Draws `board` while the block runs; what is given is the watcher to hand to the job."""
+    if not console.is_terminal:
+        yield _Lines(board, console)
+        return
+    live = Live(_Picture(board), console=console, refresh_per_second=5, redirect_stdout=False, redirect_stderr=False)
+    with live:
+        yield Watching(board)
+
+
+class Watching:
+    """A `job.Watcher`: everything goes to the board, and the screen follows by itself."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+
+    def phase(self, name: str, total: int) -> None:
+        self.board.phase(name, total)
+
+    def advance(self, figures: Mapping[str, float]) -> None:
+        self.board.advance(figures)
+
+    def finish(self) -> None:
+        self.board.finish()
+
+
+class _Lines(Watching):
+    """One line when a phase begins or ends, and one every few seconds."""
+
+    def __init__(self, board: Board, console: Console) -> None:
+        super().__init__(board)
+        self._console = console
+        self._last = -math.inf
+
+    def phase(self, name: str, total: int) -> None:
+        self._end()
+        super().phase(name, total)
+        self._print("begins")
+
+    def advance(self, figures: Mapping[str, float]) -> None:
+        super().advance(figures)
+        if self.board.now - self._last >= _LINE_EVERY_S:
+            self._print("")
+
+    def finish(self) -> None:
+        self._end()
+        super().finish()
+
+    def _end(self) -> None:
+        phase = self.board.current
+        if phase is not None:
+            self._print(f"done in {clock_text(phase.spent_s(self.board.now))}")
+
+    def _print(self, what: str) -> None:
+        board, phase = self.board, self.board.current
+        assert phase is not None
+        self._last = board.now
+        left = "" if what else _left(board, phase)
+        parts = [
+            f"[{clock_text(board.now - board.began):>5}]",
+            f"{phase.title:<16}",
+            _count(phase),
+            _figure(phase),
+            _pace(board, phase),
+            left,
+            what,
+        ]
+        self._console.print("  ".join(part for part in parts if part), markup=False, highlight=False, soft_wrap=True)
+
+
+class _Picture:
+    """Drawn afresh at every refresh."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._spinner = Spinner("dots", style="cyan")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        board = self._board
+        is_wide = options.max_width >= 100
+        table = Table.grid(padding=(0, 2, 0, 0), expand=options.max_width < 130)
+        for _ in ("mark", "title"):
+            table.add_column(no_wrap=True)
+        table.add_column(ratio=1, no_wrap=True, min_width=_MAX_CURVE if is_wide else None)
+        table.add_column("count", justify="right", no_wrap=True)
+        table.add_column("figure", no_wrap=True)
+        for _ in ("pace", "time"):
+            table.add_column(justify="right", no_wrap=True)
+        for phase in board.phases.values():
+            table.add_row(*self._row(phase, is_wide))
+        yield table
+        left = clock_text(board.left_s())
+        footer = f"  elapsed {clock_text(board.now - board.began)}" + (f" · about {left} left" if left else "")
+        yield Text(footer, style="dim")
+
+    def _row(self, phase: Phase, is_wide: bool) -> list[Text | ProgressBar | Spinner]:
+        board = self._board
+        if phase.mark in (Mark.TO_COME, Mark.EARLIER):
+            note = "done earlier" if phase.mark is Mark.EARLIER else f"{phase.total} {phase.unit}"
+            return [Text("✓" if phase.mark is Mark.EARLIER else "·", "dim"), Text(phase.title, "dim"), Text(note, "dim"), *[Text()] * 4]
+        pace = Text(_pace(board, phase).replace("tokens", "tok"), "dim")
+        if phase.mark is Mark.DONE:
+            middle = _sparkline(phase) if phase.curve else Text(f"{phase.done or phase.total} {phase.unit}", "dim")
+            took = Text(clock_text(phase.took_s), "dim")
+            return [Text("✓", "green"), Text(phase.title), middle, Text(), Text(_figure(phase), "bold"), pace, took]
+        bar = ProgressBar(total=max(phase.total, 1), completed=phase.done, pulse=not phase.total, complete_style="cyan")
+        middle = _sparkline(phase) if phase.curve and is_wide else bar
+        left = Text(_left(board, phase))
+        return [self._spinner, Text(phase.title, "bold"), middle, Text(_count(phase)), Text(_figure(phase), "bold"), pace, left]
+
+
+def _sparkline(phase: Phase) -> Text:
+    """Success of every step so far, thinned to fit."""
+    stride = math.ceil(len(phase.curve) / _MAX_CURVE)
+    values = [value for value in phase.curve[:: stride or 1] if math.isfinite(value)]
+    blocks = "".join(_BLOCKS[min(int(value * len(_BLOCKS)), len(_BLOCKS) - 1)] for value in values)
+    return Text(blocks, "cyan")
+
+
+def _count(phase: Phase) -> str:
+    return f"{phase.done}/{phase.total}" if phase.total else ""
+
+
+def _figure(phase: Phase) -> str:
+    if math.isfinite(phase.success):
+        return f"success {phase.success:.2f}"
+    return f"loss {phase.loss:.3f}" if math.isfinite(phase.loss) else ""
+
+
+def _pace(board: Board, phase: Phase) -> str:
+    pace = phase.tokens_per_s(board.now)
+    return f"{pace:,.0f} tokens/s".replace(",", " ") if math.isfinite(pace) else ""
+
+
+def _left(board: Board, phase: Phase) -> str:
+    left = clock_text(phase.left_s(board.now))
+    return f"{left} left" if left else ""

@@ -1,0 +1,117 @@
+"""`agito replay`: a recorded attempt again, turn by turn, and where it differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from agito.cli.episode import print_event, print_task, print_tokens, verdict_text
+from agito.cli.guard import work
+from agito.cli.summary import plain_table
+from agito.errors import Diverged, NotFound
+from agito.record import Recorded, read_trajectories
+from agito.reenact import Reenacted, reenact
+from agito.types import AttemptId, Turn
+
+_LISTED = 20
+
+
+def replay_attempt(run: Path, attempt: AttemptId, phase: str | None) -> None:
+    """Raises `Diverged` after everything has been shown."""
+    both = work(lambda: reenact(run, attempt, phase=phase))
+    console = Console()
+    _print(console, both)
+    if both.differences:
+        raise Diverged(f"attempt {attempt} diverges first at {both.differences[0]}")
+
+
+def parse_attempt(text: str) -> AttemptId:
+    """Raises `NotFound` for what is no attempt's number."""
+    try:
+        return AttemptId.parse(text)
+    except ValueError as error:
+        raise NotFound(str(error)) from None
+
+
+def list_attempts(run: Path, phase: str | None) -> None:
+    """Some attempts of one phase, the failed ones first."""
+    directory = run / "trajectories"
+    files = sorted(directory.glob(f"{phase or 'after'}-*.parquet")) or (sorted(directory.glob("*.parquet")) if phase is None else [])
+    if not files:
+        raise NotFound(f"{run}: no attempts recorded{f' in phase {phase}' if phase else ''}; give a run directory such as runs/quickstart")
+    recorded = read_trajectories(files[-1])
+    ordered = sorted(recorded, key=lambda each: (each.attempt.verdict.reward >= 1, each.attempt.trajectory.attempt))
+    table = plain_table("attempt", "cell", "verdict", "calls", "task")
+    for each in ordered[:_LISTED]:
+        trajectory = each.attempt.trajectory
+        table.add_row(
+            Text(str(trajectory.attempt), "bold"), trajectory.task.cell, verdict_text(each.attempt.verdict).split("  ")[0],
+            str(len(trajectory.events)), trajectory.task.prompt[each.dialect][:40],
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    phase = recorded[0].phase if recorded else phase
+    console.print(
+        f"\n[dim]{len(recorded)} attempts in {files[-1].name}. Act one again: agito replay {run} ATTEMPT --phase {phase}[/]",
+        highlight=False,
+    )
+
+
+def _print(console: Console, both: Reenacted) -> None:
+    recorded = both.recorded
+    trajectory = recorded.attempt.trajectory
+    console.print(
+        Text.assemble(("attempt ", "dim"), (str(trajectory.attempt), "bold"), (f" · {recorded.phase}, step {recorded.step}", "dim"))
+    )
+    print_task(console, trajectory.task, recorded.dialect)
+    _complain(console, both, "task")
+    for number, turn in enumerate(trajectory.turns):
+        console.print()
+        console.print(Text(f"turn {number + 1}  {_about(recorded, turn)}", "dim"))
+        _complain(console, both, f"turn {number}")
+        start = _start(recorded, turn)
+        tokens = next(segment for segment in trajectory.segments if segment.id == turn.segment).tokens
+        print_tokens(console, recorded.pieces[start + turn.start : start + turn.stop], tokens.logprobs[turn.start : turn.stop])
+        for index in turn.calls:
+            print_event(console, trajectory.events[index], trajectory.task.tools[0].name)
+            _complain(console, both, f"event {index}")
+    console.print()
+    console.print(Text.assemble(("recorded  ", "dim"), verdict_text(recorded.attempt.verdict)))
+    console.print(Text.assemble(("again     ", "dim"), verdict_text(both.again.verdict)))
+    for where in ("events", "end", "verdict"):
+        _complain(console, both, where)
+    if not both.differences:
+        num_tokens = sum(len(segment.tokens) for segment in trajectory.segments)
+        what = f"{len(trajectory.turns)} turns, {len(trajectory.events)} events, {num_tokens} tokens, the verdict"
+        console.print(Text.assemble(("identical ", "bold green"), what))
+
+
+def _complain(console: Console, both: Reenacted, where: str) -> None:
+    for difference in both.differences:
+        if difference.where == where:
+            console.print(Text(f"  ✗ {difference.what} was {difference.recorded}\n    now {difference.again}", "red"))
+
+
+def _start(recorded: Recorded, turn: Turn) -> int:
+    """Of the turn's segment among all pieces."""
+    start = 0
+    for segment in recorded.attempt.trajectory.segments:
+        if segment.id == turn.segment:
+            break
+        start += len(segment.tokens)
+    return start
+
+
+def _about(recorded: Recorded, turn: Turn) -> str:
+    segment = next(each for each in recorded.attempt.trajectory.segments if each.id == turn.segment)
+    tokens = segment.tokens
+    version = tokens.version_at(turn.start) if turn.stop > turn.start else 0
+    parts = [f"weights v{version}" if version else "scripted", f"{turn.stop - turn.start} tokens"]
+    if version:
+        parts.append(f"log p {sum(tokens.logprobs[turn.start : turn.stop]):.2f}")
+    stats = next((each for each in recorded.stats if each.segment == turn.segment), None)
+    if stats is not None and stats.advantages is not None:
+        parts.append(f"advantage {max(stats.advantages[turn.start : turn.stop], key=abs, default=0.0):+.2f}")
+    return " · ".join(parts)

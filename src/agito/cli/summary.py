@@ -1,0 +1,78 @@
+"""What a run came to, on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agito.record import Rate, Summary
+
+
+def rate_text(rate: Rate | None, style: str = "") -> Text:
+    """`0.96 [0.94, 0.97]`; a dash when nothing was scored."""
+    if rate is None or not rate.num:
+        return Text("–", "dim")
+    return Text.assemble((f"{rate.success:.2f}", style), (f" [{rate.low:.2f}, {rate.high:.2f}]", "dim"))
+
+
+def print_summary(summary: Summary, path: Path) -> None:
+    console = Console()
+    console.print()
+    console.print(_outcome(summary))
+    console.print()
+    if summary.baselines:
+        console.print(_baselines(summary))
+        console.print()
+    console.print(_facts(summary, path))
+
+
+def plain_table(*headers: str) -> Table:
+    """Without lines; a column named `tasks` is one of numbers."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for header in headers:
+        table.add_column(header, justify="right" if header == "tasks" else "left", no_wrap=True)
+    return table
+
+
+def _outcome(summary: Summary) -> Table:
+    table = plain_table("success on held-out tasks, 95 %", "before", "", "after", "tasks")
+    table.add_row(
+        Text("all", "bold"), rate_text(summary.before, "bold"), "→", rate_text(summary.after, "bold green"), str(summary.after.num)
+    )
+    for cell in sorted(set(summary.cells_before) | set(summary.cells_after)):
+        after = summary.cells_after.get(cell)
+        table.add_row(f"  {cell}", rate_text(summary.cells_before.get(cell)), "→", rate_text(after), str(after.num) if after else "")
+    if summary.structural is not None:
+        table.add_row(
+            Text("another structure", "bold"), Text("–", "dim"), "", rate_text(summary.structural, "bold"), str(summary.structural.num)
+        )
+    return table
+
+
+def _baselines(summary: Summary) -> Table:
+    table = plain_table("scripts, some of these tasks", "success", "tasks")
+    for name, rate in summary.baselines.items():
+        table.add_row(f"  {name}", rate_text(rate), str(rate.num))
+    return table
+
+
+def _facts(summary: Summary, path: Path) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    phases = " · ".join(f"{name} {wall_s:.0f}" for name, wall_s in summary.phase_wall_s.items())
+    table.add_row("wall", f"{summary.wall_s:.0f} s ({phases})")
+    table.add_row("CPU", f"{summary.cpu_s:.0f} s, load {summary.load:.1f}")
+    tools = f"{_grouped(summary.tool_calls)} tool calls at {summary.tool_cpu_ms_p50:.2f} ms CPU"
+    table.add_row("work", f"{_grouped(summary.sampled_tokens)} tokens sampled, {tools}, {summary.void_attempts} void")
+    table.add_row("isolation", summary.isolation_tier)
+    table.add_row("report", Text(f"{path / 'report.html'}", "bold"))
+    table.add_row("next", f"agito eval {path} · agito play --checkpoint {path} · agito replay {path}")
+    return table
+
+
+def _grouped(number: int) -> str:
+    return f"{number:,}".replace(",", " ")

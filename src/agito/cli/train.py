@@ -1,0 +1,62 @@
+"""`agito train`: the board while it goes on, the table at the end, and how to go on after an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from agito import job
+from agito.api import place
+from agito.cli.board import Board, planned
+from agito.cli.guard import say, work
+from agito.cli.progress import shown
+from agito.cli.summary import print_summary
+from agito.config import read
+from agito.errors import NotFound
+from agito.recipe import Recipe
+from agito.recipe import read as read_recipe
+from agito.record import RunDir, RunState, Summary
+from agito.record.commits import latest
+from agito.running import Interrupted
+
+
+def train_run(name: str, overrides: tuple[str, ...], out: Path | None) -> None:
+    recipe = read_recipe(name, overrides)
+    path = out or Path("runs") / recipe.name
+    was = RunDir.state(path)
+    aside = place(path)
+    if aside is not None:
+        say(
+            f"the earlier run is now {aside}"
+            + (f"; it was not finished: to go on with it, agito train --resume {aside}" if was is RunState.UNFINISHED else "")
+        )
+    _follow(recipe, path, Board(planned(recipe)), lambda watcher: job.train(recipe, path, watcher))
+
+
+def resume_run(path: Path) -> None:
+    if RunDir.state(path) in (RunState.ABSENT, RunState.FOREIGN):
+        raise NotFound(f"{path}: no run there; --resume takes a run directory such as runs/quickstart")
+    recipe = read(Recipe, path / "config.toml")
+    checkpoint = latest(path / "checkpoints")
+    step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+    _follow(recipe, path, Board(planned(recipe), first={"rl": step}), lambda watcher: job.resume(path, watcher))
+
+
+def _follow(recipe: Recipe, path: Path, board: Board, start: Callable[[job.Watcher], Awaitable[Summary]]) -> None:
+    console = Console(stderr=True)
+    about = f"{recipe.env.name} · seed {recipe.seed} · {recipe.compute.ranks} x {recipe.compute.device}"
+    console.print(Text.assemble((recipe.name, "bold"), f" → {path}  ", (about, "dim")))
+    try:
+        with shown(board, console) as watcher:
+            summary = work(lambda: start(watcher))
+            watcher.finish()
+    except BaseException as error:
+        if RunDir.state(path) is RunState.UNFINISHED:
+            now = board.current if isinstance(error, Interrupted) else None
+            at = f" in {now.title}, {now.done}/{now.total}" if now else ""
+            say(f"stopped{at}; what is committed is safe. To go on: agito train --resume {path}")
+        raise
+    print_summary(summary, path)

@@ -1,0 +1,65 @@
+"""The command line as a person meets it: a process of its own, in a directory of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "agito.cli")
+Done: TypeAlias = "subprocess.CompletedProcess[str]"
+Agito: TypeAlias = Callable[..., Done]
+
+TINY = (
+    "compute.ranks=1", "compute.rows=16", "model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=1", "sft.demos=64",
+    "sft.batch=8", "sft.survey=32", "sft.epochs=1", "rl.steps=3", "rl.groups=2", "rl.group_size=2", "rl.checkpoint_every=1", "eval.tasks=8",
+    "eval.structural_tasks=4", "eval.baseline_tasks=4", "env.levels=[1]",
+)  # fmt: skip
+COIN = (*TINY, "env.name=agito.testing:FakeEnvironment", "compute.context=192")
+
+
+def sets(*overrides: str) -> list[str]:
+    return [word for override in overrides for word in ("--set", override)]
+
+
+def environment(home: Path) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    return {**kept, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "TMPDIR": str(home), "HOME": str(home), "COLUMNS": "100"}
+
+
+def agito_in(home: Path) -> Agito:
+    def run(*words: str, stdin: str = "", expect: int | None = 0) -> Done:
+        done = subprocess.run([*COMMAND, *words], cwd=home, env=environment(home), input=stdin, capture_output=True, text=True, timeout=110)
+        assert expect is None or done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture
+def agito(tmp_path: Path) -> Agito:
+    return agito_in(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shell_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `runs/tiny` is a finished run in a real shell."""
+    home = tmp_path_factory.mktemp("shell")
+    done = agito_in(home)("train", "quickstart", "--name", "tiny", *sets(*TINY))
+    (home / "train.out").write_text(done.stdout)
+    (home / "train.err").write_text(done.stderr)
+    return home
+
+
+@pytest.fixture(scope="session")
+def coin_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `runs/coin` is a finished run in an environment in memory."""
+    home = tmp_path_factory.mktemp("coin")
+    agito_in(home)("train", "quickstart", "--name", "coin", *sets(*COIN))
+    return home

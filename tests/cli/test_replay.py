@@ -1,0 +1,78 @@
+"""A replay finds what has changed since, and says where first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import COIN, agito_in, sets
+
+ENVIRONMENT = '''
+from dataclasses import replace
+from agito.testing import FakeEnvironment
+
+
+class Coin(FakeEnvironment):
+    def task(self, **which):
+        task, key = super().task(**which)
+        return replace(task, prompt={dialect: text + PROMPT for dialect, text in task.prompt.items()}), key
+
+    def grade(self, sealed, key, grade_seed):
+        verdict = super().grade(sealed, key, grade_seed)
+        return replace(verdict, reward=verdict.reward * MARKS, scores={"success": verdict.reward * MARKS})
+
+    def demonstrator(self, task, key, *, skill, seed):
+        return self.solutions(task, key)[0]
+
+    async def open(self, task, key, attempt, *, noise_seed):
+        world = await super().open(task, key, attempt, noise_seed=noise_seed)
+        return Other(world) if TEXT else world
+
+
+class Other:
+    """A world that answers something else."""
+
+    def __init__(self, world):
+        self._world, self.session, self.tools = world, self, world.session.tools
+
+    def __getattr__(self, name):
+        return getattr(self._world, name)
+
+    async def act(self, calls, left):
+        events = await self._world.session.act(calls, left)
+        return tuple(replace(event, text=event.text + TEXT) if event.index == 1 else event for event in events)
+'''
+
+
+def source(*, prompt: str = "", marks: float = 1.0, text: str = "") -> str:
+    return f"PROMPT, MARKS, TEXT = {prompt!r}, {marks!r}, {text!r}\n{ENVIRONMENT}"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("changing")
+    (home / "own.py").write_text(source())
+    agito_in(home)("train", "quickstart", "--name", "coin", *sets(*COIN, "rl.steps=1", "env.name=own.py:Coin"))
+    return home
+
+
+def test_an_unchanged_world_gives_the_same_attempt(home: Path) -> None:
+    (home / "own.py").write_text(source())
+    assert "identical" in agito_in(home)("replay", "runs/coin", "0.0", "--phase", "demo").stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({"prompt": " please"}, "task: prompt was"),
+        ({"text": " indeed"}, "event 1: text was"),
+        ({"marks": 0.5}, "verdict: reward was 1.0, now 0.5"),
+    ],
+)
+def test_a_changed_world_diverges_where_it_changed(home: Path, change: dict[str, str], first: str) -> None:
+    (home / "own.py").write_text(source(**change))  # pyright: ignore[reportArgumentType]
+    done = agito_in(home)("replay", "runs/coin", "0.0", "--phase", "demo", expect=9)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("agito: error:")]
+    assert f"attempt 0.0.0 diverges first at {first}" in line
+    assert "identical" not in done.stdout
