@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from agito import evaluate, trained
+from agito import evaluation, trained
 from agito.errors import BadRecipe
 from agito.protocols import Environment
 from agito.recipe import Recipe
@@ -118,11 +118,11 @@ async def checkpoint(
         def on_attempt(attempt: Attempt) -> None:
             watcher.advance({"reward/mean": attempt.verdict.reward, "tokens/sampled_num": float(attempt.trajectory.num_sampled)})
 
-        attempts = await evaluate.policy(studio, split, num_tasks, temperature=temperature, on_attempt=on_attempt)
+        attempts = await evaluation.policy(studio, split, num_tasks, temperature=temperature, on_attempt=on_attempt)
         scripts: Mapping[str, Sequence[Attempt]] = {}
         if baselines:
             watcher.phase("baselines", 0)
-            scripts = await evaluate.scripts(studio, split, num_tasks, demonstrator_skill=recipe.sft.skill)
+            scripts = await evaluation.scripts(studio, split, num_tasks, demonstrator_skill=recipe.sft.skill)
         tier = str(getattr(studio.environment, "isolation_tier", "unknown"))
     return Evaluation(
         checkpoint=directory, env=recipe.env.name, split=split, num_tasks=num_tasks, temperature=temperature, seed=recipe.seed,

@@ -12,11 +12,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
-from agito import coldstart, config, evaluate, loop
+from agito import coldstart, config, evaluation, loop
 from agito.errors import BadRecipe
 from agito.protocols import StepStats
 from agito.recipe import Recipe
-from agito.record import Ledger, Metrics, Rate, RunDir, Summary, rate, TokenStats, rates_by_cell, read_trajectories, write_trajectories
+from agito.record import Ledger, Metrics, Rate, RunDir, Summary, TokenStats, rate, rates_by_cell, read_trajectories, write_trajectories
 from agito.record.commits import latest, load_meta, prune
 from agito.record.machine import facts
 from agito.render import Vocabulary
@@ -158,9 +158,11 @@ class _Job:
         with self._tally.phase(phase):
             self._watcher.phase(phase, num_tasks)
             await self._studio.compute.publish(self._ledger.next_version())
-            attempts = await evaluate.policy(
+            attempts = await evaluation.policy(
                 self._studio, split, num_tasks, temperature=self._recipe.eval.temperature,
-                on_attempt=lambda attempt: self._watcher.advance({"reward/mean": attempt.verdict.reward}),
+                on_attempt=lambda attempt: self._watcher.advance(
+                    {"reward/mean": attempt.verdict.reward, "tokens/sampled_num": float(attempt.trajectory.num_sampled)}
+                ),
             )  # fmt: skip
             self._tally.add(attempts)
             self._write(phase, 0, attempts)
@@ -173,7 +175,7 @@ class _Job:
             return {}
         with self._tally.phase("baselines"):
             self._watcher.phase("baselines", 0)
-            found = await evaluate.scripts(
+            found = await evaluation.scripts(
                 self._studio, "heldout", self._recipe.eval.baseline_tasks, demonstrator_skill=self._recipe.sft.skill
             )
         return {name: rate(attempts) for name, attempts in found.items()}

@@ -27,11 +27,11 @@ class ModelSection(Section):
     """A Qwen3 network; the vocabulary is learned from the environment."""
 
     vocab_size: int = Field(512, ge=300)
-    hidden_size: int = Field(96, ge=8)
-    intermediate_size: int = Field(256, ge=8)
-    num_layers: int = Field(3, ge=1)
+    hidden_size: int = Field(128, ge=8)
+    intermediate_size: int = Field(192, ge=8)
+    num_layers: int = Field(2, ge=1)
     num_heads: int = Field(4, ge=1)
-    num_kv_heads: int = Field(2, ge=1)
+    num_kv_heads: int = Field(4, ge=1)
     head_dim: int = Field(32, ge=2)
     rope_theta: float = 10_000.0
     tie_embeddings: bool = True
@@ -52,7 +52,7 @@ class SftSection(Section):
 
     demos: int = Field(8000, ge=1)
     skill: float = Field(0.5, ge=0, le=1)
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(2, ge=1)
     batch: int = Field(8, ge=1)
     survey: int = Field(200, ge=1)  # attempts that the vocabulary is learned from
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from agito import config, trained
 from agito.coldstart import DEMO_BASE
 from agito.errors import AgitoError, NotFound
-from agito.evaluate import HELDOUT_BASE, STRUCTURAL_BASE
+from agito.evaluation import HELDOUT_BASE, STRUCTURAL_BASE
 from agito.loop import RL_BASE
 from agito.protocols import Row, Sampled, SampleRequest
 from agito.recipe import Recipe
@@ -165,14 +165,18 @@ def _of_end(was: Attempt, now: Attempt) -> list[Difference]:
     ends = {"value": (was.trajectory.end, now.trajectory.end), "fault": (was.trajectory.fault, now.trajectory.fault)}
     verdicts: dict[str, tuple[object, object]] = {
         "status": (was.verdict.status, now.verdict.status),
-        "reward": (str(was.verdict.reward), str(now.verdict.reward)),
+        "reward": (was.verdict.reward, now.verdict.reward),
         "scores": (dict(was.verdict.scores), dict(now.verdict.scores)),
     }
     return [*_differences("end", ends), *_differences("verdict", verdicts)]
 
 
 def _differences(where: str, pairs: Mapping[str, tuple[object, object]]) -> list[Difference]:
-    return [Difference(where=where, what=what, recorded=_shown(was), again=_shown(now)) for what, (was, now) in pairs.items() if was != now]
+    return [
+        Difference(where=where, what=what, recorded=_shown(was), again=_shown(now))
+        for what, (was, now) in pairs.items()
+        if was != now and not (was != was and now != now)  # two rewards that are both not a number are the same
+    ]
 
 
 def _said(event: Event) -> tuple[str, dict[str, object], str | None]:

@@ -15,8 +15,8 @@ from agito.engine.embedded import EmbeddedEngine
 from agito.engine.wire import Advance, Advanced
 from agito.models import Qwen3, Qwen3Config, load_weights, save
 from agito.protocols import StepStats
-from agito.trainer import LocalTrainer, TrainerConfig
 from agito.record.commits import commit
+from agito.trainer import LocalTrainer, TrainerConfig
 from agito.trainer.checkpoint import load_state, save_state
 from agito.trainer.reducer import GlooReducer, OneRank, Reducer
 from agito.types import Sample

@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from tests.cli.conftest import COIN, COMMAND, Agito, agito_in, environment, sets
 
 BROKEN = """

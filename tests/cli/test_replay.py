@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import agito_in
 
-from tests.cli.conftest import COIN, agito_in, sets
+from agito.record import read_trajectories
 
 ENVIRONMENT = '''
 from dataclasses import replace
@@ -21,9 +23,6 @@ class Coin(FakeEnvironment):
     def grade(self, sealed, key, grade_seed):
         verdict = super().grade(sealed, key, grade_seed)
         return replace(verdict, reward=verdict.reward * MARKS, scores={"success": verdict.reward * MARKS})
-
-    def demonstrator(self, task, key, *, skill, seed):
-        return self.solutions(task, key)[0]
 
     async def open(self, task, key, attempt, *, noise_seed):
         world = await super().open(task, key, attempt, noise_seed=noise_seed)
@@ -50,16 +49,25 @@ def source(*, prompt: str = "", marks: float = 1.0, text: str = "") -> str:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, coin_home: Path) -> Path:
+    """A run that is said to come from an environment of one's own."""
     home = tmp_path_factory.mktemp("changing")
-    (home / "own.py").write_text(source())
-    agito_in(home)("train", "quickstart", "--name", "coin", *sets(*COIN, "rl.steps=1", "env.name=own.py:Coin"))
+    shutil.copytree(coin_home / "runs", home / "runs")
+    config = home / "runs/coin/config.toml"
+    config.write_text(config.read_text().replace("agito.testing:FakeEnvironment", "own.py:Coin"))
     return home
+
+
+def right_attempt(home: Path) -> str:
+    """A demonstration that opened boxes and found the coin."""
+    recorded = read_trajectories(home / "runs/coin/trajectories/demo-00000.parquet")
+    attempts = [each.attempt for each in recorded if each.attempt.verdict.reward == 1 and len(each.attempt.trajectory.events) > 2]
+    return str(attempts[0].trajectory.attempt)
 
 
 def test_an_unchanged_world_gives_the_same_attempt(home: Path) -> None:
     (home / "own.py").write_text(source())
-    assert "identical" in agito_in(home)("replay", "runs/coin", "0.0", "--phase", "demo").stdout
+    assert "identical" in agito_in(home)("replay", "runs/coin", right_attempt(home), "--phase", "demo").stdout
 
 
 @pytest.mark.parametrize(
@@ -72,7 +80,8 @@ def test_an_unchanged_world_gives_the_same_attempt(home: Path) -> None:
 )
 def test_a_changed_world_diverges_where_it_changed(home: Path, change: dict[str, str], first: str) -> None:
     (home / "own.py").write_text(source(**change))  # pyright: ignore[reportArgumentType]
-    done = agito_in(home)("replay", "runs/coin", "0.0", "--phase", "demo", expect=9)
+    attempt = right_attempt(home)
+    done = agito_in(home)("replay", "runs/coin", attempt, "--phase", "demo", expect=9)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("agito: error:")]
-    assert f"attempt 0.0.0 diverges first at {first}" in line
+    assert f"attempt {attempt} diverges first at {first}" in line
     assert "identical" not in done.stdout

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from agito.errors import CorruptCheckpoint, DiskFull
-from agito.trainer import LocalTrainer, TrainerConfig, commit, latest, load_meta, load_state, prune, save_state
+from agito.record.commits import commit, latest, load_meta, prune
+from agito.trainer import LocalTrainer, TrainerConfig, load_state, save_state
 
 CONFIG = TrainerConfig(check_on_policy=False)
 FILES = ("trainer.safetensors", "trainer.json", "meta.json")
@@ -156,7 +157,7 @@ def test_the_latest_commit_is_the_largest_number_and_never_a_partial_one(tmp_pat
 COMMIT_FOREVER = """
 import sys
 from pathlib import Path
-from agito.trainer.checkpoint import commit
+from agito.record.commits import commit
 parent = Path(sys.argv[1])
 for step in range(10**9):
     def write(path):

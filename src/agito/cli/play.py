@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 import anyio
+import anyio.lowlevel
 from rich.console import Console
 from rich.text import Text
 
@@ -19,7 +20,7 @@ from agito import assess, trained
 from agito.cli.episode import budget_text, print_event, print_task, print_verdict
 from agito.cli.guard import work
 from agito.engine.lockstep import Lockstep
-from agito.evaluate import HELDOUT_BASE, STRUCTURAL_BASE
+from agito.evaluation import HELDOUT_BASE, STRUCTURAL_BASE
 from agito.harness import SoloHarness
 from agito.protocols import Engine, Harness, Renderer, Session
 from agito.recipe import Recipe
@@ -76,6 +77,7 @@ async def _converse(console: Console, task: Task, session: Session) -> tuple[lis
     limits = task.limits
     for number in range(min(limits.turns, limits.calls)):
         left = Budget(turns=limits.turns - number - 1, calls=limits.calls - number - 1, tokens=limits.tokens)
+        await _let_signals_in()
         line = _ask(f"[{left.turns + 1} left] $ ")
         if line is None:
             return events, End.ABANDONED
@@ -108,6 +110,12 @@ def _ask(prompt: str) -> str | None:
         except EOFError:
             print()  # noqa: T201
             return None
+
+
+async def _let_signals_in() -> None:
+    """What came while the world answered is heeded before the event loop stands still again."""
+    for _ in range(4):
+        await anyio.lowlevel.checkpoint()
 
 
 @contextmanager

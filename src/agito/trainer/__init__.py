@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agito.trainer.checkpoint import commit, latest, load_meta, load_state, prune, save_state
+    from agito.trainer.checkpoint import load_state, save_state
     from agito.trainer.config import PhaseConfig, SftConfig, TrainerConfig
     from agito.trainer.policy_model import PolicyModel
     from agito.trainer.reducer import GlooReducer, OneRank, Reducer
@@ -24,11 +24,7 @@ _HOME = {
     "Reducer": "reducer",
     "SftConfig": "config",
     "TrainerConfig": "config",
-    "commit": "checkpoint",
-    "latest": "checkpoint",
-    "load_meta": "checkpoint",
     "load_state": "checkpoint",
-    "prune": "checkpoint",
     "save_state": "checkpoint",
 }
 
@@ -41,11 +37,7 @@ __all__ = [
     "Reducer",
     "SftConfig",
     "TrainerConfig",
-    "commit",
-    "latest",
-    "load_meta",
     "load_state",
-    "prune",
     "save_state",
 ]
 

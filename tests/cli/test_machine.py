@@ -1,0 +1,42 @@
+"""What there is, and what this machine offers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Agito, environment
+
+
+def test_envs_lists_families_levels_splits_and_chance(agito: Agito) -> None:
+    out = agito("envs").stdout
+    for word in ("shell", "find, repair", "1–5", "train, heldout, structural", "0.02"):
+        assert word in out
+    assert "coin" in agito("envs", "agito.testing:FakeEnvironment").stdout
+
+
+def test_doctor_names_every_layer_and_says_when_all_is_well(agito: Agito) -> None:
+    out = agito("doctor").stdout
+    for word in ("python", "torch", "cores", "memory", "disk", "open files", "tier", "namespaces", "seccomp", "landlock", "ready"):
+        assert word in out
+
+
+def test_help_names_every_command_and_every_exit_code(agito: Agito) -> None:
+    out = agito("--help").stdout
+    for word in ("train", "eval", "play", "replay", "envs", "doctor", "130", "9 diverged"):
+        assert word in out
+    assert agito("--version").stdout.startswith("agito 0.")
+
+
+@pytest.mark.parametrize("words", [("--help",), ("train", "--help"), ("envs",)])
+def test_what_needs_no_network_loads_no_torch_and_starts_at_once(tmp_path: Path, words: tuple[str, ...]) -> None:
+    code = "import sys\nfrom agito.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
+    after = os.times()
+    assert done.returncode == 0, done.stderr
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert spent < 0.7, f"{spent:.2f} s of CPU"
