@@ -91,7 +91,9 @@ class _Job:
         step, tally, consumed = meta["step"], meta["tally"], meta["consumed"]
         assert isinstance(step, int) and isinstance(tally, dict) and isinstance(consumed, dict)
         self._tally = Tally.from_json(tally)
-        attempts = {int(key): [AttemptId.parse(str(each)) for each in listed] for key, listed in consumed.items() if isinstance(listed, list)}
+        attempts = {
+            int(key): [AttemptId.parse(str(each)) for each in listed] for key, listed in consumed.items() if isinstance(listed, list)
+        }
         self._ledger = self._run.rollback(*(("rl", step - 1) if step else ("sft", 1 << 30)), attempts)
         self._metrics = self._run.open_metrics()
         return step
@@ -116,7 +118,9 @@ class _Job:
             began = time.monotonic()
 
             def on_step(step: int, stats: StepStats) -> None:
-                self._metrics.write(step, "sft", {**stats.values, "tokens/per_s": stats.values["sft/tokens"] * (step + 1) / (time.monotonic() - began)})
+                self._metrics.write(
+                    step, "sft", {**stats.values, "tokens/per_s": stats.values["sft/tokens"] * (step + 1) / (time.monotonic() - began)}
+                )
                 self._watcher.advance(stats.values)
 
             await coldstart.imitate(studio, plan, on_step)
@@ -145,7 +149,7 @@ class _Job:
             return
         await compute.save(target, meta=meta, tokenizer=vocabulary.files(chat_template=self._studio.renderer.chat_template))
         self._ledger.commit(step - 1)
-        prune(self._run.checkpoints, keep=2)
+        prune(self._run.checkpoints, keep=2, spared=frozenset({"step-0"}))  # the cold start, to compare with
 
     async def _evaluate(self, phase: str, split: str, num_tasks: int) -> Sequence[Attempt]:
         """From the disk when a resumed run had come this far."""

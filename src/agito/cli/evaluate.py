@@ -14,7 +14,8 @@ from agito.assess import Evaluation
 from agito.cli.board import Board, Phase
 from agito.cli.guard import work
 from agito.cli.progress import shown
-from agito.cli.summary import plain_table, rate_text
+from agito.cli.summary import rate_text
+from agito.cli.tables import plain_table
 from agito.recipe import Recipe
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agito.cli.guard import work
-from agito.cli.summary import plain_table
+from agito.cli.tables import plain_table
 from agito.envs import bundled, load
 from agito.errors import NoIsolation
 

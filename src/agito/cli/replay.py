@@ -9,7 +9,7 @@ from rich.text import Text
 
 from agito.cli.episode import print_event, print_task, print_tokens, verdict_text
 from agito.cli.guard import work
-from agito.cli.summary import plain_table
+from agito.cli.tables import plain_table
 from agito.errors import Diverged, NotFound
 from agito.record import Recorded, read_trajectories
 from agito.reenact import Reenacted, reenact

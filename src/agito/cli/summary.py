@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agito.cli.tables import plain_table
 from agito.record import Rate, Summary
 
 
@@ -27,14 +28,6 @@ def print_summary(summary: Summary, path: Path) -> None:
         console.print(_baselines(summary))
         console.print()
     console.print(_facts(summary, path))
-
-
-def plain_table(*headers: str) -> Table:
-    """Without lines; a column named `tasks` is one of numbers."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for header in headers:
-        table.add_column(header, justify="right" if header == "tasks" else "left", no_wrap=True)
-    return table
 
 
 def _outcome(summary: Summary) -> Table:

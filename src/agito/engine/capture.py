@@ -36,14 +36,10 @@ class Capture:
         self._pending.extend(ids)
         self._append(ids, array("f", [math.nan]) * len(ids), bytes([kind]) * len(ids), bytes([Channel.TEXT]) * len(ids))
 
-    async def sample(
-        self, *, max_tokens: int, temperature: float = 1.0, top_p: float = 1.0, effort: Effort = Effort.NONE
-    ) -> Sampled:
+    async def sample(self, *, max_tokens: int, temperature: float = 1.0, top_p: float = 1.0, effort: Effort = Effort.NONE) -> Sampled:
         """One turn. Its channels are set afterwards by `label`. Raises what `Row.sample` raises."""
         first, start = len(self._ids) - len(self._pending), len(self._ids)
-        request = SampleRequest(
-            extend=self._pending, max_tokens=max_tokens, stop_ids=self._stop_ids, temperature=temperature, top_p=top_p
-        )
+        request = SampleRequest(extend=self._pending, max_tokens=max_tokens, stop_ids=self._stop_ids, temperature=temperature, top_p=top_p)
         sampled = await self._row.sample(request)
         self._pending = array("i")
         kinds = bytes(Kind.CONTROL if token in self._control else Kind.SAMPLED for token in sampled.ids)

@@ -50,12 +50,14 @@ def latest(parent: Path) -> Path | None:
     return max(steps, key=lambda path: int(path.name[5:]), default=None)
 
 
-def prune(parent: Path, keep: int) -> None:
-    """Removes all but the last `keep` committed `step-N`; each vanishes under another name first, never by halves."""
+def prune(parent: Path, keep: int, *, spared: frozenset[str] = frozenset()) -> None:
+    """Removes all but the last `keep` committed `step-N`, and those `spared` by name; each vanishes under another name first, never by halves."""
     if keep < 1:
         raise ValueError(f"keep={keep}: need at least 1")
     steps = sorted((path for path in parent.glob("step-*") if path.name[5:].isdigit()), key=lambda path: int(path.name[5:]))
     for path in steps[:-keep]:
+        if path.name in spared:
+            continue
         rubbish = path.with_name(f".{path.name}.partial")
         shutil.rmtree(rubbish, ignore_errors=True)
         path.rename(rubbish)

@@ -73,7 +73,5 @@ class AttemptRunner:
 
 
 def _stillborn(attempt: AttemptId, task: Task, reason: str) -> Attempt:
-    trajectory = Trajectory(
-        attempt=attempt, task=task, segments=(), turns=(), events=(), end=End.FAILED, fault=Fault.INFRA, detail=reason
-    )
+    trajectory = Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=(), end=End.FAILED, fault=Fault.INFRA, detail=reason)
     return Attempt(trajectory=trajectory, verdict=Verdict.void(f"infra: {reason}"))

@@ -166,4 +166,14 @@ def _random_call(rng: random.Random) -> Call:
     kind = rng.randrange(8)
     if kind == 0:
         return submit(rng.choice((f"{key}={value}", DONE)))
-    return sh(("ls -p", f"cat {name}", f"sed -n /{key}=/p {name}/*", f"grep -rh {key} *", "./.check", f"sed -i s/^{key}=.*/{key}={value}/ {name}", f"grep -r {key} *")[kind - 1])
+    return sh(
+        (
+            "ls -p",
+            f"cat {name}",
+            f"sed -n /{key}=/p {name}/*",
+            f"grep -rh {key} *",
+            "./.check",
+            f"sed -i s/^{key}=.*/{key}={value}/ {name}",
+            f"grep -r {key} *",
+        )[kind - 1]
+    )

@@ -3,7 +3,27 @@
 from __future__ import annotations
 
 _FIRST, _VOWELS, _LAST = "bdfklmrv", "aeiou", "bdgklmnprtvx"
-_AVOIDED = {"bad", "bin", "dig", "del", "dik", "fag", "fap", "fuk", "kok", "kum", "let", "log", "man", "mod", "red", "rev", "rub", "run", "dud"}
+_AVOIDED = {
+    "bad",
+    "bin",
+    "dig",
+    "del",
+    "dik",
+    "fag",
+    "fap",
+    "fuk",
+    "kok",
+    "kum",
+    "let",
+    "log",
+    "man",
+    "mod",
+    "red",
+    "rev",
+    "rub",
+    "run",
+    "dud",
+}
 
 
 def _words(count: int) -> tuple[str, ...]:

@@ -116,13 +116,13 @@ class ShellWorld:
         sandbox = await self._open()
         digest = await self.digest()
         layer = await sandbox.snapshot()
-        return WorldSnapshot(id=layer, exactness=Exactness.FILESYSTEM, digest=digest, token=(layer, self._num_calls, self._just_timed_out, self._submitted))
+        return WorldSnapshot(
+            id=layer, exactness=Exactness.FILESYSTEM, digest=digest, token=(layer, self._num_calls, self._just_timed_out, self._submitted)
+        )
 
     async def fork(self, snapshot: WorldSnapshot, attempt: AttemptId, *, same_noise: bool = True) -> Control:
         layer, num_calls, just_timed_out, submitted = snapshot.token  # type: ignore[misc]
-        child = ShellWorld(
-            self._pool, self._task, self._tree, self._data, self._attempt if same_noise else attempt, self._noise_seed
-        )
+        child = ShellWorld(self._pool, self._task, self._tree, self._data, self._attempt if same_noise else attempt, self._noise_seed)
         child._sandbox = await self._pool.fork(layer)
         child._num_calls, child._just_timed_out, child._submitted = num_calls, just_timed_out, submitted
         return child

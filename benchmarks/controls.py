@@ -1,0 +1,107 @@
+"""Did RL do it? From the same cold start and in the same time: more imitation, imitation of successes only, expert iteration.
+
+    python benchmarks/controls.py RUN [--only NAME]
+
+RUN is a finished run; its cold start (`checkpoints/step-0`) and the seconds that its RL took are what every control gets. Time, not
+CPU-seconds, is held equal, on the same machine; both are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anyio
+
+from agito import coldstart, config, evaluation
+from agito.credit import demonstrations
+from agito.loop import RL_BASE
+from agito.recipe import Recipe
+from agito.record import rate
+from agito.render import Vocabulary
+from agito.schedule import Quota
+from agito.studio import Studio, open_studio
+from agito.types import Attempt
+
+_FRESH_BASE = 20_000_000  # of the training stream: tasks that neither the cold start nor RL has seen
+# More imitation after the cold start's decay to nothing: at RL's own rates, constant.
+_RATES = ("trainer.sft.lr=5e-3", "trainer.sft.adam_lr=2e-3", "trainer.sft.warmup=0.0", "trainer.sft.decay=0.0")
+_CHUNK = 400  # attempts between two looks at the clock
+
+
+async def continued(studio: Studio, index: int) -> tuple[Attempt, ...]:
+    """Fresh demonstrations, good and bad, as in the cold start."""
+    base = _FRESH_BASE + index * _CHUNK
+    quota = Quota(groups=_CHUNK, group_size=1, first=base, refill=False, max_live=8)
+    plan = studio.plan("train", RL_BASE, coldstart.demonstrator(studio))
+    return (await studio.attempts(plan, [quota])).attempts
+
+
+async def successes_only(studio: Studio, index: int) -> tuple[Attempt, ...]:
+    """Fresh demonstrations; those that failed are thrown away."""
+    return tuple(attempt for attempt in await continued(studio, index) if attempt.is_scored and attempt.verdict.reward == 1.0)
+
+
+async def expert_iteration(studio: Studio, index: int) -> tuple[Attempt, ...]:
+    """The policy's own attempts, as many a task as RL makes; the successful ones are imitated."""
+    recipe = studio.recipe
+    share = _CHUNK // recipe.rl.group_size // recipe.compute.ranks
+    quotas = [
+        Quota(groups=share, group_size=recipe.rl.group_size, first=_FRESH_BASE + index * _CHUNK + rank, stride=recipe.compute.ranks,
+              refill=False, max_live=recipe.compute.rows)
+        for rank in range(recipe.compute.ranks)
+    ]  # fmt: skip
+    collected = await studio.attempts(studio.plan("train", RL_BASE), quotas, temperature=recipe.rl.temperature)
+    return tuple(attempt for attempt in collected.attempts if attempt.is_scored and attempt.verdict.reward == 1.0)
+
+
+CONTROLS: dict[str, Callable[[Studio, int], Awaitable[tuple[Attempt, ...]]]] = {
+    "continued_sft": continued,
+    "sft_on_successes": successes_only,
+    "expert_iteration": expert_iteration,
+}
+
+
+async def run_control(run: Path, name: str) -> dict[str, float]:
+    """Success on the run's own held-out tasks after as many seconds of the control as the run's RL took."""
+    recipe = config.read(Recipe, run / "config.toml", _RATES)
+    budget_s = json.loads((run / "summary.json").read_text())["phase_wall_s"]["rl"]
+    checkpoint = run / "checkpoints" / "step-0"
+    async with open_studio(recipe) as studio:
+        studio.vocabulary = Vocabulary.read(checkpoint)
+        await studio.open_compute()
+        assert studio.compute is not None
+        await studio.compute.load(checkpoint, weights_only=True)
+        rng, rounds, steps, began = random.Random(f"{name}/{recipe.seed}"), 0, 0, time.monotonic()
+        await studio.compute.begin_phase("sft", 1_000_000)
+        while time.monotonic() - began < budget_s:
+            await studio.compute.publish(1_000_000 + rounds)
+            kept = [sample for attempt in await CONTROLS[name](studio, rounds) for sample in demonstrations(attempt.trajectory)]
+            rng.shuffle(kept)
+            for at in range(0, len(kept) - recipe.sft.batch + 1, recipe.sft.batch):
+                await studio.compute.imitate(kept[at : at + recipe.sft.batch])
+                steps += 1
+            rounds += 1
+        spent_s = time.monotonic() - began
+        await studio.compute.publish(2_000_000)
+        after = rate(await evaluation.policy(studio, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature))
+    return {"success": after.success, "low": after.low, "high": after.high, "wall_s": spent_s, "rounds": rounds, "steps": steps}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--only", choices=list(CONTROLS))
+    options = parser.parse_args()
+    found = {name: anyio.run(run_control, options.run, name) for name in ([options.only] if options.only else CONTROLS)}
+    for name, figures in found.items():
+        print(f"{name:18} {figures['success']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}] after {figures['wall_s']:.0f} s")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
