@@ -56,7 +56,10 @@ def main() -> None:
         out = options.runs / f"{options.recipe}-{seed}"
         summaries.append(train(options.recipe, seed, out))
         now = summaries[-1]
-        print(f"seed {seed}: {now['success_before']:.3f} → {now['success_after']:.3f} in {now['wall_s']:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
+        print(
+            f"seed {seed}: {now['success_before']:.3f} → {now['success_after']:.3f} in {now['wall_s']:.0f} s, load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
         for name in CONTROLS if seed < control_seeds else ():
             controls[name].append(control(name, out))
             print(f"  {name}: {controls[name][-1]['success']:.3f}", flush=True)

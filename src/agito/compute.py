@@ -22,6 +22,7 @@ import anyio
 from agito.engine.wire import Advance, Advanced
 from agito.errors import AgitoError, WorkerDied
 from agito.protocols import StepStats
+from agito.running import first_error
 from agito.types import Sample
 
 _ANSWER_DEADLINE_S = 300.0
@@ -104,7 +105,7 @@ class Compute:
                 for rank in range(self.num_ranks):
                     tasks.start_soon(call, rank)
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise first_error(group) from None
         return answers
 
 
@@ -166,17 +167,6 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that says most: one of ours that is not the silence which follows it."""
-    flat: list[BaseException] = []
-    stack: list[BaseException] = [group]
-    while stack:
-        error = stack.pop(0)
-        stack[:0] = list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []
-        flat += [] if isinstance(error, BaseExceptionGroup) else [error]
-    return next((error for error in flat if isinstance(error, AgitoError) and not isinstance(error, WorkerDied)), flat[0])
 
 
 __all__ = ["Compute", "WorkerFailed", "spread"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -57,9 +57,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
         value = text  # a bare word is a string
     *parents, last = name.strip().split(".")
     for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
+        inner: Any = tree.setdefault(parent, {})
+        if not isinstance(inner, dict):
             raise BadRecipe(f"--set {override}: {parent} is a value, not a table")
+        tree = cast("dict[str, Any]", inner)
     tree[last] = value
 
 
@@ -83,5 +84,5 @@ def _fields(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_none(each) for key, each in value.items() if each is not None}
-    return [_without_none(each) for each in value] if isinstance(value, list) else value
+        return {key: _without_none(each) for key, each in cast("dict[str, Any]", value).items() if each is not None}
+    return [_without_none(each) for each in cast("list[Any]", value)] if isinstance(value, list) else value

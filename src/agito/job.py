@@ -142,8 +142,8 @@ class _Job:
         """Commits a checkpoint; the ledger follows its rename."""
         compute, vocabulary = self._studio.compute, self._studio.vocabulary
         assert compute is not None and vocabulary is not None
-        consumed = {str(at): [str(attempt) for attempt in attempts] for at, attempts in self._ledger.uncommitted().items()}
-        meta: dict[str, Json] = {"step": step, "consumed": dict(consumed), "tally": self._tally.to_json()}
+        consumed: dict[str, Json] = {str(at): [str(attempt) for attempt in attempts] for at, attempts in self._ledger.uncommitted().items()}
+        meta: dict[str, Json] = {"step": step, "consumed": consumed, "tally": self._tally.to_json()}
         target = self._run.checkpoints / name
         if target.exists():  # a resumed run that had come this far
             return

@@ -319,7 +319,7 @@ class Sandbox(Protocol):
         ...
 
     async def read(self, path: str, *, limit_bytes: int = 1 << 20) -> bytes:
-        """A regular file beneath the workspace, read by the host. Raises `NotFound`, or `ValueError` for a link, a device or a path outside."""
+        """A regular file beneath the workspace, read by the host. Raises `NotFound`; `ValueError` for a link, a device, a path outside."""
         ...
 
     async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:

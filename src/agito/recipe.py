@@ -26,13 +26,13 @@ class EnvSection(Section):
 class ModelSection(Section):
     """A Qwen3 network; the vocabulary is learned from the environment."""
 
-    vocab_size: int = Field(512, ge=300)
-    hidden_size: int = Field(128, ge=8)
-    intermediate_size: int = Field(192, ge=8)
-    num_layers: int = Field(2, ge=1)
-    num_heads: int = Field(4, ge=1)
-    num_kv_heads: int = Field(4, ge=1)
-    head_dim: int = Field(32, ge=2)
+    vocab_size: int = Field(default=512, ge=300)
+    hidden_size: int = Field(default=128, ge=8)
+    intermediate_size: int = Field(default=192, ge=8)
+    num_layers: int = Field(default=2, ge=1)
+    num_heads: int = Field(default=4, ge=1)
+    num_kv_heads: int = Field(default=4, ge=1)
+    head_dim: int = Field(default=32, ge=2)
     rope_theta: float = 10_000.0
     tie_embeddings: bool = True
 
@@ -40,47 +40,47 @@ class ModelSection(Section):
 class ComputeSection(Section):
     """Torch processes on this machine. `ranks` is part of what is computed: a run resumes with as many as it began with."""
 
-    ranks: int = Field(2, ge=1)
+    ranks: int = Field(default=2, ge=1)
     device: str = "cpu"
-    rows: int = Field(64, ge=2)  # concurrent attempts a rank
-    context: int = Field(384, ge=16)
-    quantum: int = Field(4, ge=1)  # decode steps between two exchanges
+    rows: int = Field(default=64, ge=2)  # concurrent attempts a rank
+    context: int = Field(default=384, ge=16)
+    quantum: int = Field(default=4, ge=1)  # decode steps between two exchanges
 
 
 class SftSection(Section):
     """Cold start on demonstrations by an imperfect script."""
 
-    demos: int = Field(8000, ge=1)
-    skill: float = Field(0.5, ge=0, le=1)
-    epochs: int = Field(2, ge=1)
-    batch: int = Field(8, ge=1)
-    survey: int = Field(200, ge=1)  # attempts that the vocabulary is learned from
+    demos: int = Field(default=8000, ge=1)
+    skill: float = Field(default=0.5, ge=0, le=1)
+    epochs: int = Field(default=2, ge=1)
+    batch: int = Field(default=8, ge=1)
+    survey: int = Field(default=200, ge=1)  # attempts that the vocabulary is learned from
 
 
 class RlSection(Section):
     """Groups of attempts at one task, against each other."""
 
-    steps: int = Field(30, ge=0)
-    groups: int = Field(24, ge=1)  # mixed groups a step
-    group_size: int = Field(8, ge=2)
-    refill: float = Field(1.5, ge=1)  # groups issued a step at the most, over `groups`
-    temperature: float = Field(1.0, gt=0)
-    checkpoint_every: int = Field(5, ge=1)
+    steps: int = Field(default=30, ge=0)
+    groups: int = Field(default=24, ge=1)  # mixed groups a step
+    group_size: int = Field(default=8, ge=2)
+    refill: float = Field(default=1.5, ge=1)  # groups issued a step at the most, over `groups`
+    temperature: float = Field(default=1.0, gt=0)
+    checkpoint_every: int = Field(default=5, ge=1)
 
 
 class EvalSection(Section):
     """The same held-out tasks before and after."""
 
-    tasks: int = Field(504, ge=1)
-    structural_tasks: int = Field(120, ge=0)
-    baseline_tasks: int = Field(60, ge=0)
-    temperature: float = Field(1.0, ge=0)
+    tasks: int = Field(default=504, ge=1)
+    structural_tasks: int = Field(default=120, ge=0)
+    baseline_tasks: int = Field(default=60, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
 
 
 class Recipe(Section):
     name: str = "run"
     algorithm: Literal["on_policy"] = "on_policy"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     env: EnvSection = EnvSection()
     model: ModelSection = ModelSection()
     compute: ComputeSection = ComputeSection()

@@ -74,11 +74,12 @@ class _LaneRow:
         self._was_sent = self._is_open = True
         self._lockstep.settle(lane)
         await lane.answered.wait()
-        if lane.answer is None:
+        answer = self._lane.answer
+        if answer is None:
             raise WorkerDied("the engine stopped while this attempt was waiting for it")
-        if isinstance(lane.answer, str):
-            raise ValueError(lane.answer)
-        return lane.answer
+        if isinstance(answer, str):
+            raise ValueError(answer)
+        return answer
 
     def branch(self, seed: int) -> Row:
         assert self._was_sent, "nothing has been sampled in this row yet"

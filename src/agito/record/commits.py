@@ -51,7 +51,7 @@ def latest(parent: Path) -> Path | None:
 
 
 def prune(parent: Path, keep: int, *, spared: frozenset[str] = frozenset()) -> None:
-    """Removes all but the last `keep` committed `step-N`, and those `spared` by name; each vanishes under another name first, never by halves."""
+    """Removes all but the last `keep` committed `step-N`, and those `spared`; each vanishes under another name first, never by halves."""
     if keep < 1:
         raise ValueError(f"keep={keep}: need at least 1")
     steps = sorted((path for path in parent.glob("step-*") if path.name[5:].isdigit()), key=lambda path: int(path.name[5:]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from agito.render.vocabulary import CALL, END_CALL, END_THINK, IM_END, IM_START, THINK, Vocabulary
 from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
@@ -22,11 +22,12 @@ You are provided with function signatures within <tools></tools> XML tags:
 {tools}
 </tools>
 
-For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+For each function call, return a json object with function name and arguments within """
+_FORMAT = """<tool_call></tool_call> XML tags:
 <tool_call>
-{{"name": <function-name>, "arguments": <args-json-object>}}
+{"name": <function-name>, "arguments": <args-json-object>}
 </tool_call>"""
-_BLOCK = re.compile(re.escape(CALL) + r"(.*?)" + re.escape(END_CALL), re.DOTALL)
+_TAG = re.compile(f"({re.escape(CALL)}|{re.escape(END_CALL)})")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -60,7 +61,11 @@ class NaturalRenderer:
             for t in task.tools
         )
         limits = f"You have {task.limits.turns} turns."
-        ids = self._message("system", f"{_SYSTEM.format(tools=listed)}\n\n{limits}")
+        ids = self._head("system")
+        ids.extend(self.vocabulary.encode(_SYSTEM.format(tools=listed)))
+        for piece in _TAG.split(f"{_FORMAT}\n\n{limits}"):  # our own tags are special tokens, as `transformers` reads them
+            ids.extend([self.vocabulary.id(piece)] if _TAG.fullmatch(piece) else self.vocabulary.encode(piece))
+        ids.extend([self._end, *self.vocabulary.encode("\n")])
         ids.extend(self._message("user", task.prompt[Dialect.NATURAL]))
         ids.extend(self._head("assistant"))
         return ids
@@ -92,7 +97,7 @@ class NaturalRenderer:
         said = listed[:-1]
         if self._end_think in said:
             said = said[len(said) - said[::-1].index(self._end_think) :]
-        blocks = _BLOCK.findall(self.text(said))
+        blocks = list(self._blocks(said))
         if not blocks:
             return (Call(tool="", arguments={}, raw=raw, problem="no <tool_call> in the turn"),)
         return tuple(_parse_block(block) for block in blocks)
@@ -107,6 +112,16 @@ class NaturalRenderer:
 
     def text(self, ids: Sequence[int]) -> str:
         return self.vocabulary.decode(ids)
+
+    def _blocks(self, said: Sequence[int]) -> Iterator[str]:
+        """What stands between the tokens of a call; the same letters as text, in an argument, mean nothing."""
+        start: int | None = None
+        for at, token in enumerate(said):
+            if token == self._call:
+                start = at + 1 if start is None else start
+            elif token == self._end_call and start is not None:
+                yield self.text(said[start:at])
+                start = None
 
     def _head(self, role: str) -> array[int]:
         return array("i", [self._start, *self.vocabulary.encode(f"{role}\n")])

@@ -33,11 +33,20 @@ class SftConfig(PhaseConfig):
     decay: float = Field(default=1.0, ge=0, le=1)
 
 
+class RlConfig(PhaseConfig):
+    """Reinforcement learning from a cold start of ours; weights that were trained by others want far smaller rates."""
+
+    lr: float = Field(default=5e-3, gt=0)
+    adam_lr: float = Field(default=2e-3, gt=0)
+    decay: float = Field(default=0.7, ge=0, le=1)
+    floor: float = Field(default=0.1, ge=0, le=1)
+
+
 class TrainerConfig(Section):
     """Phases, loss, and how a batch is cut up."""
 
     sft: SftConfig = SftConfig()
-    rl: PhaseConfig = PhaseConfig(lr=5e-3, adam_lr=2e-3)
+    rl: RlConfig = RlConfig()
     loss: LossConfig = DecoupledPPOConfig()
     minibatches: int = Field(default=2, ge=1)  # optimizer steps per RL batch
     micro_tokens: int = Field(default=2048, ge=1)  # tokens in one forward pass, unless one sample is longer; fits a CPU's cache

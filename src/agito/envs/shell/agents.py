@@ -1,7 +1,7 @@
 """Scripted agents for the shell tasks; they read what the world answers and nothing else.
 
 One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a
-hasty person does: takes the first line without looking whether it is stale, leaves the second directory unread, does not run the
+hasty person does: takes the first line without looking whether it is stale, does not run the
 check again, gives up on a timeout or a missing tool. Much of that haste goes unpunished, so copying successful attempts copies it.
 """
 
@@ -69,7 +69,7 @@ class _Agent:
     def __init__(self, careful: Choice, patient: Choice) -> None:
         self.careful, self.patient = careful, patient
         self.can_grep = self.can_sed = True
-        self.places: list[str] | None = None  # what the fallback has to look through; None: not listed yet
+        self.everywhere: str | None = None  # a pattern for all files; None: not looked yet
 
     def run(self, prompt: str) -> Script:
         verb, _, key = prompt.partition(" ")
@@ -110,7 +110,7 @@ class _Agent:
 
     def _look_up(self, key: str) -> Asking:
         while self.can_grep:
-            event = yield from self._persist(f"grep -rh {key} *")
+            event = yield from self._persist(f"grep -rh {key}= *")
             if event is None:
                 return None
             if event.exit_code != 127:
@@ -121,20 +121,15 @@ class _Agent:
         return (yield from self._search_by_hand(key))
 
     def _search_by_hand(self, key: str) -> Asking:
-        """The fallback without grep: list, then let sed print the key's lines, directory by directory."""
-        if self.places is None:
+        """The fallback without grep: see how deep the tree is, then let sed print the key's lines."""
+        if self.everywhere is None:
             event = yield sh("ls -p")
-            names = event.text.split()
-            self.places = [f"{name}*" for name in names if name.endswith("/")] or ["*"]
-        for place in self.places:
-            event = yield sh(f"sed -n /{key}=/p {place}")
-            value = self._pick(event.text.splitlines(), key)
-            if value is not None or not self.careful():
-                return value  # hasty: leaves the other directories unread
-        return None
+            self.everywhere = "*/*" if "/" in event.text else "*"
+        event = yield sh(f"sed -n /{key}=/p {self.everywhere}")
+        return self._pick(event.text.splitlines(), key)
 
     def _locate(self, key: str) -> Asking:
-        event = yield from self._persist(f"grep -r {key} *")
+        event = yield from self._persist(f"grep -r {key}= *")
         if event is None:
             return None
         hits = [line.partition(":") for line in event.text.splitlines()]
@@ -170,10 +165,10 @@ def _random_call(rng: random.Random) -> Call:
         (
             "ls -p",
             f"cat {name}",
-            f"sed -n /{key}=/p {name}/*",
-            f"grep -rh {key} *",
+            f"sed -n /{key}=/p */*",
+            f"grep -rh {key}= *",
             "./.check",
             f"sed -i s/^{key}=.*/{key}={value}/ {name}",
-            f"grep -r {key} *",
+            f"grep -r {key}= *",
         )[kind - 1]
     )

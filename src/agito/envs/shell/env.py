@@ -6,6 +6,7 @@ Chance level: an answer without tools is right once in 68 for *find* (a uniform 
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 
@@ -62,9 +63,10 @@ class ShellEnvironment:
             raise ValueError(f"family={family!r} level={level}: shell has {', '.join(FAMILIES)} at levels {LEVELS[0]}-{LEVELS[-1]}")
         instance_seed = zlib.crc32(f"{split}/{seed}/{index}".encode()) << 20 | index & 0xFFFFF
         instance = generate(split=split, family=family, level=level, seed=instance_seed)
+        name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
         ask = f"find {instance.target}" if family == "find" else "repair"
         task = Task(
-            id=f"shell-{split}-{family}-{level}-{seed}-{index}", env=self.name, split=split, family=family, level=level,
+            id=f"shell-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
             prompt={Dialect.COMPACT: ask, Dialect.NATURAL: _NATURAL[family].format(key=instance.target)},
             tools=TOOLS, limits=_limits(level),
             tags=("fallback",) if instance.missing else (),
@@ -114,7 +116,7 @@ def _limits(level: int) -> Limits:
 
 
 def _key_data(instance: Instance) -> dict[str, Json]:
-    files: Json = {path: text for path, text in instance.repaired.items()} if instance.rules else None
+    files: Json = {**instance.repaired} if instance.rules else None
     return {"answer": instance.answer, "files": files, "missing": list(instance.missing), "timeout": instance.timeout}
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from agito.protocols import Control, Sandbox, SandboxPool, SandboxSpec, Session, WorldSnapshot
 from agito.types import AttemptId, Budget, Call, Event, Exactness, Fault, Json, Sealed, Task, ToolSpec
@@ -45,6 +45,16 @@ class ShellSession:
             if events[-1].ended:
                 break
         return tuple(events)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """What a snapshot holds."""
+
+    layer: str
+    num_calls: int
+    just_timed_out: bool
+    submitted: str | None
 
 
 class ShellWorld:
@@ -116,15 +126,15 @@ class ShellWorld:
         sandbox = await self._open()
         digest = await self.digest()
         layer = await sandbox.snapshot()
-        return WorldSnapshot(
-            id=layer, exactness=Exactness.FILESYSTEM, digest=digest, token=(layer, self._num_calls, self._just_timed_out, self._submitted)
-        )
+        state = _State(layer=layer, num_calls=self._num_calls, just_timed_out=self._just_timed_out, submitted=self._submitted)
+        return WorldSnapshot(id=layer, exactness=Exactness.FILESYSTEM, digest=digest, token=state)
 
     async def fork(self, snapshot: WorldSnapshot, attempt: AttemptId, *, same_noise: bool = True) -> Control:
-        layer, num_calls, just_timed_out, submitted = snapshot.token  # type: ignore[misc]
+        state = snapshot.token
+        assert isinstance(state, _State)
         child = ShellWorld(self._pool, self._task, self._tree, self._data, self._attempt if same_noise else attempt, self._noise_seed)
-        child._sandbox = await self._pool.fork(layer)
-        child._num_calls, child._just_timed_out, child._submitted = num_calls, just_timed_out, submitted
+        child._sandbox = await self._pool.fork(state.layer)
+        child._num_calls, child._just_timed_out, child._submitted = state.num_calls, state.just_timed_out, state.submitted
         return child
 
     async def digest(self) -> str:

@@ -77,5 +77,5 @@ async def is_gone(box: Sandbox) -> bool:
 
 
 async def count_processes(box: Sandbox) -> int:
-    """As a command in the box sees them, itself included."""
-    return int(text(await box.sh("ls /proc | grep -c '^[0-9]*$'")))
+    """As a command in the box sees them, itself included; it starts none to look."""
+    return int(text(await box.sh("set -- /proc/[0-9]*; echo $#")))

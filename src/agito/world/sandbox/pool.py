@@ -20,6 +20,7 @@ from agito.world.sandbox.inside import wire
 from agito.world.sandbox.launch import Zygote, launch, stop
 
 COPY_S = 60.0
+COPIED_MB = 16  # forks of workspaces up to this size are copies
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _ENV = {"HOME": "/work", "USER": "agent", "LOGNAME": "agent", "SHELL": "/bin/bash", "LC_ALL": "C", "TERM": "dumb", "PWD": "/work"}
 
@@ -111,7 +112,7 @@ class Pool:
         link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link.setblocking(False)
         try:
-            await self._request("spawn", _shape(spec), layers, descriptors=(remote.fileno(),))
+            await self._request("spawn", (*_shape(spec), self._stacks(spec)), layers, descriptors=(remote.fileno(),))
         except BaseException:
             link.close()
             raise
@@ -160,12 +161,16 @@ class Pool:
 
     async def _keep(self, box: Box, frozen: Frozen) -> str:
         """Copies what a frozen sandbox added to its layers, and remembers it."""
-        stacked = frozen.layers if self.zygote.has_overlay else ()
+        stacked = frozen.layers if self._stacks(frozen.spec) else ()
         layer = await self._copy(box.upper)
         frozen = replace(frozen, layers=(layer, *stacked))
         self._uses.update(frozen.layers)
         self._snapshots[layer] = frozen
         return layer
+
+    def _stacks(self, spec: SandboxSpec) -> bool:
+        """Whether forks lie above their snapshot. Small workspaces are copied instead: their directories then list as the original's do."""
+        return self.zygote.has_overlay and (spec.base is not None or spec.work_mb > COPIED_MB)
 
     async def _base(self, directory: str) -> str:
         """The layer that holds a copy of a directory of the host, made once for the life of the pool. Raises `NotFound`."""

@@ -35,15 +35,15 @@ def close_in(shape: tuple[Any, ...], layers: tuple[str, ...], user: int, feature
 
     Returns descriptors of the workspace and of what it adds to `layers`. Raises `OSError`; the caller must then exit.
     """
-    work_mb, tmp_mb, mem_mb, procs, fsize_mb, cpu_s = shape
+    work_mb, tmp_mb, mem_mb, procs, fsize_mb, cpu_s, is_stacked = shape
     flags = kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC | kernel.MS_RDONLY)
     size = f"size={work_mb}m,nr_inodes={work_mb * INODES_PER_MIB},mode=755"
     kernel.mount("work", "/work", "tmpfs", flags, size)
     kernel.mount("tmp", "/tmp", "tmpfs", flags, f"size={tmp_mb}m,nr_inodes={tmp_mb * INODES_PER_MIB},mode=1777")
-    upper = stack(layers, flags) if layers and features.overlay else -1
+    upper = stack(layers, flags) if layers and is_stacked else -1
     work = os.open("/work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    if layers and not features.overlay:
+    if layers and not is_stacked:
         layer = os.open(f"/run/layers/{layers[0]}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         copy_tree(layer, work)
         os.close(layer)

@@ -1,6 +1,7 @@
 """Copying a directory tree that an episode wrote, by descriptors only, into an immutable layer.
 
 Hard links stay links, holes stay holes, overlay's own marks (whiteouts, opaque directories) are kept. Sockets are left out.
+Directories of a copy list their entries in the order of the original.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def remove_tree(parent: int, name: str) -> None:
 def _copy_directory(source: int, target: int, root: int, path: str, linked: dict[int, str], depth: int) -> None:
     if depth > MAX_DEPTH:
         raise OSError(errno.ELOOP, f"the workspace is deeper than {MAX_DEPTH} directories")
-    for entry in _entries(source):
+    for entry in reversed(_entries(source)):  # a tmpfs lists the newest first
         info = entry.stat(follow_symlinks=False)
         name, kind = entry.name, stat.S_IFMT(info.st_mode)
         here = f"{path}/{name}" if path else name

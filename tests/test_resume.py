@@ -1,0 +1,121 @@
+"""A run that is killed at any moment and resumed ends as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "compute.ranks=2", "compute.rows=16", "model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=1", "model.vocab_size=320",
+    "sft.demos=48", "sft.batch=8", "sft.survey=24", "sft.epochs=2", "rl.steps=6", "rl.groups=2", "rl.group_size=4", "rl.checkpoint_every=1",
+    "eval.tasks=6", "eval.structural_tasks=2", "eval.baseline_tasks=0", "env.levels=[1]",
+)  # fmt: skip
+SHELL = (*TINY, f"env.name={ROOT / 'tests/lenient_shell.py'}:LenientShell", "sft.epochs=8")
+COIN = (
+    *TINY,
+    "env.name=agito.testing:FakeEnvironment",
+    "compute.context=192",
+    "compute.ranks=1",
+    "sft.demos=400",
+    "sft.epochs=3",
+    "rl.steps=4",
+)
+NUM_KILLS = 8
+
+
+def agito(home: Path, *words: str) -> subprocess.Popen[bytes]:
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    environment = {**kept, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "TMPDIR": str(home), "HOME": str(home)}
+    with (home / "said").open("ab") as said:
+        return subprocess.Popen([sys.executable, "-m", "agito.cli", *words], cwd=home, env=environment, stdout=said, stderr=said)
+
+
+def train(home: Path, overrides: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    return agito(home, "train", "quickstart", "--name", "run", *(word for override in overrides for word in ("--set", override)))
+
+
+def finish(process: subprocess.Popen[bytes], home: Path) -> Path:
+    assert process.wait(timeout=240) == 0, (home / "said").read_text()
+    return home / "runs/run"
+
+
+def kill(process: subprocess.Popen[bytes], *, after_s: float = 60.0, when: Callable[[], bool] = lambda: False) -> bool:
+    """SIGKILL, as soon as `when` holds and at the latest after `after_s`. Whether there was anything left to kill."""
+    ends_at = time.monotonic() + after_s
+    while time.monotonic() < ends_at and not when():
+        try:
+            assert process.wait(timeout=min(0.02, after_s)) == 0
+            return False
+        except subprocess.TimeoutExpired:
+            continue
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
+    return True
+
+
+def weights(run: Path) -> str:
+    return hashlib.sha256((run / "checkpoints/final/model.safetensors").read_bytes()).hexdigest()
+
+
+def consumed(run: Path) -> list[tuple[int, int, int, int]]:
+    """Which attempt was trained on in which step."""
+    with sqlite3.connect(run / "ledger.sqlite") as ledger:
+        return ledger.execute("SELECT grp, slot, try, consumed_in FROM attempts WHERE consumed_in IS NOT NULL ORDER BY 1, 2, 3").fetchall()
+
+
+def assert_equal(resumed: Path, whole: Path) -> None:
+    assert weights(resumed) == weights(whole)
+    assert consumed(resumed) == consumed(whole)
+    slots = [(group, slot) for group, slot, _, _ in consumed(resumed)]
+    assert len(slots) == len(set(slots)) > 0, "a slot was consumed twice, or nothing was"
+
+
+@pytest.mark.timeout(300)
+def test_a_run_killed_in_the_middle_of_rl_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir(), broken.mkdir()
+    uninterrupted = train(whole, COIN)
+    process = train(broken, COIN)
+    assert kill(process, when=(broken / "runs/run/checkpoints/step-1").exists), "it ended before it could be killed"
+    resumed = finish(agito(broken, "train", "--resume", "runs/run"), broken)
+    assert_equal(resumed, finish(uninterrupted, whole))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_run_in_a_real_shell_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(tmp_path: Path, every: int) -> None:
+    recipe = (*SHELL, f"rl.checkpoint_every={every}")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir(), broken.mkdir()
+    began = time.monotonic()
+    expected = finish(train(whole, recipe), whole)
+    usual_s = time.monotonic() - began
+    rng = random.Random(every)
+    num_killed = 0
+    for _ in range(NUM_KILLS):
+        started = (broken / "runs/run/run.json").exists()
+        process = agito(broken, "train", "--resume", "runs/run") if started else train(broken, recipe)
+        if not kill(process, after_s=rng.uniform(0.2, 0.8) * usual_s):
+            assert_equal(broken / "runs/run", expected)
+            shutil.rmtree(broken / "runs")  # it got through: once more from the beginning
+            continue
+        num_killed += 1
+    if (broken / "runs/run/run.json").exists():
+        finish(agito(broken, "train", "--resume", "runs/run"), broken)
+    else:
+        finish(train(broken, recipe), broken)
+    assert num_killed >= NUM_KILLS // 2
+    assert_equal(broken / "runs/run", expected)
