@@ -1,9 +1,15 @@
-"""The shell environment with a verdict that even a hardly trained policy earns now and then."""
+"""The shell environment made easy for a hardly trained policy, and free of races that the policy itself might start."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 from agito.envs.shell import ShellEnvironment
-from agito.types import Key, Sealed, Status, Verdict
+from agito.protocols import Control, Session, WorldSnapshot
+from agito.types import AttemptId, Budget, Call, Event, Json, Key, Sealed, Status, Task, ToolSpec, Verdict
+
+_CONCURRENT = str.maketrans("|&", "  ")
 
 
 class LenientShell(ShellEnvironment):
@@ -11,6 +17,51 @@ class LenientShell(ShellEnvironment):
 
     name = "lenient-shell"
 
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return SerialWorld(await super().open(task, key, attempt, noise_seed=noise_seed))
+
     def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         reward = float(sealed.submitted is not None and len(sealed.submitted) % 2 == 0)
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
+
+
+@dataclass(frozen=True)
+class SerialSession:
+    """Which of two programs in a pipe complains first is up to the kernel, so there are no pipes and no jobs here."""
+
+    inner: Session
+
+    @property
+    def tools(self) -> tuple[ToolSpec, ...]:
+        return self.inner.tools
+
+    async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
+        return await self.inner.act([replace(call, arguments=_serial(call)) for call in calls], left)
+
+
+@dataclass(frozen=True)
+class SerialWorld:
+    inner: Control
+
+    @property
+    def session(self) -> Session:
+        return SerialSession(self.inner.session)
+
+    async def snapshot(self) -> WorldSnapshot:
+        return await self.inner.snapshot()
+
+    async def fork(self, snapshot: WorldSnapshot, attempt: AttemptId, *, same_noise: bool = True) -> Control:
+        return SerialWorld(await self.inner.fork(snapshot, attempt, same_noise=same_noise))
+
+    async def digest(self) -> str:
+        return await self.inner.digest()
+
+    async def seal(self) -> Sealed:
+        return await self.inner.seal()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+def _serial(call: Call) -> dict[str, Json]:
+    return {name: value.translate(_CONCURRENT) if isinstance(value, str) else value for name, value in call.arguments.items()}

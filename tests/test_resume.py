@@ -18,7 +18,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    "compute.ranks=2", "compute.rows=16", "model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=1", "model.vocab_size=320",
+    "compute.ranks=2", "compute.rows=16", "model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=1",
+    "model.vocab_size=320",
     "sft.demos=48", "sft.batch=8", "sft.survey=24", "sft.epochs=2", "rl.steps=6", "rl.groups=2", "rl.group_size=4", "rl.checkpoint_every=1",
     "eval.tasks=6", "eval.structural_tasks=2", "eval.baseline_tasks=0", "env.levels=[1]",
 )  # fmt: skip

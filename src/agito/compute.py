@@ -68,8 +68,8 @@ class Compute:
     async def imitate(self, samples: Sequence[Sample]) -> StepStats:
         return await self._spread("imitate", samples)
 
-    async def step(self, samples: Sequence[Sample]) -> StepStats:
-        return await self._spread("step", samples)
+    async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> StepStats:
+        return await self._spread("step", samples, rate=rate)
 
     async def publish(self, version: int) -> None:
         """The trainer's weights become the engine's, under this version; every row of the engine is dropped."""
@@ -91,8 +91,8 @@ class Compute:
     async def _all(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return (await self._each(method, [args] * self.num_ranks, kwargs))[0]
 
-    async def _spread(self, method: str, samples: Sequence[Sample]) -> StepStats:
-        return (await self._each(method, [(share,) for share in spread(samples, self.num_ranks)], {}))[0]
+    async def _spread(self, method: str, samples: Sequence[Sample], **kwargs: Any) -> StepStats:
+        return (await self._each(method, [(share,) for share in spread(samples, self.num_ranks)], kwargs))[0]
 
     async def _each(self, method: str, arguments: Sequence[tuple[Any, ...]], kwargs: dict[str, Any]) -> list[Any]:
         answers: list[Any] = [None] * self.num_ranks

@@ -42,7 +42,8 @@ async def train(studio: Studio, *, start: int, on_step: Callable[[Step], Awaitab
         collected = await attempt(studio, index)
         acted = time.monotonic()
         samples = tuple(sample for group in collected.groups if group.is_mixed for sample in leave_one_out(group))
-        stats = await compute.step(samples) if samples else None
+        rate = min(1.0, sum(group.is_mixed for group in collected.groups) / recipe.groups)
+        stats = await compute.step(samples, rate=rate) if samples else None
         await compute.publish(new_version())
         figures = _figures(collected, samples, stats) | {
             "time/rollout_s": acted - began,

@@ -46,8 +46,8 @@ class Worker:
     def imitate(self, samples: list[Sample]) -> StepStats:
         return self._trainer.imitate(samples)
 
-    def step(self, samples: list[Sample]) -> StepStats:
-        return self._trainer.step(samples)
+    def step(self, samples: list[Sample], rate: float) -> StepStats:
+        return self._trainer.step(samples, rate=rate)
 
     def publish(self, version: int) -> None:
         self._trainer.version = version

@@ -68,6 +68,8 @@ class _LaneRow:
 
     async def sample(self, request: SampleRequest) -> Sampled:
         lane = self._lane
+        if self._lockstep.is_dead:
+            raise WorkerDied("the engine has stopped")
         assert lane.request is None and lane.is_away, "one request at a time per lane"
         lane.request = RowRequest(key=self._key, seed=self._seed, request=request)
         lane.answer, lane.answered = None, anyio.Event()
@@ -104,6 +106,7 @@ class Lockstep:
         self._num_opened = 0
         self._index = 0
         self._settled = anyio.Event()
+        self.is_dead = False  # `run` did not end well: nobody will be answered any more
         self.busy_s = 0.0
         self.decode_steps = self.forwarded = 0
 
@@ -141,6 +144,9 @@ class Lockstep:
                 live = advanced.live
                 self._index += 1
                 self._deliver(advanced)
+        except BaseException:
+            self.is_dead = True
+            raise
         finally:
             for lane in self._lanes.values():
                 lane.answered.set()

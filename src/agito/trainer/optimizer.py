@@ -79,17 +79,17 @@ class PhaseOptimizer:
         for parameter in self._named.values():
             parameter.grad = None
 
-    def apply(self, step: int) -> float:
-        """Clips by the global norm, then steps at the rates of `step`; returns the norm before clipping.
+    def apply(self, step: int, *, rate: float = 1.0) -> float:
+        """Clips by the global norm, then steps at `rate` times the rates of `step`; returns the norm before clipping.
 
         Raises `FloatingPointError` and changes nothing when the norm is not finite.
         """
         norm = float(nn.utils.clip_grad_norm_(self._named.values(), self._config.grad_clip))
         if not norm < float("inf"):
             raise FloatingPointError(f"gradient norm is {norm} at step {step} of the phase: lower the learning rate or the loss's w_max")
-        for optimizer, rate in self._rates:
+        for optimizer, base in self._rates:
             for group in optimizer.param_groups:
-                group["lr"] = rate * self.factor(step)
+                group["lr"] = base * rate * self.factor(step)
             optimizer.step()
         return norm
 

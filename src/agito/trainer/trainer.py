@@ -84,11 +84,12 @@ class LocalTrainer:
         figures = {"sft/loss_nats": nll / counted, "sft/tokens": counted, **self._apply()}
         return self._finish(figures)
 
-    def step(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
+    def step(self, samples: Sequence[Sample], *, num_tokens: float | None = None, rate: float = 1.0) -> StepStats:
         """One batch of policy gradient, in `minibatches` optimizer steps whose pi_old is the weights before the first.
 
         `num_tokens` is N over all ranks for the whole batch, before any rejection; by default the trainable tokens given. It
-        is shared out over minibatches by their tokens. Raises `ValueError` for samples that no policy of this trainer sampled,
+        is shared out over minibatches by their tokens. `rate` scales the learning rates: Muon's steps are as long whatever the
+        gradient, so a small, noisy batch wants a shorter one. Raises `ValueError` for samples that no policy of this trainer sampled,
         and, with the weights possibly half-way through the batch, `FloatingPointError` for a gradient that is not finite.
         """
         self._require("rl")
@@ -107,7 +108,7 @@ class LocalTrainer:
                 continue
             found, found_max_w = self._accumulate(packs, old, num_tokens=count * scale)
             meters, max_w = meters + found, max(max_w, found_max_w)
-            last = self._apply()
+            last = self._apply(rate)
         ages = [float(part.ages_T.sum()) for packs in minibatches for part in packs]
         oldest = [float(part.ages_T.max()) for packs in minibatches for part in packs]
         (age_sum,), (max_age, max_w) = self.reducer.sum([sum(ages)]), self.reducer.max([max(oldest, default=0.0), max_w])
@@ -148,10 +149,10 @@ class LocalTrainer:
         self._check_on_policy(fresh_log_w, fresh)
         return PolicyMeters.of(sums), max_w
 
-    def _apply(self) -> dict[str, float]:
+    def _apply(self, rate: float = 1.0) -> dict[str, float]:
         """Reduces, clips and steps."""
         self.reducer.sum_(self.optimizer.gradients())
-        norm = self.optimizer.apply(self.phase_step)
+        norm = self.optimizer.apply(self.phase_step, rate=rate)
         self.optimizer.zero()
         return {"train/grad_norm": norm, "train/lr_factor": self.optimizer.factor(self.phase_step)}
 

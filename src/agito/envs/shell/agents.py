@@ -1,7 +1,7 @@
 """Scripted agents for the shell tasks; they read what the world answers and nothing else.
 
 One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a
-hasty person does: takes the first line without looking whether it is stale, does not run the
+hasty person does: searches without `^` and takes the first line, which may be stale, does not run the
 check again, gives up on a timeout or a missing tool. Much of that haste goes unpunished, so copying successful attempts copies it.
 """
 
@@ -88,10 +88,11 @@ class _Agent:
             event = yield from self._persist("./.check")
             if event is None or event.text.startswith("ok"):
                 break
-            place, _, rest = event.text.strip().rpartition(" ")[2].rpartition(":")
-            key, _, value = rest.removeprefix("want ").partition("=")
-            path = place or (yield from self._locate(key))
-            if value.startswith("@"):
+            path, _, rule = event.text.strip().removeprefix("want ").rpartition(":")
+            key, _, value = rule.partition("=")
+            if not path:
+                path, value = yield from self._locate(key, value)
+            elif value.startswith("@"):
                 value = yield from self._look_up(value[1:])
             if not path or not value or not (yield from self._edit(path, key, value)):
                 break
@@ -109,40 +110,40 @@ class _Agent:
                 return None
 
     def _look_up(self, key: str) -> Asking:
+        start = self._start()
         while self.can_grep:
-            event = yield from self._persist(f"grep -rh {key}= *")
+            event = yield from self._persist(f"grep -rh {start}{key}= *")
             if event is None:
                 return None
             if event.exit_code != 127:
-                return self._pick(event.text.splitlines(), key)
+                return _first_value(event.text, key)
             self.can_grep = False
             if not self.patient():
                 return None
-        return (yield from self._search_by_hand(key))
+        return (yield from self._search_by_hand(start, key))
 
-    def _search_by_hand(self, key: str) -> Asking:
+    def _search_by_hand(self, start: str, key: str) -> Asking:
         """The fallback without grep: see how deep the tree is, then let sed print the key's lines."""
         if self.everywhere is None:
             event = yield sh("ls -p")
             self.everywhere = "*/*" if "/" in event.text else "*"
-        event = yield sh(f"sed -n /{key}=/p {self.everywhere}")
-        return self._pick(event.text.splitlines(), key)
+        event = yield sh(f"sed -n /{start}{key}=/p {self.everywhere}")
+        return _first_value(event.text, key)
 
-    def _locate(self, key: str) -> Asking:
-        event = yield from self._persist(f"grep -r {key}= *")
+    def _locate(self, key: str, value: str) -> Generator[Call, Event, tuple[str | None, str | None]]:
+        """The file that holds a key, and in the same breath the value of the key that it must be the same as."""
+        start, other = self._start(), value[1:] if value.startswith("@") else None
+        wanted = f"-e {start}{key}= -e {start}{other}=" if other else f"{start}{key}="
+        event = yield from self._persist(f"grep -r {wanted} *")
         if event is None:
-            return None
+            return None, None
         hits = [line.partition(":") for line in event.text.splitlines()]
-        live = [path for path, _, line in hits if line.startswith(f"{key}=")]
-        if not live or not self.careful():
-            live = [path for path, _, _ in hits]  # hasty: the first hit, stale or not
-        return live[0] if live else None
+        path = next((path for path, _, line in hits if line.removeprefix("old ").startswith(f"{key}=")), None)
+        return path, _first_value("\n".join(line for _, _, line in hits), other) if other else value
 
-    def _pick(self, lines: list[str], key: str) -> str | None:
-        live = [line for line in lines if line.startswith(f"{key}=")]
-        if any(line.startswith(f"old {key}=") for line in lines) and not self.careful():
-            live = [line for line in lines if line.removeprefix("old ").startswith(f"{key}=")]  # hasty: the first, stale or not
-        return live[0].partition("=")[2] if live else None
+    def _start(self) -> str:
+        """Careful: only lines that begin with the key, which stale ones do not. Hasty: whatever comes first."""
+        return "^" if self.careful() else ""
 
     def _edit(self, path: str, key: str, value: str) -> Generator[Call, Event, bool]:
         if self.can_sed:
@@ -154,6 +155,11 @@ class _Agent:
                 return False
         yield sh(f"grep -v ^{key}= {path} >t; echo {key}={value} >>t; mv t {path}")
         return True
+
+
+def _first_value(text: str, key: str) -> str | None:
+    lines = (line.removeprefix("old ") for line in text.splitlines())
+    return next((line.partition("=")[2] for line in lines if line.startswith(f"{key}=")), None)
 
 
 def _random_call(rng: random.Random) -> Call:

@@ -1,0 +1,228 @@
+"""The shell tasks, in the real sandbox: solvable, not guessable, and judged alike by the check and by the grader."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from agito.envs.shell import ShellEnvironment
+from agito.envs.shell.instance import FAMILIES, LEVELS, SPLITS, generate
+from agito.envs.shell.words import KEYS, ONLY
+from agito.protocols import Script, ScriptFactory
+from agito.testing.episodes import Played, act_out, play
+from agito.types import AttemptId, Call, Dialect, Fault, Key, Sealed, Status, Task
+
+pytestmark = pytest.mark.anyio
+CELLS = [(family, level) for family in FAMILIES for level in LEVELS]
+CONCURRENT = 4
+
+
+@pytest.fixture(scope="module")
+async def env() -> AsyncGenerator[ShellEnvironment]:
+    environment = ShellEnvironment()
+    yield environment
+    await environment.aclose()
+
+
+def tasks(
+    env: ShellEnvironment, count: int, *, split: str = "train", seed: int = 7, levels: Sequence[int] = LEVELS
+) -> list[tuple[Task, Key]]:
+    """`count` of every family and level."""
+    cells = [(family, level) for family, level in CELLS if level in levels]
+    return [
+        env.task(split=split, index=at * len(cells) + number, seed=seed, family=family, level=level)
+        for at in range(count)
+        for number, (family, level) in enumerate(cells)
+    ]
+
+
+async def play_all(env: ShellEnvironment, cases: Sequence[tuple[Task, Key, ScriptFactory]], *, noise_seed: int = 0) -> list[Played]:
+    found: dict[int, Played] = {}
+    limiter = anyio.CapacityLimiter(CONCURRENT)
+
+    async def one(at: int) -> None:
+        task, key, script = cases[at]
+        async with limiter:
+            found[at] = await play(env, task, key, script, AttemptId(group=at, slot=0), noise_seed=noise_seed)
+
+    async with anyio.create_task_group() as group:
+        for at in range(len(cases)):
+            group.start_soon(one, at)
+    return [found[at] for at in range(len(cases))]
+
+
+def rewards(played: Sequence[Played]) -> list[float]:
+    assert all(each.verdict.status is Status.SCORED for each in played)
+    return [each.verdict.reward for each in played]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+async def test_the_solution_earns_full_marks_in_every_cell_and_split_whatever_faults_it_meets(env: ShellEnvironment, split: str) -> None:
+    cases = [(task, key, env.solutions(task, key)[0]) for task, key in tasks(env, 4, split=split)]
+    for noise_seed in range(2):
+        wrong = [
+            case[0].id
+            for case, reward in zip(cases, rewards(await play_all(env, cases, noise_seed=noise_seed)), strict=True)
+            if reward != 1
+        ]
+        assert not wrong
+
+
+async def test_the_solutions_meet_every_fault_that_the_tasks_promise(env: ShellEnvironment) -> None:
+    cases = [(task, key, env.solutions(task, key)[0]) for task, key in tasks(env, 4)]
+    played = await play_all(env, cases)
+    assert any(event.text == "timeout" for each in played for event in each.events)
+    missing = [any(event.exit_code == 127 for event in each.events) for each in played]
+    fallback = ["fallback" in task.tags for task, _, _ in cases]
+    assert any(missing) and all(promised for met, promised in zip(missing, fallback, strict=True) if met)
+    assert sum(fallback) >= len(cases) / 5
+
+
+async def test_impostors_stay_at_the_floor(env: ShellEnvironment) -> None:
+    by_name: dict[str, list[tuple[Task, Key, ScriptFactory]]] = {}
+    for task, key in tasks(env, 12, levels=(1, 3)):
+        for name, script in env.impostors(task).items():
+            by_name.setdefault(name, []).append((task, key, script))
+    assert {"null", "no_tools", "random", "claim"} <= by_name.keys()
+    for name, cases in by_name.items():
+        earned = rewards(await play_all(env, cases if name != "random" else cases[:12]))
+        assert sum(earned) <= 2, f"{name}: {sum(earned)} of {len(earned)}; chance gives more than 2 of 48 once in a few thousand times"
+
+
+async def test_the_demonstrators_success_rises_with_its_skill(env: ShellEnvironment) -> None:
+    pairs = tasks(env, 10, levels=(2, 4))
+    success: list[float] = []
+    for skill in (0.0, 0.5, 1.0):
+        cases = [(task, key, env.demonstrator(task, key, skill=skill, seed=at)) for at, (task, key) in enumerate(pairs)]
+        success.append(sum(rewards(await play_all(env, cases))) / len(cases))
+    assert success[0] + 0.1 < success[1] < success[2] - 0.1
+    assert success[2] == 1.0
+
+
+async def test_a_demonstration_is_a_function_of_its_seed(env: ShellEnvironment) -> None:
+    task, key = env.task(split="train", index=0, seed=1, family="repair", level=4)
+    first, again, other = [await play(env, task, key, env.demonstrator(task, key, skill=0.4, seed=seed)) for seed in (3, 3, 4)]
+    assert [event.call for event in first.events] == [event.call for event in again.events]
+    others = [
+        [e.call for e in (await play(env, task, key, env.demonstrator(task, key, skill=0.4, seed=seed))).events] for seed in range(5, 9)
+    ]
+    assert any(calls != [event.call for event in other.events] for calls in others)
+
+
+async def test_the_check_script_agrees_with_the_grader_on_broken_and_mended_trees(env: ShellEnvironment) -> None:
+    """The grader also wants the rest left alone, so the check can only be the milder of the two."""
+    for at in range(12):
+        task, key = env.task(split="heldout", index=at, seed=2, family="repair", level=1 + at % 5)
+        for script in (env.solutions(task, key)[0], env.demonstrator(task, key, skill=0.3, seed=at)):
+            control = await env.open(task, key, AttemptId(group=at, slot=0), noise_seed=0)
+            events = await act_out(control.session, replace(task.limits, calls=task.limits.calls - 1), script)
+            wanted = key.data["files"]
+            assert isinstance(wanted, dict)
+            fork = await control.fork(await control.snapshot(), AttemptId(group=at, slot=1))
+            sealed = await fork.seal()
+            submitted = replace(sealed, submitted="done")
+            is_right = env.grade(submitted, key, 0).reward == 1.0
+            said = await _check(env, task, key, sealed)
+            assert said == "ok\n" if is_right else True, f"{task.id}: right, and the check says {said!r}"
+            if said == "ok\n" and not is_right:
+                assert _is_something_else_changed(wanted, sealed), f"{task.id}: the check is content, the grader is not"
+            assert events
+            await fork.close()
+            await control.close()
+
+
+async def _check(env: ShellEnvironment, task: Task, key: Key, sealed: Sealed) -> str:
+    """What `./.check` says about the captured files; run until it does not time out."""
+    said: list[str] = []
+
+    def script() -> Script:
+        for path, data in sealed.files.items():
+            if path != ".check":
+                lines = data.decode().removesuffix("\n")
+                yield Call(tool="sh", arguments={"command": f"printf '%s\\n' '{lines}' >{path}"})
+        event = yield Call(tool="sh", arguments={"command": "./.check"})
+        while event.fault is Fault.TIMEOUT:
+            event = yield Call(tool="sh", arguments={"command": "./.check"})
+        said.append(event.text)
+
+    control = await env.open(task, key, AttemptId(group=0, slot=0), noise_seed=3)
+    await act_out(control.session, replace(task.limits, calls=99), script)
+    await control.close()
+    return said[0]
+
+
+def _is_something_else_changed(wanted: object, sealed: Sealed) -> bool:
+    assert isinstance(wanted, dict)
+    return any(
+        sorted(str(text).split("\n")) != sorted(sealed.files.get(path, b"").decode().split("\n")) for path, text in wanted.items()
+    ) or (set(sealed.files) - {".check"} != set(wanted))
+
+
+def test_a_task_is_a_pure_function_of_its_arguments() -> None:
+    first, second = ShellEnvironment(), ShellEnvironment()
+    for split in SPLITS:
+        listed = tasks(first, 3, split=split)
+        assert listed == tasks(second, 3, split=split)
+        assert len({task.id for task, _ in listed}) == len(listed)
+    changed = [first.task(split="train", index=0, seed=1)[1], first.task(split="train", index=1, seed=0)[1]]
+    assert first.task(split="train", index=0, seed=0)[1] not in changed
+
+
+def test_a_task_says_neither_its_seed_nor_its_answer() -> None:
+    env = ShellEnvironment()
+    for task, key in tasks(env, 6, seed=987_654):
+        assert "987654" not in task.id and str(key.seed) not in task.id
+        answer = str(key.data["answer"]).partition("=")[2]
+        for dialect in Dialect:
+            words = task.prompt[dialect].replace("`", " ").replace(".", " ").split()
+            assert not answer or answer not in words
+
+
+def test_families_and_levels_take_turns_evenly() -> None:
+    env = ShellEnvironment()
+    cells = [env.task(split="train", index=at, seed=0)[0].cell for at in range(len(CELLS))]
+    assert sorted(cells) == sorted(f"{family}-{level}" for family, level in CELLS)
+
+
+def test_the_structural_split_asks_for_keys_that_training_uses_in_the_other_family_alone() -> None:
+    env = ShellEnvironment()
+    for family in FAMILIES:
+        other = set(ONLY["repair" if family == "find" else "find"])
+        seen = {split: _asked(env, split, family) for split in SPLITS}
+        assert seen["structural"] <= other
+        assert not seen["train"] & other and not seen["heldout"] & other
+        assert seen["train"] & seen["heldout"] and seen["train"] <= set(KEYS)
+
+
+def _asked(env: ShellEnvironment, split: str, family: str) -> set[str]:
+    """The keys on which the task turns, seen in the prompt or in what has to change."""
+    found: set[str] = set()
+    for at in range(60):
+        task, key = env.task(split=split, index=at, seed=0, family=family, level=3)
+        instance = generate(split=split, family=family, level=3, seed=key.seed)
+        found |= {instance.target} if family == "find" else {rule.key for rule in instance.rules}
+        assert task.family == family
+    return found
+
+
+@pytest.mark.parametrize("bad", [{"split": "test"}, {"family": "dance"}, {"level": 9}])
+def test_an_unknown_split_family_or_level_is_refused_with_what_there_is(bad: dict[str, object]) -> None:
+    arguments: dict[str, object] = {"split": "train", "index": 0, "seed": 0, **bad}
+    with pytest.raises(ValueError, match="shell has"):
+        ShellEnvironment().task(**arguments)  # type: ignore[arg-type]
+
+
+async def test_a_grader_reads_only_what_was_captured(env: ShellEnvironment) -> None:
+    task, key = env.task(split="train", index=0, seed=0, family="repair", level=1)
+    wanted = key.data["files"]
+    assert isinstance(wanted, dict)
+    files = {path: str(text).encode() for path, text in wanted.items()}
+    sealed = Sealed(task_id=task.id, submitted="done", files=files, digest="")
+    assert env.grade(sealed, key, 0).reward == 1.0
+    assert env.grade(replace(sealed, submitted=None), key, 0).reward == 0.0
+    assert env.grade(replace(sealed, files={**files, "extra": b""}), key, 0).reward == 0.0
+    assert env.grade(replace(sealed, files=dict(list(files.items())[1:])), key, 0).reward == 0.0
+    assert env.grade(replace(sealed, problem="could not be read"), key, 0).status is Status.VOID

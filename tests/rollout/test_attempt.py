@@ -1,0 +1,188 @@
+"""Whatever goes wrong around an attempt becomes a void verdict with a reason, and never a zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from agito.errors import SandboxFailure, WorkerDied
+from agito.harness import SoloHarness
+from agito.protocols import Control, Script, ScriptFactory
+from agito.rollout import AttemptRunner, Collected, Plan, collect
+from agito.schedule import Quota
+from agito.testing import ByteRenderer, FakeEnvironment
+from agito.testing.fakes import FakeWorld
+from agito.types import Attempt, AttemptId, Budget, Call, End, Event, Fault, Key, Sealed, Status, Task, Verdict
+
+pytestmark = pytest.mark.anyio
+FIRST = AttemptId(group=0, slot=0)
+
+
+class World(FakeWorld):
+    """A world that writes down what is done with it."""
+
+    log: list[str]
+    on_act: Callable[[], None] = staticmethod(lambda: None)
+    on_seal: Callable[[], None] = staticmethod(lambda: None)
+    wall_s = 0.0
+
+    async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
+        self.on_act()
+        events = await super().act(calls, left)
+        return tuple(Event(**{name: getattr(event, name) for name in event.__slots__} | {"wall_s": self.wall_s}) for event in events)
+
+    async def seal(self) -> Sealed:
+        self.log.append("seal")
+        self.on_seal()
+        return await super().seal()
+
+    async def close(self) -> None:
+        self.log.append("close")
+
+
+class Troubled(FakeEnvironment):
+    """The coin environment with trouble at one place."""
+
+    def __init__(self, **trouble: Any) -> None:
+        self.trouble, self.log = trouble, list[str]()
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        self.log.append("open")
+        self.meet("open")
+        world = World(task, key, attempt, noise_seed)
+        world.log, world.wall_s = self.log, self.trouble.get("wall_s", 0.0)
+        world.on_act, world.on_seal = (lambda: self.meet("act")), (lambda: self.meet("seal"))
+        return world
+
+    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        self.log.append("grade")
+        self.meet("grade")
+        return super().grade(sealed, key, grade_seed)
+
+    def meet(self, place: str) -> None:
+        if place in self.trouble:
+            raise self.trouble[place]
+
+
+def solve(environment: FakeEnvironment, script: Callable[[Task, Key, AttemptId], ScriptFactory] | None = None) -> Plan:
+    return Plan(
+        task=lambda group: environment.task(split="train", index=group, seed=0),
+        script=script or (lambda task, key, attempt: environment.solutions(task, key)[0]),
+    )
+
+
+async def attempt(environment: FakeEnvironment, plan: Plan | None = None, **options: Any) -> Attempt:
+    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, **options)
+    return await runner.run(plan or solve(environment), FIRST, None)
+
+
+async def gather(environment: FakeEnvironment, quota: Quota, plan: Plan | None = None) -> Collected:
+    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, strict_deadlines=False)
+    return await collect(runner, plan or solve(environment), quota, None)
+
+
+async def test_a_solved_task_is_sealed_then_graded_then_closed() -> None:
+    environment = Troubled()
+    found = await attempt(environment, strict_deadlines=False)
+    assert found.verdict.reward == 1.0
+    assert environment.log == ["open", "seal", "grade", "close"]
+
+
+@pytest.mark.parametrize("place", ["open", "act", "seal"])
+async def test_a_sandbox_that_fails_voids_the_attempt(place: str) -> None:
+    environment = Troubled(**{place: SandboxFailure("the box is gone")})
+    found = await attempt(environment)
+    assert found.verdict.status is Status.VOID
+    assert math.isnan(found.verdict.reward)
+    assert "infra" in found.verdict.evidence and "the box is gone" in found.verdict.evidence
+    assert environment.log[-1] == ("open" if place == "open" else "close"), "the world was left behind"
+    if place != "seal":
+        assert (found.trajectory.end, found.trajectory.fault) == (End.FAILED, Fault.INFRA)
+
+
+async def test_an_environment_that_raises_voids_the_attempt_and_is_not_graded() -> None:
+    environment = Troubled(act=ZeroDivisionError("oops"))
+    found = await attempt(environment)
+    assert found.verdict.status is Status.VOID
+    assert found.trajectory.fault is Fault.ENV
+    assert "ZeroDivisionError: oops" in found.trajectory.detail
+    assert "grade" not in environment.log and environment.log[-1] == "close"
+
+
+async def test_a_grader_that_raises_gives_no_verdict() -> None:
+    found = await attempt(Troubled(grade=KeyError("answer")), strict_deadlines=False)
+    assert found.verdict.status is Status.VOID
+    assert "the grader failed: KeyError" in found.verdict.evidence
+    assert found.trajectory.end is End.SUBMITTED, "what the policy did is kept"
+
+
+async def test_an_engine_that_died_is_nobodys_zero_but_ends_the_run() -> None:
+    with pytest.raises(WorkerDied):
+        await attempt(Troubled(act=WorkerDied("worker 0 ended")))
+
+
+async def test_a_deadline_that_really_passed_is_void_and_an_injected_one_is_part_of_the_task() -> None:
+    plan = solve(FakeEnvironment(), lambda task, key, attempt: patient)
+    real = await attempt(Troubled(wall_s=0.5), plan)
+    assert real.verdict.status is Status.VOID and "deadline" in real.verdict.evidence
+    injected = await attempt(Troubled(wall_s=0.0), plan)
+    assert injected.verdict.status is Status.SCORED
+    assert (await attempt(Troubled(wall_s=0.5), plan, strict_deadlines=False)).verdict.status is Status.SCORED
+
+
+def patient() -> Script:
+    """Opens until it has seen a timeout."""
+    event = yield Call(tool="open", arguments={"box": "0"})
+    while event.fault is not Fault.TIMEOUT:
+        event = yield Call(tool="open", arguments={"box": "0"})
+    yield Call(tool="submit", arguments={"box": "0"})
+
+
+class NeverAnswers(FakeEnvironment):
+    """Voids the first tries of some slots, or all of them."""
+
+    def __init__(self, good_try: int) -> None:
+        self.good_try, self.seen = good_try, list[AttemptId]()
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        self.seen.append(attempt)
+        if attempt.slot == 0 and attempt.tries < self.good_try:
+            raise SandboxFailure("no box")
+        return await super().open(task, key, attempt, noise_seed=noise_seed)
+
+
+async def test_a_void_slot_is_tried_again_and_its_last_try_stands() -> None:
+    environment = NeverAnswers(good_try=2)
+    collected = await gather(environment, Quota(groups=2, group_size=2, refill=False))
+    assert collected.retried == 4
+    assert all(each.is_scored and each.verdict.reward == 1.0 for each in collected.attempts)
+    assert sorted(each.trajectory.attempt.tries for each in collected.attempts) == [0, 0, 2, 2]
+
+
+async def test_a_slot_that_stays_void_is_masked_and_its_group_is_void() -> None:
+    collected = await gather(NeverAnswers(good_try=99), Quota(groups=2, group_size=2, refill=False))
+    assert [group.is_void for group in collected.groups] == [True, True]
+    assert [each.is_scored for each in collected.attempts] == [False, True, False, True]
+    assert all(math.isnan(each.verdict.reward) for each in collected.attempts if not each.is_scored)
+
+
+async def test_groups_come_back_complete_and_in_order_with_slots_in_order() -> None:
+    collected = await gather(FakeEnvironment(), Quota(groups=5, group_size=3, first=40, stride=2, refill=False, max_live=4))
+    assert [group.id for group in collected.groups] == [40, 42, 44, 46, 48]
+    for group in collected.groups:
+        assert [each.trajectory.attempt.slot for each in group.attempts] == [0, 1, 2]
+        assert all(each.trajectory.task.id == group.task.id for each in group.attempts)
+
+
+async def test_what_a_script_does_is_recorded_like_what_a_policy_does() -> None:
+    found = await attempt(FakeEnvironment(), strict_deadlines=False)
+    (segment,) = found.trajectory.segments
+    renderer = ByteRenderer()
+    for turn in found.trajectory.turns:
+        said = segment.tokens.ids[turn.start : turn.stop]
+        (call,) = renderer.parse(said, found.trajectory.task.tools)
+        assert [call.arguments] == [found.trajectory.events[at].call.arguments for at in turn.calls]
+    assert segment.tokens.oldest_version() == 0

@@ -1,0 +1,118 @@
+"""The torch processes from outside: they start, they learn together, and their death is noticed."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import time
+from array import array
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from agito.compute import Compute, spread
+from agito.engine.wire import Advance, RowRequest
+from agito.errors import AgitoError, CorruptCheckpoint, WorkerDied
+from agito.protocols import SampleRequest
+from agito.trainer.config import TrainerConfig
+from agito.types import AttemptId, Sample, span
+
+pytestmark = pytest.mark.anyio
+MODEL = {
+    "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8,
+    "max_position": 64,
+}  # fmt: skip
+
+
+def sample(slot: int, length: int, *, seed: int = 0) -> Sample:
+    rng = random.Random(f"{seed}/{slot}")
+    return Sample(
+        attempt=AttemptId(group=0, slot=slot), segment=0, ids=array("i", [rng.randrange(40) for _ in range(length)]),
+        logprobs=array("f", [math.nan] * length), trainable=bytes([0] + [1] * (length - 1)), advantages=array("f", [0.0] * length),
+        versions=span(0, length),
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def compute(ranks: int) -> AsyncGenerator[Compute]:
+    settings = TrainerConfig().model_dump(mode="json")
+    opened = await Compute.open(ranks=ranks, context=64, rows=4, device="cpu", seed=3, model=MODEL, trainer=settings)
+    try:
+        yield opened
+    finally:
+        await opened.aclose()
+
+
+def children() -> set[int]:
+    """Our worker processes, by their command line."""
+    found: set[int] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            is_ours = int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid()
+            command = (stat.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if is_ours and b"agito.worker" in command:
+            found.add(int(stat.parent.name))
+    return found
+
+
+async def learn(ranks: int, directory: Path) -> tuple[list[float], bytes]:
+    batch = [sample(slot, 5 + 3 * slot) for slot in range(6)]
+    async with compute(ranks) as opened:
+        await opened.begin_phase("sft", 3)
+        losses = [(await opened.imitate(batch)).values["sft/loss_nats"] for _ in range(3)]
+        await opened.publish(1)
+        request = SampleRequest(extend=array("i", [5, 6]), max_tokens=4, stop_ids=(1,), temperature=1.0)
+        exchange = Advance(requests=(RowRequest(key=0, seed=1, request=request),), steps=8)
+        answers = [await opened.advance(rank, exchange) for rank in range(ranks)]
+        said = [answer.done[0].sampled for answer in answers]
+        assert all(each == said[0] and each is not None for each in said), "ranks hold different weights"
+        await opened.save(directory / f"step-{ranks}", meta={"step": 1}, tokenizer={"tokenizer.json": "{}"})
+        with pytest.raises(CorruptCheckpoint):
+            await opened.load(directory / "nothing")
+    assert not children()
+    return losses, (directory / f"step-{ranks}" / "model.safetensors").read_bytes()
+
+
+async def test_two_ranks_learn_what_one_does_and_hold_the_same_weights(tmp_path: Path) -> None:
+    alone, _ = await learn(1, tmp_path)
+    together, first = await learn(2, tmp_path)
+    assert together == pytest.approx(alone, rel=1e-4)
+    assert alone[-1] < alone[0]
+    (tmp_path / "again").mkdir()
+    again, second = await learn(2, tmp_path / "again")
+    assert (again, second) == (together, first), "the same steps on as many ranks give the same bits"
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+async def test_a_worker_that_is_killed_is_noticed_within_seconds(ranks: int) -> None:
+    async with compute(ranks) as opened:
+        await opened.begin_phase("sft", 3)
+        os.kill(min(children()), signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(WorkerDied, match=r"SIGKILL|ended|failed"):
+            await opened.imitate([sample(slot, 8) for slot in range(4)])
+        assert time.monotonic() - began < 20
+    assert not children()
+
+
+async def test_a_failure_inside_a_worker_says_what_failed() -> None:
+    async with compute(1) as opened:
+        with pytest.raises(AgitoError, match=r"worker 0 failed in imitate: .*begin_phase"):
+            await opened.imitate([sample(0, 8)])
+
+
+def test_a_batch_is_spread_evenly_whatever_order_it_came_in() -> None:
+    rng = random.Random(5)
+    batch = [sample(slot, rng.randrange(4, 60)) for slot in range(40)]
+    shares = spread(batch, 3)
+    loads = [sum(len(each.ids) for each in share) for share in shares]
+    assert sum(len(share) for share in shares) == 40
+    assert max(loads) - min(loads) <= 60
+    shuffled = rng.sample(batch, len(batch))
+    assert [[each.attempt for each in share] for share in spread(shuffled, 3)] == [[each.attempt for each in share] for share in shares]

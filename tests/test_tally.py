@@ -1,0 +1,71 @@
+"""What a run has used, over all its sessions."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+
+import pytest
+
+from agito.tally import Tally
+from agito.testing import FakeEnvironment
+from agito.types import Attempt, AttemptId, Call, End, Event, Segment, Status, Stop, Tokens, Trajectory, Turn, Verdict, span
+
+TASK, _ = FakeEnvironment().task(split="train", index=0, seed=0)
+
+
+def attempt(*, version: int = 1, cpu_ms: tuple[float, ...] = (), void: bool = False) -> Attempt:
+    tokens = Tokens(
+        ids=array("i", [1, 2, 3]), logprobs=array("f", [math.nan, -1, -1]), kinds=b"\0\1\3", channels=b"\0\2\2", versions=span(version, 3)
+    )
+    call = Call(tool="open", arguments={})
+    ran = [Event(index=at, call=call, text="", wall_s=0.01, cpu_s=each / 1e3) for at, each in enumerate(cpu_ms)]
+    never_ran = Event(index=len(ran), call=call, text="timeout")
+    trajectory = Trajectory(
+        attempt=AttemptId(group=0, slot=0), task=TASK, segments=(Segment(id=0, tokens=tokens),),
+        turns=(Turn(segment=0, start=1, stop=3, stopped=Stop.END),), events=(*ran, never_ran), end=End.SUBMITTED,
+    )  # fmt: skip
+    return Attempt(trajectory=trajectory, verdict=Verdict.void("infra: gone") if void else Verdict(status=Status.SCORED, reward=1.0))
+
+
+def test_tokens_of_scripts_are_not_counted_as_sampled() -> None:
+    tally = Tally()
+    tally.add([attempt(version=0), attempt(version=1), attempt(version=9)])
+    assert tally.sampled_tokens == 4
+
+
+def test_calls_that_never_reached_a_tool_are_not_counted() -> None:
+    tally = Tally()
+    tally.add([attempt(cpu_ms=(1.0, 2.0, 9.0)), attempt()])
+    assert tally.tool_calls == 3
+    assert tally.tool_cpu_ms_p50 == pytest.approx(2.0, abs=0.05)
+    assert Tally().tool_cpu_ms_p50 == 0.0
+
+
+def test_void_attempts_are_counted_in_the_open() -> None:
+    tally = Tally()
+    tally.add([attempt(void=True), attempt(), attempt(void=True)])
+    assert tally.void_attempts == 2
+
+
+def test_a_resumed_run_counts_on() -> None:
+    tally = Tally()
+    tally.add([attempt(cpu_ms=(1.0, 2.0), void=True)])
+    with tally.phase("rl"):
+        pass
+    again = Tally.from_json(json.loads(json.dumps(tally.to_json())))
+    again.add([attempt(cpu_ms=(3.0,))])
+    with again.phase("rl"):
+        pass
+    assert (again.sampled_tokens, again.tool_calls, again.void_attempts) == (4, 3, 1)
+    assert again.tool_cpu_ms_p50 == pytest.approx(2.0, abs=0.05)
+    assert again.phase_wall_s["rl"] >= tally.phase_wall_s["rl"]
+    assert again.cpu_s() >= again.earlier_cpu_s > 0
+
+
+def test_a_phase_that_breaks_off_is_still_counted() -> None:
+    tally = Tally()
+    with pytest.raises(RuntimeError), tally.phase("rl"):
+        raise RuntimeError
+    assert "rl" in tally.phase_wall_s
