@@ -86,7 +86,8 @@ def assert_equal(resumed: Path, whole: Path) -> None:
 @pytest.mark.timeout(300)
 def test_a_run_killed_in_the_middle_of_rl_goes_on_bit_for_bit(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir(), broken.mkdir()
+    whole.mkdir()
+    broken.mkdir()
     uninterrupted = train(whole, COIN)
     process = train(broken, COIN)
     assert kill(process, when=(broken / "runs/run/checkpoints/step-1").exists), "it ended before it could be killed"
@@ -100,7 +101,8 @@ def test_a_run_killed_in_the_middle_of_rl_goes_on_bit_for_bit(tmp_path: Path) ->
 def test_a_run_in_a_real_shell_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(tmp_path: Path, every: int) -> None:
     recipe = (*SHELL, f"rl.checkpoint_every={every}")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir(), broken.mkdir()
+    whole.mkdir()
+    broken.mkdir()
     began = time.monotonic()
     expected = finish(train(whole, recipe), whole)
     usual_s = time.monotonic() - began

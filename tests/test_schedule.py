@@ -114,7 +114,7 @@ def test_a_retry_goes_before_everything_that_waits() -> None:
     assert schedule.finished([(first, None)]) == (AttemptId(group=0, slot=0, tries=1),)
 
 
-@pytest.mark.parametrize("bad", [{"groups": 0, "group_size": 2}, {"groups": 2, "group_size": 0}])
-def test_an_empty_quota_is_refused(bad: dict[str, int]) -> None:
+@pytest.mark.parametrize(("groups", "group_size"), [(0, 2), (2, 0)])
+def test_an_empty_quota_is_refused(groups: int, group_size: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Schedule(Quota(**bad))
+        Schedule(Quota(groups=groups, group_size=group_size))

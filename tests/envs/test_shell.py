@@ -126,7 +126,7 @@ async def test_the_check_script_agrees_with_the_grader_on_broken_and_mended_tree
             submitted = replace(sealed, submitted="done")
             is_right = env.grade(submitted, key, 0).reward == 1.0
             said = await _check(env, task, key, sealed)
-            assert said == "ok\n" if is_right else True, f"{task.id}: right, and the check says {said!r}"
+            assert said == "ok\n" or not is_right, f"{task.id}: right, and the check says {said!r}"
             if said == "ok\n" and not is_right:
                 assert _is_something_else_changed(wanted, sealed), f"{task.id}: the check is content, the grader is not"
             assert events

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ class World(FakeWorld):
     async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
         self.on_act()
         events = await super().act(calls, left)
-        return tuple(Event(**{name: getattr(event, name) for name in event.__slots__} | {"wall_s": self.wall_s}) for event in events)
+        return tuple(replace(event, wall_s=self.wall_s) for event in events)
 
     async def seal(self) -> Sealed:
         self.log.append("seal")

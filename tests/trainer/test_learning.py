@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from agito.credit import leave_one_out
-from agito.trainer import LocalTrainer, PhaseConfig, TrainerConfig
+from agito.trainer import LocalTrainer, TrainerConfig
+from agito.trainer.config import RlConfig
 from agito.types import Attempt, AttemptId, Dialect, End, Group, Kind, Segment, Status, Stop, Task, Tokens, Trajectory, Turn, Verdict, span
 
 TASK = Task(id="t", env="fake", split="train", family="f", level=1, prompt={Dialect.COMPACT: "?"}, tools=())
 TARGETS = {1: 5, 2: 9, 3: 5}  # which answer is right after which question
-FAST = PhaseConfig(lr=5e-3, adam_lr=5e-3)
+FAST = RlConfig(lr=5e-3, adam_lr=5e-3, decay=0.0)
 
 
 def answers(model) -> torch.Tensor:

@@ -10,7 +10,8 @@ import torch
 from agito.protocols import Trainer
 from agito.rl.config import DecoupledPPOConfig
 from agito.rl.packing import split_minibatches
-from agito.trainer import LocalTrainer, PhaseConfig, SftConfig, TrainerConfig
+from agito.trainer import LocalTrainer, SftConfig, TrainerConfig
+from agito.trainer.config import RlConfig
 from agito.types import span
 
 PLAIN = TrainerConfig(check_on_policy=False, minibatches=1)
@@ -184,7 +185,7 @@ def test_the_same_bias_in_older_samples_is_staleness(make_model, make_samples) -
 
 def test_the_second_minibatch_measures_against_the_weights_at_batch_start(make_model, make_samples) -> None:
     """Two copies of one sample: in the second minibatch rho has moved, w has not."""
-    fast = PhaseConfig(lr=0.05, adam_lr=0.05)
+    fast = RlConfig(lr=0.05, adam_lr=0.05, decay=0.0)
     model = make_model()
     (sample,) = make_samples(1, model=model)
     good = replace(sample, advantages=array("f", [1.0 * on for on in sample.trainable]))

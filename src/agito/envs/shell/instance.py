@@ -62,7 +62,7 @@ SHAPES: dict[int, Shape] = {
         timeout=0.15,
         faults=(1, 2),
         named=0.5,
-        same=0.4,
+        same=0.2,
         turns=18,
         tokens=384,
     ),
