@@ -58,7 +58,7 @@ def main() -> None:
         summaries.append(train(options.recipe, seed, out))
         now = summaries[-1]
         print(
-            f"seed {seed}: {now['success_before']:.3f} → {now['success_after']:.3f} in {now['wall_s']:.0f} s, load {os.getloadavg()[0]:.1f}",
+            f"{seed}: {now['success_before']:.3f} to {now['success_after']:.3f} in {now['wall_s']:.0f} s; load {os.getloadavg()[0]:.0f}",
             flush=True,
         )
         for name in CONTROLS if seed < control_seeds else ():

@@ -89,7 +89,9 @@ async def test_impostors_stay_at_the_floor(env: ShellEnvironment) -> None:
     assert {"null", "no_tools", "random", "claim"} <= by_name.keys()
     for name, cases in by_name.items():
         earned = rewards(await play_all(env, cases if name != "random" else cases[:12]))
-        assert sum(earned) <= 2, f"{name}: {sum(earned)} of {len(earned)}; chance gives more than 2 of 48 once in a few thousand times"
+        assert sum(earned) <= 2, (
+            f"{name}: {sum(earned)} of {len(earned)}; guessing earns about 0.35 of 48, and more than 2 once in 180 draws"
+        )
 
 
 async def test_the_demonstrators_success_rises_with_its_skill(env: ShellEnvironment) -> None:

@@ -72,8 +72,10 @@ def test_norms_are_never_decayed(make_model) -> None:
 
 def test_the_phases_have_their_own_rates(make_model) -> None:
     config = TrainerConfig()
-    assert (config.sft.lr, config.rl.lr) == (1e-2, 1e-3)
+    assert config.sft.lr != config.rl.lr
     optimizer = filled(make_model(), config.sft, 1.0)
     muon = next(one for one, _ in optimizer._rates if isinstance(one, Muon))
     optimizer.apply(9)
-    assert muon.param_groups[0]["lr"] == pytest.approx(1e-2 * optimizer.factor(9))
+    assert muon.param_groups[0]["lr"] == pytest.approx(config.sft.lr * optimizer.factor(9))
+    optimizer.apply(9, rate=0.25)
+    assert muon.param_groups[0]["lr"] == pytest.approx(0.25 * config.sft.lr * optimizer.factor(9))
