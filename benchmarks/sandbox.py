@@ -17,11 +17,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
-from harness import report, spread
 
 from agito.protocols import SandboxSpec
 from agito.world.sandbox import Pool
 from agito.world.sandbox.box import Box
+from harness import report, spread
 
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "HOME": "/work", "SHELL": "/bin/bash"}
 COMMAND = "cat notes/a.txt"  # one coreutil: the sandbox starts it as bash -c would end up doing

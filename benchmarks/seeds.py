@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from controls import CONTROLS
-
 from harness import report, spread
 
 _TARGET, _LOW, _CELL, _CELL_N = 0.95, 0.90, 0.70, 30

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from agito.errors import NotFound
 from agito.protocols import Environment
@@ -33,13 +33,12 @@ def load(name: str) -> Environment:
     return environment
 
 
-def _from_file(path: Path) -> object:
+def _from_file(path: Path) -> ModuleType:
+    """Always from the source: cached bytecode can be stale when a file is edited twice within a second."""
     if not path.is_file():
         raise NotFound(f"environment file {path}: there is no such file")
-    name = f"agito_env_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    module = ModuleType(f"agito_env_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     return module
