@@ -83,7 +83,7 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
             kept = [sample for attempt in await CONTROLS[name](studio, rounds) for sample in demonstrations(attempt.trajectory)]
             rng.shuffle(kept)
             for at in range(0, len(kept) - recipe.sft.batch + 1, recipe.sft.batch):
-                await studio.compute.imitate(kept[at : at + recipe.sft.batch])
+                await studio.compute.imitate([kept[at : at + recipe.sft.batch]])
                 steps += 1
             rounds += 1
         spent_s = time.monotonic() - began

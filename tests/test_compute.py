@@ -65,7 +65,7 @@ async def learn(ranks: int, directory: Path) -> list[float]:
     batch = [sample(slot, 5 + 3 * slot) for slot in range(6)]
     async with compute(ranks) as opened:
         await opened.begin_phase("sft", 3)
-        losses = [(await opened.imitate(batch)).values["sft/loss_nats"] for _ in range(3)]
+        losses = [stats.values["sft/loss_nats"] for stats in await opened.imitate([batch] * 3)]
         await opened.publish(1)
         request = SampleRequest(extend=array("i", [5, 6]), max_tokens=4, stop_ids=(1,), temperature=1.0)
         exchange = Advance(requests=(RowRequest(key=0, seed=1, request=request),), steps=8)
@@ -92,7 +92,7 @@ async def test_a_worker_that_is_killed_is_noticed_within_seconds() -> None:
         os.kill(min(children()), signal.SIGKILL)
         began = time.monotonic()
         with pytest.raises(WorkerDied, match=r"SIGKILL|ended|failed"):
-            await opened.imitate([sample(slot, 8) for slot in range(4)])
+            await opened.imitate([[sample(slot, 8) for slot in range(4)]])
         assert time.monotonic() - began < 20
     assert not children()
 
@@ -100,7 +100,7 @@ async def test_a_worker_that_is_killed_is_noticed_within_seconds() -> None:
 async def test_a_failure_inside_a_worker_says_what_failed() -> None:
     async with compute(1) as opened:
         with pytest.raises(AgitoError, match=r"worker 0 failed in imitate: .*begin_phase"):
-            await opened.imitate([sample(0, 8)])
+            await opened.imitate([[sample(0, 8)]])
 
 
 def test_a_batch_is_spread_evenly_whatever_order_it_came_in() -> None:

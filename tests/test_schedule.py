@@ -13,11 +13,10 @@ from agito.schedule import Quota, Schedule
 from agito.types import AttemptId
 
 QUOTAS = st.builds(
-    lambda groups, size, spare, live, first, stride, refill, tries: Quota(
-        groups=groups, group_size=size, max_groups=groups + spare, max_live=live, first=first, stride=stride, refill=refill, max_tries=tries
+    lambda groups, size, spare, live, first, refill, tries: Quota(
+        groups=groups, group_size=size, max_groups=groups + spare, max_live=live, first=first, refill=refill, max_tries=tries
     ),
-    st.integers(1, 6), st.integers(1, 4), st.integers(0, 6), st.integers(1, 12), st.integers(0, 9), st.integers(1, 3), st.booleans(),
-    st.integers(1, 3),
+    st.integers(1, 6), st.integers(1, 4), st.integers(0, 6), st.integers(1, 12), st.integers(0, 9), st.booleans(), st.integers(1, 3),
 )  # fmt: skip
 Outcomes = dict[AttemptId, float | None]
 
@@ -67,7 +66,7 @@ def test_every_slot_of_every_issued_group_ends_once(quota: Quota, seed: int) -> 
     outcomes, _, _ = run(quota, seed)
     groups = by_group(outcomes)
     assert all(len(rewards) == quota.group_size for rewards in groups.values())
-    assert sorted(groups) == [quota.first + at * quota.stride for at in range(len(groups))]
+    assert sorted(groups) == [quota.first + at for at in range(len(groups))]
     ended_well = Counter((attempt.group, attempt.slot) for attempt, reward in outcomes.items() if reward is not None)
     assert all(count == 1 for count in ended_well.values())
 

@@ -12,6 +12,7 @@ from agito.studio import Studio
 from agito.types import Attempt, AttemptId, Key, Sample, Task
 
 DEMO_BASE = 0
+_BATCHES_A_CALL = 10
 _SURVEY_BASE = 500_000  # of the training stream, so that no demonstration is surveyed
 
 
@@ -53,5 +54,6 @@ async def imitate(studio: Studio, plan: Sequence[Sequence[Sample]], on_step: Cal
         raise ValueError("there is not one full batch of demonstrations: raise sft.demos or lower sft.batch")
     assert studio.compute is not None
     await studio.compute.begin_phase("sft", len(plan))
-    for step, batch in enumerate(plan):
-        on_step(step, await studio.compute.imitate(batch))
+    for first in range(0, len(plan), _BATCHES_A_CALL):
+        for step, stats in enumerate(await studio.compute.imitate(plan[first : first + _BATCHES_A_CALL]), first):
+            on_step(step, stats)

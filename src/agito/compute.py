@@ -65,11 +65,15 @@ class Compute:
     async def begin_phase(self, phase: str, total_steps: int) -> None:
         await self._all("begin_phase", phase, total_steps)
 
-    async def imitate(self, samples: Sequence[Sample]) -> StepStats:
-        return await self._spread("imitate", samples)
+    async def imitate(self, batches: Sequence[Sequence[Sample]]) -> list[StepStats]:
+        """A supervised step for each batch, without a round trip between them."""
+        shares = [spread(batch, self.num_ranks) for batch in batches]
+        totals = [sum(sample.num_trainable for sample in batch) for batch in batches]
+        return (await self._each("imitate", [([share[rank] for share in shares], totals) for rank in range(self.num_ranks)], {}))[0]
 
     async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> StepStats:
-        return await self._spread("step", samples, rate=rate)
+        shares = spread(samples, self.num_ranks)
+        return (await self._each("step", [(share,) for share in shares], {"rate": rate}))[0]
 
     async def publish(self, version: int) -> None:
         """The trainer's weights become the engine's, under this version; every row of the engine is dropped."""
@@ -90,9 +94,6 @@ class Compute:
 
     async def _all(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return (await self._each(method, [args] * self.num_ranks, kwargs))[0]
-
-    async def _spread(self, method: str, samples: Sequence[Sample], **kwargs: Any) -> StepStats:
-        return (await self._each(method, [(share,) for share in spread(samples, self.num_ranks)], kwargs))[0]
 
     async def _each(self, method: str, arguments: Sequence[tuple[Any, ...]], kwargs: dict[str, Any]) -> list[Any]:
         answers: list[Any] = [None] * self.num_ranks

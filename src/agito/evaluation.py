@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from agito.protocols import ScriptFactory
@@ -17,12 +18,12 @@ async def policy(
 ) -> tuple[Attempt, ...]:
     """One attempt at each of the first `num_tasks` tasks of the split, in their order; always the same tasks, draws and faults."""
     base = STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
-    ranks = studio.recipe.compute.ranks
+    bounds = [num_tasks * rank // studio.recipe.compute.ranks for rank in range(studio.recipe.compute.ranks + 1)]
     quotas = [
-        Quota(groups=len(range(rank, num_tasks, ranks)), group_size=1, first=base + rank, stride=ranks, refill=False,
-              max_live=studio.recipe.compute.rows)
-        for rank in range(min(ranks, num_tasks))
-    ]  # fmt: skip
+        Quota(groups=stop - start, group_size=1, first=base + start, refill=False, max_live=studio.recipe.compute.rows)
+        for start, stop in itertools.pairwise(bounds)
+        if stop > start
+    ]
     collected = await studio.attempts(studio.plan(split, base), quotas, temperature=temperature, on_attempt=on_attempt)
     return collected.attempts
 

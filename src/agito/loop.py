@@ -58,13 +58,11 @@ async def attempt(studio: Studio, index: int) -> Collected:
     recipe, ranks = studio.recipe.rl, studio.recipe.compute.ranks
     base = RL_BASE + index * _STRIDE
     share = recipe.groups // ranks
+    most = int(share * recipe.refill)
     quotas = [
-        Quota(
-            groups=share, group_size=recipe.group_size, first=base + rank, stride=ranks, max_groups=int(share * recipe.refill),
-            max_live=studio.recipe.compute.rows,
-        )
+        Quota(groups=share, group_size=recipe.group_size, first=base + rank * most, max_groups=most, max_live=studio.recipe.compute.rows)
         for rank in range(ranks)
-    ]  # fmt: skip
+    ]
     return await studio.attempts(studio.plan("train", RL_BASE), quotas, temperature=recipe.temperature)
 
 

@@ -15,12 +15,11 @@ from agito.types import AttemptId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """How much to collect. Group ids are `first`, `first + stride`, ..."""
+    """How much to collect. Group ids are `first`, `first + 1`, ..."""
 
     groups: int  # mixed groups wanted, or groups at all when `refill` is off
     group_size: int
     first: int = 0
-    stride: int = 1
     refill: bool = True  # replace a group that teaches nothing
     max_groups: int = 0  # issued at the most, refills included; 0: as many as wanted
     max_live: int = 256
@@ -79,7 +78,7 @@ class Schedule:
             self._add_group()
 
     def _add_group(self) -> None:
-        group = self._quota.first + self._issued * self._quota.stride
+        group = self._quota.first + self._issued
         self._issued += 1
         self._open[group] = _Open()
         self._queue.extend(AttemptId(group=group, slot=slot) for slot in range(self._quota.group_size))

@@ -43,8 +43,8 @@ class Worker:
     def begin_phase(self, phase: Any, total_steps: int) -> None:
         self._trainer.begin_phase(phase, total_steps)
 
-    def imitate(self, samples: list[Sample]) -> StepStats:
-        return self._trainer.imitate(samples)
+    def imitate(self, batches: list[list[Sample]], num_tokens: list[int]) -> list[StepStats]:
+        return [self._trainer.imitate(samples, num_tokens=total) for samples, total in zip(batches, num_tokens, strict=True)]
 
     def step(self, samples: list[Sample], rate: float) -> StepStats:
         return self._trainer.step(samples, rate=rate)

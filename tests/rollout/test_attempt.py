@@ -171,8 +171,8 @@ async def test_a_slot_that_stays_void_is_masked_and_its_group_is_void() -> None:
 
 
 async def test_groups_come_back_complete_and_in_order_with_slots_in_order() -> None:
-    collected = await gather(FakeEnvironment(), Quota(groups=5, group_size=3, first=40, stride=2, refill=False, max_live=4))
-    assert [group.id for group in collected.groups] == [40, 42, 44, 46, 48]
+    collected = await gather(FakeEnvironment(), Quota(groups=5, group_size=3, first=40, refill=False, max_live=4))
+    assert [group.id for group in collected.groups] == [40, 41, 42, 43, 44]
     for group in collected.groups:
         assert [each.trajectory.attempt.slot for each in group.attempts] == [0, 1, 2]
         assert all(each.trajectory.task.id == group.task.id for each in group.attempts)

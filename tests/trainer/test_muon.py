@@ -48,6 +48,16 @@ def test_one_step_in_full_precision_equals_the_formula() -> None:
         torch.testing.assert_close(param.detach(), expected, atol=2e-6, rtol=0)
 
 
+def test_what_ranks_iterate_apart_adds_up_to_the_whole_bit_for_bit() -> None:
+    generator = torch.Generator().manual_seed(3)
+    matrices = [torch.randn(shape, generator=generator) for shape in (*SHAPES, *SHAPES)]
+    whole = orthogonalise(matrices, torch.float32)
+    parts = [orthogonalise(matrices, torch.float32, rank=rank, num_ranks=3) for rank in range(3)]
+    for matrix, *shares in zip(whole, *parts, strict=True):
+        assert sum(bool(share.any()) for share in shares) == 1
+        assert torch.equal(sum(shares[1:], start=shares[0]), matrix)
+
+
 def test_singular_values_become_about_one_whatever_the_company() -> None:
     generator = torch.Generator().manual_seed(2)
     matrices = [torch.randn(shape, generator=generator) * 10**power for power, shape in enumerate(SHAPES)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from agito.trainer.config import PhaseConfig
 from agito.trainer.muon import Muon
 from agito.trainer.policy_model import PolicyModel
+from agito.trainer.reducer import Reducer
 
 _NOT_HIDDEN = frozenset({"embed_tokens", "lm_head"})  # matrices that are tables over the vocabulary
 
@@ -47,7 +48,9 @@ def schedule(step: int, total_steps: int, *, warmup: float, decay: float, floor:
 class PhaseOptimizer:
     """Moments and rates of one phase."""
 
-    def __init__(self, model: PolicyModel, config: PhaseConfig, *, total_steps: int, muon_dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: PolicyModel, config: PhaseConfig, *, total_steps: int, muon_dtype: torch.dtype, reducer: Reducer | None = None
+    ) -> None:
         self._config = config
         self._total_steps = total_steps
         split = split_parameters(model)
@@ -59,7 +62,9 @@ class PhaseOptimizer:
         self._rates: list[tuple[torch.optim.Optimizer, float]] = []
         if split.matrices:
             matrices = [parameters[name] for name in split.matrices]
-            muon = Muon(matrices, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, dtype=muon_dtype)
+            muon = Muon(
+                matrices, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, dtype=muon_dtype, reducer=reducer
+            )
             self._rates.append((muon, config.lr))
         if groups:
             self._rates.append((torch.optim.AdamW(groups, lr=config.adam_lr, betas=config.betas, fused=True), config.adam_lr))

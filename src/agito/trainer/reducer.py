@@ -16,6 +16,11 @@ from torch import Tensor
 class Reducer(Protocol):
     """Every rank calls the same methods in the same order and receives the same bits."""
 
+    @property
+    def rank(self) -> int: ...
+    @property
+    def num_ranks(self) -> int: ...
+
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Adds up `tensors` over ranks, in place."""
         ...
@@ -26,6 +31,8 @@ class Reducer(Protocol):
 
 class OneRank:
     """A reducer with nobody else."""
+
+    rank, num_ranks = 0, 1
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         del tensors
@@ -45,6 +52,7 @@ class GlooReducer:
     """
 
     def __init__(self, rank: int, num_ranks: int, meeting_file: Path, *, interface: str = "lo", timeout_s: float = 300.0) -> None:
+        self.rank, self.num_ranks = rank, num_ranks
         os.environ["GLOO_SOCKET_IFNAME"] = interface  # gloo reads it when the group is made, and has no argument for it
         dist.init_process_group(
             "gloo",

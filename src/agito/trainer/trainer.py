@@ -62,17 +62,17 @@ class LocalTrainer:
         self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
         config = self.config.sft if phase == "sft" else self.config.rl
         dtype = torch.float32 if self.config.muon_dtype == "float32" else torch.bfloat16
-        self._optimizer = PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype)
+        self._optimizer = PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype, reducer=self.reducer)
 
     def imitate(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
         """One supervised step on the trainable tokens; advantages and log-probabilities are ignored.
 
-        `num_tokens` divides the loss; by default the trainable tokens of all ranks.
+        `num_tokens` divides the loss; by default the trainable tokens of all ranks, which costs a meeting of them.
         """
         self._require("sft")
         packs = self._pack(samples)
-        counted = _positive(self.reducer.sum([float(sum(part.num_tokens for part in packs))])[0])
-        total = counted if num_tokens is None else _positive(num_tokens)
+        counted = float(sum(part.num_tokens for part in packs))
+        total = _positive(self.reducer.sum([counted])[0] if num_tokens is None else num_tokens)
         self.optimizer.zero()
         nll = 0.0
         for part in packs:
@@ -80,9 +80,10 @@ class LocalTrainer:
             loss = token_cross_entropy(token_logprobs(logp_TV, part.target_T), num_tokens=total)
             loss.backward()
             nll += float(loss.detach()) * total
-        (nll,) = self.reducer.sum([nll])
-        figures = {"sft/loss_nats": nll / counted, "sft/tokens": counted, **self._apply()}
-        return self._finish(figures)
+        sums = torch.tensor([nll, counted])
+        figures = self._apply(along=sums)
+        nll, counted = sums.tolist()
+        return self._finish({"sft/loss_nats": nll / _positive(counted), "sft/tokens": counted, **figures})
 
     def step(self, samples: Sequence[Sample], *, num_tokens: float | None = None, rate: float = 1.0) -> StepStats:
         """One batch of policy gradient, in `minibatches` optimizer steps whose pi_old is the weights before the first.
@@ -149,9 +150,9 @@ class LocalTrainer:
         self._check_on_policy(fresh_log_w, fresh)
         return PolicyMeters.of(sums), max_w
 
-    def _apply(self, rate: float = 1.0) -> dict[str, float]:
-        """Reduces, clips and steps."""
-        self.reducer.sum_(self.optimizer.gradients())
+    def _apply(self, rate: float = 1.0, along: Tensor | None = None) -> dict[str, float]:
+        """Reduces, clips and steps; `along` is summed over ranks on the way."""
+        self.reducer.sum_([*self.optimizer.gradients(), *([] if along is None else [along])])
         norm = self.optimizer.apply(self.phase_step, rate=rate)
         self.optimizer.zero()
         return {"train/grad_norm": norm, "train/lr_factor": self.optimizer.factor(self.phase_step)}
