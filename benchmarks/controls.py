@@ -36,7 +36,7 @@ _CHUNK = 400  # attempts between two looks at the clock
 async def continued(studio: Studio, index: int) -> tuple[Attempt, ...]:
     """Fresh demonstrations, good and bad, as in the cold start."""
     base = _FRESH_BASE + index * _CHUNK
-    quota = Quota(groups=_CHUNK, group_size=1, first=base, refill=False, max_live=8)
+    quota = Quota(ids=range(base, base + _CHUNK), group_size=1, max_live=8)
     plan = studio.plan("train", RL_BASE, coldstart.demonstrator(studio))
     return (await studio.attempts(plan, [quota])).attempts
 
@@ -50,11 +50,11 @@ async def expert_iteration(studio: Studio, index: int) -> tuple[Attempt, ...]:
     """The policy's own attempts, as many a task as RL makes; the successful ones are imitated."""
     recipe = studio.recipe
     share = _CHUNK // recipe.rl.group_size // recipe.compute.ranks
+    first = _FRESH_BASE + index * _CHUNK
     quotas = [
-        Quota(groups=share, group_size=recipe.rl.group_size, first=_FRESH_BASE + index * _CHUNK + rank, stride=recipe.compute.ranks,
-              refill=False, max_live=recipe.compute.rows)
+        Quota(ids=range(first + rank * share, first + (rank + 1) * share), group_size=recipe.rl.group_size, max_live=recipe.compute.rows)
         for rank in range(recipe.compute.ranks)
-    ]  # fmt: skip
+    ]
     collected = await studio.attempts(studio.plan("train", RL_BASE), quotas, temperature=recipe.rl.temperature)
     return tuple(attempt for attempt in collected.attempts if attempt.is_scored and attempt.verdict.reward == 1.0)
 

@@ -40,8 +40,9 @@ def sample(slot: int, length: int, *, seed: int = 0) -> Sample:
 @asynccontextmanager
 async def compute(ranks: int) -> AsyncGenerator[Compute]:
     settings = TrainerConfig().model_dump(mode="json")
-    opened = await Compute.open(ranks=ranks, context=64, rows=4, device="cpu", seed=3, model=MODEL, trainer=settings)
+    opened = Compute.start(ranks=ranks, context=64)
     try:
+        await opened.setup(rows=4, device="cpu", seed=3, model=MODEL, trainer=settings)
         yield opened
     finally:
         await opened.aclose()

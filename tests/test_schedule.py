@@ -14,7 +14,7 @@ from agito.types import AttemptId
 
 QUOTAS = st.builds(
     lambda groups, size, spare, live, first, refill, tries: Quota(
-        groups=groups, group_size=size, max_groups=groups + spare, max_live=live, first=first, refill=refill, max_tries=tries
+        ids=range(first, first + 2 * (groups + spare), 2), group_size=size, mixed=groups if refill else None, max_live=live, max_tries=tries
     ),
     st.integers(1, 6), st.integers(1, 4), st.integers(0, 6), st.integers(1, 12), st.integers(0, 9), st.booleans(), st.integers(1, 3),
 )  # fmt: skip
@@ -66,7 +66,7 @@ def test_every_slot_of_every_issued_group_ends_once(quota: Quota, seed: int) -> 
     outcomes, _, _ = run(quota, seed)
     groups = by_group(outcomes)
     assert all(len(rewards) == quota.group_size for rewards in groups.values())
-    assert sorted(groups) == [quota.first + at for at in range(len(groups))]
+    assert sorted(groups) == list(quota.ids[: len(groups)])
     ended_well = Counter((attempt.group, attempt.slot) for attempt, reward in outcomes.items() if reward is not None)
     assert all(count == 1 for count in ended_well.values())
 
@@ -86,34 +86,34 @@ def test_a_void_attempt_is_tried_again_then_masked_and_never_becomes_a_zero(quot
 def test_only_groups_without_spread_are_replaced_and_only_as_many_as_allowed(quota: Quota, seed: int) -> None:
     outcomes, _, _ = run(quota, seed)
     groups = by_group(outcomes)
-    if not quota.refill:
-        assert len(groups) == quota.groups
+    if quota.mixed is None:
+        assert len(groups) == len(quota.ids)
         return
     useless = sum(not is_mixed(rewards) for rewards in groups.values())
-    assert quota.groups <= len(groups) <= max(quota.groups, quota.max_groups)
-    assert len(groups) - quota.groups <= useless
-    assert sum(is_mixed(rewards) for rewards in groups.values()) >= quota.groups or len(groups) == max(quota.groups, quota.max_groups)
+    assert quota.mixed <= len(groups) <= len(quota.ids)
+    assert len(groups) - quota.mixed <= useless
+    assert len(groups) - useless >= quota.mixed or len(groups) == len(quota.ids)
 
 
 def test_void_attempts_alone_do_not_make_a_group_mixed() -> None:
-    schedule = Schedule(Quota(groups=1, group_size=2, max_groups=2, max_tries=1))
+    schedule = Schedule(Quota(ids=[0, 1], group_size=2, mixed=1, max_tries=1))
     first, second = schedule.start()
     assert schedule.finished([(first, 1.0)]) == ()
     assert {attempt.group for attempt in schedule.finished([(second, None)])} == {1}, "a one and a void are no contrast"
 
 
 def test_the_same_events_give_the_same_decisions() -> None:
-    quota = Quota(groups=5, group_size=3, max_groups=9, max_live=7)
+    quota = Quota(ids=range(9), group_size=3, mixed=5, max_live=7)
     assert list(run(quota, 4)[0].items()) == list(run(quota, 4)[0].items())
 
 
 def test_a_retry_goes_before_everything_that_waits() -> None:
-    schedule = Schedule(Quota(groups=3, group_size=2, max_live=2))
+    schedule = Schedule(Quota(ids=range(3), group_size=2, max_live=2))
     first, _ = schedule.start()
     assert schedule.finished([(first, None)]) == (AttemptId(group=0, slot=0, tries=1),)
 
 
 @pytest.mark.parametrize(("groups", "group_size"), [(0, 2), (2, 0)])
 def test_an_empty_quota_is_refused(groups: int, group_size: int) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        Schedule(Quota(groups=groups, group_size=group_size))
+    with pytest.raises(ValueError, match="at least one"):
+        Schedule(Quota(ids=range(groups), group_size=group_size))

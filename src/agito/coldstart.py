@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from agito.credit import demonstrations
+from agito.curriculum import draw
 from agito.protocols import ScriptFactory, StepStats
 from agito.schedule import Quota
 from agito.studio import Studio
@@ -31,8 +32,9 @@ async def survey(studio: Studio) -> None:
 
 
 async def demonstrate(studio: Studio, on_attempt: Callable[[Attempt], None]) -> tuple[Attempt, ...]:
-    """Good and bad demonstrations alike, as the recipe's number says; void ones are left out."""
-    quota = Quota(groups=studio.recipe.sft.demos, group_size=1, first=DEMO_BASE, refill=False, max_live=8)
+    """Good and bad demonstrations alike, as many of each cell as the recipe says; void ones are left out."""
+    numbers = draw(studio.weights(studio.recipe.sft.weights), studio.recipe.sft.demos)
+    quota = Quota(ids=[DEMO_BASE + number for number in numbers], group_size=1, max_live=8)
     collected = await studio.attempts(studio.plan("train", DEMO_BASE, demonstrator(studio)), [quota], on_attempt=on_attempt)
     return tuple(attempt for attempt in collected.attempts if attempt.is_scored)
 

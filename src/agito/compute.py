@@ -48,16 +48,14 @@ class Compute:
         return len(self._workers)
 
     @classmethod
-    async def open(cls, *, ranks: int, context: int, **setup: Any) -> Compute:
-        """Starts the workers; `setup` goes to `agito.worker.Worker.setup`. Raises `WorkerDied` when one does not come up."""
+    def start(cls, *, ranks: int, context: int) -> Compute:
+        """Starts the workers, which then import what they need; `setup` comes next."""
         meeting = Path(tempfile.mkdtemp(prefix="agito-")) / "ranks"
-        self = cls([_Worker(rank, ranks, meeting) for rank in range(ranks)], context)
-        try:
-            await self._all("setup", context=context, **setup)
-        except BaseException:
-            await self.aclose()
-            raise
-        return self
+        return cls([_Worker(rank, ranks, meeting) for rank in range(ranks)], context)
+
+    async def setup(self, **setup: Any) -> None:
+        """Makes model, engine and trainer: see `agito.worker.Worker.setup`. Raises `WorkerDied` when a worker did not come up."""
+        await self._all("setup", context=self.context, **setup)
 
     async def advance(self, rank: int, exchange: Advance) -> Advanced:
         return await self._workers[rank].call("advance", exchange)

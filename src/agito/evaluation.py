@@ -20,7 +20,7 @@ async def policy(
     base = STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
     bounds = [num_tasks * rank // studio.recipe.compute.ranks for rank in range(studio.recipe.compute.ranks + 1)]
     quotas = [
-        Quota(groups=stop - start, group_size=1, first=base + start, refill=False, max_live=studio.recipe.compute.rows)
+        Quota(ids=range(base + start, base + stop), group_size=1, max_live=studio.recipe.compute.rows)
         for start, stop in itertools.pairwise(bounds)
         if stop > start
     ]
@@ -43,6 +43,6 @@ async def scripts(studio: Studio, split: str, num_tasks: int, *, demonstrator_sk
     found: dict[str, tuple[Attempt, ...]] = {}
     for number, (name, script) in enumerate(ways.items()):
         base = BASELINE_BASE + number * 100_000
-        quota = Quota(groups=num_tasks, group_size=1, first=base, refill=False, max_live=8)
+        quota = Quota(ids=range(base, base + num_tasks), group_size=1, max_live=8)
         found[name] = (await studio.attempts(studio.plan(split, base, script), [quota])).attempts
     return found

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agito import coldstart, config, evaluation, loop
+from agito.curriculum import Curriculum
 from agito.errors import BadRecipe
 from agito.protocols import StepStats
 from agito.recipe import Recipe
@@ -63,17 +64,22 @@ class _Job:
         self._ledger: Ledger
         self._studio: Studio
         self._tier = "unknown"
+        self._curriculum: Curriculum
 
     async def run_through(self, checkpoint: Path | None) -> Summary:
         async with AsyncExitStack() as stack:
             self._studio = await stack.enter_async_context(open_studio(self._recipe))
+            self._curriculum = Curriculum(len(self._studio.cells))
+            self._studio.start_compute()
             start = self._roll_back(checkpoint)
             stack.callback(lambda: (self._metrics.close(), self._ledger.close()))
             await (self._restore(checkpoint) if checkpoint else self._cold_start())
             before = await self._evaluate("before", "heldout", self._recipe.eval.tasks)
             with self._tally.phase("rl"):
                 self._watcher.phase("rl", self._recipe.rl.steps)
-                await loop.train(self._studio, start=start, on_step=self._after_step, new_version=self._ledger.next_version)
+                await loop.train(
+                    self._studio, self._curriculum, start=start, on_step=self._after_step, new_version=self._ledger.next_version
+                )
             await self._save("final", self._recipe.rl.steps)
             after = await self._evaluate("after", "heldout", self._recipe.eval.tasks)
             structural = await self._evaluate("structural", "structural", self._recipe.eval.structural_tasks)
@@ -91,6 +97,7 @@ class _Job:
         step, tally, consumed = meta["step"], meta["tally"], meta["consumed"]
         assert isinstance(step, int) and isinstance(tally, dict) and isinstance(consumed, dict)
         self._tally = Tally.from_json(tally)
+        self._curriculum = Curriculum.from_json(meta["curriculum"])
         attempts = {
             int(key): [AttemptId.parse(str(each)) for each in listed] for key, listed in consumed.items() if isinstance(listed, list)
         }
@@ -143,7 +150,12 @@ class _Job:
         compute, vocabulary = self._studio.compute, self._studio.vocabulary
         assert compute is not None and vocabulary is not None
         consumed: dict[str, Json] = {str(at): [str(attempt) for attempt in attempts] for at, attempts in self._ledger.uncommitted().items()}
-        meta: dict[str, Json] = {"step": step, "consumed": consumed, "tally": self._tally.to_json()}
+        meta: dict[str, Json] = {
+            "step": step,
+            "consumed": consumed,
+            "tally": self._tally.to_json(),
+            "curriculum": self._curriculum.to_json(),
+        }
         target = self._run.checkpoints / name
         if target.exists():  # a resumed run that had come this far
             return

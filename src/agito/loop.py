@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from agito.credit import leave_one_out
+from agito.curriculum import Curriculum, draw
 from agito.protocols import StepStats
 from agito.rollout import Collected
 from agito.schedule import Quota
 from agito.studio import Studio
 from agito.types import Attempt, Group, Sample, mean
 
-RL_BASE, _STRIDE = 10_000_000, 1_000  # group ids: a thousand for every step
+RL_BASE, _STRIDE = 10_000_000, 10_000  # group ids: a range for every step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,9 @@ class Step:
     figures: Mapping[str, float]
 
 
-async def train(studio: Studio, *, start: int, on_step: Callable[[Step], Awaitable[None]], new_version: Callable[[], int]) -> None:
+async def train(
+    studio: Studio, curriculum: Curriculum, *, start: int, on_step: Callable[[Step], Awaitable[None]], new_version: Callable[[], int]
+) -> None:
     """RL from step `start` on; `on_step` is awaited after each. The optimizer's phase begins at step 0 and is restored later on."""
     recipe, compute = studio.recipe.rl, studio.compute
     assert compute is not None
@@ -39,8 +42,10 @@ async def train(studio: Studio, *, start: int, on_step: Callable[[Step], Awaitab
     await compute.publish(new_version())
     for index in range(start, recipe.steps):
         began = time.monotonic()
-        collected = await attempt(studio, index)
+        collected = await attempt(studio, index, curriculum)
         acted = time.monotonic()
+        if recipe.follow:
+            curriculum.learn(((group.id - RL_BASE) % len(studio.cells), group.is_mixed) for group in collected.groups)
         samples = tuple(sample for group in collected.groups if group.is_mixed for sample in leave_one_out(group))
         rate = min(1.0, sum(group.is_mixed for group in collected.groups) / recipe.groups)
         stats = await compute.step(samples, rate=rate) if samples else None
@@ -53,16 +58,19 @@ async def train(studio: Studio, *, start: int, on_step: Callable[[Step], Awaitab
         await on_step(Step(index=index, groups=collected.groups, trained=samples, figures=figures))
 
 
-async def attempt(studio: Studio, index: int) -> Collected:
+async def attempt(studio: Studio, index: int, curriculum: Curriculum) -> Collected:
     """Enough groups in which not everybody earned the same, or as many as the recipe allows; each rank has its own share."""
     recipe, ranks = studio.recipe.rl, studio.recipe.compute.ranks
-    base = RL_BASE + index * _STRIDE
     share = recipe.groups // ranks
     most = int(share * recipe.refill)
+    numbers = draw(curriculum.weights(), most * ranks, first=index * _STRIDE)
     quotas = [
-        Quota(groups=share, group_size=recipe.group_size, first=base + rank * most, max_groups=most, max_live=studio.recipe.compute.rows)
+        Quota(
+            ids=[RL_BASE + number for number in numbers[rank * most :][:most]], group_size=recipe.group_size, mixed=share,
+            max_live=studio.recipe.compute.rows,
+        )
         for rank in range(ranks)
-    ]
+    ]  # fmt: skip
     return await studio.attempts(studio.plan("train", RL_BASE), quotas, temperature=recipe.temperature)
 
 

@@ -51,6 +51,7 @@ class SftSection(Section):
     """Cold start on demonstrations by an imperfect script."""
 
     demos: int = Field(default=8000, ge=1)
+    weights: dict[str, float] = Field(default_factory=dict[str, float])  # of cells, such as "find-1"; 1 where none is given
     skill: float = Field(default=0.5, ge=0, le=1)
     epochs: int = Field(default=2, ge=1)
     batch: int = Field(default=8, ge=1)
@@ -64,6 +65,7 @@ class RlSection(Section):
     groups: int = Field(default=24, ge=1)  # mixed groups a step
     group_size: int = Field(default=8, ge=2)
     refill: float = Field(default=1.5, ge=1)  # groups issued a step at the most, over `groups`
+    follow: bool = True  # draw more tasks from the cells where attempts at one task come out differently
     temperature: float = Field(default=1.0, gt=0)
     checkpoint_every: int = Field(default=5, ge=1)
 

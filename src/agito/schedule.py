@@ -15,13 +15,11 @@ from agito.types import AttemptId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """How much to collect. Group ids are `first`, `first + 1`, ..."""
+    """How much to collect: the groups that may be issued, in order, and how many of them must have come out mixed."""
 
-    groups: int  # mixed groups wanted, or groups at all when `refill` is off
+    ids: Sequence[int]
     group_size: int
-    first: int = 0
-    refill: bool = True  # replace a group that teaches nothing
-    max_groups: int = 0  # issued at the most, refills included; 0: as many as wanted
+    mixed: int | None = None  # begin with as many groups, and replace one that teaches nothing; None: all of `ids`, whatever comes out
     max_live: int = 256
     max_tries: int = 3
 
@@ -39,8 +37,9 @@ class Schedule:
     """Feed it `start` and then every finished attempt; it says which attempts to start."""
 
     def __init__(self, quota: Quota) -> None:
-        if quota.groups < 1 or quota.group_size < 1:
-            raise ValueError(f"groups={quota.groups} group_size={quota.group_size}: both must be at least 1")
+        self._wanted = len(quota.ids) if quota.mixed is None else quota.mixed
+        if not 1 <= self._wanted <= len(quota.ids) or quota.group_size < 1:
+            raise ValueError(f"{self._wanted} groups of {quota.group_size} wanted out of {len(quota.ids)}: need at least one of each")
         self._quota = quota
         self._queue: deque[AttemptId] = deque()
         self._open: dict[int, _Open] = {}
@@ -52,7 +51,7 @@ class Schedule:
         return not self._queue and not self._live
 
     def start(self) -> tuple[AttemptId, ...]:
-        for _ in range(self._quota.groups):
+        for _ in range(self._wanted):
             self._add_group()
         return self._release()
 
@@ -72,13 +71,13 @@ class Schedule:
         return self._release()
 
     def _complete(self, group: _Open) -> None:
-        if not self._quota.refill or group.is_mixed():
+        if self._quota.mixed is None or group.is_mixed():
             self._useful += 1
-        elif self._issued < self._quota.max_groups and self._useful + len(self._open) < self._quota.groups:
+        elif self._issued < len(self._quota.ids) and self._useful + len(self._open) < self._wanted:
             self._add_group()
 
     def _add_group(self) -> None:
-        group = self._quota.first + self._issued
+        group = self._quota.ids[self._issued]
         self._issued += 1
         self._open[group] = _Open()
         self._queue.extend(AttemptId(group=group, slot=slot) for slot in range(self._quota.group_size))

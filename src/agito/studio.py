@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -11,6 +11,7 @@ import anyio
 from agito.compute import Compute
 from agito.engine.lockstep import Lockstep
 from agito.envs import load
+from agito.errors import BadRecipe
 from agito.harness import SoloHarness, act_out
 from agito.protocols import Environment, Renderer, ScriptFactory
 from agito.recipe import Recipe
@@ -36,6 +37,17 @@ class Studio:
         families = self.recipe.env.families or self.environment.families
         levels = self.recipe.env.levels or self.environment.levels
         return tuple((family, level) for level in levels for family in families)
+
+    def weights(self, named: Mapping[str, float]) -> list[float]:
+        """A weight for each cell, 1 where none is named. Names that are all strange were meant for another environment, and are ignored.
+
+        Raises `BadRecipe` for a name that is no cell's beside names that are.
+        """
+        known = [f"{family}-{level}" for family in self.environment.families for level in self.environment.levels]
+        unknown = sorted(set(named) - set(known))
+        if 0 < len(unknown) < len(named):
+            raise BadRecipe(f"weights: there is no cell {unknown[0]}; there are {', '.join(known)}")
+        return [named.get(f"{family}-{level}", 1.0) for family, level in self.cells]
 
     def task(self, split: str, index: int) -> tuple[Task, Key]:
         family, level = self.cells[index % len(self.cells)]
@@ -79,15 +91,20 @@ class Studio:
         numbers = [str(number) for number in range(20)] * size
         return learn([*(text for index in sorted(texts) for text in texts[index]), *numbers], size=self.recipe.model.vocab_size)
 
+    def start_compute(self) -> None:
+        """Starts the workers ahead of their use; they take seconds to come up, beside whatever else is done."""
+        self.compute = Compute.start(ranks=self.recipe.compute.ranks, context=self.recipe.compute.context)
+
     async def open_compute(self) -> None:
         """Raises `WorkerDied`. The vocabulary decides the size of the embedding."""
         assert self.vocabulary is not None
         recipe = self.recipe
+        if self.compute is None:
+            self.start_compute()
+        assert self.compute is not None
         model = recipe.model.model_dump() | {"vocab_size": len(self.vocabulary), "max_position": recipe.compute.context}
-        self.compute = await Compute.open(
-            ranks=recipe.compute.ranks, context=recipe.compute.context, rows=recipe.compute.rows, device=recipe.compute.device,
-            seed=recipe.seed, model=model, trainer=recipe.trainer.model_dump(mode="json"),
-        )  # fmt: skip
+        trainer = recipe.trainer.model_dump(mode="json")
+        await self.compute.setup(rows=recipe.compute.rows, device=recipe.compute.device, seed=recipe.seed, model=model, trainer=trainer)
 
     async def attempts(
         self,

@@ -157,21 +157,21 @@ class NeverAnswers(FakeEnvironment):
 
 async def test_a_void_slot_is_tried_again_and_its_last_try_stands() -> None:
     environment = NeverAnswers(good_try=2)
-    collected = await gather(environment, Quota(groups=2, group_size=2, refill=False))
+    collected = await gather(environment, Quota(ids=range(2), group_size=2))
     assert collected.retried == 4
     assert all(each.is_scored and each.verdict.reward == 1.0 for each in collected.attempts)
     assert sorted(each.trajectory.attempt.tries for each in collected.attempts) == [0, 0, 2, 2]
 
 
 async def test_a_slot_that_stays_void_is_masked_and_its_group_is_void() -> None:
-    collected = await gather(NeverAnswers(good_try=99), Quota(groups=2, group_size=2, refill=False))
+    collected = await gather(NeverAnswers(good_try=99), Quota(ids=range(2), group_size=2))
     assert [group.is_void for group in collected.groups] == [True, True]
     assert [each.is_scored for each in collected.attempts] == [False, True, False, True]
     assert all(math.isnan(each.verdict.reward) for each in collected.attempts if not each.is_scored)
 
 
 async def test_groups_come_back_complete_and_in_order_with_slots_in_order() -> None:
-    collected = await gather(FakeEnvironment(), Quota(groups=5, group_size=3, first=40, refill=False, max_live=4))
+    collected = await gather(FakeEnvironment(), Quota(ids=range(40, 45), group_size=3, max_live=4))
     assert [group.id for group in collected.groups] == [40, 41, 42, 43, 44]
     for group in collected.groups:
         assert [each.trajectory.attempt.slot for each in group.attempts] == [0, 1, 2]

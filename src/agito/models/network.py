@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+ALIKE = 0.85  # correlation of a new network's keys with its queries
 SPREAD = 1.3  # longest over shortest sequence of a padded batch
 
 
@@ -91,7 +92,11 @@ class Qwen3(nn.Module):
     @torch.no_grad()
     def reset(self, seed: int) -> None:
         """Draws every weight anew: normal, matrices at 1/sqrt(fan-in), embeddings at 0.02 when tied (they are also the head),
-        projections back into the residual stream divided by sqrt(2 x layers). The draw does not depend on the device."""
+        projections back into the residual stream divided by sqrt(2 x layers). The draw does not depend on the device.
+
+        Each key matrix then becomes mostly that of its first query head, so that attention begins by looking for what is alike
+        (arXiv:2305.09828); copying from the context is learned in half the steps.
+        """
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             if weight.dim() == 1:
@@ -101,6 +106,9 @@ class Qwen3(nn.Module):
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 std /= math.sqrt(2 * self.config.num_layers)
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+        for module in self.modules():
+            if isinstance(module, _Attention):
+                module.liken()
 
 
 def num_params(model: nn.Module) -> int:
@@ -186,6 +194,12 @@ class _Attention(nn.Module):
         self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=False)
         self.q_norm = _RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = _RMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def liken(self) -> None:
+        """Mixes into each key head the first query head that reads it."""
+        heads = (self.config.num_kv_heads, -1, self.config.head_dim)
+        keys, queries = (proj.weight.unflatten(0, heads)[:, 0] for proj in (self.k_proj, self.q_proj))
+        keys.mul_(math.sqrt(1 - ALIKE**2)).add_(queries, alpha=ALIKE)
 
     def forward(self, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, batches: Sequence[Ragged]) -> Tensor:
         width, num_kv_heads = self.config.head_dim, self.config.num_kv_heads

@@ -28,7 +28,7 @@ class SftConfig(PhaseConfig):
     """Cold start: high rates, decayed to nothing."""
 
     lr: float = Field(default=2e-2, gt=0)
-    adam_lr: float = Field(default=1e-2, gt=0)
+    adam_lr: float = Field(default=2e-2, gt=0)
     warmup: float = Field(default=0.02, ge=0, le=1)
     decay: float = Field(default=1.0, ge=0, le=1)
 
@@ -36,8 +36,8 @@ class SftConfig(PhaseConfig):
 class RlConfig(PhaseConfig):
     """Reinforcement learning from a cold start of ours; weights that were trained by others want far smaller rates."""
 
-    lr: float = Field(default=5e-3, gt=0)
-    adam_lr: float = Field(default=2e-3, gt=0)
+    lr: float = Field(default=1.2e-2, gt=0)
+    adam_lr: float = Field(default=5e-3, gt=0)
     decay: float = Field(default=0.7, ge=0, le=1)
     floor: float = Field(default=0.1, ge=0, le=1)
 

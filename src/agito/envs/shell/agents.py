@@ -3,6 +3,7 @@
 One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a
 hasty person does: searches without `^` and takes the first line, which may be stale, does not run the
 check again, gives up on a timeout or a missing tool. Much of that haste goes unpunished, so copying successful attempts copies it.
+Now and then it mistypes a key or a path, sees it, and says the command again: whoever learns from it must have seen how to recover.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Asking: TypeAlias = "Generator[Call, Event, str | None]"  # a stretch of a scrip
 
 UNKNOWN, DONE = "none", "done"
 _GIVE_UP = 0.35  # of its hasty moments, how often the demonstrator gives up where it could also persist
+_SLIP = 0.1  # of its hasty moments, how often it mistypes
 
 
 def sh(command: str) -> Call:
@@ -32,13 +34,22 @@ def submit(answer: str) -> Call:
 
 def solver(prompt: str) -> ScriptFactory:
     """`prompt` is the compact one: `find KEY` or `repair`."""
-    return lambda: _Agent(lambda: True, lambda: True).run(prompt)
+    return lambda: _Agent(lambda: True, lambda: True, lambda word: word).run(prompt)
 
 
 def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
     def script() -> Script:
         rng = random.Random(f"shell/demonstrator/{seed}")
-        return _Agent(lambda: rng.random() < skill, lambda: rng.random() < skill or rng.random() >= _GIVE_UP).run(prompt)
+
+        def careful(unless: float = 1.0) -> bool:
+            return rng.random() < skill or rng.random() >= unless
+
+        def typed(word: str) -> str:
+            if careful(_SLIP):
+                return word
+            return rng.choice(KEYS) if word in KEYS else f"{rng.choice(NAMES)}/{rng.choice(NAMES)}"
+
+        return _Agent(careful, lambda: careful(_GIVE_UP), typed).run(prompt)
 
     return script
 
@@ -66,8 +77,8 @@ def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
 
 
 class _Agent:
-    def __init__(self, careful: Choice, patient: Choice) -> None:
-        self.careful, self.patient = careful, patient
+    def __init__(self, careful: Choice, patient: Choice, typed: Callable[[str], str]) -> None:
+        self.careful, self.patient, self.typed = careful, patient, typed
         self.can_grep = self.can_sed = True
         self.everywhere: str | None = None  # a pattern for all files; None: not looked yet
 
@@ -91,8 +102,8 @@ class _Agent:
             path, _, rule = event.text.strip().removeprefix("want ").rpartition(":")
             key, _, value = rule.partition("=")
             if not path:
-                path, value = yield from self._locate(key, value)
-            elif value.startswith("@"):
+                path = yield from self._locate(key)
+            if value.startswith("@"):
                 value = yield from self._look_up(value[1:])
             if not path or not value or not (yield from self._edit(path, key, value)):
                 break
@@ -110,13 +121,16 @@ class _Agent:
                 return None
 
     def _look_up(self, key: str) -> Asking:
-        start = self._start()
+        start, typed = self._start(), self.typed(key)
         while self.can_grep:
-            event = yield from self._persist(f"grep -rh {start}{key}= *")
+            event = yield from self._persist(f"grep -rh {start}{typed}= *")
             if event is None:
                 return None
             if event.exit_code != 127:
-                return _first_value(event.text, key)
+                if typed == key:
+                    return _first_value(event.text, key)
+                typed = key
+                continue
             self.can_grep = False
             if not self.patient():
                 return None
@@ -130,30 +144,31 @@ class _Agent:
         event = yield sh(f"sed -n /{start}{key}=/p {self.everywhere}")
         return _first_value(event.text, key)
 
-    def _locate(self, key: str, value: str) -> Generator[Call, Event, tuple[str | None, str | None]]:
-        """The file that holds a key, and in the same breath the value of the key that it must be the same as."""
-        start, other = self._start(), value[1:] if value.startswith("@") else None
-        wanted = f"-e {start}{key}= -e {start}{other}=" if other else f"{start}{key}="
-        event = yield from self._persist(f"grep -r {wanted} *")
-        if event is None:
-            return None, None
-        hits = [line.partition(":") for line in event.text.splitlines()]
-        path = next((path for path, _, line in hits if line.removeprefix("old ").startswith(f"{key}=")), None)
-        return path, _first_value("\n".join(line for _, _, line in hits), other) if other else value
+    def _locate(self, key: str) -> Asking:
+        """The file that holds a key."""
+        start, text = self._start(), ""
+        for typed in dict.fromkeys((self.typed(key), key)):
+            event = yield from self._persist(f"grep -r {start}{typed}= *")
+            if event is None:
+                return None
+            text = event.text
+        hits = [line.partition(":") for line in text.splitlines()]
+        return next((path for path, _, line in hits if line.removeprefix("old ").startswith(f"{key}=")), None)
 
     def _start(self) -> str:
         """Careful: only lines that begin with the key, which stale ones do not. Hasty: whatever comes first."""
         return "^" if self.careful() else ""
 
     def _edit(self, path: str, key: str, value: str) -> Generator[Call, Event, bool]:
-        if self.can_sed:
-            event = yield sh(f"sed -i s/^{key}=.*/{key}={value}/ {path}")
-            if event.exit_code != 127:
-                return True
-            self.can_sed = False
-            if not self.patient():
-                return False
-        yield sh(f"grep -v ^{key}= {path} >t; echo {key}={value} >>t; mv t {path}")
+        for typed in dict.fromkeys((self.typed(path), path)):
+            if self.can_sed:
+                event = yield sh(f"sed -i s/^{key}=.*/{key}={value}/ {typed}")
+                if event.exit_code != 127:
+                    continue
+                self.can_sed = False
+                if not self.patient():
+                    return False
+            yield sh(f"grep -v ^{key}= {typed} >t; echo {key}={value} >>t; mv t {typed}")
         return True
 
 

@@ -20,6 +20,7 @@ from agito.protocols import Control, SandboxPool, ScriptFactory
 from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
 from agito.world.sandbox import Pool
 
+_CALL_SECONDS = 2.0  # what the tasks need takes milliseconds; `grep -r x /` takes for ever
 _NATURAL = {
     "find": (
         "The files below the working directory hold lines of the form `key=value`. Find the value of `{key}`. A line that starts "
@@ -112,7 +113,9 @@ class ShellEnvironment:
 
 def _limits(level: int) -> Limits:
     shape = SHAPES[level]
-    return Limits(turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=40, observation_bytes=300)
+    return Limits(
+        turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=40, observation_bytes=300, call_seconds=_CALL_SECONDS
+    )
 
 
 def _key_data(instance: Instance) -> dict[str, Json]:

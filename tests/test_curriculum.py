@@ -1,0 +1,58 @@
+"""Which cells the next tasks come from."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agito.curriculum import Curriculum, draw, shares
+
+WEIGHTS = st.lists(st.floats(0, 10), min_size=1, max_size=8).filter(lambda weights: sum(weights) > 1e-3)
+
+
+@given(weights=WEIGHTS, count=st.integers(0, 200))
+def test_shares_add_up_and_are_within_one_of_exact(weights: list[float], count: int) -> None:
+    parts = shares(weights, count)
+    assert sum(parts) == count
+    assert all(abs(part - count * weight / sum(weights)) < 1 + 1e-6 for part, weight in zip(parts, weights, strict=True))
+
+
+@given(weights=WEIGHTS, count=st.integers(0, 200), first=st.integers(0, 10_000))
+def test_drawn_numbers_are_new_and_of_the_cells_that_the_weights_say(weights: list[float], count: int, first: int) -> None:
+    numbers = draw(weights, count, first=first)
+    assert len(set(numbers)) == count
+    assert all(number >= first for number in numbers)
+    assert [sum(number % len(weights) == cell for number in numbers) for cell in range(len(weights))] == shares(weights, count)
+
+
+def test_every_stretch_of_a_draw_is_about_even() -> None:
+    numbers = draw([1, 1, 2, 4], 64)
+    for half in (numbers[:32], numbers[32:]):
+        assert [sum(number % 4 == cell for number in half) for cell in range(4)] == [4, 4, 8, 16]
+
+
+def test_without_any_weight_nothing_can_be_drawn() -> None:
+    with pytest.raises(ValueError, match="at least one must be above zero"):
+        draw([0.0, 0.0], 3)
+
+
+def test_a_curriculum_leaves_what_is_settled_and_stays_where_outcomes_differ() -> None:
+    curriculum = Curriculum(2)
+    assert curriculum.weights() == [1.15, 1.15]
+    for _ in range(6):
+        curriculum.learn([(0, False), (0, False), (1, True), (1, False)])
+    settled, open_ = curriculum.weights()
+    assert settled == pytest.approx(0.15 + 0.5**6)
+    assert open_ == pytest.approx(0.65, abs=0.01)
+    curriculum.learn([(0, True)])
+    assert curriculum.weights()[0] > 0.6, "a cell that was settled is noticed again"
+
+
+def test_its_state_survives_a_checkpoint_to_the_bit() -> None:
+    curriculum = Curriculum(3)
+    curriculum.learn([(0, True), (0, False), (0, False), (2, False)])
+    again = Curriculum.from_json(json.loads(json.dumps(curriculum.to_json())))
+    assert again.weights() == curriculum.weights()
