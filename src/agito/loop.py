@@ -40,6 +40,7 @@ async def train(
     if start == 0:
         await compute.begin_phase("rl", max(recipe.steps, 1))
     await compute.publish(new_version())
+    studio.take_busy_s()  # what was before is not ours
     for index in range(start, recipe.steps):
         began = time.monotonic()
         collected = await attempt(studio, index, curriculum)

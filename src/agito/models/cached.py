@@ -142,8 +142,8 @@ class CachedQwen3:
         length = self._bucketed(longest)
         source, target = torch.tensor(sources, device=self.device), torch.tensor(targets, device=self.device)
         for keys_SKEC, values_SKCE in zip(self.keys, self.values, strict=True):
-            keys_SKEC[target, ..., :length] = keys_SKEC[source, ..., :length]
-            values_SKCE[target, :, :length] = values_SKCE[source, :, :length]
+            for used in (keys_SKEC[..., :length], values_SKCE[:, :, :length]):
+                used.index_copy_(0, target, used.index_select(0, source))
 
     def read(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
         """A copy of one slot, for `write` to put back, perhaps elsewhere."""
