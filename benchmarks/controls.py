@@ -19,6 +19,7 @@ import anyio
 
 from agito import coldstart, config, evaluation
 from agito.credit import demonstrations
+from agito.curriculum import draw
 from agito.loop import RL_BASE
 from agito.recipe import Recipe
 from agito.record import rate
@@ -28,15 +29,13 @@ from agito.studio import Studio, open_studio
 from agito.types import Attempt
 
 _FRESH_BASE = 20_000_000  # of the training stream: tasks that neither the cold start nor RL has seen
-# More imitation after the cold start's decay to nothing: at RL's own rates, constant.
-_RATES = ("trainer.sft.lr=5e-3", "trainer.sft.adam_lr=2e-3", "trainer.sft.warmup=0.0", "trainer.sft.decay=0.0")
-_CHUNK = 400  # attempts between two looks at the clock
+_CHUNK, _STRIDE = 400, 10_000  # attempts between two looks at the clock; task numbers kept for them
 
 
 async def continued(studio: Studio, index: int) -> tuple[Attempt, ...]:
     """Fresh demonstrations, good and bad, as in the cold start."""
-    base = _FRESH_BASE + index * _CHUNK
-    quota = Quota(ids=range(base, base + _CHUNK), group_size=1, max_live=8)
+    numbers = draw(studio.weights(studio.recipe.sft.weights), _CHUNK, first=_FRESH_BASE - RL_BASE + index * _STRIDE)
+    quota = Quota(ids=[RL_BASE + number for number in numbers], group_size=1, max_live=8)
     plan = studio.plan("train", RL_BASE, coldstart.demonstrator(studio))
     return (await studio.attempts(plan, [quota])).attempts
 
@@ -50,7 +49,7 @@ async def expert_iteration(studio: Studio, index: int) -> tuple[Attempt, ...]:
     """The policy's own attempts, as many a task as RL makes; the successful ones are imitated."""
     recipe = studio.recipe
     share = _CHUNK // recipe.rl.group_size // recipe.compute.ranks
-    first = _FRESH_BASE + index * _CHUNK
+    first = _FRESH_BASE + index * _STRIDE
     quotas = [
         Quota(ids=range(first + rank * share, first + (rank + 1) * share), group_size=recipe.rl.group_size, max_live=recipe.compute.rows)
         for rank in range(recipe.compute.ranks)
@@ -68,7 +67,10 @@ CONTROLS: dict[str, Callable[[Studio, int], Awaitable[tuple[Attempt, ...]]]] = {
 
 async def run_control(run: Path, name: str) -> dict[str, float]:
     """Success on the run's own held-out tasks after as many seconds of the control as the run's RL took."""
-    recipe = config.read(Recipe, run / "config.toml", _RATES)
+    recipe = config.read(Recipe, run / "config.toml")
+    rates = recipe.trainer.rl  # more imitation after the cold start's decay to nothing: at RL's own rates, constant
+    sft = recipe.trainer.sft.model_copy(update={"lr": rates.lr, "adam_lr": rates.adam_lr, "warmup": 0.0, "decay": 0.0})
+    recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"sft": sft})})
     budget_s = json.loads((run / "summary.json").read_text())["phase_wall_s"]["rl"]
     checkpoint = run / "checkpoints" / "step-0"
     async with open_studio(recipe) as studio:
@@ -82,9 +84,11 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
             await studio.compute.publish(1_000_000 + rounds)
             kept = [sample for attempt in await CONTROLS[name](studio, rounds) for sample in demonstrations(attempt.trajectory)]
             rng.shuffle(kept)
-            for at in range(0, len(kept) - recipe.sft.batch + 1, recipe.sft.batch):
-                await studio.compute.imitate([kept[at : at + recipe.sft.batch]])
-                steps += 1
+            size = recipe.sft.batch
+            batches = [kept[at : at + size] for at in range(0, len(kept) - size + 1, size)]
+            for at in range(0, len(batches), 10):
+                await studio.compute.imitate(batches[at : at + 10])
+            steps += len(batches)
             rounds += 1
         spent_s = time.monotonic() - began
         await studio.compute.publish(2_000_000)

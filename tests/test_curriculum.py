@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agito.curriculum import Curriculum, draw, shares
+from agito.errors import CorruptCheckpoint
 
 WEIGHTS = st.lists(st.floats(0, 10), min_size=1, max_size=8).filter(lambda weights: sum(weights) > 1e-3)
 
@@ -54,5 +55,7 @@ def test_a_curriculum_leaves_what_is_settled_and_stays_where_outcomes_differ() -
 def test_its_state_survives_a_checkpoint_to_the_bit() -> None:
     curriculum = Curriculum(3)
     curriculum.learn([(0, True), (0, False), (0, False), (2, False)])
-    again = Curriculum.from_json(json.loads(json.dumps(curriculum.to_json())))
+    again = Curriculum.from_json(3, json.loads(json.dumps(curriculum.to_json())))
     assert again.weights() == curriculum.weights()
+    with pytest.raises(CorruptCheckpoint, match="for each of 4 cells"):
+        Curriculum.from_json(4, curriculum.to_json())

@@ -51,7 +51,7 @@ def batches(attempts: Sequence[Attempt], *, size: int, epochs: int, seed: int) -
 
 
 async def imitate(studio: Studio, plan: Sequence[Sequence[Sample]], on_step: Callable[[int, StepStats], None]) -> None:
-    """One supervised step a batch. Raises `ValueError` when there is less than one batch."""
+    """One supervised step a batch; `on_step` hears of them some at a time. Raises `ValueError` when there is less than one batch."""
     if not plan:
         raise ValueError("there is not one full batch of demonstrations: raise sft.demos or lower sft.batch")
     assert studio.compute is not None

@@ -67,7 +67,8 @@ class Compute:
         """A supervised step for each batch, without a round trip between them."""
         shares = [spread(batch, self.num_ranks) for batch in batches]
         totals = [sum(sample.num_trainable for sample in batch) for batch in batches]
-        return (await self._each("imitate", [([share[rank] for share in shares], totals) for rank in range(self.num_ranks)], {}))[0]
+        arguments = [([share[rank] for share in shares], totals) for rank in range(self.num_ranks)]
+        return (await self._each("imitate", arguments, {}, deadline_s=_ANSWER_DEADLINE_S * max(len(batches), 1)))[0]
 
     async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> StepStats:
         shares = spread(samples, self.num_ranks)
@@ -88,16 +89,20 @@ class Compute:
     async def aclose(self) -> None:
         """Idempotent. Afterwards the workers' CPU time is in this process's children's."""
         for worker in self._workers:
-            worker.close()
+            worker.hang_up()
+        for worker in self._workers:
+            worker.bury()
 
     async def _all(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return (await self._each(method, [args] * self.num_ranks, kwargs))[0]
 
-    async def _each(self, method: str, arguments: Sequence[tuple[Any, ...]], kwargs: dict[str, Any]) -> list[Any]:
+    async def _each(
+        self, method: str, arguments: Sequence[tuple[Any, ...]], kwargs: dict[str, Any], *, deadline_s: float = _ANSWER_DEADLINE_S
+    ) -> list[Any]:
         answers: list[Any] = [None] * self.num_ranks
 
         async def call(rank: int) -> None:
-            answers[rank] = await self._workers[rank].call(method, *arguments[rank], **kwargs)
+            answers[rank] = await self._workers[rank].call(method, *arguments[rank], deadline_s=deadline_s, **kwargs)
 
         try:
             async with anyio.create_task_group() as tasks:
@@ -133,18 +138,20 @@ class _Worker:
         )  # fmt: skip
         theirs.close()
         self._turn = anyio.Lock()
+        self._has_answered = False
 
-    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    async def call(self, method: str, *args: Any, deadline_s: float = _ANSWER_DEADLINE_S, **kwargs: Any) -> Any:
         async with self._turn:
             try:
                 self._pipe.send((method, args, kwargs))
-                with anyio.fail_after(_ANSWER_DEADLINE_S):
+                with anyio.fail_after(deadline_s):
                     await anyio.wait_readable(self._pipe.fileno())
                 answer = self._pipe.recv()
             except TimeoutError:
-                raise WorkerDied(f"worker {self._rank} has not answered {method} for {_ANSWER_DEADLINE_S:.0f} s") from None
+                raise WorkerDied(f"worker {self._rank} has not answered {method} for {deadline_s:.0f} s") from None
             except (EOFError, OSError) as error:
                 raise WorkerDied(f"worker {self._rank} ended during {method} ({self._ending()})") from error
+        self._has_answered = True
         if isinstance(answer, WorkerFailed):
             if isinstance(answer.error, AgitoError):
                 raise answer.error
@@ -158,9 +165,14 @@ class _Worker:
             return "its pipe closed"
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
+        """A worker that has not answered yet still comes up, with nothing to lose: it is not waited for."""
         if not self._pipe.closed:
             self._pipe.close()
+        if not self._has_answered:
+            self._process.kill()
+
+    def bury(self) -> None:
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from agito.errors import CorruptCheckpoint
 from agito.types import Json
 
 _MEMORY = 0.5  # of what was known of a cell, when a new step is seen
@@ -58,8 +59,12 @@ class Curriculum:
         return list(self._mixed)
 
     @classmethod
-    def from_json(cls, mixed: Json) -> Curriculum:
-        assert isinstance(mixed, list)
-        self = cls(len(mixed))
+    def from_json(cls, num_cells: int, mixed: Json) -> Curriculum:
+        """Raises `CorruptCheckpoint` for anything but a share for each cell."""
+        if not isinstance(mixed, list) or len(mixed) != num_cells:
+            raise CorruptCheckpoint(
+                f"the curriculum is {mixed}: need a share for each of {num_cells} cells; was another version of Agito here?"
+            )
+        self = cls(num_cells)
         self._mixed = [float(str(share)) for share in mixed]
         return self

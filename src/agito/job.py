@@ -6,7 +6,6 @@ goes on from the last committed checkpoint and computes what it would have compu
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -97,7 +96,7 @@ class _Job:
         step, tally, consumed = meta["step"], meta["tally"], meta["consumed"]
         assert isinstance(step, int) and isinstance(tally, dict) and isinstance(consumed, dict)
         self._tally = Tally.from_json(tally)
-        self._curriculum = Curriculum.from_json(meta["curriculum"])
+        self._curriculum = Curriculum.from_json(len(self._studio.cells), meta.get("curriculum"))
         attempts = {
             int(key): [AttemptId.parse(str(each)) for each in listed] for key, listed in consumed.items() if isinstance(listed, list)
         }
@@ -122,12 +121,9 @@ class _Job:
             await studio.open_compute()
             plan = coldstart.batches(demos, size=recipe.sft.batch, epochs=recipe.sft.epochs, seed=recipe.seed)
             self._watcher.phase("sft", len(plan))
-            began = time.monotonic()
 
             def on_step(step: int, stats: StepStats) -> None:
-                self._metrics.write(
-                    step, "sft", {**stats.values, "tokens/per_s": stats.values["sft/tokens"] * (step + 1) / (time.monotonic() - began)}
-                )
+                self._metrics.write(step, "sft", stats.values)
                 self._watcher.advance(stats.values)
 
             await coldstart.imitate(studio, plan, on_step)

@@ -46,7 +46,8 @@ async def train(
         collected = await attempt(studio, index, curriculum)
         acted = time.monotonic()
         if recipe.follow:
-            curriculum.learn(((group.id - RL_BASE) % len(studio.cells), group.is_mixed) for group in collected.groups)
+            told = [group for group in collected.groups if not group.is_void]
+            curriculum.learn(((group.id - RL_BASE) % len(studio.cells), group.is_mixed) for group in told)
         samples = tuple(sample for group in collected.groups if group.is_mixed for sample in leave_one_out(group))
         rate = min(1.0, sum(group.is_mixed for group in collected.groups) / recipe.groups)
         stats = await compute.step(samples, rate=rate) if samples else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -51,7 +51,9 @@ class SftSection(Section):
     """Cold start on demonstrations by an imperfect script."""
 
     demos: int = Field(default=8000, ge=1)
-    weights: dict[str, float] = Field(default_factory=dict[str, float])  # of cells, such as "find-1"; 1 where none is given
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict[str, float]
+    )  # of cells, such as "find-1"; 1 where none is given
     skill: float = Field(default=0.5, ge=0, le=1)
     epochs: int = Field(default=2, ge=1)
     batch: int = Field(default=8, ge=1)

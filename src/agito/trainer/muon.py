@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
         dtype: torch.dtype = torch.float32,
         reducer: Reducer | None = None,
     ) -> None:
-        """With a `reducer`, ranks with equal gradients each iterate a part of the matrices; the result is that of one rank, to the bit."""
+        """With a `reducer`, ranks with equal gradients each iterate a part of the matrices."""
         wrong = [tuple(param.shape) for param in params if param.ndim != 2]
         if wrong:
             raise ValueError(f"parameter of shape {wrong[0]}: Muon takes matrices; give the others to AdamW")
@@ -85,7 +85,7 @@ def orthogonalise(matrices: Sequence[Tensor], dtype: torch.dtype, *, rank: int =
         is_tall = [matrices[index].shape[0] > matrices[index].shape[1] for index in indices]
         wide = [matrices[index].T if tall else matrices[index] for index, tall in zip(indices, is_tall, strict=True)]
         for index, tall, result in zip(indices, is_tall, _newton_schulz(torch.stack(wide).to(dtype)), strict=True):
-            results[index] = result.T if tall else result
+            results[index] = (result.T if tall else result).to(matrices[index].dtype)
     return results
 
 

@@ -80,7 +80,7 @@ class LocalTrainer:
             loss = token_cross_entropy(token_logprobs(logp_TV, part.target_T), num_tokens=total)
             loss.backward()
             nll += float(loss.detach()) * total
-        sums = torch.tensor([nll, counted])
+        sums = torch.tensor([nll, counted], device=self._parameters[0].device)
         figures = self._apply(along=sums)
         nll, counted = sums.tolist()
         return self._finish({"sft/loss_nats": nll / _positive(counted), "sft/tokens": counted, **figures})
