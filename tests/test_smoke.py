@@ -8,7 +8,8 @@ import pytest
 
 import agito
 
-# To become part of the fast gate when the margin is known over 20 seeds: "Smoke over seeds" in docs/log.md. A run that does not learn ends where it began.
+# To become part of the fast gate when the margin is known over 20 seeds ("Smoke over seeds" in docs/log.md). A run that does not
+# learn ends where it began.
 AFTER, GAIN = 0.80, 0.05
 
 
