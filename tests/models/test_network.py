@@ -15,6 +15,7 @@ from transformers import Qwen3Config as HFConfig
 from transformers import Qwen3ForCausalLM
 
 from agito.models import CachedQwen3, Qwen3, Qwen3Config, num_params
+from agito.models.network import ALIKE
 
 TINY = Qwen3Config(
     vocab_size=131, hidden_size=48, intermediate_size=80, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=16, max_position=256
@@ -210,3 +211,15 @@ def test_weights_of_another_network_are_refused_and_nothing_changes() -> None:
 
 def expect(model: Qwen3, ids: list[int], logits_V: Tensor) -> None:
     torch.testing.assert_close(logits_V, model(torch.tensor(ids), [len(ids)])[-1], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_keys_begin_like_the_first_query_head_that_reads_them_and_as_large(num_kv_heads: int) -> None:
+    model = Qwen3(Qwen3Config(vocab_size=16, hidden_size=64, num_heads=4, num_kv_heads=num_kv_heads, head_dim=32), seed=3)
+    for layer in model.model.layers:
+        queries_HW, keys_KW = (proj.weight.view(-1, 32 * 64) for proj in (layer.self_attn.q_proj, layer.self_attn.k_proj))  # pyright: ignore
+        for head, key_W in enumerate(keys_KW):
+            alike = [float(torch.corrcoef(torch.stack([query_W, key_W]))[0, 1]) for query_W in queries_HW]
+            assert alike.pop(head * 4 // num_kv_heads) == pytest.approx(ALIKE, abs=0.03)
+            assert max(map(abs, alike)) < 0.1
+        assert float(keys_KW.std()) == pytest.approx(float(queries_HW.std()), rel=0.05)
