@@ -216,8 +216,9 @@ def expect(model: Qwen3, ids: list[int], logits_V: Tensor) -> None:
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 def test_keys_begin_like_the_first_query_head_that_reads_them_and_as_large(num_kv_heads: int) -> None:
     model = Qwen3(Qwen3Config(vocab_size=16, hidden_size=64, num_heads=4, num_kv_heads=num_kv_heads, head_dim=32), seed=3)
-    for layer in model.model.layers:
-        queries_HW, keys_KW = (proj.weight.view(-1, 32 * 64) for proj in (layer.self_attn.q_proj, layer.self_attn.k_proj))  # pyright: ignore
+    weights = model.state_dict()
+    for layer in range(model.config.num_layers):
+        queries_HW, keys_KW = (weights[f"model.layers.{layer}.self_attn.{name}_proj.weight"].view(-1, 32 * 64) for name in ("q", "k"))
         for head, key_W in enumerate(keys_KW):
             alike = [float(torch.corrcoef(torch.stack([query_W, key_W]))[0, 1]) for query_W in queries_HW]
             assert alike.pop(head * 4 // num_kv_heads) == pytest.approx(ALIKE, abs=0.03)
