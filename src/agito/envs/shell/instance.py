@@ -25,7 +25,7 @@ class Shape:
     lines: int  # per file, bystanders included
     hops: tuple[int, ...]  # find: one of these numbers of pointers
     stale: float  # a stale line stands beside the live one, for each key on the way
-    missing: float  # the family's main tool is not installed: the fallback is needed
+    missing: float = 0.35  # the family's main tool is not installed: the fallback is needed
     timeout: float  # per call of a slow tool
     faults: tuple[int, ...]  # repair: one of these numbers of broken rules
     named: float  # repair: the check names the file, per rule
@@ -35,54 +35,11 @@ class Shape:
 
 
 SHAPES: dict[int, Shape] = {
-    1: Shape(
-        dirs=0, files=3, lines=2, hops=(0,), stale=0.5, missing=0.35, timeout=0.15, faults=(1, 2), named=1.0, same=0.0, turns=12, tokens=256
-    ),
-    2: Shape(
-        dirs=2,
-        files=2,
-        lines=2,
-        hops=(0, 1),
-        stale=0.5,
-        missing=0.35,
-        timeout=0.15,
-        faults=(1, 2),
-        named=0.5,
-        same=0.0,
-        turns=14,
-        tokens=288,
-    ),
-    3: Shape(
-        dirs=2,
-        files=2,
-        lines=3,
-        hops=(0, 1, 2),
-        stale=0.5,
-        missing=0.35,
-        timeout=0.15,
-        faults=(1, 2),
-        named=0.5,
-        same=0.2,
-        turns=18,
-        tokens=384,
-    ),
-    4: Shape(
-        dirs=3, files=2, lines=3, hops=(1, 2), stale=0.6, missing=0.35, timeout=0.2, faults=(2,), named=0.3, same=0.5, turns=28, tokens=640
-    ),
-    5: Shape(
-        dirs=3,
-        files=3,
-        lines=3,
-        hops=(1, 2, 3),
-        stale=0.6,
-        missing=0.35,
-        timeout=0.25,
-        faults=(2, 3),
-        named=0.2,
-        same=0.6,
-        turns=36,
-        tokens=896,
-    ),
+    1: Shape(dirs=0, files=3, lines=2, hops=(0,), stale=0.5, timeout=0.15, faults=(1, 2), named=1.0, same=0.0, turns=12, tokens=256),
+    2: Shape(dirs=2, files=2, lines=2, hops=(0, 1), stale=0.5, timeout=0.15, faults=(1, 2), named=0.5, same=0.0, turns=14, tokens=288),
+    3: Shape(dirs=2, files=2, lines=3, hops=(0, 1, 2), stale=0.5, timeout=0.15, faults=(1, 2), named=0.5, same=0.2, turns=18, tokens=384),
+    4: Shape(dirs=3, files=2, lines=3, hops=(1, 2), stale=0.6, timeout=0.2, faults=(2,), named=0.3, same=0.5, turns=28, tokens=640),
+    5: Shape(dirs=3, files=3, lines=3, hops=(1, 2, 3), stale=0.6, timeout=0.25, faults=(2, 3), named=0.2, same=0.6, turns=36, tokens=896),
 }
 
 
