@@ -12,12 +12,13 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import anyio
 
 from agito import coldstart, config, evaluation
+from agito.compute import Compute
 from agito.credit import demonstrations
 from agito.curriculum import draw
 from agito.loop import RL_BASE
@@ -26,7 +27,7 @@ from agito.record import rate
 from agito.render import Vocabulary
 from agito.schedule import Quota
 from agito.studio import Studio, open_studio
-from agito.types import Attempt
+from agito.types import Attempt, Sample
 
 _FRESH_BASE = 20_000_000  # of the training stream: tasks that neither the cold start nor RL has seen
 _CHUNK, _STRIDE = 400, 10_000  # attempts between two looks at the clock; task numbers kept for them
@@ -34,7 +35,8 @@ _CHUNK, _STRIDE = 400, 10_000  # attempts between two looks at the clock; task n
 
 async def continued(studio: Studio, index: int) -> tuple[Attempt, ...]:
     """Fresh demonstrations, good and bad, as in the cold start."""
-    numbers = draw(studio.weights(studio.recipe.sft.weights), _CHUNK, first=_FRESH_BASE - RL_BASE + index * _STRIDE)
+    first = _FRESH_BASE - RL_BASE + index * _STRIDE
+    numbers = draw(studio.weights(studio.recipe.sft.weights), _CHUNK, seed=str(studio.recipe.seed), first=first)
     quota = Quota(ids=[RL_BASE + number for number in numbers], group_size=1, max_live=8)
     plan = studio.plan("train", RL_BASE, coldstart.demonstrator(studio))
     return (await studio.attempts(plan, [quota])).attempts
@@ -66,34 +68,65 @@ CONTROLS: dict[str, Callable[[Studio, int], Awaitable[tuple[Attempt, ...]]]] = {
 
 
 async def run_control(run: Path, name: str) -> dict[str, float]:
-    """Success on the run's own held-out tasks after as many seconds of the control as the run's RL took."""
+    """Success on the run's own held-out tasks after as many seconds of the control as the run's RL took.
+
+    The next demonstrations are made beside the imitation of the last, as in the cold start; the policy's own attempts are not, because
+    they are to be its latest.
+    """
     recipe = config.read(Recipe, run / "config.toml")
-    rates = recipe.trainer.rl  # more imitation after the cold start's decay to nothing: at RL's own rates, constant
-    sft = recipe.trainer.sft.model_copy(update={"lr": rates.lr, "adam_lr": rates.adam_lr, "warmup": 0.0, "decay": 0.0})
+    rates = recipe.trainer.rl  # the cold start ended at nothing; the control begins and decays as RL does
+    sft = recipe.trainer.sft.model_copy(
+        update={"lr": rates.lr, "adam_lr": rates.adam_lr, "warmup": 0.0, "decay": rates.decay, "floor": rates.floor}
+    )
     recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"sft": sft})})
     budget_s = json.loads((run / "summary.json").read_text())["phase_wall_s"]["rl"]
     checkpoint = run / "checkpoints" / "step-0"
     async with open_studio(recipe) as studio:
         studio.vocabulary = Vocabulary.read(checkpoint)
         await studio.open_compute()
-        assert studio.compute is not None
-        await studio.compute.load(checkpoint, weights_only=True)
+        compute = studio.compute
+        assert compute is not None
+        await compute.load(checkpoint, weights_only=True)
+        await compute.publish(1_000_000)
         rng, rounds, steps, began = random.Random(f"{name}/{recipe.seed}"), 0, 0, time.monotonic()
-        await studio.compute.begin_phase("sft", 1_000_000)
+        made = await CONTROLS[name](studio, 0)
         while time.monotonic() - began < budget_s:
-            await studio.compute.publish(1_000_000 + rounds)
-            kept = [sample for attempt in await CONTROLS[name](studio, rounds) for sample in demonstrations(attempt.trajectory)]
+            kept = [sample for attempt in made for sample in demonstrations(attempt.trajectory)]
             rng.shuffle(kept)
             size = recipe.sft.batch
             batches = [kept[at : at + size] for at in range(0, len(kept) - size + 1, size)]
-            for at in range(0, len(batches), 10):
-                await studio.compute.imitate(batches[at : at + 10])
-            steps += len(batches)
+            if rounds < 2:  # one round to see how long a round takes, then the phase that decays over what is left
+                pace_s = (time.monotonic() - began) / max(rounds, 1)
+                left = 1_000_000 if rounds == 0 else len(batches) * (budget_s / pace_s - 1)
+                await compute.begin_imitation(max(int(left), 1))
             rounds += 1
+            if name == "expert_iteration":
+                await _imitate(compute, batches)
+                await compute.share()
+                await compute.publish(1_000_000 + rounds)
+                made = await CONTROLS[name](studio, rounds)
+            else:
+                made = await _imitate_beside(compute, batches, CONTROLS[name](studio, rounds))
+            steps += len(batches)
         spent_s = time.monotonic() - began
-        await studio.compute.publish(2_000_000)
+        await compute.share()
+        await compute.publish(2_000_000)
         after = rate(await evaluation.policy(studio, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature))
     return {"success": after.success, "low": after.low, "high": after.high, "wall_s": spent_s, "rounds": rounds, "steps": steps}
+
+
+async def _imitate(compute: Compute, batches: Sequence[Sequence[Sample]]) -> None:
+    for at in range(0, len(batches), 10):
+        await compute.imitate(batches[at : at + 10])
+
+
+async def _imitate_beside(
+    compute: Compute, batches: Sequence[Sequence[Sample]], making: Awaitable[tuple[Attempt, ...]]
+) -> tuple[Attempt, ...]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_imitate, compute, batches)
+        made = await making
+    return made
 
 
 def main() -> None:

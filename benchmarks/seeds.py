@@ -79,7 +79,7 @@ def main() -> None:
         "by_cell": [summary["by_cell"] for summary in summaries],
         "controls": controls,
     }
-    report("seeds", figures, detail)
+    report("seeds" if options.recipe == "quickstart" else f"seeds-{options.recipe}", figures, detail)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import anyio
 
 from agito.credit import demonstrations
 from agito.curriculum import draw
+from agito.errors import BadRecipe
 from agito.protocols import ScriptFactory, StepStats
 from agito.schedule import Quota
 from agito.studio import Studio
@@ -14,6 +17,7 @@ from agito.types import Attempt, AttemptId, Key, Sample, Task
 
 DEMO_BASE = 0
 _BATCHES_A_CALL = 10
+_LIVE = 3  # demonstrations at a time: they have a core beside the one that learns
 _SURVEY_BASE = 500_000  # of the training stream, so that no demonstration is surveyed
 
 
@@ -31,31 +35,80 @@ async def survey(studio: Studio) -> None:
     )
 
 
-async def demonstrate(studio: Studio, on_attempt: Callable[[Attempt], None]) -> tuple[Attempt, ...]:
-    """Good and bad demonstrations alike, as many of each cell as the recipe says; void ones are left out."""
-    numbers = draw(studio.weights(studio.recipe.sft.weights), studio.recipe.sft.demos)
-    quota = Quota(ids=[DEMO_BASE + number for number in numbers], group_size=1, max_live=8)
-    collected = await studio.attempts(studio.plan("train", DEMO_BASE, demonstrator(studio)), [quota], on_attempt=on_attempt)
-    return tuple(attempt for attempt in collected.attempts if attempt.is_scored)
+async def teach(studio: Studio, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]) -> tuple[Attempt, ...]:
+    """Supervised steps on the first rank, beside the making of the demonstrations that they show; every rank has the weights at the end.
 
-
-def batches(attempts: Sequence[Attempt], *, size: int, epochs: int, seed: int) -> list[list[Sample]]:
-    """Every demonstration once an epoch, in an order of its own; the incomplete last batch of an epoch is left out."""
-    samples = [sample for attempt in attempts for sample in demonstrations(attempt.trajectory)]
-    rng = random.Random(f"sft/{seed}")
-    ordered: list[list[Sample]] = []
-    for _ in range(epochs):
-        shuffled = rng.sample(samples, len(samples))
-        ordered += [shuffled[at : at + size] for at in range(0, len(shuffled) - size + 1, size)]
-    return ordered
-
-
-async def imitate(studio: Studio, plan: Sequence[Sequence[Sample]], on_step: Callable[[int, StepStats], None]) -> None:
-    """One supervised step a batch; `on_step` hears of them some at a time. Raises `ValueError` when there is less than one batch."""
-    if not plan:
+    `on_start` hears how many steps there will be, `on_step` of each, some at a time. Returns the demonstrations, good and bad alike, as
+    many of each cell as the recipe says. Raises `ValueError` when there is less than one batch.
+    """
+    recipe, compute = studio.recipe.sft, studio.compute
+    assert compute is not None
+    numbers = draw(studio.weights(recipe.weights), recipe.demos, seed=str(studio.recipe.seed))
+    if max(numbers) >= _SURVEY_BASE:
+        raise BadRecipe(f"sft.demos={recipe.demos}: with these weights they must come from {_SURVEY_BASE} tasks")
+    order = practice(len(numbers), times=recipe.epochs, seed=studio.recipe.seed)
+    batches = [order[at : at + recipe.batch] for at in range(0, len(order) - recipe.batch + 1, recipe.batch)]
+    if not batches:
         raise ValueError("there is not one full batch of demonstrations: raise sft.demos or lower sft.batch")
-    assert studio.compute is not None
-    await studio.compute.begin_phase("sft", len(plan))
-    for first in range(0, len(plan), _BATCHES_A_CALL):
-        for step, stats in enumerate(await studio.compute.imitate(plan[first : first + _BATCHES_A_CALL]), first):
-            on_step(step, stats)
+    shelf, made = _Shelf({DEMO_BASE + number: place for place, number in enumerate(numbers)}), list[Attempt]()
+
+    async def demonstrate() -> None:
+        quota = Quota(ids=[DEMO_BASE + number for number in numbers], group_size=1, max_live=_LIVE)
+        collected = await studio.attempts(studio.plan("train", DEMO_BASE, demonstrator(studio)), [quota], on_attempt=shelf.add)
+        made.extend(attempt for attempt in collected.attempts if attempt.is_scored)
+        shelf.complete()
+
+    on_start(len(batches))
+    await compute.begin_imitation(len(batches))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(demonstrate)
+        for first in range(0, len(batches), _BATCHES_A_CALL):
+            samples = [await shelf.take(batch) for batch in batches[first : first + _BATCHES_A_CALL]]
+            for step, stats in enumerate(await compute.imitate([batch for batch in samples if batch]), first):
+                on_step(step, stats)
+    await compute.share()
+    return tuple(made)
+
+
+def practice(count: int, *, times: int, seed: int) -> list[int]:
+    """The order in which `count` demonstrations are shown, each `times` times: about every other one is new, in order, as long as there are
+    new ones; the rest are drawn from those that were shown before."""
+    rng = random.Random(f"sft/{seed}")
+    order, again, num_new = list[int](), list[int](), 0
+    while len(order) < count * times:
+        if num_new < count and (not again or len(order) >= 2 * num_new):
+            again += [num_new] * (times - 1)
+            order.append(num_new)
+            num_new += 1
+        else:
+            at = rng.randrange(len(again))
+            again[at], again[-1] = again[-1], again[at]
+            order.append(again.pop())
+    return order
+
+
+class _Shelf:
+    """Demonstrations by place, as they come in; a void one stays empty."""
+
+    def __init__(self, places: Mapping[int, int]) -> None:
+        self._places = places  # by group
+        self._samples: dict[int, tuple[Sample, ...]] = {}
+        self._news = anyio.Event()
+        self._is_complete = False
+
+    def add(self, attempt: Attempt) -> None:
+        if attempt.is_scored:
+            self._samples[self._places[attempt.trajectory.attempt.group]] = tuple(demonstrations(attempt.trajectory))
+            self._news.set()
+
+    def complete(self) -> None:
+        """No more will come."""
+        self._is_complete = True
+        self._news.set()
+
+    async def take(self, places: Sequence[int]) -> list[Sample]:
+        """Waits for as long as demonstrations are made, each of which has its deadlines."""
+        while not self._is_complete and not all(place in self._samples for place in places):
+            self._news = anyio.Event()
+            await self._news.wait()
+        return [sample for place in places for sample in self._samples.get(place, ())]

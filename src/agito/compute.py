@@ -63,12 +63,16 @@ class Compute:
     async def begin_phase(self, phase: str, total_steps: int) -> None:
         await self._all("begin_phase", phase, total_steps)
 
+    async def begin_imitation(self, total_steps: int) -> None:
+        await self._workers[0].call("begin_imitation", total_steps)
+
     async def imitate(self, batches: Sequence[Sequence[Sample]]) -> list[StepStats]:
-        """A supervised step for each batch, without a round trip between them."""
-        shares = [spread(batch, self.num_ranks) for batch in batches]
-        totals = [sum(sample.num_trainable for sample in batch) for batch in batches]
-        arguments = [([share[rank] for share in shares], totals) for rank in range(self.num_ranks)]
-        return (await self._each("imitate", arguments, {}, deadline_s=_ANSWER_DEADLINE_S * max(len(batches), 1)))[0]
+        """A supervised step for each batch, on the first rank: at so few tokens several would mostly wait for one another."""
+        return await self._workers[0].call("imitate", batches, deadline_s=_ANSWER_DEADLINE_S * max(len(batches), 1))
+
+    async def share(self) -> None:
+        """Every rank takes the weights of the first."""
+        await self._all("share")
 
     async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> StepStats:
         shares = spread(samples, self.num_ranks)

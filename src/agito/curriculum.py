@@ -6,7 +6,10 @@ knows a number knows the task.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from math import floor
 
 from agito.errors import CorruptCheckpoint
 from agito.types import Json
@@ -15,26 +18,23 @@ _MEMORY = 0.5  # of what was known of a cell, when a new step is seen
 _FLOOR = 0.15  # weight of a cell in which every group comes out even; a cell in which none does has 1 more
 
 
-def shares(weights: Sequence[float], count: int) -> list[int]:
-    """`count` split by `weights`: largest remainders, the first of equals. Raises `ValueError` when there is no weight."""
+def shares(weights: Sequence[float], count: int, *, offset: float = 0.5) -> list[int]:
+    """`count` split by `weights`, each part rounded up or down; over offsets that are uniform in [0, 1) each is right on average
+    (systematic sampling; Madow, 1949). Raises `ValueError` when there is no weight."""
     total = sum(weights)
     if not total > 0:
         raise ValueError(f"weights={list(weights)}: at least one must be above zero")
-    exact = [count * weight / total for weight in weights]
-    parts = [int(each) for each in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda cell: (parts[cell] - exact[cell], cell))
-    for cell in by_remainder[: count - sum(parts)]:
-        parts[cell] += 1
-    return parts
+    ends = [floor(count * sum(weights[: cell + 1]) / total + offset) for cell in range(len(weights) - 1)]
+    return [after - before for before, after in pairwise([0, *ends, count])]
 
 
-def draw(weights: Sequence[float], count: int, *, first: int = 0) -> list[int]:
+def draw(weights: Sequence[float], count: int, *, seed: str, first: int = 0) -> list[int]:
     """`count` task numbers from `first` on, number `i` being of cell `i % len(weights)`, mixed so that every stretch is about even."""
-    size = len(weights)
+    rng, size = random.Random(f"draw/{seed}/{first}"), len(weights)
     numbers: list[tuple[float, int]] = []
-    for cell, share in enumerate(shares(weights, count)):
+    for cell, share in enumerate(shares(weights, count, offset=rng.random())):
         lowest = first + (cell - first) % size
-        numbers += [((at + 0.5) / share, lowest + at * size) for at in range(share)]
+        numbers += [((at + rng.random()) / share, lowest + at * size) for at in range(share)]
     return [number for _, number in sorted(numbers)]
 
 

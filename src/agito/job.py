@@ -111,22 +111,19 @@ class _Job:
         await self._studio.compute.load(checkpoint)
 
     async def _cold_start(self) -> None:
-        studio, recipe = self._studio, self._recipe
-        with self._tally.phase("demo"):
-            self._watcher.phase("demo", recipe.sft.demos)
+        studio = self._studio
+        with self._tally.phase("survey"):
+            self._watcher.phase("survey", self._recipe.sft.survey)
             await coldstart.survey(studio)
-            demos = await coldstart.demonstrate(studio, lambda _: self._watcher.advance({}))
-            self._write("demo", 0, demos)
-        with self._tally.phase("sft"):
             await studio.open_compute()
-            plan = coldstart.batches(demos, size=recipe.sft.batch, epochs=recipe.sft.epochs, seed=recipe.seed)
-            self._watcher.phase("sft", len(plan))
 
-            def on_step(step: int, stats: StepStats) -> None:
-                self._metrics.write(step, "sft", stats.values)
-                self._watcher.advance(stats.values)
+        def on_step(step: int, stats: StepStats) -> None:
+            self._metrics.write(step, "sft", stats.values)
+            self._watcher.advance(stats.values)
 
-            await coldstart.imitate(studio, plan, on_step)
+        with self._tally.phase("sft"):
+            demos = await coldstart.teach(studio, lambda steps: self._watcher.phase("sft", steps), on_step)
+            self._write("demo", 0, demos)
             await self._save("step-0", 0)
 
     async def _after_step(self, step: loop.Step) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from agito.credit import leave_one_out
 from agito.curriculum import Curriculum, draw
+from agito.errors import BadRecipe
 from agito.protocols import StepStats
 from agito.rollout import Collected
 from agito.schedule import Quota
@@ -65,7 +66,9 @@ async def attempt(studio: Studio, index: int, curriculum: Curriculum) -> Collect
     recipe, ranks = studio.recipe.rl, studio.recipe.compute.ranks
     share = recipe.groups // ranks
     most = int(share * recipe.refill)
-    numbers = draw(curriculum.weights(), most * ranks, first=index * _STRIDE)
+    numbers = draw(curriculum.weights(), most * ranks, seed=str(studio.recipe.seed), first=index * _STRIDE)
+    if max(numbers) >= (index + 1) * _STRIDE:
+        raise BadRecipe(f"rl.groups={recipe.groups}, rl.refill={recipe.refill}: the groups of one step must come from {_STRIDE} tasks")
     quotas = [
         Quota(
             ids=[RL_BASE + number for number in numbers[rank * most :][:most]], group_size=recipe.group_size, mixed=share,

@@ -41,13 +41,16 @@ class Studio:
     def weights(self, named: Mapping[str, float]) -> list[float]:
         """A weight for each cell, 1 where none is named. Names that are all strange were meant for another environment, and are ignored.
 
-        Raises `BadRecipe` for a name that is no cell's beside names that are.
+        Raises `BadRecipe` for a name that is no cell's beside names that are, and when nothing is left.
         """
         known = [f"{family}-{level}" for family in self.environment.families for level in self.environment.levels]
         unknown = sorted(set(named) - set(known))
         if 0 < len(unknown) < len(named):
             raise BadRecipe(f"weights: there is no cell {unknown[0]}; there are {', '.join(known)}")
-        return [named.get(f"{family}-{level}", 1.0) for family, level in self.cells]
+        weights = [named.get(f"{family}-{level}", 1.0) for family, level in self.cells]
+        if not any(weights):
+            raise BadRecipe("weights: every cell of this recipe has 0; one must be above")
+        return weights
 
     def task(self, split: str, index: int) -> tuple[Task, Key]:
         family, level = self.cells[index % len(self.cells)]

@@ -18,7 +18,7 @@ from agito.protocols import StepStats
 from agito.record.commits import commit
 from agito.trainer import LocalTrainer, TrainerConfig
 from agito.trainer.checkpoint import load_state, save_state
-from agito.trainer.reducer import GlooReducer, OneRank, Reducer
+from agito.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.types import Sample
 
 
@@ -31,9 +31,9 @@ class Worker:
     def setup(self, *, model: dict[str, Any], trainer: dict[str, Any], seed: int, rows: int, context: int, device: str) -> int:
         """Same seed, same weights on every rank. Returns the number of parameters."""
         torch.set_num_threads(1)
-        reducer: Reducer = GlooReducer(self._rank, self._ranks, self._meeting) if self._ranks > 1 else OneRank()
+        self._reducer: Reducer = SharedReducer(self._rank, self._ranks, self._meeting) if self._ranks > 1 else OneRank()
         self._model = Qwen3(Qwen3Config(**model), seed=seed, device=device)
-        self._trainer = LocalTrainer(self._model, TrainerConfig.model_validate(trainer), reducer=reducer)
+        self._trainer = LocalTrainer(self._model, TrainerConfig.model_validate(trainer), reducer=self._reducer)
         self._engine = EmbeddedEngine(self._model, rows=rows, context=context)
         return sum(parameter.numel() for parameter in self._model.parameters())
 
@@ -41,10 +41,24 @@ class Worker:
         return self._engine.advance(exchange)
 
     def begin_phase(self, phase: Any, total_steps: int) -> None:
+        self._trainer.reducer = self._reducer
         self._trainer.begin_phase(phase, total_steps)
 
-    def imitate(self, batches: list[list[Sample]], num_tokens: list[int]) -> list[StepStats]:
-        return [self._trainer.imitate(samples, num_tokens=total) for samples, total in zip(batches, num_tokens, strict=True)]
+    def begin_imitation(self, total_steps: int) -> None:
+        """On this rank alone, until the next phase."""
+        self._trainer.reducer = OneRank()
+        self._trainer.begin_phase("sft", total_steps)
+
+    def imitate(self, batches: list[list[Sample]]) -> list[StepStats]:
+        return [self._trainer.imitate(samples) for samples in batches]
+
+    @torch.no_grad()
+    def share(self) -> None:
+        weights = list(self._model.parameters())
+        if self._rank:
+            for weight in weights:
+                weight.zero_()
+        self._reducer.sum_(weights)
 
     def step(self, samples: list[Sample], rate: float) -> StepStats:
         return self._trainer.step(samples, rate=rate)

@@ -45,7 +45,7 @@ def test_train_gives_the_summary_tells_its_watcher_and_moves_an_earlier_run_asid
         pass
     summary = agito.train(recipe, watcher=seen)
     assert summary.after.num == 8
-    assert seen.phases["demo"] == 64
+    assert seen.phases["sft"] == 8
     assert seen.phases["rl"] == 1
     assert seen.phases["after"] == 8
     assert len(list((tmp_path / "runs").iterdir())) == 2

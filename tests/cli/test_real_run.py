@@ -22,7 +22,7 @@ def test_training_ends_with_a_table_a_summary_and_a_report(shell_home: Path) -> 
 
 def test_without_a_terminal_progress_is_plain_lines_on_stderr(shell_home: Path) -> None:
     lines = (shell_home / "train.err").read_text()
-    for phase in ("demonstrations", "imitation", "held out, before", "reinforcement", "held out, after", "baselines"):
+    for phase in ("vocabulary", "imitation", "held out, before", "reinforcement", "held out, after", "baselines"):
         assert re.search(rf"^\[ *\d+:\d\d\]  {phase}.*done in", lines, re.MULTILINE), lines
     assert re.search(r"reinforcement +3/3 .*success \d\.\d\d .*tokens/s", lines)
     assert "\x1b" not in lines

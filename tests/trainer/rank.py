@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from agito.models.network import Qwen3, Qwen3Config
-from agito.trainer import GlooReducer, LocalTrainer, Reducer, TrainerConfig
+from agito.trainer import LocalTrainer, Reducer, SharedReducer, TrainerConfig
 from agito.types import AttemptId, Sample, span
 
 SHAPE = Qwen3Config(vocab_size=17, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8)
@@ -57,7 +57,7 @@ def train(reducer: Reducer, *, rank: int, num_ranks: int, minibatches: int) -> t
 def main() -> None:
     rank, num_ranks, meeting, out, minibatches = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5])
     torch.set_num_threads(1)
-    reducer = GlooReducer(rank, num_ranks, meeting, timeout_s=60)
+    reducer = SharedReducer(rank, num_ranks, meeting, timeout_s=60)
     trainer, values = train(reducer, rank=rank, num_ranks=num_ranks, minibatches=minibatches)
     save_file({name: parameter.detach() for name, parameter in trainer.model.named_parameters()}, out / f"{rank}.safetensors")
     (out / f"{rank}.json").write_text(json.dumps(values))

@@ -58,8 +58,8 @@ def test_ranks_agree_bit_for_bit_with_several_minibatches_of_which_some_are_empt
 LEAVE = """
 import os, sys
 from pathlib import Path
-from agito.trainer import GlooReducer
-reducer = GlooReducer(int(sys.argv[1]), 2, Path(sys.argv[2]), timeout_s=60)
+from agito.trainer import SharedReducer
+reducer = SharedReducer(int(sys.argv[1]), 2, Path(sys.argv[2]), timeout_s=60)
 reducer.sum([1.0])
 if sys.argv[1] == "1":
     os._exit(0)

@@ -135,8 +135,8 @@ def planned(recipe: Recipe) -> list[Phase]:
     """The phases of a run, in order, with what is known of their sizes in advance."""
     sft, evaluation = recipe.sft, recipe.eval
     sizes = {
-        "demo": ("demonstrations", "episodes", sft.demos),
-        "sft": ("imitation", "steps", sft.epochs * (sft.demos // sft.batch)),
+        "survey": ("vocabulary", "episodes", sft.survey),
+        "sft": ("imitation", "steps", sft.epochs * sft.demos // sft.batch),
         "before": ("held out, before", "tasks", evaluation.tasks),
         "rl": ("reinforcement", "steps", recipe.rl.steps),
         "after": ("held out, after", "tasks", evaluation.tasks),

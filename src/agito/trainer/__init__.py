@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from agito.trainer.checkpoint import load_state, save_state
     from agito.trainer.config import PhaseConfig, SftConfig, TrainerConfig
     from agito.trainer.policy_model import PolicyModel
-    from agito.trainer.reducer import GlooReducer, OneRank, Reducer
+    from agito.trainer.reducer import OneRank, Reducer, SharedReducer
     from agito.trainer.trainer import LocalTrainer
 
 _HOME = {
-    "GlooReducer": "reducer",
+    "SharedReducer": "reducer",
     "LocalTrainer": "trainer",
     "OneRank": "reducer",
     "PhaseConfig": "config",
@@ -29,7 +29,7 @@ _HOME = {
 }
 
 __all__ = [
-    "GlooReducer",
+    "SharedReducer",
     "LocalTrainer",
     "OneRank",
     "PhaseConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Sequence
 from datetime import timedelta
@@ -11,6 +12,8 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_SLAB_BYTES = 4 << 20  # what a rank brings to a meeting; more is cut up
 
 
 class Reducer(Protocol):
@@ -44,11 +47,11 @@ class OneRank:
         return list(values)
 
 
-class GlooReducer:
-    """Ranks on one machine (or on `interface`) that meet through a file, which must not exist before; one flat all-reduce a call.
+class SharedReducer:
+    """Ranks on one machine: data in shared memory, which every rank adds up in the same order; meetings through gloo.
 
-    Every method raises `RuntimeError` when a rank is gone, or has not answered for `timeout_s`. One per process: torch has one
-    default group.
+    They find one another through a file, which must not exist before. Every method raises `RuntimeError` when a rank is gone, or has
+    not come to a meeting for `timeout_s`. One per process: torch has one default group.
     """
 
     def __init__(self, rank: int, num_ranks: int, meeting_file: Path, *, interface: str = "lo", timeout_s: float = 300.0) -> None:
@@ -61,27 +64,55 @@ class GlooReducer:
             world_size=num_ranks,
             timeout=timedelta(seconds=timeout_s),
         )
+        self._slabs = self._share()  # two of them: nobody writes into one before all have come to the meeting after it was read
+        self._turn = 0
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         if not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(flat)
+        for part in flat.split(_SLAB_BYTES // flat.element_size()):
+            first, *others = self._exchange(part)
+            part.copy_(first)
+            for other in others:
+                part.add_(other)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        return self._reduce(values, dist.ReduceOp.SUM)
+        return self._exchange(torch.tensor(values, dtype=torch.float64)).sum(dim=0).tolist()
 
     def max(self, values: Sequence[float]) -> list[float]:
-        return self._reduce(values, dist.ReduceOp.MAX)
+        return self._exchange(torch.tensor(values, dtype=torch.float64)).amax(dim=0).tolist()
 
     def close(self) -> None:
         """Leaves the group. Idempotent."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def _reduce(self, values: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[float]:
-        column = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(column, op=how)
-        return column.tolist()
+    def _exchange(self, mine_N: Tensor) -> Tensor:
+        """What every rank brought, shape (ranks, N); valid until the call after the next."""
+        self._turn ^= 1
+        slab_RN = self._slabs[self._turn].view(mine_N.dtype)[:, : mine_N.numel()]
+        slab_RN[self.rank].copy_(mine_N)
+        self._meet()
+        return slab_RN.to(mine_N.device)
+
+    def _meet(self) -> None:
+        dist.all_reduce(torch.zeros(1))  # of gloo's collectives the one that is quickest to meet
+
+    def _share(self) -> Tensor:
+        """Zeroed bytes, shape (2, ranks, slab), the same memory in every rank; gone with the last of them."""
+        size = 2 * self.num_ranks * _SLAB_BYTES
+        fd = os.memfd_create("agito-ranks") if self.rank == 0 else -1
+        where = torch.tensor([os.getpid(), fd])
+        dist.broadcast(where, src=0)
+        if self.rank == 0:
+            os.ftruncate(fd, size)
+        else:
+            fd = os.open(f"/proc/{int(where[0])}/fd/{int(where[1])}", os.O_RDWR)
+        self._meet()  # before anybody looks at its length, or closes it
+        memory = mmap.mmap(fd, size)
+        self._meet()
+        os.close(fd)
+        return torch.frombuffer(memory, dtype=torch.uint8).view(2, self.num_ranks, _SLAB_BYTES)

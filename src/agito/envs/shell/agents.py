@@ -103,9 +103,11 @@ class _Agent:
             key, _, value = rule.partition("=")
             if not path:
                 path = yield from self._locate(key)
+            if not path:
+                break
             if value.startswith("@"):
                 value = yield from self._look_up(value[1:])
-            if not path or not value or not (yield from self._edit(path, key, value)):
+            if not value or not (yield from self._edit(path, key, value)):
                 break
             if not self.careful():
                 break  # hasty: does not check again
@@ -168,7 +170,8 @@ class _Agent:
                 self.can_sed = False
                 if not self.patient():
                     return False
-            yield sh(f"grep -v ^{key}= {typed} >t; echo {key}={value} >>t; mv t {typed}")
+            if typed == path:  # a slip here would make a file that is not asked for
+                yield sh(f"grep -v ^{key}= {path} >t; echo {key}={value} >>t; mv t {path}")
         return True
 
 
