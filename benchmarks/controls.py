@@ -106,7 +106,9 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
                 await compute.publish(1_000_000 + rounds)
                 made = await CONTROLS[name](studio, rounds)
             else:
-                made = await _imitate_beside(compute, batches, CONTROLS[name](studio, rounds))
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_imitate, compute, batches)
+                    made = await CONTROLS[name](studio, rounds)
             steps += len(batches)
         spent_s = time.monotonic() - began
         await compute.share()
@@ -118,15 +120,6 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
 async def _imitate(compute: Compute, batches: Sequence[Sequence[Sample]]) -> None:
     for at in range(0, len(batches), 10):
         await compute.imitate(batches[at : at + 10])
-
-
-async def _imitate_beside(
-    compute: Compute, batches: Sequence[Sequence[Sample]], making: Awaitable[tuple[Attempt, ...]]
-) -> tuple[Attempt, ...]:
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_imitate, compute, batches)
-        made = await making
-    return made
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from agito.coldstart import practice
 @given(count=st.integers(1, 60), times=st.integers(1, 5), seed=st.integers(0, 9))
 def test_every_demonstration_is_shown_as_often_as_asked_and_new_ones_come_in_order(count: int, times: int, seed: int) -> None:
     order = practice(count, times=times, seed=seed)
-    assert Counter(order) == {place: times for place in range(count)}
+    assert Counter(order) == dict.fromkeys(range(count), times)
     first = [place for at, place in enumerate(order) if place not in order[:at]]
     assert first == list(range(count))
 
