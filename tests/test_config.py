@@ -59,7 +59,7 @@ def test_an_unknown_key_in_the_file_names_the_file(recipe: Path) -> None:
         ("rl.steps=many", r"rl\.steps='many': .*integer"),
         ("sft.skill=1.5", r"sft\.skill=1\.5: .*less than or equal to 1"),
         ("env.dialect=latin", r"env\.dialect='latin': .*'compact' or 'natural'"),
-        ("algorithm=ppo", r"algorithm='ppo': .*'on_policy'"),
+        ("pipeline.mode=ppo", r"pipeline.mode='ppo': .*'on_policy'"),
         ("rl.groups=7", r"rl\.groups=7: must be a multiple of compute\.ranks=2"),
         ("rl.steps", r"--set rl\.steps: write a\.b=value"),
         ("=3", r"--set =3: write a\.b=value"),

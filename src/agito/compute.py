@@ -1,7 +1,7 @@
 """The torch processes as seen from the rollout process: one worker a rank, tokens over pipes, no torch on this side.
 
-Every rank holds an engine and a trainer with the same weights. Rollouts are spread over ranks by group; a training batch is spread
-by tokens, and the ranks sum their gradients among themselves.
+Every rank holds an engine and a trainer. Where all learn together, they hold the same weights, a training batch is spread over them by
+tokens, and they sum their gradients among themselves. Where the first learns alone, the others sample, with weights that it offers.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Compute:
 
     def __init__(self, workers: Sequence[_Worker], context: int) -> None:
         self._workers = workers
+        self._num_learners = len(workers)
         self.context = context
 
     @property
@@ -53,9 +54,10 @@ class Compute:
         meeting = Path(tempfile.mkdtemp(prefix="agito-")) / "ranks"
         return cls([_Worker(rank, ranks, meeting) for rank in range(ranks)], context)
 
-    async def setup(self, **setup: Any) -> None:
+    async def setup(self, *, learn_alone: bool = False, **setup: Any) -> None:
         """Makes model, engine and trainer: see `agito.worker.Worker.setup`. Raises `WorkerDied` when a worker did not come up."""
-        await self._all("setup", context=self.context, **setup)
+        self._num_learners = 1 if learn_alone else self.num_ranks
+        await self._all("setup", context=self.context, learners=self._num_learners, **setup)
 
     async def advance(self, rank: int, exchange: Advance) -> Advanced:
         return await self._workers[rank].call("advance", exchange)
@@ -75,12 +77,22 @@ class Compute:
         await self._all("share")
 
     async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> StepStats:
-        shares = spread(samples, self.num_ranks)
+        shares = spread(samples, self._num_learners)
         return (await self._each("step", [(share,) for share in shares], {"rate": rate}))[0]
 
     async def publish(self, version: int) -> None:
-        """The trainer's weights become the engine's, under this version; every row of the engine is dropped."""
+        """The trainer's weights become every engine's, under this version; every row of the engines is dropped."""
+        if self._num_learners < self.num_ranks:
+            await self.share()
         await self._all("publish", version)
+
+    async def offer(self, version: int) -> None:
+        """The first rank's weights become this version. Engines of other ranks may take it until the version after the next is offered."""
+        await self._workers[0].call("offer", version)
+
+    async def take(self, rank: int, version: int) -> float:
+        """A rank's engine goes on with an offered version, its rows as they are. Returns for how many seconds it stood still."""
+        return await self._workers[rank].call("take", version)
 
     async def save(self, directory: Path, *, meta: dict[str, Any], tokenizer: dict[str, str]) -> None:
         """Commits a checkpoint: weights, tokenizer, optimizer, `meta`. The rename is the commit. Raises `DiskFull`."""
@@ -103,14 +115,14 @@ class Compute:
     async def _each(
         self, method: str, arguments: Sequence[tuple[Any, ...]], kwargs: dict[str, Any], *, deadline_s: float = _ANSWER_DEADLINE_S
     ) -> list[Any]:
-        answers: list[Any] = [None] * self.num_ranks
+        answers: list[Any] = [None] * len(arguments)
 
         async def call(rank: int) -> None:
             answers[rank] = await self._workers[rank].call(method, *arguments[rank], deadline_s=deadline_s, **kwargs)
 
         try:
             async with anyio.create_task_group() as tasks:
-                for rank in range(self.num_ranks):
+                for rank in range(len(arguments)):
                     tasks.start_soon(call, rank)
         except BaseExceptionGroup as group:
             raise first_error(group) from None

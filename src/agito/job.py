@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
-from agito import coldstart, config, evaluation, loop
+from agito import coldstart, config, evaluation, loop, pipeline
 from agito.curriculum import Curriculum
 from agito.errors import BadRecipe
 from agito.protocols import StepStats
@@ -64,6 +64,7 @@ class _Job:
         self._studio: Studio
         self._tier = "unknown"
         self._curriculum: Curriculum
+        self._position = pipeline.Position()  # of the decoupled loop
 
     async def run_through(self, checkpoint: Path | None) -> Summary:
         async with AsyncExitStack() as stack:
@@ -76,9 +77,7 @@ class _Job:
             before = await self._evaluate("before", "heldout", self._recipe.eval.tasks)
             with self._tally.phase("rl"):
                 self._watcher.phase("rl", self._recipe.rl.steps)
-                await loop.train(
-                    self._studio, self._curriculum, start=start, on_step=self._after_step, new_version=self._ledger.next_version
-                )
+                await self._reinforce(start)
             await self._save("final", self._recipe.rl.steps)
             after = await self._evaluate("after", "heldout", self._recipe.eval.tasks)
             structural = await self._evaluate("structural", "structural", self._recipe.eval.structural_tasks)
@@ -97,6 +96,7 @@ class _Job:
         assert isinstance(step, int) and isinstance(tally, dict) and isinstance(consumed, dict)
         self._tally = Tally.from_json(tally)
         self._curriculum = Curriculum.from_json(len(self._studio.cells), meta.get("curriculum"))
+        self._position = pipeline.Position.from_json(meta.get("position"))
         attempts = {
             int(key): [AttemptId.parse(str(each)) for each in listed] for key, listed in consumed.items() if isinstance(listed, list)
         }
@@ -126,6 +126,18 @@ class _Job:
             self._write("demo", 0, demos)
             await self._save("step-0", 0)
 
+    async def _reinforce(self, start: int) -> None:
+        studio, curriculum, new_version = self._studio, self._curriculum, self._ledger.next_version
+        if self._recipe.pipeline.mode == "on_policy":
+            await loop.train(studio, curriculum, start=start, on_step=self._after_step, new_version=new_version)
+            return
+
+        async def on_step(step: loop.Step, position: pipeline.Position) -> None:
+            self._position = position
+            await self._after_step(step)
+
+        await pipeline.train(studio, curriculum, start=start, position=self._position, on_step=on_step, new_version=new_version)
+
     async def _after_step(self, step: loop.Step) -> None:
         attempts = [attempt for group in step.groups for attempt in group.attempts]
         self._tally.add(attempts)
@@ -148,6 +160,7 @@ class _Job:
             "consumed": consumed,
             "tally": self._tally.to_json(),
             "curriculum": self._curriculum.to_json(),
+            "position": self._position.to_json(),
         }
         target = self._run.checkpoints / name
         if target.exists():  # a resumed run that had come this far

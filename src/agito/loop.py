@@ -53,7 +53,7 @@ async def train(
         rate = min(1.0, sum(group.is_mixed for group in collected.groups) / recipe.groups)
         stats = await compute.step(samples, rate=rate) if samples else None
         await compute.publish(new_version())
-        figures = _figures(collected, samples, stats) | {
+        figures = figures_of(collected, samples, stats) | {
             "time/rollout_s": acted - began,
             "time/train_s": time.monotonic() - acted,
             "engine/busy_ratio": studio.take_busy_s() / compute.num_ranks / (acted - began),
@@ -79,7 +79,7 @@ async def attempt(studio: Studio, index: int, curriculum: Curriculum) -> Collect
     return await studio.attempts(studio.plan("train", RL_BASE), quotas, temperature=recipe.temperature)
 
 
-def _figures(collected: Collected, samples: tuple[Sample, ...], stats: StepStats | None) -> dict[str, float]:
+def figures_of(collected: Collected, samples: tuple[Sample, ...], stats: StepStats | None) -> dict[str, float]:
     attempts, groups = collected.attempts, collected.groups
     scored = [attempt for attempt in attempts if attempt.is_scored]
     sampled = [attempt.trajectory.num_sampled for attempt in attempts]

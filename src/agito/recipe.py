@@ -72,6 +72,13 @@ class RlSection(Section):
     checkpoint_every: int = Field(default=5, ge=1)
 
 
+class PipelineSection(Section):
+    """How acting and learning share the time."""
+
+    mode: Literal["on_policy", "decoupled"] = "on_policy"  # decoupled: the first rank learns while the others sample
+    max_staleness: int = Field(default=1, ge=0)  # versions; decoupled only
+
+
 class EvalSection(Section):
     """The same held-out tasks before and after."""
 
@@ -83,19 +90,22 @@ class EvalSection(Section):
 
 class Recipe(Section):
     name: str = "run"
-    algorithm: Literal["on_policy"] = "on_policy"
     seed: int = Field(default=0, ge=0)
     env: EnvSection = EnvSection()
     model: ModelSection = ModelSection()
     compute: ComputeSection = ComputeSection()
     sft: SftSection = SftSection()
     rl: RlSection = RlSection()
+    pipeline: PipelineSection = PipelineSection()
     eval: EvalSection = EvalSection()
     trainer: TrainerConfig = TrainerConfig()
 
     @model_validator(mode="after")
     def _ranks_share_evenly(self) -> Recipe:
-        if self.rl.groups % self.compute.ranks:
+        if self.pipeline.mode == "decoupled":
+            if self.compute.ranks < 2:
+                raise ValueError("pipeline.mode='decoupled': needs compute.ranks of 2 or more, one that learns and others that sample")
+        elif self.rl.groups % self.compute.ranks:
             raise ValueError(f"rl.groups={self.rl.groups}: must be a multiple of compute.ranks={self.compute.ranks}")
         return self
 

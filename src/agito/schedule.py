@@ -1,7 +1,8 @@
-"""Which attempt runs next: `(state, event) → decisions`, without clocks, threads or I/O, so that it can be replayed and simulated.
+"""Which attempt runs next, and what is trained on when: `(state, event) → decisions`, without clocks, threads or I/O, so that it can be
+replayed and simulated.
 
-An event is a finished attempt. Voids are tried again, then masked; groups in which everybody earned the same are counted and
-replaced; never more than `max_live` attempts are out at once.
+`Schedule` collects for one step, on-policy. `Flow` feeds a trainer that works while others still act, under a bound on staleness. Voids
+are tried again, then masked; never more than `max_live` attempts are out at once.
 """
 
 from __future__ import annotations
@@ -86,3 +87,182 @@ class Schedule:
         count = min(len(self._queue), self._quota.max_live - self._live)
         self._live += count
         return tuple(self._queue.popleft() for _ in range(count))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowRules:
+    """`groups` mixed groups a batch; a batch is content with fewer once `refill` times as many groups have been looked at."""
+
+    groups: int
+    group_size: int
+    batches: int  # in all
+    max_staleness: int = 1  # versions between the batch and the oldest policy that sampled a token of it
+    refill: float = 1.0
+    max_live: int = 256
+    max_tries: int = 3
+
+    def __post_init__(self) -> None:
+        if self.groups < 1 or self.group_size < 1 or self.max_staleness < 0 or self.refill < 1 or self.max_live < 1 or self.max_tries < 1:
+            raise ValueError(f"{self}: groups, group_size, max_live, max_tries and refill start at 1, max_staleness at 0")
+
+    @property
+    def looked_at(self) -> int:
+        return int(self.groups * self.refill)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one step trains on: groups that came out mixed, earliest due first; possibly none. It starts from version `number`."""
+
+    number: int
+    groups: tuple[int, ...]
+    even: tuple[int, ...]  # groups that taught nothing and were looked at for it
+
+
+@dataclass(slots=True)
+class _InFlow(_Open):
+    due: int = 0  # the last batch that may train on it
+
+
+class Flow:
+    """Versions count from 0: batch n starts from version n and makes version n + 1. Every token of a group is at least as new as the
+    engine's version when the group was issued, so a group is due at that version + `max_staleness`.
+
+    Kept at all times: for every d, groups due by d <= `groups` x batches left to d. New groups are issued only if that still holds with
+    them, and a batch forms only if it still holds without it; else the trainer waits for what is due. So no token trained on is older
+    than `max_staleness`, and none is thrown away for its age.
+
+    Feed it events (`issue`, `finished`, `trained`, `published`); after each, ask `num_wanted`, `release` and `batch`.
+    """
+
+    def __init__(self, rules: FlowRules, *, version: int = 0, reissued: Sequence[int] = ()) -> None:
+        """A resumed flow starts at a later version; `reissued` are the groups that were out when the checkpoint was made."""
+        self._rules = rules
+        self._next = self._engine_version = version
+        self._queue: deque[AttemptId] = deque()
+        self._open: dict[int, _InFlow] = {}
+        self._ready: dict[int, int] = {}  # mixed groups → due
+        self._even: deque[int] = deque()
+        self._live = 0
+        self._is_training = False
+        self.retried = 0
+        self._add(reissued)
+
+    @property
+    def is_done(self) -> bool:
+        return self._next >= self._rules.batches and not self._is_training
+
+    @property
+    def is_published(self) -> bool:
+        """The engines sample with the newest version."""
+        return self._engine_version == self._next
+
+    @property
+    def is_training(self) -> bool:
+        return self._is_training
+
+    @property
+    def next_batch(self) -> int:
+        return self._next
+
+    @property
+    def num_live(self) -> int:
+        return self._live
+
+    @property
+    def outstanding(self) -> tuple[int, ...]:
+        """Groups issued and in no batch yet."""
+        return tuple(sorted([*self._open, *self._ready, *self._even]))
+
+    @property
+    def waits_for(self) -> int | None:
+        """The group that keeps an idle trainer from its batch: the one due first."""
+        if self._is_training or not self._open:
+            return None
+        return min(self._open, key=lambda group: (self._open[group].due, group))
+
+    @property
+    def is_gated(self) -> bool:
+        """There is enough to train on, but a group that is due has not come in."""
+        return not self._is_training and self._has_enough() and self._pick() is None
+
+    def num_wanted(self) -> int:
+        """How many groups may be issued now."""
+        rules, last = self._rules, self._rules.batches - 1
+        due, dues = self._engine_version + rules.max_staleness, self._dues()
+        rooms: list[int] = []
+        for day in range(min(due, last), max([due, *dues]) + 1):  # all that are due from the new ones' day on
+            batches, taken = min(day, last) - self._next + 1, sum(each <= day for each in dues)
+            rooms += [rules.groups * batches - taken, rules.looked_at * batches - taken - len(self._even)]
+        return max(min(rooms), 0)
+
+    def issue(self, groups: Sequence[int]) -> None:
+        """At most `num_wanted` new groups, by id."""
+        assert len(groups) <= self.num_wanted()
+        self._add(groups)
+
+    def release(self) -> tuple[AttemptId, ...]:
+        """Attempts to start now."""
+        count = min(len(self._queue), self._rules.max_live - self._live)
+        self._live += count
+        return tuple(self._queue.popleft() for _ in range(count))
+
+    def finished(self, attempt: AttemptId, reward: float | None) -> None:
+        """An attempt came to an end; None is void."""
+        self._live -= 1
+        if reward is None and attempt.tries + 1 < self._rules.max_tries:
+            self.retried += 1
+            self._queue.appendleft(AttemptId(group=attempt.group, slot=attempt.slot, tries=attempt.tries + 1))
+            return
+        group = self._open[attempt.group]
+        group.rewards[attempt.slot] = reward
+        if len(group.rewards) == self._rules.group_size:
+            del self._open[attempt.group]
+            if group.is_mixed():
+                self._ready[attempt.group] = group.due
+            else:
+                self._even.append(attempt.group)
+
+    def batch(self) -> Batch | None:
+        """The next batch, if the trainer is free and it may form now; the trainer has it from then on."""
+        if self._is_training or self.is_done or not self._has_enough():
+            return None
+        picked = self._pick()
+        if picked is None:
+            return None
+        for group in picked:
+            del self._ready[group]
+        even = tuple(self._even.popleft() for _ in range(min(len(self._even), self._rules.looked_at - len(picked))))
+        self._is_training = True
+        self._next += 1
+        return Batch(number=self._next - 1, groups=picked, even=even)
+
+    def trained(self) -> None:
+        """The trainer has made the next version and is free."""
+        assert self._is_training
+        self._is_training = False
+
+    def published(self, version: int) -> None:
+        """Every engine samples with `version` from here on."""
+        assert self._engine_version <= version <= self._next
+        self._engine_version = version
+
+    def _add(self, groups: Sequence[int]) -> None:
+        for group in groups:
+            self._open[group] = _InFlow(due=self._engine_version + self._rules.max_staleness)
+            self._queue.extend(AttemptId(group=group, slot=slot) for slot in range(self._rules.group_size))
+
+    def _has_enough(self) -> bool:
+        return len(self._ready) >= self._rules.groups or len(self._even) + len(self._ready) >= self._rules.looked_at
+
+    def _pick(self) -> tuple[int, ...] | None:
+        """The mixed groups due first; None while what would remain could not all be trained on in time."""
+        picked = sorted(self._ready, key=lambda group: (self._ready[group], group))[: self._rules.groups]
+        left = [group.due for group in self._open.values()] + [due for group, due in self._ready.items() if group not in picked]
+        for rank, due in enumerate(sorted(left), start=1):
+            if rank > self._rules.groups * (min(due, self._rules.batches - 1) - self._next):
+                return None
+        return tuple(picked)
+
+    def _dues(self) -> list[int]:
+        return [group.due for group in self._open.values()] + list(self._ready.values())

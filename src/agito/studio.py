@@ -67,9 +67,10 @@ class Studio:
         assert self.vocabulary is not None, "no vocabulary yet"
         return renderer(self.recipe.env.dialect, self.vocabulary)
 
-    def runner(self, *, temperature: float) -> AttemptRunner:
+    def runner(self, *, temperature: float, strict_deadlines: bool = True) -> AttemptRunner:
+        """With strict deadlines an attempt that met a real one is void, because nobody could repeat it."""
         harness = SoloHarness(temperature=temperature)
-        return AttemptRunner(self.environment, harness, self.renderer, seed=self.recipe.seed)
+        return AttemptRunner(self.environment, harness, self.renderer, seed=self.recipe.seed, strict_deadlines=strict_deadlines)
 
     async def survey(self, size: int, scripts: Callable[[Task, Key, int], ScriptFactory]) -> Vocabulary:
         """A vocabulary from what scripted agents say and read in `size` training tasks."""
@@ -107,7 +108,10 @@ class Studio:
         assert self.compute is not None
         model = recipe.model.model_dump() | {"vocab_size": len(self.vocabulary), "max_position": recipe.compute.context}
         trainer = recipe.trainer.model_dump(mode="json")
-        await self.compute.setup(rows=recipe.compute.rows, device=recipe.compute.device, seed=recipe.seed, model=model, trainer=trainer)
+        await self.compute.setup(
+            rows=recipe.compute.rows, device=recipe.compute.device, seed=recipe.seed, model=model, trainer=trainer,
+            learn_alone=recipe.pipeline.mode == "decoupled",
+        )  # fmt: skip
 
     async def attempts(
         self,

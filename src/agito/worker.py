@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +19,7 @@ from agito.protocols import StepStats
 from agito.record.commits import commit
 from agito.trainer import LocalTrainer, TrainerConfig
 from agito.trainer.checkpoint import load_state, save_state
+from agito.trainer.mailbox import Mailbox
 from agito.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.types import Sample
 
@@ -28,12 +30,18 @@ class Worker:
     def __init__(self, rank: int, ranks: int, meeting: Path) -> None:
         self._rank, self._ranks, self._meeting = rank, ranks, meeting
 
-    def setup(self, *, model: dict[str, Any], trainer: dict[str, Any], seed: int, rows: int, context: int, device: str) -> int:
-        """Same seed, same weights on every rank. Returns the number of parameters."""
+    def setup(
+        self, *, model: dict[str, Any], trainer: dict[str, Any], seed: int, rows: int, context: int, device: str, learners: int
+    ) -> int:
+        """Same seed, same weights on every rank. Either all ranks learn together or the first alone. Returns the number of parameters."""
         torch.set_num_threads(1)
-        self._reducer: Reducer = SharedReducer(self._rank, self._ranks, self._meeting) if self._ranks > 1 else OneRank()
         self._model = Qwen3(Qwen3Config(**model), seed=seed, device=device)
-        self._trainer = LocalTrainer(self._model, TrainerConfig.model_validate(trainer), reducer=self._reducer)
+        self._reducer: Reducer = OneRank()
+        if self._ranks > 1:
+            self._reducer = reducer = SharedReducer(self._rank, self._ranks, self._meeting)
+            self._mailbox = Mailbox(reducer.share, self._model.named_parameters())
+        self._together: Reducer = self._reducer if learners > 1 else OneRank()
+        self._trainer = LocalTrainer(self._model, TrainerConfig.model_validate(trainer), reducer=self._together)
         self._engine = EmbeddedEngine(self._model, rows=rows, context=context)
         return sum(parameter.numel() for parameter in self._model.parameters())
 
@@ -41,7 +49,7 @@ class Worker:
         return self._engine.advance(exchange)
 
     def begin_phase(self, phase: Any, total_steps: int) -> None:
-        self._trainer.reducer = self._reducer
+        self._trainer.reducer = self._together
         self._trainer.begin_phase(phase, total_steps)
 
     def begin_imitation(self, total_steps: int) -> None:
@@ -67,6 +75,17 @@ class Worker:
         self._trainer.version = version
         self._engine.drop_all()
         self._engine.load_weights(self._model, version)
+
+    def offer(self, version: int) -> None:
+        """The trainer's weights, for the engines of other ranks to take."""
+        self._trainer.version = version
+        self._mailbox.write(version, self._model.named_parameters())
+
+    def take(self, version: int) -> float:
+        """The engine goes on with other weights; its rows stay as they are. Returns for how many seconds it stood still."""
+        began = time.perf_counter()
+        self._engine.load_weights(self._mailbox.read(version), version)
+        return time.perf_counter() - began
 
     def save(self, directory: Path, meta: dict[str, Any], tokenizer: dict[str, str]) -> None:
         def write(into: Path) -> None:

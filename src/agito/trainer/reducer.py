@@ -64,7 +64,8 @@ class SharedReducer:
             world_size=num_ranks,
             timeout=timedelta(seconds=timeout_s),
         )
-        self._slabs = self._share()  # two of them: nobody writes into one before all have come to the meeting after it was read
+        slabs = self.share(2 * num_ranks * _SLAB_BYTES)  # nobody writes into one before all have come to the meeting after it was read
+        self._slabs = slabs.view(2, num_ranks, _SLAB_BYTES)
         self._turn = 0
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
@@ -101,10 +102,9 @@ class SharedReducer:
     def _meet(self) -> None:
         dist.all_reduce(torch.zeros(1))  # of gloo's collectives the one that is quickest to meet
 
-    def _share(self) -> Tensor:
-        """Zeroed bytes, shape (2, ranks, slab), the same memory in every rank; gone with the last of them."""
-        size = 2 * self.num_ranks * _SLAB_BYTES
-        fd = os.memfd_create("agito-ranks") if self.rank == 0 else -1
+    def share(self, size: int) -> Tensor:
+        """`size` zeroed bytes, the same memory in every rank; gone with the last of them. All ranks call it together."""
+        fd = os.memfd_create("agito") if self.rank == 0 else -1
         where = torch.tensor([os.getpid(), fd])
         dist.broadcast(where, src=0)
         if self.rank == 0:
@@ -115,4 +115,4 @@ class SharedReducer:
         memory = mmap.mmap(fd, size)
         self._meet()
         os.close(fd)
-        return torch.frombuffer(memory, dtype=torch.uint8).view(2, self.num_ranks, _SLAB_BYTES)
+        return torch.frombuffer(memory, dtype=torch.uint8)

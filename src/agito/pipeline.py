@@ -1,0 +1,246 @@
+"""The loop, overlapped: attempts go on while the trainer learns, and the staleness of every token is bounded.
+
+    rollout (this process)          engines (ranks 1, 2, …)       trainer (rank 0)
+    Flow ── attempts ── tools  ⇄    Freerun: sample               step(batch)
+      ▲                              ▲ take(version)               │ offer(version)
+      └── finished, trained, published ─┴──── shared memory ◄──────┘
+
+`schedule.Flow` decides what starts and what is trained on when; this file does as it says. What is computed depends on the clock: for
+runs that repeat bit for bit there is `loop.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+
+from agito.credit import leave_one_out
+from agito.curriculum import Curriculum, draw
+from agito.engine.freerun import Freerun
+from agito.errors import WorkerDied
+from agito.loop import RL_BASE, Step, figures_of
+from agito.protocols import StepStats
+from agito.rollout import Collected
+from agito.schedule import Batch, Flow, FlowRules
+from agito.studio import Studio
+from agito.types import Attempt, AttemptId, Group, Json, Sample
+
+_SILENCE_S = 300.0  # longer than any one thing may take
+_BACKLOG = 1024  # finished attempts that nobody has looked at yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """What a resumed run needs beside its checkpoint: groups that were out, and the next task number that is free."""
+
+    issued: int = 0
+    outstanding: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        return {"issued": self.issued, "outstanding": list(self.outstanding)}
+
+    @classmethod
+    def from_json(cls, data: Json) -> Position:
+        if not isinstance(data, dict):
+            return cls()
+        issued, outstanding = data["issued"], data["outstanding"]
+        assert isinstance(outstanding, list)
+        return cls(issued=int(str(issued)), outstanding=tuple(int(str(group)) for group in outstanding))
+
+
+async def train(
+    studio: Studio,
+    curriculum: Curriculum,
+    *,
+    start: int,
+    position: Position,
+    on_step: Callable[[Step, Position], Awaitable[None]],
+    new_version: Callable[[], int],
+) -> None:
+    """RL from step `start` on; `on_step` is awaited after each, before the next step may change the weights."""
+    recipe, compute = studio.recipe, studio.compute
+    assert compute is not None
+    if start == 0:
+        await compute.begin_phase("rl", max(recipe.rl.steps, 1))
+    base = new_version()
+    await compute.publish(base)
+    rules = FlowRules(
+        groups=recipe.rl.groups, group_size=recipe.rl.group_size, batches=recipe.rl.steps, max_staleness=recipe.pipeline.max_staleness,
+        refill=recipe.rl.refill, max_live=recipe.compute.rows * (compute.num_ranks - 1),
+    )  # fmt: skip
+    if start < recipe.rl.steps:
+        flow = Flow(rules, version=start, reissued=position.outstanding)
+        await _Pipeline(studio, curriculum, flow, position.issued, base - start, on_step, new_version).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    version: int  # of the flow
+
+
+class _Pipeline:
+    def __init__(
+        self,
+        studio: Studio,
+        curriculum: Curriculum,
+        flow: Flow,
+        issued: int,
+        base: int,
+        on_step: Callable[[Step, Position], Awaitable[None]],
+        new_version: Callable[[], int],
+    ) -> None:
+        compute = studio.compute
+        assert compute is not None
+        self._studio, self._compute, self._curriculum, self._flow = studio, compute, curriculum, flow
+        self._issued, self._base, self._on_step, self._new_version = issued, base, on_step, new_version
+        self._runner = studio.runner(temperature=studio.recipe.rl.temperature, strict_deadlines=False)
+        self._plan = studio.plan("train", RL_BASE)
+        steps, context = studio.recipe.compute.quantum, compute.context
+        self._engines = [Freerun(partial(compute.advance, rank), context=context, steps=steps) for rank in range(1, compute.num_ranks)]
+        self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
+        self._retried = 0
+        self._meters = _Meters(len(self._engines))
+        self._mailing = anyio.Lock()  # a version is with every engine before the next one is offered
+        self._send, self._receive = anyio.create_memory_object_stream["Attempt | _Trained | _Published"](_BACKLOG)
+
+    async def run(self) -> None:
+        """Raises `WorkerDied` when a worker is gone or nothing happens any more."""
+        async with anyio.create_task_group() as tasks:
+            for engine in self._engines:
+                tasks.start_soon(engine.run)
+            while not (self._flow.is_done and self._flow.is_published):
+                if wanted := self._flow.num_wanted():
+                    self._flow.issue(self._draw(wanted))
+                for attempt in self._flow.release():
+                    tasks.start_soon(self._act, attempt)
+                if batch := self._flow.batch():
+                    tasks.start_soon(self._learn, batch)
+                self._meters.turn("gated" if self._flow.is_gated else "training" if self._flow.is_training else "starved")
+                self._heed(await self._next())
+            assert not self._flow.outstanding, self._flow.outstanding
+            for engine in self._engines:
+                engine.stop()
+
+    def _draw(self, count: int) -> list[int]:
+        """New group ids, of cells as the curriculum weighs them now."""
+        numbers = draw(self._curriculum.weights(), count, seed=str(self._studio.recipe.seed), first=self._issued)
+        self._issued = max(numbers) + 1
+        return [RL_BASE + number for number in numbers]
+
+    async def _next(self) -> Attempt | _Trained | _Published:
+        try:
+            with anyio.fail_after(_SILENCE_S):
+                return await self._receive.receive()
+        except TimeoutError:
+            group = self._flow.waits_for
+            trainer = f"batch {self._flow.next_batch - 1}" if group is None else f"idle, waiting for group {group}"
+            raise WorkerDied(
+                f"nothing has happened for {_SILENCE_S:.0f} s: {self._flow.num_live} attempts are out, the trainer is at {trainer}"
+            ) from None
+
+    def _heed(self, event: Attempt | _Trained | _Published) -> None:
+        match event:
+            case Attempt():
+                at = event.trajectory.attempt
+                self._attempts.setdefault(at.group, {})[at.slot] = event
+                self._flow.finished(at, event.verdict.reward if event.is_scored else None)
+            case _Trained():
+                self._flow.trained()
+            case _Published():
+                self._flow.published(event.version)
+
+    async def _act(self, attempt: AttemptId) -> None:
+        engine = self._engines[attempt.group % len(self._engines)]
+        await self._send.send(await self._runner.run(self._plan, attempt, engine))
+
+    async def _learn(self, batch: Batch) -> None:
+        """A step of the trainer, then its weights to every engine, between two of their exchanges."""
+        recipe, size = self._studio.recipe.rl, len(self._studio.cells)
+        groups = {number: self._group(number) for number in sorted([*batch.groups, *batch.even])}
+        samples = tuple(sample for number in sorted(batch.groups) for sample in leave_one_out(groups[number]))
+        began = time.monotonic()
+        stats = await self._compute.step(samples, rate=min(1.0, len(batch.groups) / recipe.groups)) if samples else None
+        async with self._mailing:
+            version = self._new_version()
+            assert version == self._base + batch.number + 1, "versions are counted in batches"
+            await self._compute.offer(version)
+            if recipe.follow:
+                self._curriculum.learn(
+                    ((number - RL_BASE) % size, number in batch.groups) for number in groups if not groups[number].is_void
+                )
+            await self._on_step(self._step(batch, tuple(groups.values()), samples, stats, time.monotonic() - began), self._position())
+            await self._send.send(_Trained())
+            for rank in range(1, self._compute.num_ranks):
+                self._meters.paused_s += await self._compute.take(rank, version)
+            await self._send.send(_Published(batch.number + 1))
+
+    def _group(self, number: int) -> Group:
+        attempts = tuple(attempt for _, attempt in sorted(self._attempts.pop(number).items()))
+        return Group(id=number, task=attempts[0].trajectory.task, attempts=attempts)
+
+    def _position(self) -> Position:
+        return Position(issued=self._issued, outstanding=self._flow.outstanding)
+
+    def _step(self, batch: Batch, groups: tuple[Group, ...], samples: tuple[Sample, ...], stats: StepStats | None, train_s: float) -> Step:
+        retried, self._retried = self._flow.retried - self._retried, self._flow.retried
+        collected = Collected(groups=groups, retried=retried)
+        figures = figures_of(collected, samples, stats) | {"time/train_s": train_s}
+        figures |= ages(samples, self._base + batch.number)
+        figures |= self._meters.read(sum(engine.busy_s for engine in self._engines))
+        return Step(index=batch.number, groups=groups, trained=samples, figures=figures)
+
+
+def ages(samples: Iterable[Sample], version: int) -> dict[str, float]:
+    """Share of trained tokens by how many versions they are older than the batch, and the oldest."""
+    counts: Counter[int] = Counter()
+    for sample in samples:
+        for span in sample.versions:
+            counts[version - span.version] += sum(sample.trainable[span.start : span.stop])
+    counts = +counts  # without those that nothing was trained on
+    total = counts.total()
+    return {f"age/v{age}_ratio": count / total for age, count in sorted(counts.items())} | {
+        "age/max_versions": float(max(counts, default=0))
+    }
+
+
+@dataclass(slots=True)
+class _Meters:
+    """Where the time of a step went, in fractions of it."""
+
+    num_engines: int
+    paused_s: float = 0.0
+    _now: str = "starved"
+    _since: float = field(default_factory=time.monotonic)
+    _began: float = field(default_factory=time.monotonic)
+    _spent_s: dict[str, float] = field(default_factory=lambda: {"starved": 0.0, "training": 0.0, "gated": 0.0})
+    _busy_s: float = 0.0
+
+    def turn(self, state: str) -> None:
+        now = time.monotonic()
+        self._spent_s[self._now] += now - self._since
+        self._now, self._since = state, now
+
+    def read(self, engine_busy_s: float) -> dict[str, float]:
+        """Since the last time; `engine_busy_s` is counted from the beginning, over all engines."""
+        self.turn(self._now)
+        elapsed_s = max(self._since - self._began, 1e-9)
+        figures = {
+            "time/step_s": elapsed_s,
+            "trainer/idle_ratio": 1 - self._spent_s["training"] / elapsed_s,
+            "trainer/gate_wait_ratio": self._spent_s["gated"] / elapsed_s,
+            "engine/busy_ratio": (engine_busy_s - self._busy_s) / elapsed_s / self.num_engines,
+            "engine/publish_pause_ratio": self.paused_s / elapsed_s / self.num_engines,
+        }
+        self._began, self._busy_s, self.paused_s = self._since, engine_busy_s, 0.0
+        self._spent_s = dict.fromkeys(self._spent_s, 0.0)
+        return figures
