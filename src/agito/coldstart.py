@@ -17,7 +17,7 @@ from agito.types import Attempt, AttemptId, Key, Sample, Task
 
 DEMO_BASE = 0
 _BATCHES_A_CALL = 10
-_LIVE = 3  # demonstrations at a time: they have a core beside the one that learns
+_LIVE = 4  # demonstrations at a time: they have a core beside the one that learns
 _SURVEY_BASE = 500_000  # of the training stream, so that no demonstration is surveyed
 
 
@@ -36,7 +36,7 @@ async def survey(studio: Studio) -> None:
 
 
 async def teach(studio: Studio, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]) -> tuple[Attempt, ...]:
-    """Supervised steps on the first rank, beside the making of the demonstrations that they show; every rank has the weights at the end.
+    """Supervised steps. In the first epoch one rank takes them, beside the making of the demonstrations that they show; then all do.
 
     `on_start` hears how many steps there will be, `on_step` of each, some at a time. Returns the demonstrations, good and bad alike, as
     many of each cell as the recipe says. Raises `ValueError` when there is less than one batch.
@@ -46,9 +46,11 @@ async def teach(studio: Studio, on_start: Callable[[int], None], on_step: Callab
     numbers = draw(studio.weights(recipe.weights), recipe.demos, seed=str(studio.recipe.seed))
     if max(numbers) >= _SURVEY_BASE:
         raise BadRecipe(f"sft.demos={recipe.demos}: with these weights they must come from {_SURVEY_BASE} tasks")
-    order = practice(len(numbers), times=recipe.epochs, seed=studio.recipe.seed)
-    batches = [order[at : at + recipe.batch] for at in range(0, len(order) - recipe.batch + 1, recipe.batch)]
-    if not batches:
+    epochs = [
+        [order[at : at + recipe.batch] for at in range(0, len(order) - recipe.batch + 1, recipe.batch)]
+        for order in practice(len(numbers), times=recipe.epochs, seed=studio.recipe.seed)
+    ]
+    if not epochs[0]:
         raise ValueError("there is not one full batch of demonstrations: raise sft.demos or lower sft.batch")
     shelf, made = _Shelf({DEMO_BASE + number: place for place, number in enumerate(numbers)}), list[Attempt]()
 
@@ -58,33 +60,28 @@ async def teach(studio: Studio, on_start: Callable[[int], None], on_step: Callab
         made.extend(attempt for attempt in collected.attempts if attempt.is_scored)
         shelf.complete()
 
-    on_start(len(batches))
-    await compute.begin_imitation(len(batches))
+    num_steps = sum(map(len, epochs))
+    on_start(num_steps)
+    await compute.begin_imitation(num_steps)
+    step = 0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(demonstrate)
-        for first in range(0, len(batches), _BATCHES_A_CALL):
-            samples = [await shelf.take(batch) for batch in batches[first : first + _BATCHES_A_CALL]]
-            for step, stats in enumerate(await compute.imitate([batch for batch in samples if batch]), first):
-                on_step(step, stats)
+        for epoch, batches in enumerate(epochs):
+            if epoch == 1:
+                await compute.join_imitation()
+            for first in range(0, len(batches), _BATCHES_A_CALL):
+                samples = [await shelf.take(batch) for batch in batches[first : first + _BATCHES_A_CALL]]
+                for stats in await compute.imitate([batch for batch in samples if batch]):
+                    on_step(step, stats)
+                    step += 1
     await compute.share()
     return tuple(made)
 
 
-def practice(count: int, *, times: int, seed: int) -> list[int]:
-    """The order in which `count` demonstrations are shown, each `times` times: about every other one is new, in order, as long as there are
-    new ones; the rest are drawn from those that were shown before."""
+def practice(count: int, *, times: int, seed: int) -> list[list[int]]:
+    """The order in which `count` demonstrations are shown, each once an epoch: as they come in the first, shuffled in the others."""
     rng = random.Random(f"sft/{seed}")
-    order, again, num_new = list[int](), list[int](), 0
-    while len(order) < count * times:
-        if num_new < count and (not again or len(order) >= 2 * num_new):
-            again += [num_new] * (times - 1)
-            order.append(num_new)
-            num_new += 1
-        else:
-            at = rng.randrange(len(again))
-            again[at], again[-1] = again[-1], again[at]
-            order.append(again.pop())
-    return order
+    return [list(range(count)), *(rng.sample(range(count), count) for _ in range(times - 1))]
 
 
 class _Shelf:

@@ -42,11 +42,17 @@ class Compute:
     def __init__(self, workers: Sequence[_Worker], context: int) -> None:
         self._workers = workers
         self._num_learners = len(workers)
+        self._num_imitating = 1
         self.context = context
 
     @property
     def num_ranks(self) -> int:
         return len(self._workers)
+
+    @property
+    def learns_alone(self) -> bool:
+        """The first rank learns, and the others do nothing but sample."""
+        return self._num_learners < self.num_ranks
 
     @classmethod
     def start(cls, *, ranks: int, context: int) -> Compute:
@@ -66,11 +72,24 @@ class Compute:
         await self._all("begin_phase", phase, total_steps)
 
     async def begin_imitation(self, total_steps: int) -> None:
+        """On the first rank alone, so that something else may be done beside it."""
+        self._num_imitating = 1
         await self._workers[0].call("begin_imitation", total_steps)
 
+    async def join_imitation(self) -> None:
+        """From here on every rank that learns takes part, beginning where the first one is."""
+        self._num_imitating = self._num_learners
+        if self._num_learners > 1:
+            with tempfile.TemporaryDirectory(prefix="agito-") as directory:
+                await self._workers[0].call("store", Path(directory))
+                await self.load(Path(directory))
+
     async def imitate(self, batches: Sequence[Sequence[Sample]]) -> list[StepStats]:
-        """A supervised step for each batch, on the first rank: at so few tokens several would mostly wait for one another."""
-        return await self._workers[0].call("imitate", batches, deadline_s=_ANSWER_DEADLINE_S * max(len(batches), 1))
+        """A supervised step for each batch, without a round trip between them."""
+        shares = [spread(batch, self._num_imitating) for batch in batches]
+        totals = [sum(sample.num_trainable for sample in batch) for batch in batches]
+        arguments = [([share[rank] for share in shares], totals) for rank in range(self._num_imitating)]
+        return (await self._each("imitate", arguments, {}, deadline_s=_ANSWER_DEADLINE_S * max(len(batches), 1)))[0]
 
     async def share(self) -> None:
         """Every rank takes the weights of the first."""
@@ -82,7 +101,7 @@ class Compute:
 
     async def publish(self, version: int) -> None:
         """The trainer's weights become every engine's, under this version; every row of the engines is dropped."""
-        if self._num_learners < self.num_ranks:
+        if self.learns_alone:
             await self.share()
         await self._all("publish", version)
 

@@ -19,6 +19,7 @@ from functools import partial
 
 import anyio
 
+from agito.compute import Compute
 from agito.credit import leave_one_out
 from agito.curriculum import Curriculum, draw
 from agito.engine.freerun import Freerun
@@ -26,6 +27,7 @@ from agito.errors import WorkerDied
 from agito.loop import RL_BASE, Step, figures_of
 from agito.protocols import StepStats
 from agito.rollout import Collected
+from agito.running import first_error
 from agito.schedule import Batch, Flow, FlowRules
 from agito.studio import Studio
 from agito.types import Attempt, AttemptId, Group, Json, Sample
@@ -62,7 +64,10 @@ async def train(
     on_step: Callable[[Step, Position], Awaitable[None]],
     new_version: Callable[[], int],
 ) -> None:
-    """RL from step `start` on; `on_step` is awaited after each, before the next step may change the weights."""
+    """RL from step `start` on; `on_step` is awaited after each, before the next step may change the weights.
+
+    In `concurrent` mode every rank samples, then every rank learns: staleness 0.
+    """
     recipe, compute = studio.recipe, studio.compute
     assert compute is not None
     if start == 0:
@@ -70,12 +75,16 @@ async def train(
     base = new_version()
     await compute.publish(base)
     rules = FlowRules(
-        groups=recipe.rl.groups, group_size=recipe.rl.group_size, batches=recipe.rl.steps, max_staleness=recipe.pipeline.max_staleness,
-        refill=recipe.rl.refill, max_live=recipe.compute.rows * (compute.num_ranks - 1),
+        groups=recipe.rl.groups, group_size=recipe.rl.group_size, batches=recipe.rl.steps, refill=recipe.rl.refill,
+        max_staleness=recipe.pipeline.max_staleness if compute.learns_alone else 0,
+        max_live=recipe.compute.rows * len(_engine_ranks(compute)),
     )  # fmt: skip
     if start < recipe.rl.steps:
         flow = Flow(rules, version=start, reissued=position.outstanding)
-        await _Pipeline(studio, curriculum, flow, position.issued, base - start, on_step, new_version).run()
+        try:
+            await _Pipeline(studio, curriculum, flow, position.issued, base - start, on_step, new_version).run()
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +115,7 @@ class _Pipeline:
         self._runner = studio.runner(temperature=studio.recipe.rl.temperature, strict_deadlines=False)
         self._plan = studio.plan("train", RL_BASE)
         steps, context = studio.recipe.compute.quantum, compute.context
-        self._engines = [Freerun(partial(compute.advance, rank), context=context, steps=steps) for rank in range(1, compute.num_ranks)]
+        self._engines = [Freerun(partial(compute.advance, rank), context=context, steps=steps) for rank in _engine_ranks(compute)]
         self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
         self._retried = 0
         self._meters = _Meters(len(self._engines))
@@ -115,7 +124,7 @@ class _Pipeline:
 
     async def run(self) -> None:
         """Raises `WorkerDied` when a worker is gone or nothing happens any more."""
-        async with anyio.create_task_group() as tasks:
+        async with self._send, self._receive, anyio.create_task_group() as tasks:
             for engine in self._engines:
                 tasks.start_soon(engine.run)
             while not (self._flow.is_done and self._flow.is_published):
@@ -173,14 +182,17 @@ class _Pipeline:
         async with self._mailing:
             version = self._new_version()
             assert version == self._base + batch.number + 1, "versions are counted in batches"
-            await self._compute.offer(version)
+            if self._compute.learns_alone:
+                await self._compute.offer(version)
+            else:  # nobody samples now
+                await self._compute.publish(version)
             if recipe.follow:
                 self._curriculum.learn(
                     ((number - RL_BASE) % size, number in batch.groups) for number in groups if not groups[number].is_void
                 )
             await self._on_step(self._step(batch, tuple(groups.values()), samples, stats, time.monotonic() - began), self._position())
             await self._send.send(_Trained())
-            for rank in range(1, self._compute.num_ranks):
+            for rank in _engine_ranks(self._compute) if self._compute.learns_alone else ():
                 self._meters.paused_s += await self._compute.take(rank, version)
             await self._send.send(_Published(batch.number + 1))
 
@@ -198,6 +210,10 @@ class _Pipeline:
         figures |= ages(samples, self._base + batch.number)
         figures |= self._meters.read(sum(engine.busy_s for engine in self._engines))
         return Step(index=batch.number, groups=groups, trained=samples, figures=figures)
+
+
+def _engine_ranks(compute: Compute) -> range:
+    return range(1 if compute.learns_alone else 0, compute.num_ranks)
 
 
 def ages(samples: Iterable[Sample], version: int) -> dict[str, float]:

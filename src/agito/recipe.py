@@ -73,10 +73,14 @@ class RlSection(Section):
 
 
 class PipelineSection(Section):
-    """How acting and learning share the time."""
+    """How acting and learning share the time.
 
-    mode: Literal["on_policy", "decoupled"] = "on_policy"  # decoupled: the first rank learns while the others sample
-    max_staleness: int = Field(default=1, ge=0)  # versions; decoupled only
+    `on_policy`: turn about, repeatable bit for bit; attempts wait for one another's tools. `concurrent`: turn about, but no attempt waits
+    for another's tools. `decoupled`: the first rank learns while the others sample.
+    """
+
+    mode: Literal["on_policy", "concurrent", "decoupled"] = "on_policy"
+    max_staleness: int = Field(default=2, ge=0)  # versions; decoupled only
 
 
 class EvalSection(Section):

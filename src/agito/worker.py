@@ -57,8 +57,8 @@ class Worker:
         self._trainer.reducer = OneRank()
         self._trainer.begin_phase("sft", total_steps)
 
-    def imitate(self, batches: list[list[Sample]]) -> list[StepStats]:
-        return [self._trainer.imitate(samples) for samples in batches]
+    def imitate(self, batches: list[list[Sample]], num_tokens: list[int]) -> list[StepStats]:
+        return [self._trainer.imitate(samples, num_tokens=total) for samples, total in zip(batches, num_tokens, strict=True)]
 
     @torch.no_grad()
     def share(self) -> None:
@@ -94,10 +94,14 @@ class Worker:
 
         commit(directory, write, meta=meta)
 
+    def store(self, directory: Path) -> None:
+        save_state(self._trainer, directory)
+
     def load(self, directory: Path, weights_only: bool) -> None:
         if weights_only:
             self._model.load_state_dict(load_weights(directory))
         else:
+            self._trainer.reducer = self._together
             load_state(self._trainer, directory)
 
 

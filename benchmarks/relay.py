@@ -1,0 +1,114 @@
+"""A world whose tools do nothing but take their time: for measuring how well waiting overlaps with computing.
+
+Every episode has the same number of turns whatever the policy says, and an even chance of reward, so that the work is the same from run
+to run and nearly every group is mixed. The latency of a call is keyed by (attempt, call).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import zlib
+from collections.abc import Mapping, Sequence
+
+import anyio
+
+from agito.protocols import Control, Script, ScriptFactory, Session, WorldSnapshot
+from agito.types import AttemptId, Budget, Call, Dialect, Event, Key, Limits, Sealed, Status, Task, ToolSpec, Verdict
+
+_HEAVY_MEDIAN_S, _HEAVY_RATIO = 0.2, 20.0  # p99 over median
+_SIGMA = math.log(_HEAVY_RATIO) / 2.3263
+
+
+def latency_s(name: str, attempt: AttemptId, call: int) -> float:
+    """`0`, `0.05`, `1`: always that long. `heavy`: log-normal, median 0.2 s, p99 20 times the median."""
+    if name != "heavy":
+        return float(name)
+    return _HEAVY_MEDIAN_S * math.exp(_SIGMA * random.Random(f"{attempt}/{call}").gauss())
+
+
+_TOOL = ToolSpec(name="sh", description="Waits.", parameters={"type": "object", "properties": {"command": {"type": "string"}}})
+
+
+class Relay:
+    name, version = "relay", "1"
+    families, levels = ("relay",), (1,)
+    splits = ("train", "heldout", "structural")
+    chance_level = 0.5
+
+    def __init__(self, latency: str = "0", *, turns: int = 6, turn_tokens: int = 16, words: int = 8) -> None:
+        self._latency, self._turns, self._turn_tokens, self._words = latency, turns, turn_tokens, words
+
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+        task = Task(
+            id=f"relay-{split}-{seed}-{index}", env=self.name, split=split, family="relay", level=1,
+            prompt={Dialect.COMPACT: f"relay {index}", Dialect.NATURAL: f"Relay {index}."},
+            tools=(_TOOL,),
+            limits=Limits(turns=self._turns, calls=self._turns * 8, tokens=1 << 12, turn_tokens=self._turn_tokens, seconds=600.0),
+        )  # fmt: skip
+        return task, Key(task_id=task.id, seed=seed, data={})
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return _World(task, attempt, self._latency, self._words)
+
+    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        reward = float(zlib.crc32(sealed.digest.encode()) % 2)
+        return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
+
+    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+        return (lambda: _wait(self._turns),)
+
+    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return {}
+
+    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+        return lambda: _wait(self._turns)
+
+    async def aclose(self) -> None:
+        return
+
+
+def _wait(turns: int) -> Script:
+    for _ in range(turns):
+        yield Call(tool="sh", arguments={"command": "wait"})
+
+
+class _World:
+    def __init__(self, task: Task, attempt: AttemptId, latency: str, words: int) -> None:
+        self._task, self._attempt, self._latency, self._words = task, attempt, latency, words
+        self._num_calls = self._num_acts = 0
+
+    @property
+    def session(self) -> Session:
+        return _Session(self, self._task.tools)
+
+    async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
+        await anyio.sleep(latency_s(self._latency, self._attempt, self._num_acts))
+        self._num_acts += 1
+        text = " ".join(f"word{(self._attempt.slot + number) % 7}" for number in range(self._words))
+        events = [Event(index=self._num_calls + at, call=call, text=text, left=left) for at, call in enumerate(calls[:1])]
+        self._num_calls += len(events)
+        return tuple(events)
+
+    async def snapshot(self) -> WorldSnapshot:
+        raise NotImplementedError("nothing to keep")
+
+    async def fork(self, snapshot: WorldSnapshot, attempt: AttemptId, *, same_noise: bool = True) -> Control:
+        raise NotImplementedError("nothing to go on from")
+
+    async def digest(self) -> str:
+        return f"{self._task.id}/{self._attempt}/{self._num_acts}"
+
+    async def seal(self) -> Sealed:
+        return Sealed(task_id=self._task.id, submitted=None, files={}, digest=await self.digest())
+
+    async def close(self) -> None:
+        return
+
+
+class _Session:
+    def __init__(self, world: _World, tools: tuple[ToolSpec, ...]) -> None:
+        self._world, self.tools = world, tools
+
+    async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
+        return await self._world.act(calls, left)

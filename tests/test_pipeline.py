@@ -1,0 +1,144 @@
+"""The overlapped loop on a real engine and a real trainer: bounded ages, nothing lost, tools that nobody waits for."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agito import pipeline
+from agito.curriculum import Curriculum
+from agito.errors import WorkerDied
+from agito.loop import Step
+from agito.pipeline import Position, ages
+from agito.protocols import Control
+from agito.recipe import Recipe
+from agito.render import learn
+from agito.studio import Studio
+from agito.testing import FakeEnvironment
+from agito.testing.fakes import FakeWorld
+from agito.types import AttemptId, Budget, Call, Event, Key, Sample, Task, VersionSpan
+
+pytestmark = pytest.mark.anyio
+
+
+class SlowWorld(FakeWorld):
+    async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
+        if self._attempt.slot == 0:
+            await anyio.sleep(0.05)
+        return await super().act(calls, left)
+
+
+class SlowEnvironment(FakeEnvironment):
+    """The first attempt of every group has slow tools."""
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return SlowWorld(task, key, attempt, noise_seed)
+
+
+@dataclass
+class Run:
+    steps: list[Step] = field(default_factory=list[Step])
+    positions: list[Position] = field(default_factory=list[Position])
+
+
+async def run(
+    mode: str, staleness: int, *, steps: int = 6, start: int = 0, position: Position | None = None, kill: int | None = None
+) -> Run:
+    recipe = Recipe.model_validate(
+        {
+            "env": {"levels": [1]},
+            "model": {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1},
+            "compute": {"ranks": 2, "rows": 16, "context": 96},
+            "rl": {"steps": steps, "groups": 2, "group_size": 2, "refill": 1.0},
+            "pipeline": {"mode": mode, "max_staleness": staleness},
+        }
+    )
+    studio, found, versions = Studio(recipe, SlowEnvironment()), Run(), itertools.count(1)
+    studio.vocabulary = learn(["open 0 submit 1"] * 20, size=300)
+
+    async def on_step(step: Step, position: Position) -> None:
+        found.steps.append(step)
+        found.positions.append(position)
+        if kill is not None:
+            os.kill(workers()[kill], signal.SIGKILL)
+
+    try:
+        await studio.open_compute()
+        assert studio.compute is not None
+        if start:
+            await studio.compute.begin_phase("rl", steps)
+        with anyio.fail_after(120):
+            await pipeline.train(
+                studio, Curriculum(len(studio.cells)), start=start, position=position or Position(), on_step=on_step,
+                new_version=lambda: next(versions),
+            )  # fmt: skip
+    finally:
+        if studio.compute is not None:
+            await studio.compute.aclose()
+    return found
+
+
+def workers() -> list[int]:
+    """Processes by rank."""
+    ranks: dict[int, int] = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (directory / "cmdline").read_bytes().split(b"\0")
+            parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == os.getpid() and b"agito.worker" in words:
+            ranks[int(words[words.index(b"agito.worker") + 2])] = int(directory.name)
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+@pytest.mark.parametrize(("mode", "staleness"), [("decoupled", 0), ("decoupled", 2), ("concurrent", 5)])
+async def test_every_group_is_looked_at_once_and_no_token_is_too_old(mode: str, staleness: int) -> None:
+    found = await run(mode, staleness)
+    assert [step.index for step in found.steps] == list(range(6))
+    groups = [group.id for step in found.steps for group in step.groups]
+    assert len(groups) == len(set(groups)) == 12
+    for step in found.steps:
+        for group in step.groups:
+            assert len(group.attempts) == 2
+            for attempt in group.attempts:
+                oldest = min(each.version for each in attempt.trajectory.segments[0].tokens.versions)
+                assert step.index + 1 - oldest <= (staleness if mode == "decoupled" else 0)
+    assert found.positions[-1].outstanding == ()
+    for name in ("trainer/idle_ratio", "trainer/gate_wait_ratio", "engine/busy_ratio", "engine/publish_pause_ratio"):
+        assert all(0 <= step.figures[name] <= 1.001 for step in found.steps), name
+
+
+async def test_a_resumed_run_takes_up_the_groups_that_were_out() -> None:
+    first = await run("decoupled", 2, steps=4)
+    position = first.positions[1]
+    assert position.outstanding
+    second = await run("decoupled", 2, steps=4, start=2, position=position)
+    seen = {group.id for step in first.steps[:2] for group in step.groups}
+    again = {group.id for step in second.steps for group in step.groups}
+    assert not seen & again
+    assert set(position.outstanding) <= again
+    assert [step.index for step in second.steps] == [2, 3]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+async def test_a_role_that_is_killed_ends_the_run_and_is_named(rank: int) -> None:
+    with pytest.raises(WorkerDied, match=f"worker {rank}"):
+        await run("decoupled", 2, kill=rank)
+
+
+def test_ages_are_shares_of_trained_tokens() -> None:
+    sample = Sample(
+        attempt=AttemptId(group=0, slot=0), segment=0, ids=array("i", range(6)), logprobs=array("f", [0.0] * 6),
+        trainable=bytes([0, 1, 1, 0, 1, 1]), advantages=array("f", [0.0] * 6),
+        versions=(VersionSpan(start=0, stop=3, version=4), VersionSpan(start=3, stop=6, version=5)),
+    )  # fmt: skip
+    assert ages([sample], 6) == {"age/v1_ratio": 0.5, "age/v2_ratio": 0.5, "age/max_versions": 2.0}

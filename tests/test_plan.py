@@ -1,0 +1,45 @@
+"""The simulated loop against what can be worked out by hand."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from agito.plan import Foreseen, Latencies, Simulation
+from agito.schedule import FlowRules
+
+
+def foresee(staleness: int, *, train_s: float = 1.0, tool_s: float = 1.0, p99_s: float = 0.0, seed: int = 0, batches: int = 40) -> Foreseen:
+    rules = FlowRules(groups=4, group_size=2, batches=batches, max_staleness=staleness, max_live=4096)
+    latencies = Latencies(
+        exchange_s=0.01, row_s=0.0, token_s=0.0, train_s=train_s, turns=2, turn_tokens=4, quantum=4, tool_median_s=tool_s, tool_p99_s=p99_s
+    )
+    return Simulation(rules, latencies, seed=seed).run()
+
+
+def test_without_staleness_a_step_is_acting_then_learning() -> None:
+    found = foresee(0, train_s=1.0, tool_s=1.0)
+    assert found.step_s == pytest.approx(2 * 1.01 + 1.0, rel=0.02)
+    assert found.age_max == 0
+
+
+def test_with_staleness_the_slower_of_acting_and_learning_is_what_a_step_takes() -> None:
+    assert foresee(8, train_s=1.0, tool_s=1.0, batches=200).step_s == pytest.approx(1.0, rel=0.05)
+    assert foresee(8, train_s=1.0, tool_s=1.0, batches=200).trainer_idle < 0.05
+
+
+def test_a_tool_that_takes_longer_than_staleness_can_hide_is_waited_for_and_the_wait_is_shown() -> None:
+    found = foresee(1, train_s=0.1, tool_s=2.0)
+    assert found.trainer_idle > 0.9
+
+
+def test_more_staleness_is_never_slower_under_a_heavy_tail_and_ages_stay_below_it() -> None:
+    for seed in range(3):
+        found = [foresee(staleness, tool_s=0.2, p99_s=4.0, train_s=0.2, seed=seed) for staleness in (0, 1, 2, 4, 8)]
+        assert [each.age_max for each in found] <= [0, 1, 2, 4, 8]
+        assert all(slower.wall_s > faster.wall_s * 0.98 for slower, faster in pairwise(found))
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    assert foresee(2, p99_s=5.0, seed=3) == foresee(2, p99_s=5.0, seed=3) != foresee(2, p99_s=5.0, seed=4)
