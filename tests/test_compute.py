@@ -39,7 +39,7 @@ def sample(slot: int, length: int, *, seed: int = 0) -> Sample:
 
 @asynccontextmanager
 async def compute(ranks: int) -> AsyncGenerator[Compute]:
-    settings = TrainerConfig().model_dump(mode="json")
+    settings = TrainerConfig(muon_dtype="float32").model_dump(mode="json")
     opened = Compute.start(ranks=ranks, context=64)
     try:
         await opened.setup(rows=4, device="cpu", seed=3, model=MODEL, trainer=settings)

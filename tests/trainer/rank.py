@@ -42,7 +42,9 @@ def samples_of(step: int) -> list[Sample]:
 
 def train(reducer: Reducer, *, rank: int, num_ranks: int, minibatches: int) -> tuple[LocalTrainer, list[dict[str, float]]]:
     """Two supervised steps and three of policy gradient on this rank's share; in the last, the last rank has nothing."""
-    trainer = LocalTrainer(Qwen3(SHAPE, seed=0), TrainerConfig(check_on_policy=False, minibatches=minibatches), reducer=reducer)
+    trainer = LocalTrainer(
+        Qwen3(SHAPE, seed=0), TrainerConfig(check_on_policy=False, muon_dtype="float32", minibatches=minibatches), reducer=reducer
+    )
     values: list[dict[str, float]] = []
     trainer.begin_phase("sft", 2)
     for step in range(2):

@@ -14,7 +14,7 @@ from agito.trainer import LocalTrainer, SftConfig, TrainerConfig
 from agito.trainer.config import RlConfig
 from agito.types import span
 
-PLAIN = TrainerConfig(check_on_policy=False, minibatches=1)
+PLAIN = TrainerConfig(check_on_policy=False, muon_dtype="float32", minibatches=1)
 
 
 def trainer_of(model, config: TrainerConfig = PLAIN, *, phase: str = "rl", total_steps: int = 10) -> LocalTrainer:
@@ -200,7 +200,7 @@ def test_several_minibatches_equal_the_formula_written_out(make_model, make_samp
     """Against two optimizer steps made by hand with pi_old computed sample by sample from a frozen copy of the weights."""
     samples = make_samples(6)
     model, reference = make_model(), make_model()
-    trainer_of(model, TrainerConfig(check_on_policy=False, minibatches=2)).step(samples)
+    trainer_of(model, TrainerConfig(check_on_policy=False, muon_dtype="float32", minibatches=2)).step(samples)
 
     by_hand = trainer_of(reference)
     frozen = make_model()

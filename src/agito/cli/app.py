@@ -132,6 +132,31 @@ def replay(
 
 @app.command()
 @guarded
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A bundled recipe, such as quickstart, or the path of a TOML file.")],
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a key of the recipe; again for more.")
+    ] = None,
+    tool_median: Annotated[float, typer.Option(min=0.0, help="Median seconds of a tool call.")] = 0.0,
+    tool_p99: Annotated[float, typer.Option(min=0.0, help="99th percentile; log-normal. Default: always the median.")] = 0.0,
+    turns: Annotated[int, typer.Option(min=1, help="Turns of an episode.")] = 6,
+    turn_tokens: Annotated[int, typer.Option(min=1, help="Tokens sampled in a turn.")] = 16,
+    words: Annotated[int, typer.Option(min=1, help="Words read back from a tool.")] = 12,
+    engines: Annotated[int, typer.Option(min=1, help="Engine processes, each as fast as the one measured here.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to simulate.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Foresee the decoupled loop: throughput, idle time and token age for several bounds on staleness, from latencies measured here."""
+    from agito import recipe as recipes
+    from agito.cli.plan import Tools
+    from agito.cli.plan import plan as plan_recipe
+
+    tools = Tools(turns=turns, turn_tokens=turn_tokens, words=words, median_s=tool_median, p99_s=tool_p99)
+    plan_recipe(recipes.read(recipe, tuple(sets or ())), tools, engines=engines, steps=steps, as_json=as_json)
+
+
+@app.command()
+@guarded
 def envs(names: Annotated[list[str] | None, typer.Argument(metavar="[ENV]...", help="Only these; path.py:Class too.")] = None) -> None:
     """List the environments: families, levels, splits, chance level."""
     from agito.cli.machine import list_environments

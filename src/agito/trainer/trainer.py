@@ -20,6 +20,7 @@ from agito.rl.meters import PolicyMeters, PolicyTokens
 from agito.rl.packing import Packed, pack, require_sampled, split_micro_batches, split_minibatches
 from agito.rl.sft import token_cross_entropy
 from agito.trainer.config import TrainerConfig
+from agito.trainer.muon import iteration_dtype
 from agito.trainer.optimizer import PhaseOptimizer
 from agito.trainer.policy_model import PolicyModel
 from agito.trainer.reducer import OneRank, Reducer
@@ -61,7 +62,8 @@ class LocalTrainer:
             raise ValueError(f"total_steps={total_steps}: need at least 1")
         self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
         config = self.config.sft if phase == "sft" else self.config.rl
-        dtype = torch.float32 if self.config.muon_dtype == "float32" else torch.bfloat16
+        wanted = self.config.muon_dtype
+        dtype = iteration_dtype(self._parameters[0].device) if wanted == "auto" else getattr(torch, wanted)
         self._optimizer = PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype, reducer=self.reducer)
 
     def imitate(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:

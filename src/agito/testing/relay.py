@@ -16,15 +16,15 @@ import anyio
 from agito.protocols import Control, Script, ScriptFactory, Session, WorldSnapshot
 from agito.types import AttemptId, Budget, Call, Dialect, Event, Key, Limits, Sealed, Status, Task, ToolSpec, Verdict
 
-_HEAVY_MEDIAN_S, _HEAVY_RATIO = 0.2, 20.0  # p99 over median
-_SIGMA = math.log(_HEAVY_RATIO) / 2.3263
+HEAVY_MEDIAN_S, HEAVY_RATIO = 0.2, 20.0  # p99 over median
+_SIGMA = math.log(HEAVY_RATIO) / 2.3263
 
 
 def latency_s(name: str, attempt: AttemptId, call: int) -> float:
     """`0`, `0.05`, `1`: always that long. `heavy`: log-normal, median 0.2 s, p99 20 times the median."""
     if name != "heavy":
         return float(name)
-    return _HEAVY_MEDIAN_S * math.exp(_SIGMA * random.Random(f"{attempt}/{call}").gauss())
+    return HEAVY_MEDIAN_S * math.exp(_SIGMA * random.Random(f"{attempt}/{call}").gauss())
 
 
 _TOOL = ToolSpec(name="sh", description="Waits.", parameters={"type": "object", "properties": {"command": {"type": "string"}}})

@@ -1,0 +1,88 @@
+"""Does the overlapped loop learn as well as the on-policy one?
+
+    python benchmarks/equal_learning.py RUN... [--staleness 1 2 4 8]
+
+Each RUN is a finished run of the quickstart, one seed each; every arm begins at its cold start (`checkpoints/step-0`). Every arm takes
+as many steps and is evaluated on the run's own held-out tasks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from pathlib import Path
+
+import anyio
+
+from agito import config, evaluation, loop, pipeline
+from agito.curriculum import Curriculum
+from agito.loop import Step
+from agito.recipe import Recipe
+from agito.record import rate
+from agito.record.intervals import Rate
+from agito.render import Vocabulary
+from agito.studio import open_studio
+from harness import Json, report
+
+
+async def reinforce(run: Path, staleness: int | None) -> tuple[Rate, float]:
+    """Success after RL, and RL's seconds; without staleness on-policy."""
+    recipe = config.read(Recipe, run / "config.toml")
+    if staleness is not None:
+        section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
+        compute = recipe.compute.model_copy(update={"rows": 2 * recipe.compute.rows})  # one engine does what two did
+        recipe = recipe.model_copy(update={"pipeline": section, "compute": compute})
+    versions, oldest = itertools.count(1), list[float]()
+
+    async def on_step(step: Step, position: pipeline.Position | None = None) -> None:
+        oldest.append(step.figures.get("age/max_versions", 0.0))
+
+    async with open_studio(recipe) as studio:
+        studio.vocabulary = Vocabulary.read(run / "checkpoints/step-0")
+        await studio.open_compute()
+        assert studio.compute is not None
+        await studio.compute.load(run / "checkpoints/step-0", weights_only=True)
+        curriculum, began = Curriculum(len(studio.cells)), time.monotonic()
+        if staleness is None:
+            await loop.train(studio, curriculum, start=0, on_step=on_step, new_version=lambda: next(versions))
+        else:
+            await pipeline.train(
+                studio, curriculum, start=0, position=pipeline.Position(), on_step=on_step, new_version=lambda: next(versions)
+            )
+        took_s = time.monotonic() - began
+        assert max(oldest) <= (staleness or 0), oldest
+        await studio.compute.publish(next(versions))
+        return rate(await evaluation.policy(studio, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature)), took_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--staleness", type=int, nargs="*", default=[1, 2, 4, 8])
+    options = parser.parse_args()
+    arms: list[int | None] = [None, *options.staleness]
+    found: dict[str, list[tuple[Rate, float]]] = {}
+    for run in options.runs:
+        for staleness in arms:
+            name = "on_policy" if staleness is None else f"decoupled_{staleness}"
+            found.setdefault(name, []).append(anyio.run(reinforce, run, staleness))
+            success, took_s = found[name][-1]
+            print(f"{run.name} {name:12} {success.success:.3f} [{success.low:.3f}, {success.high:.3f}] in {took_s:.0f} s", flush=True)
+    figures: dict[str, Json] = {}
+    detail: dict[str, Json] = {}
+    for name, each in found.items():
+        values = [success.success for success, _ in each]
+        mean = statistics.fmean(values)
+        margin = _T95.get(len(values), 2.0) * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+        figures[name] = [round(mean, 4), round(mean - margin, 4), round(min(mean + margin, 1.0), 4)]
+        detail[name] = {"success_by_seed": [round(value, 4) for value in values], "rl_wall_s": [round(took_s, 1) for _, took_s in each]}
+    report("equal_learning", figures, detail)
+
+
+_T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # Student's t by number of seeds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""How long things take on this machine: the decoupled loop, real engine and real trainer, on a world that does nothing but wait."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agito import pipeline
+from agito.curriculum import Curriculum
+from agito.engine.wire import Advance, Advanced
+from agito.loop import Step
+from agito.plan import Latencies
+from agito.protocols import Environment
+from agito.recipe import Recipe
+from agito.render import learn
+from agito.studio import Studio
+from agito.testing.relay import Relay
+
+_WARM_STEPS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One exchange with an engine."""
+
+    rows: int
+    extended: int  # tokens
+    busy_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What one run of the loop showed, warm."""
+
+    steps: tuple[Step, ...]
+    exchanges: tuple[Exchange, ...]
+    wall_s: float
+    cpu_s: float  # of this process and its workers
+
+    @property
+    def engine_s(self) -> float:
+        """Of a step, over all engines."""
+        return sum(exchange.busy_s for exchange in self.exchanges) / len(self.steps)
+
+    @property
+    def train_s(self) -> float:
+        return statistics.fmean(step.figures["time/train_s"] for step in self.steps)
+
+    def latencies(self, *, turns: int, turn_tokens: int, quantum: int, tool_median_s: float, tool_p99_s: float) -> Latencies:
+        """For a simulation; the costs of an exchange by least squares."""
+        costs = [(1.0, float(exchange.rows), float(exchange.extended)) for exchange in self.exchanges]
+        fit, *_ = np.linalg.lstsq(np.array(costs), np.array([exchange.busy_s for exchange in self.exchanges]), rcond=None)
+        each_s, row_s, token_s = (max(float(value), 0.0) for value in fit)
+        groups = [group for step in self.steps for group in step.groups]
+        lengths = [len(attempt.trajectory.segments[0].tokens.ids) for group in groups for attempt in group.attempts]
+        return Latencies(
+            exchange_s=each_s, row_s=row_s, token_s=token_s, train_s=self.train_s, turns=turns, turn_tokens=turn_tokens, quantum=quantum,
+            observed_tokens=max(round(statistics.fmean(lengths) / turns - turn_tokens), 1), tool_median_s=tool_median_s,
+            tool_p99_s=tool_p99_s, even=sum(not group.is_mixed for group in groups) / len(groups),
+        )  # fmt: skip
+
+
+async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Observed:
+    """Runs `steps` steps of the recipe's overlapped loop from random weights, after two that are not counted. Raises `WorkerDied`."""
+    studio = Studio(recipe, environment)
+    studio.vocabulary = learn(["relay " + " ".join(f"word{number}" for number in range(7))] * 20, size=recipe.model.vocab_size)
+    exchanges, found, versions = list[Exchange](), list[Step](), itertools.count(1)
+
+    async def on_step(step: Step, position: pipeline.Position) -> None:
+        found.append(step)
+
+    async def train(num: int) -> float:
+        studio.recipe = recipe.model_copy(update={"rl": recipe.rl.model_copy(update={"steps": num})})
+        began = time.monotonic()
+        await pipeline.train(
+            studio, Curriculum(1), start=0, position=pipeline.Position(), on_step=on_step, new_version=lambda: next(versions)
+        )
+        return time.monotonic() - began
+
+    try:
+        await studio.open_compute()
+        _listen(studio, exchanges)
+        await train(_WARM_STEPS)
+        found.clear()
+        exchanges.clear()
+        before_s = _cpu_s()
+        wall_s = await train(steps)
+        cpu_s = _cpu_s() - before_s
+    finally:
+        if studio.compute is not None:
+            await studio.compute.aclose()
+    return Observed(steps=tuple(found), exchanges=tuple(exchanges), wall_s=wall_s, cpu_s=cpu_s)
+
+
+async def calibrate(recipe: Recipe, *, turns: int, turn_tokens: int, words: int, tool_median_s: float, tool_p99_s: float) -> Latencies:
+    """Latencies of the recipe's own sizes on this machine, roles taking turns; the tools' are as given. Raises `WorkerDied`."""
+    alone = recipe.model_copy(
+        update={"pipeline": recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": 0}),
+                "rl": recipe.rl.model_copy(update={"refill": 1.0, "follow": False})}
+    )  # fmt: skip
+    seen = await observe(alone, Relay(turns=turns, turn_tokens=turn_tokens, words=words), steps=3)
+    return seen.latencies(
+        turns=turns, turn_tokens=turn_tokens, quantum=recipe.compute.quantum, tool_median_s=tool_median_s, tool_p99_s=tool_p99_s
+    )
+
+
+def _listen(studio: Studio, exchanges: list[Exchange]) -> None:
+    compute = studio.compute
+    assert compute is not None
+    plain, live = compute.advance, dict.fromkeys(range(compute.num_ranks), 0)
+
+    async def advance(rank: int, exchange: Advance) -> Advanced:
+        rows, extended = live[rank] + len(exchange.requests), sum(len(request.request.extend) for request in exchange.requests)
+        answer = await plain(rank, exchange)
+        live[rank] = answer.live
+        exchanges.append(Exchange(rows=rows, extended=extended, busy_s=answer.busy_s))
+        return answer
+
+    compute.advance = advance
+
+
+def _cpu_s() -> float:
+    """Of this process and its children that live."""
+    total, me = 0.0, str(os.getpid())
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[1] == me or stat.parent.name == me:
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def mean_of(steps: Sequence[Step], name: str) -> float:
+    return statistics.fmean(step.figures[name] for step in steps)
