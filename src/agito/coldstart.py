@@ -17,7 +17,7 @@ from agito.types import Attempt, AttemptId, Key, Sample, Task
 
 DEMO_BASE = 0
 _BATCHES_A_CALL = 10
-_LIVE = 4  # demonstrations at a time: they have a core beside the one that learns
+_LIVE = 12  # demonstrations at a time
 _SURVEY_BASE = 500_000  # of the training stream, so that no demonstration is surveyed
 
 

@@ -136,7 +136,11 @@ class _Job:
             self._position = position
             await self._after_step(step)
 
-        await pipeline.train(studio, curriculum, start=start, position=self._position, on_step=on_step, new_version=new_version)
+        with self._run.schedule.open("a", encoding="utf-8") as schedule:
+            await pipeline.train(
+                studio, curriculum, start=start, position=self._position, on_step=on_step, new_version=new_version,
+                write_schedule=schedule.write,
+            )  # fmt: skip
 
     async def _after_step(self, step: loop.Step) -> None:
         attempts = [attempt for group in step.groups for attempt in group.attempts]

@@ -24,6 +24,7 @@ from agito.credit import leave_one_out
 from agito.curriculum import Curriculum, draw
 from agito.engine.freerun import Freerun
 from agito.errors import WorkerDied
+from agito.flowlog import LoggedFlow
 from agito.loop import RL_BASE, Step, figures_of
 from agito.protocols import StepStats
 from agito.rollout import Collected
@@ -63,10 +64,11 @@ async def train(
     position: Position,
     on_step: Callable[[Step, Position], Awaitable[None]],
     new_version: Callable[[], int],
+    write_schedule: Callable[[str], object] = lambda line: None,
 ) -> None:
     """RL from step `start` on; `on_step` is awaited after each, before the next step may change the weights.
 
-    In `concurrent` mode every rank samples, then every rank learns: staleness 0.
+    In `concurrent` mode every rank samples, then every rank learns: staleness 0. `write_schedule` gets the lines of `agito.flowlog`.
     """
     recipe, compute = studio.recipe, studio.compute
     assert compute is not None
@@ -80,7 +82,7 @@ async def train(
         max_live=recipe.compute.rows * len(_engine_ranks(compute)),
     )  # fmt: skip
     if start < recipe.rl.steps:
-        flow = Flow(rules, version=start, reissued=position.outstanding)
+        flow = LoggedFlow(rules, version=start, reissued=position.outstanding, write=write_schedule)
         try:
             await _Pipeline(studio, curriculum, flow, position.issued, base - start, on_step, new_version).run()
         except BaseExceptionGroup as group:

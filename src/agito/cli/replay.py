@@ -11,6 +11,7 @@ from agito.cli.episode import print_event, print_task, print_tokens, verdict_tex
 from agito.cli.guard import work
 from agito.cli.tables import plain_table
 from agito.errors import Diverged, NotFound
+from agito.flowlog import replay
 from agito.record import Recorded, read_trajectories
 from agito.reenact import Reenacted, reenact
 from agito.types import AttemptId, Turn
@@ -25,6 +26,17 @@ def replay_attempt(run: Path, attempt: AttemptId, phase: str | None) -> None:
     _print(console, both)
     if both.differences:
         raise Diverged(f"attempt {attempt} diverges first at {both.differences[0]}")
+
+
+def replay_schedule(run: Path) -> None:
+    """Raises `Diverged` at the first decision that differs, `NotFound` for a run without a log."""
+    path = run / "schedule.jsonl"
+    if not path.is_file():
+        raise NotFound(f'{path}: not there; only the concurrent and the decoupled loop write one (--set pipeline.mode="decoupled")')
+    with path.open(encoding="utf-8") as lines:
+        counts = replay(lines)
+    told = ", ".join(f"{count} {name}" for name, count in counts.items())
+    Console().print(f"identical  {told}", highlight=False)
 
 
 def parse_attempt(text: str) -> AttemptId:

@@ -155,6 +155,11 @@ class RunDir:
         return self.path / "checkpoints"
 
     @property
+    def schedule(self) -> Path:
+        """What the decoupled loop's schedule saw and decided; see `agito.flowlog`."""
+        return self.path / "schedule.jsonl"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -25,4 +25,28 @@ class DecoupledPPOConfig(Section):
         return self
 
 
-LossConfig: TypeAlias = DecoupledPPOConfig  # becomes a union, told apart by `name`
+class CISPOConfig(Section):
+    """Bounds of the importance weight pi/mu; the defaults are ScaleRL's (arXiv:2510.13786)."""
+
+    name: Literal["cispo"] = "cispo"
+    clip_low: float = Field(default=0.0, ge=0, le=1)
+    clip_high: float = Field(default=5.0, ge=1)
+
+
+class GSPOConfig(Section):
+    """Bounds of a sequence's ratio, which is a geometric mean and so very near 1."""
+
+    name: Literal["gspo"] = "gspo"
+    clip_low: float = Field(default=1 - 3e-4, gt=0, le=1)
+    clip_high: float = Field(default=1 + 4e-4, ge=1)
+
+
+class DPPOConfig(Section):
+    """How far a token's probability may have moved, and the cap of pi/mu."""
+
+    name: Literal["dppo"] = "dppo"
+    delta: float = Field(default=0.2, gt=0, lt=1)
+    ratio_max: float = Field(default=5.0, ge=1)
+
+
+LossConfig: TypeAlias = Annotated[DecoupledPPOConfig | CISPOConfig | GSPOConfig | DPPOConfig, Field(discriminator="name")]

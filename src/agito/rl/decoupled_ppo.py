@@ -8,17 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agito.rl.config import DecoupledPPOConfig
+from agito.rl.config import DecoupledPPOConfig, LossConfig
 from agito.rl.meters import PolicyMeters, PolicyTokens, measure
 
 
-def decoupled_ppo(tokens: PolicyTokens, *, num_tokens: float, config: DecoupledPPOConfig) -> tuple[Tensor, PolicyMeters, float]:
+def decoupled_ppo(tokens: PolicyTokens, *, num_tokens: float, config: LossConfig) -> tuple[Tensor, PolicyMeters, float]:
     """-sum_t keep·w̄_t·min(rho_t·A_t, clip(rho_t, low, high)·A_t) / N; also its meters and the largest w.
 
     rho = pi/pi_old, w̄ = min(pi_old/mu, w_max) without gradient. N = `num_tokens`: the policy's tokens in the optimizer step over
     all ranks, before any rejection. Sequence rejection is by exp(mean log w) over one sample; it rejects long samples at another
     rate than short ones, which `policy/rejected_length_ratio` shows.
     """
+    assert isinstance(config, DecoupledPPOConfig)
     if num_tokens <= 0:
         raise ValueError(f"num_tokens={num_tokens}: there is nothing to train on")
     log_w_T = tokens.logp_old_T - tokens.logp_mu_T

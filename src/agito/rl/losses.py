@@ -7,8 +7,11 @@ from typing import Protocol
 
 from torch import Tensor
 
+from agito.rl.cispo import cispo
 from agito.rl.config import LossConfig
 from agito.rl.decoupled_ppo import decoupled_ppo
+from agito.rl.dppo import dppo
+from agito.rl.gspo import gspo
 from agito.rl.meters import PolicyMeters, PolicyTokens
 
 
@@ -18,4 +21,4 @@ class PolicyLoss(Protocol):
     def __call__(self, tokens: PolicyTokens, *, num_tokens: float, config: LossConfig) -> tuple[Tensor, PolicyMeters, float]: ...
 
 
-LOSSES: Mapping[str, PolicyLoss] = {"decoupled_ppo": decoupled_ppo}
+LOSSES: Mapping[str, PolicyLoss] = {"decoupled_ppo": decoupled_ppo, "cispo": cispo, "gspo": gspo, "dppo": dppo}

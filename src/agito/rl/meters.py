@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -79,6 +80,22 @@ class PolicyMeters:
         if not self.rejected_sequences:
             return 1.0
         return (self.rejected_tokens / self.rejected_sequences) / (self.tokens / self.sequences)
+
+
+class Kept(TypedDict):
+    """Which tokens and sequences were not rejected."""
+
+    is_kept_T: Tensor
+    is_kept_B: Tensor
+
+
+def keep_all(tokens: PolicyTokens) -> Kept:
+    """Nothing is rejected."""
+    device = tokens.logp_T.device
+    return Kept(
+        is_kept_T=torch.ones(tokens.logp_T.numel(), dtype=torch.bool, device=device),
+        is_kept_B=torch.ones(tokens.num_sequences, dtype=torch.bool, device=device),
+    )
 
 
 @torch.no_grad()
