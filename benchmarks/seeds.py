@@ -57,7 +57,8 @@ def main() -> None:
         summaries.append(train(options.recipe, seed, out))
         now = summaries[-1]
         print(
-            f"{seed}: {now['success_before']:.3f} to {now['success_after']:.3f} in {now['wall_s']:.0f} s; load {os.getloadavg()[0]:.0f}",
+            f"{seed}: {now['success_before']:.3f} to {now['success_after']:.3f} in {now['wall_s']:.0f} s; load {os.getloadavg()[0]:.0f}, "
+            f"stolen {now.get('stolen_ratio', 0):.0%}",
             flush=True,
         )
         for name in CONTROLS if seed < control_seeds else ():
@@ -69,6 +70,7 @@ def main() -> None:
         "success_before_by_seed": [round(summary["success_before"], 4) for summary in summaries],
         "success_after_by_seed": [round(summary["success_after"], 4) for summary in summaries],
         "wall_s_by_seed": [round(summary["wall_s"], 1) for summary in summaries],
+        "stolen_ratio_by_seed": [summary.get("stolen_ratio") for summary in summaries],
         "cpu_s_by_seed": [round(summary["cpu_s"], 1) for summary in summaries],
         "controls": {name: [round(found["success"], 4) for found in each] for name, each in controls.items() if each},
     }

@@ -224,7 +224,8 @@ class _Job:
             commit=str(self._run.meta.get("commit") or "unknown"), seed=self._recipe.seed, isolation_tier=self._tier,
             before=rate(before), after=rate(after), structural=rate(structural) if structural else None,
             cells_before=rates_by_cell(before), cells_after=rates_by_cell(after), baselines=baselines, num_eval_tasks=len(after),
-            wall_s=sum(phases.values()), cpu_s=tally.cpu_s(), load=load(), phase_wall_s=phases, sampled_tokens=tally.sampled_tokens,
+            wall_s=sum(phases.values()), cpu_s=tally.cpu_s(), load=load(), stolen_ratio=tally.stolen_ratio(),
+            phase_wall_s=phases, sampled_tokens=tally.sampled_tokens,
             tool_calls=tally.tool_calls, tool_cpu_ms_p50=tally.tool_cpu_ms_p50, void_attempts=tally.void_attempts,
         )  # fmt: skip
         summary.write(self._run.summary)

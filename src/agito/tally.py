@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from agito.types import Attempt, Json
 
@@ -24,6 +25,7 @@ class Tally:
     void_attempts: int = 0
     phase_wall_s: dict[str, float] = field(default_factory=dict[str, float])
     earlier_cpu_s: float = 0.0  # of sessions of this run before the last resume
+    _ticks: tuple[int, int] = field(default_factory=lambda: _stolen_and_all())
     _tool_cpu: Counter[int] = field(default_factory=Counter[int])
 
     def add(self, attempts: Iterable[Attempt]) -> None:
@@ -60,6 +62,11 @@ class Tally:
         here = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         return self.earlier_cpu_s + sum(usage.ru_utime + usage.ru_stime for usage in here)
 
+    def stolen_ratio(self) -> float:
+        """Share of the processors' time that the host of a virtual machine gave to others, in this session."""
+        (stolen_before, all_before), (stolen, total) = self._ticks, _stolen_and_all()
+        return round((stolen - stolen_before) / max(total - all_before, 1), 4)
+
     def to_json(self) -> dict[str, Json]:
         return {
             "sampled_tokens": self.sampled_tokens,
@@ -85,3 +92,12 @@ class Tally:
 def load() -> float:
     """The machine's one-minute load average."""
     return round(os.getloadavg()[0], 2)
+
+
+def _stolen_and_all() -> tuple[int, int]:
+    """Ticks since the machine came up, over all processors; zeros where the system does not say."""
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+    except (OSError, ValueError):
+        return 0, 0
+    return ticks[7], sum(ticks)

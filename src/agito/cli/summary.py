@@ -58,7 +58,8 @@ def _facts(summary: Summary, path: Path) -> Table:
     table.add_column()
     phases = " · ".join(f"{name} {wall_s:.0f}" for name, wall_s in summary.phase_wall_s.items())
     table.add_row("wall", f"{summary.wall_s:.0f} s ({phases})")
-    table.add_row("CPU", f"{summary.cpu_s:.0f} s, load {summary.load:.1f}")
+    stolen = f", {summary.stolen_ratio:.0%} of the machine taken by its host" if summary.stolen_ratio >= 0.01 else ""
+    table.add_row("CPU", f"{summary.cpu_s:.0f} s, load {summary.load:.1f}{stolen}")
     tools = f"{_grouped(summary.tool_calls)} tool calls at {summary.tool_cpu_ms_p50:.2f} ms CPU"
     table.add_row("work", f"{_grouped(summary.sampled_tokens)} tokens sampled, {tools}, {summary.void_attempts} void")
     table.add_row("isolation", summary.isolation_tier)

@@ -33,6 +33,7 @@ class Summary:
     wall_s: float  # after set-up
     cpu_s: float  # of every process of ours
     load: float  # one-minute average of the machine, at the end
+    stolen_ratio: float = 0.0  # of the processors' time, meanwhile, that a virtual machine's host gave to others
     phase_wall_s: Mapping[str, float]
     sampled_tokens: int
     tool_calls: int
@@ -40,7 +41,7 @@ class Summary:
     void_attempts: int
 
     def __post_init__(self) -> None:
-        for name in ("wall_s", "cpu_s", "load", "tool_cpu_ms_p50"):
+        for name in ("wall_s", "cpu_s", "load", "stolen_ratio", "tool_cpu_ms_p50"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"summary {name}={getattr(self, name)}: need a finite number that is not negative")
         for name in ("num_eval_tasks", "sampled_tokens", "tool_calls", "void_attempts"):
@@ -72,6 +73,7 @@ class Summary:
             "wall_s": self.wall_s,
             "cpu_s": self.cpu_s,
             "load": self.load,
+            "stolen_ratio": self.stolen_ratio,
             "phase_wall_s": dict(self.phase_wall_s),
             "sampled_tokens": self.sampled_tokens,
             "tool_calls": self.tool_calls,

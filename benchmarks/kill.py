@@ -1,0 +1,126 @@
+"""SIGKILL to the rollout, the engine, the trainer or all of them, at random moments of a decoupled run: is anything lost or repeated?
+
+    python benchmarks/kill.py [--kills 200] [--short]
+
+A run is killed and resumed until it ends; then another one begins. Of an ended run every RL step must be there once; a group that is in two
+steps is duplicated; a group that was out at the checkpoint that a resume began from and is in no step is lost. The moment is uniform over
+what is left of a usual run. The rollout process does not restart the others: a role that is gone ends the run, which is resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from agito.record import read_trajectories
+from harness import report, spread
+
+_STEPS, _GROUPS = 12, 2
+_OVERRIDES = (
+    "env.name=agito.testing:FakeEnvironment", "env.levels=[1]", "compute.ranks=2", "compute.rows=16", "compute.context=192",
+    "model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=1", "sft.demos=200", "sft.survey=24", "sft.epochs=1",
+    f"rl.steps={_STEPS}", f"rl.groups={_GROUPS}", "rl.group_size=4", "rl.checkpoint_every=1", "eval.tasks=8", "eval.structural_tasks=0",
+    "eval.baseline_tasks=0", 'pipeline.mode="decoupled"', "pipeline.max_staleness=2",
+)  # fmt: skip
+_ROLES = ("rollout", "trainer", "engine", "all")
+_DEADLINE_S = 300.0
+
+
+def start(run: Path) -> subprocess.Popen[bytes]:
+    words = ["--resume", str(run)] if (run / "run.json").exists() else ["quickstart", "--out", str(run)]
+    sets = [] if words[0] == "--resume" else [word for override in _OVERRIDES for word in ("--set", override)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (run.parent / "said").open("ab") as said:
+        return subprocess.Popen([sys.executable, "-m", "agito.cli", "train", *words, *sets], env=environment, stdout=said, stderr=said)
+
+
+def workers(parent: int) -> list[int]:
+    """The trainer's process, then the engines'; empty before they are up."""
+    ranks: dict[int, int] = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (directory / "cmdline").read_bytes().split(b"\0")
+            is_ours = int((directory / "stat").read_text().rpartition(")")[2].split()[1]) == parent
+        except OSError:
+            continue
+        if is_ours and b"agito.worker" in words:
+            ranks[int(words[words.index(b"agito.worker") + 2])] = int(directory.name)
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+def strike(process: subprocess.Popen[bytes], role: str) -> None:
+    found = workers(process.pid)
+    victims = {"rollout": [process.pid], "trainer": found[:1], "engine": found[1:], "all": [*found, process.pid]}[role]
+    for pid in victims or [process.pid]:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait(timeout=_DEADLINE_S)
+
+
+def check(run: Path) -> tuple[int, int]:
+    """(lost, duplicated) of a run that has ended."""
+    steps = [read_trajectories(path) for path in sorted((run / "trajectories").glob("rl-*.parquet"))]
+    looked_at = Counter(group for step in steps for group in {each.attempt.trajectory.attempt.group for each in step})
+    missing = _STEPS * _GROUPS - len(looked_at)
+    reissued: set[int] = set()
+    for line in (run / "schedule.jsonl").read_text().splitlines():
+        _, name, value = json.loads(line)
+        if name == "flow":
+            reissued |= set(value["reissued"])
+    with sqlite3.connect(run / "ledger.sqlite") as ledger:
+        twice = ledger.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM attempts WHERE consumed_in IS NOT NULL GROUP BY grp, slot HAVING count(*) > 1)"
+        )
+        num_twice = int(twice.fetchone()[0])
+    return max(missing, 0) + len(reissued - looked_at.keys()), sum(count - 1 for count in looked_at.values()) + num_twice
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--short", action="store_true", help="8 kills")
+    options = parser.parse_args()
+    wanted, rng = 8 if options.short else options.kills, random.Random(0)
+    home = Path(tempfile.mkdtemp(prefix="agito-kill-"))
+    run = home / "run"
+    began = time.monotonic()
+    assert start(run).wait(timeout=_DEADLINE_S) == 0, (home / "said").read_text()[-2000:]
+    usual_s = time.monotonic() - began
+    lost, duplicated = check(run)
+    shutil.rmtree(run)
+    kills, runs, recovery_s = Counter[str](), 1, list[float]()
+    while kills.total() < wanted or run.exists():
+        process, began = start(run), time.monotonic()
+        try:
+            status = process.wait(timeout=rng.uniform(0.1, 0.9) * usual_s if kills.total() < wanted else _DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            role = rng.choice(_ROLES)
+            strike(process, role)
+            kills[role] += 1
+            continue
+        assert status == 0, (home / "said").read_text()[-2000:]
+        recovery_s.append(time.monotonic() - began)
+        more = check(run)
+        lost, duplicated, runs = lost + more[0], duplicated + more[1], runs + 1
+        shutil.rmtree(run)
+        print(f"{kills.total()} kills, {runs} runs, {lost} lost, {duplicated} duplicated", flush=True)
+    shutil.rmtree(home)
+    figures = {"kills": kills.total(), "lost": lost, "duplicated": duplicated}
+    report("kill", figures, {"by_role": dict(kills), "runs": runs, "usual_s": round(usual_s, 1), "last_stretch_s": spread(recovery_s)})
+
+
+if __name__ == "__main__":
+    main()
