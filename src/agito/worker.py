@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -22,6 +23,8 @@ from agito.trainer.checkpoint import load_state, save_state
 from agito.trainer.mailbox import Mailbox
 from agito.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.types import Sample
+
+_NICE = 10  # tools and episodes go first: they take little, and everybody waits for them
 
 
 class Worker:
@@ -124,6 +127,7 @@ def serve(pipe: Connection, worker: Worker) -> None:
 
 def main() -> None:
     fd, rank, ranks, meeting = sys.argv[1:]
+    os.nice(_NICE)
     serve(Connection(int(fd)), Worker(int(rank), int(ranks), Path(meeting)))
 
 
