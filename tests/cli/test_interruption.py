@@ -81,11 +81,11 @@ def test_sigterm_ends_a_run_like_ctrl_c(tmp_path: Path) -> None:
 
 def test_an_earlier_run_is_moved_aside_and_one_that_was_not_finished_says_how_to_go_on(tmp_path: Path) -> None:
     command = ("train", "quickstart", "--name", "coin", *sets(*COIN))
-    interrupt(start(tmp_path, *command), "demonstrations", SIGINT)
+    interrupt(start(tmp_path, *command), "vocabulary", SIGINT)
     first = (tmp_path / "runs/coin/run.json").read_text()
     process = start(tmp_path, *command)
     moved = lines_until(process, "the earlier run")
-    interrupt(process, "demonstrations", SIGINT)
+    interrupt(process, "vocabulary", SIGINT)
     (aside,) = (tmp_path / "runs").glob("coin.*")
     assert f"is now runs/{aside.name}; it was not finished: to go on with it, agito train --resume runs/{aside.name}" in moved
     assert (aside / "run.json").read_text() == first
