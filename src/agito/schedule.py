@@ -28,10 +28,45 @@ class Quota:
 @dataclass(slots=True)
 class _Open:
     rewards: dict[int, float | None] = field(default_factory=dict[int, "float | None"])  # slot → reward; None is void for good
+    due: int = 0  # the last batch that may train on it
 
     def is_mixed(self) -> bool:
         scored = [reward for reward in self.rewards.values() if reward is not None]
         return len(scored) >= 2 and max(scored) - min(scored) > 1e-9
+
+
+class _Issue:
+    """Attempts that wait, those that are out, and the groups that they will complete; a void one goes to the front of the queue again."""
+
+    def __init__(self, *, group_size: int, max_live: int, max_tries: int) -> None:
+        self._group_size, self._max_live, self._max_tries = group_size, max_live, max_tries
+        self._queue: deque[AttemptId] = deque()
+        self.groups: dict[int, _Open] = {}
+        self.num_live = self.retried = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._queue and not self.num_live
+
+    def add(self, group: int, due: int = 0) -> None:
+        self.groups[group] = _Open(due=due)
+        self._queue.extend(AttemptId(group=group, slot=slot) for slot in range(self._group_size))
+
+    def release(self) -> tuple[AttemptId, ...]:
+        count = min(len(self._queue), self._max_live - self.num_live)
+        self.num_live += count
+        return tuple(self._queue.popleft() for _ in range(count))
+
+    def end(self, attempt: AttemptId, reward: float | None) -> _Open | None:
+        """The attempt's group, if that completes it."""
+        self.num_live -= 1
+        if reward is None and attempt.tries + 1 < self._max_tries:
+            self.retried += 1
+            self._queue.appendleft(AttemptId(group=attempt.group, slot=attempt.slot, tries=attempt.tries + 1))
+            return None
+        group = self.groups[attempt.group]
+        group.rewards[attempt.slot] = reward
+        return self.groups.pop(attempt.group) if len(group.rewards) == self._group_size else None
 
 
 class Schedule:
@@ -42,51 +77,39 @@ class Schedule:
         if not 1 <= self._wanted <= len(quota.ids) or quota.group_size < 1:
             raise ValueError(f"{self._wanted} groups of {quota.group_size} wanted out of {len(quota.ids)}: need at least one of each")
         self._quota = quota
-        self._queue: deque[AttemptId] = deque()
-        self._open: dict[int, _Open] = {}
-        self._live = self._issued = self._useful = 0
-        self.retried = 0
+        self._issue = _Issue(group_size=quota.group_size, max_live=quota.max_live, max_tries=quota.max_tries)
+        self._issued = self._useful = 0
 
     @property
     def is_done(self) -> bool:
-        return not self._queue and not self._live
+        return self._issue.is_empty
+
+    @property
+    def retried(self) -> int:
+        return self._issue.retried
 
     def start(self) -> tuple[AttemptId, ...]:
         for _ in range(self._wanted):
             self._add_group()
-        return self._release()
+        return self._issue.release()
 
     def finished(self, attempts: Sequence[tuple[AttemptId, float | None]]) -> tuple[AttemptId, ...]:
         """Attempts with their rewards, None for void, in an order that is a function of content; what to start next."""
         for attempt, reward in attempts:
-            self._live -= 1
-            if reward is None and attempt.tries + 1 < self._quota.max_tries:
-                self.retried += 1
-                self._queue.appendleft(AttemptId(group=attempt.group, slot=attempt.slot, tries=attempt.tries + 1))
-                continue
-            group = self._open[attempt.group]
-            group.rewards[attempt.slot] = reward
-            if len(group.rewards) == self._quota.group_size:
-                del self._open[attempt.group]
-                self._complete(group)
-        return self._release()
+            complete = self._issue.end(attempt, reward)
+            if complete is not None:
+                self._complete(complete)
+        return self._issue.release()
 
     def _complete(self, group: _Open) -> None:
         if self._quota.mixed is None or group.is_mixed():
             self._useful += 1
-        elif self._issued < len(self._quota.ids) and self._useful + len(self._open) < self._wanted:
+        elif self._issued < len(self._quota.ids) and self._useful + len(self._issue.groups) < self._wanted:
             self._add_group()
 
     def _add_group(self) -> None:
-        group = self._quota.ids[self._issued]
+        self._issue.add(self._quota.ids[self._issued])
         self._issued += 1
-        self._open[group] = _Open()
-        self._queue.extend(AttemptId(group=group, slot=slot) for slot in range(self._quota.group_size))
-
-    def _release(self) -> tuple[AttemptId, ...]:
-        count = min(len(self._queue), self._quota.max_live - self._live)
-        self._live += count
-        return tuple(self._queue.popleft() for _ in range(count))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +142,6 @@ class Batch:
     even: tuple[int, ...]  # groups that taught nothing and were looked at for it
 
 
-@dataclass(slots=True)
-class _InFlow(_Open):
-    due: int = 0  # the last batch that may train on it
-
-
 class Flow:
     """Versions count from 0: batch n starts from version n and makes version n + 1. Every token of a group is at least as new as the
     engine's version when the group was issued, so a group is due at that version + `max_staleness`.
@@ -139,13 +157,10 @@ class Flow:
         """A resumed flow starts at a later version; `reissued` are the groups that were out when the checkpoint was made."""
         self._rules = rules
         self._next = self._engine_version = version
-        self._queue: deque[AttemptId] = deque()
-        self._open: dict[int, _InFlow] = {}
+        self._issue = _Issue(group_size=rules.group_size, max_live=rules.max_live, max_tries=rules.max_tries)
         self._ready: dict[int, int] = {}  # mixed groups → due
         self._even: deque[int] = deque()
-        self._live = 0
         self._is_training = False
-        self.retried = 0
         self._add(reissued)
 
     @property
@@ -167,19 +182,23 @@ class Flow:
 
     @property
     def num_live(self) -> int:
-        return self._live
+        return self._issue.num_live
+
+    @property
+    def retried(self) -> int:
+        return self._issue.retried
 
     @property
     def outstanding(self) -> tuple[int, ...]:
         """Groups issued and in no batch yet."""
-        return tuple(sorted([*self._open, *self._ready, *self._even]))
+        return tuple(sorted([*self._issue.groups, *self._ready, *self._even]))
 
     @property
     def waits_for(self) -> int | None:
         """The group that keeps an idle trainer from its batch: the one due first."""
-        if self._is_training or not self._open:
+        if self._is_training or not self._issue.groups:
             return None
-        return min(self._open, key=lambda group: (self._open[group].due, group))
+        return min(self._issue.groups, key=lambda group: (self._issue.groups[group].due, group))
 
     @property
     def is_gated(self) -> bool:
@@ -203,25 +222,17 @@ class Flow:
 
     def release(self) -> tuple[AttemptId, ...]:
         """Attempts to start now."""
-        count = min(len(self._queue), self._rules.max_live - self._live)
-        self._live += count
-        return tuple(self._queue.popleft() for _ in range(count))
+        return self._issue.release()
 
     def finished(self, attempt: AttemptId, reward: float | None) -> None:
         """An attempt came to an end; None is void."""
-        self._live -= 1
-        if reward is None and attempt.tries + 1 < self._rules.max_tries:
-            self.retried += 1
-            self._queue.appendleft(AttemptId(group=attempt.group, slot=attempt.slot, tries=attempt.tries + 1))
+        complete = self._issue.end(attempt, reward)
+        if complete is None:
             return
-        group = self._open[attempt.group]
-        group.rewards[attempt.slot] = reward
-        if len(group.rewards) == self._rules.group_size:
-            del self._open[attempt.group]
-            if group.is_mixed():
-                self._ready[attempt.group] = group.due
-            else:
-                self._even.append(attempt.group)
+        if complete.is_mixed():
+            self._ready[attempt.group] = complete.due
+        else:
+            self._even.append(attempt.group)
 
     def batch(self) -> Batch | None:
         """The next batch, if the trainer is free and it may form now; the trainer has it from then on."""
@@ -249,8 +260,7 @@ class Flow:
 
     def _add(self, groups: Sequence[int]) -> None:
         for group in groups:
-            self._open[group] = _InFlow(due=self._engine_version + self._rules.max_staleness)
-            self._queue.extend(AttemptId(group=group, slot=slot) for slot in range(self._rules.group_size))
+            self._issue.add(group, due=self._engine_version + self._rules.max_staleness)
 
     def _has_enough(self) -> bool:
         return len(self._ready) >= self._rules.groups or len(self._even) + len(self._ready) >= self._rules.looked_at
@@ -258,11 +268,11 @@ class Flow:
     def _pick(self) -> tuple[int, ...] | None:
         """The mixed groups due first; None while what would remain could not all be trained on in time."""
         picked = sorted(self._ready, key=lambda group: (self._ready[group], group))[: self._rules.groups]
-        left = [group.due for group in self._open.values()] + [due for group, due in self._ready.items() if group not in picked]
+        left = [group.due for group in self._issue.groups.values()] + [due for group, due in self._ready.items() if group not in picked]
         for rank, due in enumerate(sorted(left), start=1):
             if rank > self._rules.groups * (min(due, self._rules.batches - 1) - self._next):
                 return None
         return tuple(picked)
 
     def _dues(self) -> list[int]:
-        return [group.due for group in self._open.values()] + list(self._ready.values())
+        return [group.due for group in self._issue.groups.values()] + list(self._ready.values())
