@@ -17,12 +17,14 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import anyio
 import numpy as np
 
-from agito.calibrate import Observed, mean_of, observe
+from agito.calibrate import Observed, observe
+from agito.loop import Step
 from agito.plan import Simulation
 from agito.recipe import Recipe
 from agito.schedule import FlowRules
@@ -79,6 +81,10 @@ def _sum_up(name: str, latency: str, seen: Observed) -> Arm:
         publish_pause=mean_of(steady, "engine/publish_pause_ratio"), stale_tokens=round(sum(stale)),
         discarded=sum(attempt.trajectory.num_sampled for attempt in attempts if not attempt.is_scored) / sampled,
     )  # fmt: skip
+
+
+def mean_of(steps: Sequence[Step], name: str) -> float:
+    return statistics.fmean(step.figures[name] for step in steps)
 
 
 def foreseen(seen: Observed, name: str, steps: int) -> float:

@@ -6,7 +6,6 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,7 +136,3 @@ def _cpu_s() -> float:
         if fields[1] == me or stat.parent.name == me:
             total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return total
-
-
-def mean_of(steps: Sequence[Step], name: str) -> float:
-    return statistics.fmean(step.figures[name] for step in steps)

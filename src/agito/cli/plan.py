@@ -48,7 +48,7 @@ def plan(recipe: Recipe, tools: Tools, *, engines: int, steps: int, as_json: boo
         each = {str(staleness): asdict(foreseen) for staleness, foreseen in found.items()}
         print(json.dumps({"latencies": asdict(latencies), "foreseen": each, "max_staleness": chosen}))  # noqa: T201
         return
-    table = plain_table("staleness", "step", "steps/h", "trainer idle", "of it gated", "engine busy", "age", "concurrent")
+    table = plain_table("staleness", "step", "steps/h", "trainer idle", "gated", "engine busy", "age", "concurrent")
     for staleness, foreseen in found.items():
         mark = " ←" if staleness == chosen else ""
         table.add_row(
