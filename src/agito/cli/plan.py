@@ -64,8 +64,8 @@ def plan(recipe: Recipe, tools: Tools, *, engines: int, steps: int, as_json: boo
     console.print(table)
     console.print(
         f'\n--set pipeline.mode="decoupled" --set pipeline.max_staleness={chosen} --set compute.rows={found[chosen].most_live}',
-        highlight=False,
-    )
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def foresee(recipe: Recipe, latencies: Latencies, staleness: int, *, engines: int, steps: int) -> Foreseen:
