@@ -20,7 +20,7 @@ class LenientShell(ShellEnvironment):
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
         return SerialWorld(await super().open(task, key, attempt, noise_seed=noise_seed))
 
-    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         reward = float(sealed.submitted is not None and len(sealed.submitted) % 2 == 0)
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 

@@ -124,8 +124,8 @@ class Environment(Protocol):
         """A live world. Fault randomness is keyed by (`noise_seed`, attempt, call). Raises `SandboxFailure`."""
         ...
 
-    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        """A pure function of captured data."""
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        """A pure function of captured data. Void is never zero: what could not be judged is `Verdict.void`. Raises `SandboxFailure`."""
         ...
 
     def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:

@@ -324,6 +324,15 @@ class Sealed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A sign of cheating that a grader saw. Proof is hard evidence, such as a canary in the answer; the rest is soft."""
+
+    kind: str  # such as "canary", "forged_report", "forbidden_write"
+    is_proof: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The judgement on one attempt. `reward` is meaningless when void."""
 
@@ -332,6 +341,7 @@ class Verdict:
     scores: Mapping[str, float] = field(default_factory=dict[str, float])
     evidence: str = ""
     grade_seed: int = 0
+    flags: tuple[Flag, ...] = ()
 
     def __post_init__(self) -> None:
         if self.status is Status.SCORED and not math.isfinite(self.reward):

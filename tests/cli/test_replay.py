@@ -20,8 +20,8 @@ class Coin(FakeEnvironment):
         task, key = super().task(**which)
         return replace(task, prompt={dialect: text + PROMPT for dialect, text in task.prompt.items()}), key
 
-    def grade(self, sealed, key, grade_seed):
-        verdict = super().grade(sealed, key, grade_seed)
+    async def grade(self, sealed, key, grade_seed):
+        verdict = await super().grade(sealed, key, grade_seed)
         return replace(verdict, reward=verdict.reward * MARKS, scores={"success": verdict.reward * MARKS})
 
     async def open(self, task, key, attempt, *, noise_seed):

@@ -126,7 +126,7 @@ async def test_the_check_script_agrees_with_the_grader_on_broken_and_mended_tree
             fork = await control.fork(await control.snapshot(), AttemptId(group=at, slot=1))
             sealed = await fork.seal()
             submitted = replace(sealed, submitted="done")
-            is_right = env.grade(submitted, key, 0).reward == 1.0
+            is_right = (await env.grade(submitted, key, 0)).reward == 1.0
             said = await _check(env, task, key, sealed)
             assert said == "ok\n" or not is_right, f"{task.id}: right, and the check says {said!r}"
             if said == "ok\n" and not is_right:
@@ -223,8 +223,8 @@ async def test_a_grader_reads_only_what_was_captured(env: ShellEnvironment) -> N
     assert isinstance(wanted, dict)
     files = {path: str(text).encode() for path, text in wanted.items()}
     sealed = Sealed(task_id=task.id, submitted="done", files=files, digest="")
-    assert env.grade(sealed, key, 0).reward == 1.0
-    assert env.grade(replace(sealed, submitted=None), key, 0).reward == 0.0
-    assert env.grade(replace(sealed, files={**files, "extra": b""}), key, 0).reward == 0.0
-    assert env.grade(replace(sealed, files=dict(list(files.items())[1:])), key, 0).reward == 0.0
-    assert env.grade(replace(sealed, problem="could not be read"), key, 0).status is Status.VOID
+    assert (await env.grade(sealed, key, 0)).reward == 1.0
+    assert (await env.grade(replace(sealed, submitted=None), key, 0)).reward == 0.0
+    assert (await env.grade(replace(sealed, files={**files, "extra": b""}), key, 0)).reward == 0.0
+    assert (await env.grade(replace(sealed, files=dict(list(files.items())[1:])), key, 0)).reward == 0.0
+    assert (await env.grade(replace(sealed, problem="could not be read"), key, 0)).status is Status.VOID

@@ -58,10 +58,10 @@ class Troubled(FakeEnvironment):
         world.on_act, world.on_seal = (lambda: self.meet("act")), (lambda: self.meet("seal"))
         return world
 
-    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         self.log.append("grade")
         self.meet("grade")
-        return super().grade(sealed, key, grade_seed)
+        return await super().grade(sealed, key, grade_seed)
 
     def meet(self, place: str) -> None:
         if place in self.trouble:

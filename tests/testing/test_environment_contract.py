@@ -240,26 +240,26 @@ class Harmless(FakeEnvironment):
 
 
 class PaysForNothing(FakeEnvironment):
-    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        verdict = super().grade(sealed, key, grade_seed)
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        verdict = await super().grade(sealed, key, grade_seed)
         return replace(verdict, reward=1.0) if sealed.submitted is None else verdict
 
 
 class VoidForNothing(FakeEnvironment):
-    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        return Verdict.void("nothing submitted") if sealed.submitted is None else super().grade(sealed, key, grade_seed)
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        return Verdict.void("nothing submitted") if sealed.submitted is None else await super().grade(sealed, key, grade_seed)
 
 
 class Moody(FakeEnvironment):
-    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        return replace(super().grade(sealed, key, grade_seed), scores={"mood": time.perf_counter()})
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        return replace(await super().grade(sealed, key, grade_seed), scores={"mood": time.perf_counter()})
 
 
 class ZeroForInfra(FakeEnvironment):
-    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         if sealed.problem:
             return Verdict(status=Status.SCORED, reward=0.0)
-        return super().grade(sealed, key, grade_seed)
+        return await super().grade(sealed, key, grade_seed)
 
 
 class AlwaysRight(FakeEnvironment):

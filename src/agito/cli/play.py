@@ -63,7 +63,7 @@ async def _yourself(recipe: Recipe, choice: Choice) -> None:
         control = await studio.environment.open(task, key, attempt, noise_seed=recipe.seed)
         try:
             events, end = await _converse(console, task, control.session)
-            verdict = studio.environment.grade(await control.seal(), key, recipe.seed)
+            verdict = await studio.environment.grade(await control.seal(), key, recipe.seed)
         finally:
             with anyio.CancelScope(shield=True):
                 await control.close()

@@ -2,17 +2,19 @@
 
     <|task|>find kev<|act|>grep -rh kev .<|end|><|obs|>kev=mak\n<|left|>13<|act|>submit mak<|end|>
 
-A turn that starts with the name of a tool other than the first calls that tool with the rest of the line; everything else is the
-first tool's argument. `<think>...</think>` before the command is thinking.
+A turn that starts with the name of a tool other than the first calls that tool with the rest of the line; everything else is for the
+first tool. Parameters are positional: one word each, the last one takes what is left; words become numbers where the tool's schema says
+so and they can. `<think>...</think>` before the command is thinking.
 """
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Sequence
 
 from agito.render.vocabulary import ACT, END, END_THINK, FAULT, LEFT, OBS, TASK, THINK, Vocabulary
-from agito.types import Call, Channel, Dialect, Event, Task, ToolSpec
+from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -58,13 +60,14 @@ class CompactRenderer:
         return ids
 
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> array[int]:
-        """Raises `ValueError` unless it is one call of a tool with a single string argument."""
+        """Raises `ValueError` unless it is one call whose arguments can be told apart again."""
         if len(calls) != 1:
             raise ValueError(f"{len(calls)} calls: a turn in the compact dialect makes exactly one")
         (call,) = calls
-        if len(call.arguments) != 1 or not isinstance(argument := next(iter(call.arguments.values())), str):
-            raise ValueError(f"{call.tool}{dict(call.arguments)}: the compact dialect needs one string argument")
-        text = argument if call.tool == tools[0].name else f"{call.tool} {argument}"
+        tool = next(tool for tool in tools if tool.name == call.tool)
+        text = _words(call, tool)
+        if tool is not tools[0]:
+            text = f"{tool.name} {text}" if call.arguments else tool.name
         return array("i", [*self.vocabulary.encode(text), self._end])
 
     def parse(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
@@ -80,8 +83,8 @@ class CompactRenderer:
             return (Call(tool=tools[0].name, arguments={}, raw=raw, problem="no command"),)
         word, _, rest = text.partition(" ")
         tool = next((tool for tool in tools[1:] if tool.name == word), None)
-        name, argument = (tool.name, rest) if tool else (tools[0].name, text)
-        return (Call(tool=name, arguments={_parameter(tool or tools[0]): argument}, raw=raw),)
+        arguments = _arguments(rest, tool) if tool else _arguments(text, tools[0])
+        return (Call(tool=(tool or tools[0]).name, arguments=arguments, raw=raw),)
 
     def channels(self, ids: Sequence[int]) -> bytes:
         channels, current = bytearray(), Channel.CALL
@@ -95,7 +98,37 @@ class CompactRenderer:
         return self.vocabulary.decode(ids)
 
 
-def _parameter(tool: ToolSpec) -> str:
+def _parameters(tool: ToolSpec) -> dict[str, str]:
+    """Names and JSON types, in order."""
     properties = tool.parameters.get("properties")
-    assert isinstance(properties, dict) and properties, f"tool {tool.name}: the compact dialect needs a parameter"
-    return next(iter(properties))
+    assert isinstance(properties, dict)
+    return {name: str(each.get("type")) if isinstance(each, dict) else "string" for name, each in properties.items()}
+
+
+def _words(call: Call, tool: ToolSpec) -> str:
+    text = " ".join(value if isinstance(value, str) else json.dumps(value) for value in call.arguments.values())
+    if _arguments(text, tool) != dict(call.arguments):
+        parameters = ", ".join(_parameters(tool))
+        raise ValueError(f"{call.tool}{dict(call.arguments)}: the compact dialect needs {parameters} in order, one word each but the last")
+    return text
+
+
+def _arguments(text: str, tool: ToolSpec) -> dict[str, Json]:
+    parameters = _parameters(tool)
+    if len(parameters) == 1:  # a command: its spaces are its own
+        ((name, kind),) = parameters.items()
+        return {name: _value(text, kind)}
+    words = text.split(None, max(len(parameters) - 1, 0)) if parameters else []
+    return {name: _value(word, kind) for (name, kind), word in zip(parameters.items(), words, strict=False)}
+
+
+def _value(word: str, kind: str) -> Json:
+    """What cannot be read as its type stays text; the tool then says what is wrong with it."""
+    if kind in ("integer", "number", "boolean"):
+        try:
+            value = json.loads(word)
+        except ValueError:
+            return word
+        is_right = isinstance(value, bool) if kind == "boolean" else isinstance(value, int | float) and not isinstance(value, bool)
+        return value if is_right else word
+    return word

@@ -16,6 +16,7 @@ from agito.types import Attempt, AttemptId, End, Fault, Key, Task, Trajectory, V
 _SEAL_DEADLINE_S = 20.0
 _CLOSE_DEADLINE_S = 10.0  # the pool sweeps up what is left
 _OPEN_DEADLINE_S = 30.0
+_GRADE_DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +66,12 @@ class AttemptRunner:
         except (SandboxFailure, TimeoutError) as error:
             return Verdict.void(f"infra: the world could not be sealed: {error}")
         try:
-            return self._environment.grade(sealed, key, self._seed)
+            with anyio.fail_after(_GRADE_DEADLINE_S):
+                return await self._environment.grade(sealed, key, self._seed)
         except WorkerDied:
             raise
+        except (SandboxFailure, TimeoutError) as error:
+            return Verdict.void(f"infra: no verdict: {error or f'the grader did not answer within {_GRADE_DEADLINE_S:.0f} s'}")
         except Exception as error:  # the boundary: a grader that breaks gives no verdict
             return Verdict.void(f"env: the grader failed: {type(error).__name__}: {error}")
 

@@ -88,7 +88,7 @@ async def play(
         sealed = await control.seal()
     finally:
         await control.close()
-    return Played(events=events, sealed=sealed, verdict=env.grade(sealed, key, 0))
+    return Played(events=events, sealed=sealed, verdict=await env.grade(sealed, key, 0))
 
 
 def nothing() -> ScriptFactory:

@@ -91,7 +91,7 @@ class FakeEnvironment:
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
         return FakeWorld(task, key, attempt, noise_seed)
 
-    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         if sealed.problem:
             return Verdict.void(sealed.problem)
         reward = float(sealed.submitted == str(key.data["coin"]))

@@ -50,7 +50,7 @@ class Relay:
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
         return _World(task, attempt, self._latency, self._words)
 
-    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         reward = float(sealed.submitted or 0)
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 

@@ -81,7 +81,7 @@ class ShellEnvironment:
         tree = instance.tree | ({".check": check_script(instance)} if task.family == "repair" else {})
         return ShellWorld(self._pool, task, tree, key.data, attempt, noise_seed)
 
-    def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         """find: the submitted line. repair: the submission, and the files as they should be, line order apart."""
         if sealed.problem:
             return Verdict.void(sealed.problem)

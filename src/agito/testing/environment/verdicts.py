@@ -88,8 +88,8 @@ class VerdictRules(EnvironmentBase):
             for task, key in self.sample(env, "heldout"):
                 for factory in (env.solutions(task, key)[0], nothing()):
                     sealed = (await play(env, task, key, factory)).sealed
-                    once = env.grade(sealed, key, 5)
-                    again = [env.grade(sealed, key, 5), other.grade(sealed, key, 5)]
+                    once = await env.grade(sealed, key, 5)
+                    again = [await env.grade(sealed, key, 5), await other.grade(sealed, key, 5)]
                     require(all(same(once, verdict) for verdict in again), f"{task.id} graded again: {once} and {again}")
                     require(once.grade_seed == 5, f"the verdict on {task.id} carries grade seed {once.grade_seed}, not 5")
 
@@ -98,7 +98,7 @@ class VerdictRules(EnvironmentBase):
         async with self.environment() as env:
             for task, key in self.one_per_family(env):
                 sealed: Sealed = (await play(env, task, key, env.solutions(task, key)[0])).sealed
-                verdict = env.grade(replace(sealed, problem="the workspace could not be read"), key, 0)
+                verdict = await env.grade(replace(sealed, problem="the workspace could not be read"), key, 0)
                 require(verdict.status is Status.VOID, f"an incomplete capture of {task.id} earns {verdict.reward}")
 
     @rule("draw each decision of the demonstrator rightly with probability `skill`, from a generator seeded by `seed`")

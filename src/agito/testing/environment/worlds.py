@@ -190,7 +190,7 @@ class WorldRules(EnvironmentBase):
                 control = await env.open(task, key, FIRST, noise_seed=0)
                 fork: Control = await control.fork(await control.snapshot(), SECOND, same_noise=False)
                 await act_out(fork.session, task.limits, solution(env, task, key))
-                verdict = env.grade(await fork.seal(), key, 0)
+                verdict = await env.grade(await fork.seal(), key, 0)
                 require(verdict.reward == self.full_reward, f"{task.id}: the solution earns {verdict.reward} in the fork")
                 for world in (fork, control):
                     await world.close()

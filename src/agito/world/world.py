@@ -1,0 +1,163 @@
+"""A live world made of components: one episode's tools, its weather, its snapshots and its end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from agito.protocols import Control, Session, WorldSnapshot
+from agito.types import AttemptId, Budget, Call, Event, Exactness, Fault, Sealed, Task, ToolSpec
+from agito.world.component import CALM, Answer, Component, Weather, clip, spec, text_of, wrong
+
+SUBMIT = spec("submit", "End the episode with this answer.", ["answer"])
+_ORDER = (Exactness.REPLAY, Exactness.FILESYSTEM, Exactness.EXACT)
+
+
+class WorldSession:
+    """What the harness holds of a world."""
+
+    __slots__ = ("_world",)
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    @property
+    def tools(self) -> tuple[ToolSpec, ...]:
+        return self._world.task.tools
+
+    async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
+        events: list[Event] = []
+        for call in calls:
+            events.append(await self._world.act(call, left))
+            if events[-1].ended:
+                break
+        return tuple(events)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """What a snapshot holds."""
+
+    tokens: tuple[object, ...]
+    num_calls: int
+    had_fault: bool
+    submitted: str | None
+
+
+class World:
+    """Implements `Control`. `task.tools` are the components' tools, and `SUBMIT` unless one of them ends the episode itself.
+
+    Weather is keyed by (`noise_seed`, attempt, number of the call), so that the same calls meet the same faults.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        components: Sequence[Component],
+        attempt: AttemptId,
+        *,
+        noise_seed: int,
+        weather: Mapping[str, Weather] | None = None,
+    ) -> None:
+        self.task = task
+        self._components, self._attempt, self._noise_seed = tuple(components), attempt, noise_seed
+        self._weather = weather or {}
+        self._offers = {tool.name: component for component in self._components for tool in component.tools}
+        self._known = {tool.name for tool in task.tools}
+        self._num_calls, self._had_fault = 0, False
+        self._submitted: str | None = None
+        self._sealed: Sealed | None = None
+
+    @property
+    def session(self) -> Session:
+        return WorldSession(self)
+
+    async def act(self, call: Call, left: Budget) -> Event:
+        """Raises `RuntimeError` after the end of the episode."""
+        if self._submitted is not None or self._sealed is not None:
+            raise RuntimeError(f"{self.task.id}: the episode has ended; no call can follow")
+        answer = await self._answer(call)
+        text, cut = answer.text, 0
+        if len(text) * 4 > self.task.limits.observation_bytes:
+            text, cut = clip(text.encode(), self.task.limits.observation_bytes)
+        self._submitted = answer.submitted
+        self._num_calls += 1
+        return Event(
+            index=self._num_calls - 1, call=call, text=text, exit_code=answer.exit_code, fault=answer.fault, left=left,
+            ended=answer.submitted is not None, truncated_bytes=answer.truncated_bytes + cut, wall_s=answer.wall_s, cpu_s=answer.cpu_s,
+        )  # fmt: skip
+
+    async def _answer(self, call: Call) -> Answer:
+        if call.problem:
+            return wrong(call.problem)
+        if call.tool not in self._known:
+            return wrong(f"{call.tool}: the tools are {', '.join(tool.name for tool in self.task.tools)}")
+        try:
+            component = self._offers.get(call.tool)
+            if component is None:
+                return Answer(text="", submitted=text_of(call, "answer").strip())
+            return await self._in_weather(component, call)
+        except ValueError as error:  # how a component says that an argument does not hold
+            return wrong(error)
+
+    async def _in_weather(self, component: Component, call: Call) -> Answer:
+        timeout_s = self.task.limits.call_seconds
+        weather = self._weather.get(call.tool, CALM)
+        if weather.is_calm:
+            self._had_fault = False
+            return await component.call(call, timeout_s=timeout_s)
+        rng = random.Random(f"{self._noise_seed}/{self._attempt.group}.{self._attempt.slot}/{self._num_calls}")
+        fault, delay_s = weather.draw(rng)
+        fault = None if self._had_fault else fault
+        self._had_fault = fault is not None
+        if delay_s:
+            await anyio.sleep(min(delay_s, timeout_s))
+        fault = "timeout" if delay_s >= timeout_s else fault
+        if fault == "error":
+            return Answer(text=weather.says, fault=Fault.TOOL)
+        if fault != "timeout":
+            answer = await component.call(call, timeout_s=timeout_s)
+            if fault is None or answer.submitted is not None:
+                return answer
+        return Answer(text="timeout", fault=Fault.TIMEOUT)
+
+    async def snapshot(self) -> WorldSnapshot:
+        digest = await self.digest()
+        tokens = tuple([await component.snapshot() for component in self._components])
+        state = _State(tokens=tokens, num_calls=self._num_calls, had_fault=self._had_fault, submitted=self._submitted)
+        exactness = min((component.exactness for component in self._components), key=_ORDER.index, default=Exactness.EXACT)
+        return WorldSnapshot(id=f"{digest}/{self._num_calls}", exactness=exactness, digest=digest, token=state)
+
+    async def fork(self, snapshot: WorldSnapshot, attempt: AttemptId, *, same_noise: bool = True) -> Control:
+        state = snapshot.token
+        assert isinstance(state, _State)
+        components = [await component.fork(token) for component, token in zip(self._components, state.tokens, strict=True)]
+        child = World(self.task, components, self._attempt if same_noise else attempt, noise_seed=self._noise_seed, weather=self._weather)
+        child._num_calls, child._had_fault, child._submitted = state.num_calls, state.had_fault, state.submitted
+        return child
+
+    async def digest(self) -> str:
+        if self._sealed is not None:
+            return self._sealed.digest
+        parts = {component.name: await component.digest() for component in self._components}
+        state = [self.task.id, self._submitted, parts]
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
+
+    async def seal(self) -> Sealed:
+        if self._sealed is None:
+            digest = await self.digest()
+            files: dict[str, bytes] = {}
+            for component in self._components:
+                files |= await component.capture()
+            await self.close()
+            self._sealed = Sealed(task_id=self.task.id, submitted=self._submitted, files=files, digest=digest)
+        return self._sealed
+
+    async def close(self) -> None:
+        for component in self._components:
+            await component.close()

@@ -1,0 +1,175 @@
+"""A world of components: its weather, its snapshots, its end."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from agito.protocols import Control, Environment, Renderer, Script, ScriptFactory
+from agito.render import learn, renderer
+from agito.testing.environment import EnvironmentContract
+from agito.types import AttemptId, Budget, Call, Dialect, Fault, Key, Limits, Sealed, Status, Task, Verdict
+from agito.world.component import Answer, Machine, Weather, spec, text_of
+from agito.world.world import SUBMIT, World
+
+LEFT = Budget(turns=9, calls=9, tokens=99)
+SET = spec("set", "Puts a value under a name.", {"name": "string", "value": "integer"})
+GET = spec("get", "Reads the value under a name.", ["name"])
+
+
+@dataclass
+class Shelf:
+    values: dict[str, int] = field(default_factory=dict[str, int])
+    num_sets: int = 0
+
+
+class ShelfMachine(Machine):
+    name, tools = "shelf", (SET, GET)
+    state: Shelf
+
+    def step(self, call: Call) -> Answer:
+        name = text_of(call, "name")
+        if call.tool == "get":
+            return Answer(text=str(self.state.values.get(name, "none")))
+        value = call.arguments.get("value")
+        if not isinstance(value, int):
+            raise ValueError("set needs an integer `value`")
+        self.state.values[name] = value
+        self.state.num_sets += 1
+        return Answer(text="ok")
+
+
+class ShelfEnvironment:
+    name, version, families, levels = "shelf", "1", ("copy",), (1, 2)
+    splits, chance_level = ("train", "heldout", "structural"), 0.01
+    weather: Mapping[str, Weather] = {"get": Weather(timeout=0.2), "set": Weather(error=0.1, lost=0.2)}
+
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+        if split not in self.splits or (family or "copy") != "copy" or (level or 1) not in self.levels:
+            raise ValueError(f"split={split!r} family={family!r} level={level!r}: shelf has {self.splits}, copy, {self.levels}")
+        level = level or self.levels[index % 2]
+        value = random.Random(f"{split}/{seed}/{index}/{level}").randrange(
+            1000 * self.splits.index(split), 1000 * self.splits.index(split) + 1000
+        )
+        ask = f"copy a to {'bc'[:level]} {index}"
+        task = Task(
+            id=f"shelf-{split}-{level}-{seed}-{index}", env="shelf", split=split, family="copy", level=level,
+            prompt={Dialect.COMPACT: ask, Dialect.NATURAL: f"Copy the value of a to {' and '.join('bc'[:level])}, then submit done."},
+            tools=(SET, GET, SUBMIT), limits=Limits(turns=20, calls=20),
+        )  # fmt: skip
+        return task, Key(task_id=task.id, seed=value, data={"value": value})
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        machine = ShelfMachine(Shelf({"a": key.seed}))
+        return World(task, [machine], attempt, noise_seed=noise_seed, weather=self.weather)
+
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        if sealed.problem:
+            return Verdict.void(sealed.problem)
+        said = sealed.files["shelf"].decode()
+        level = int(sealed.task_id.split("-")[2])
+        reward = float(sealed.submitted == "done" and all(f"'{name}': {key.seed}" in said for name in "bc"[:level]))
+        return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
+
+    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+        return (lambda: _copy("bc"[: task.level]),)
+
+    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return {"claim": lambda: _claim()}
+
+    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+        return lambda: _copy("bc"[: task.level] if random.Random(seed).random() < skill else "b")
+
+    async def aclose(self) -> None:
+        return
+
+
+def _call(tool: str, **arguments: str | int) -> Call:
+    return Call(tool=tool, arguments=arguments)
+
+
+def _copy(names: str) -> Script:
+    value = "timeout"
+    while not value.isdigit():
+        value = (yield _call("get", name="a")).text
+    for name in names:
+        while (yield _call("set", name=name, value=int(value))).fault is not None:
+            pass
+    yield _call("submit", answer="done")
+
+
+def _claim() -> Script:
+    yield _call("set", name="b", value=1)
+    yield _call("submit", answer="done")
+
+
+class TestWorld(EnvironmentContract):
+    async def make(self) -> Environment:
+        return ShelfEnvironment()
+
+    def renderers(self) -> Sequence[Renderer]:
+        vocabulary = learn(["copy a to bc 0123456789", "set get submit done", *(str(n) for n in range(3000))], size=400)
+        return [renderer(dialect, vocabulary) for dialect in Dialect]
+
+
+async def opened(weather: Weather) -> World:
+    env = ShelfEnvironment()
+    env.weather = {"set": weather}
+    task, key = env.task(split="train", index=0, seed=0)
+    world = await env.open(task, key, AttemptId(group=0, slot=0), noise_seed=1)
+    assert isinstance(world, World)
+    return world
+
+
+@pytest.mark.parametrize(("weather", "fault", "num_sets"), [
+    (Weather(timeout=1.0), Fault.TIMEOUT, 0),
+    (Weather(error=1.0), Fault.TOOL, 0),
+    (Weather(lost=1.0), Fault.TIMEOUT, 1),
+    (Weather(delay_s=9.0), Fault.TIMEOUT, 0),
+])  # fmt: skip
+async def test_each_kind_of_weather_does_what_it_says_and_never_twice_in_a_row(weather: Weather, fault: Fault, num_sets: int) -> None:
+    world = await opened(weather)
+    object.__setattr__(world.task, "limits", Limits(call_seconds=0.01))
+    events = await world.session.act([_call("set", name="b", value=1)] * 2, LEFT)
+    assert events[0].fault is fault
+    if not weather.delay_s:
+        assert events[1].fault is None
+        num_sets += 1
+    assert f"num_sets={num_sets}" in (await world.seal()).files["shelf"].decode()
+
+
+def test_delays_have_the_median_and_the_tail_that_were_asked_for() -> None:
+    weather, rng = Weather(delay_s=0.2, delay_p99_s=4.0), random.Random(0)
+    delays = sorted(weather.draw(rng)[1] for _ in range(20_000))
+    assert delays[10_000] == pytest.approx(0.2, rel=0.05)
+    assert delays[19_800] == pytest.approx(4.0, rel=0.2)
+
+
+async def test_wrong_arguments_are_events_that_the_policy_can_read() -> None:
+    world = await opened(Weather())
+    calls = [
+        _call("set", name="b", value="much"),
+        Call(tool="set", arguments={}),
+        _call("fly"),
+        Call(tool="get", arguments={}, problem="cut off"),
+    ]
+    events = await world.session.act(calls, LEFT)
+    assert [event.fault for event in events] == [Fault.POLICY] * 4
+    assert "integer `value`" in events[0].text and "string `name`" in events[1].text
+    assert "set, get, submit" in events[2].text and "cut off" in events[3].text
+
+
+@pytest.mark.parametrize(("text", "arguments"), [
+    ("set b 12", {"name": "b", "value": 12}),
+    ("set b twelve", {"name": "b", "value": "twelve"}),
+    ("set b", {"name": "b"}),
+    ("get b c", {"name": "b c"}),
+])  # fmt: skip
+def test_the_compact_dialect_reads_parameters_by_their_place(text: str, arguments: dict[str, object]) -> None:
+    compact = renderer(Dialect.COMPACT, learn(["set b 12 twelve", "get b c"], size=300))
+    ids = [*compact.vocabulary.encode(text), *compact.stop_ids]  # type: ignore[attr-defined]
+    (call,) = compact.parse(ids, (SUBMIT, SET, GET))
+    assert call.arguments == arguments
