@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py [--short]
 
-Engines and trainer are given assumed latencies (see `ASSUMED`: one accelerator each, a model of about 8 B parameters). What this machine can
-measure, it does: what an action costs scheduler and simulation together while so many episodes are out. Last line as JSON.
+Engines and trainer are given assumed latencies (see `ASSUMED`: one accelerator each, a model of about 8 B parameters). What this machine
+can measure, it does: what an action costs scheduler and simulation together while so many episodes are out. Last line as JSON.
 """
 
 from __future__ import annotations
