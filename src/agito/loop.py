@@ -43,7 +43,7 @@ async def train(
     await compute.publish(new_version())
     studio.take_busy_s()  # what was before is not ours
     for index in range(start, recipe.steps):
-        began = time.monotonic()
+        began, cpu_s = time.monotonic(), time.process_time()
         collected = await attempt(studio, index, curriculum)
         acted = time.monotonic()
         if recipe.follow:
@@ -57,6 +57,7 @@ async def train(
             "time/rollout_s": acted - began,
             "time/train_s": time.monotonic() - acted,
             "engine/busy_ratio": studio.take_busy_s() / compute.num_ranks / (acted - began),
+            "rollout/busy_ratio": (time.process_time() - cpu_s) / (time.monotonic() - began),
         }
         await on_step(Step(index=index, groups=collected.groups, trained=samples, figures=figures))
 

@@ -242,6 +242,7 @@ class _Meters:
     _began: float = field(default_factory=time.monotonic)
     _spent_s: dict[str, float] = field(default_factory=lambda: {"starved": 0.0, "training": 0.0, "gated": 0.0})
     _busy_s: float = 0.0
+    _cpu_s: float = field(default_factory=time.process_time)
 
     def turn(self, state: str) -> None:
         now = time.monotonic()
@@ -258,7 +259,9 @@ class _Meters:
             "trainer/gate_wait_ratio": self._spent_s["gated"] / elapsed_s,
             "engine/busy_ratio": (engine_busy_s - self._busy_s) / elapsed_s / self.num_engines,
             "engine/publish_pause_ratio": self.paused_s / elapsed_s / self.num_engines,
+            "rollout/busy_ratio": (time.process_time() - self._cpu_s) / elapsed_s,
         }
+        self._cpu_s = time.process_time()
         self._began, self._busy_s, self.paused_s = self._since, engine_busy_s, 0.0
         self._spent_s = dict.fromkeys(self._spent_s, 0.0)
         return figures
