@@ -94,9 +94,12 @@ def _cpu_s(compute: Compute) -> float:
 
 
 def peer(*command: str, threads: int, timeout_s: float = 900.0) -> dict[str, list[float]]:
-    """Raises `RuntimeError` with the peer's last words."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    """`threads` 0: as many as it likes. Raises `RuntimeError` with the peer's last words."""
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
     environment.pop("PYTHONPATH", None)
+    environment.pop("OMP_NUM_THREADS", None)
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[:2])}: {done.stderr[-1500:]}")
@@ -134,7 +137,7 @@ def _arms(checkpoint: Path, numbers: list[int], vllm: str | None) -> dict[str, C
         "continuous": lambda: transformers("continuous", 2),
     }
     if vllm:
-        arms["vllm"] = lambda: peer(vllm, str(PEERS / "vllm_arm.py"), str(checkpoint), *listed, threads=2)
+        arms["vllm"] = lambda: peer(vllm, str(PEERS / "vllm_arm.py"), str(checkpoint), *listed, threads=0)  # it binds its own
     return arms
 
 
