@@ -41,7 +41,8 @@ async def played(task: Task, key: Key, script: ScriptFactory, *, attempt: int = 
 
 def saying(calls: Sequence[Call]) -> ScriptFactory:
     def script() -> Script:
-        yield from (call for call in calls)  # a generator, because scripts are sent to
+        for call in calls:  # noqa: UP028
+            yield call
 
     return script
 
@@ -69,7 +70,7 @@ async def test_damage_beside_the_right_deed_costs_everything() -> None:
         right = [event.call for event in events]
         used = {str(call.arguments.get("order")) for call in right}
         lines = [line.split() for event in events for line in event.text.splitlines() if event.call.tool == "orders"]
-        others = [int(words[0]) for words in lines if len(words) == 4 and words[0] not in used]
+        others = [int(words[-1]) for words in lines if len(words) == 4 and words[-1] not in used]
         if not others:
             continue
 

@@ -108,7 +108,7 @@ class _Agent:
                 return None
             rank, *lines = text.splitlines()
             listed = [line for line in lines if line.count(" ") == 3]
-            found = next((line for line in listed if line.split()[1] == self.item), None)
+            found = next((line for line in listed if line.split()[0] == self.item), None)
             if listed and not self.careful(_FIRST):
                 found = listed[0]
             if found:
@@ -120,7 +120,7 @@ class _Agent:
         return None
 
     def _decide(self, row: str) -> Asking:
-        rank, number, _, state, days = row.split()
+        rank, _, state, days, number = row.split()
         if self.wish == "refund":
             is_allowed = state == "sent" and (int(days) <= self.limit or rank == "gold")
         else:

@@ -125,9 +125,10 @@ def case(*, split: str, family: str, level: int, rng: random.Random) -> Case:
         orders += [(numbers.pop(), other, item, *_state(rng, family, limit), rng.choice(PLACES)) for item in rng.sample(ITEMS, 2)]
     chosen = tuple(rng.sample(items, changes + 1))
     rank = "gold" if rng.random() < shape.gold else "plain"
+    elsewhere = [place for place in PLACES if all(order[5] != place for order in orders)]  # so that a move changes something
     return Case(
         family=family, customer=customers[0], rank=rank, limit=limit, orders=tuple(sorted(orders)),
-        said=() if is_open else (chosen[0],), items=chosen, place=rng.choice(PLACES), forgets=spare if is_mistaken else None,
+        said=() if is_open else (chosen[0],), items=chosen, place=rng.choice(elsewhere), forgets=spare if is_mistaken else None,
     )  # fmt: skip
 
 

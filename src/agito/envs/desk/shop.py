@@ -45,7 +45,7 @@ def _orders(connection: sqlite3.Connection, arguments: Arguments, caller: str) -
     found = connection.execute(
         "SELECT id, item, state, days FROM orders WHERE customer = ? ORDER BY id LIMIT ? OFFSET ?", (name, PAGE + 1, PAGE * (number - 1))
     ).fetchall()
-    rows: list[Json] = [f"{order} {item} {state} {days}" for order, item, state, days in found[:PAGE]]
+    rows: list[Json] = [f"{item} {state} {days} {order}" for order, item, state, days in found[:PAGE]]
     return {"rank": customer[0], "orders": rows, "more": len(found) > PAGE}
 
 

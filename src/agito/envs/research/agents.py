@@ -107,7 +107,7 @@ class _Agent:
     def _in_order(self, text: str, subject: str, relation: str) -> list[str]:
         """The documents worth opening. Careful: of those in time, the newest first. Hasty: as they are listed."""
         lines = [line.split() for line in text.splitlines()]
-        found = [(int(words[1]), words[0]) for words in lines if len(words) == 4 and words[2:] == [subject, relation]]
+        found = [(int(words[2]), words[3]) for words in lines if len(words) == 4 and words[:2] == [subject, relation]]
         if self.is_naive or not self.careful(1.0):
             return [number for _, number in found]
         return [number for date, number in sorted(found, reverse=True) if date <= self.date]

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 from agito.envs.research import agents
-from agito.envs.research.library import HITS, SHAPES, library
+from agito.envs.research.library import HITS, SHAPES, library, line
 from agito.envs.research.question import FAMILIES, LEVELS, SPLITS, Question, question
 from agito.protocols import Control, ScriptFactory
 from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
@@ -21,9 +21,9 @@ from agito.world.search import OPEN, SEARCH, SearchEngine
 from agito.world.world import SUBMIT, World
 
 TOOLS = (SEARCH, OPEN, SUBMIT)
-_ASKED_PER_WORLD = 64  # neighbouring tasks of one level ask about one world, whose index is made once
+_ASKED_PER_WORLD = 10  # neighbouring tasks ask about one world a level, whose index is made once; many more and it is learned by heart
 _NATURAL = (
-    "A library holds short dated documents about people, places and works. `search` lists documents by id, date and title; a title is "
+    "A library holds short dated documents about people, places and works. `search` lists documents by title, date and id; a title is "
     "a name and a relation (by, in, home, boss, lord, near). `open` shows what the document says: `is NAME`, or `rumor NAME`. "
     "Facts change: of the documents about one name and relation the one with the highest date{until} holds, and rumors never count. "
     "Begin with {start} and follow these relations one after the other: {path}. Submit the name that you arrive at, then the ids of the "
@@ -67,7 +67,7 @@ class ResearchEnvironment:
         assert isinstance(world, list)
         split, seed, level, number = world
         assert isinstance(split, str) and isinstance(seed, int) and isinstance(level, int) and isinstance(number, int)
-        engine = SearchEngine(library(split, seed, level, number).corpus, limit=HITS)
+        engine = SearchEngine(library(split, seed, level, number).corpus, limit=HITS, line=line)
         weather = Weather(timeout=SHAPES[level].timeout)
         return World(task, [engine], attempt, noise_seed=noise_seed, weather={"search": weather, "open": weather})
 

@@ -16,6 +16,11 @@ from agito.world.search import Corpus, Document
 HITS = 4  # a page of results
 
 
+def line(document: Document) -> str:
+    """A hit with its id last, after what it is chosen by."""
+    return f"{document.title} {document.date} {document.id}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """What a level is made of."""
