@@ -86,7 +86,7 @@ class GymWorld:
             action = None
         if isinstance(space, gymnasium.spaces.Box | gymnasium.spaces.MultiDiscrete | gymnasium.spaces.MultiBinary) and action is not None:
             try:
-                action = np.asarray(action, dtype=space.dtype)
+                action = np.asarray(action, dtype=cast("Any", space).dtype)
             except (ValueError, TypeError, OverflowError):
                 action = None
         if action is None or isinstance(action, bool) or not space.contains(action):
