@@ -83,7 +83,7 @@ class Case:
             return state == "sent" and (days <= self.limit or self.rank == "gold")
         return state == "open"
 
-    @property
+    @cached_property
     def wanted(self) -> Tables:
         """The books as they should stand in the end."""
         number, customer, item, state, days, place = self.target

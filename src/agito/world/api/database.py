@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 Cell: TypeAlias = "None | int | float | str | bytes"
@@ -36,13 +37,24 @@ class Database:
 
 def image(schema: str, rows: Mapping[str, Sequence[Row]] | None = None) -> bytes:
     """A database of these tables and rows. Raises `sqlite3.Error` when the rows do not fit the schema."""
-    connection = sqlite3.connect(":memory:", isolation_level=None)
+    database = Database(_empty(schema))
+    connection = database.connection
     try:
-        connection.executescript(f"PRAGMA foreign_keys = ON; BEGIN; {schema}")
+        connection.execute("BEGIN")
         for table, listed in (rows or {}).items():
             for row in listed:
                 connection.execute(f'INSERT INTO "{table}" VALUES ({", ".join("?" * len(row))})', row)
         connection.execute("COMMIT")
+        return database.bytes
+    finally:
+        database.close()
+
+
+@lru_cache(maxsize=64)
+def _empty(schema: str) -> bytes:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        connection.executescript(schema)
         return connection.serialize()
     finally:
         connection.close()
