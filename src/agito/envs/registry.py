@@ -10,7 +10,11 @@ from types import ModuleType
 from agito.errors import NotFound
 from agito.protocols import Environment
 
-_BUNDLED = {"shell": "agito.envs.shell:ShellEnvironment"}
+_BUNDLED = {
+    "shell": "agito.envs.shell:ShellEnvironment",
+    "desk": "agito.envs.desk:DeskEnvironment",
+    "research": "agito.envs.research:ResearchEnvironment",
+}
 
 
 def bundled() -> tuple[str, ...]:

@@ -1,0 +1,163 @@
+"""Scripted agents for the desk; they read what the world answers and nothing else.
+
+One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a hasty
+clerk does: does not ask whether the user is sure, takes the first order instead of looking for the right one, does as told without
+looking at the policy, gives up on a timeout. Now and then it mistypes a number and finds no such order: whoever learns from it must have
+seen how to go on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator
+from typing import TypeAlias
+
+from agito.envs.desk.case import FAMILIES
+from agito.envs.desk.words import CUSTOMERS, PLACES
+from agito.protocols import Script, ScriptFactory
+from agito.types import Call, Event, Fault, Json
+
+Asking: TypeAlias = "Generator[Call, Event, str | None]"  # a stretch of a script that comes back with a reply, or gives up
+Choice: TypeAlias = Callable[[float], bool]  # "does it do the right thing now?", of so many of its hasty moments
+
+_GIVE_UP, _SLIP, _UNSURE, _SLOPPY, _FIRST = 0.35, 0.1, 0.9, 0.9, 0.4  # of its hasty moments
+_MOST_PAGES = 4
+
+
+def use(tool: str, **arguments: Json) -> Call:
+    return Call(tool=tool, arguments=arguments)
+
+
+def ask(text: str) -> Call:
+    return use("ask", text=text)
+
+
+def finish() -> Call:
+    return use("submit", answer="done")
+
+
+def solver(prompt: str) -> ScriptFactory:
+    """`prompt` is the compact one: `CUSTOMER WISH [ITEM] limit DAYS`."""
+    return lambda: _Agent(prompt, lambda _: True, random.Random(0)).run()
+
+
+def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
+    def script() -> Script:
+        rng = random.Random(f"desk/demonstrator/{seed}")
+        return _Agent(prompt, lambda part: rng.random() < skill or rng.random() >= part, rng).run()
+
+    return script
+
+
+def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
+    """Agents that must stay at the floor."""
+    customer, wish, *_ = prompt.split()
+
+    def null() -> Script:
+        yield use("submit", answer="")
+
+    def blind() -> Script:
+        rng = random.Random(f"desk/guess/{seed}")
+        yield _deed(rng.choice((wish, "refuse")), rng.randrange(10, 100), rng.choice(PLACES))
+        yield finish()
+
+    def noise() -> Script:
+        rng = random.Random(f"desk/random/{seed}")
+        while True:
+            yield _random_call(rng)
+
+    def claim() -> Script:
+        yield ask("sure")
+        yield use("orders", name=customer, page=1)
+        yield use("submit", answer="done: ok, refunded, cancelled, moved, refused; reward 1")
+
+    return {"null": null, "blind": blind, "random": noise, "claim": claim}
+
+
+class _Agent:
+    def __init__(self, prompt: str, careful: Choice, rng: random.Random) -> None:
+        self.customer, self.wish, *said = prompt.split()
+        self.item = said[0] if said[0] != "limit" else None
+        self.limit = int(said[-1])
+        self.careful, self.rng = careful, rng
+
+    def run(self) -> Script:
+        yield from self._serve()
+        yield finish()
+
+    def _serve(self) -> Asking:
+        if self.item is None:
+            self.item = yield from self._persist(ask("which"))
+        reply = "no" if self.careful(_UNSURE) else "yes"
+        while self.item and reply and reply != "yes":
+            reply = yield from self._persist(ask("sure"))
+            if reply and reply.startswith("no "):
+                self.item = reply.removeprefix("no ")
+        if not self.item or not reply:
+            return None
+        row = yield from self._find()
+        if row is None:
+            return None
+        return (yield from self._decide(row))
+
+    def _find(self) -> Asking:
+        """The order's line, the customer's rank before it."""
+        for page in range(1, _MOST_PAGES):
+            text = yield from self._persist(use("orders", name=self.customer, page=page))
+            if text is None:
+                return None
+            rank, *lines = text.splitlines()
+            listed = [line for line in lines if line.count(" ") == 3]
+            found = next((line for line in listed if line.split()[0] == self.item), None)
+            if listed and not self.careful(_FIRST):
+                found = listed[0]
+            if found:
+                return f"{rank} {found}"
+            if lines and lines[-1] == "more":
+                continue
+            self.item = yield from self._persist(ask("which"))  # they named something that they never bought
+            return (yield from self._find()) if self.item and page < _MOST_PAGES else None
+        return None
+
+    def _decide(self, row: str) -> Asking:
+        rank, _, state, days, number = row.split()
+        if self.wish == "refund":
+            is_allowed = state == "sent" and (int(days) <= self.limit or rank == "gold")
+        else:
+            is_allowed = state == "open"
+        place: str | None = ""
+        deed = self.wish if is_allowed or not self.careful(_SLOPPY) else "refuse"
+        if deed == "move":
+            place = yield from self._persist(ask("where"))
+            if place is None:
+                return None
+        if not self.careful(_SLIP):
+            yield from self._persist(_deed(deed, self.rng.randrange(100, 110), place))
+        reply = yield from self._persist(_deed(deed, int(number), place))
+        if reply and reply.startswith("error 409") and deed != "refuse" and not is_allowed:
+            reply = yield from self._persist(_deed("refuse", int(number), place))
+        return reply
+
+    def _persist(self, call: Call) -> Asking:
+        """Repeats what times out; None when it gives up."""
+        while True:
+            event = yield call
+            if event.fault is not Fault.TIMEOUT:
+                return event.text
+            if not self.careful(_GIVE_UP):
+                return None
+
+
+def _deed(name: str, number: int, place: str) -> Call:
+    return use(name, order=number, place=place) if name == "move" else use(name, order=number)
+
+
+def _random_call(rng: random.Random) -> Call:
+    kind = rng.randrange(10)
+    if kind == 0:
+        return finish()
+    if kind < 4:
+        return ask(rng.choice(("which", "sure", "where")))
+    if kind < 6:
+        return use("orders", name=rng.choice(CUSTOMERS), page=rng.randrange(1, 3))
+    return _deed(rng.choice((*FAMILIES, "refuse")), rng.randrange(10, 100), rng.choice(PLACES))

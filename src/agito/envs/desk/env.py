@@ -1,0 +1,121 @@
+"""The `desk` environment: customer service over an API, judged by the state of the shop's books, damage included.
+
+Chance level: an agent that sees nothing must name the right one of 90 order numbers and the right deed, so it is right about once in 150;
+an agent that does nothing is never right, since a refusal must be recorded too; declared as 0.01.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sqlite3
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from agito.envs.desk import agents
+from agito.envs.desk.case import FAMILIES, LEVELS, SHAPES, SPLITS, Case, case
+from agito.envs.desk.shop import OPERATIONS, shop
+from agito.protocols import Control, ScriptFactory
+from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
+from agito.world.api import differences, dump
+from agito.world.component import Weather
+from agito.world.users import ASK, User
+from agito.world.world import SUBMIT, World
+
+TOOLS = (ASK, *(operation.tool for operation in OPERATIONS), SUBMIT)
+_TOPICS = {"item": ("which", "item", "order", "what"), "place": ("where", "place", "address")}
+_WISHES = {"refund": "wants to give an order back", "cancel": "wants to cancel an order", "move": "wants an order sent to another place"}
+_NATURAL = (
+    "You are the clerk of a shop. The customer {customer} {wish}{item}. Customers leave things out, sometimes name the wrong item, and "
+    "may change their mind: `ask` them which item it is, where to send it, and before you do anything whether they are sure; ask "
+    "again until they say yes. Policy: an order is refunded only when it is `sent` and not more than {limit} days old; customers of rank "
+    "`gold` get refunds at any age. An order is cancelled or moved only while it is `open`. What the policy forbids you "
+    "`refuse`, with the order's id, instead of doing it. Do exactly this one thing and change nothing else; then submit `done`. "
+    "Tools can time out, and what timed out may have been done."
+)
+
+
+class DeskEnvironment:
+    """Procedural cases; see `docs/desk.md`."""
+
+    name = "desk"
+    version = "1"
+    families = FAMILIES
+    levels = LEVELS
+    splits = SPLITS
+    chance_level = 0.01
+
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r}: desk has {', '.join(SPLITS)}")
+        family = family or FAMILIES[index % len(FAMILIES)]
+        level = level or LEVELS[index // len(FAMILIES) % len(LEVELS)]
+        if family not in FAMILIES or level not in LEVELS:
+            raise ValueError(f"family={family!r} level={level}: desk has {', '.join(FAMILIES)} at levels {LEVELS[0]}-{LEVELS[-1]}")
+        made = _made(split, seed, index, family, level)
+        name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
+        task = Task(
+            id=f"desk-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
+            prompt={Dialect.COMPACT: made.text, Dialect.NATURAL: _natural(made)}, tools=TOOLS, limits=_limits(level),
+        )  # fmt: skip
+        data: dict[str, Json] = {"case": [split, seed, index, family, level], "items": list(made.items), "is_allowed": made.is_allowed}
+        return task, Key(task_id=task.id, seed=zlib.crc32(f"{split}/{seed}/{index}".encode()), data=data)
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        made, shape = _case(key), SHAPES[task.level]
+        reading = Weather(timeout=shape.timeout)
+        writing = Weather(timeout=shape.timeout, lost=shape.lost)
+        weather = {"ask": reading} | {operation.tool.name: writing if operation.writes else reading for operation in OPERATIONS}
+        components = [User(made.mind(), _TOPICS), shop(made.books)]
+        return World(task, components, attempt, noise_seed=noise_seed, weather=weather)
+
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        """Full marks when the books are exactly as they should be: the deed done, and nothing else touched."""
+        if sealed.problem:
+            return Verdict.void(sealed.problem)
+        try:
+            found = dump(sealed.files["shop.sqlite"])
+        except (KeyError, sqlite3.Error) as error:
+            return Verdict.void(f"the books cannot be read: {error!r}")
+        wrong = differences(_case(key).wanted, found)
+        reward = float(not wrong)
+        evidence = "; ".join(map(str, wrong[:4])) or "the books as wanted"
+        return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, evidence=evidence, grade_seed=grade_seed)
+
+    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+        return (agents.solver(task.prompt[Dialect.COMPACT]),)
+
+    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return agents.impostors(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()))
+
+    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+        return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
+
+    async def aclose(self) -> None:
+        return
+
+
+@lru_cache(maxsize=512)
+def _made(split: str, seed: int, index: int, family: str, level: int) -> Case:
+    return case(split=split, family=family, level=level, rng=random.Random(f"desk/{split}/{seed}/{index}/{family}/{level}"))
+
+
+def _case(key: Key) -> Case:
+    given = key.data["case"]
+    assert isinstance(given, list)
+    split, seed, index, family, level = given
+    assert (
+        isinstance(split, str) and isinstance(seed, int) and isinstance(index, int) and isinstance(family, str) and isinstance(level, int)
+    )
+    return _made(split, seed, index, family, level)
+
+
+def _natural(made: Case) -> str:
+    item = f": the {made.said[0]}" if made.said else ""
+    return _NATURAL.format(customer=made.customer, wish=_WISHES[made.family], item=item, limit=made.limit)
+
+
+def _limits(level: int) -> Limits:
+    shape = SHAPES[level]
+    return Limits(turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=16, observation_bytes=300)

@@ -1,0 +1,106 @@
+"""The shop behind the desk: its tables, and what its API lets an agent do.
+
+The API keeps the shop's books whole: it refuses what makes no sense. What the shop *wants* is written in its policy, which the API does
+not enforce.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from agito.types import Json
+from agito.world.api import Operation, Problem, Service
+from agito.world.api.service import Arguments
+from agito.world.component import spec
+
+PAGE = 3
+SCHEMA = """
+CREATE TABLE customers (name TEXT PRIMARY KEY, rank TEXT NOT NULL);
+CREATE TABLE orders (
+    id INTEGER PRIMARY KEY, customer TEXT NOT NULL REFERENCES customers, item TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'sent', 'back', 'off')), days INTEGER NOT NULL, place TEXT NOT NULL
+);
+CREATE TABLE refusals (id INTEGER PRIMARY KEY REFERENCES orders);
+CREATE TABLE refunds (id INTEGER PRIMARY KEY REFERENCES orders);
+"""
+
+ORDERS = spec(
+    "orders",
+    "A customer's orders by id: item, state (open, sent, back, off) and days since; three a page.",
+    {"name": "string", "page": "integer"},
+)
+REFUND = spec("refund", "Takes a sent order back and returns the money.", {"order": "integer"})
+CANCEL = spec("cancel", "Cancels an order that is open or sent.", {"order": "integer"})
+MOVE = spec("move", "Sends an order that is open or sent to another place.", {"order": "integer", "place": "string"})
+REFUSE = spec("refuse", "Records that the customer's wish for this order is against the policy.", {"order": "integer"})
+
+
+def _orders(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
+    name, number = arguments["name"], arguments["page"]
+    customer = connection.execute("SELECT rank FROM customers WHERE name = ?", (name,)).fetchone()
+    if customer is None:
+        raise Problem(404, "no such customer")
+    if not isinstance(number, int) or not 1 <= number <= 99:
+        raise Problem(422, "page counts from 1")
+    found = connection.execute(
+        "SELECT id, item, state, days FROM orders WHERE customer = ? ORDER BY id LIMIT ? OFFSET ?", (name, PAGE + 1, PAGE * (number - 1))
+    ).fetchall()
+    rows: list[Json] = [f"{item} {state} {days} {order}" for order, item, state, days in found[:PAGE]]
+    return {"rank": customer[0], "orders": rows, "more": len(found) > PAGE}
+
+
+def _order(connection: sqlite3.Connection, arguments: Arguments, *states: str) -> int:
+    """The order's id. Raises `Problem` unless it is in one of these states."""
+    order = arguments["order"]
+    assert isinstance(order, int)
+    row = connection.execute("SELECT state FROM orders WHERE id = ?", (order,)).fetchone()
+    if row is None:
+        raise Problem(404, "no such order")
+    if row[0] not in states:
+        raise Problem(409, f"the order is {row[0]}")
+    return order
+
+
+def _refund(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
+    order = _order(connection, arguments, "sent")
+    connection.execute("UPDATE orders SET state = 'back' WHERE id = ?", (order,))
+    connection.execute("INSERT INTO refunds VALUES (?)", (order,))
+    return "ok"
+
+
+def _cancel(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
+    connection.execute("UPDATE orders SET state = 'off' WHERE id = ?", (_order(connection, arguments, "open", "sent"),))
+    return "ok"
+
+
+def _move(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
+    order = _order(connection, arguments, "open", "sent")
+    connection.execute("UPDATE orders SET place = ? WHERE id = ?", (arguments["place"], order))
+    return "ok"
+
+
+def _refuse(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
+    connection.execute("INSERT INTO refusals VALUES (?)", (arguments["order"],))
+    return "ok"
+
+
+OPERATIONS = (
+    Operation(tool=ORDERS, run=_orders),
+    Operation(tool=REFUND, run=_refund, writes=True, roles=("agent",)),
+    Operation(tool=CANCEL, run=_cancel, writes=True, roles=("agent",)),
+    Operation(tool=MOVE, run=_move, writes=True, roles=("agent",)),
+    Operation(tool=REFUSE, run=_refuse, writes=True, roles=("agent",)),
+)
+
+
+def shop(image: bytes) -> Service:
+    return Service(OPERATIONS, image, name="shop", text=_text)
+
+
+def _text(body: Json) -> str:
+    """Lines of words, as short as they can be."""
+    if not isinstance(body, dict):
+        return str(body)
+    listed = body["orders"]
+    assert isinstance(listed, list)
+    return "\n".join([str(body["rank"]), *map(str, listed), *(["more"] if body["more"] else [])])

@@ -1,0 +1,7 @@
+"""Multi-hop questions over generated worlds: search, read, weigh dates and rumors, and answer with the evidence."""
+
+from __future__ import annotations
+
+from agito.envs.research.env import ResearchEnvironment
+
+__all__ = ["ResearchEnvironment"]

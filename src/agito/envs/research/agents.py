@@ -1,0 +1,137 @@
+"""Scripted agents for the research tasks; they read what the world answers and nothing else.
+
+One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a hasty person
+does: opens the first hit instead of the newest, believes a rumor, forgets a source, gives up on a timeout. Now and then it mistypes a
+name, sees it in the hits, and searches again: whoever learns from it must have seen how to recover.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator
+from typing import TypeAlias
+
+from agito.envs.research.words import NAMES, RELATIONS
+from agito.protocols import Script, ScriptFactory
+from agito.types import Call, Event, Fault
+
+Asking: TypeAlias = "Generator[Call, Event, str | None]"  # a stretch of a script that comes back with a value, or gives up
+Choice: TypeAlias = Callable[[float], bool]  # "does it do the right thing now?", of so many of its hasty moments
+
+UNKNOWN = "none"
+_EVERY = [name for names in NAMES.values() for name in names]
+_GIVE_UP, _SLIP, _FORGET = 0.35, 0.1, 0.2  # of its hasty moments
+
+
+def search(query: str) -> Call:
+    return Call(tool="search", arguments={"query": query})
+
+
+def read(number: str) -> Call:
+    return Call(tool="open", arguments={"id": number})
+
+
+def submit(answer: str) -> Call:
+    return Call(tool="submit", arguments={"answer": answer})
+
+
+def solver(prompt: str) -> ScriptFactory:
+    """`prompt` is the compact one: `now START RELATION...` or `then DATE START RELATION...`."""
+    return lambda: _Agent(prompt, lambda _: True, random.Random(0)).run()
+
+
+def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
+    def script() -> Script:
+        rng = random.Random(f"research/demonstrator/{seed}")
+        return _Agent(prompt, lambda part: rng.random() < skill or rng.random() >= part, rng).run()
+
+    return script
+
+
+def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
+    """Agents that must stay at the floor."""
+
+    def null() -> Script:
+        yield submit("")
+
+    def blind() -> Script:
+        rng = random.Random(f"research/guess/{seed}")
+        hops = len(_parse(prompt)[2])
+        yield submit(" ".join((rng.choice(_EVERY), *(str(rng.randrange(10, 100)) for _ in range(hops)))))
+
+    def noise() -> Script:
+        rng = random.Random(f"research/random/{seed}")
+        while True:
+            yield _random_call(rng)
+
+    def first_hit() -> Script:
+        return _Agent(prompt, lambda _: True, random.Random(0), is_naive=True).run()
+
+    return {"null": null, "blind": blind, "random": noise, "first_hit": first_hit}
+
+
+class _Agent:
+    def __init__(self, prompt: str, careful: Choice, rng: random.Random, *, is_naive: bool = False) -> None:
+        self.date, self.subject, self.path = _parse(prompt)
+        self.careful, self.rng, self.is_naive = careful, rng, is_naive
+        self.evidence: list[str] = []
+
+    def run(self) -> Script:
+        for relation in self.path:
+            value = yield from self._look_up(self.subject, relation)
+            if value is None:
+                yield submit(UNKNOWN)
+                return
+            self.subject = value
+        cited = self.evidence if self.careful(_FORGET) else self.evidence[-1:]
+        yield submit(" ".join((self.subject, *cited)))
+
+    def _look_up(self, subject: str, relation: str) -> Asking:
+        typed = subject if self.careful(_SLIP) else self.rng.choice(_EVERY)
+        text = yield from self._persist(search(f"{typed} {relation}"))
+        if typed != subject and text is not None:
+            text = yield from self._persist(search(f"{subject} {relation}"))
+        if text is None:
+            return None
+        for number in self._in_order(text, subject, relation):
+            text = yield from self._persist(read(number))
+            if text is None:
+                return None
+            kind, _, value = text.splitlines()[-1].partition(" ")
+            if kind == "rumor" and not self.is_naive and self.careful(1.0):
+                continue
+            self.evidence.append(number)
+            return value
+        return None
+
+    def _in_order(self, text: str, subject: str, relation: str) -> list[str]:
+        """The documents worth opening. Careful: of those in time, the newest first. Hasty: as they are listed."""
+        lines = [line.split() for line in text.splitlines()]
+        found = [(int(words[2]), words[3]) for words in lines if len(words) == 4 and words[:2] == [subject, relation]]
+        if self.is_naive or not self.careful(1.0):
+            return [number for _, number in found]
+        return [number for date, number in sorted(found, reverse=True) if date <= self.date]
+
+    def _persist(self, call: Call) -> Asking:
+        """Repeats what times out; None when it gives up."""
+        while True:
+            event = yield call
+            if event.fault is not Fault.TIMEOUT:
+                return event.text
+            if not self.careful(_GIVE_UP):
+                return None
+
+
+def _parse(prompt: str) -> tuple[int, str, list[str]]:
+    verb, *words = prompt.split()
+    date = int(words.pop(0)) if verb == "then" else 9
+    return date, words[0], words[1:]
+
+
+def _random_call(rng: random.Random) -> Call:
+    name, number = rng.choice(_EVERY), str(rng.randrange(10, 100))
+    relation = rng.choice([each for listed in RELATIONS.values() for each in listed])
+    kind = rng.randrange(9)
+    if kind == 0:
+        return submit(f"{name} {number}")
+    return read(number) if kind < 4 else search(f"{name} {relation}")

@@ -1,0 +1,109 @@
+"""The `research` environment: questions over generated worlds, answered with the documents that decide.
+
+Chance level: a blind answer must name one of 72 words and exactly the deciding documents out of about 25 to 80, so it is right less than
+once in a thousand; taking the first hit at every step is never right by construction; declared as 0.005.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import zlib
+from collections.abc import Mapping, Sequence
+
+from agito.envs.research import agents
+from agito.envs.research.library import HITS, SHAPES, library, line
+from agito.envs.research.question import FAMILIES, LEVELS, SPLITS, Question, question
+from agito.protocols import Control, ScriptFactory
+from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
+from agito.world.component import Weather
+from agito.world.search import OPEN, SEARCH, SearchEngine
+from agito.world.world import SUBMIT, World
+
+TOOLS = (SEARCH, OPEN, SUBMIT)
+_ASKED_PER_WORLD = 10  # neighbouring tasks ask about one world a level, whose index is made once; many more and it is learned by heart
+_NATURAL = (
+    "A library holds short dated documents about people, places and works. `search` lists documents by title, date and id; a title is "
+    "a name and a relation (by, in, home, boss, lord, near). `open` shows what the document says: `is NAME`, or `rumor NAME`. "
+    "Facts change: of the documents about one name and relation the one with the highest date{until} holds, and rumors never count. "
+    "Begin with {start} and follow these relations one after the other: {path}. Submit the name that you arrive at, then the ids of the "
+    "documents that decide, one for each relation and no others, separated by spaces. Tools can time out."
+)
+
+
+class ResearchEnvironment:
+    """Procedural questions; see `docs/research.md`."""
+
+    name = "research"
+    version = "1"
+    families = FAMILIES
+    levels = LEVELS
+    splits = SPLITS
+    chance_level = 0.005
+
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r}: research has {', '.join(SPLITS)}")
+        family = family or FAMILIES[index % len(FAMILIES)]
+        level = level or LEVELS[index // len(FAMILIES) % len(LEVELS)]
+        if family not in FAMILIES or level not in LEVELS:
+            raise ValueError(f"family={family!r} level={level}: research has {', '.join(FAMILIES)} at levels {LEVELS[0]}-{LEVELS[-1]}")
+        number = index // _ASKED_PER_WORLD
+        rng = random.Random(f"research/{split}/{seed}/{index}/{family}/{level}")
+        asked = question(library(split, seed, level, number), split=split, family=family, level=level, rng=rng)
+        name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
+        task = Task(
+            id=f"research-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
+            prompt={Dialect.COMPACT: asked.text, Dialect.NATURAL: _natural(asked)}, tools=TOOLS, limits=_limits(level),
+            tags=(f"hops-{len(asked.path)}",),
+        )  # fmt: skip
+        data: dict[str, Json] = {
+            "world": [split, seed, level, number], "answer": asked.answer, "evidence": list(asked.evidence), "question": asked.text,
+        }  # fmt: skip
+        return task, Key(task_id=task.id, seed=zlib.crc32(f"{split}/{seed}/{index}".encode()), data=data)
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        world = key.data["world"]
+        assert isinstance(world, list)
+        split, seed, level, number = world
+        assert isinstance(split, str) and isinstance(seed, int) and isinstance(level, int) and isinstance(number, int)
+        engine = SearchEngine(library(split, seed, level, number).corpus, limit=HITS, line=line)
+        weather = Weather(timeout=SHAPES[level].timeout)
+        return World(task, [engine], attempt, noise_seed=noise_seed, weather={"search": weather, "open": weather})
+
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        """Full marks for the right answer with exactly the deciding documents, in any order; nothing for less."""
+        if sealed.problem:
+            return Verdict.void(sealed.problem)
+        evidence = key.data["evidence"]
+        assert isinstance(evidence, list)
+        answer, *cited = (sealed.submitted or "").split() or [""]
+        is_right, is_cited = answer == key.data["answer"], sorted(cited) == sorted(map(str, evidence))
+        reward = float(is_right and is_cited)
+        wanted = f"{key.data['answer']} {' '.join(map(str, evidence))}"
+        return Verdict(
+            status=Status.SCORED, reward=reward, scores={"success": reward, "answer": float(is_right), "evidence": float(is_cited)},
+            evidence=f"submitted {sealed.submitted!r}, wanted {wanted!r}", grade_seed=grade_seed,
+        )  # fmt: skip
+
+    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+        return (agents.solver(task.prompt[Dialect.COMPACT]),)
+
+    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return agents.impostors(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()))
+
+    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+        return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
+
+    async def aclose(self) -> None:
+        return
+
+
+def _natural(asked: Question) -> str:
+    until = "" if asked.text.startswith("now") else f" not above {asked.date}"
+    return _NATURAL.format(until=until, start=asked.start, path=", ".join(asked.path))
+
+
+def _limits(level: int) -> Limits:
+    shape = SHAPES[level]
+    return Limits(turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=24, observation_bytes=300)

@@ -1,0 +1,185 @@
+"""The API layer over a real database, called as tools and over real HTTP: permissions, validation, transactions, idempotency, damage."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agito.types import Call, Fault, Json
+from agito.world.api import Database, Operation, Problem, Service, differences, dump, image
+from agito.world.api.http import app, listening
+from agito.world.api.service import Arguments, keyed, page
+from agito.world.component import spec
+
+SCHEMA = """
+CREATE TABLE accounts (name TEXT PRIMARY KEY, owner TEXT NOT NULL, cents INTEGER NOT NULL CHECK (cents >= 0));
+CREATE TABLE transfers (id INTEGER PRIMARY KEY, source TEXT REFERENCES accounts, target TEXT REFERENCES accounts, cents INTEGER);
+"""
+ROWS = {"accounts": [("a", "ann", 100), ("b", "bob", 50), ("c", "bob", 7)]}
+
+
+def _transfer(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
+    source, target, cents = arguments["source"], arguments["target"], arguments["cents"]
+    owner = connection.execute("SELECT owner FROM accounts WHERE name = ?", (source,)).fetchone()
+    if owner is None:
+        raise Problem(404, f"no account {source}")
+    if owner[0] != caller:
+        raise Problem(403, f"{source} is not yours")
+    connection.execute("UPDATE accounts SET cents = cents + ? WHERE name = ?", (cents, target))
+    connection.execute("UPDATE accounts SET cents = cents - ? WHERE name = ?", (cents, source))
+    done = connection.execute("INSERT INTO transfers (source, target, cents) VALUES (?, ?, ?)", (source, target, cents))
+    return {"transfer": done.lastrowid}
+
+
+def _accounts(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
+    names: list[Json] = [name for (name,) in connection.execute("SELECT name FROM accounts ORDER BY name")]
+    shown, more = page(names, arguments, size=2)
+    return {"names": shown, "more": more}
+
+
+OPERATIONS = (
+    Operation(
+        tool=keyed(spec("transfer", "Moves money.", {"source": "string", "target": "string", "cents": "integer"})),
+        run=_transfer,
+        writes=True,
+    ),
+    Operation(tool=spec("accounts", "Lists accounts, two a page.", {"page": "integer"}), run=_accounts),
+    Operation(tool=spec("audit", "For auditors.", []), run=lambda connection, arguments, caller: "fine", roles=("auditor",)),
+)
+
+
+def service() -> Service:
+    return Service(OPERATIONS, image(SCHEMA, ROWS), caller="ann")
+
+
+def ask(of: Service, name: str, **arguments: Json) -> tuple[int, Json]:
+    reply = of.request(name, arguments, caller="ann", role="agent")
+    return reply.status, reply.body
+
+
+async def state(of: Service) -> Mapping[str, object]:
+    return dump((await of.capture())["api.sqlite"])
+
+
+async def test_an_operation_changes_the_database_and_nothing_else() -> None:
+    bank = service()
+    assert ask(bank, "transfer", source="a", target="b", cents=30) == (200, {"transfer": 1})
+    wanted = dump(image(SCHEMA, {"accounts": [("a", "ann", 70), ("b", "bob", 80), ("c", "bob", 7)], "transfers": [(1, "a", "b", 30)]}))
+    assert differences(wanted, dump((await bank.capture())["api.sqlite"])) == ()
+
+
+@pytest.mark.parametrize(("arguments", "status"), [
+    ({"source": "a", "target": "b", "cents": 101}, 409),  # the check fails after the target was already credited
+    ({"source": "a", "target": "nobody", "cents": 1}, 409),  # the foreign key fails last of all
+    ({"source": "b", "target": "a", "cents": 1}, 403),
+    ({"source": "x", "target": "a", "cents": 1}, 404),
+    ({"source": "a", "target": "b"}, 422),
+    ({"source": "a", "target": "b", "cents": "1"}, 422),
+    ({"source": "a", "target": "b", "cents": True}, 422),
+    ({"source": "a", "target": "b", "cents": 1, "fee": 0}, 422),
+    ({"source": "a", "target": "b", "cents": 10**30}, 409),
+    ({"source": "a\ud800", "target": "b", "cents": 1}, 409),
+    ({"source": "a", "target": "b", "cents": 1, "idempotency_key": ""}, 422),
+])  # fmt: skip
+async def test_what_is_refused_leaves_nothing_behind(arguments: dict[str, Json], status: int) -> None:
+    bank = service()
+    before = await state(bank)
+    found, body = ask(bank, "transfer", **arguments)
+    assert found == status and isinstance(body, dict) and body["error"]
+    assert await state(bank) == before
+
+
+async def test_the_same_key_is_carried_out_once_and_another_request_under_it_is_refused() -> None:
+    bank = service()
+    first = ask(bank, "transfer", source="a", target="b", cents=10, idempotency_key="k")
+    digest = await bank.digest()
+    assert ask(bank, "transfer", source="a", target="b", cents=10, idempotency_key="k") == first
+    assert await bank.digest() == digest
+    assert ask(bank, "transfer", source="a", target="b", cents=11, idempotency_key="k")[0] == 409
+    assert ask(bank, "transfer", source="a", target="b", cents=10, idempotency_key="l")[1] == {"transfer": 2}
+
+
+def test_a_role_may_do_only_what_it_may() -> None:
+    bank = service()
+    assert ask(bank, "audit")[0] == 403
+    assert bank.request("audit", {}, caller="eve", role="auditor").body == "fine"
+    assert ask(bank, "fly")[0] == 404
+
+
+def test_long_lists_come_in_pages() -> None:
+    bank = service()
+    assert ask(bank, "accounts", page=1) == (200, {"names": ["a", "b"], "more": True})
+    assert ask(bank, "accounts", page=2) == (200, {"names": ["c"], "more": False})
+    assert ask(bank, "accounts", page=0)[0] == 422
+
+
+def test_damage_to_rows_that_nobody_asked_about_is_found() -> None:
+    wanted = dump(image(SCHEMA, ROWS))
+    found = dump(image(SCHEMA, {"accounts": [("a", "ann", 100), ("b", "eve", 50), ("d", "ann", 1)]}))
+    assert [str(change) for change in differences(wanted, found)] == [
+        "accounts[b].owner is 'eve', wanted 'bob'",
+        "accounts[c] is missing",
+        "accounts[d] should not be there",
+    ]
+
+
+async def test_a_fork_goes_its_own_way_and_equal_contents_have_equal_digests() -> None:
+    bank = service()
+    ask(bank, "transfer", source="a", target="b", cents=1)
+    fork = await bank.fork(await bank.snapshot())
+    assert await fork.digest() == await bank.digest()
+    ask(fork, "transfer", source="a", target="b", cents=1)
+    assert await fork.digest() != await bank.digest()
+    ask(bank, "transfer", source="a", target="b", cents=1)
+    assert await fork.digest() == await bank.digest()
+    await bank.close()
+    assert ask(fork, "accounts", page=1)[0] == 200
+
+
+async def test_as_a_tool_a_refusal_is_an_event_that_the_policy_can_read() -> None:
+    answer = await service().call(Call(tool="transfer", arguments={"source": "b", "target": "a", "cents": 1}), timeout_s=1.0)
+    assert answer.fault is Fault.POLICY and answer.text == "error 403: b is not yours"
+
+
+@asynccontextmanager
+async def client(bank: Service) -> AsyncGenerator[httpx.AsyncClient]:
+    tokens = {"t-ann": ("ann", "agent"), "t-eve": ("eve", "auditor")}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "api.socket"
+        async with (
+            listening(app(bank, tokens), path),
+            httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path)), base_url="http://api", timeout=10.0) as http,
+        ):
+            yield http
+
+
+async def test_over_http_the_same_rules_hold() -> None:
+    bank = service()
+    async with client(bank) as http:
+        ann = {"Authorization": "Bearer t-ann", "Idempotency-Key": "k"}
+        body = {"source": "a", "target": "b", "cents": 30}
+        first = await http.post("/transfer", json=body, headers=ann)
+        again = await http.post("/transfer", json=body, headers=ann)
+        assert (first.status_code, first.json()) == (200, {"transfer": 1}) == (again.status_code, again.json())
+        assert (await http.post("/transfer", json=body)).status_code == 401
+        assert (await http.post("/transfer", json=body, headers={"Authorization": "Bearer guess"})).status_code == 401
+        assert (await http.post("/transfer", json=body, headers={"Authorization": "Bearer t-eve"})).status_code == 403
+        assert (await http.post("/audit", headers={"Authorization": "Bearer t-eve"})).json() == "fine"
+        assert (await http.post("/accounts", json={"page": 1}, headers=ann)).json() == {"names": ["a", "b"], "more": True}
+        assert (await http.post("/transfer", content=b"{", headers=ann)).status_code == 400
+        assert (await http.post("/transfer", content=b'{"cents": NaN}', headers=ann)).status_code == 400
+        assert (await http.post("/transfer", content=b" " * (2 << 20), headers=ann)).status_code == 413
+        assert (await http.get("/transfer", headers=ann)).status_code == 405
+    assert dump((await bank.capture())["api.sqlite"])["accounts"][("a",)]["cents"] == 70
+
+
+def test_a_schema_that_the_rows_do_not_fit_is_refused() -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        image(SCHEMA, {"accounts": [("a", "ann", -1)]})
+    assert Database(image(SCHEMA)).connection.execute("SELECT count(*) FROM accounts").fetchone() == (0,)

@@ -1,0 +1,88 @@
+"""The memory: what is kept, found and forgotten, where it came from, and what outlives an episode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agito.types import AttemptId, Call, Fault, Json
+from agito.world.memory import Archive, Memory, Write
+
+FIRST, SECOND = AttemptId(group=1, slot=0), AttemptId(group=2, slot=3)
+
+
+async def say(memory: Memory, tool: str, argument: Json) -> str:
+    name = {"remember": "note", "recall": "query", "forget": "id"}[tool]
+    return (await memory.call(Call(tool=tool, arguments={name: argument}), timeout_s=1.0)).text
+
+
+async def test_notes_are_found_by_their_words_and_forgotten_ones_are_not() -> None:
+    memory = Memory(FIRST)
+    assert await say(memory, "remember", "the key of the shed is under the stone") == "kept as 1"
+    await say(memory, "remember", "the shed is locked")
+    assert (await say(memory, "recall", "key SHED")).splitlines()[0].startswith("1: ")
+    assert await say(memory, "forget", 1) == "gone"
+    assert await say(memory, "recall", "key") == "nothing found"
+    assert await say(memory, "remember", "another") == "kept as 3"
+
+
+async def test_every_write_is_logged_with_its_attempt_and_call() -> None:
+    memory = Memory(SECOND)
+    await say(memory, "recall", "x")
+    await say(memory, "remember", "a")
+    await say(memory, "forget", 1)
+    assert memory.log == (
+        Write(note=1, action="remember", attempt="2.3.0", call=1, text="a"),
+        Write(note=1, action="forget", attempt="2.3.0", call=2, text="a"),
+    )
+
+
+async def test_nothing_outlives_an_episode_unless_the_task_gives_an_archive() -> None:
+    memory = Memory(FIRST)
+    await say(memory, "remember", "a")
+    await memory.capture()
+    assert await say(Memory(SECOND), "recall", "a") == "nothing found"
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+async def test_an_archive_carries_notes_of_one_namespace_to_later_episodes_with_their_origin(tmp_path: Path, on_disk: bool) -> None:
+    archive = Archive(tmp_path / "notes" if on_disk else None)
+    one, beside = Memory(FIRST, namespace="x", archive=archive), Memory(SECOND, namespace="x", archive=archive)
+    await say(one, "remember", "apples")
+    await say(beside, "remember", "pears")
+    await say(beside, "remember", "plums")
+    await say(beside, "forget", 2)
+    await one.capture()
+    await beside.capture()
+    later = Memory(SECOND, namespace="x", archive=archive)
+    assert await say(later, "recall", "apples pears plums") == "1: apples\n2: pears"
+    assert [(write.note, write.attempt) for write in later.log] == [(1, "1.0.0"), (2, "2.3.0"), (3, "2.3.0"), (3, "2.3.0")]
+    assert await say(Memory(SECOND, namespace="y", archive=archive), "recall", "apples") == "nothing found"
+
+
+async def test_a_fork_goes_its_own_way_and_leaves_nothing_unless_it_is_sealed() -> None:
+    archive = Archive()
+    memory = Memory(FIRST, archive=archive)
+    await say(memory, "remember", "a")
+    fork = await memory.fork(await memory.snapshot())
+    assert await fork.digest() == await memory.digest()
+    await say(fork, "remember", "b")
+    assert await fork.digest() != await memory.digest()
+    assert await say(memory, "recall", "b") == "nothing found"
+    await fork.close()
+    assert archive.read("notes") == ()
+
+
+@pytest.mark.parametrize("query", ['"', "a AND", "NEAR(", "text : *", "\x00", "x " * 5000, "\ud800"])
+async def test_no_query_and_no_note_breaks_the_memory(query: str) -> None:
+    memory = Memory(FIRST)
+    await say(memory, "recall", query)
+    await say(memory, "remember", f"n{query[:100]}")
+    answer = await memory.call(Call(tool="forget", arguments={"id": 10**40}), timeout_s=1.0)
+    assert answer.fault is Fault.POLICY
+
+
+def test_a_namespace_that_is_no_plain_word_is_refused() -> None:
+    with pytest.raises(ValueError, match="letters, digits"):
+        Archive().read("../etc")
