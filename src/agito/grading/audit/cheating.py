@@ -49,7 +49,7 @@ async def cheating(stage: Stage, attackers: Sequence[Attackers] = ATTACKERS) -> 
     passing = share("attacks passing", sum(exploits.values()), num, note="attacks that luck at the chance level does not explain")
     gate = Gate(
         name="exploits", value=float(sum(exploits.values())), limit=limits.EXPLOITS, holds=not any(exploits.values()),
-        found=f"{sum(exploits.values())} of {num} attacks pass" + (f": {', '.join(n for n, works in exploits.items() if works)}"[:160]),
+        found=f"{sum(exploits.values())} of {num} attacks pass" + f": {', '.join(n for n, works in exploits.items() if works)}"[:160],
         remedy="grade what was done, not what was said: compare strictly with the key, on the trusted side",
     )  # fmt: skip
     says = f"{sum(exploits.values())} of {num} attacks pass (at most {passing.high or 1.0:.0%}), the floor is {floor.value or 0:.3f}"

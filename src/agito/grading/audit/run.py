@@ -20,6 +20,7 @@ from agito.grading.audit.stability import stability, with_incidents
 from agito.grading.audit.stage import FULL, Depth, Stage, Watcher
 from agito.grading.audit.worlds import coverage, diversity, realism
 from agito.protocols import Environment
+from agito.running import first_error
 
 SEED = 20_261
 
@@ -61,6 +62,8 @@ async def audit(
         told = await feedback(stage)
         stage.begin("realism, coverage, diversity", 1.0)
         looks = [await realism(stage), await coverage(stage), await diversity(stage)]
+    except BaseExceptionGroup as group:
+        raise first_error(group) from None
     finally:
         with anyio.CancelScope(shield=True):
             await environment.aclose()
