@@ -8,4 +8,5 @@ HONEST = 0.02  # share of honest runs rejected
 FLAKE = 0.01  # share of captures on which the grader disagrees with itself
 LEAKAGE = 0.0  # marks of one episode that the next one can see
 NONDETERMINISM = 0.01  # share of episodes that go differently when they are acted again
+BROKEN = 0.05  # share of the audit's episodes without a verdict: what cannot be seen cannot be admitted
 INTERFERENCE = 0.0  # share of episodes that go differently beside others

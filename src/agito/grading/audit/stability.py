@@ -31,6 +31,7 @@ class Trace:
     attempt: AttemptId
     noise: int
     differs: str = ""  # how it came out differently, alone
+    num_repeats: int = 0  # that did not break
 
 
 async def stability(stage: Stage) -> Quality:
@@ -38,6 +39,7 @@ async def stability(stage: Stage) -> Quality:
     cases: list[Case] = []
     traces = await _traces(stage)
     repeated = await stage.each(traces, lambda trace: _repeat(stage, trace), least=_LEAST_TRACES, width=1)
+    repeated = [trace for trace in repeated if trace.num_repeats]
     cases += [Case(what=f"acted again: {trace.differs}", where=trace.episode.task.id) for trace in repeated if trace.differs]
     steady = share("deterministic", sum(not trace.differs for trace in repeated), len(repeated), note=f"acted {_REPEATS} times")
     disturbed, num_beside = await _beside(stage, [trace for trace in repeated if not trace.differs], cases)
@@ -68,7 +70,10 @@ def with_incidents(quality: Quality, stage: Stage) -> Quality:
     broke = sum(stage.incidents.values())
     errors = share("broken episodes", min(broke, stage.num_episodes), stage.num_episodes, note="no verdict: infra or env")
     cases = [Case(what=f"{count}x {what}"[:200]) for what, count in stage.incidents.most_common(3)]
-    found = judged(quality.name, quality.says, (*quality.measures, errors), quality.gates, [*cases, *quality.cases], doubt=broke > 0)
+    gate = _gate("broken", errors.value, limits.BROKEN, f"{broke} of {stage.num_episodes} episodes broke",
+                 "look at the cases: an exception out of the world or the grader, or machinery that fails")  # fmt: skip
+    measures, gates = (*quality.measures, errors), (*quality.gates, gate)
+    found = judged(quality.name, quality.says, measures, gates, [*cases, *quality.cases], doubt=broke > 0)
     return replace(found, says=quality.says + (f", {broke} episodes broke" if broke else ""))
 
 
@@ -115,6 +120,7 @@ async def _repeat(stage: Stage, trace: Trace) -> Trace:
             environment = elsewhere if number == _REPEATS - 1 else stage.environment
             again = await stage.play(drawn, script, attempt=trace.attempt, noise=trace.noise, digests=True, environment=environment)
             found = _difference(first, again)
+            trace = replace(trace, num_repeats=trace.num_repeats + (not again.problem))
             if found:
                 return replace(trace, differs=found + (" (in a second environment)" if environment is elsewhere else ""))
     finally:
