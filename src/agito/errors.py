@@ -60,5 +60,11 @@ class SandboxFailure(AgitoError):
     exit_code = 10
 
 
+class NotAdmitted(AgitoError):
+    """An environment that fails its audit: which gates do not hold, and what to do about each."""
+
+    exit_code = 13
+
+
 INTERRUPTED = 130  # Ctrl-C
 USAGE = 2

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agito import coldstart, config, evaluation, loop, pipeline
+from agito.admission import Admission, admit
 from agito.curriculum import Curriculum
 from agito.errors import BadRecipe
 from agito.protocols import StepStats
@@ -38,9 +39,13 @@ class Watcher(Protocol):
         ...
 
 
-async def train(recipe: Recipe, path: Path, watcher: Watcher) -> Summary:
-    """A new run in `path`. Raises `AgitoError` when there is one already, and whatever keeps a run from ending."""
-    with RunDir.create(path, config.dump(recipe), {**facts(), "seed": recipe.seed}) as run:
+async def train(recipe: Recipe, path: Path, watcher: Watcher, *, admission: Admission | None = None) -> Summary:
+    """A new run in `path`. Raises `AgitoError` when there is one already, and whatever keeps a run from ending.
+
+    Without an `admission` the environment's is asked for first. Raises `NotAdmitted`.
+    """
+    admission = admission or await admit(recipe.env.name)
+    with RunDir.create(path, config.dump(recipe), {**facts(), "seed": recipe.seed, "admission": admission.to_json()}) as run:
         return await _Job(recipe, run, watcher).run_through(None)
 
 
@@ -219,7 +224,7 @@ class _Job:
         self, before: Sequence[Attempt], after: Sequence[Attempt], structural: Sequence[Attempt], baselines: Mapping[str, Rate]
     ) -> Summary:
         """After everything is closed, so that every process's time is counted."""
-        tally, phases = self._tally, self._tally.phase_wall_s
+        tally, phases, admission = self._tally, self._tally.phase_wall_s, self._run.meta.get("admission")
         summary = Summary(
             commit=str(self._run.meta.get("commit") or "unknown"), seed=self._recipe.seed, isolation_tier=self._tier,
             before=rate(before), after=rate(after), structural=rate(structural) if structural else None,
@@ -227,6 +232,7 @@ class _Job:
             wall_s=sum(phases.values()), cpu_s=tally.cpu_s(), load=load(), stolen_ratio=tally.stolen_ratio(),
             phase_wall_s=phases, sampled_tokens=tally.sampled_tokens,
             tool_calls=tally.tool_calls, tool_cpu_ms_p50=tally.tool_cpu_ms_p50, void_attempts=tally.void_attempts,
+            admission=admission if isinstance(admission, dict) else {},
         )  # fmt: skip
         summary.write(self._run.summary)
         self._run.note(isolation_tier=self._tier)

@@ -15,7 +15,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train agents: model, environment and harness, closed into one loop.",
     epilog="Exit codes: 0 done · 2 usage · 3 recipe · 4 not found · 5 checkpoint · 6 no isolation · 7 disk full · 8 a process died · "
-    "9 diverged · 10 sandbox · 130 Ctrl-C · 1 anything else.",
+    "9 diverged · 10 sandbox · 13 not fit to train on · 130 Ctrl-C · 1 anything else.",
 )  # fmt: skip
 
 
@@ -44,23 +44,32 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run goes to this directory instead.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same as --set seed=N.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this directory, bit for bit.")] = None,
+    env: Annotated[str | None, typer.Option(help="Same as --set env.name=ENV; without a recipe, quickstart's.")] = None,
+    admit_anyway: Annotated[
+        bool, typer.Option("--admit-anyway", help="Train even on an environment that fails its audit; the run says so.")
+    ] = False,
 ) -> None:
     """Train: cold start, reinforcement, evaluation, report. A run that is already there is moved aside, never overwritten."""
     from agito.cli.train import resume_run, train_run
 
     if resume is not None:
         taken = [
-            option for option, value in {"RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed}.items() if value
-        ]
+            option
+            for option, value in {
+                "RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--env": env, "--admit-anyway": admit_anyway
+            }.items()
+            if value
+        ]  # fmt: skip
         if taken:
             raise typer.BadParameter(f"a resumed run keeps its own recipe and place: leave {', '.join(taken)} out", param_hint="--resume")
         return resume_run(resume)
+    recipe = recipe or ("quickstart" if env else None)
     if recipe is None:
         raise typer.BadParameter("give a recipe, such as quickstart, or --resume DIR", param_hint="RECIPE")
     if name is not None and out is not None:
         raise typer.BadParameter("give one of --name and --out", param_hint="--out")
-    overrides = [*(sets or []), *([f"seed={seed}"] if seed is not None else [])]
-    return train_run(recipe, tuple(overrides), out or (Path("runs") / name if name else None))
+    overrides = [*(sets or []), *([f"seed={seed}"] if seed is not None else []), *([f"env.name={env}"] if env else [])]
+    return train_run(recipe, tuple(overrides), out or (Path("runs") / name if name else None), admit_anyway=admit_anyway)
 
 
 @app.command("eval")
@@ -156,6 +165,22 @@ def plan(
 
     tools = Tools(turns=turns, turn_tokens=turn_tokens, words=words, median_s=tool_median, p99_s=tool_p99)
     plan_recipe(recipes.read(recipe, tuple(sets or ())), tools, engines=engines, steps=steps, as_json=as_json)
+
+
+@app.command()
+@guarded
+def audit(
+    env: Annotated[str, typer.Argument(help="shell, or path.py:Class.")],
+    short: Annotated[bool, typer.Option("--short", help="As before training on an environment that is new here.")] = False,
+    seconds: Annotated[float | None, typer.Option(min=1.0, help="What it may take, about. Default: 100, and 25 if short.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the tasks that are looked at.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as one JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write the card as a page.")] = None,
+) -> None:
+    """Grade an environment: its card on eight qualities, and whether it is fit to train on."""
+    from agito.cli.audit import audit_environment
+
+    audit_environment(env, short=short, seconds=seconds, seed=seed, as_json=as_json, html=html)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agito.record.files import write_atomically
@@ -39,6 +39,7 @@ class Summary:
     tool_calls: int
     tool_cpu_ms_p50: float
     void_attempts: int
+    admission: Mapping[str, Json] = field(default_factory=dict[str, Json])  # why the environment was trained on: see `agito.admission`
 
     def __post_init__(self) -> None:
         for name in ("wall_s", "cpu_s", "load", "stolen_ratio", "tool_cpu_ms_p50"):
@@ -79,6 +80,7 @@ class Summary:
             "tool_calls": self.tool_calls,
             "tool_cpu_ms_p50": self.tool_cpu_ms_p50,
             "void_attempts": self.void_attempts,
+            "admission": dict(self.admission),
         }
 
     def write(self, path: Path) -> None:

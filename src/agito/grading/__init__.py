@@ -1,0 +1,1 @@
+"""Verdicts on the trusted side, and what tests the graders themselves."""
