@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from agito import __version__
 from agito.cli.guard import guarded
@@ -17,6 +18,19 @@ app = typer.Typer(
     epilog="Exit codes: 0 done · 2 usage · 3 recipe · 4 not found · 5 checkpoint · 6 no isolation · 7 disk full · 8 a process died · "
     "9 diverged · 10 sandbox · 13 not fit to train on · 130 Ctrl-C · 1 anything else.",
 )  # fmt: skip
+
+
+class _Listing(TyperGroup):
+    """`agito envs` and `agito envs ENV...` list. The context's type is of Typer's own copy of click, hence `Any`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and not args[0].startswith("-")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+environments = typer.Typer(cls=_Listing, help="List environments, check one, or begin one of your own.")
+app.add_typer(environments, name="envs")
 
 
 def _version(wanted: bool) -> None:
@@ -183,13 +197,34 @@ def audit(
     audit_environment(env, short=short, seconds=seconds, seed=seed, as_json=as_json, html=html)
 
 
-@app.command()
+@environments.command("list")
 @guarded
 def envs(names: Annotated[list[str] | None, typer.Argument(metavar="[ENV]...", help="Only these; path.py:Class too.")] = None) -> None:
-    """List the environments: families, levels, splits, chance level."""
+    """List the environments: families, levels, splits, chance level. `agito envs [ENV]...` is the same."""
     from agito.cli.machine import list_environments
 
     list_environments(names or [])
+
+
+@environments.command()
+@guarded
+def check(env: Annotated[str, typer.Argument(metavar="ENV", help="path.py:Class, or a bundled name.")]) -> None:
+    """Check that an environment keeps the standard: every rule, with the line and the remedy where it does not."""
+    from agito.cli.envs import check_environment
+
+    check_environment(env)
+
+
+@environments.command()
+@guarded
+def new(
+    name: Annotated[str, typer.Argument(help="Of the environment, such as hidden_number.")],
+    into: Annotated[Path, typer.Option(help="The folder to write it into.")] = Path(),
+) -> None:
+    """Write a small environment of your own, with its test, to begin with."""
+    from agito.cli.envs import new_environment
+
+    new_environment(name, into)
 
 
 @app.command()
