@@ -107,6 +107,17 @@ async def test_helper_modules_are_carried_and_tests_and_hooks_are_evidence_only(
     assert "not carried: conftest.py, sitecustomize.py, tests/test_a.py" in judged.evidence
 
 
+async def test_the_function_may_stand_in_a_package_and_import_its_neighbours(pool: Pool) -> None:
+    task = replace(TASK, entry="shop/lists.py:solve")
+    files = {
+        "shop/__init__.py": b"LIMIT = 3\n",
+        "shop/order.py": b"from shop import LIMIT\ndef put(xs):\n    return sorted(xs)\n",
+        "shop/lists.py": b"from .order import put, LIMIT\ndef solve(xs):\n    return put(set(xs))\n",
+    }
+    judged = await grade(pool, task, files, secret="s", grade_seed=1)
+    assert judged.reward == 1.0, judged.evidence
+
+
 FAILING = {
     "wrong on hidden cases": ("def solve(xs):\n    return {3: [1, 3], 0: []}.get(len(xs), [])\n", None),
     "a tuple for a list": ("def solve(xs):\n    return tuple(sorted(set(xs)))\n", None),
