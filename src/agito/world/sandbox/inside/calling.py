@@ -10,10 +10,14 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 OUT = 200  # where the answer leaves; far from what code opens by accident
 DIRTY = 77  # exit code: /tmp holds something that was there before the code
+
+
+_type: Callable[[object], Any] = type
 
 
 def answer(token: bytes, path: str, name: str, arguments: list[Any]) -> NoReturn:
@@ -64,11 +68,11 @@ def load(path: str) -> Any:
 
 def text(value: Any) -> str:
     """JSON, without the `json` module, which is slow to import. Raises `TypeError` with the type that is not plain."""
-    kind: object = type(value)
+    kind = _type(value)
     if value is None:
         return "null"
     if kind is bool:
-        return "true" if value else "false"
+        return "true" if value is True else "false"
     if kind is int or (kind is float and value - value == 0):
         return repr(value)
     if kind is str:
@@ -79,8 +83,9 @@ def text(value: Any) -> str:
     if kind is list:
         return "[" + ",".join([text(each) for each in value]) + "]"
     if kind is dict:
-        for key in value:
+        entries: list[tuple[Any, Any]] = list(value.items())
+        for key, _ in entries:
             if type(key) is not str:
-                raise TypeError(type(key))
-        return "{" + ",".join([f"{text(key)}:{text(each)}" for key, each in value.items()]) + "}"
+                raise TypeError(_type(key))
+        return "{" + ",".join([f"{text(key)}:{text(each)}" for key, each in entries]) + "}"
     raise TypeError(kind)
