@@ -104,7 +104,7 @@ async def test_helper_modules_are_carried_and_tests_and_hooks_are_evidence_only(
         sitecustomize="raise SystemExit\n",
     )  # fmt: skip
     assert judged.reward == 1.0 and judged.flags == ()
-    assert "not carried: conftest.py, sitecustomize.py, tests/test_a.py" in judged.evidence
+    assert "not carried: conftest.py, sitecustomize.py, tests/" in judged.evidence
 
 
 async def test_the_function_may_stand_in_a_package_and_import_its_neighbours(pool: Pool) -> None:

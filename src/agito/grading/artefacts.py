@@ -24,27 +24,27 @@ class Artefacts:
     limit_bytes: int = 1 << 18  # of all that is carried
 
     def split(self, files: Mapping[str, bytes]) -> tuple[dict[str, bytes], tuple[str, ...]]:
-        """What is carried, and the paths that were stripped. Raises `ValueError` past `limit_bytes`."""
+        """What is carried, and what was stripped: paths, or the folder that is stripped whole. Raises `ValueError` past `limit_bytes`."""
         carried: dict[str, bytes] = {}
-        stripped: list[str] = []
+        stripped: dict[str, None] = {}
         for path in sorted(files):
             if self._carries(path):
                 carried[path] = files[path]
             else:
-                stripped.append(path)
+                stripped[self._folder(path) or path] = None
         size = sum(map(len, carried.values()))
         if size > self.limit_bytes:
             raise ValueError(f"the solution has {size} bytes; at most {self.limit_bytes} are graded")
         return carried, tuple(stripped)
 
+    def _folder(self, path: str) -> str:
+        *folders, _ = path.split("/")
+        at = next((at for at, folder in enumerate(folders) if _any(folder, self.folders)), None)
+        return "" if at is None else "/".join(folders[: at + 1]) + "/"
+
     def _carries(self, path: str) -> bool:
-        *folders, name = path.split("/")
-        return (
-            _any(path, self.wanted)
-            and not name.startswith(".")
-            and not _any(name, self.names)
-            and not any(_any(folder, self.folders) for folder in folders)
-        )
+        name = path.rpartition("/")[2]
+        return _any(path, self.wanted) and not name.startswith(".") and not _any(name, self.names) and not self._folder(path)
 
 
 def _any(text: str, patterns: tuple[str, ...]) -> bool:
