@@ -66,5 +66,11 @@ class NotAdmitted(AgitoError):
     exit_code = 13
 
 
+class AnswerReachable(AgitoError):
+    """A task's hidden answer can be reached from inside its own world; no episode may begin there."""
+
+    exit_code = 11
+
+
 INTERRUPTED = 130  # Ctrl-C
 USAGE = 2

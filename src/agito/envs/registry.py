@@ -14,6 +14,7 @@ _BUNDLED = {
     "shell": "agito.envs.shell:ShellEnvironment",
     "desk": "agito.envs.desk:DeskEnvironment",
     "research": "agito.envs.research:ResearchEnvironment",
+    "code": "agito.envs.code:CodeEnvironment",
 }
 
 
