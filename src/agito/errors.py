@@ -60,5 +60,11 @@ class SandboxFailure(AgitoError):
     exit_code = 10
 
 
+class AnswerReachable(AgitoError):
+    """A task's hidden answer can be reached from inside its own world; no episode may begin there."""
+
+    exit_code = 11
+
+
 INTERRUPTED = 130  # Ctrl-C
 USAGE = 2

@@ -15,7 +15,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train agents: model, environment and harness, closed into one loop.",
     epilog="Exit codes: 0 done · 2 usage · 3 recipe · 4 not found · 5 checkpoint · 6 no isolation · 7 disk full · 8 a process died · "
-    "9 diverged · 10 sandbox · 130 Ctrl-C · 1 anything else.",
+    "9 diverged · 10 sandbox · 11 answer reachable · 130 Ctrl-C · 1 anything else.",
 )  # fmt: skip
 
 
@@ -156,6 +156,27 @@ def plan(
 
     tools = Tools(turns=turns, turn_tokens=turn_tokens, words=words, median_s=tool_median, p99_s=tool_p99)
     plan_recipe(recipes.read(recipe, tuple(sets or ())), tools, engines=engines, steps=steps, as_json=as_json)
+
+
+@app.command()
+@guarded
+def grade(
+    target: Annotated[str, typer.Argument(help="code or another environment, path.py:Class, or the path.py of a function task.")],
+    workspace: Annotated[Path, typer.Option(help="The folder to judge.")],
+    task: Annotated[str, typer.Argument(help="SPLIT/INDEX or SPLIT/FAMILY-LEVEL/INDEX; nothing for a function task.")] = "",
+    submit: Annotated[str, typer.Option(help="What was submitted at the end.")] = "done",
+    seed: Annotated[int, typer.Option(min=0, help="Other tasks.")] = 0,
+    grade_seed: Annotated[int, typer.Option(min=0, help="Other hidden cases.")] = 0,
+    begin: Annotated[bool, typer.Option("--begin", help="Instead, write the files that the task begins with into the folder.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Judge a folder that was made by hand, through the same path as in training, and print the verdict with its evidence."""
+    from agito.cli.grade import Wanted, begin_folder, grade_folder
+
+    wanted = Wanted(target=target, task=task, workspace=workspace, submit=submit, seed=seed, grade_seed=grade_seed)
+    if begin:
+        return begin_folder(wanted)
+    return grade_folder(wanted, as_json=as_json)
 
 
 @app.command()

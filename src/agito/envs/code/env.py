@@ -81,9 +81,9 @@ class CodeEnvironment:
         if split not in SPLITS:
             raise ValueError(f"split={split!r}: code has {', '.join(SPLITS)}")
         family = family or FAMILIES[index % len(FAMILIES)]
-        level = level or LEVELS[index // len(FAMILIES) % len(LEVELS)]
-        if family not in FAMILIES or level not in LEVELS:
-            raise ValueError(f"family={family!r} level={level}: code has {', '.join(FAMILIES)} at levels {LEVELS[0]}-{LEVELS[-1]}")
+        level = level or self.levels[index // len(FAMILIES) % len(self.levels)]
+        if family not in FAMILIES or level not in self.levels:
+            raise ValueError(f"family={family!r} level={level}: code has {', '.join(FAMILIES)} at levels {self.levels}")
         instance_seed = zlib.crc32(f"code/{split}/{seed}/{index}".encode()) << 20 | index & 0xFFFFF
         instance = _instance(split, family, level, instance_seed)
         name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
