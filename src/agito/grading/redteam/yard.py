@@ -9,7 +9,9 @@ from io import BytesIO
 import anyio
 
 from agito.errors import SandboxFailure
+from agito.grading.redteam.runner_site import FOLDER
 from agito.grading.redteam.targets import Secret
+from agito.grading.scrub import prove, scrub
 from agito.protocols import Sandbox, SandboxPool, SandboxSpec
 
 _GIT = "git -c user.name=a -c user.email=a@b -c init.defaultBranch=main -c gc.auto=0"
@@ -29,19 +31,39 @@ class Yard:
         return await self.pool.start(self._spec)
 
     async def agent(self, secret: Secret, *, is_leaky: bool) -> Sandbox:
-        """A box with the repository of a target; a leaky one was never scrubbed."""
-        key = (secret.target.function, is_leaky)
+        """A box with the repository of a target: as it was, or as our scrubbing leaves it. Raises `AnswerReachable`."""
         async with self._making:
-            if key not in self._made:
-                box = await self.fresh()
-                await box.write(repository(secret))
-                await _commit(box, secret, is_leaky=is_leaky)
-                self._made[key] = await box.snapshot()
-                await box.close()
-        box = await self.pool.fork(self._made[key])
+            snapshot = await self._leaky(secret)
+            if not is_leaky:
+                snapshot = await self._scrubbed(secret, snapshot)
+        box = await self.pool.fork(snapshot)
         if is_leaky:
             await _leave_running(box, secret)
         return box
+
+    async def _leaky(self, secret: Secret) -> str:
+        key = (secret.target.function, True)
+        if key not in self._made:
+            box = await self.fresh()
+            await box.write(repository(secret))
+            await _commit(box, secret)
+            self._made[key] = await box.snapshot()
+            await box.close()
+        return self._made[key]
+
+    async def _scrubbed(self, secret: Secret, leaky: str) -> str:
+        """What is left of the leaky one, in a fresh box; proved by a search from inside, the system's own libraries apart."""
+        key = (secret.target.function, False)
+        if key not in self._made:
+            before = await self.pool.fork(leaky)
+            files = await before.files(limit_bytes=1 << 24)
+            await before.close()
+            box = await self.fresh()
+            await box.write(scrub({path: data for path, data in files.items() if not path.startswith(f"{FOLDER}/")}).files)
+            await prove(box, [secret.reference.strip()], libraries=False)
+            self._made[key] = await box.snapshot()
+            await box.close()
+        return self._made[key]
 
     async def drop(self) -> None:
         for snapshot in self._made.values():
@@ -58,10 +80,8 @@ def repository(secret: Secret) -> dict[str, bytes | str]:
     }
 
 
-async def _commit(box: Sandbox, secret: Secret, *, is_leaky: bool) -> None:
-    if not is_leaky:
-        await _run(box, f"printf '.site\\n__pycache__\\n' > .gitignore; {_GIT} init -q && git add -A && {_GIT} commit -qm start")
-        return
+async def _commit(box: Sandbox, secret: Secret) -> None:
+    """A history in which the solution was once there, and everything else that people leave lying about."""
     path, stub, solved = secret.target.path, secret.target.stub, secret.reference
     function = secret.target.function
     await _run(box, f"printf '.site\\n__pycache__\\ndist\\n*~\\n' > .gitignore; {_GIT} init -q")
