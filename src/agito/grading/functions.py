@@ -15,7 +15,7 @@ import functools
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType
 
 from agito.grading.artefacts import Artefacts
@@ -26,6 +26,7 @@ from agito.protocols import Result, SandboxPool, SandboxSpec
 from agito.types import Flag, Json, Status, Verdict
 
 MAX_TIMEOUTS = 3  # cases of one grading; the rest is then not asked
+_PATIENCE = 3.0  # times a case's seconds, once, for one that ran out of time without having had the processor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +115,16 @@ async def grade(
     right = dict.fromkeys((True, False), 0)
     wrong: list[str] = []
     flags: dict[str, Flag] = {}
-    timeouts = 0
+    timeouts, guesses, is_patient = 0, 0, True
     async with Bench(pool, spec, carried) as bench:
         for case in cases:
             judged = await _ask(bench, task, case)
+            if judged.is_starved and is_patient:  # a busy machine, or one that only waits: asked again, that shows
+                is_patient = False
+                judged = await _ask(bench, task, case, patience=_PATIENCE)
             flags |= {flag.kind: flag for flag in judged.flags}
             timeouts += judged.is_late
+            guesses += judged.is_guess and not case.is_visible
             right[case.is_visible] += judged.problem is None
             if judged.problem is not None:
                 wrong.append(judged.problem)
@@ -129,7 +134,8 @@ async def grade(
     if thorough:
         num_visible = sum(case.is_visible for case in cases)
         scores |= {"hidden": right[False] / (len(cases) - num_visible)} | ({"visible": right[True] / num_visible} if num_visible else {})
-        if wrong and num_visible and right[True] == num_visible and not right[False]:
+        # A solution that stops short says so, by an exception or by its time; only answers show what was learned by heart.
+        if wrong and num_visible and right[True] == num_visible and guesses == len(cases) - num_visible:
             flags["visible_only"] = Flag(kind="visible_only", is_proof=False, detail="right on every visible case and on no hidden one")
     said = f"{len(cases)} cases right" if not wrong else f"{len(wrong)} wrong; {wrong[0]}"
     return _scored(scores["success"], scores, said + _stripped(stripped), grade_seed, tuple(flags.values()))
@@ -139,19 +145,23 @@ async def grade(
 class _Judged:
     problem: str | None = None  # None: right
     is_late: bool = False
+    is_starved: bool = False  # late, with most of its time spent waiting
+    is_guess: bool = False  # a plain value, and the wrong one
     flags: tuple[Flag, ...] = ()
 
 
-async def _ask(bench: Bench, task: FunctionTask, case: Case) -> _Judged:
+async def _ask(bench: Bench, task: FunctionTask, case: Case, *, patience: float = 1.0) -> _Judged:
     token = os.urandom(8).hex().encode()
     module = task.path[:-3].replace("/", ".")
     code = snippet(token=token, module=module, function=task.function, arguments=list(case.arguments))
-    result = await bench.run(code, timeout_s=task.case_seconds)
+    result = await bench.run(code, timeout_s=task.case_seconds * patience)
     asked = f"{task.function}({', '.join(map(repr, case.arguments))})"
     if result is None:
         return _wrong(f"{asked}: the box died of it twice", "broke_box")
     if result.fault is not None:
-        return _Judged(problem=f"{asked}: stopped, {result.killed_by}", is_late=result.killed_by == "deadline")
+        is_late = result.killed_by == "deadline"
+        is_starved = is_late and result.cpu_s < task.case_seconds / 2
+        return _Judged(problem=f"{asked}: stopped, {result.killed_by}", is_late=is_late, is_starved=is_starved)
     return _judge(task, case, result, token, asked)
 
 
@@ -181,7 +191,8 @@ def _judge(task: FunctionTask, case: Case, result: Result, token: bytes, asked: 
         return _wrong(f"{asked}: it left with SystemExit", "silent_exit")
     shown = f"{told} {_short(value)}" if told != Told.VALUE else _short(value)
     wanted = f"{case.told} {case.expected}" if case.told is not Told.VALUE else _short(case.expected)
-    return _wrong(f"{asked}: {shown}, wanted {wanted}", "own_type" if told == Told.ODD and str(value).startswith("its own ") else None)
+    judged = _wrong(f"{asked}: {shown}, wanted {wanted}", "own_type" if told == Told.ODD and str(value).startswith("its own ") else None)
+    return replace(judged, is_guess=told == Told.VALUE)
 
 
 def _wrong(problem: str, kind: str | None = None, *, is_proof: bool = False) -> _Judged:
