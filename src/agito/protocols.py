@@ -336,8 +336,8 @@ class Sandbox(Protocol):
         """Writes files beneath the workspace, making directories. Raises `ValueError` for a path outside."""
         ...
 
-    async def files(self, *, limit_bytes: int = 1 << 22) -> dict[str, bytes]:
-        """Every regular file beneath the workspace, read by the host, links never followed."""
+    async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
+        """Every regular file beneath the workspace, or beneath its folder `under`, read by the host, links never followed."""
         ...
 
     async def kill(self) -> None:

@@ -36,8 +36,8 @@ class Box:
     async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:
         await self.real.write(files, executable=executable)
 
-    async def files(self, *, limit_bytes: int = 1 << 22) -> dict[str, bytes]:
-        return await self.real.files(limit_bytes=limit_bytes)
+    async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
+        return await self.real.files(limit_bytes=limit_bytes, under=under)
 
     async def kill(self) -> None:
         await self.real.kill()

@@ -119,13 +119,15 @@ class Box:
         self._check()
         return beneath.read_file(self.work, path, limit_bytes)
 
-    async def files(self, *, limit_bytes: int = 1 << 22) -> dict[str, bytes]:
-        """Every regular file beneath the workspace, links never followed. Raises `ValueError` past `limit_bytes` in all.
+    async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
+        """Every regular file beneath the workspace or its folder `under`, links never followed.
+
+        Raises `ValueError` past `limit_bytes` in all.
 
         What processes write meanwhile may be missed: `kill` first.
         """
         self._check()
-        return beneath.read_all(self.work, limit_bytes)
+        return beneath.read_all(self.work, limit_bytes, beneath.relative(under) if under else "")
 
     async def kill(self) -> None:
         """Kills everything inside but pid 1; costs nothing when nothing else is alive."""
