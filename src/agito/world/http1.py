@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import anyio
 import h11
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketStream
 
 MOST_BYTES = 1 << 24  # of one body
 _CHUNK = 1 << 16
@@ -118,3 +119,18 @@ async def _body(state: h11.Connection, stream: ByteStream, most_bytes: int) -> b
 
 def _headers(raw: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
     return tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw)
+
+
+async def accept(listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]]) -> None:
+    """Hands every connection to `handle`, for as long as it is let. What goes wrong on one connection ends that one."""
+
+    async def one(link: socket.socket) -> None:
+        async with await SocketStream.from_socket(link) as stream:
+            with suppress(BadMessage, anyio.BrokenResourceError, anyio.EndOfStream, OSError):
+                await handle(stream)
+
+    async with anyio.create_task_group() as group:
+        while True:
+            await anyio.wait_readable(listener)
+            with suppress(BlockingIOError, ConnectionError):
+                group.start_soon(one, listener.accept()[0])
