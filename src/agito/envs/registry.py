@@ -10,7 +10,11 @@ from types import ModuleType
 from agito.errors import NotFound
 from agito.protocols import Environment
 
-_BUNDLED = {"shell": "agito.envs.shell:ShellEnvironment"}
+_BUNDLED = {
+    "shell": "agito.envs.shell:ShellEnvironment",
+    "web": "agito.envs.web:WebEnvironment",
+    "web-text": "agito.envs.web:TextWebEnvironment",
+}
 
 
 def bundled() -> tuple[str, ...]:

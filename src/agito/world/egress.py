@@ -18,11 +18,11 @@ import anyio
 from anyio.abc import ByteStream, SocketStream
 
 from agito.protocols import Sandbox
-from agito.world.http1 import BadMessage, Request, Response, Server, accept, ask
+from agito.world.http1 import BadMessage, Request, Response, Server, ask, meanwhile
 
 T = TypeVar("T")
 PORT = 3128
-ENV = {name: f"http://127.0.0.1:{PORT}" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}  # for `SandboxSpec.env`
+ENV = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), f"http://127.0.0.1:{PORT}")  # for `SandboxSpec.env`
 _HOP = frozenset(("connection", "keep-alive", "proxy-connection", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"))
 _MOST_BYTES = 1 << 24
 
@@ -60,13 +60,7 @@ class Egress:
 
     async def during(self, action: Callable[[], Awaitable[T]]) -> T:
         """Runs an action of the sandbox, which may meanwhile call what is allowed."""
-        async with anyio.create_task_group() as group:
-            group.start_soon(accept, self._listener, self._serve)
-            try:
-                return await action()
-            finally:
-                group.cancel_scope.cancel()
-        raise AssertionError
+        return await meanwhile(self._listener, self._serve, action)
 
     async def aclose(self) -> None:
         self._listener.close()

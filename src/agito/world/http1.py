@@ -6,11 +6,13 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import anyio
 import h11
 from anyio.abc import ByteStream, SocketStream
 
+T = TypeVar("T")
 MOST_BYTES = 1 << 24  # of one body
 _CHUNK = 1 << 16
 
@@ -134,3 +136,18 @@ async def accept(listener: socket.socket, handle: Callable[[SocketStream], Await
             await anyio.wait_readable(listener)
             with suppress(BlockingIOError, ConnectionError):
                 group.start_soon(one, listener.accept()[0])
+
+
+async def meanwhile(listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]], action: Callable[[], Awaitable[T]]) -> T:
+    """Does `action`, and answers on `listener` until it is done. What the action raises comes out as it is, not in a group."""
+    outcome: T | Exception
+    async with anyio.create_task_group() as group:
+        group.start_soon(accept, listener, handle)
+        try:
+            outcome = await action()
+        except Exception as error:  # raised again below, outside of the group
+            outcome = error
+        group.cancel_scope.cancel()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
