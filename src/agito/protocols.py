@@ -6,6 +6,7 @@ trusted side. They are never handed to the same code.
 
 from __future__ import annotations
 
+import socket
 from array import array
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -307,6 +308,15 @@ class Result:
     peak_mb: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A process that runs on inside, by the host's ends of its pipes: non-blocking descriptors. Whoever asked for it closes them."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+
 class Sandbox(Protocol):
     """One episode's box. Methods raise `SandboxFailure` when the box itself is gone or silent."""
 
@@ -326,12 +336,24 @@ class Sandbox(Protocol):
         """Writes files beneath the workspace, making directories. Raises `ValueError` for a path outside."""
         ...
 
-    async def files(self, *, limit_bytes: int = 1 << 22) -> dict[str, bytes]:
-        """Every regular file beneath the workspace, read by the host, links never followed."""
+    async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
+        """Every regular file beneath the workspace, or beneath its folder `under`, read by the host, links never followed."""
         ...
 
     async def kill(self) -> None:
-        """Kills everything inside but pid 1."""
+        """Kills everything inside but pid 1, services too."""
+        ...
+
+    async def launch(self, command: str) -> Service:
+        """`bash -c`, kept until it ends, the sandbox does, or everything inside is killed."""
+        ...
+
+    async def connect(self, port: int, *, timeout_s: float = 5.0) -> socket.socket:
+        """A TCP connection to a server inside, waiting until one listens. Raises `TimeoutError`. The caller closes it."""
+        ...
+
+    async def listen(self, port: int = 0) -> socket.socket:
+        """A TCP listener inside, which the host accepts on; nothing outside can connect to it. Raises `OSError`: the port is taken."""
         ...
 
     async def snapshot(self) -> str:

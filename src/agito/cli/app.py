@@ -255,3 +255,28 @@ def doctor() -> None:
     from agito.cli.machine import diagnose
 
     diagnose()
+
+
+@app.command()
+@guarded
+def serve(
+    env: Annotated[str, typer.Argument(help="shell, or path.py:Class.")],
+    mcp: Annotated[bool, typer.Option("--mcp", help="As an MCP server on standard input and output.")] = False,
+    verdicts: Annotated[Path, typer.Option(help="Where verdicts are appended, one JSON object a line; the client never sees them.")] = Path(
+        "verdicts.jsonl"
+    ),
+    split: Annotated[str, typer.Option(help="train, heldout, structural, or what the environment has.")] = "heldout",
+    level: Annotated[int | None, typer.Option(help="Only this level.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the stream of tasks.")] = 0,
+) -> None:
+    """Serve an environment to any agent: it opens tasks, acts and submits; grading stays on this side."""
+    if not mcp:
+        raise typer.BadParameter("say how: --mcp", param_hint="--mcp")
+    from importlib.util import find_spec
+
+    if find_spec("mcp") is None:
+        raise typer.BadParameter("needs the MCP SDK: pip install agito[mcp]", param_hint="--mcp")
+    from agito.cli.guard import work
+    from agito.cli.serve import serve_mcp
+
+    work(lambda: serve_mcp(env, verdicts, split=split, seed=seed, level=level))

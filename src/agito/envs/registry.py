@@ -15,6 +15,8 @@ _BUNDLED = {
     "desk": "agito.envs.desk:DeskEnvironment",
     "research": "agito.envs.research:ResearchEnvironment",
     "code": "agito.envs.code:CodeEnvironment",
+    "web": "agito.envs.web:WebEnvironment",
+    "web-text": "agito.envs.web:TextWebEnvironment",
 }
 
 
