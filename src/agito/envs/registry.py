@@ -10,7 +10,10 @@ from types import ModuleType
 from agito.errors import NotFound
 from agito.protocols import Environment
 
-_BUNDLED = {"shell": "agito.envs.shell:ShellEnvironment"}
+_BUNDLED = {
+    "shell": "agito.envs.shell:ShellEnvironment",
+    "decisions": "agito.envs.decisions:DecisionsEnvironment",
+}
 
 
 def bundled() -> tuple[str, ...]:
