@@ -28,9 +28,9 @@ _HAZARD = 0.4  # of its hasty moments, how often the demonstrator answers there 
 _MOVES = {1: (2, 3), 2: (3, 4), 3: (4, 6), 4: (8, 10), 5: (12, 16)}
 _ROOMS = {1: 4, 2: 4, 3: 4, 4: 6, 5: 8}
 _NATURAL = (
-    "A thing is in the room `{start}`. Each move is two rooms, whose contents change places, or `lock` and a room, which nothing can enter "
-    "or leave from then on. The last move says `end`. Find out in which room the thing is for good, and submit that room as soon as it is "
-    "certain."
+    "A thing is in the room `{start}`. Each move is two rooms: what is in the first goes to the second; or `lock` and a room, which "
+    "nothing enters or leaves from then on. The last move says `end`. Find out in which room the thing is for good, and submit that room "
+    "as soon as it is certain."
 )
 
 
@@ -69,7 +69,7 @@ class Chain:
         if not hand.is_right() and rng.random() < 0.5:
             stop = min(settled + rng.randint(1, 2), len(self.moves))
         stop = next((number for number in range(1, settled) if not hand.is_right() and rng.random() < _HAZARD), stop)
-        thinks = 0.0 if hand.is_perfect else rng.choice((0.0, 0.5, 1.0, 1.0))
+        thinks = 0.0 if hand.is_perfect else rng.choice((0.3, 1.0, 1.0))
         room = self.start
         for number in range(stop):
             event = yield call("at", room=room) if number and rng.random() < thinks else call("next")
@@ -119,13 +119,15 @@ class ChainScene(Scene):
         if state.settled_at is not None:
             stop = state.submitted_at if state.submitted is not None else len(self.calls)
             after = range(state.settled_at + 1, stop)
-            found |= {"chain_late_turns": float(len(after)), "chain_late_tokens": float(sum(spent.tokens[at] for at in after))}
+            found["chain_late_turns"] = float(len(after))
+            if any(spent.tokens):  # a script acts without
+                found["chain_late_tokens"] = float(sum(spent.tokens[at] for at in after))
         return found
 
 
 def moved(room: str, one: str, two: str) -> str:
-    """Where the thing is after the contents of two rooms changed places; a lock moves nothing."""
-    return {one: two, two: one}.get(room, room) if one != LOCK else room
+    """Where the thing is after what is in `one` went to `two`; a lock moves nothing."""
+    return two if room == one else room
 
 
 def draw(split: str, level: int, rng: random.Random) -> Chain:
@@ -166,8 +168,7 @@ def _moves(start: str, others: list[str], num_moves: int, has_decoy: bool, rng: 
             open_rooms.remove(shut)
         else:
             takes_along = room in open_rooms and rng.random() < 0.7
-            pair = [room, rng.choice(free)] if takes_along or len(free) < 2 else rng.sample(free, 2)
-            rng.shuffle(pair)
+            pair = [room, rng.choice(free)] if takes_along else rng.sample(free, 2)
             moves.append((pair[0], pair[1]))
             room = moved(room, *pair)
     return tuple(moves)

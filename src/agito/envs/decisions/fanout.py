@@ -23,7 +23,7 @@ TOOLS = (
         parameters={"type": "object", "properties": {"part": {"type": "string"}, "given": {"type": "string"}}, "required": ["part"]},
     ),
     spec("wait", "Let time pass until a part that runs is done, and read its result."),
-    spec("submit", "End the episode with all results, in the order in which the parts were listed.", ["results"]),
+    spec("submit", "End the episode with all results, in any order.", ["results"]),
 )  # fmt: skip
 SLACK = 0.2  # of the optimum's time
 _PARTS = {1: (2, 2), 2: (2, 3), 3: (3, 4), 4: (5, 6), 5: (7, 9)}
@@ -31,7 +31,7 @@ _NATURAL = {
     "all": "The parts {parts} can run at the same time.",
     "line": "The parts {parts} run in a line: each needs the result of the one before it.",
 }
-_AFTER = " Get every result, in as little time as possible, and submit them in the order of the parts, separated by spaces."
+_AFTER = " Get every result, in as little time as possible, and submit them, separated by spaces."
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class FanOut:
                 break
             while part not in found:
                 found |= _read((yield call("wait")).text)
-        yield call("submit", results=" ".join(found[part] for part in self.parts if part in found))
+        yield call("submit", results=" ".join(found.values()))
 
 
 class FanOutScene(Scene):
@@ -132,7 +132,8 @@ class FanOutScene(Scene):
 
     def outcome(self) -> Outcome:
         state, case = self.state, self.case
-        is_right = state.submitted == " ".join(case.results) and len(state.done) == len(case.parts)
+        claimed = (state.submitted or "").split()
+        is_right = sorted(claimed) == sorted(case.results) and len(state.done) == len(case.parts)
         is_late = state.clock > case.optimum * (1 + SLACK)
         evidence = f"submitted {state.submitted!r}, wanted {' '.join(case.results)!r}; took {state.clock}, at best {case.optimum}"
         share = min(case.optimum / max(state.clock, 1), 1.0)

@@ -1,7 +1,7 @@
 """Ledger: facts are added, revised and retracted, and after each few of them there is a question. Stay true to what was last read.
 
-Every answer is a claim. It contradicts what was read when it is a value that has been revised or retracted (stale), when it denies
-what stands (forgotten), or when it is nothing that was ever said of the subject (invented). The optimum contradicts nothing.
+Every answer is a claim. It contradicts what was read when it is a value that has been revised or retracted (stale), when it takes what
+stands for retracted (forgotten), or when it is nothing that was ever said of the subject (invented). The optimum contradicts nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from agito.protocols import Script
 from agito.types import Call, Dialect, Limits
 from agito.world.component import Answer, spec, text_of
 
-TOOLS = (spec("say", "Answer the question that was asked last, and read on. `none`: nothing is known of it, or no longer.", ["value"]),)
-NONE, GONE = "none", "gone"
+TOOLS = (spec("say", "Answer the question that was asked last, and read on. `gone`: it was retracted.", ["name", "value"]),)
+GONE = "gone"
 _NATURAL = (
     "You keep a ledger. `{name} {value}` says that {name} is {value}, whatever it was before; `{name} gone` retracts what was said. "
-    "`{name}?` asks what {name} is now: answer with `say`, or `none` when nothing is known of it. There are {num} questions, and one wrong "
-    "answer is one too many. It begins: {first}"
+    "`{name}?` asks what {name} is now: answer with `say`, with the value `gone` when it was retracted. There are {num} questions, and one "
+    "wrong answer is one too many. It begins: {first}"
 )
 
 
@@ -50,7 +50,7 @@ class Question:
 
     @property
     def answer(self) -> str:
-        return self.past[-1] if self.past and self.past[-1] != GONE else NONE
+        return self.past[-1]
 
     @property
     def text(self) -> str:
@@ -82,13 +82,13 @@ class Ledger:
         return LedgerScene(self)
 
     def agent(self, hand: Hand) -> Script:
-        """Hasty: where a fact was revised or retracted, says what was read of it before, or that nothing is known."""
+        """Hasty: where a fact was revised or retracted, says what was read of it before."""
         for question in self.questions:
             value = question.answer
-            old = [past for past in question.past[:-1] if past not in (GONE, value)]
+            old = [past for past in question.past[:-1] if past != value]
             if old and not hand.is_right():
-                value = old[-1] if hand.rng.random() < 0.85 else NONE
-            yield call("say", value=value)
+                value = old[-1]
+            yield call("say", name=question.subject, value=value)
 
 
 class LedgerScene(Scene):
@@ -100,20 +100,21 @@ class LedgerScene(Scene):
 
     def carry_out(self, call: Call) -> Answer:
         claims = self.state.claims
-        claims.append(text_of(call, "value").strip())
+        name, value = text_of(call, "name").strip(), text_of(call, "value").strip()
+        claims.append(f"{name} {value}")
         if len(claims) < len(self.case.questions):
             return Answer(text=self.case.questions[len(claims)].text)
-        return Answer(text="", submitted=" ".join(claims))
+        return Answer(text="", submitted=", ".join(claims))
 
     def outcome(self) -> Outcome:
-        """A failure earns half of what it got right before its first error: coherence is lost once."""
+        """`coherent` is the share of the answers before the first error: coherence is lost once."""
         questions, claims = self.case.questions, self.state.claims
-        right = [claim == question.answer for claim, question in zip(claims, questions, strict=False)]
+        right = [claim == f"{question.subject} {question.answer}" for claim, question in zip(claims, questions, strict=False)]
         until = right.index(False) if False in right else len(right)
         success = until == len(questions)
         evidence = f"{sum(right)} of {len(questions)} right, {until} before the first error"
         return Outcome(
-            success=success, consolation=0.0, evidence=evidence, scores={"coherent": until / len(questions)},
+            success=success, evidence=evidence, scores={"coherent": until / len(questions)},
         )  # fmt: skip
 
     def measures(self, spent: Spent) -> dict[str, float]:
@@ -125,11 +126,12 @@ class LedgerScene(Scene):
 
 
 def _kind(claim: str, question: Question) -> str:
-    if claim == question.answer:
+    name, _, value = claim.partition(" ")
+    if (name, value) == (question.subject, question.answer):
         return "true"
-    if claim in question.past and claim != GONE:
+    if name == question.subject and value in question.past:
         return "stale"
-    return "forgotten" if claim == NONE else "invented"
+    return "forgotten" if value == GONE else "invented"
 
 
 def draw(split: str, level: int, rng: random.Random) -> Ledger:
@@ -147,8 +149,6 @@ def draw(split: str, level: int, rng: random.Random) -> Ledger:
         recent = list(dict.fromkeys(reversed(changed)))
         subject = rng.choice(recent if is_structural else recent[:3])
         questions.append(Question(subject=subject, facts=tuple(facts), past=tuple(past[subject])))
-    if all(question.answer == NONE for question in questions):
-        return draw(split, level, rng)
     tokens = 64 + num * 24
     return Ledger(
         questions=tuple(questions), limits=Limits(turns=num, calls=num, tokens=tokens, turn_tokens=12, observation_bytes=128),
@@ -171,11 +171,11 @@ def _fact(past: dict[str, list[str]], changed: list[str], rng: random.Random) ->
 
 def blind(prompt: str, rng: random.Random) -> Script:
     while True:
-        yield call("say", value=rng.choice(VALUES))
+        yield call("say", name=rng.choice(NAMES), value=rng.choice(VALUES))
 
 
 def anything(prompt: str, rng: random.Random) -> Call:
-    return call("say", value=rng.choice((*VALUES, NONE)))
+    return call("say", name=rng.choice(NAMES), value=rng.choice((*VALUES, GONE)))
 
 
 FAMILY = Family(draw=draw, blind=blind, anything=anything)

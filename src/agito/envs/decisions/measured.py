@@ -25,6 +25,6 @@ MEASURES = (
     Measure(name="dag_recovery_dead", decision="d", title="recovered: silent, for good", is_share=True, higher_is_better=True),
     Measure(name="ledger_contradictions", decision="e", title="claims that contradict what was read", is_share=True),
     Measure(name="ledger_stale", decision="e", title="… with a value that no longer holds", is_share=True),
-    Measure(name="ledger_forgotten", decision="e", title="… by denying what stands", is_share=True),
+    Measure(name="ledger_forgotten", decision="e", title="… by taking what stands for retracted", is_share=True),
     Measure(name="ledger_invented", decision="e", title="… with what was never said", is_share=True),
 )

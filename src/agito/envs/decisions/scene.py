@@ -20,17 +20,16 @@ from agito.world.component import Answer, Machine
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """`share` in (0, 1] is the optimum's price over the price paid; a failure earns `consolation`, which is below any success."""
+    """`share` in (0, 1] is the optimum's price over the price paid; a failure earns nothing."""
 
     success: bool
     share: float = 1.0
-    consolation: float = 0.0
     evidence: str = ""
     scores: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def reward(self) -> float:
-        return self.share if self.success else self.consolation
+        return self.share if self.success else 0.0
 
 
 @dataclass(frozen=True, slots=True)
