@@ -28,6 +28,16 @@ async def policy(
     return collected.attempts
 
 
+def figures(attempt: Attempt) -> dict[str, float]:
+    """What a watcher is told of one attempt."""
+    verdict = attempt.verdict
+    return {
+        "reward/mean": verdict.reward,
+        "success/one": verdict.scores.get("success", verdict.reward),
+        "tokens/sampled_num": float(attempt.trajectory.num_sampled),
+    }
+
+
 async def scripts(studio: Studio, split: str, num_tasks: int, *, demonstrator_skill: float) -> dict[str, tuple[Attempt, ...]]:
     """The same tasks by every impostor, the demonstrator and the oracle."""
     environment = studio.environment

@@ -191,9 +191,7 @@ class _Job:
             await self._studio.compute.publish(self._ledger.next_version())
             attempts = await evaluation.policy(
                 self._studio, split, num_tasks, temperature=self._recipe.eval.temperature,
-                on_attempt=lambda attempt: self._watcher.advance(
-                    {"reward/mean": attempt.verdict.reward, "tokens/sampled_num": float(attempt.trajectory.num_sampled)}
-                ),
+                on_attempt=lambda attempt: self._watcher.advance(evaluation.figures(attempt)),
             )  # fmt: skip
             self._tally.add(attempts)
             self._write(phase, 0, attempts)

@@ -146,6 +146,30 @@ class Environment(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One figure of how a decision was made. `decision`: a, when to stop thinking and act; b, which tool in which order; c, integrating
+    noisy observations; d, revising the plan after failure; e, staying coherent."""
+
+    name: str
+    decision: str
+    title: str
+    is_share: bool = False  # shown in per cent
+    higher_is_better: bool = False
+    optimum_is_best: bool = True  # False: it tells what was spent, not how well it was decided
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """An environment that also says how well each attempt decided, whatever came of it. Optional."""
+
+    @property
+    def measured(self) -> tuple[Measure, ...]: ...
+    def measures(self, task: Task, key: Key, trajectory: Trajectory) -> Mapping[str, float]:
+        """On the trusted side, from the events; by name. What an attempt says nothing about is left out."""
+        ...
+
+
 # ---- policy ----------------------------------------------------------------------------------------------------------
 
 

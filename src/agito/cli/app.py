@@ -89,7 +89,10 @@ def train(
 @app.command("eval")
 @guarded
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run: then its final or latest one.")],
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="CHECKPOINT...", help="A checkpoint, or a run: then its final or latest one. Two with --suite."),
+    ] = None,
     env: Annotated[str | None, typer.Option(help="shell, or path.py:Class. Default: that of the checkpoint's run.")] = None,
     split: Annotated[str, typer.Option(help="train, heldout, structural, or what the environment has.")] = "heldout",
     level: Annotated[list[int] | None, typer.Option(help="Only this level; again for more.")] = None,
@@ -98,14 +101,31 @@ def evaluate(
     temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy. Default: as in the run.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Other tasks. Default: the run's own.")] = None,
     baselines: Annotated[bool, typer.Option(help="Also scripts on the same tasks.")] = True,
+    suite: Annotated[str | None, typer.Option(help="A scorecard instead: decisions.")] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="With --suite: an OpenAI-compatible endpoint, ending in /v1.")] = None,
+    model: Annotated[str, typer.Option(help="The endpoint's model.")] = "default",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Evaluate a checkpoint: success with 95 % intervals per family and level, beside scripts on the same tasks."""
     from agito.assess import Changes
-    from agito.cli.evaluate import evaluate_checkpoint
 
     changes = Changes(env=env, families=tuple(family or ()), levels=tuple(level or ()), seed=seed)
-    evaluate_checkpoint(checkpoint, changes, split=split, num_tasks=n, temperature=temperature, baselines=baselines, as_json=as_json)
+    given = checkpoints or []
+    if suite is not None:
+        from agito.cli.scorecard import score_checkpoints, score_endpoint
+
+        if endpoint is not None:
+            score_endpoint(endpoint, model, suite, changes, split=split, num_tasks=n, temperature=temperature, as_json=as_json)
+        elif 1 <= len(given) <= 2:
+            score_checkpoints(given, suite, changes, split=split, num_tasks=n, temperature=temperature, as_json=as_json)
+        else:
+            raise typer.BadParameter("give one checkpoint, two to compare them, or --endpoint", param_hint="CHECKPOINT")
+        return
+    if len(given) != 1:
+        raise typer.BadParameter("give one checkpoint; two go with --suite", param_hint="CHECKPOINT")
+    from agito.cli.evaluate import evaluate_checkpoint
+
+    evaluate_checkpoint(given[0], changes, split=split, num_tasks=n, temperature=temperature, baselines=baselines, as_json=as_json)
 
 
 @app.command()

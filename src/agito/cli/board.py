@@ -107,7 +107,7 @@ class Board:
             phase.curve.append(successes / num if num else math.nan)
         elif math.isfinite(reward := figures.get("reward/mean", math.nan)):  # one attempt
             phase.num += 1
-            phase.successes += reward >= 1.0
+            phase.successes += figures.get("success/one", reward) >= 1.0
 
     def finish(self) -> None:
         """The phase that runs is done."""

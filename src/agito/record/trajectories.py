@@ -63,8 +63,8 @@ def trajectory_file(directory: Path, phase: str, step: int) -> Path:
 
 
 def is_success(verdict: Verdict) -> bool | None:
-    """Full marks. None when void: neither success nor failure."""
-    return verdict.reward >= 1.0 if math.isfinite(verdict.reward) else None
+    """Full marks, or what the grader calls a success where rewards are graded. None when void: neither success nor failure."""
+    return verdict.scores.get("success", verdict.reward) >= 1.0 if math.isfinite(verdict.reward) else None
 
 
 def _table(
