@@ -60,5 +60,11 @@ class SandboxFailure(AgitoError):
     exit_code = 10
 
 
+class EnvironmentPaused(AgitoError):
+    """An environment pays for what its held-out validator does not confirm; nothing more is learned from it."""
+
+    exit_code = 11
+
+
 INTERRUPTED = 130  # Ctrl-C
 USAGE = 2

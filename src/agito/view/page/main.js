@@ -29,6 +29,7 @@ section("headline", headline);
 section("learning", learning);
 section("cells", cells);
 section("time", time);
+section("suspects", suspects);
 section("health", health);
 section("facts", facts);
 section("episodes", episodes);

@@ -1,0 +1,1 @@
+"""Verdicts on the trusted side, and who watches over them."""
