@@ -72,5 +72,11 @@ class AnswerReachable(AgitoError):
     exit_code = 11
 
 
+class EnvironmentPaused(AgitoError):
+    """An environment pays for what its held-out validator does not confirm; nothing more is learned from it."""
+
+    exit_code = 12
+
+
 INTERRUPTED = 130  # Ctrl-C
 USAGE = 2

@@ -170,6 +170,15 @@ class Measured(Protocol):
         ...
 
 
+@runtime_checkable
+class Validated(Protocol):
+    """An environment that can judge an attempt in a second, better way, which no policy is ever rewarded by."""
+
+    async def gold(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        """As `Environment.grade`, on the same scale; it may cost more. Asked about a share of attempts: see `agito.grading.monitor`."""
+        ...
+
+
 # ---- policy ----------------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 replayed and simulated.
 
 `Schedule` collects for one step, on-policy. `Flow` feeds a trainer that works while others still act, under a bound on staleness. Voids
-are tried again, then masked; never more than `max_live` attempts are out at once.
+are tried again, then masked; a quarantined attempt is masked at once; never more than `max_live` attempts are out at once.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from bisect import insort
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from agito.types import AttemptId
+
+# What became of an attempt: its reward; `masked`: it ended with a verdict, but nothing may be learned from it; None: void.
+Outcome: TypeAlias = float | Literal["masked"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +33,11 @@ class Quota:
 
 @dataclass(slots=True)
 class _Open:
-    rewards: dict[int, float | None] = field(default_factory=dict[int, "float | None"])  # slot → reward; None is void for good
+    rewards: dict[int, Outcome] = field(default_factory=dict[int, Outcome])  # slot → reward; None is void for good
     due: int = 0  # the last batch that may train on it
 
     def is_mixed(self) -> bool:
-        scored = [reward for reward in self.rewards.values() if reward is not None]
+        scored = [reward for reward in self.rewards.values() if isinstance(reward, int | float)]
         return len(scored) >= 2 and max(scored) - min(scored) > 1e-9
 
 
@@ -59,7 +63,7 @@ class _Issue:
         self.num_live += count
         return tuple(self._queue.popleft() for _ in range(count))
 
-    def end(self, attempt: AttemptId, reward: float | None) -> _Open | None:
+    def end(self, attempt: AttemptId, reward: Outcome) -> _Open | None:
         """The attempt's group, if that completes it."""
         self.num_live -= 1
         if reward is None and attempt.tries + 1 < self._max_tries:
@@ -95,8 +99,8 @@ class Schedule:
             self._add_group()
         return self._issue.release()
 
-    def finished(self, attempts: Sequence[tuple[AttemptId, float | None]]) -> tuple[AttemptId, ...]:
-        """Attempts with their rewards, None for void, in an order that is a function of content; what to start next."""
+    def finished(self, attempts: Sequence[tuple[AttemptId, Outcome]]) -> tuple[AttemptId, ...]:
+        """Attempts with what became of them, in an order that is a function of content; what to start next."""
         for attempt, reward in attempts:
             complete = self._issue.end(attempt, reward)
             if complete is not None:
@@ -231,8 +235,8 @@ class Flow:
         """Attempts to start now."""
         return self._issue.release()
 
-    def finished(self, attempt: AttemptId, reward: float | None) -> None:
-        """An attempt came to an end; None is void."""
+    def finished(self, attempt: AttemptId, reward: Outcome) -> None:
+        """An attempt came to an end."""
         complete = self._issue.end(attempt, reward)
         if complete is None:
             return

@@ -16,7 +16,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train agents: model, environment and harness, closed into one loop.",
     epilog="Exit codes: 0 done · 2 usage · 3 recipe · 4 not found · 5 checkpoint · 6 no isolation · 7 disk full · 8 a process died · "
-    "9 diverged · 10 sandbox · 11 answer reachable · 13 not fit to train on · 130 Ctrl-C · 1 anything else.",
+    "9 diverged · 10 sandbox · 11 answer reachable · 12 environment paused · 13 not fit to train on · 130 Ctrl-C · 1 anything else.",
 )  # fmt: skip
 
 

@@ -164,6 +164,9 @@ const HEALTH = {
     { title: "Gradient norm", about: "before clipping", names: ["optim/grad_norm|train/grad_norm"], floor: 0 },
     { title: "Clipped tokens", about: "share of tokens outside the trust region", names: ["policy/clip_ratio|policy/clip_fraction"], format: share(2), floor: 0 },
     { title: "Sampler against trainer", about: "mean |log w|; above 1e-4 at age 0 is a bug", names: ["policy/log_w_abs_mean|policy/log_w_abs_mean_nats"], floor: 0 },
+    { title: "Paid and confirmed", about: "reward, and the held-out validator's", names: ["reward/mean", "monitor/gold_mean"], labels: ["reward", "gold"], floor: 0, only: "monitor/gold_mean" },
+    { title: "Hack rate", about: "estimated, last 500 attempts", names: ["monitor/hack_ratio"], format: share(1), floor: 0 },
+    { title: "Masked attempts", about: "nothing is learned from them", names: ["monitor/quarantined_num", "monitor/reported_num"], labels: ["quarantined", "reported a flaw"], floor: 0 },
     { title: "Tokens an attempt", about: "sampled, mean", names: ["length/sampled_tokens_mean"], floor: 0 },
     { title: "Turns an attempt", about: "mean", names: ["length/turns_mean"], floor: 0 },
     { title: "Void attempts", about: "infrastructure failed; never counted as zero", names: ["attempt/void_num"], floor: 0 },
@@ -193,7 +196,7 @@ function healthOf(phase, name) {
   const { step, values } = DATA.curves[phase], used = new Set(DRAWN_ABOVE);
   const measured = metric => values[metric]?.some(isNumber);
   const lines = chart => chart.names.map((names, i) => ({ metric: names.split("|").find(measured), name: chart.labels?.[i] ?? "", colour: ["after", "third", "before"][i] })).filter(line => line.metric);
-  const wanted = HEALTH[phase].map(chart => ({ ...chart, lines: lines(chart) })).filter(chart => chart.lines.length);
+  const wanted = HEALTH[phase].filter(chart => !chart.only || measured(chart.only)).map(chart => ({ ...chart, lines: lines(chart) })).filter(chart => chart.lines.length);
   for (const line of wanted.flatMap(chart => chart.lines)) used.add(line.metric);
   const others = Object.keys(values).filter(metric => measured(metric) && !used.has(metric)).map(metric => ({ title: metric, about: "", lines: [{ metric, name: "", colour: "dim" }] }));
   const draw = (grid, all) => all.forEach(chart => smallChart(grid, { ...chart, step, lines: chart.lines.map(line => ({ ...line, values: values[line.metric] })), sync: phase }));
