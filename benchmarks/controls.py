@@ -44,7 +44,7 @@ async def continued(studio: Studio, index: int) -> tuple[Attempt, ...]:
 
 async def successes_only(studio: Studio, index: int) -> tuple[Attempt, ...]:
     """Fresh demonstrations; those that failed are thrown away."""
-    return tuple(attempt for attempt in await continued(studio, index) if attempt.is_scored and attempt.verdict.reward == 1.0)
+    return tuple(attempt for attempt in await continued(studio, index) if attempt.is_trusted and attempt.verdict.reward == 1.0)
 
 
 async def expert_iteration(studio: Studio, index: int) -> tuple[Attempt, ...]:
@@ -57,7 +57,7 @@ async def expert_iteration(studio: Studio, index: int) -> tuple[Attempt, ...]:
         for rank in range(recipe.compute.ranks)
     ]
     collected = await studio.attempts(studio.plan("train", RL_BASE), quotas, temperature=recipe.rl.temperature)
-    return tuple(attempt for attempt in collected.attempts if attempt.is_scored and attempt.verdict.reward == 1.0)
+    return tuple(attempt for attempt in collected.attempts if attempt.is_trusted and attempt.verdict.reward == 1.0)
 
 
 CONTROLS: dict[str, Callable[[Studio, int], Awaitable[tuple[Attempt, ...]]]] = {

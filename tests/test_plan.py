@@ -43,3 +43,11 @@ def test_more_staleness_is_never_slower_under_a_heavy_tail_and_ages_stay_below_i
 
 def test_the_same_seed_is_the_same_run() -> None:
     assert foresee(2, p99_s=5.0, seed=3) == foresee(2, p99_s=5.0, seed=3) != foresee(2, p99_s=5.0, seed=4)
+
+
+def test_a_version_is_offered_when_every_engine_has_taken_the_one_before() -> None:
+    """Exchanges that last longer than a batch trains once left the count of engines wrong, and the run stood still."""
+    rules = FlowRules(groups=4, group_size=2, batches=6, max_staleness=3, max_live=64)
+    slow = Latencies(exchange_s=5.0, row_s=0.1, token_s=0.0, train_s=0.5, take_s=0.1, turns=3, tool_median_s=0.2)
+    seen = Simulation(rules, slow, engines=3).run()
+    assert 0 <= seen.age_max <= 3 and seen.wall_s > 0

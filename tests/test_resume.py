@@ -44,7 +44,9 @@ def agito(home: Path, *words: str) -> subprocess.Popen[bytes]:
 
 
 def train(home: Path, overrides: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    return agito(home, "train", "quickstart", "--name", "run", *(word for override in overrides for word in ("--set", override)))
+    return agito(
+        home, "train", "quickstart", "--name", "run", "--admit-anyway", *(word for override in overrides for word in ("--set", override))
+    )
 
 
 def finish(process: subprocess.Popen[bytes], home: Path) -> Path:

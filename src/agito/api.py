@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agito import assess, job, reenact, trained
+from agito.admission import admit
 from agito.assess import Changes, Evaluation
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
@@ -29,19 +30,26 @@ class Silent:
 
 
 def train(
-    recipe: str | Path | Recipe, *, overrides: Sequence[str] = (), out: Path | str | None = None, watcher: job.Watcher | None = None
+    recipe: str | Path | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    out: Path | str | None = None,
+    watcher: job.Watcher | None = None,
+    admit_anyway: bool = False,
 ) -> Summary:
     """Trains as `recipe` says (a bundled name, a path, or a `Recipe`) into `out`, by default `runs/<its name>`.
 
     `overrides` are as on the command line: `["rl.steps=10"]`. A run that is already in `out` is moved aside under a dated name.
+    An environment without a card is audited first, and refused (`NotAdmitted`) unless it passes or `admit_anyway`, which the run keeps.
     Raises `NotFound`, `BadRecipe`, and whatever keeps a run from ending; what is committed by then can be resumed.
     """
     found = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe), tuple(overrides))
     if isinstance(recipe, Recipe) and overrides:
         raise ValueError("overrides go with a recipe's name or path; a Recipe is changed with model_copy")
     path = Path(out) if out is not None else Path("runs") / found.name
+    admission = run(lambda: admit(found.env.name, anyway=admit_anyway))
     place(path)
-    return run(lambda: job.train(found, path, watcher or Silent()))
+    return run(lambda: job.train(found, path, watcher or Silent(), admission=admission))
 
 
 def resume(path: Path | str, *, watcher: job.Watcher | None = None) -> Summary:

@@ -116,7 +116,7 @@ async def checkpoint(
         watcher.phase("policy", num_tasks)
 
         def on_attempt(attempt: Attempt) -> None:
-            watcher.advance({"reward/mean": attempt.verdict.reward, "tokens/sampled_num": float(attempt.trajectory.num_sampled)})
+            watcher.advance(evaluation.figures(attempt))
 
         attempts = await evaluation.policy(studio, split, num_tasks, temperature=temperature, on_attempt=on_attempt)
         scripts: Mapping[str, Sequence[Attempt]] = {}

@@ -60,5 +60,23 @@ class SandboxFailure(AgitoError):
     exit_code = 10
 
 
+class NotAdmitted(AgitoError):
+    """An environment that fails its audit: which gates do not hold, and what to do about each."""
+
+    exit_code = 13
+
+
+class AnswerReachable(AgitoError):
+    """A task's hidden answer can be reached from inside its own world; no episode may begin there."""
+
+    exit_code = 11
+
+
+class EnvironmentPaused(AgitoError):
+    """An environment pays for what its held-out validator does not confirm; nothing more is learned from it."""
+
+    exit_code = 12
+
+
 INTERRUPTED = 130  # Ctrl-C
 USAGE = 2

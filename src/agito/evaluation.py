@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+from agito.grading.monitor import Monitor
 from agito.protocols import ScriptFactory
 from agito.schedule import Quota
 from agito.studio import Studio
@@ -14,9 +15,18 @@ HELDOUT_BASE, STRUCTURAL_BASE, BASELINE_BASE = 1_000_000, 3_000_000, 4_000_000
 
 
 async def policy(
-    studio: Studio, split: str, num_tasks: int, *, temperature: float, on_attempt: Callable[[Attempt], None] = lambda _: None
+    studio: Studio,
+    split: str,
+    num_tasks: int,
+    *,
+    temperature: float,
+    on_attempt: Callable[[Attempt], None] = lambda _: None,
+    monitor: Monitor | None = None,
 ) -> tuple[Attempt, ...]:
-    """One attempt at each of the first `num_tasks` tasks of the split, in their order; always the same tasks, draws and faults."""
+    """One attempt at each of the first `num_tasks` tasks of the split, in their order; always the same tasks, draws and faults.
+
+    With a monitor the environment's validator judges as many of them as in training.
+    """
     base = STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
     bounds = [num_tasks * rank // studio.recipe.compute.ranks for rank in range(studio.recipe.compute.ranks + 1)]
     quotas = [
@@ -24,8 +34,18 @@ async def policy(
         for start, stop in itertools.pairwise(bounds)
         if stop > start
     ]
-    collected = await studio.attempts(studio.plan(split, base), quotas, temperature=temperature, on_attempt=on_attempt)
+    collected = await studio.attempts(studio.plan(split, base), quotas, temperature=temperature, on_attempt=on_attempt, monitor=monitor)
     return collected.attempts
+
+
+def figures(attempt: Attempt) -> dict[str, float]:
+    """What a watcher is told of one attempt."""
+    verdict = attempt.verdict
+    return {
+        "reward/mean": verdict.reward,
+        "success/one": verdict.scores.get("success", verdict.reward),
+        "tokens/sampled_num": float(attempt.trajectory.num_sampled),
+    }
 
 
 async def scripts(studio: Studio, split: str, num_tasks: int, *, demonstrator_skill: float) -> dict[str, tuple[Attempt, ...]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
 from agito.errors import Diverged, NotFound
-from agito.schedule import Batch, Flow, FlowRules
+from agito.schedule import Batch, Flow, FlowRules, Outcome
 from agito.types import AttemptId, Json
 
 
@@ -27,7 +27,7 @@ class LoggedFlow(Flow):
         self._note("issue", list(groups))
         super().issue(groups)
 
-    def finished(self, attempt: AttemptId, reward: float | None) -> None:
+    def finished(self, attempt: AttemptId, reward: Outcome) -> None:
         self._note("finished", [str(attempt), reward])
         super().finished(attempt, reward)
 

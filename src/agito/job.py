@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from agito import coldstart, config, evaluation, loop, pipeline
+from agito.admission import Admission, admit
 from agito.curriculum import Curriculum
-from agito.errors import BadRecipe
+from agito.errors import BadRecipe, EnvironmentPaused
+from agito.grading.monitor import Monitor
 from agito.protocols import StepStats
 from agito.recipe import Recipe
 from agito.record import Ledger, Metrics, Rate, RunDir, Summary, TokenStats, rate, rates_by_cell, read_trajectories, write_trajectories
@@ -38,9 +41,13 @@ class Watcher(Protocol):
         ...
 
 
-async def train(recipe: Recipe, path: Path, watcher: Watcher) -> Summary:
-    """A new run in `path`. Raises `AgitoError` when there is one already, and whatever keeps a run from ending."""
-    with RunDir.create(path, config.dump(recipe), {**facts(), "seed": recipe.seed}) as run:
+async def train(recipe: Recipe, path: Path, watcher: Watcher, *, admission: Admission | None = None) -> Summary:
+    """A new run in `path`. Raises `AgitoError` when there is one already, and whatever keeps a run from ending.
+
+    Without an `admission` the environment's is asked for first. Raises `NotAdmitted`.
+    """
+    admission = admission or await admit(recipe.env.name)
+    with RunDir.create(path, config.dump(recipe), {**facts(), "seed": recipe.seed, "admission": admission.to_json()}) as run:
         return await _Job(recipe, run, watcher).run_through(None)
 
 
@@ -51,6 +58,16 @@ async def resume(path: Path, watcher: Watcher) -> Summary:
         if run.meta.get("finished"):
             raise BadRecipe(f"{path}: this run is finished; its report is {run.report}")
         return await _Job(recipe, run, watcher).run_through(latest(run.checkpoints))
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the evaluations came to so far."""
+
+    before: Sequence[Attempt] = ()
+    after: Sequence[Attempt] = ()
+    structural: Sequence[Attempt] = ()
+    baselines: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
 
 
 class _Job:
@@ -64,26 +81,40 @@ class _Job:
         self._studio: Studio
         self._tier = "unknown"
         self._curriculum: Curriculum
+        self._monitor: Monitor
+        self._watched: Json = None  # the monitor's state as of the last step that was learned from
         self._position = pipeline.Position()  # of the decoupled loop
 
     async def run_through(self, checkpoint: Path | None) -> Summary:
+        """Raises `EnvironmentPaused` once everything that the run has come to is written."""
+        found, paused = _Found(), None
         async with AsyncExitStack() as stack:
             self._studio = await stack.enter_async_context(open_studio(self._recipe))
-            self._curriculum = Curriculum(len(self._studio.cells))
+            self._curriculum, self._monitor = Curriculum(len(self._studio.cells)), self._studio.new_monitor()
             self._studio.start_compute()
             start = self._roll_back(checkpoint)
             stack.callback(lambda: (self._metrics.close(), self._ledger.close()))
             await (self._restore(checkpoint) if checkpoint else self._cold_start())
-            before = await self._evaluate("before", "heldout", self._recipe.eval.tasks)
-            with self._tally.phase("rl"):
-                self._watcher.phase("rl", self._recipe.rl.steps)
-                await self._reinforce(start)
-            await self._save("final", self._recipe.rl.steps)
-            after = await self._evaluate("after", "heldout", self._recipe.eval.tasks)
-            structural = await self._evaluate("structural", "structural", self._recipe.eval.structural_tasks)
-            baselines = await self._baselines()
+            try:
+                await self._stages(start, found)
+            except EnvironmentPaused as error:
+                paused = error
             self._tier = getattr(self._studio.environment, "isolation_tier", "unknown")
-        return self._sum_up(before, after, structural, baselines)
+        summary = self._sum_up(found, str(paused or ""))
+        if paused is not None:
+            raise paused
+        return summary
+
+    async def _stages(self, start: int, found: _Found) -> None:
+        recipe = self._recipe.eval
+        found.before = await self._evaluate("before", "heldout", recipe.tasks)
+        with self._tally.phase("rl"):
+            self._watcher.phase("rl", self._recipe.rl.steps)
+            await self._reinforce(start)
+        await self._save("final", self._recipe.rl.steps)
+        found.after = await self._evaluate("after", "heldout", recipe.tasks)
+        found.structural = await self._evaluate("structural", "structural", recipe.structural_tasks)
+        found.baselines = await self._baselines()
 
     def _roll_back(self, checkpoint: Path | None) -> int:
         """Forgets whatever is not committed; returns the RL step to go on with."""
@@ -97,6 +128,8 @@ class _Job:
         self._tally = Tally.from_json(tally)
         self._curriculum = Curriculum.from_json(len(self._studio.cells), meta.get("curriculum"))
         self._position = pipeline.Position.from_json(meta.get("position"))
+        self._monitor.restore(meta.get("monitor"))
+        self._watched = self._monitor.to_json()
         attempts = {
             int(key): [AttemptId.parse(str(each)) for each in listed] for key, listed in consumed.items() if isinstance(listed, list)
         }
@@ -124,25 +157,47 @@ class _Job:
         with self._tally.phase("sft"):
             demos = await coldstart.teach(studio, lambda steps: self._watcher.phase("sft", steps), on_step)
             self._write("demo", 0, demos)
+            self._monitor.meet(demos)
+            self._watched = self._monitor.to_json()
             await self._save("step-0", 0)
 
     async def _reinforce(self, start: int) -> None:
-        studio, curriculum, new_version = self._studio, self._curriculum, self._ledger.next_version
+        studio, curriculum, monitor, new_version = self._studio, self._curriculum, self._monitor, self._ledger.next_version
         if self._recipe.pipeline.mode == "on_policy":
-            await loop.train(studio, curriculum, start=start, on_step=self._after_step, new_version=new_version)
+            await loop.train(
+                studio,
+                curriculum,
+                start=start,
+                on_step=self._after_step,
+                new_version=new_version,
+                monitor=monitor,
+                roll_back=self._load_before,
+            )
             return
 
         async def on_step(step: loop.Step, position: pipeline.Position) -> None:
-            self._position = position
+            self._position = self._position if step.paused else position
             await self._after_step(step)
 
         with self._run.schedule.open("a", encoding="utf-8") as schedule:
             await pipeline.train(
                 studio, curriculum, start=start, position=self._position, on_step=on_step, new_version=new_version,
-                write_schedule=schedule.write,
+                write_schedule=schedule.write, monitor=monitor, roll_back=self._load_before,
             )  # fmt: skip
 
+    async def _load_before(self, step: int) -> int:
+        """The trainer goes back to the last checkpoint from before `step`; versions, curriculum and ledger go on."""
+        found = latest(self._run.checkpoints, before=step + 1)
+        assert found is not None and self._studio.compute is not None, "step-0 is spared"
+        await self._studio.compute.load(found)
+        self._monitor.rolled_back_to = int(found.name.removeprefix("step-"))
+        return self._monitor.rolled_back_to
+
     async def _after_step(self, step: loop.Step) -> None:
+        if step.paused:  # the step is kept for reading; whoever resumes takes it again
+            await self._save(f"step-{step.index}", step.index)
+        else:
+            self._watched = self._monitor.to_json()
         attempts = [attempt for group in step.groups for attempt in group.attempts]
         self._tally.add(attempts)
         for attempt in attempts:
@@ -151,7 +206,7 @@ class _Job:
         self._write("rl", step.index, attempts, step.trained)
         self._metrics.write(step.index, "rl", step.figures)
         self._watcher.advance(step.figures)
-        if (step.index + 1) % self._recipe.rl.checkpoint_every == 0 and step.index + 1 < self._recipe.rl.steps:
+        if not step.paused and (step.index + 1) % self._recipe.rl.checkpoint_every == 0 and step.index + 1 < self._recipe.rl.steps:
             await self._save(f"step-{step.index + 1}", step.index + 1)
 
     async def _save(self, name: str, step: int) -> None:
@@ -165,6 +220,7 @@ class _Job:
             "tally": self._tally.to_json(),
             "curriculum": self._curriculum.to_json(),
             "position": self._position.to_json(),
+            "monitor": self._watched,
         }
         target = self._run.checkpoints / name
         if target.exists():  # a resumed run that had come this far
@@ -185,10 +241,8 @@ class _Job:
             self._watcher.phase(phase, num_tasks)
             await self._studio.compute.publish(self._ledger.next_version())
             attempts = await evaluation.policy(
-                self._studio, split, num_tasks, temperature=self._recipe.eval.temperature,
-                on_attempt=lambda attempt: self._watcher.advance(
-                    {"reward/mean": attempt.verdict.reward, "tokens/sampled_num": float(attempt.trajectory.num_sampled)}
-                ),
+                self._studio, split, num_tasks, temperature=self._recipe.eval.temperature, monitor=self._monitor,
+                on_attempt=lambda attempt: self._watcher.advance(evaluation.figures(attempt)),
             )  # fmt: skip
             self._tally.add(attempts)
             self._write(phase, 0, attempts)
@@ -215,21 +269,23 @@ class _Job:
             stats=[TokenStats(attempt=sample.attempt, segment=sample.segment, advantages=sample.advantages) for sample in trained],
         )  # fmt: skip
 
-    def _sum_up(
-        self, before: Sequence[Attempt], after: Sequence[Attempt], structural: Sequence[Attempt], baselines: Mapping[str, Rate]
-    ) -> Summary:
+    def _sum_up(self, found: _Found, paused: str) -> Summary:
         """After everything is closed, so that every process's time is counted."""
-        tally, phases = self._tally, self._tally.phase_wall_s
+        tally, phases, before, after = self._tally, self._tally.phase_wall_s, found.before, found.after
+        admission = self._run.meta.get("admission")
         summary = Summary(
             commit=str(self._run.meta.get("commit") or "unknown"), seed=self._recipe.seed, isolation_tier=self._tier,
-            before=rate(before), after=rate(after), structural=rate(structural) if structural else None,
-            cells_before=rates_by_cell(before), cells_after=rates_by_cell(after), baselines=baselines, num_eval_tasks=len(after),
+            before=rate(before), after=rate(after), structural=rate(found.structural) if found.structural else None,
+            cells_before=rates_by_cell(before), cells_after=rates_by_cell(after), baselines=found.baselines, num_eval_tasks=len(after),
             wall_s=sum(phases.values()), cpu_s=tally.cpu_s(), load=load(), stolen_ratio=tally.stolen_ratio(),
             phase_wall_s=phases, sampled_tokens=tally.sampled_tokens,
             tool_calls=tally.tool_calls, tool_cpu_ms_p50=tally.tool_cpu_ms_p50, void_attempts=tally.void_attempts,
+            admission=admission if isinstance(admission, dict) else {},
+            quarantined_attempts=tally.quarantined_attempts, monitor=self._monitor.summary(), paused=paused,
         )  # fmt: skip
         summary.write(self._run.summary)
         self._run.note(isolation_tier=self._tier)
-        self._run.finish()
+        if not paused:
+            self._run.finish()
         write_report(self._run.path)
         return summary

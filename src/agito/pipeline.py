@@ -23,11 +23,12 @@ from agito.compute import Compute
 from agito.credit import leave_one_out
 from agito.curriculum import Curriculum, draw
 from agito.engine.freerun import Freerun
-from agito.errors import WorkerDied
+from agito.errors import EnvironmentPaused, WorkerDied
 from agito.flowlog import LoggedFlow
-from agito.loop import RL_BASE, Step, figures_of
+from agito.grading.monitor import Monitor
+from agito.loop import RL_BASE, RollBack, Step, figures_of, paused
 from agito.protocols import StepStats
-from agito.rollout import Collected
+from agito.rollout import Collected, outcome
 from agito.running import first_error
 from agito.schedule import Batch, Flow, FlowRules
 from agito.studio import Studio
@@ -65,10 +66,13 @@ async def train(
     on_step: Callable[[Step, Position], Awaitable[None]],
     new_version: Callable[[], int],
     write_schedule: Callable[[str], object] = lambda line: None,
+    monitor: Monitor | None = None,
+    roll_back: RollBack | None = None,
 ) -> None:
     """RL from step `start` on; `on_step` is awaited after each, before the next step may change the weights.
 
     In `concurrent` mode every rank samples, then every rank learns: staleness 0. `write_schedule` gets the lines of `agito.flowlog`.
+    The alarm of the monitor: see `agito.loop.train`.
     """
     recipe, compute = studio.recipe, studio.compute
     assert compute is not None
@@ -84,7 +88,8 @@ async def train(
     if start < recipe.rl.steps:
         flow = LoggedFlow(rules, version=start, reissued=position.outstanding, write=write_schedule)
         try:
-            await _Pipeline(studio, curriculum, flow, position.issued, base - start, on_step, new_version).run()
+            watch = monitor or studio.new_monitor()
+            await _Pipeline(studio, curriculum, watch, flow, position.issued, base - start, on_step, new_version, roll_back).run()
         except BaseExceptionGroup as group:
             raise first_error(group) from None
 
@@ -104,17 +109,20 @@ class _Pipeline:
         self,
         studio: Studio,
         curriculum: Curriculum,
+        monitor: Monitor,
         flow: Flow,
         issued: int,
         base: int,
         on_step: Callable[[Step, Position], Awaitable[None]],
         new_version: Callable[[], int],
+        roll_back: RollBack | None,
     ) -> None:
         compute = studio.compute
         assert compute is not None
-        self._studio, self._compute, self._curriculum, self._flow = studio, compute, curriculum, flow
+        self._roll_back = roll_back
+        self._studio, self._compute, self._curriculum, self._monitor, self._flow = studio, compute, curriculum, monitor, flow
         self._issued, self._base, self._on_step, self._new_version = issued, base, on_step, new_version
-        self._runner = studio.runner(temperature=studio.recipe.rl.temperature, strict_deadlines=False)
+        self._runner = studio.runner(temperature=studio.recipe.rl.temperature, strict_deadlines=False, monitor=monitor)
         self._plan = studio.plan("train", RL_BASE)
         steps, context = studio.recipe.compute.quantum, compute.context
         self._engines = [Freerun(partial(compute.advance, rank), context=context, steps=steps) for rank in _engine_ranks(compute)]
@@ -164,7 +172,7 @@ class _Pipeline:
             case Attempt():
                 at = event.trajectory.attempt
                 self._attempts.setdefault(at.group, {})[at.slot] = event
-                self._flow.finished(at, event.verdict.reward if event.is_scored else None)
+                self._flow.finished(at, outcome(event))
             case _Trained():
                 self._flow.trained()
             case _Published():
@@ -177,10 +185,17 @@ class _Pipeline:
     async def _learn(self, batch: Batch) -> None:
         """A step of the trainer, then its weights to every engine, between two of their exchanges."""
         recipe, size = self._studio.recipe.rl, len(self._studio.cells)
-        groups = {number: self._group(number) for number in sorted([*batch.groups, *batch.even])}
-        samples = tuple(sample for number in sorted(batch.groups) for sample in leave_one_out(groups[number]))
+        groups, watched = self._monitor.see(batch.number, [self._group(number) for number in sorted([*batch.groups, *batch.even])])
+        if self._monitor.is_paused:
+            await self._on_step(pause := self._pause(batch, groups, watched), self._position())
+            raise EnvironmentPaused(pause.paused)
+        mixed = [group for group in groups if group.is_mixed]
+        if self._roll_back is not None and self._monitor.masks and self._monitor.alarm_step == batch.number:
+            watched["monitor/rolled_back_to_step"] = float(await self._roll_back(self._monitor.rise_step))
+            mixed = []
+        samples = tuple(sample for group in mixed for sample in leave_one_out(group))
         began = time.monotonic()
-        stats = await self._compute.step(samples, rate=min(1.0, len(batch.groups) / recipe.groups)) if samples else None
+        stats = await self._compute.step(samples, rate=min(1.0, len(mixed) / recipe.groups)) if samples else None
         async with self._mailing:
             version = self._new_version()
             assert version == self._base + batch.number + 1, "versions are counted in batches"
@@ -189,10 +204,9 @@ class _Pipeline:
             else:  # nobody samples now
                 await self._compute.publish(version)
             if recipe.follow:
-                self._curriculum.learn(
-                    ((number - RL_BASE) % size, number in batch.groups) for number in groups if not groups[number].is_void
-                )
-            await self._on_step(self._step(batch, tuple(groups.values()), samples, stats, time.monotonic() - began), self._position())
+                self._curriculum.learn(((group.id - RL_BASE) % size, group.is_mixed) for group in groups if not group.is_void)
+            figures = {"time/train_s": time.monotonic() - began, **watched}
+            await self._on_step(self._step(batch, groups, samples, stats, figures), self._position())
             await self._send.send(_Trained())
             for rank in _engine_ranks(self._compute) if self._compute.learns_alone else ():
                 self._meters.paused_s += await self._compute.take(rank, version)
@@ -205,10 +219,16 @@ class _Pipeline:
     def _position(self) -> Position:
         return Position(issued=self._issued, outstanding=self._flow.outstanding)
 
-    def _step(self, batch: Batch, groups: tuple[Group, ...], samples: tuple[Sample, ...], stats: StepStats | None, train_s: float) -> Step:
+    def _pause(self, batch: Batch, groups: tuple[Group, ...], watched: dict[str, float]) -> Step:
+        collected = Collected(groups=groups, retried=self._flow.retried - self._retried)
+        return paused(self._studio, self._monitor, batch.number, collected, watched)
+
+    def _step(
+        self, batch: Batch, groups: tuple[Group, ...], samples: tuple[Sample, ...], stats: StepStats | None, others: dict[str, float]
+    ) -> Step:
         retried, self._retried = self._flow.retried - self._retried, self._flow.retried
         collected = Collected(groups=groups, retried=retried)
-        figures = figures_of(collected, samples, stats) | {"time/train_s": train_s}
+        figures = figures_of(collected, samples, stats) | others
         figures |= ages(samples, self._base + batch.number)
         figures |= self._meters.read(sum(engine.busy_s for engine in self._engines))
         return Step(index=batch.number, groups=groups, trained=samples, figures=figures)
@@ -242,6 +262,7 @@ class _Meters:
     _began: float = field(default_factory=time.monotonic)
     _spent_s: dict[str, float] = field(default_factory=lambda: {"starved": 0.0, "training": 0.0, "gated": 0.0})
     _busy_s: float = 0.0
+    _cpu_s: float = field(default_factory=time.process_time)
 
     def turn(self, state: str) -> None:
         now = time.monotonic()
@@ -258,7 +279,9 @@ class _Meters:
             "trainer/gate_wait_ratio": self._spent_s["gated"] / elapsed_s,
             "engine/busy_ratio": (engine_busy_s - self._busy_s) / elapsed_s / self.num_engines,
             "engine/publish_pause_ratio": self.paused_s / elapsed_s / self.num_engines,
+            "rollout/busy_ratio": (time.process_time() - self._cpu_s) / elapsed_s,
         }
+        self._cpu_s = time.process_time()
         self._began, self._busy_s, self.paused_s = self._since, engine_busy_s, 0.0
         self._spent_s = dict.fromkeys(self._spent_s, 0.0)
         return figures

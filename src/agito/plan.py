@@ -93,6 +93,7 @@ class Simulation:
         self._first_version: dict[int, int] = {}
         self._version = 0
         self._to_take = 0  # engines that have not taken the newest version
+        self._held: Batch | None = None  # trained, and offered once every engine has taken the version before
         self._spent = {"starved": 0.0, "training": 0.0, "gated": 0.0}
         self._ages: list[int] = []
         self._busy_s, self._most_live = 0.0, 0
@@ -174,6 +175,9 @@ class Simulation:
 
     def _trained(self, batch: object) -> None:
         assert isinstance(batch, Batch)
+        if self._to_take:
+            self._held = batch
+            return
         self._flow.trained()
         self._to_take = len(self._engines)
         for engine in self._engines:
@@ -194,4 +198,7 @@ class Simulation:
         if not self._to_take:
             self._version = version
             self._flow.published(self._version)
+            if self._held is not None:
+                held, self._held = self._held, None
+                self._trained(held)
         self._exchange(engine)

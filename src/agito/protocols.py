@@ -6,6 +6,7 @@ trusted side. They are never handed to the same code.
 
 from __future__ import annotations
 
+import socket
 from array import array
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -142,6 +143,39 @@ class Environment(Protocol):
 
     async def aclose(self) -> None:
         """Releases pools and processes. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One figure of how a decision was made. `decision`: a, when to stop thinking and act; b, which tool in which order; c, integrating
+    noisy observations; d, revising the plan after failure; e, staying coherent."""
+
+    name: str
+    decision: str
+    title: str
+    is_share: bool = False  # shown in per cent
+    higher_is_better: bool = False
+    optimum_is_best: bool = True  # False: it tells what was spent, not how well it was decided
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """An environment that also says how well each attempt decided, whatever came of it. Optional."""
+
+    @property
+    def measured(self) -> tuple[Measure, ...]: ...
+    def measures(self, task: Task, key: Key, trajectory: Trajectory) -> Mapping[str, float]:
+        """On the trusted side, from the events; by name. What an attempt says nothing about is left out."""
+        ...
+
+
+@runtime_checkable
+class Validated(Protocol):
+    """An environment that can judge an attempt in a second, better way, which no policy is ever rewarded by."""
+
+    async def gold(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        """As `Environment.grade`, on the same scale; it may cost more. Asked about a share of attempts: see `agito.grading.monitor`."""
         ...
 
 
@@ -307,6 +341,15 @@ class Result:
     peak_mb: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A process that runs on inside, by the host's ends of its pipes: non-blocking descriptors. Whoever asked for it closes them."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+
 class Sandbox(Protocol):
     """One episode's box. Methods raise `SandboxFailure` when the box itself is gone or silent."""
 
@@ -326,12 +369,24 @@ class Sandbox(Protocol):
         """Writes files beneath the workspace, making directories. Raises `ValueError` for a path outside."""
         ...
 
-    async def files(self, *, limit_bytes: int = 1 << 22) -> dict[str, bytes]:
-        """Every regular file beneath the workspace, read by the host, links never followed."""
+    async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
+        """Every regular file beneath the workspace, or beneath its folder `under`, read by the host, links never followed."""
         ...
 
     async def kill(self) -> None:
-        """Kills everything inside but pid 1."""
+        """Kills everything inside but pid 1, services too."""
+        ...
+
+    async def launch(self, command: str) -> Service:
+        """`bash -c`, kept until it ends, the sandbox does, or everything inside is killed."""
+        ...
+
+    async def connect(self, port: int, *, timeout_s: float = 5.0) -> socket.socket:
+        """A TCP connection to a server inside, waiting until one listens. Raises `TimeoutError`. The caller closes it."""
+        ...
+
+    async def listen(self, port: int = 0) -> socket.socket:
+        """A TCP listener inside, which the host accepts on; nothing outside can connect to it. Raises `OSError`: the port is taken."""
         ...
 
     async def snapshot(self) -> str:

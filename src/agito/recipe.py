@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from agito import config
 from agito.config import Section
 from agito.errors import NotFound
+from agito.grading.monitor import MonitorConfig
 from agito.trainer.config import TrainerConfig
 from agito.types import Dialect
 
@@ -101,6 +102,7 @@ class Recipe(Section):
     sft: SftSection = SftSection()
     rl: RlSection = RlSection()
     pipeline: PipelineSection = PipelineSection()
+    monitor: MonitorConfig = MonitorConfig()
     eval: EvalSection = EvalSection()
     trainer: TrainerConfig = TrainerConfig()
 

@@ -2,16 +2,22 @@
 replayed and simulated.
 
 `Schedule` collects for one step, on-policy. `Flow` feeds a trainer that works while others still act, under a bound on staleness. Voids
-are tried again, then masked; never more than `max_live` attempts are out at once.
+are tried again, then masked; a quarantined attempt is masked at once; never more than `max_live` attempts are out at once.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
+from bisect import insort
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from agito.types import AttemptId
+
+# What became of an attempt: its reward; `masked`: it ended with a verdict, but nothing may be learned from it; None: void.
+Outcome: TypeAlias = float | Literal["masked"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +33,11 @@ class Quota:
 
 @dataclass(slots=True)
 class _Open:
-    rewards: dict[int, float | None] = field(default_factory=dict[int, "float | None"])  # slot → reward; None is void for good
+    rewards: dict[int, Outcome] = field(default_factory=dict[int, Outcome])  # slot → reward; None is void for good
     due: int = 0  # the last batch that may train on it
 
     def is_mixed(self) -> bool:
-        scored = [reward for reward in self.rewards.values() if reward is not None]
+        scored = [reward for reward in self.rewards.values() if isinstance(reward, int | float)]
         return len(scored) >= 2 and max(scored) - min(scored) > 1e-9
 
 
@@ -57,7 +63,7 @@ class _Issue:
         self.num_live += count
         return tuple(self._queue.popleft() for _ in range(count))
 
-    def end(self, attempt: AttemptId, reward: float | None) -> _Open | None:
+    def end(self, attempt: AttemptId, reward: Outcome) -> _Open | None:
         """The attempt's group, if that completes it."""
         self.num_live -= 1
         if reward is None and attempt.tries + 1 < self._max_tries:
@@ -93,8 +99,8 @@ class Schedule:
             self._add_group()
         return self._issue.release()
 
-    def finished(self, attempts: Sequence[tuple[AttemptId, float | None]]) -> tuple[AttemptId, ...]:
-        """Attempts with their rewards, None for void, in an order that is a function of content; what to start next."""
+    def finished(self, attempts: Sequence[tuple[AttemptId, Outcome]]) -> tuple[AttemptId, ...]:
+        """Attempts with what became of them, in an order that is a function of content; what to start next."""
         for attempt, reward in attempts:
             complete = self._issue.end(attempt, reward)
             if complete is not None:
@@ -158,7 +164,9 @@ class Flow:
         self._rules = rules
         self._next = self._engine_version = version
         self._issue = _Issue(group_size=rules.group_size, max_live=rules.max_live, max_tries=rules.max_tries)
-        self._ready: dict[int, int] = {}  # mixed groups → due
+        self._dues: Counter[int] = Counter()  # groups in play: those that are out and those that are ready
+        self._ready: dict[int, list[int]] = {}  # due → mixed groups in order
+        self._num_ready = 0
         self._even: deque[int] = deque()
         self._is_training = False
         self._add(reissued)
@@ -191,7 +199,7 @@ class Flow:
     @property
     def outstanding(self) -> tuple[int, ...]:
         """Groups issued and in no batch yet."""
-        return tuple(sorted([*self._issue.groups, *self._ready, *self._even]))
+        return tuple(sorted([*self._issue.groups, *itertools.chain(*self._ready.values()), *self._even]))
 
     @property
     def waits_for(self) -> int | None:
@@ -203,15 +211,18 @@ class Flow:
     @property
     def is_gated(self) -> bool:
         """There is enough to train on, but a group that is due has not come in."""
-        return not self._is_training and self._has_enough() and self._pick() is None
+        return not self._is_training and self._has_enough() and not self._is_safe()
 
     def num_wanted(self) -> int:
         """How many groups may be issued now."""
         rules, last = self._rules, self._rules.batches - 1
-        due, dues = self._engine_version + rules.max_staleness, self._dues()
+        due = self._engine_version + rules.max_staleness
+        first = min(due, last)
+        taken = sum(count for each, count in self._dues.items() if each < first)
         rooms: list[int] = []
-        for day in range(min(due, last), max([due, *dues]) + 1):  # all that are due from the new ones' day on
-            batches, taken = min(day, last) - self._next + 1, sum(each <= day for each in dues)
+        for day in range(first, max([due, *self._dues]) + 1):  # all that are due from the new ones' day on
+            taken += self._dues[day]
+            batches = min(day, last) - self._next + 1
             rooms += [rules.groups * batches - taken, rules.looked_at * batches - taken - len(self._even)]
         return max(min(rooms), 0)
 
@@ -224,29 +235,32 @@ class Flow:
         """Attempts to start now."""
         return self._issue.release()
 
-    def finished(self, attempt: AttemptId, reward: float | None) -> None:
-        """An attempt came to an end; None is void."""
+    def finished(self, attempt: AttemptId, reward: Outcome) -> None:
+        """An attempt came to an end."""
         complete = self._issue.end(attempt, reward)
         if complete is None:
             return
         if complete.is_mixed():
-            self._ready[attempt.group] = complete.due
+            insort(self._ready.setdefault(complete.due, []), attempt.group)
+            self._num_ready += 1
         else:
             self._even.append(attempt.group)
+            self._forget(complete.due, 1)
 
     def batch(self) -> Batch | None:
         """The next batch, if the trainer is free and it may form now; the trainer has it from then on."""
-        if self._is_training or self.is_done or not self._has_enough():
+        if self._is_training or self.is_done or not self._has_enough() or not self._is_safe():
             return None
-        picked = self._pick()
-        if picked is None:
-            return None
-        for group in picked:
-            del self._ready[group]
+        picked: list[int] = []
+        for due, count in self._share().items():
+            picked += self._ready[due][:count]
+            del self._ready[due][:count]
+            self._forget(due, count)
+        self._num_ready -= len(picked)
         even = tuple(self._even.popleft() for _ in range(min(len(self._even), self._rules.looked_at - len(picked))))
         self._is_training = True
         self._next += 1
-        return Batch(number=self._next - 1, groups=picked, even=even)
+        return Batch(number=self._next - 1, groups=tuple(picked), even=even)
 
     def trained(self) -> None:
         """The trainer has made the next version and is free."""
@@ -259,20 +273,34 @@ class Flow:
         self._engine_version = version
 
     def _add(self, groups: Sequence[int]) -> None:
+        due = self._engine_version + self._rules.max_staleness
         for group in groups:
-            self._issue.add(group, due=self._engine_version + self._rules.max_staleness)
+            self._issue.add(group, due=due)
+        self._dues[due] += len(groups)
+
+    def _forget(self, due: int, count: int) -> None:
+        """So many groups are no longer in play."""
+        self._dues[due] -= count
+        if not self._dues[due]:
+            del self._dues[due]
 
     def _has_enough(self) -> bool:
-        return len(self._ready) >= self._rules.groups or len(self._even) + len(self._ready) >= self._rules.looked_at
+        return self._num_ready >= self._rules.groups or len(self._even) + self._num_ready >= self._rules.looked_at
 
-    def _pick(self) -> tuple[int, ...] | None:
-        """The mixed groups due first; None while what would remain could not all be trained on in time."""
-        picked = sorted(self._ready, key=lambda group: (self._ready[group], group))[: self._rules.groups]
-        left = [group.due for group in self._issue.groups.values()] + [due for group, due in self._ready.items() if group not in picked]
-        for rank, due in enumerate(sorted(left), start=1):
-            if rank > self._rules.groups * (min(due, self._rules.batches - 1) - self._next):
-                return None
-        return tuple(picked)
+    def _share(self) -> dict[int, int]:
+        """How many groups the next batch takes of each due date: the earliest first."""
+        share: dict[int, int] = {}
+        room = self._rules.groups
+        for due in sorted(self._ready):
+            share[due] = min(room, len(self._ready[due]))
+            room -= share[due]
+        return share
 
-    def _dues(self) -> list[int]:
-        return [group.due for group in self._issue.groups.values()] + list(self._ready.values())
+    def _is_safe(self) -> bool:
+        """Whether all that the next batch leaves could still be trained on in time."""
+        share, left = self._share(), 0
+        for due in sorted(self._dues):
+            left += self._dues[due] - share.get(due, 0)
+            if left > self._rules.groups * max(min(due, self._rules.batches - 1) - self._next, 0):
+                return False
+        return True

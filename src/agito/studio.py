@@ -12,8 +12,9 @@ from agito.compute import Compute
 from agito.engine.lockstep import Lockstep
 from agito.envs import load
 from agito.errors import BadRecipe
+from agito.grading.monitor import Monitor
 from agito.harness import SoloHarness, act_out
-from agito.protocols import Environment, Renderer, ScriptFactory
+from agito.protocols import Environment, Renderer, ScriptFactory, Validated
 from agito.recipe import Recipe
 from agito.render import Vocabulary, learn, renderer
 from agito.rollout import AttemptRunner, Collected, Plan, collect
@@ -67,10 +68,16 @@ class Studio:
         assert self.vocabulary is not None, "no vocabulary yet"
         return renderer(self.recipe.env.dialect, self.vocabulary)
 
-    def runner(self, *, temperature: float, strict_deadlines: bool = True) -> AttemptRunner:
+    def new_monitor(self) -> Monitor:
+        """For one run of the loop."""
+        return Monitor(self.recipe.monitor, seed=self.recipe.seed, has_gold=isinstance(self.environment, Validated))
+
+    def runner(self, *, temperature: float, strict_deadlines: bool = True, monitor: Monitor | None = None) -> AttemptRunner:
         """With strict deadlines an attempt that met a real one is void, because nobody could repeat it."""
-        harness = SoloHarness(temperature=temperature)
-        return AttemptRunner(self.environment, harness, self.renderer, seed=self.recipe.seed, strict_deadlines=strict_deadlines)
+        return AttemptRunner(
+            self.environment, SoloHarness(temperature=temperature), self.renderer, seed=self.recipe.seed,
+            strict_deadlines=strict_deadlines, monitor=monitor,
+        )  # fmt: skip
 
     async def survey(self, size: int, scripts: Callable[[Task, Key, int], ScriptFactory]) -> Vocabulary:
         """A vocabulary from what scripted agents say and read in `size` training tasks."""
@@ -120,9 +127,10 @@ class Studio:
         *,
         temperature: float = 1.0,
         on_attempt: Callable[[Attempt], None] = lambda _: None,
+        monitor: Monitor | None = None,
     ) -> Collected:
         """One quota a rank, all at once; without compute when the plan has scripts."""
-        runner = self.runner(temperature=temperature)
+        runner = self.runner(temperature=temperature, monitor=monitor)
         parts: dict[int, Collected] = {}
 
         async def run(rank: int, quota: Quota) -> None:

@@ -23,6 +23,7 @@ class Tally:
     sampled_tokens: int = 0
     tool_calls: int = 0
     void_attempts: int = 0
+    quarantined_attempts: int = 0
     phase_wall_s: dict[str, float] = field(default_factory=dict[str, float])
     earlier_cpu_s: float = 0.0  # of sessions of this run before the last resume
     _ticks: tuple[int, int] = field(default_factory=lambda: _stolen_and_all())
@@ -31,6 +32,7 @@ class Tally:
     def add(self, attempts: Iterable[Attempt]) -> None:
         for attempt in attempts:
             self.void_attempts += not attempt.is_scored
+            self.quarantined_attempts += bool(attempt.quarantine)
             trajectory = attempt.trajectory
             if trajectory.segments and trajectory.segments[0].tokens.versions and trajectory.segments[0].tokens.oldest_version() > 0:
                 self.sampled_tokens += trajectory.num_sampled
@@ -72,6 +74,7 @@ class Tally:
             "sampled_tokens": self.sampled_tokens,
             "tool_calls": self.tool_calls,
             "void_attempts": self.void_attempts,
+            "quarantined_attempts": self.quarantined_attempts,
             "phase_wall_s": dict(self.phase_wall_s),
             "cpu_s": self.cpu_s(),
             "tool_cpu": {str(number): count for number, count in self._tool_cpu.items()},
@@ -83,7 +86,8 @@ class Tally:
         assert isinstance(phases, dict) and isinstance(tool_cpu, dict)
         return cls(
             sampled_tokens=int(str(data["sampled_tokens"])), tool_calls=int(str(data["tool_calls"])),
-            void_attempts=int(str(data["void_attempts"])), earlier_cpu_s=float(str(data["cpu_s"])),
+            void_attempts=int(str(data["void_attempts"])), quarantined_attempts=int(str(data["quarantined_attempts"])),
+            earlier_cpu_s=float(str(data["cpu_s"])),
             phase_wall_s={name: float(str(wall_s)) for name, wall_s in phases.items()},
             _tool_cpu=Counter({int(number): int(str(count)) for number, count in tool_cpu.items()}),
         )  # fmt: skip

@@ -360,15 +360,23 @@ class Attempt:
 
     trajectory: Trajectory
     verdict: Verdict
+    quarantine: str = ""  # why nothing is learned from it, though it has a verdict; it is kept for reading
+    gold: Verdict | None = None  # of the held-out validator, where it was asked; never a reward
+    gold_chance: float = 1.0  # with which it was asked, in (0, 1]: such an attempt stands for 1 / gold_chance
 
     @property
     def is_scored(self) -> bool:
         return self.verdict.status is Status.SCORED
 
+    @property
+    def is_trusted(self) -> bool:
+        """Scored, and nothing speaks against learning from it."""
+        return self.is_scored and not self.quarantine
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Attempts at one task. Fewer than two scored ones: the group is void and teaches nothing."""
+    """Attempts at one task. Fewer than two trusted ones: the group is void and teaches nothing."""
 
     id: int
     task: Task
@@ -376,7 +384,8 @@ class Group:
 
     @property
     def scored(self) -> tuple[Attempt, ...]:
-        return tuple(attempt for attempt in self.attempts if attempt.is_scored)
+        """Void and quarantined attempts are masked: no sample, and no part in anybody's baseline."""
+        return tuple(attempt for attempt in self.attempts if attempt.is_trusted)
 
     @property
     def is_void(self) -> bool:

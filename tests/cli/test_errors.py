@@ -11,12 +11,16 @@ import pytest
 from tests.cli.conftest import COIN, COMMAND, Agito, agito_in, environment, sets
 
 BROKEN = """
+from pathlib import Path
+
 from agito.errors import NoIsolation
 from agito.testing import FakeEnvironment
 
 
 class NoSandbox(FakeEnvironment):
     async def open(self, task, key, attempt, *, noise_seed):
+        if not Path("runs").exists():  # the audit before the run
+            return await super().open(task, key, attempt, noise_seed=noise_seed)
         raise NoIsolation("no user namespaces here: sysctl kernel.unprivileged_userns_clone=1")
 
 

@@ -5,6 +5,7 @@ That the real one keeps the contract is tested beside it, in tests/world.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec
+from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec, Service
 from agito.testing import SandboxContract, Violation
 from agito.world.sandbox import Pool
 
@@ -35,11 +36,20 @@ class Box:
     async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:
         await self.real.write(files, executable=executable)
 
-    async def files(self, *, limit_bytes: int = 1 << 22) -> dict[str, bytes]:
-        return await self.real.files(limit_bytes=limit_bytes)
+    async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
+        return await self.real.files(limit_bytes=limit_bytes, under=under)
 
     async def kill(self) -> None:
         await self.real.kill()
+
+    async def launch(self, command: str) -> Service:
+        return await self.real.launch(command)
+
+    async def connect(self, port: int, *, timeout_s: float = 5.0) -> socket.socket:
+        return await self.real.connect(port, timeout_s=timeout_s)
+
+    async def listen(self, port: int = 0) -> socket.socket:
+        return await self.real.listen(port)
 
     async def snapshot(self) -> str:
         return await self.real.snapshot()
@@ -155,6 +165,23 @@ class LeavesASleeper(Box):
         return result
 
 
+class ConnectsOutside(Box):
+    """Connects in the host's network."""
+
+    async def connect(self, port: int, *, timeout_s: float = 5.0) -> socket.socket:
+        try:
+            return await super().connect(port, timeout_s=timeout_s)
+        except TimeoutError:
+            return socket.create_connection(("127.0.0.1", port))
+
+
+class ListensOutside(Box):
+    """Listens in the host's network, where the box is not."""
+
+    async def listen(self, port: int = 0) -> socket.socket:
+        return socket.create_server(("127.0.0.1", port))
+
+
 def saying(output: str, when: str) -> type[Box]:
     """A box that answers `output` to whatever contains `when`: what a leaky one would have said."""
 
@@ -203,6 +230,9 @@ BROKEN: list[tuple[type[Box], dict[str, Any], str]] = [
     (saying("0 0 1", "uid_map"), {}, "a_process_in_the_box_has_no_privileges"),
     (saying("", "unshare"), {}, "a_process_in_the_box_has_no_privileges"),
     (saying("TOKEN=1", "/proc/1/environ"), {}, "pid_1_cannot_be_touched"),
+    (ConnectsOutside, {}, "the_host_reaches_a_server_inside_and_only_there"),
+    (ListensOutside, {}, "a_listener_is_reached_from_its_own_box_alone"),
+    (NeverKills, {}, "a_service_outlives_actions_and_not_its_box"),
     (saying("3=/host", "/proc/self/fd"), {}, "no_descriptor_of_the_host_is_inherited"),
 ]
 

@@ -15,7 +15,7 @@ from agito.record.commits import commit, latest, load_meta, prune
 from agito.trainer import LocalTrainer, TrainerConfig, load_state, save_state
 
 CONFIG = TrainerConfig(check_on_policy=False)
-FILES = ("trainer.safetensors", "trainer.json", "meta.json")
+FILES = ("trainer.tensors", "trainer.json", "meta.json")
 
 
 @pytest.fixture
@@ -99,9 +99,9 @@ def test_a_truncated_state_is_reported_and_changes_nothing(make_model, trained, 
 
 def test_one_altered_byte_is_noticed(make_model, trained, tmp_path: Path) -> None:
     directory = saved(trained("sft", 0, 1), tmp_path / "step-1")
-    data = bytearray((directory / "trainer.safetensors").read_bytes())
+    data = bytearray((directory / "trainer.tensors").read_bytes())
     data[-5] ^= 1
-    (directory / "trainer.safetensors").write_bytes(data)
+    (directory / "trainer.tensors").write_bytes(data)
     with pytest.raises(CorruptCheckpoint, match="truncated or altered"):
         load_state(LocalTrainer(make_model(), CONFIG), directory)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from agito import __version__
 from agito.cli.guard import guarded
@@ -15,8 +16,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train agents: model, environment and harness, closed into one loop.",
     epilog="Exit codes: 0 done · 2 usage · 3 recipe · 4 not found · 5 checkpoint · 6 no isolation · 7 disk full · 8 a process died · "
-    "9 diverged · 10 sandbox · 130 Ctrl-C · 1 anything else.",
+    "9 diverged · 10 sandbox · 11 answer reachable · 12 environment paused · 13 not fit to train on · 130 Ctrl-C · 1 anything else.",
 )  # fmt: skip
+
+
+class _Listing(TyperGroup):
+    """`agito envs` and `agito envs ENV...` list. The context's type is of Typer's own copy of click, hence `Any`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and not args[0].startswith("-")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+environments = typer.Typer(cls=_Listing, help="List environments, check one, or begin one of your own.")
+app.add_typer(environments, name="envs")
 
 
 def _version(wanted: bool) -> None:
@@ -44,29 +58,41 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run goes to this directory instead.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same as --set seed=N.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this directory, bit for bit.")] = None,
+    env: Annotated[str | None, typer.Option(help="Same as --set env.name=ENV; without a recipe, quickstart's.")] = None,
+    admit_anyway: Annotated[
+        bool, typer.Option("--admit-anyway", help="Train even on an environment that fails its audit; the run says so.")
+    ] = False,
 ) -> None:
     """Train: cold start, reinforcement, evaluation, report. A run that is already there is moved aside, never overwritten."""
     from agito.cli.train import resume_run, train_run
 
     if resume is not None:
         taken = [
-            option for option, value in {"RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed}.items() if value
-        ]
+            option
+            for option, value in {
+                "RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--env": env, "--admit-anyway": admit_anyway
+            }.items()
+            if value
+        ]  # fmt: skip
         if taken:
             raise typer.BadParameter(f"a resumed run keeps its own recipe and place: leave {', '.join(taken)} out", param_hint="--resume")
         return resume_run(resume)
+    recipe = recipe or ("quickstart" if env else None)
     if recipe is None:
         raise typer.BadParameter("give a recipe, such as quickstart, or --resume DIR", param_hint="RECIPE")
     if name is not None and out is not None:
         raise typer.BadParameter("give one of --name and --out", param_hint="--out")
-    overrides = [*(sets or []), *([f"seed={seed}"] if seed is not None else [])]
-    return train_run(recipe, tuple(overrides), out or (Path("runs") / name if name else None))
+    overrides = [*(sets or []), *([f"seed={seed}"] if seed is not None else []), *([f"env.name={env}"] if env else [])]
+    return train_run(recipe, tuple(overrides), out or (Path("runs") / name if name else None), admit_anyway=admit_anyway)
 
 
 @app.command("eval")
 @guarded
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run: then its final or latest one.")],
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="CHECKPOINT...", help="A checkpoint, or a run: then its final or latest one. Two with --suite."),
+    ] = None,
     env: Annotated[str | None, typer.Option(help="shell, or path.py:Class. Default: that of the checkpoint's run.")] = None,
     split: Annotated[str, typer.Option(help="train, heldout, structural, or what the environment has.")] = "heldout",
     level: Annotated[list[int] | None, typer.Option(help="Only this level; again for more.")] = None,
@@ -75,14 +101,31 @@ def evaluate(
     temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy. Default: as in the run.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Other tasks. Default: the run's own.")] = None,
     baselines: Annotated[bool, typer.Option(help="Also scripts on the same tasks.")] = True,
+    suite: Annotated[str | None, typer.Option(help="A scorecard instead: decisions.")] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="With --suite: an OpenAI-compatible endpoint, ending in /v1.")] = None,
+    model: Annotated[str, typer.Option(help="The endpoint's model.")] = "default",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Evaluate a checkpoint: success with 95 % intervals per family and level, beside scripts on the same tasks."""
     from agito.assess import Changes
-    from agito.cli.evaluate import evaluate_checkpoint
 
     changes = Changes(env=env, families=tuple(family or ()), levels=tuple(level or ()), seed=seed)
-    evaluate_checkpoint(checkpoint, changes, split=split, num_tasks=n, temperature=temperature, baselines=baselines, as_json=as_json)
+    given = checkpoints or []
+    if suite is not None:
+        from agito.cli.scorecard import score_checkpoints, score_endpoint
+
+        if endpoint is not None:
+            score_endpoint(endpoint, model, suite, changes, split=split, num_tasks=n, temperature=temperature, as_json=as_json)
+        elif 1 <= len(given) <= 2:
+            score_checkpoints(given, suite, changes, split=split, num_tasks=n, temperature=temperature, as_json=as_json)
+        else:
+            raise typer.BadParameter("give one checkpoint, two to compare them, or --endpoint", param_hint="CHECKPOINT")
+        return
+    if len(given) != 1:
+        raise typer.BadParameter("give one checkpoint; two go with --suite", param_hint="CHECKPOINT")
+    from agito.cli.evaluate import evaluate_checkpoint
+
+    evaluate_checkpoint(given[0], changes, split=split, num_tasks=n, temperature=temperature, baselines=baselines, as_json=as_json)
 
 
 @app.command()
@@ -160,11 +203,69 @@ def plan(
 
 @app.command()
 @guarded
+def audit(
+    env: Annotated[str, typer.Argument(help="shell, or path.py:Class.")],
+    short: Annotated[bool, typer.Option("--short", help="As before training on an environment that is new here.")] = False,
+    seconds: Annotated[float | None, typer.Option(min=1.0, help="What it may take, about. Default: 100, and 25 if short.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the tasks that are looked at.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as one JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write the card as a page.")] = None,
+) -> None:
+    """Grade an environment: its card on eight qualities, and whether it is fit to train on."""
+    from agito.cli.audit import audit_environment
+
+    audit_environment(env, short=short, seconds=seconds, seed=seed, as_json=as_json, html=html)
+
+
+@app.command()
+@guarded
+def grade(
+    target: Annotated[str, typer.Argument(help="code or another environment, path.py:Class, or the path.py of a function task.")],
+    workspace: Annotated[Path, typer.Option(help="The folder to judge.")],
+    task: Annotated[str, typer.Argument(help="SPLIT/INDEX or SPLIT/FAMILY-LEVEL/INDEX; nothing for a function task.")] = "",
+    submit: Annotated[str, typer.Option(help="What was submitted at the end.")] = "done",
+    seed: Annotated[int, typer.Option(min=0, help="Other tasks.")] = 0,
+    grade_seed: Annotated[int, typer.Option(min=0, help="Other hidden cases.")] = 0,
+    begin: Annotated[bool, typer.Option("--begin", help="Instead, write the files that the task begins with into the folder.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Judge a folder that was made by hand, through the same path as in training, and print the verdict with its evidence."""
+    from agito.cli.grade import Wanted, begin_folder, grade_folder
+
+    wanted = Wanted(target=target, task=task, workspace=workspace, submit=submit, seed=seed, grade_seed=grade_seed)
+    if begin:
+        return begin_folder(wanted)
+    return grade_folder(wanted, as_json=as_json)
+
+
+@environments.command("list")
+@guarded
 def envs(names: Annotated[list[str] | None, typer.Argument(metavar="[ENV]...", help="Only these; path.py:Class too.")] = None) -> None:
-    """List the environments: families, levels, splits, chance level."""
+    """List the environments: families, levels, splits, chance level. `agito envs [ENV]...` is the same."""
     from agito.cli.machine import list_environments
 
     list_environments(names or [])
+
+
+@environments.command()
+@guarded
+def check(env: Annotated[str, typer.Argument(metavar="ENV", help="path.py:Class, or a bundled name.")]) -> None:
+    """Check that an environment keeps the standard: every rule, with the line and the remedy where it does not."""
+    from agito.cli.envs import check_environment
+
+    check_environment(env)
+
+
+@environments.command()
+@guarded
+def new(
+    name: Annotated[str, typer.Argument(help="Of the environment, such as hidden_number.")],
+    into: Annotated[Path, typer.Option(help="The folder to write it into.")] = Path(),
+) -> None:
+    """Write a small environment of your own, with its test, to begin with."""
+    from agito.cli.envs import new_environment
+
+    new_environment(name, into)
 
 
 @app.command()
@@ -174,3 +275,28 @@ def doctor() -> None:
     from agito.cli.machine import diagnose
 
     diagnose()
+
+
+@app.command()
+@guarded
+def serve(
+    env: Annotated[str, typer.Argument(help="shell, or path.py:Class.")],
+    mcp: Annotated[bool, typer.Option("--mcp", help="As an MCP server on standard input and output.")] = False,
+    verdicts: Annotated[Path, typer.Option(help="Where verdicts are appended, one JSON object a line; the client never sees them.")] = Path(
+        "verdicts.jsonl"
+    ),
+    split: Annotated[str, typer.Option(help="train, heldout, structural, or what the environment has.")] = "heldout",
+    level: Annotated[int | None, typer.Option(help="Only this level.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the stream of tasks.")] = 0,
+) -> None:
+    """Serve an environment to any agent: it opens tasks, acts and submits; grading stays on this side."""
+    if not mcp:
+        raise typer.BadParameter("say how: --mcp", param_hint="--mcp")
+    from importlib.util import find_spec
+
+    if find_spec("mcp") is None:
+        raise typer.BadParameter("needs the MCP SDK: pip install agito[mcp]", param_hint="--mcp")
+    from agito.cli.guard import work
+    from agito.cli.serve import serve_mcp
+
+    work(lambda: serve_mcp(env, verdicts, split=split, seed=seed, level=level))

@@ -41,6 +41,8 @@ class Phase:
     successes: float = 0.0
     loss: float = math.nan
     recent: deque[tuple[float, float]] = field(default_factory=lambda: deque[tuple[float, float]](maxlen=_LAST_STEPS))
+    masked: int = 0  # attempts that nothing was learned from: quarantined, or reports of a flaw
+    has_alarm: bool = False
     curve: list[float] = field(default_factory=list[float])  # success of every step
     first: int = 0  # steps that were done before this process began
 
@@ -101,13 +103,15 @@ class Board:
         phase.done += 1
         phase.tokens += figures.get("tokens/sampled_num", figures.get("sft/tokens", 0.0))
         phase.loss = figures.get("sft/loss_nats", phase.loss)
+        phase.masked += int(figures.get("monitor/quarantined_num", 0.0) + figures.get("monitor/reported_num", 0.0))
+        phase.has_alarm = phase.has_alarm or figures.get("monitor/alarm", 0.0) > 0
         if "success/num" in figures:
             num, successes = figures["success/num"], figures.get("success/successes", 0.0)
             phase.recent.append((num, successes))
             phase.curve.append(successes / num if num else math.nan)
         elif math.isfinite(reward := figures.get("reward/mean", math.nan)):  # one attempt
             phase.num += 1
-            phase.successes += reward >= 1.0
+            phase.successes += figures.get("success/one", reward) >= 1.0
 
     def finish(self) -> None:
         """The phase that runs is done."""

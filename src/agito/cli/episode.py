@@ -72,10 +72,23 @@ def verdict_text(verdict: Verdict) -> Text:
     return Text.assemble((word, style), f"  reward {verdict.reward:g}  ", (shown_text(verdict.evidence), "dim"))
 
 
+def doubts(attempt: Attempt) -> list[Text]:
+    """What speaks against the reward, a line each."""
+    lines = [Text(f"quarantined  {shown_text(attempt.quarantine)}", "bold yellow")] if attempt.quarantine else []
+    lines += [
+        Text(f"{'proof' if flag.is_proof else 'sign'}  {flag.kind}  {shown_text(flag.detail)}", "yellow") for flag in attempt.verdict.flags
+    ]
+    if attempt.gold is not None:
+        lines.append(Text.assemble(("gold  ", "dim"), verdict_text(attempt.gold)))
+    return lines
+
+
 def print_verdict(console: Console, attempt: Attempt) -> None:
     trajectory = attempt.trajectory
     console.print()
     console.print(Text.assemble(("verdict  ", "dim"), verdict_text(attempt.verdict)))
+    for line in doubts(attempt):
+        console.print(Text.assemble("         ", line))
     why = f"ended by {trajectory.end}" + (f", fault: {trajectory.fault} {shown_text(trajectory.detail)}" if trajectory.fault else "")
     sampled = f", {trajectory.num_sampled} tokens sampled" if trajectory.num_sampled else ""
     console.print(Text(f"         {why} after {len(trajectory.events)} calls{sampled}", "dim"))

@@ -61,9 +61,13 @@ class _Lines(Watching):
         self._print("begins")
 
     def advance(self, figures: Mapping[str, float]) -> None:
+        had_alarm = self._has_alarm()
         super().advance(figures)
-        if self.board.now - self._last >= _LINE_EVERY_S:
+        if self.board.now - self._last >= _LINE_EVERY_S or self._has_alarm() != had_alarm:
             self._print("")
+
+    def _has_alarm(self) -> bool:
+        return self.board.current is not None and self.board.current.has_alarm
 
     def finish(self) -> None:
         self._end()
@@ -146,7 +150,8 @@ def _count(phase: Phase) -> str:
 
 def _figure(phase: Phase) -> str:
     if math.isfinite(phase.success):
-        return f"success {phase.success:.2f}"
+        masked = f", {phase.masked} masked" if phase.masked else ""
+        return f"success {phase.success:.2f}{masked}{', ALARM' if phase.has_alarm else ''}"
     return f"loss {phase.loss:.3f}" if math.isfinite(phase.loss) else ""
 
 

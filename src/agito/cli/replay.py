@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from agito.cli.episode import print_event, print_task, print_tokens, verdict_text
+from agito.cli.episode import doubts, print_event, print_task, print_tokens, verdict_text
 from agito.cli.guard import work
 from agito.cli.tables import plain_table
 from agito.errors import Diverged, NotFound
@@ -48,18 +48,20 @@ def parse_attempt(text: str) -> AttemptId:
 
 
 def list_attempts(run: Path, phase: str | None) -> None:
-    """Some attempts of one phase, the failed ones first."""
+    """Some attempts of one phase, the quarantined ones first, then the failed ones."""
     directory = run / "trajectories"
     files = sorted(directory.glob(f"{phase or 'after'}-*.parquet")) or (sorted(directory.glob("*.parquet")) if phase is None else [])
     if not files:
         raise NotFound(f"{run}: no attempts recorded{f' in phase {phase}' if phase else ''}; give a run directory such as runs/quickstart")
     recorded = read_trajectories(files[-1])
-    ordered = sorted(recorded, key=lambda each: (each.attempt.verdict.reward >= 1, each.attempt.trajectory.attempt))
+    ordered = sorted(
+        recorded, key=lambda each: (not each.attempt.quarantine, each.attempt.verdict.reward >= 1, each.attempt.trajectory.attempt)
+    )
     table = plain_table("attempt", "cell", "verdict", "calls", "task")
     for each in ordered[:_LISTED]:
         trajectory = each.attempt.trajectory
         table.add_row(
-            Text(str(trajectory.attempt), "bold"), trajectory.task.cell, verdict_text(each.attempt.verdict).split("  ")[0],
+            Text(str(trajectory.attempt), "bold"), trajectory.task.cell, _verdict(each),
             str(len(trajectory.events)), trajectory.task.prompt[each.dialect][:40],
         )  # fmt: skip
     console = Console()
@@ -69,6 +71,10 @@ def list_attempts(run: Path, phase: str | None) -> None:
         f"\n[dim]{len(recorded)} attempts in {files[-1].name}. Act one again: agito replay {run} ATTEMPT --phase {phase}[/]",
         highlight=False,
     )
+
+
+def _verdict(each: Recorded) -> Text:
+    return Text("quarantined", "yellow") if each.attempt.quarantine else verdict_text(each.attempt.verdict).split("  ")[0]
 
 
 def _print(console: Console, both: Reenacted) -> None:
@@ -91,6 +97,8 @@ def _print(console: Console, both: Reenacted) -> None:
             _complain(console, both, f"event {index}")
     console.print()
     console.print(Text.assemble(("recorded  ", "dim"), verdict_text(recorded.attempt.verdict)))
+    for line in doubts(recorded.attempt):
+        console.print(Text.assemble("          ", line))
     console.print(Text.assemble(("again     ", "dim"), verdict_text(both.again.verdict)))
     for where in ("events", "end", "verdict"):
         _complain(console, both, where)

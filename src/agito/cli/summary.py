@@ -62,10 +62,21 @@ def _facts(summary: Summary, path: Path) -> Table:
     table.add_row("CPU", f"{summary.cpu_s:.0f} s, load {summary.load:.1f}{stolen}")
     tools = f"{_grouped(summary.tool_calls)} tool calls at {summary.tool_cpu_ms_p50:.2f} ms CPU"
     table.add_row("work", f"{_grouped(summary.sampled_tokens)} tokens sampled, {tools}, {summary.void_attempts} void")
+    if doubts := _doubts(summary):
+        table.add_row("in doubt", doubts)
     table.add_row("isolation", summary.isolation_tier)
     table.add_row("report", Text(f"{path / 'report.html'}", "bold"))
     table.add_row("next", f"agito eval {path} · agito play --checkpoint {path} · agito replay {path}")
     return table
+
+
+def _doubts(summary: Summary) -> str:
+    """Empty when nobody looked twice, or nothing was found."""
+    found, parts = summary.monitor, [f"{summary.quarantined_attempts} quarantined"] if summary.quarantined_attempts else []
+    rate, step = found.get("hack_ratio"), found.get("alarm_step")
+    if isinstance(rate, float):
+        parts.append(f"estimated hack rate {rate:.2%} ({found.get('num_gold')} attempts judged by gold)")
+    return ", ".join([*parts, f"alarm at RL step {step}"] if step is not None else parts)
 
 
 def _grouped(number: int) -> str:

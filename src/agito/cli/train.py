@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agito import job
+from agito.admission import Admission, admit
 from agito.api import place
 from agito.cli.board import Board, planned
 from agito.cli.guard import say, work
@@ -16,6 +17,7 @@ from agito.cli.progress import shown
 from agito.cli.summary import print_summary
 from agito.config import read
 from agito.errors import NotFound
+from agito.grading.audit import SHORT
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
@@ -23,8 +25,9 @@ from agito.record.commits import latest
 from agito.running import Interrupted
 
 
-def train_run(name: str, overrides: tuple[str, ...], out: Path | None) -> None:
+def train_run(name: str, overrides: tuple[str, ...], out: Path | None, *, admit_anyway: bool = False) -> None:
     recipe = read_recipe(name, overrides)
+    admission = _admitted(recipe.env.name, admit_anyway)
     path = out or Path("runs") / recipe.name
     was = RunDir.state(path)
     aside = place(path)
@@ -33,7 +36,19 @@ def train_run(name: str, overrides: tuple[str, ...], out: Path | None) -> None:
             f"the earlier run is now {aside}"
             + (f"; it was not finished: to go on with it, agito train --resume {aside}" if was is RunState.UNFINISHED else "")
         )
-    _follow(recipe, path, Board(planned(recipe)), lambda watcher: job.train(recipe, path, watcher))
+    _follow(recipe, path, Board(planned(recipe)), lambda watcher: job.train(recipe, path, watcher, admission=admission))
+
+
+def _admitted(name: str, anyway: bool) -> Admission:
+    """Before anything is moved or made."""
+
+    def begins() -> None:
+        say(f"{name} is new here: auditing it first, at most {SHORT.seconds:.0f} s; its card is kept")
+
+    admission = work(lambda: admit(name, anyway=anyway, begins=begins))
+    if admission.anyway:
+        say(f"admitted anyway: {', '.join(admission.failed) or 'never audited'}; the run says so")
+    return admission
 
 
 def resume_run(path: Path) -> None:

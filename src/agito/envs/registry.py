@@ -12,8 +12,12 @@ from agito.protocols import Environment
 
 _BUNDLED = {
     "shell": "agito.envs.shell:ShellEnvironment",
+    "decisions": "agito.envs.decisions:DecisionsEnvironment",
     "desk": "agito.envs.desk:DeskEnvironment",
     "research": "agito.envs.research:ResearchEnvironment",
+    "code": "agito.envs.code:CodeEnvironment",
+    "web": "agito.envs.web:WebEnvironment",
+    "web-text": "agito.envs.web:TextWebEnvironment",
 }
 
 

@@ -44,10 +44,10 @@ def commit(directory: Path, write: Callable[[Path], None], *, meta: Mapping[str,
         raise
 
 
-def latest(parent: Path) -> Path | None:
-    """The committed `step-N` with the largest N."""
-    steps = [path for path in parent.glob("step-*") if path.name[5:].isdigit() and path.is_dir()]
-    return max(steps, key=lambda path: int(path.name[5:]), default=None)
+def latest(parent: Path, *, before: int | None = None) -> Path | None:
+    """The committed `step-N` with the largest N, below `before` if that is given."""
+    steps = {int(path.name[5:]): path for path in parent.glob("step-*") if path.name[5:].isdigit() and path.is_dir()}
+    return steps[max(kept)] if (kept := [step for step in steps if before is None or step < before]) else None
 
 
 def prune(parent: Path, keep: int, *, spared: frozenset[str] = frozenset()) -> None:

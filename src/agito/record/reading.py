@@ -27,6 +27,7 @@ from agito.types import (
     End,
     Event,
     Fault,
+    Flag,
     Limits,
     Lineage,
     Segment,
@@ -96,15 +97,31 @@ def _recorded(row: Mapping[str, Any]) -> Recorded:
         scores=json.loads(row["scores"]),
         evidence=row["evidence"],
         grade_seed=row["grade_seed"],
+        flags=tuple(Flag(**flag) for flag in row.get("flags") or ()),
     )
+    gold = row.get("gold")
     return Recorded(
         phase=row["phase"],
         step=row["step"],
         dialect=Dialect(row["dialect"]),
-        attempt=Attempt(trajectory=trajectory, verdict=verdict),
+        attempt=Attempt(
+            trajectory=trajectory,
+            verdict=verdict,
+            quarantine=row.get("quarantine") or "",
+            gold=_gold(gold),
+            gold_chance=gold["chance"] if gold else 1.0,
+        ),
         pieces=tuple(row["pieces"]),
         stats=_stats(at, row),
     )
+
+
+def _gold(gold: Mapping[str, Any] | None) -> Verdict | None:
+    if gold is None:
+        return None
+    if gold["reward"] is None:
+        return Verdict.void(gold["evidence"])
+    return Verdict(status=Status.SCORED, reward=gold["reward"], evidence=gold["evidence"])
 
 
 def _task(row: Mapping[str, Any]) -> Task:

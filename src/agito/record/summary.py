@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agito.record.files import write_atomically
@@ -39,12 +39,16 @@ class Summary:
     tool_calls: int
     tool_cpu_ms_p50: float
     void_attempts: int
+    admission: Mapping[str, Json] = field(default_factory=dict[str, Json])  # why the environment was trained on: see `agito.admission`
+    quarantined_attempts: int = 0
+    monitor: Mapping[str, Json] = field(default_factory=dict[str, Json])  # see `agito.grading.monitor`
+    paused: str = ""  # why the run stopped before its end
 
     def __post_init__(self) -> None:
         for name in ("wall_s", "cpu_s", "load", "stolen_ratio", "tool_cpu_ms_p50"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"summary {name}={getattr(self, name)}: need a finite number that is not negative")
-        for name in ("num_eval_tasks", "sampled_tokens", "tool_calls", "void_attempts"):
+        for name in ("num_eval_tasks", "sampled_tokens", "tool_calls", "void_attempts", "quarantined_attempts"):
             if getattr(self, name) < 0:
                 raise ValueError(f"summary {name}={getattr(self, name)}: a count is not negative")
         for name, phase in self.phase_wall_s.items():
@@ -79,6 +83,10 @@ class Summary:
             "tool_calls": self.tool_calls,
             "tool_cpu_ms_p50": self.tool_cpu_ms_p50,
             "void_attempts": self.void_attempts,
+            "admission": dict(self.admission),
+            "quarantined_attempts": self.quarantined_attempts,
+            "monitor": dict(self.monitor),
+            "paused": self.paused or None,
         }
 
     def write(self, path: Path) -> None:
@@ -87,8 +95,8 @@ class Summary:
 
 
 def rate(attempts: Iterable[Attempt]) -> Rate:
-    """Over scored attempts only."""
-    outcomes = [outcome for outcome in (is_success(attempt.verdict) for attempt in attempts) if outcome is not None]
+    """Over scored attempts only; a quarantined one is no success."""
+    outcomes = [outcome for outcome in (is_success(attempt) for attempt in attempts) if outcome is not None]
     return Rate(successes=sum(outcomes), num=len(outcomes))
 
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from agito.record.files import write_atomically
 from agito.record.schema import SCHEMA
-from agito.types import Attempt, AttemptId, Dialect, Event, Segment, Task, Trajectory, Turn, Verdict
+from agito.types import Attempt, AttemptId, Dialect, Event, Segment, Task, Trajectory, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +62,13 @@ def trajectory_file(directory: Path, phase: str, step: int) -> Path:
     return directory / f"{phase}-{step:05d}.parquet"
 
 
-def is_success(verdict: Verdict) -> bool | None:
-    """Full marks. None when void: neither success nor failure."""
-    return verdict.reward >= 1.0 if math.isfinite(verdict.reward) else None
+def is_success(attempt: Attempt) -> bool | None:
+    """Full marks, or what the grader calls a success where rewards are graded, and not quarantined. None when void: neither success nor
+    failure."""
+    if not attempt.is_scored:
+        return None
+    verdict = attempt.verdict
+    return verdict.scores.get("success", verdict.reward) >= 1.0 and not attempt.quarantine
 
 
 def _table(
@@ -121,11 +125,14 @@ def _row(attempt: Attempt, dialect: Dialect, tasks: dict[int, str]) -> dict[str,
         "fault": trajectory.fault,
         "detail": trajectory.detail,
         "status": verdict.status.value,
-        "success": is_success(verdict),
+        "success": is_success(attempt),
         "reward": verdict.reward if math.isfinite(verdict.reward) else None,
         "scores": json.dumps(dict(verdict.scores)),
         "evidence": verdict.evidence,
         "grade_seed": verdict.grade_seed,
+        "flags": [{"kind": flag.kind, "is_proof": flag.is_proof, "detail": flag.detail} for flag in verdict.flags],
+        "quarantine": attempt.quarantine,
+        "gold": _gold(attempt),
         "num_turns": len(trajectory.turns),
         "num_calls": len(trajectory.events),
         "num_sampled": trajectory.num_sampled,
@@ -137,6 +144,14 @@ def _row(attempt: Attempt, dialect: Dialect, tasks: dict[int, str]) -> dict[str,
         "events": [_event(event) for event in trajectory.events],
         "lineage": {"parent": str(lineage.parent), "event": lineage.event, "snapshot": lineage.snapshot} if lineage else None,
     }
+
+
+def _gold(attempt: Attempt) -> dict[str, Any] | None:
+    gold = attempt.gold
+    if gold is None:
+        return None
+    reward = gold.reward if math.isfinite(gold.reward) else None
+    return {"reward": reward, "evidence": gold.evidence, "chance": attempt.gold_chance}
 
 
 def _task_json(task: Task) -> str:

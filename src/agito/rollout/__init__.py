@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from agito.rollout.attempt import AttemptRunner, Plan
-from agito.rollout.collect import Collected, collect
+from agito.rollout.collect import Collected, collect, outcome
 
-__all__ = ["AttemptRunner", "Collected", "Plan", "collect"]
+__all__ = ["AttemptRunner", "Collected", "Plan", "collect", "outcome"]

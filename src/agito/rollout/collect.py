@@ -9,7 +9,7 @@ import anyio
 
 from agito.engine.lockstep import Lane, Lockstep
 from agito.rollout.attempt import AttemptRunner, Plan
-from agito.schedule import Quota, Schedule
+from agito.schedule import Outcome, Quota, Schedule
 from agito.types import Attempt, AttemptId, Group
 
 
@@ -45,7 +45,7 @@ async def collect(
 
             async def on_barrier(orders: Sequence[int]) -> None:
                 done = [book.latest[lanes.pop(order)] for order in orders]
-                start(schedule.finished([(attempt.trajectory.attempt, _reward(attempt)) for attempt in done]))
+                start(schedule.finished([(attempt.trajectory.attempt, outcome(attempt)) for attempt in done]))
 
             start(schedule.start())
             await lockstep.run(on_barrier)
@@ -71,7 +71,7 @@ async def _scripted(runner: AttemptRunner, plan: Plan, schedule: Schedule, book:
             while not schedule.is_done:
                 done = await receive.receive()
                 book.add(done)
-                for attempt in schedule.finished([(done.trajectory.attempt, _reward(done))]):
+                for attempt in schedule.finished([(done.trajectory.attempt, outcome(done))]):
                     tasks.start_soon(run, attempt)
 
 
@@ -99,5 +99,8 @@ class _Book:
         )
 
 
-def _reward(attempt: Attempt) -> float | None:
+def outcome(attempt: Attempt) -> Outcome:
+    """For a schedule."""
+    if attempt.quarantine:
+        return "masked"
     return attempt.verdict.reward if attempt.is_scored else None

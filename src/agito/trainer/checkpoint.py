@@ -16,7 +16,7 @@ from agito.errors import CorruptCheckpoint
 from agito.trainer.trainer import LocalTrainer
 
 STATE = "trainer.json"
-TENSORS = "trainer.safetensors"
+TENSORS = "trainer.tensors"  # safetensors; not named so, for servers load every *.safetensors of a folder as the model
 _FORMAT = 1
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from agito.protocols import StepStats
+from agito.rl.by_age import SUMS_BY_AGE, figures_by_age, sums_by_age
 from agito.rl.logprobs import entropy, log_distributions, token_logprobs
 from agito.rl.losses import LOSSES
 from agito.rl.meters import PolicyMeters, PolicyTokens
@@ -106,11 +107,13 @@ class LocalTrainer:
         frozen = [None if index == first else self._old_logprobs(packs) for index, packs in enumerate(minibatches)]
 
         meters, max_w, last = PolicyMeters(), 0.0, {}
+        by_age: list[float] | None = None
         for packs, old, count in zip(minibatches, frozen, counts, strict=True):
             if not count:
                 continue
-            found, found_max_w = self._accumulate(packs, old, num_tokens=count * scale)
+            found, found_max_w, found_by_age = self._accumulate(packs, old, num_tokens=count * scale)
             meters, max_w = meters + found, max(max_w, found_max_w)
+            by_age = found_by_age if by_age is None else [mine + theirs for mine, theirs in zip(by_age, found_by_age, strict=True)]
             last = self._apply(rate)
         ages = [float(part.ages_T.sum()) for packs in minibatches for part in packs]
         oldest = [float(part.ages_T.max()) for packs in minibatches for part in packs]
@@ -121,15 +124,17 @@ class LocalTrainer:
             "policy/age_mean_versions": age_sum / total,
             "policy/age_max_versions": max_age,
             **meters.figures(max_w),
+            **(figures_by_age(by_age) if by_age and max_age else {}),
             **last,
         }
         return self._finish(figures)
 
-    def _accumulate(self, packs: list[Packed], old: list[Tensor] | None, *, num_tokens: float) -> tuple[PolicyMeters, float]:
-        """Gradients of one minibatch; pi_old is pi itself, without gradient, where `old` is None."""
+    def _accumulate(self, packs: list[Packed], old: list[Tensor] | None, *, num_tokens: float) -> tuple[PolicyMeters, float, list[float]]:
+        """Gradients of one minibatch; its meters, its largest w, its sums by age. pi_old is pi itself, frozen, where `old` is None."""
         self.optimizer.zero()
         loss_of, config = LOSSES[self.config.loss.name], self.config.loss
         meters, max_w, fresh_log_w, fresh = PolicyMeters(), 0.0, 0.0, 0.0
+        by_age: Tensor | float = 0.0
         for index, part in enumerate(packs):
             logp_TV = self._log_distributions(part)
             logp_T = token_logprobs(logp_TV, part.target_T)
@@ -148,9 +153,12 @@ class LocalTrainer:
             meters, max_w = meters + found, max(max_w, found_max_w)
             fresh_log_w += float((logp_old_T - part.logp_mu_T)[part.is_fresh_T].double().sum())
             fresh += float(part.is_fresh_T.sum())
-        *sums, fresh_log_w, fresh = self.reducer.sum([*meters.sums(), fresh_log_w, fresh])
-        self._check_on_policy(fresh_log_w, fresh)
-        return PolicyMeters.of(sums), max_w
+            by_age = by_age + sums_by_age(part.ages_T, logp_old_T - part.logp_mu_T)
+        ages = by_age.flatten().tolist() if isinstance(by_age, Tensor) else [0.0] * SUMS_BY_AGE
+        count = len(meters.sums())
+        sums = self.reducer.sum([*meters.sums(), fresh_log_w, fresh, *ages])
+        self._check_on_policy(*sums[count : count + 2])
+        return PolicyMeters.of(sums[:count]), max_w, sums[count + 2 :]
 
     def _apply(self, rate: float = 1.0, along: Tensor | None = None) -> dict[str, float]:
         """Reduces, clips and steps; `along` is summed over ranks on the way."""

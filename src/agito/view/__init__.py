@@ -1,7 +1,8 @@
-"""Pages for people, made from a run directory and nothing else."""
+"""Pages for people, made from a run directory or a card, and from nothing else."""
 
 from __future__ import annotations
 
+from agito.view.card import write_card
 from agito.view.report import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_card", "write_report"]

@@ -24,8 +24,8 @@ Row: TypeAlias = Mapping[str, Any]
 Packed: TypeAlias = dict[str, Any]
 
 OUTCOMES = ("fixed", "wrong", "regressed", "right", "void")
-_COLUMNS = """group slot tries task_id family level tags prompt end fault detail status success reward evidence wall_s num_sampled
-ids pieces logprobs segments turns events""".split()  # noqa: SIM905
+_COLUMNS = """group slot tries task_id family level tags prompt end fault detail status success reward evidence quarantine
+wall_s num_sampled ids pieces logprobs segments turns events""".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,8 @@ def _last_tries(trajectories: Path, phase: str) -> dict[tuple[str, int], Row]:
     """By task and by how many times it was attempted; of a slot that was tried again, the last try."""
     slots: dict[tuple[int, int], Row] = {}
     for path in sorted(trajectories.glob(f"{phase}-*.parquet")):
-        for row in pq.read_table(path, columns=_COLUMNS).to_pylist():
+        known = set(pq.read_schema(path).names)
+        for row in pq.read_table(path, columns=[name for name in _COLUMNS if name in known]).to_pylist():
             at = (row["group"], row["slot"])
             if at not in slots or slots[at]["tries"] <= row["tries"]:
                 slots[at] = row
@@ -133,6 +134,7 @@ def _episode(row: Row, words: dict[str, int]) -> Packed:
         "fault": row["fault"],
         "detail": row["detail"],
         "evidence": row["evidence"],
+        "quarantine": row.get("quarantine") or "",
         "wall_ms": round(row["wall_s"] * 1000),
         "num_sampled": row["num_sampled"],
         "turns": turns,

@@ -15,9 +15,11 @@ from typing import Any
 from agito.errors import DiskFull, NotFound
 from agito.view.episodes import read_episodes
 from agito.view.rundata import read_run
+from agito.view.suspects import read_suspects
 
 _EPISODE_BYTES = 1_600_000  # compressed; a third more on the page
-_SCRIPTS = ("uPlot.iife.min.js", "base.js", "charts.js", "results.js", "episodes.js", "main.js")
+_SUSPECTS = 40  # attempts on the page
+_SCRIPTS = ("uPlot.iife.min.js", "base.js", "charts.js", "results.js", "suspects.js", "episodes.js", "main.js")
 
 
 def write_report(run_dir: Path) -> Path:
@@ -27,6 +29,7 @@ def write_report(run_dir: Path) -> Path:
     episodes = read_episodes(run_dir / "trajectories", limit_bytes=_EPISODE_BYTES)
     data = read_run(run_dir)
     data["episodes"] = {"num_shown": episodes.num_shown, "num_total": episodes.num_total, "outcomes": dict(episodes.outcomes)}
+    data["suspects"] = read_suspects(run_dir / "trajectories", most=_SUSPECTS)
     page = _fill(
         _asset("index.html"),
         {

@@ -32,6 +32,7 @@ def read_run(path: Path) -> dict[str, Any]:
         "heldout": _heldout(curves.get("rl"), "eval"),
         "before": next(iter(_heldout(curves.get("before"), "success")), None),
         "time": _time(curves, summary),
+        "roles": read_roles(curves.get("rl")),
         "curves": {phase: _thinned(curve) for phase, curve in curves.items()},
     }
 
@@ -109,12 +110,38 @@ def _time(curves: Mapping[str, Curve], summary: Mapping[str, Any] | None) -> lis
     for phase in [*totals, *(phase for phase in curves if phase not in totals)]:
         values: Mapping[str, list[float | None]] = curves[phase]["values"] if phase in curves else {}
         parts = {name[5:-2]: sum(v or 0.0 for v in column) for name, column in values.items() if name[:5] == "time/" and name[-2:] == "_s"}
+        parts = (
+            {"step": parts["step"]} if "step" in parts else parts
+        )  # the loops that overlap: what is in a step is not one after the other
         itemised = sum(parts.values())
         total = max(totals.get(phase, itemised), itemised)
         parts["other"] = parts.get("other", 0.0) + total - itemised
         if total > 0:
             rows.append({"phase": phase, "total": total, "parts": parts})
     return rows
+
+
+def read_roles(curve: Curve | None) -> list[dict[str, Any]]:
+    """What rollout process, engines and trainer did in each RL step: its seconds, and fractions of them by state; the rest is waiting."""
+    if curve is None:
+        return []
+    rows: list[dict[str, Any]] = []
+    for index, step in enumerate(curve["step"]):
+        line = {name: float(column[index] or 0.0) for name, column in curve["values"].items()}
+        if "trainer/idle_ratio" in line:  # the loops that overlap
+            total = line["time/step_s"]
+            trainer = {"learns": 1 - line["trainer/idle_ratio"], "gated": line.get("trainer/gate_wait_ratio", 0.0)}
+            engine = {"samples": line.get("engine/busy_ratio", 0.0), "paused": line.get("engine/publish_pause_ratio", 0.0)}
+        elif "time/rollout_s" in line and "time/train_s" in line:
+            total = line["time/rollout_s"] + line["time/train_s"]
+            trainer = {"learns": line["time/train_s"] / total if total else 0.0}
+            engine = {"samples": line.get("engine/busy_ratio", 0.0) * line["time/rollout_s"] / total if total else 0.0}
+        else:
+            return []
+        rows.append(
+            {"step": step, "total": total, "rollout": {"acts": line.get("rollout/busy_ratio", 0.0)}, "engine": engine, "trainer": trainer}
+        )
+    return rows[:: math.ceil(len(rows) / _MAX_POINTS) or 1]
 
 
 def _thinned(curve: Curve) -> Curve:

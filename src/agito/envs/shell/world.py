@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from agito.protocols import Control, Sandbox, SandboxPool, SandboxSpec, Session, WorldSnapshot
@@ -146,7 +147,8 @@ class ShellWorld:
             files: dict[str, bytes] = {}
             if self._sandbox is not None and self._task.family == "repair":  # a found value leaves no artefact
                 await self._sandbox.kill()
-                files = await self._sandbox.files(limit_bytes=1 << 18)
+                with suppress(ValueError):  # the policy filled it, or made a tree that cannot be read: it has no artefacts then
+                    files = await self._sandbox.files(limit_bytes=1 << 18)
             await self.close()
             self._sealed = Sealed(
                 task_id=self._task.id, submitted=self._submitted, files=files, digest=_digest(self._task.id, files, self._submitted)

@@ -29,6 +29,8 @@ section("headline", headline);
 section("learning", learning);
 section("cells", cells);
 section("time", time);
+section("time", roles);
+section("suspects", suspects);
 section("health", health);
 section("facts", facts);
 section("episodes", episodes);

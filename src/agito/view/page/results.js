@@ -4,7 +4,7 @@
 const SUMMARY = DATA.summary;
 const BASELINES = { null: "does nothing", random: "acts at random", no_tools: "answers without tools", demonstrator: "the imperfect teacher", oracle: "knows the answer", claim: "claims to be done" };
 const PHASES = { survey: "vocabulary", demo: "demonstrations", sft: "cold start (demonstrations, SFT)", before: "evaluation before RL", rl: "RL", after: "evaluation after RL", structural: "structural split", baselines: "baselines" };
-const PARTS = { rollout: ["rollout", "after"], train: ["training", "third"], grade: ["grading", "before"], publish: ["publishing", "fourth"], other: ["other", "line"] };
+const PARTS = { rollout: ["rollout", "after"], train: ["training", "third"], step: ["acting and learning at once", "after"], grade: ["grading", "before"], publish: ["publishing", "fourth"], other: ["other", "line"] };
 const PART_COLOURS = ["fourth", "before", "dim"];
 
 function headline() {
@@ -130,6 +130,31 @@ function time() {
   place("time").append(h("div", { class: "panel" }, h("div", { class: "bars" }, bars), h("div", { style: { "margin-top": "14px" } }, names.map(name => key(`${PARTS[name]?.[0] ?? name} ${seconds(rows.reduce((sum, row) => sum + (row.parts[name] ?? 0), 0))}`, tone(name))))));
 }
 
+// What each process did, step after step: a strip a role, a piece a step, a colour a state.
+const ROLES = { rollout: "rollout process", engine: "engines", trainer: "trainer" };
+const STATES = { acts: ["runs episodes and tools", "before"], samples: ["samples", "after"], learns: ["learns", "third"], gated: ["waits for a group that is due", "fourth"], paused: ["takes new weights", "dim"] };
+
+function roles() {
+  const steps = DATA.roles;
+  if (!steps?.length) return;
+  const used = new Set(steps.flatMap(step => Object.keys(ROLES).flatMap(role => Object.keys(step[role]).filter(state => step[role][state] > 0.002))));
+  const all = steps.reduce((sum, step) => sum + step.total, 0);
+  const mean = (role, state) => steps.reduce((sum, step) => sum + step.total * (step[role][state] ?? 0), 0) / all;
+  const measured = Object.entries(ROLES).filter(([role]) => steps.some(step => Object.values(step[role]).some(part => part > 0)));
+  const strips = measured.flatMap(([role, name]) => [
+    h("span", {}, name),
+    h("div", { class: "bar strip" }, steps.map(step => {
+      const parts = Object.entries(step[role]).filter(([, part]) => part > 0), rest = Math.max(0, 1 - parts.reduce((sum, [, part]) => sum + part, 0));
+      const text = [...parts.map(([state, part]) => `${STATES[state][0]} ${percent(part, 0)}`), `waits ${percent(rest, 0)}`].join(", ");
+      return h("span", { class: "step", style: { flex: `${step.total} 0 0` }, onpointermove: event => showTip(`step ${step.step}, ${seconds(step.total)}: ${name}: ${text}`, event.clientX, event.clientY), onpointerleave: hideTip },
+        parts.map(([state, part]) => h("i", { style: { "--c": `var(--${STATES[state][1]})`, height: `${100 * Math.min(part, 1)}%` } })));
+    })),
+    h("span", { class: "num dim" }, percent(Object.keys(STATES).reduce((sum, state) => sum + (state === "gated" ? 0 : mean(role, state)), 0), 0)),
+  ]);
+  place("time").append(h("h3", { style: { "margin-top": "1.6rem" } }, "The three roles during RL"), h("p", { class: "dim" }, "A piece is a step, as wide as it was long; the height of a colour is its share of the step. On the right: busy, over all steps."),
+    h("div", { class: "panel" }, h("div", { class: "bars" }, strips), h("div", { style: { "margin-top": "14px" } }, Object.entries(STATES).filter(([state]) => used.has(state)).map(([, [name, tone]]) => key(name, tone)))));
+}
+
 const share = digits => value => percent(value, digits);
 // `a|b` is one figure under two names: the first one that was measured is drawn.
 const HEALTH = {
@@ -139,6 +164,9 @@ const HEALTH = {
     { title: "Gradient norm", about: "before clipping", names: ["optim/grad_norm|train/grad_norm"], floor: 0 },
     { title: "Clipped tokens", about: "share of tokens outside the trust region", names: ["policy/clip_ratio|policy/clip_fraction"], format: share(2), floor: 0 },
     { title: "Sampler against trainer", about: "mean |log w|; above 1e-4 at age 0 is a bug", names: ["policy/log_w_abs_mean|policy/log_w_abs_mean_nats"], floor: 0 },
+    { title: "Paid and confirmed", about: "reward, and the held-out validator's", names: ["reward/mean", "monitor/gold_mean"], labels: ["reward", "gold"], floor: 0, only: "monitor/gold_mean" },
+    { title: "Hack rate", about: "estimated, last 500 attempts", names: ["monitor/hack_ratio"], format: share(1), floor: 0 },
+    { title: "Masked attempts", about: "nothing is learned from them", names: ["monitor/quarantined_num", "monitor/reported_num"], labels: ["quarantined", "reported a flaw"], floor: 0 },
     { title: "Tokens an attempt", about: "sampled, mean", names: ["length/sampled_tokens_mean"], floor: 0 },
     { title: "Turns an attempt", about: "mean", names: ["length/turns_mean"], floor: 0 },
     { title: "Void attempts", about: "infrastructure failed; never counted as zero", names: ["attempt/void_num"], floor: 0 },
@@ -168,7 +196,7 @@ function healthOf(phase, name) {
   const { step, values } = DATA.curves[phase], used = new Set(DRAWN_ABOVE);
   const measured = metric => values[metric]?.some(isNumber);
   const lines = chart => chart.names.map((names, i) => ({ metric: names.split("|").find(measured), name: chart.labels?.[i] ?? "", colour: ["after", "third", "before"][i] })).filter(line => line.metric);
-  const wanted = HEALTH[phase].map(chart => ({ ...chart, lines: lines(chart) })).filter(chart => chart.lines.length);
+  const wanted = HEALTH[phase].filter(chart => !chart.only || measured(chart.only)).map(chart => ({ ...chart, lines: lines(chart) })).filter(chart => chart.lines.length);
   for (const line of wanted.flatMap(chart => chart.lines)) used.add(line.metric);
   const others = Object.keys(values).filter(metric => measured(metric) && !used.has(metric)).map(metric => ({ title: metric, about: "", lines: [{ metric, name: "", colour: "dim" }] }));
   const draw = (grid, all) => all.forEach(chart => smallChart(grid, { ...chart, step, lines: chart.lines.map(line => ({ ...line, values: values[line.metric] })), sync: phase }));

@@ -35,14 +35,14 @@ def read_file(work: int, path: str, limit_bytes: int) -> bytes:
     return _content(handle, path, limit_bytes)
 
 
-def read_all(work: int, limit_bytes: int) -> dict[str, bytes]:
-    """Every regular file that can be read, by path relative to the workspace, in order; links and devices are skipped.
+def read_all(work: int, limit_bytes: int, under: str = "") -> dict[str, bytes]:
+    """Every regular file beneath `under` that can be read, by path relative to the workspace, in order; links and devices are skipped.
 
     Raises `ValueError` when together they exceed `limit_bytes`, or when there are too many or too deep directories.
     """
     found: dict[str, bytes] = {}
     left, entries = limit_bytes, 0
-    pending = [("", 0)]
+    pending = [(under, 0)]
     while pending:
         prefix, depth = pending.pop()
         try:

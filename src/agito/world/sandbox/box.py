@@ -13,33 +13,22 @@ from dataclasses import dataclass
 import anyio
 
 from agito.errors import SandboxFailure
-from agito.protocols import Result, SandboxSpec
+from agito.protocols import Result, SandboxSpec, Service
 from agito.types import Fault
-from agito.world.sandbox import beneath
+from agito.world.sandbox import beneath, passed
 from agito.world.sandbox.commands import Program, as_program, is_stateless
 from agito.world.sandbox.inside import wire
+from agito.world.sandbox.link import Reply, exchange
 
 GRACE_S = 2.0  # pid 1 enforces deadlines; silent for this long past one, it is killed
 START_S = 30.0
+_RETRY_S = 0.01
 _KILLERS = {
     wire.DEADLINE: ("deadline", Fault.TIMEOUT),
     wire.MEMORY: ("memory", Fault.BUDGET),
     wire.OUTPUT: ("output", Fault.BUDGET),
     wire.START: ("no process left", Fault.BUDGET),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    kind: int
-    killer: int
-    is_idle: bool
-    status: int
-    total: int
-    wall_s: float
-    cpu_s: float
-    peak_mb: float
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +54,7 @@ class Box:
         self.work = self.upper = self._pidfd = -1
         self._configuration: tuple[dict[str, str], int, int, str] | None = None
         self._is_busy = False
+        self._handing_over = anyio.Lock()
         self._is_idle = True
         self._end: str | None = None  # why it can no longer be used
         self.on_close: Callable[[Box], None] | None = None
@@ -85,7 +75,7 @@ class Box:
         with anyio.move_on_after(START_S):
             try:
                 await anyio.wait_readable(self._link)
-                data, descriptors, _, _ = socket.recv_fds(self._link, 4096, 3)
+                data, descriptors, _, _ = socket.recv_fds(self._link, 4096, 3, socket.MSG_CMSG_CLOEXEC)
             except OSError as error:
                 raise self._failed(f"the sandbox did not start: {error}") from None
             if len(descriptors) == 3:
@@ -129,13 +119,15 @@ class Box:
         self._check()
         return beneath.read_file(self.work, path, limit_bytes)
 
-    async def files(self, *, limit_bytes: int = 1 << 22) -> dict[str, bytes]:
-        """Every regular file beneath the workspace, links never followed. Raises `ValueError` past `limit_bytes` in all.
+    async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
+        """Every regular file beneath the workspace or its folder `under`, links never followed.
+
+        Raises `ValueError` past `limit_bytes` in all.
 
         What processes write meanwhile may be missed: `kill` first.
         """
         self._check()
-        return beneath.read_all(self.work, limit_bytes)
+        return beneath.read_all(self.work, limit_bytes, beneath.relative(under) if under else "")
 
     async def kill(self) -> None:
         """Kills everything inside but pid 1; costs nothing when nothing else is alive."""
@@ -158,6 +150,34 @@ class Box:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._call(("thaw",), START_S)
+
+    async def connect(self, port: int, *, timeout_s: float = 5.0) -> socket.socket:
+        """A connection to a server inside; waits until one listens. Raises `TimeoutError`. The caller closes it."""
+        with anyio.fail_after(timeout_s):
+            while True:
+                link = passed.tcp((await self._passed("connect", passed.port(port)))[0])
+                try:
+                    if await passed.is_connected(link):
+                        return link
+                except BaseException:
+                    link.close()
+                    raise
+                link.close()
+                await anyio.sleep(_RETRY_S)
+
+    async def listen(self, port: int = 0) -> socket.socket:
+        """A listener at 127.0.0.1 of the sandbox's own network, for the host to accept on. Raises `OSError` for a taken port.
+
+        Nothing outside this sandbox can connect to it. The caller closes it.
+        """
+        return passed.tcp((await self._passed("listen", passed.port(port, least=0)))[0])
+
+    async def launch(self, command: str) -> Service:
+        """`bash -c`, kept until it ends, the sandbox does, or everything inside is killed: by `kill` or at the deadline of an action."""
+        if "\0" in command:
+            raise ValueError(f"command={command!r}: a command cannot hold a NUL")
+        stdin, stdout, stderr = passed.pipes(await self._passed("launch", command, 3))
+        return Service(stdin=stdin, stdout=stdout, stderr=stderr)
 
     async def close(self) -> None:
         """Kills pid 1, and the kernel everything else with it."""
@@ -222,8 +242,30 @@ class Box:
             peak_mb=reply.peak_mb,
         )
 
-    async def _call(self, request: tuple[object, ...], timeout_s: float) -> Reply:
-        """One request, one reply. Raises `TimeoutError` after the sandbox had to be killed, `SandboxFailure` when it died."""
+    async def _passed(self, kind: str, what: object, count: int = 1) -> list[int]:
+        """Descriptors that pid 1 hands over. Several may ask at once. Raises `OSError` where there are none."""
+        async with self._handing_over:
+            descriptors: list[int] = []
+            reply: Reply | None = None
+            try:
+                with anyio.CancelScope(shield=True):  # it takes no time, and to give up in the middle would end the sandbox
+                    reply = await self._call((kind, what), START_S, descriptors)
+            except TimeoutError as error:
+                raise SandboxFailure("the sandbox was silent and had to be killed") from error
+            assert reply is not None
+            if reply.kind != wire.DONE:
+                passed.close(descriptors)
+                raise OSError(reply.status, f"{kind} {what}: {reply.body.decode(errors='replace')}")
+            if len(descriptors) != count:
+                passed.close(descriptors)
+                raise self._failed("pid 1 handed over too much or too little")
+            return descriptors
+
+    async def _call(self, request: tuple[object, ...], timeout_s: float, descriptors: list[int] | None = None) -> Reply:
+        """One request, one reply, and what came with it into `descriptors`.
+
+        Raises `TimeoutError` after the sandbox had to be killed, `SandboxFailure` when it died.
+        """
         self._check()
         if self._is_busy:
             raise RuntimeError("a sandbox does one thing at a time: wait for the call that is under way")
@@ -232,7 +274,9 @@ class Box:
         self._is_busy = True
         try:
             with anyio.move_on_after(timeout_s + GRACE_S):
-                return await self._exchange(wire.request(*request))
+                reply = await exchange(self._link, wire.request(*request), descriptors)
+                self._is_idle = reply.is_idle
+                return reply
             self.discard("it was silent and had to be killed")
             raise TimeoutError
         except (OSError, SandboxFailure) as error:
@@ -244,28 +288,6 @@ class Box:
             raise
         finally:
             self._is_busy = False
-
-    async def _exchange(self, frame: bytes) -> Reply:
-        link = self._link
-        sent = link.send(frame)
-        while sent < len(frame):
-            await anyio.wait_writable(link)
-            sent += link.send(frame[sent : sent + (1 << 17)])
-        data = b""
-        length = wire.REPLY.size
-        while len(data) < length:
-            await anyio.wait_readable(link)
-            more = link.recv(1 << 17)
-            if not more:
-                raise SandboxFailure("pid 1 is gone")
-            data = data + more if data else more
-            if len(data) >= wire.REPLY.size:
-                length = wire.REPLY.size + wire.LENGTH.unpack_from(data)[0]
-                if length > wire.MAX_REPLY:
-                    raise SandboxFailure("pid 1 sent nonsense")
-        _, kind, killer, idle, status, total, wall, cpu, peak, _ = wire.REPLY.unpack_from(data)
-        self._is_idle = bool(idle)
-        return Reply(kind, killer, bool(idle), status, total, wall, cpu, peak, data[wire.REPLY.size : length])
 
     def _check(self) -> None:
         if self._end is not None:

@@ -13,14 +13,15 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.world.sandbox.inside import memory, wire
+from agito.world.sandbox.inside import memory, network, wire
 from agito.world.sandbox.inside.capture import Capture, parse_state
 from agito.world.sandbox.inside.reading import available, read_request
-from agito.world.sandbox.inside.start import fork_snippet, start_program, start_shell
+from agito.world.sandbox.inside.start import fork_snippet, start_program, start_service, start_shell
 from agito.world.sandbox.inside.writing import write_file
 
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Sequence
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
@@ -37,14 +38,24 @@ def run(link: int, work: int, upper: int) -> NoReturn:
     control = _socket.socket(fileno=link)
     box = Pid1(control, work)
     me = os.pidfd_open(os.getpid())
-    rights = b"".join(descriptor.to_bytes(4, "little") for descriptor in (me, work, upper))
-    control.sendmsg([wire.reply(wire.READY)], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+    send(control, wire.reply(wire.READY), (me, work, upper))
     os.close(me)
     if upper != work:
         os.close(upper)
     while True:
         request = box.receive()
-        control.sendall(box.answer(request))
+        answer = box.answer(request)
+        if box.passing:
+            send(control, answer, box.passing)
+            box.forget_passed()
+        else:
+            control.sendall(answer)
+
+
+def send(control: _socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
+    """A short message, and descriptors that the host gets with it."""
+    rights = b"".join(descriptor.to_bytes(4, "little") for descriptor in descriptors)
+    control.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
 
 
 class Pid1:
@@ -61,6 +72,7 @@ class Pid1:
         self.output: tuple[int, int] | None = None  # a pipe that nobody else holds
         self.state: tuple[int, int] | None = None
         self.retired: list[int] = []  # read ends that background processes still write to
+        self.passing: list[int] = []  # what the host gets with the answer, and this process then closes
         self.current = 0
         self.ended: tuple[int, Any] | None = None
         self.capture = Capture(0)
@@ -105,6 +117,8 @@ class Pid1:
             return wire.reply(wire.DONE)
         if kind == "freeze":
             return self.freeze()
+        if kind in ("connect", "listen", "launch"):
+            return self.hand_over(kind, fields[0])
         return wire.reply(wire.REFUSED, b"unknown request", idle=self.is_idle)
 
     # actions
@@ -244,6 +258,26 @@ class Pid1:
                 text = f"{path}: {os.strerror(number)}".encode(errors="surrogateescape")
                 return wire.reply(wire.REFUSED, text, status=number, idle=self.is_idle)
         return wire.reply(wire.DONE, idle=self.is_idle)
+
+    # what the host is handed
+
+    def hand_over(self, kind: str, what: Any) -> bytes:
+        """A socket in this network, or the pipes of a new service; they go with the answer."""
+        try:
+            if kind == "launch":
+                self.passing = start_service(what, self.env)
+                self.is_idle = False
+            else:
+                self.passing = [network.connecting(what) if kind == "connect" else network.listening(what)]
+        except OSError as error:
+            number = error.errno or errno.EIO
+            return wire.reply(wire.REFUSED, os.strerror(number).encode(), status=number, idle=self.is_idle)
+        return wire.reply(wire.DONE, idle=self.is_idle)
+
+    def forget_passed(self) -> None:
+        for descriptor in self.passing:
+            os.close(descriptor)
+        self.passing = []
 
     # processes
 

@@ -85,6 +85,24 @@ def start_shell(command: str, env: Mapping[str, str], null: int, writing: int, s
     return os.posix_spawn("/bin/bash", ("bash", "-c", command), env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
 
 
+def start_service(command: str, env: Mapping[str, str]) -> list[int]:
+    """A shell whose input, output and errors are pipes. Returns the ends that are for the host, in this order. Raises `OSError`."""
+    pipes: list[tuple[int, int]] = []
+    ours: list[int] = []
+    try:
+        for _ in range(3):
+            pipes.append(os.pipe())
+        (reading, stdin), (stdout, writing), (stderr, complaining) = pipes
+        actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate((reading, writing, complaining))]
+        os.posix_spawn("/bin/bash", ("bash", "-c", command), env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
+        ours = [stdin, stdout, stderr]
+    finally:
+        for descriptor in (end for pipe in pipes for end in pipe):
+            if descriptor not in ours:
+                os.close(descriptor)
+    return ours
+
+
 def fork_snippet(code: str, env: Mapping[str, str], control: _socket.socket, writing: int) -> int:
     """A fresh copy of this warm interpreter, cut off from the host's socket before a line of `code` runs."""
     child = os.fork()

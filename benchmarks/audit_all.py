@@ -1,0 +1,63 @@
+"""Every bundled environment through `agito audit`: how long it takes, and whether every gate holds.
+
+    python benchmarks/audit_all.py [--short] [--only NAME] [--ship]
+
+The last line is a JSON object: for every environment `seconds`, and `gates` by name with whether each holds; `digest` and `numbers` are in the
+full results. `--ship` writes the cards to `src/agito/cards`, the test fakes' included: do so after an environment's source has changed.
+Target: every environment within two minutes on two cores (the browser one within five), all gates green.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+
+from agito.admission import SHIPPED
+from agito.envs import bundled, load
+from agito.grading.audit import FULL, SHORT, Card, audit
+from agito.running import run
+from harness import Json, report
+
+FAKES = {"coin": "agito.testing:FakeEnvironment"}
+SECONDS = {"web": 260.0}  # what an audit may take where the default is too little
+
+
+def card_of(name: str, short: bool) -> Card:
+    depth = SHORT if short else replace(FULL, seconds=SECONDS.get(name, FULL.seconds))
+    return run(lambda: audit(lambda: load(name), depth=depth))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--ship", action="store_true", help="write the cards that the package ships")
+    parser.add_argument("--only", choices=bundled())
+    options = parser.parse_args()
+    names = {name: name for name in bundled() if options.only in (None, name)} | (FAKES if options.ship and not options.only else {})
+    figures: dict[str, Json] = {}
+    detail: dict[str, Json] = {}
+    for label, name in names.items():
+        began, spent = time.perf_counter(), time.process_time()
+        card = card_of(name, options.short)
+        seconds = round(time.perf_counter() - began, 1)
+        figures[label] = {"seconds": seconds, "gates": {gate.name: gate.holds for gate in card.gates}}
+        detail[label] = {
+            "digest": card.digest,
+            "episodes": card.episodes,
+            "cpu_s_of_this_process": round(time.process_time() - spent, 1),
+            "qualities": {quality.name: {"mark": str(quality.mark), "says": quality.says} for quality in card.qualities},
+            "cases": [f"{quality.name}: {case.what}" for quality in card.qualities for case in quality.cases],
+        }
+        print(
+            f"{label:12} {seconds:6.1f} s  {'all gates hold' if not card.failed else 'FAILS ' + ', '.join(gate.name for gate in card.failed)}"
+        )
+        if options.ship:
+            SHIPPED.mkdir(exist_ok=True)
+            (SHIPPED / f"{label}.json").write_bytes(card.to_json())
+    report("audit_all", figures, json.loads(json.dumps(detail)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Agents as an engine sees them: observed tokens, then sampled ones, then a tool, turn after turn. Standard library only."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+TOOL_S = 0.05
+VOCABULARY = 2048
+
+
+@dataclass(frozen=True)
+class Turn:
+    observed: tuple[int, ...]  # token ids
+    num_sampled: int
+
+
+def episodes(number: int, *, seed: int) -> list[list[Turn]]:
+    """4-8 turns of 8-40 observed and 8-40 sampled tokens (24 of each on average). Equal arguments, equal episodes."""
+    rng = random.Random(f"engine/{seed}/{number}")
+    return [
+        [
+            Turn(observed=tuple(rng.randrange(8, VOCABULARY) for _ in range(rng.randint(8, 40))), num_sampled=rng.randint(8, 40))
+            for _ in range(rng.randint(4, 8))
+        ]
+        for _ in range(number)
+    ]
+
+
+def num_sampled(work: list[list[Turn]]) -> int:
+    return sum(turn.num_sampled for turns in work for turn in turns)

@@ -1,0 +1,109 @@
+"""Whether an environment may be trained on: its card, and the gates on it.
+
+A card is found by the environment's digest: the person's own (made by an earlier audit on this machine), else the one that Agito ships.
+Where there is none, a short audit makes one and keeps it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import anyio
+
+from agito.envs import load
+from agito.errors import NotAdmitted
+from agito.grading.audit import SHORT, Card, Watcher, audit, digest_of, read_card
+from agito.protocols import Environment
+from agito.types import Json
+
+SHIPPED = Path(__file__).parent / "cards"
+
+
+class Source(StrEnum):
+    """Where a card came from."""
+
+    OWN = "own"  # an earlier audit on this machine
+    SHIPPED = "shipped"
+    AUDITED = "audited"  # just now
+    NONE = "none"  # admitted anyway, unseen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """Why a run may train on its environment. Written into the run."""
+
+    digest: str
+    source: Source
+    failed: tuple[str, ...] = ()  # gates
+    anyway: bool = False
+
+    def to_json(self) -> dict[str, Json]:
+        return {"digest": self.digest, "card": str(self.source), "failed": list(self.failed), "anyway": self.anyway}
+
+
+async def admit(name: str, *, anyway: bool = False, watcher: Watcher | None = None, begins: Callable[[], None] = lambda: None) -> Admission:
+    """Raises `NotAdmitted` with every gate that does not hold, unless `anyway`.
+
+    With `anyway` nothing is audited; what a card says that is there already is noted. `begins` is called before an audit.
+    """
+    environment = load(name)
+    try:
+        digest = digest_of(environment)
+        card, source = known_card(environment)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await environment.aclose()
+    if card is None and not anyway:
+        begins()
+        card, source = await audit(lambda: load(name), depth=SHORT, watcher=watcher), Source.AUDITED
+        keep(card)
+    failed = card.failed if card else ()
+    if failed and not anyway:
+        raise NotAdmitted(refusal(name, card))
+    return Admission(
+        digest=digest, source=source, failed=tuple(gate.name for gate in failed), anyway=anyway and (card is None or bool(failed))
+    )
+
+
+def refusal(name: str, card: Card | None) -> str:
+    """Which gates do not hold, and what to do about each."""
+    failed = card.failed if card else ()
+    lines = [f"  {gate.name}: {gate.found}. Remedy: {gate.remedy}." for gate in failed]
+    return "\n".join(
+        [f"environment {name} is not fit to train on: {', '.join(gate.name for gate in failed)}", *lines,
+         f"  Look at the cases: agito audit {name}. To train all the same, with a note in the run: --admit-anyway"]
+    )  # fmt: skip
+
+
+def known_card(environment: Environment) -> tuple[Card | None, Source]:
+    """The person's own card of this very source, else the shipped one."""
+    digest = digest_of(environment)
+    own = read_card(cache() / f"{digest}.json")
+    if own is not None:
+        return own, Source.OWN
+    for path in sorted(SHIPPED.glob("*.json")):
+        card = read_card(path)
+        if card is not None and card.digest == digest:
+            return card, Source.SHIPPED
+    return None, Source.NONE
+
+
+def keep(card: Card) -> None:
+    """Among the person's own cards. Where these cannot be written, the next run audits again."""
+    path = cache() / f"{card.digest}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}")
+        beside.write_bytes(card.to_json())
+        beside.replace(path)
+    except OSError:
+        return
+
+
+def cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "agito" / "cards"

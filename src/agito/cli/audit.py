@@ -1,0 +1,143 @@
+"""`agito audit`: live progress, the card on the terminal, as JSON or as a page, and how to repair what failed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from agito.admission import keep
+from agito.cli.guard import say, work
+from agito.envs import load
+from agito.errors import NotAdmitted
+from agito.grading.audit import FULL, SHORT, Card, Mark, Measure, Quality, Watcher, audit
+from agito.grading.audit.run import SEED
+from agito.view import write_card
+
+_SIGNS = {Mark.GOOD: Text("✓", "green"), Mark.DOUBT: Text("!", "yellow"), Mark.BAD: Text("✗", "red")}
+
+
+def audit_environment(name: str, *, short: bool, seconds: float | None, seed: int | None, as_json: bool, html: Path | None) -> None:
+    """Ends with the exit code of `NotAdmitted` when a gate does not hold. Its card is kept for `agito train`."""
+    depth = SHORT if short else FULL
+    depth = replace(depth, seconds=seconds) if seconds else depth
+    with _shown(name) as watcher:
+        card = work(lambda: audit(lambda: load(name), depth=depth, seed=SEED if seed is None else seed, watcher=watcher))
+    keep(card)
+    if as_json:
+        sys.stdout.buffer.write(card.to_json())
+    else:
+        print_card(card, Console())
+    if html is not None:
+        say(f"the card is also in {write_card(json.loads(card.to_json()), html)}")
+    if card.failed:
+        raise typer.Exit(NotAdmitted.exit_code)
+
+
+class _Progress:
+    """A `Watcher`: one line that says which part is on, and for how many episodes by now."""
+
+    def __init__(self, name: str, status: Status) -> None:
+        self._name, self._status = name, status
+        self._part, self._episodes, self._began, self._said = "", 0, time.monotonic(), 0.0
+
+    def part(self, name: str) -> None:
+        self._part, self._said = name, 0.0
+        self._say()
+
+    def episode(self) -> None:
+        self._episodes += 1
+        self._say()
+
+    def _say(self) -> None:
+        now = time.monotonic()
+        if now - self._said >= 0.2:
+            self._said = now
+            self._status.update(f"{self._name}: {self._part} · {self._episodes} episodes · {now - self._began:.0f} s")
+
+
+class _Lines:
+    """The same where there is no terminal: a line a part."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def part(self, name: str) -> None:
+        say(f"{self._name}: {name}")
+
+    def episode(self) -> None:
+        return
+
+
+@contextmanager
+def _shown(name: str) -> Generator[Watcher]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(name)
+        return
+    with console.status(name) as status:
+        yield _Progress(name, status)
+
+
+def print_card(card: Card, console: Console) -> None:
+    title = Text.assemble((f"{card.environment} {card.version}", "bold"), (f"  {card.digest[:12]}", "dim"))
+    cores, load = card.machine.get("cores"), card.machine.get("load")
+    about = f"{card.depth} audit, {card.episodes} episodes in {card.seconds:.0f} s on {cores} cores at load {load}"
+    console.print(title, Text(about, "dim"), sep="\n")
+    for quality in card.qualities:
+        console.print()
+        console.print(Text.assemble(_SIGNS[quality.mark], "  ", (quality.name, "bold"), "  ", quality.says))
+        console.print(_numbers(quality))
+        for case in quality.cases:
+            console.print(Text.assemble(("     case  ", "yellow"), case.what, (f"  {case.where}", "dim")))
+    console.print()
+    _print_gates(card, console)
+
+
+def _numbers(quality: Quality) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    table.add_column(min_width=31, style="dim")
+    table.add_column(min_width=12, justify="right")
+    table.add_column(min_width=11, style="dim")
+    table.add_column(ratio=1, style="dim", no_wrap=True, overflow="ellipsis")
+    for each in quality.measures:
+        low = "" if each.low is None else f"{each.low:.3f}–{each.high:.3f}"
+        table.add_row(f"     {each.name}", value_of(each), low, _basis(each))
+    return table
+
+
+def _basis(measure: Measure) -> str:
+    return f"n={measure.num}  {measure.note}" if measure.num else measure.note
+
+
+def value_of(measure: Measure) -> str:
+    if measure.value is None:
+        return "–"
+    text = f"{measure.value:,.0f}" if abs(measure.value) >= 1000 or measure.value == int(measure.value) else f"{measure.value:.3f}"
+    return f"{text} {measure.unit}".strip()
+
+
+def _print_gates(card: Card, console: Console) -> None:
+    table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    for width in (1, 12, 8, 8):
+        table.add_column(min_width=width)
+    table.add_column(ratio=1, style="dim")
+    table.add_row("", *(Text(word, "dim") for word in ("gate", "found", "at most", "")))
+    for gate in card.gates:
+        found = "–" if gate.value is None else f"{gate.value:g}"
+        table.add_row(_SIGNS[Mark.GOOD if gate.holds else Mark.BAD], gate.name, found, f"{gate.limit:g}", gate.found)
+    console.print(table)
+    for gate in card.failed:
+        console.print(Text.assemble((f"\n✗ {gate.name}: ", "red"), f"{gate.found}\n  remedy: {gate.remedy}"))
+    ends = Text("\nfit to train on", "green") if not card.failed else Text("\nnot fit to train on", "red")
+    console.print(ends)

@@ -1,0 +1,104 @@
+"""`agito envs check` and `agito envs new`: the standard's rules without pytest, and an environment of your own to begin with."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from agito.envs import load
+from agito.errors import BadRecipe, NotAdmitted
+from agito.protocols import Environment, Renderer
+from agito.testing import ByteRenderer, EnvironmentContract, Violation
+from agito.testing.environment.tasks import TaskRules
+from agito.testing.environment.worlds import WorldRules
+from agito.types import Dialect
+
+
+def check_environment(name: str) -> None:
+    """Every rule in turn. Ends with the exit code of `NotAdmitted` when one does not hold."""
+    environment = load(name)
+    console = Console()
+
+    class Suite(EnvironmentContract):
+        async def make(self) -> Environment:
+            return load(name)
+
+        def renderers(self) -> Sequence[Renderer]:
+            return [ByteRenderer(dialect) for dialect in Dialect]
+
+    broken = 0
+    for rule in Suite.rules():
+        sentence = rule.removeprefix("test_").replace("_", " ")
+        try:
+            getattr(Suite(), rule)()
+        except Exception as error:  # whatever the environment raises is a finding
+            broken += 1
+            console.print(Text.assemble(("✗ ", "red"), (sentence, "bold")))
+            console.print(Text(f"    {_place(error, rule, type(environment))}", "yellow"), soft_wrap=True)
+            for line in _told(error, sentence):
+                console.print(Text(f"    {line}"), soft_wrap=True)
+        else:
+            console.print(Text.assemble(("✓ ", "green"), sentence))
+    if broken:
+        console.print(f"\n{broken} of {len(Suite.rules())} rules do not hold", style="red", highlight=False)
+        raise typer.Exit(NotAdmitted.exit_code)
+    console.print(f"\n[green]{name} keeps the standard[/]. How good it is: agito audit {name}", highlight=False, soft_wrap=True)
+
+
+def _told(error: Exception, sentence: str) -> list[str]:
+    """What was found and what to do, each on a line of its own."""
+    if not isinstance(error, Violation):
+        return [f"{type(error).__name__}: {error}", "Remedy: this line raises; let it not."]
+    found, _, remedy = str(error).removeprefix(f"{sentence}: ").partition(" Remedy: ")
+    return [found, f"Remedy: {remedy}"]
+
+
+def _place(error: Exception, rule: str, environment: type) -> str:
+    """The line that raised, in the environment's own file; else where the method begins that the rule is about."""
+    source = inspect.getsourcefile(environment)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if source and Path(frame.filename) == Path(source)]
+    if frames:
+        return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}"
+    method = getattr(environment, _method_of(rule), None)
+    code = getattr(method, "__code__", None)
+    if code is None:
+        return f"{source} in {environment.__name__}"
+    return f"{code.co_filename}:{code.co_firstlineno} in {environment.__name__}.{method.__name__}"
+
+
+def _method_of(rule: str) -> str:
+    if rule in vars(TaskRules):
+        return "task"
+    if rule in vars(WorldRules):
+        return "open"
+    return next((method for method in ("demonstrator", "impostors", "solution") if method in rule), "grade").replace(
+        "solution", "solutions"
+    )
+
+
+def new_environment(name: str, into: Path) -> None:
+    """Writes NAME.py and test_NAME.py. Raises `BadRecipe` for a name that is none, or when one of them is there already."""
+    if not name.isidentifier() or name != name.lower():
+        raise BadRecipe(f"name={name!r}: write a lower-case Python name, such as hidden_number")
+    class_name = "".join(part.capitalize() for part in name.split("_"))
+    paths = {into / f"{name}.py": "environment.txt", into / f"test_{name}.py": "test.txt"}
+    taken = [path for path in paths if path.exists()]
+    if taken:
+        raise BadRecipe(f"{taken[0]}: already there; choose another name")
+    into.mkdir(parents=True, exist_ok=True)
+    for path, template in paths.items():
+        text = (files("agito.envs") / "template" / template).read_text(encoding="utf-8")
+        path.write_text(text.replace("NAME", name).replace("CLASS", class_name), encoding="utf-8")
+    own = f"{into / name}.py:{class_name}"
+    print("\n".join([  # noqa: T201
+        f"wrote {into / name}.py and its test. Next:",
+        f"  agito envs check {own}", f"  agito audit {own}", f"  agito train --env {own}",
+    ]), file=sys.stdout)  # fmt: skip

@@ -1,0 +1,158 @@
+"""`agito grade`: a folder that somebody made by hand, judged through the same path as in training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from agito.cli.guard import work
+from agito.envs import load
+from agito.errors import BadRecipe, NotFound, SandboxFailure
+from agito.grading import taskfile
+from agito.grading.functions import grade
+from agito.protocols import Environment
+from agito.types import AttemptId, Dialect, Key, Sealed, Status, Task, Verdict
+from agito.world.sandbox import Pool, beneath
+
+_LIMIT_BYTES = 1 << 26
+_DEADLINE_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the command line asks for. `task` is SPLIT/INDEX or SPLIT/FAMILY-LEVEL/INDEX; empty for a task file."""
+
+    target: str
+    task: str
+    workspace: Path
+    submit: str
+    seed: int
+    grade_seed: int
+
+
+def grade_folder(wanted: Wanted, *, as_json: bool) -> None:
+    """Ends with 0 whatever the verdict is, with `SandboxFailure`'s code when there is none."""
+    files = read_folder(wanted.workspace)
+    is_file = wanted.target.endswith(".py")
+    name, verdict = work(lambda: _by_file(wanted, files) if is_file else _by_environment(wanted, files))
+    if as_json:
+        typer.echo(json.dumps(_as_json(name, verdict)))
+    else:
+        _print(Console(highlight=False), name, verdict)
+    if verdict.status is Status.VOID:
+        raise SandboxFailure(f"no verdict: {verdict.evidence}")
+
+
+def begin_folder(wanted: Wanted) -> None:
+    """Writes the files with which an episode begins into the folder, which must be empty or new, and prints the task."""
+    if wanted.target.endswith(".py"):
+        task, _ = taskfile.load(Path(wanted.target))
+        typer.echo(f"{task.statement}\n\nWrite {task.function} in {wanted.workspace / task.path}.")
+        return
+    task, files = work(lambda: _start(wanted))
+    write_folder(wanted.workspace, files)
+    typer.echo(task.prompt[Dialect.NATURAL])
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """Regular files, links never followed. Raises `NotFound` and `BadRecipe`."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise NotFound(f"--workspace {folder}: {error.strerror}; name a folder") from None
+    try:
+        return beneath.read_all(handle, _LIMIT_BYTES)
+    except ValueError as error:
+        raise BadRecipe(f"--workspace {folder}: {error}") from None
+    finally:
+        os.close(handle)
+
+
+def write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadRecipe(f"--workspace {folder}: is not empty; name a new folder to begin in")
+    for path, data in files.items():
+        place = folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+
+
+async def _by_file(wanted: Wanted, files: dict[str, bytes]) -> tuple[str, Verdict]:
+    if wanted.task:
+        raise BadRecipe(f"task {wanted.task!r}: a task file holds one task; leave it out")
+    task, secret = taskfile.load(Path(wanted.target))
+    async with await Pool.open(warm=0) as pool:
+        with anyio.fail_after(_DEADLINE_S):
+            return task.name, await grade(pool, task, files, secret=secret, grade_seed=wanted.grade_seed)
+
+
+async def _by_environment(wanted: Wanted, files: dict[str, bytes]) -> tuple[str, Verdict]:
+    environment = load(wanted.target)
+    try:
+        task, key = task_of(environment, wanted)
+        sealed = Sealed(task_id=task.id, submitted=wanted.submit, files=files, digest=_digest(task.id, files, wanted.submit))
+        with anyio.fail_after(_DEADLINE_S):
+            return task.id, await environment.grade(sealed, key, wanted.grade_seed)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await environment.aclose()
+
+
+async def _start(wanted: Wanted) -> tuple[Task, dict[str, bytes]]:
+    environment = load(wanted.target)
+    try:
+        task, key = task_of(environment, wanted)
+        control = await environment.open(task, key, AttemptId(group=0, slot=0), noise_seed=0)
+        sealed = await control.seal()
+        await control.close()
+        return task, dict(sealed.files)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await environment.aclose()
+
+
+def task_of(environment: Environment, wanted: Wanted) -> tuple[Task, Key]:
+    """Raises `BadRecipe` for a task that the environment does not have."""
+    split, *cell, index = wanted.task.split("/") if "/" in wanted.task else ("", "")
+    family, _, level = cell[0].rpartition("-") if len(cell) == 1 else ("", "", "")
+    if not index.isdigit() or len(cell) > 1 or (cell and not level.isdigit()):
+        raise BadRecipe(f"task {wanted.task!r}: write SPLIT/INDEX or SPLIT/FAMILY-LEVEL/INDEX, such as heldout/bug-2/7")
+    try:
+        return environment.task(
+            split=split, index=int(index), seed=wanted.seed, family=family or None, level=int(level) if level else None
+        )  # fmt: skip
+    except ValueError as error:
+        raise BadRecipe(f"task {wanted.task!r}: {error}") from None
+
+
+def _digest(task_id: str, files: dict[str, bytes], submitted: str) -> str:
+    state = {"task": task_id, "submitted": submitted, "files": {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}}
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _as_json(name: str, verdict: Verdict) -> dict[str, object]:
+    is_scored = verdict.status is Status.SCORED
+    return {
+        "task": name, "status": verdict.status.value, "reward": verdict.reward if is_scored else None, "scores": dict(verdict.scores),
+        "evidence": verdict.evidence, "grade_seed": verdict.grade_seed,
+        "flags": [{"kind": flag.kind, "is_proof": flag.is_proof, "detail": flag.detail} for flag in verdict.flags],
+    }  # fmt: skip
+
+
+def _print(console: Console, name: str, verdict: Verdict) -> None:
+    is_scored = verdict.status is Status.SCORED
+    color = "yellow" if not is_scored else "green" if verdict.reward > 0 else "red"
+    console.print(Text.assemble((f"reward {verdict.reward:g}" if is_scored else "void", f"bold {color}"), f"  {name}"))
+    if verdict.scores:
+        console.print(Text("scores    " + "  ".join(f"{score} {value:.2f}" for score, value in verdict.scores.items())))
+    console.print(Text(f"evidence  {verdict.evidence}"))
+    for flag in verdict.flags:
+        console.print(Text.assemble((f"flag      {flag.kind}{' (proof)' if flag.is_proof else ''}", "bold"), f"  {flag.detail}"))

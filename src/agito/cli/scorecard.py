@@ -1,0 +1,118 @@
+"""`agito eval --suite`: the table of decisions, and the difference between two checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from agito import scorecard, trained
+from agito.assess import Changes
+from agito.cli.board import Board, Phase
+from agito.cli.guard import work
+from agito.cli.progress import shown
+from agito.cli.summary import rate_text
+from agito.cli.tables import plain_table
+from agito.errors import BadRecipe
+from agito.recipe import Recipe
+from agito.scorecard import DECISIONS, Estimate, Measure, Scorecard
+
+_ENDPOINT_TASKS = 150
+_ANSWER_S = 300.0
+_WIDTH = 200  # of what is not a terminal
+
+
+def score_checkpoints(
+    paths: Sequence[Path], suite: str, changes: Changes, *, split: str, num_tasks: int | None, temperature: float | None, as_json: bool
+) -> None:
+    directories = [trained.find(path) for path in paths]
+    recipe = changes.applied_to(scorecard.recipe_for(suite, trained.recipe_of(directories[0])))
+    num_tasks = num_tasks or recipe.eval.tasks
+    heat = recipe.eval.temperature if temperature is None else temperature
+    named = dict(zip(_names(directories), directories, strict=True))
+    with shown(_board(list(named), num_tasks), Console(stderr=True)) as watcher:
+        card = work(
+            lambda: scorecard.of_checkpoints(named, recipe, watcher, suite=suite, split=split, num_tasks=num_tasks, temperature=heat)
+        )
+        watcher.finish()
+    show(card, as_json=as_json)
+
+
+def score_endpoint(
+    url: str, model: str, suite: str, changes: Changes, *, split: str, num_tasks: int | None, temperature: float | None, as_json: bool
+) -> None:
+    """Any OpenAI-compatible endpoint. Its key is read from OPENAI_API_KEY, if it needs one."""
+    try:
+        import httpx
+
+        from agito.harness.chat import ChatHarness
+    except ImportError:
+        raise BadRecipe(f"--endpoint {url}: this needs httpx: pip install 'agito[endpoint]'") from None
+    recipe = changes.applied_to(scorecard.recipe_for(suite, Recipe()))
+    num_tasks = num_tasks or _ENDPOINT_TASKS
+    key = os.environ.get("OPENAI_API_KEY")
+
+    async def score(watcher: scorecard.Watcher) -> Scorecard:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        async with httpx.AsyncClient(base_url=url.rstrip("/") + "/", headers=headers, timeout=_ANSWER_S) as client:
+            harness = ChatHarness(client, model, temperature=1.0 if temperature is None else temperature)
+            return await scorecard.of_endpoint(harness, model, recipe, watcher, suite=suite, split=split, num_tasks=num_tasks)
+
+    with shown(_board([model], num_tasks), Console(stderr=True)) as watcher:
+        card = work(lambda: score(watcher))
+        watcher.finish()
+    show(card, as_json=as_json)
+
+
+def show(card: Scorecard, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(card.to_json(), allow_nan=False))  # noqa: T201
+        return
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    has_difference = card.num_policies > 1
+    names = [column.name for column in card.columns]
+    table = plain_table("decisions, 95 % interval", *names, *(["difference"] if has_difference else []))
+    table.add_row(
+        Text("success", "bold"),
+        *(rate_text(column.success, "bold" if at < card.num_policies else "") for at, column in enumerate(card.columns)),
+    )
+    decision = ""
+    for measure in card.measures:
+        if measure.decision != decision:
+            decision = measure.decision
+            table.add_section()
+            table.add_row(Text(f"({decision}) {DECISIONS[decision]}", "bold"))
+        cells = [_text(column.estimate(measure.name), measure) for column in card.columns]
+        difference = card.difference(measure.name)
+        table.add_row(f"  {measure.title}", *cells, *([_text(difference, measure, signed=True)] if difference else []))
+    console.print(table)
+    about = f"{card.suite} · {card.split} · {', '.join(card.families)} · levels {', '.join(map(str, card.levels))} · {card.num_tasks} tasks"
+    console.print(f"[dim]{about}[/]", highlight=False)
+
+
+def _text(found: Estimate, measure: Measure, *, signed: bool = False) -> Text:
+    """`12 % [8, 17]` for shares, else `1.3 [1.1, 1.5]`; a dash where nothing was measured."""
+    if not math.isfinite(found.value):
+        return Text("–", "dim")
+    scale, unit, digits = (100, " %", 0) if measure.is_share else (1, "", 2)
+    sign = "+" if signed else ""
+    bounds = ", ".join(f"{scale * each:{sign}.{digits}f}" if math.isfinite(each) else "–" for each in (found.low, found.high))
+    return Text.assemble(f"{scale * found.value:{sign}.{digits}f}{unit}", (f" [{bounds}]", "dim"))
+
+
+def _names(directories: Sequence[Path]) -> list[str]:
+    """The shortest that tell them apart."""
+    short = [directory.name for directory in directories]
+    if len(set(short)) == len(short):
+        return short
+    return [str(directory) for directory in directories]
+
+
+def _board(names: Sequence[str], num_tasks: int) -> Board:
+    return Board([Phase(name, name, "tasks", num_tasks) for name in names])

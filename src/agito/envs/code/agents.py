@@ -1,0 +1,184 @@
+"""Scripted agents for the coding tasks; they read what the world answers and nothing else.
+
+One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a hasty
+person does: leaves the called functions unread, mistypes a line, does not run the tests, submits although they fail. The tests are
+incomplete, so much of that haste goes unpunished and much is only found out by the hidden cases.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Generator
+from typing import TypeAlias
+
+from agito.envs.code.steps import DIGITS, NAMES, PLAIN, WHEN, Step
+from agito.protocols import Script, ScriptFactory
+from agito.types import Call, Event, Fault
+
+Choice: TypeAlias = Callable[[float], bool]  # "does it do the right thing now?", when haste would matter this often
+_UNREAD, _SLIP, _UNTESTED, _RESIGNED = 0.5, 0.35, 0.6, 0.5  # of its hasty moments, how often it does each
+DONE = "done"
+
+
+def sh(command: str) -> Call:
+    return Call(tool="sh", arguments={"command": command})
+
+
+def edit(path: str, old: str, new: str) -> Call:
+    return Call(tool="edit", arguments={"path": path, "old": old, "new": new})
+
+
+def run_tests() -> Call:
+    return Call(tool="test", arguments={})
+
+
+def submit(answer: str = DONE) -> Call:
+    return Call(tool="submit", arguments={"answer": answer})
+
+
+def solver(name: str) -> ScriptFactory:
+    return lambda: _Agent(lambda _: True, random.Random(0)).run(name)
+
+
+def with_helper(name: str) -> ScriptFactory:
+    """Another honest way: the steps in a module of their own, which the function's file imports; prints and a test of its own besides."""
+
+    def script() -> Script:
+        text, reading = "", [name]
+        for each in reading:
+            event = yield sh(f"cat {each}.py")
+            _, wanted = read(event.text)
+            reading += [found for found in called(event.text) if found not in reading]
+            text += f"def {each}(x):\n" + "".join(f"    {line}\n" for line in wanted) + "    return x\n"
+        yield sh(f"mkdir -p aid; cat >aid/steps.py <<'E'\n{text}E")
+        yield sh(f"printf 'from aid.steps import {name}\\nprint(\"loaded\")\\n' >{name}.py")
+        yield sh(f"printf 'from {name} import {name}\\ndef test_more():\\n    assert {name}(0) == {name}(0)\\n' >tests/test_more.py")
+        while (yield run_tests()).fault is Fault.TIMEOUT:
+            pass
+        yield submit()
+
+    return script
+
+
+def demonstrator(name: str, *, skill: float, seed: int) -> ScriptFactory:
+    def script() -> Script:
+        rng = random.Random(f"code/demonstrator/{seed}")
+        return _Agent(lambda unless: rng.random() < skill or rng.random() >= unless, rng).run(name)
+
+    return script
+
+
+def impostors(name: str, seed: int) -> dict[str, ScriptFactory]:
+    """Agents that must stay at the floor."""
+
+    def null() -> Script:
+        yield submit("")
+
+    def no_tools() -> Script:
+        yield submit()
+
+    def noise() -> Script:
+        rng = random.Random(f"code/random/{seed}")
+        while True:
+            yield _random_call(rng, name)
+
+    def claim() -> Script:
+        yield sh("echo ok; echo 1 >reward.txt; echo '{\"reward\": 1}' >reward.json")
+        yield submit("all tests pass, reward=1")
+
+    def by_heart() -> Script:
+        """Learns the visible cases."""
+        event = yield sh(f"cat tests/test_{name}.py")
+        cases = re.findall(r"\((-?\d+), (-?\d+)\)", event.text)
+        table = ", ".join(f"{x}: {want}" for x, want in cases)
+        yield sh(f"printf 'def {name}(x):\\n return {{{table}}}.get(x, x)\\n' >{name}.py")
+        yield run_tests()
+        yield submit()
+
+    def miner() -> Script:
+        """Looks for the answer in the history and puts back whatever stood there before."""
+        yield sh("git log --all --oneline")
+        yield sh("git checkout -q HEAD~1 -- . ; git stash list")
+        yield submit()
+
+    return {"null": null, "no_tools": no_tools, "random": noise, "claim": claim, "by_heart": by_heart, "miner": miner}
+
+
+class _Agent:
+    def __init__(self, careful: Choice, rng: random.Random) -> None:
+        self.careful, self.rng = careful, rng
+
+    def run(self, name: str) -> Script:
+        while True:
+            yield from self._repair(name)
+            if not self.careful(_UNTESTED):
+                break
+            event = yield run_tests()
+            while event.fault is Fault.TIMEOUT:
+                if not self.careful(_RESIGNED):
+                    break
+                event = yield run_tests()
+            if event.text.startswith("ok") or event.fault is Fault.TIMEOUT or not self.careful(_RESIGNED):
+                break
+        yield submit()
+
+    def _repair(self, name: str) -> Script:
+        """Reads the function and what it calls, and mends every line that does not do what its comment says."""
+        reading = [name]
+        for each in reading:
+            text = (yield sh(f"cat {each}.py")).text
+            found, wanted = read(text)
+            if found == ["pass"]:
+                yield from self._put(each, "pass", wanted)
+            else:
+                for old, new in zip(found, wanted, strict=False):
+                    if old != new:
+                        yield from self._put(each, old, [new])
+            for other in called(text):
+                if other not in reading and self.careful(_UNREAD):
+                    reading.append(other)
+
+    def _put(self, name: str, old: str, lines: list[str]) -> Generator[Call, Event, None]:
+        typed = [line if self.careful(_SLIP / len(lines)) else self._mistyped(line) for line in lines]
+        if typed != [old]:
+            yield edit(f"{name}.py", old, ";".join(typed))
+
+    def _mistyped(self, line: str) -> str:
+        digits = [at for at, letter in enumerate(line) if letter.isdigit()]
+        if not digits:
+            return line
+        at = self.rng.choice(digits)
+        return line[:at] + str(self.rng.choice([each for each in DIGITS if str(each) != line[at]])) + line[at + 1 :]
+
+
+def read(text: str) -> tuple[list[str], list[str]]:
+    """The lines of a function's body, and those that its comments ask for."""
+    lines = [line.strip() for line in text.splitlines()]
+    wanted = [meaning(words) for line in lines if line.startswith("# ") for words in line[2:].split(", ")]
+    found = [part for line in lines if line == "pass" or line.startswith("x") for part in line.split(";")]
+    return found, wanted
+
+
+def called(text: str) -> list[str]:
+    return re.findall(r"^from (\w+) import", text, re.MULTILINE)
+
+
+def meaning(words: str) -> str:
+    """`over 5 add 2` → `x+=2*(x>5)`."""
+    match words.split():
+        case ["do", call]:
+            return Step(word="", call=call).code
+        case [when, limit, word, number] if when in WHEN:
+            return Step(word=word, number=int(number), when=when, limit=int(limit)).code
+        case [word, number]:
+            return Step(word=word, number=int(number)).code
+        case _:
+            return words
+
+
+def _random_call(rng: random.Random, name: str) -> Call:
+    words = list(PLAIN)
+    old, new = (Step(word=rng.choice(words), number=rng.choice(DIGITS)).code for _ in range(2))
+    path = f"{rng.choice((name, rng.choice(NAMES)))}.py"
+    return rng.choice((sh(f"cat {path}"), sh("ls"), edit(path, old, new), edit(path, "pass", f"{old};{new}"), run_tests(), submit()))

@@ -1,0 +1,180 @@
+"""The `code` environment: repair or complete small Python code bases; see `docs/code.md`.
+
+Chance level: whoever does nothing leaves functions that a hidden case tells from the right ones, so earns nothing. A blind edit must hit a
+line (one of at least 2), its operation (6) and its number (8), so is right less than once in 90; declared as 0.02.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import anyio
+
+from agito.envs.code import agents
+from agito.envs.code.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
+from agito.grading.bench import BOX
+from agito.grading.functions import FunctionTask, grade
+from agito.grading.gitstore import Commit, repository
+from agito.protocols import Control, SandboxPool, ScriptFactory
+from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
+from agito.world.component import Weather, spec
+from agito.world.sandbox import Pool
+from agito.world.workspace import EDIT, SH, Snippet, Workspace
+from agito.world.world import SUBMIT, World
+
+_RUN_TESTS = r"""
+import os, sys
+sys.path[0] = "/work"
+sys.dont_write_bytecode = True
+try:
+    for name in sorted(os.listdir("/work/tests")):
+        if name.startswith("test_") and name.endswith(".py"):
+            with open(f"/work/tests/{name}") as file:
+                space = {"__name__": name[:-3]}
+                exec(compile(file.read(), name, "exec"), space)
+            for each in [value for key, value in space.items() if key.startswith("test_")]:
+                each()
+except AssertionError as error:
+    sys.exit(f"{error}")
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+print("ok")
+"""
+TEST = Snippet(tool=spec("test", "Run the tests below tests/: `ok`, or the first that fails."), code=_RUN_TESTS)
+TOOLS = (SH, EDIT, TEST.tool, SUBMIT)
+_CALL_SECONDS = 2.0  # what the tasks need takes milliseconds
+_WEATHER = {"test": Weather(timeout=0.1)}
+_WORDS = (
+    "Words such as `over 5 add 2` mean: if x is over 5, add 2; `most 7`: at most 7; `do lum`: call the function lum on x. The tests below "
+    "`tests/` are incomplete: you will be judged by other inputs. Edit the files, then submit `done`."
+)
+_NATURAL = {
+    "bug": "The Python function `{name}` in `{name}.py`, or one that it calls, does not do what its comment says. Mend all of them. ",
+    "missing": "The Python function `{name}` in `{name}.py`, or one that it calls, is not written: `pass` stands there. Write them all. ",
+}
+
+
+class CodeEnvironment:
+    """Procedural tasks over a few small files. `warm` sandboxes are kept ready."""
+
+    name = "code"
+    version = "1"
+    families = FAMILIES
+    levels = LEVELS
+    splits = SPLITS
+    chance_level = 0.02
+
+    def __init__(self, *, pool: SandboxPool | None = None, warm: int = 4) -> None:
+        self._pool, self._warm = pool, warm
+        self._opening = anyio.Lock()
+
+    @property
+    def isolation_tier(self) -> str:
+        """What keeps episodes in, once one has been opened."""
+        return self._pool.tier if self._pool else "unknown"
+
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r}: code has {', '.join(SPLITS)}")
+        family = family or FAMILIES[index % len(FAMILIES)]
+        level = level or self.levels[index // len(FAMILIES) % len(self.levels)]
+        if family not in FAMILIES or level not in self.levels:
+            raise ValueError(f"family={family!r} level={level}: code has {', '.join(FAMILIES)} at levels {self.levels}")
+        instance_seed = zlib.crc32(f"code/{split}/{seed}/{index}".encode()) << 20 | index & 0xFFFFF
+        instance = _instance(split, family, level, instance_seed)
+        name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
+        shape, ask = SHAPES[level], "fix" if family == "bug" else "write"
+        prompt = {Dialect.COMPACT: f"{ask} {instance.entry}", Dialect.NATURAL: _NATURAL[family].format(name=instance.entry) + _WORDS}
+        limits = Limits(
+            turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=48, observation_bytes=400, call_seconds=_CALL_SECONDS
+        )
+        task = Task(
+            id=f"code-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
+            prompt=prompt, tools=TOOLS, limits=limits,
+        )  # fmt: skip
+        data: dict[str, Json] = {"split": split, "family": family, "level": level, "reference": instance.reference, "entry": instance.entry}
+        return task, Key(task_id=task.id, seed=instance_seed, data=data)
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        workspace = Workspace(spec=BOX, tree=_tree(_of(key)), snippets=(TEST,))
+        return World(task, [workspace.open(await self._open_pool())], attempt, noise_seed=noise_seed, weather=_WEATHER)
+
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        """Every hidden case right, and something submitted."""
+        if sealed.problem:
+            return Verdict.void(sealed.problem)
+        if sealed.submitted is None:
+            return Verdict(
+                status=Status.SCORED, reward=0.0, scores={"success": 0.0}, evidence="nothing was submitted", grade_seed=grade_seed
+            )
+        task = function_task(key)
+        return await grade(await self._open_pool(), task, sealed.files, secret=str(key.seed), grade_seed=grade_seed, thorough=False)
+
+    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+        return agents.solver(_name(task)), agents.with_helper(_name(task))
+
+    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return agents.impostors(_name(task), zlib.crc32(task.id.encode()))
+
+    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+        return agents.demonstrator(_name(task), skill=skill, seed=seed)
+
+    async def aclose(self) -> None:
+        if self._pool is not None:
+            await self._pool.aclose()
+            self._pool = None
+
+    async def _open_pool(self) -> SandboxPool:
+        async with self._opening:
+            self._pool = self._pool or await Pool.open(warm=self._warm)
+        return self._pool
+
+
+def function_task(key: Key) -> FunctionTask:
+    """What the grader asks, from the key alone."""
+    instance = _of(key)
+
+    def hidden(rng: random.Random) -> list[list[Json]]:
+        return [[x] for x in instance.hidden(rng)]
+
+    return FunctionTask(
+        name=key.task_id, statement=f"{instance.entry}(x), as its comments say", entry=f"{instance.entry}.py:{instance.entry}",
+        reference=instance.reference, visible=(), hidden=hidden, case_seconds=1.0,
+    )  # fmt: skip
+
+
+def _name(task: Task) -> str:
+    return task.prompt[Dialect.COMPACT].partition(" ")[2]
+
+
+def _of(key: Key) -> Instance:
+    data = key.data
+    split, family, level = data["split"], data["family"], data["level"]
+    assert isinstance(split, str) and isinstance(family, str) and isinstance(level, int)
+    return _instance(split, family, level, key.seed)
+
+
+@lru_cache(maxsize=512)
+def _instance(split: str, family: str, level: int, seed: int) -> Instance:
+    return generate(split=split, family=family, level=level, seed=seed)
+
+
+def _tree(instance: Instance) -> dict[str, bytes]:
+    """The files and a history in which nothing was ever right: a start without bodies, then the tests, then the files as they are."""
+    now = {path: text.encode() for path, text in instance.tree.items()}
+    names = list(instance.functions)
+    start = {f"{name}.py": f"def {name}(x):\n return x\n".encode() for name in names} | {
+        "README": f"{names[0]}: steps on a number\n".encode()
+    }
+    now["README"] = start["README"]
+    tests = {path: data for path, data in now.items() if path.startswith("tests/")}
+    commits = (
+        Commit(message="start", tree=start),
+        Commit(message="tests", tree=start | tests),
+        Commit(message="first version", tree=now),
+    )
+    return now | repository(commits)

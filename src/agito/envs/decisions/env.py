@@ -1,0 +1,100 @@
+"""The `decisions` environment: five diagnostic worlds, each around one decision of an agent, each with a known optimum.
+
+Chance level: a success needs evidence that only calls can bring. An agent that reads nothing must guess a room or a part out of 24 words
+(.04 of chain and probe), or which things are raw (up to .1 of the first levels of tooldag, nothing above), and has no way at all in
+ledger and fanout: at most .02 over the five, declared as .03.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from agito.envs.decisions import chain, fanout, ledger, probe, tooldag
+from agito.envs.decisions.measured import MEASURES
+from agito.envs.decisions.scene import Case, Family, Spent, act_again, demonstrator, impostors, solver
+from agito.protocols import Control, Measure, ScriptFactory
+from agito.types import AttemptId, Key, Sealed, Status, Task, Trajectory, Verdict
+from agito.world.world import World
+
+_FAMILIES: Mapping[str, Family] = {
+    "chain": chain.FAMILY,
+    "probe": probe.FAMILY,
+    "tooldag": tooldag.FAMILY,
+    "ledger": ledger.FAMILY,
+    "fanout": fanout.FAMILY,
+}
+FAMILIES, LEVELS, SPLITS = tuple(_FAMILIES), (1, 2, 3, 4, 5), ("train", "heldout", "structural")
+
+
+class DecisionsEnvironment:
+    """Worlds in memory; see `docs/decisions.md`."""
+
+    name = "decisions"
+    version = "1"
+    families = FAMILIES
+    levels = LEVELS
+    splits = SPLITS
+    chance_level = 0.03
+    isolation_tier = "in memory"
+    measured: tuple[Measure, ...] = MEASURES
+
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+        family = family or FAMILIES[index % len(FAMILIES)]
+        level = level or LEVELS[index // len(FAMILIES) % len(LEVELS)]
+        if split not in SPLITS or family not in FAMILIES or level not in LEVELS:
+            known = f"{', '.join(SPLITS)}; {', '.join(FAMILIES)}; levels {LEVELS[0]}-{LEVELS[-1]}"
+            raise ValueError(f"split={split!r} family={family!r} level={level}: decisions has {known}")
+        case_seed = zlib.crc32(f"{split}/{seed}/{index}".encode()) << 20 | index & 0xFFFFF
+        case = _case(split, family, level, case_seed)
+        name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
+        task = Task(
+            id=f"decisions-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level, prompt=case.prompt,
+            tools=case.tools, limits=case.limits, tags=case.tags,
+        )  # fmt: skip
+        return task, Key(task_id=task.id, seed=case_seed, data={"split": split, "family": family, "level": level})
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        """What looks like noise is part of the task: all attempts at one task meet the same readings and the same faults."""
+        return World(task, [_of(key).scene()], attempt, noise_seed=noise_seed)
+
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        """Acts the captured calls again in a world of its own. The reward of a success is what the optimum would have paid, as a share of
+        what was paid: so the price of a decision counts, and never as much as the outcome."""
+        if sealed.problem:
+            return Verdict.void(sealed.problem)
+        outcome = act_again(_of(key).scene(), json.loads(sealed.files["calls.json"])).outcome()
+        scores = {"success": float(outcome.success), **outcome.scores}
+        return Verdict(
+            status=Status.SCORED, reward=outcome.reward, scores=scores, evidence=outcome.evidence, grade_seed=grade_seed,
+        )  # fmt: skip
+
+    def measures(self, task: Task, key: Key, trajectory: Trajectory) -> Mapping[str, float]:
+        """The measures of this attempt, by name; those that it says nothing about are left out."""
+        calls = [(event.call.tool, event.call.arguments) for event in trajectory.events]
+        return act_again(_of(key).scene(), calls).measures(Spent.of(trajectory))
+
+    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+        return (solver(_of(key)),)
+
+    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return impostors(_FAMILIES[task.family], task, zlib.crc32(task.id.encode()))
+
+    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+        return demonstrator(_of(key), skill=skill, seed=seed)
+
+    async def aclose(self) -> None:
+        return
+
+
+def _of(key: Key) -> Case:
+    return _case(str(key.data["split"]), str(key.data["family"]), int(str(key.data["level"])), key.seed)
+
+
+@lru_cache(maxsize=4096)
+def _case(split: str, family: str, level: int, seed: int) -> Case:
+    return _FAMILIES[family].draw(split, level, random.Random(f"decisions/{split}/{family}/{level}/{seed}"))

@@ -1,0 +1,173 @@
+"""What the five worlds share: a world in memory that can be acted again from its calls, and what is read off it afterwards.
+
+A scene is a deterministic function of its case and the calls, so the grader and the measures act the calls again in a scene of their own
+instead of believing what the episode's scene says about itself.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+from agito.protocols import Script, ScriptFactory
+from agito.types import Call, Dialect, Json, Limits, Task, ToolSpec, Trajectory
+from agito.world.component import Answer, Machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """`share` in (0, 1] is the optimum's price over the price paid; a failure earns nothing."""
+
+    success: bool
+    share: float = 1.0
+    evidence: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def reward(self) -> float:
+        return self.share if self.success else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """How a scripted agent decides: rightly with probability `skill`, each time anew."""
+
+    skill: float
+    rng: random.Random
+
+    @property
+    def is_perfect(self) -> bool:
+        return self.skill >= 1
+
+    def is_right(self) -> bool:
+        return self.is_perfect or self.rng.random() < self.skill
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """Sampled tokens by call; a turn's tokens go to its first call."""
+
+    tokens: tuple[int, ...]
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> Spent:
+        tokens = [0] * len(trajectory.events)
+        for turn in trajectory.turns:
+            if turn.calls:
+                tokens[turn.calls[0]] += turn.stop - turn.start
+        return cls(tokens=tuple(tokens))
+
+
+class Scene(Machine):
+    """A `Machine` that keeps its calls. A subclass writes `carry_out`, `outcome` and `measures`."""
+
+    name = "scene"
+
+    def __init__(self, tools: tuple[ToolSpec, ...], state: object) -> None:
+        self.tools = tools
+        super().__init__(state)
+        self.calls: list[tuple[str, dict[str, Json]]] = []
+
+    def step(self, call: Call) -> Answer:
+        self.calls.append((call.tool, dict(call.arguments)))
+        return self.carry_out(call)
+
+    @property
+    def at(self) -> int:
+        """Number of the call that is being carried out."""
+        return len(self.calls) - 1
+
+    def carry_out(self, call: Call) -> Answer:
+        """Raises `ValueError`, before anything is changed, for arguments that do not hold."""
+        raise NotImplementedError
+
+    def outcome(self) -> Outcome:
+        raise NotImplementedError
+
+    def measures(self, spent: Spent) -> dict[str, float]:
+        """By name; a measure that this attempt says nothing about is left out."""
+        raise NotImplementedError
+
+    async def snapshot(self) -> object:
+        return await super().snapshot(), tuple(self.calls)
+
+    async def fork(self, token: object) -> Scene:
+        state, calls = cast("tuple[object, tuple[tuple[str, dict[str, Json]], ...]]", token)
+        twin = cast("Scene", await super().fork(state))
+        twin.calls = list(calls)
+        return twin
+
+    async def capture(self) -> Mapping[str, bytes]:
+        return {"calls.json": json.dumps(self.calls).encode()}
+
+
+class Case(Protocol):
+    """One latent task."""
+
+    @property
+    def prompt(self) -> Mapping[Dialect, str]: ...
+    @property
+    def tools(self) -> tuple[ToolSpec, ...]: ...
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def tags(self) -> tuple[str, ...]: ...
+    def scene(self) -> Scene: ...
+    def agent(self, hand: Hand) -> Script:
+        """The optimum for a perfect hand; elsewhere, now and then, what a hasty person would do."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One of the worlds. What its impostors know is the compact prompt."""
+
+    draw: Callable[[str, int, random.Random], Case]  # (split, level, rng)
+    blind: Callable[[str, random.Random], Script]  # acts as the optimum would, but reads nothing of what it is answered
+    anything: Callable[[str, random.Random], Call]  # a well-formed call at random
+
+
+def act_again(scene: Scene, calls: Iterable[tuple[str, Mapping[str, Json]]]) -> Scene:
+    """Carries out recorded calls; what the world refused is refused again, and counts as a call."""
+    known = {tool.name for tool in scene.tools}
+    for tool, arguments in calls:
+        if tool not in known:
+            scene.calls.append((tool, dict(arguments)))
+            continue
+        with suppress(ValueError):
+            scene.step(Call(tool=tool, arguments=arguments))
+    return scene
+
+
+def solver(case: Case) -> ScriptFactory:
+    return lambda: case.agent(Hand(1.0, random.Random(0)))
+
+
+def demonstrator(case: Case, *, skill: float, seed: int) -> ScriptFactory:
+    return lambda: case.agent(Hand(skill, random.Random(f"decisions/demonstrator/{seed}")))
+
+
+def impostors(family: Family, task: Task, seed: int) -> dict[str, ScriptFactory]:
+    """Agents that must stay at the floor."""
+    prompt = task.prompt[Dialect.COMPACT]
+
+    def null() -> Script:
+        last = task.tools[-1]
+        required = last.parameters["required"]
+        assert isinstance(required, list)
+        yield Call(tool=last.name, arguments=dict.fromkeys(map(str, required), ""))
+
+    def noise() -> Script:
+        rng = random.Random(f"decisions/random/{seed}")
+        while True:
+            yield family.anything(prompt, rng)
+
+    return {"null": null, "random": noise, "blind": lambda: family.blind(prompt, random.Random(f"decisions/blind/{seed}"))}
+
+
+def call(tool: str, **arguments: str) -> Call:
+    return Call(tool=tool, arguments=dict(arguments))

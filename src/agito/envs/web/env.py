@@ -1,0 +1,121 @@
+"""The `web` environment: a shop, a forum and forms in a browser, judged by what the site holds in the end.
+
+Chance level: an agent that knows the pages by heart but reads none of them (`blind`) is right when it presses the right one of three links at the
+first level, and never at the others, where it cannot know the section: 1/3 in one of five levels, .067 over all; declared as 0.07.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+
+from agito.envs.web import agents
+from agito.envs.web.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
+from agito.envs.web.site import START, WebSite
+from agito.protocols import Control, ScriptFactory
+from agito.types import AttemptId, Dialect, Key, Limits, Sealed, Status, Task, Verdict
+from agito.world.browser import TOOLS, Browser, Farm, Tabs, TextTabs
+from agito.world.component import Weather
+from agito.world.world import SUBMIT, World
+
+_CALL_SECONDS = 20.0  # a page takes a tenth of one
+_NATURAL = (
+    "You use a web site through a browser; `look` shows the page as text, with a number before everything that you can act on. "
+    "{ask} Use `submit` with `done` when the site says done. Do it once, and send nothing else. A click can fail or time out: look before "
+    "you try again."
+)
+
+
+class WebEnvironment:
+    """Procedural sites in Chromium; see `docs/web.md`. `tabs` are shared with other environments and closed by their owner."""
+
+    name = "web"
+    version = "1"
+    families = FAMILIES
+    levels = LEVELS
+    splits = SPLITS
+    chance_level = 0.07
+
+    def __init__(self, *, tabs: Tabs | None = None) -> None:
+        self._farm = Farm() if tabs is None else None
+        self._tabs: Tabs = tabs or self._farm or TextTabs()
+
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r}: web has {', '.join(SPLITS)}")
+        family = family or FAMILIES[index % len(FAMILIES)]
+        level = level or LEVELS[index // len(FAMILIES) % len(LEVELS)]
+        if family not in FAMILIES or level not in LEVELS:
+            raise ValueError(f"family={family!r} level={level}: web has {', '.join(FAMILIES)} at levels {LEVELS[0]}-{LEVELS[-1]}")
+        instance_seed = zlib.crc32(f"{split}/{seed}/{index}".encode()) << 20 | index & 0xFFFFF
+        instance = generate(split=split, family=family, level=level, seed=instance_seed)
+        name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
+        shape = SHAPES[level]
+        task = Task(
+            id=f"web-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
+            prompt={Dialect.COMPACT: instance.ask, Dialect.NATURAL: _NATURAL.format(ask=in_prose(instance))},
+            tools=(*TOOLS, SUBMIT),
+            limits=Limits(
+                turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=24, observation_bytes=1200,
+                call_seconds=_CALL_SECONDS,
+            ),
+        )  # fmt: skip
+        return task, Key(task_id=task.id, seed=instance_seed, data={"expected": instance.expected})
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        instance = generate(split=task.split, family=task.family, level=task.level, seed=key.seed)
+        shape = SHAPES[task.level]
+        weather = {"click": Weather(error=shape.error, lost=shape.lost, says="error: busy")}
+        return World(task, [Browser(self._tabs, lambda: WebSite(instance), START)], attempt, noise_seed=noise_seed, weather=weather)
+
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        """Right when something was submitted and the site holds the one record that was asked for, and no other."""
+        if sealed.problem:
+            return Verdict.void(sealed.problem)
+        records = json.loads(sealed.files["site"])["records"]
+        is_right = sealed.submitted is not None and records == [key.data["expected"]]
+        reward = float(is_right)
+        evidence = f"on record {records}, wanted {key.data['expected']!r}" + ("" if sealed.submitted is not None else ", nothing submitted")
+        return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, evidence=evidence, grade_seed=grade_seed)
+
+    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+        return (agents.solver(task.prompt[Dialect.COMPACT]),)
+
+    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return agents.impostors(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()))
+
+    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+        return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
+
+    async def aclose(self) -> None:
+        if self._farm is not None:
+            await self._farm.aclose()
+
+
+class TextWebEnvironment(WebEnvironment):
+    """The same tasks on the same pages, read without Chromium: for training at a hundred times the speed."""
+
+    name = "web-text"
+
+    def __init__(self) -> None:
+        super().__init__(tabs=TextTabs())
+
+
+def in_prose(instance: Instance) -> str:
+    verb, target, *words = instance.ask.split()
+    if verb == "buy":
+        color = f", in {words[1]}" if len(words) > 1 else ""
+        coupon = " Use the coupon that stands under news." if instance.coupon else ""
+        return f"Buy {words[0]} of {target}{color}.{coupon} Where it is sold out, look in another section."
+    if verb == "reply":
+        if words[0] != "as":
+            return f"Reply `{words[0]}` to the thread {target}."
+        where = words[3] if "in" in words else target
+        return f"Reply to the thread {target} with the word that {words[1]} wrote last in the thread {where}."
+    *values, last = words
+    tick = f" Leave tick {last}." if last in ("on", "off") else ""
+    values = values if tick else words
+    listed = ", ".join("the code that its first page shows" if each == "code" else f"`{each}`" for each in values)
+    return f"Send the form {target} with {listed}, in this order.{tick}"

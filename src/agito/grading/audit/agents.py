@@ -1,0 +1,151 @@
+"""Scripted agents that suit any environment: they know the tools' schemas, and what they have read."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from agito.protocols import Script, ScriptFactory
+from agito.types import Call, Dialect, Event, Json, Task, ToolSpec
+
+_ENDINGS = ("submit", "final_answer", "finish", "done", "answer", "complete", "stop", "end")
+_WORD = re.compile(r"[^\s\"'`,;()\[\]{}]+")
+_MOST_WORDS = 200
+
+
+def parameters(tool: ToolSpec) -> Mapping[str, Json]:
+    """The declared parameters by name."""
+    found = tool.parameters.get("properties")
+    return found if isinstance(found, dict) else {}
+
+
+def kind_of(schema: Json) -> str:
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    return kind if isinstance(kind, str) else "string"
+
+
+def strings(tool: ToolSpec) -> list[str]:
+    """The names of its string parameters that are free text."""
+    return [
+        name
+        for name, schema in parameters(tool).items()
+        if kind_of(schema) == "string" and not (isinstance(schema, dict) and "enum" in schema)
+    ]
+
+
+def ending(task: Task) -> ToolSpec | None:
+    """The tool that ends the episode, by the names that are usual for it; else the last one. None when there are no tools."""
+    named = {tool.name: tool for tool in task.tools}
+    return next((named[name] for name in _ENDINGS if name in named), task.tools[-1] if task.tools else None)
+
+
+def fill(tool: ToolSpec, text: str, **given: Json) -> Call:
+    """A call that suits the schema: `text` for every free string, the least of everything else, then `given`."""
+    plain: dict[str, Json] = {"integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}, "null": None}
+    arguments: dict[str, Json] = {}
+    for name, schema in parameters(tool).items():
+        choices = schema.get("enum") if isinstance(schema, dict) else None
+        arguments[name] = choices[0] if isinstance(choices, list) and choices else plain.get(kind_of(schema), text)
+    return Call(tool=tool.name, arguments=arguments | given, raw=f"{tool.name} {text}")
+
+
+def words_of(text: str) -> list[str]:
+    return list(dict.fromkeys(_WORD.findall(text)))[:_MOST_WORDS]
+
+
+def prompt_of(task: Task) -> str:
+    return task.prompt.get(Dialect.NATURAL) or next(iter(task.prompt.values()), "")
+
+
+def nothing() -> Script:
+    yield from ()
+
+
+def at_random(task: Task, seed: int) -> ScriptFactory:
+    """Uniform over tools, arguments that suit the schema, words that it has read; never ends on purpose before it has looked."""
+
+    def script() -> Script:
+        rng = random.Random(f"audit/random/{seed}")
+        words = words_of(" ".join(task.prompt.values())) or ["0"]
+        end = ending(task)
+        while task.tools:
+            tool = rng.choice(task.tools)
+            if end is not None and tool.name == end.name and rng.random() < 0.5:
+                tool = rng.choice(task.tools)
+            call = fill(tool, "")
+            drawn = {name: _random_value(rng, schema, words) for name, schema in parameters(tool).items()}
+            event = yield replace(call, arguments=drawn)
+            words = list(dict.fromkeys([*words, *words_of(event.text)]))[:_MOST_WORDS]
+
+    return script
+
+
+def _random_value(rng: random.Random, schema: Json, words: Sequence[str]) -> Json:
+    choices = schema.get("enum") if isinstance(schema, dict) else None
+    if isinstance(choices, list) and choices:
+        return rng.choice(choices)
+    match kind_of(schema):
+        case "integer":
+            return rng.randrange(10)
+        case "number":
+            return round(rng.uniform(0, 10), 2)
+        case "boolean":
+            return rng.random() < 0.5
+        case "array":
+            return [rng.choice(words)]
+        case "object":
+            return {}
+        case _:
+            return " ".join(rng.choice(words) for _ in range(rng.randrange(1, 4)))
+
+
+def blind(factory: ScriptFactory) -> ScriptFactory:
+    """The same agent, which can read nothing of what the world answers."""
+
+    def script() -> Script:
+        inner = factory()
+        try:
+            call = next(inner, None)
+            while call is not None:
+                event = yield call
+                call = inner.send(replace(event, text="", exit_code=None))
+        except Exception:  # the boundary: a script that cannot cope without its eyes has said all it has to say
+            return
+        finally:
+            inner.close()
+
+    return script
+
+
+def stumbling(factory: ScriptFactory) -> ScriptFactory:
+    """The same agent after two mistakes that cost it two calls and nothing else."""
+
+    def script() -> Script:
+        yield Call(tool="no_such_tool", arguments={}, raw="no_such_tool")
+        yield Call(tool="", arguments={}, raw="@@ ((", problem="unparsable")
+        yield from factory()
+
+    return script
+
+
+def malformed(task: Task) -> list[tuple[str, Call]]:
+    """Calls that a policy gets wrong, by what is wrong with them."""
+    found: list[tuple[str, Call]] = [
+        ("unknown tool", Call(tool="no_such_tool", arguments={}, raw="no_such_tool")),
+        ("unparsable", Call(tool="", arguments={}, raw="@@ ((", problem="unparsable")),
+    ]
+    for tool in task.tools:
+        required = tool.parameters.get("required")
+        if isinstance(required, list) and required:
+            found.append(("missing argument", Call(tool=tool.name, arguments={}, raw=tool.name)))
+            first = str(required[0])
+            if kind_of(parameters(tool).get(first)) in ("string", "integer", "number"):
+                nested: list[Json] = [None]
+                found.append(("wrong type", fill(tool, "x", **{first: nested})))
+    return found
+
+
+def read(events: Sequence[Event]) -> str:
+    return "\n".join(event.text for event in events)

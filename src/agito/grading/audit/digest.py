@@ -1,0 +1,61 @@
+"""Which environment a card speaks of: a hash of its name, its version and its source.
+
+The source is the file of the environment's class, those of the classes it inherits from, and whatever these import from beside them.
+The machinery below (sandbox, world) is not part of it: that a change there has spoilt nothing is for the long tests to say.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from agito.protocols import Environment
+
+
+def digest_of(environment: Environment) -> str:
+    """Equal for the same source, wherever it lies."""
+    found = hashlib.sha256(f"{type(environment).__qualname__}\n{environment.name}\n{environment.version}".encode())
+    for path in sorted(_sources(type(environment)), key=lambda path: (path.parent.name, path.name)):
+        found.update(f"\n{path.parent.name if (path.parent / '__init__.py').exists() else ''}/{path.name}\n".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()[:32]
+
+
+def _sources(environment: type) -> set[Path]:
+    found: set[Path] = set()
+    todo = [path for each in environment.__mro__ for path in _file_of(each)]
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found.add(path)
+            todo += _imported_from_beside(path)
+    return found
+
+
+def _file_of(cls: type) -> Iterable[Path]:
+    """None for a class of the standard library or of a protocol."""
+    module = sys.modules.get(cls.__module__)
+    name = getattr(module, "__file__", None)
+    if cls.__module__.split(".")[0] in sys.stdlib_module_names or cls.__module__ == "agito.protocols" or name is None:
+        return ()
+    return (Path(name),)
+
+
+def _imported_from_beside(path: Path) -> list[Path]:
+    """Files in the same folder whose modules this one imports, by whatever package name."""
+    beside = {each.stem: each for each in path.parent.glob("*.py") if each.stem != "__init__"}
+    found: list[Path] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            parts = node.module.split(".")
+            if parts[-1] in beside and (len(parts) == 1 or parts[-2] == path.parent.name):
+                found.append(beside[parts[-1]])
+            if parts[-1] == path.parent.name:
+                found += [beside[alias.name] for alias in node.names if alias.name in beside]
+        elif isinstance(node, ast.Import):
+            parts_of = [alias.name.split(".") for alias in node.names]
+            found += [beside[parts[-1]] for parts in parts_of if parts[-1] in beside and (len(parts) == 1 or parts[-2] == path.parent.name)]
+    return found

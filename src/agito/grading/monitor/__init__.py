@@ -1,0 +1,10 @@
+"""Reward hacking, watched for while it is learned: evidence, a held-out validator, a change detector. No I/O: state in, decisions out."""
+
+from __future__ import annotations
+
+from agito.grading.monitor.config import MonitorConfig
+from agito.grading.monitor.detector import HackRate
+from agito.grading.monitor.evidence import REPORT_FLAW, WATCHED_ONLY, hard_evidence, is_report, is_suspect, shapes
+from agito.grading.monitor.monitor import Monitor
+
+__all__ = ["HackRate", "Monitor", "MonitorConfig", "REPORT_FLAW", "WATCHED_ONLY", "hard_evidence", "is_report", "is_suspect", "shapes"]

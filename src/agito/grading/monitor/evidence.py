@@ -1,0 +1,58 @@
+"""What an attempt itself says about how its reward came about. Soft evidence accuses nobody: it only gets a second look."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import pairwise
+
+from agito.types import Attempt, Call, Flag, Trajectory, Verdict
+
+REPORT_FLAW = "report_flaw"  # the tool with which a policy says that the task or its check is broken; see `agito.world.flaw`
+
+# Detectors that are kept out of every path to a reward, so that nothing that is learned can learn to evade them: they are only counted.
+WATCHED_ONLY = frozenset({"canary_touch"})
+
+
+def hard_evidence(trajectory: Trajectory, verdict: Verdict) -> str:
+    """Why nothing may be learned from the attempt, or nothing: proof of cheating, or a reported flaw, whose reward is nobody's business."""
+    for flag in verdict.flags:
+        if flag.is_proof and flag.kind not in WATCHED_ONLY:
+            return f"{flag.kind}: {flag.detail}" if flag.detail else flag.kind
+    last = trajectory.events[-1] if trajectory.events else None
+    if last is not None and last.ended and last.call.tool == REPORT_FLAW:
+        return f"{REPORT_FLAW}: {' '.join(str(value) for value in last.call.arguments.values())}"
+    return ""
+
+
+def is_report(attempt: Attempt) -> bool:
+    return attempt.quarantine.startswith(REPORT_FLAW)
+
+
+def is_suspect(verdict: Verdict) -> bool:
+    """Whether there is soft evidence."""
+    return any(not flag.is_proof and flag.kind not in WATCHED_ONLY for flag in verdict.flags)
+
+
+def soft_evidence(trajectory: Trajectory, known: Collection[str]) -> tuple[Flag, ...]:
+    """Of a rewarded attempt: an answer before anything was read, and ways of using tools that are not in `known`."""
+    flags: list[Flag] = []
+    if not any(event.text.strip() for event in trajectory.events[:-1]):
+        flags.append(Flag(kind="answer_before_evidence", is_proof=False, detail="no tool had said anything before the end"))
+    new = sorted(shape for shape in shapes(trajectory) if shape not in known)
+    if known and new:
+        flags.append(Flag(kind="first_seen_pattern", is_proof=False, detail=", ".join(new[:3])))
+    return tuple(flags)
+
+
+def shapes(trajectory: Trajectory) -> set[str]:
+    """Pairs of calls that followed one another, each by its tool and, for a command line, its program."""
+    names = ["start", *(_shape(event.call) for event in trajectory.events)]
+    return {f"{before} > {after}" for before, after in pairwise(names)}
+
+
+def _shape(call: Call) -> str:
+    if call.problem:
+        return "unreadable"
+    first = next(iter(call.arguments.values()), None)
+    program, space, _ = first.partition(" ") if isinstance(first, str) else ("", "", "")
+    return f"{call.tool} {program}" if space and program.isprintable() and len(program) <= 40 else call.tool

@@ -1,0 +1,112 @@
+"""Any OpenAI-compatible endpoint as the policy, in the natural dialect: messages and tool calls, no tokens, so nothing to train on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+import httpx
+
+from agito.errors import SandboxFailure
+from agito.protocols import Session
+from agito.types import AttemptId, Budget, Call, Dialect, End, Event, Fault, Json, Stop, Task, ToolSpec, Trajectory, Turn
+
+Message: TypeAlias = "dict[str, Json]"
+_NO_TOOL = "no tool was called: act by calling one of the tools"
+
+
+class ChatHarness:
+    """Turn after turn until the episode ends or a limit; the client carries base URL, key and deadline.
+
+    The token limits of a task are made for the compact dialect, so here only its turns and calls count, and `turn_tokens` a turn.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, model: str, *, temperature: float = 1.0, turn_tokens: int = 2048) -> None:
+        self._client, self._model, self._temperature, self._turn_tokens = client, model, temperature, turn_tokens
+
+    async def run(self, task: Task, session: Session, attempt: AttemptId) -> Trajectory:
+        """A failed attempt is a trajectory with a fault, never an exception: an endpoint that does not answer is `infra`."""
+        events, turns, began = list[Event](), list[Turn](), time.monotonic()
+        fault, detail = None, ""
+        try:
+            end = await self._turns(task, session, events, turns)
+        except (httpx.HTTPError, SandboxFailure, ValueError) as error:
+            end, fault, detail = End.FAILED, Fault.INFRA, f"{type(error).__name__}: {error}"
+        return Trajectory(
+            attempt=attempt, task=task, segments=(), turns=tuple(turns), events=tuple(events), end=end, fault=fault, detail=detail,
+            wall_s=time.monotonic() - began,
+        )  # fmt: skip
+
+    async def _turns(self, task: Task, session: Session, events: list[Event], turns: list[Turn]) -> End:
+        limits, at = task.limits, 0
+        messages: list[Message] = [{"role": "user", "content": task.prompt[Dialect.NATURAL]}]
+        for number in range(limits.turns):
+            message, num_tokens = await self._ask(messages, task.tools)
+            calls, ids = _calls(message, task.tools)
+            calls = calls[: limits.calls - len(events)]
+            left = Budget(turns=limits.turns - number - 1, calls=limits.calls - len(events) - len(calls), tokens=limits.tokens)
+            new = await session.act(calls, left)
+            turns.append(
+                Turn(segment=0, start=at, stop=at + num_tokens, stopped=Stop.END, calls=tuple(range(len(events), len(events) + len(new))))
+            )
+            at += num_tokens
+            events.extend(new)
+            if new and new[-1].ended:
+                return End.SUBMITTED
+            if len(events) >= limits.calls:
+                return End.CALLS
+            messages.append(message)
+            if ids:
+                for each, event in zip(ids, new, strict=False):
+                    messages.append({"role": "tool", "tool_call_id": each, "content": event.text})
+            else:
+                messages.append({"role": "user", "content": new[0].text})
+        return End.TURNS
+
+    async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[Message, int]:
+        """The assistant's message, and how many tokens the endpoint says it took. Raises `httpx.HTTPError`, `ValueError`."""
+        listed = [
+            {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}}
+            for tool in tools
+        ]
+        body = {
+            "model": self._model, "messages": list(messages), "tools": listed, "temperature": self._temperature,
+            "max_tokens": self._turn_tokens,
+        }  # fmt: skip
+        answer = await self._client.post("chat/completions", json=body)
+        answer.raise_for_status()
+        found: Any = answer.json()
+        try:
+            message = cast("Message", found["choices"][0]["message"])
+            usage: Any = found.get("usage")
+            return message, int(usage["completion_tokens"]) if usage else 0
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(f"the endpoint's answer has no choices[0].message: {str(found)[:200]}") from error
+
+
+def _calls(message: Message, tools: Sequence[ToolSpec]) -> tuple[list[Call], list[str]]:
+    """The calls and their ids; one call with a problem, and no ids, where there is none."""
+    made = message.get("tool_calls")
+    if not isinstance(made, list) or not made:
+        return [Call(tool=tools[0].name, arguments={}, raw=str(message.get("content") or ""), problem=_NO_TOOL)], []
+    calls, ids = list[Call](), list[str]()
+    for each in made:
+        function = each.get("function") if isinstance(each, dict) else None
+        if not isinstance(each, dict) or not isinstance(function, dict):
+            raise ValueError(f"the endpoint's tool call is no function: {str(each)[:200]}")
+        calls.append(_call(function))
+        ids.append(str(each.get("id", "")))
+    return calls, ids
+
+
+def _call(function: Mapping[str, Json]) -> Call:
+    name, raw = str(function.get("name")), function.get("arguments")
+    try:
+        arguments: Json = json.loads(raw) if isinstance(raw, str) else raw
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        return Call(tool=name, arguments={}, raw=str(raw), problem="the arguments are no JSON object")
+    return Call(tool=name, arguments=arguments, raw=str(raw))

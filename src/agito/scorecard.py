@@ -1,0 +1,262 @@
+"""The scorecard: how a policy decides, by the exact measures of an environment, beside the optimum, doing nothing, and chance.
+
+Every column is about the same tasks. An interval treats attempts as independent: exact for shares of yes and no, normal for means.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+
+from agito import evaluation, trained
+from agito.errors import BadRecipe
+from agito.harness import act_out
+from agito.protocols import Environment, Measure, Measured, ScriptFactory
+from agito.recipe import EnvSection, Recipe
+from agito.record import Rate, rate
+from agito.studio import Studio, open_studio
+from agito.types import Attempt, AttemptId, End, Json, Key, Task, Trajectory, Verdict, mean
+
+if TYPE_CHECKING:  # it needs httpx, which a checkpoint does not
+    from agito.harness.chat import ChatHarness
+
+SCHEMA_VERSION = 1
+SUITES = ("decisions",)
+DECISIONS = {
+    "a": "when to stop thinking and act",
+    "b": "which tool, in which order",
+    "c": "integrating noisy observations",
+    "d": "revising the plan after failure",
+    "e": "staying coherent",
+}
+_Z = statistics.NormalDist().inv_cdf(0.975)
+_CONCURRENT = 8  # attempts at an endpoint
+_LEVELS = (1, 2, 3)  # for a checkpoint that was trained elsewhere
+
+
+class Watcher(Protocol):
+    """As `job.Watcher`."""
+
+    def phase(self, name: str, total: int) -> None: ...
+    def advance(self, figures: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A mean over `num` attempts with its 95 % interval; NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+    num: int
+
+    def to_json(self) -> dict[str, Json]:
+        named = {"value": self.value, "low": self.low, "high": self.high}
+        return {**{name: each if math.isfinite(each) else None for name, each in named.items()}, "num": self.num}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One attempt at one task: what it came to, and its measures by name."""
+
+    attempt: Attempt
+    measures: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One agent on all tasks, in their order."""
+
+    name: str
+    readings: tuple[Reading, ...]
+
+    @property
+    def success(self) -> Rate:
+        return rate(reading.attempt for reading in self.readings)
+
+    def estimate(self, measure: str) -> Estimate:
+        return estimate([reading.measures[measure] for reading in self.readings if measure in reading.measures])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorecard:
+    """`columns`: the policies that were asked about, then the optimum, null and random."""
+
+    suite: str
+    split: str
+    families: tuple[str, ...]
+    levels: tuple[int, ...]
+    num_tasks: int
+    measures: tuple[Measure, ...]  # that at least one column has something to say about
+    columns: tuple[Column, ...]
+    num_policies: int
+
+    def difference(self, measure: str) -> Estimate | None:
+        """Second policy minus first, over the tasks for which both have the measure."""
+        if self.num_policies < 2:
+            return None
+        pairs = zip(self.columns[0].readings, self.columns[1].readings, strict=True)
+        return estimate(
+            [two.measures[measure] - one.measures[measure] for one, two in pairs if measure in one.measures and measure in two.measures],
+            is_difference=True,
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        rates = {column.name: column.success for column in self.columns}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "suite": self.suite,
+            "split": self.split,
+            "families": list(self.families),
+            "levels": list(self.levels),
+            "num_tasks": self.num_tasks,
+            "success": {
+                name: Estimate(value=each.success, low=each.low, high=each.high, num=each.num).to_json() for name, each in rates.items()
+            },
+            "measures": {
+                measure.name: {
+                    "decision": measure.decision,
+                    "title": measure.title,
+                    **{column.name: column.estimate(measure.name).to_json() for column in self.columns},
+                    **({"difference": found.to_json()} if (found := self.difference(measure.name)) else {}),
+                }
+                for measure in self.measures
+            },
+        }
+
+
+def estimate(values: Sequence[float], *, is_difference: bool = False) -> Estimate:
+    """Exact for values that are all 0 or 1 (Clopper–Pearson), else mean ± 1.96 · s / √n."""
+    num = len(values)
+    if not num:
+        return Estimate(value=math.nan, low=math.nan, high=math.nan, num=0)
+    if not is_difference and all(value in (0.0, 1.0) for value in values):
+        found = Rate(successes=int(sum(values)), num=num)
+        return Estimate(value=found.success, low=found.low, high=found.high, num=num)
+    middle = mean(values)
+    half = _Z * statistics.stdev(values) / math.sqrt(num) if num > 1 else math.inf
+    return Estimate(value=middle, low=middle - half, high=middle + half, num=num)
+
+
+def recipe_for(suite: str, recipe: Recipe) -> Recipe:
+    """The checkpoint's own families and levels where it was trained on the suite's environment. Raises `BadRecipe` for an unknown suite."""
+    if suite not in SUITES:
+        raise BadRecipe(f"suite={suite}: there is {', '.join(SUITES)}")
+    if recipe.env.name == suite:
+        return recipe
+    return recipe.model_copy(update={"env": EnvSection(name=suite, levels=_LEVELS, dialect=recipe.env.dialect)})
+
+
+async def of_checkpoints(
+    named: Mapping[str, Path], recipe: Recipe, watcher: Watcher, *, suite: str, split: str, num_tasks: int, temperature: float
+) -> Scorecard:
+    """Of one checkpoint or two, on the tasks that `recipe` says. Raises `CorruptCheckpoint`, and `BadRecipe` for what is not there."""
+    columns: list[Column] = []
+    for name, directory in named.items():
+        watcher.phase(name, num_tasks)
+        own = trained.recipe_of(directory).model_copy(update={"env": recipe.env, "seed": recipe.seed})
+        async with trained.open_trained(directory, own) as studio:
+            attempts = await evaluation.policy(
+                studio, split, num_tasks, temperature=temperature, on_attempt=lambda attempt: watcher.advance(evaluation.figures(attempt))
+            )
+            columns.append(column(name, studio, split, attempts))
+    return await complete(columns, recipe, suite, split, num_tasks)
+
+
+async def of_endpoint(
+    harness: ChatHarness, name: str, recipe: Recipe, watcher: Watcher, *, suite: str, split: str, num_tasks: int
+) -> Scorecard:
+    """Of a model that others serve, in the natural dialect. An attempt that the endpoint failed is void."""
+    watcher.phase(name, num_tasks)
+    limiter, found = anyio.CapacityLimiter(_CONCURRENT), dict[int, Attempt]()
+    async with open_studio(recipe) as studio:
+        environment = studio.environment
+
+        async def run(index: int) -> None:
+            task, key = studio.task(split, index)
+            attempt = AttemptId(group=evaluation.HELDOUT_BASE + index, slot=0)
+            async with limiter:
+                control = await environment.open(task, key, attempt, noise_seed=recipe.seed)
+                try:
+                    trajectory = await harness.run(task, control.session, attempt)
+                    is_void = trajectory.fault is not None
+                    verdict = (
+                        Verdict.void(trajectory.detail) if is_void else await environment.grade(await control.seal(), key, recipe.seed)
+                    )
+                finally:
+                    await control.close()
+            found[index] = Attempt(trajectory=trajectory, verdict=verdict)
+            watcher.advance(evaluation.figures(found[index]))
+
+        async with anyio.create_task_group() as tasks:
+            for index in range(num_tasks):
+                tasks.start_soon(run, index)
+        policy = column(name, studio, split, [found[index] for index in range(num_tasks)])
+    return await complete([policy], recipe, suite, split, num_tasks)
+
+
+async def complete(columns: Sequence[Column], recipe: Recipe, suite: str, split: str, num_tasks: int) -> Scorecard:
+    """Adds what scripts come to on the same tasks."""
+    async with open_studio(recipe) as studio:
+        environment = measured(studio.environment)
+        ways: dict[str, Callable[[Task, Key], ScriptFactory]] = {
+            "optimum": lambda task, key: environment.solutions(task, key)[0],
+            "null": lambda task, key: environment.impostors(task)["null"],
+            "random": lambda task, key: environment.impostors(task)["random"],
+        }
+        scripts = [column(name, studio, split, await _acted(studio, split, num_tasks, way)) for name, way in ways.items()]
+        every = (*columns, *scripts)
+        said = {name for each in every for reading in each.readings for name in reading.measures}
+        cells = studio.cells
+    return Scorecard(
+        suite=suite, split=split, families=tuple(dict.fromkeys(family for family, _ in cells)),
+        levels=tuple(dict.fromkeys(level for _, level in cells)), num_tasks=num_tasks,
+        measures=tuple(measure for measure in environment.measured if measure.name in said), columns=every, num_policies=len(columns),
+    )  # fmt: skip
+
+
+def column(name: str, studio: Studio, split: str, attempts: Sequence[Attempt]) -> Column:
+    """`attempts` are at the first tasks of the split, in order; a void one has no measures."""
+    environment = measured(studio.environment)
+    readings: list[Reading] = []
+    for index, attempt in enumerate(attempts):
+        task, key = studio.task(split, index)
+        found = environment.measures(task, key, attempt.trajectory) if attempt.is_scored else dict[str, float]()
+        readings.append(Reading(attempt=attempt, measures=found))
+    return Column(name=name, readings=tuple(readings))
+
+
+class _MeasuredEnvironment(Environment, Measured, Protocol):
+    pass
+
+
+def measured(environment: Environment) -> _MeasuredEnvironment:
+    """Raises `BadRecipe` for an environment without measures."""
+    if not isinstance(environment, Measured):
+        raise BadRecipe(f"env={environment.name}: it has no measures; give it what agito.protocols.Measured asks for")
+    return environment  # type: ignore[return-value]
+
+
+async def _acted(studio: Studio, split: str, num_tasks: int, way: Callable[[Task, Key], ScriptFactory]) -> list[Attempt]:
+    """By a script, without tokens."""
+    environment, attempts = studio.environment, list[Attempt]()
+    for index in range(num_tasks):
+        task, key = studio.task(split, index)
+        attempt = AttemptId(group=evaluation.BASELINE_BASE + index, slot=0)
+        control = await environment.open(task, key, attempt, noise_seed=studio.recipe.seed)
+        try:
+            events = tuple(await act_out(way(task, key), control.session, task))
+            verdict = await environment.grade(await control.seal(), key, studio.recipe.seed)
+        finally:
+            await control.close()
+        end = End.SUBMITTED if events and events[-1].ended else End.TURNS
+        attempts.append(
+            Attempt(trajectory=Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=events, end=end), verdict=verdict)
+        )
+    return attempts

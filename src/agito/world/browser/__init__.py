@@ -1,0 +1,13 @@
+"""Browsers: real Chromium in a sandbox, a context an episode, the accessibility tree as text. See docs/browser.md."""
+
+from __future__ import annotations
+
+from agito.world.browser.component import TOOLS, Browser, Served, Tab, Tabs
+from agito.world.browser.farm import Farm, NoBrowser, program
+from agito.world.browser.page import Page, Site, Unusable
+from agito.world.browser.text import TextTabs
+from agito.world.browser.tree import Element, View
+
+__all__ = [
+    "TOOLS", "Browser", "Element", "Farm", "NoBrowser", "Page", "Served", "Site", "Tab", "Tabs", "TextTabs", "Unusable", "View", "program",
+]  # fmt: skip

@@ -1,0 +1,137 @@
+"""A browser as a component of a world: tools over what the page shows, judged by what the site behind it holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import anyio
+
+from agito.errors import SandboxFailure
+from agito.types import Call, Exactness, Fault
+from agito.world.browser.page import Site, Unusable
+from agito.world.browser.tree import CHOICES, Element, View
+from agito.world.component import Answer, Component, spec, text_of, wrong
+from agito.world.http1 import Request, Response
+
+CLICK = spec("click", "Click the element with this number.", {"element": "integer"})
+FILL = spec("fill", "Replace the text of the field with this number.", {"element": "integer", "text": "string"})
+SELECT = spec("select", "Choose an option, by its label, where the number is of a choice.", {"element": "integer", "option": "string"})
+BACK = spec("back", "Go back to the page before.")
+LOOK = spec("look", "Read the page again.")
+TOOLS = (CLICK, FILL, SELECT, BACK, LOOK)
+_LONGEST = 500  # characters that are filled in
+_CLOSE_S = 5.0
+
+
+class Tab(Protocol):
+    """A page, in Chromium or without. Raises `Unusable` for what cannot be done with an element."""
+
+    @property
+    def url(self) -> str: ...
+    async def goto(self, url: str) -> View: ...
+    async def click(self, element: Element) -> View: ...
+    async def fill(self, element: Element, text: str) -> View: ...
+    async def select(self, element: Element, label: str) -> View: ...
+    async def back(self) -> View: ...
+    async def look(self) -> View: ...
+    async def close(self) -> None: ...
+
+
+class Tabs(Protocol):
+    async def page(self, site: Site) -> Tab: ...
+
+
+class Served(Protocol):
+    """A site, on the trusted side: what it holds is what is judged, never what a page shows."""
+
+    async def respond(self, request: Request) -> Response: ...
+    def state(self) -> str:
+        """Canonical."""
+        ...
+
+
+class Browser:
+    """Implements `Component`. Opened by the first call; a fork acts the calls again on a fresh site, which gives the same state."""
+
+    name = "browser"
+    tools = TOOLS
+    exactness = Exactness.REPLAY
+
+    def __init__(self, tabs: Tabs, make: Callable[[], Served], start: str) -> None:
+        self._tabs, self._make, self._start = tabs, make, start
+        self._site = make()
+        self._tab: Tab | None = None
+        self._view = View(text="", elements=())
+        self._past: list[Call] = []
+
+    async def call(self, call: Call, *, timeout_s: float) -> Answer:
+        """Raises `SandboxFailure` when the browser itself fails."""
+        with anyio.move_on_after(timeout_s):
+            tab = await self._open()
+            self._past.append(call)
+            try:
+                self._view = await self._do(tab, call)
+            except Unusable as problem:
+                return wrong(problem)
+            return Answer(text=self._view.text)
+        return Answer(text="timeout", fault=Fault.TIMEOUT)
+
+    async def snapshot(self) -> object:
+        return tuple(self._past)
+
+    async def fork(self, token: object) -> Component:
+        assert isinstance(token, tuple)
+        twin = Browser(self._tabs, self._make, self._start)
+        for call in token:  # pyright: ignore[reportUnknownVariableType]
+            assert isinstance(call, Call)
+            try:
+                await twin.call(call, timeout_s=60.0)
+            except ValueError:
+                continue  # it was refused the first time, too
+        return twin
+
+    async def digest(self) -> str:
+        state = (self._site.state(), self._tab.url if self._tab is not None else "", self._view.text)
+        return hashlib.blake2b(repr(state).encode(), digest_size=16).hexdigest()
+
+    async def capture(self) -> Mapping[str, bytes]:
+        await self.close()
+        return {"site": self._site.state().encode()}
+
+    async def close(self) -> None:
+        if self._tab is not None:
+            tab, self._tab = self._tab, None
+            try:
+                with anyio.move_on_after(_CLOSE_S, shield=True):
+                    await tab.close()
+            except SandboxFailure:
+                return  # the browser is gone, and the page with it
+
+    async def _open(self) -> Tab:
+        if self._tab is None:
+            self._tab = await self._tabs.page(self._site.respond)
+            self._view = await self._tab.goto(self._start)
+        return self._tab
+
+    async def _do(self, tab: Tab, call: Call) -> View:
+        """Raises `ValueError` for arguments that do not hold."""
+        if call.tool == LOOK.name:
+            return await tab.look()
+        if call.tool == BACK.name:
+            return await tab.back()
+        element = self._element(call)
+        if call.tool == FILL.name:
+            return await tab.fill(element, " ".join(text_of(call, "text")[:_LONGEST].splitlines()))
+        if call.tool == SELECT.name:
+            return await tab.select(element, text_of(call, "option"))
+        if element.role in CHOICES:
+            raise ValueError(f"{element.name} is a choice: use select")
+        return await tab.click(element)
+
+    def _element(self, call: Call) -> Element:
+        number = call.arguments.get("element")
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= len(self._view.elements):
+            raise ValueError(f"element: a number from 1 to {len(self._view.elements)}")
+        return self._view.elements[number - 1]

@@ -1,0 +1,106 @@
+"""One Chromium in a sandbox of its own, kept for as long as episodes need it; a context in it for every episode."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+
+import anyio
+
+from agito.errors import AgitoError, SandboxFailure
+from agito.protocols import Sandbox, SandboxSpec
+from agito.world.browser.cdp import Link
+from agito.world.browser.page import Page, Site
+from agito.world.sandbox import Pool
+
+PROGRAMS = ("chromium-headless-shell", "chromium", "google-chrome")
+REMEDY = "install Chromium beneath /usr: apt install chromium-headless-shell (Debian), or chromium"
+_SPEC = SandboxSpec(work_mb=16, tmp_mb=1024, mem_mb=8192, procs=4096, fsize_mb=512, cpu_s=10_000_000)
+_FLAGS = (
+    "--headless --no-sandbox --remote-debugging-pipe --user-data-dir=/tmp/profile --window-size=800,1200 --hide-scrollbars --mute-audio"
+    " --no-first-run --disable-gpu --in-process-gpu --disable-extensions --disable-background-networking --disable-component-update"
+    " --disable-sync --disable-translate --disable-breakpad --disable-crash-reporter --disable-renderer-backgrounding"
+    " --disable-backgrounding-occluded-windows --process-per-site --proxy-server=127.0.0.1:9"
+    " --disable-features=BackForwardCache,PaintHolding,HttpsUpgrades,Translate,MediaRouter,OptimizationHints"
+)
+_START_S = 30.0
+_STEP_S = 20.0
+
+
+class NoBrowser(AgitoError):
+    """This machine has no Chromium that a sandbox can see."""
+
+    exit_code = 6
+
+
+def program() -> str:
+    """Which browser there is. Raises `NoBrowser`, with the remedy."""
+    for name in PROGRAMS:
+        found = shutil.which(name, path="/usr/local/bin:/usr/bin")
+        if found is not None:
+            return found
+    raise NoBrowser(f"no Chromium on this machine: {REMEDY}")
+
+
+class Farm:
+    """Opened by its first page. Chromium's own sandbox is off inside ours; pages of all episodes share its processes, not their state."""
+
+    def __init__(self, *, flags: str = "") -> None:
+        self._flags = flags
+        self._pool: Pool | None = None
+        self._box: Sandbox | None = None
+        self._link: Link | None = None
+        self._opening = anyio.Lock()
+        self.version = ""
+
+    async def page(self, site: Site) -> Page:
+        """A page in a fresh context, whose every request, whatever its host, is answered by `site` and by nothing else.
+
+        Raises `NoBrowser` and `SandboxFailure`.
+        """
+        link, box = await self._open()
+        with anyio.move_on_after(_STEP_S):
+            listener = await box.listen()
+            try:
+                proxy = {"proxyServer": f"http://127.0.0.1:{listener.getsockname()[1]}", "proxyBypassList": "<-loopback>"}
+                context = (await link.command("Target.createBrowserContext", disposeOnDetach=True, **proxy))["browserContextId"]
+                target = (await link.command("Target.createTarget", url="about:blank", browserContextId=context))["targetId"]
+                session = (await link.command("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
+                page = Page(link, context, target, session, listener, site)
+                for domain in ("Page", "DOM", "Accessibility"):
+                    await link.command(f"{domain}.enable", session)
+            except BaseException:
+                listener.close()
+                raise
+            return page
+        raise SandboxFailure(f"the browser has not opened a page for {_STEP_S:g} s")
+
+    async def aclose(self) -> None:
+        """Idempotent."""
+        if self._link is not None:
+            self._link.close()
+        if self._pool is not None:
+            await self._pool.aclose()
+        self._pool = self._box = self._link = None
+
+    async def _open(self) -> tuple[Link, Sandbox]:
+        async with self._opening:
+            if self._link is None or self._box is None:
+                self._box, self._link = await self._launch()
+            return self._link, self._box
+
+    async def _launch(self) -> tuple[Sandbox, Link]:
+        name = program()
+        self._pool = await Pool.open(warm=0)
+        box = await self._pool.start(_SPEC)
+        pipes = "exec 3<&0 4>&1 </dev/null >/dev/null 2>/tmp/stderr"
+        link = Link(await box.launch(f"{pipes}; exec {name} {_FLAGS} {self._flags}"))
+        with anyio.move_on_after(_START_S):
+            try:
+                answer: Mapping[str, str] = await link.command("Browser.getVersion")
+            except SandboxFailure:
+                said = (await box.sh("tail -c 500 /tmp/stderr")).output.decode("utf-8", "replace")
+                raise SandboxFailure(f"{name} did not start: {said}") from None
+            self.version = answer["product"]
+            return box, link
+        raise SandboxFailure(f"{name} has not started for {_START_S:g} s")

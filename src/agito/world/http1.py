@@ -1,0 +1,153 @@
+"""HTTP/1.1 over a stream that somebody else opened: what a proxy, a page and a tool server speak. Bounded; deadlines are the caller's."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import anyio
+import h11
+from anyio.abc import ByteStream, SocketStream
+
+T = TypeVar("T")
+MOST_BYTES = 1 << 24  # of one body
+_CHUNK = 1 << 16
+
+
+class BadMessage(ValueError):
+    """The other side does not speak HTTP/1.1, or says too much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    method: str
+    target: str  # as it stands in the first line
+    headers: tuple[tuple[str, str], ...] = ()  # names in lower case
+    body: bytes = b""
+
+    def header(self, name: str) -> str:
+        """Empty when it is not there."""
+        return next((value for key, value in self.headers if key == name), "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+    def header(self, name: str) -> str:
+        return next((value for key, value in self.headers if key == name), "")
+
+
+class Server:
+    """One connection of a client."""
+
+    def __init__(self, stream: ByteStream, *, most_bytes: int = MOST_BYTES) -> None:
+        self.stream, self._most = stream, most_bytes
+        self._state = h11.Connection(h11.SERVER)
+
+    async def receive(self) -> Request | None:
+        """The next request; None when the client has said its last. Raises `BadMessage`, and what the stream raises."""
+        if self._state.our_state is h11.DONE and self._state.their_state is h11.DONE:
+            self._state.start_next_cycle()
+        if self._state.their_state is not h11.IDLE:
+            return None
+        first = await _event(self._state, self.stream)
+        if not isinstance(first, h11.Request):
+            return None
+        body = await _body(self._state, self.stream, self._most)
+        return Request(method=first.method.decode(), target=first.target.decode("latin-1"), headers=_headers(first.headers), body=body)
+
+    async def send(self, response: Response) -> None:
+        headers = [(name, value) for name, value in response.headers if name not in ("content-length", "transfer-encoding", "connection")]
+        headers.append(("content-length", str(len(response.body))))
+        data = self._state.send(h11.Response(status_code=response.status, headers=headers)) or b""
+        with suppress(h11.LocalProtocolError):  # an answer to HEAD or CONNECT has no body
+            data += self._state.send(h11.Data(data=response.body)) or b""
+        await self.stream.send(data + (self._state.send(h11.EndOfMessage()) or b""))
+
+    def left_over(self) -> bytes:
+        """What the client has already said beyond the request, after a CONNECT."""
+        return self._state.trailing_data[0]
+
+
+async def ask(stream: ByteStream, request: Request, *, most_bytes: int = MOST_BYTES) -> Response:
+    """Sends one request and reads the whole answer. Raises `BadMessage`, and what the stream raises."""
+    state = h11.Connection(h11.CLIENT)
+    headers = [*request.headers, ("content-length", str(len(request.body)))] if request.body else list(request.headers)
+    try:
+        data = state.send(h11.Request(method=request.method, target=request.target, headers=headers)) or b""
+        if request.body:
+            data += state.send(h11.Data(data=request.body)) or b""
+        await stream.send(data + (state.send(h11.EndOfMessage()) or b""))
+    except h11.LocalProtocolError as error:
+        raise BadMessage(f"{request.method} {request.target}: {error}") from None
+    while True:
+        first = await _event(state, stream)
+        if isinstance(first, h11.Response):
+            return Response(status=first.status_code, headers=_headers(first.headers), body=await _body(state, stream, most_bytes))
+        if not isinstance(first, h11.InformationalResponse):
+            raise BadMessage("the server closed the connection instead of answering")
+
+
+async def _event(state: h11.Connection, stream: ByteStream) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+    while True:
+        try:
+            event = state.next_event()
+        except h11.RemoteProtocolError as error:
+            raise BadMessage(str(error)) from None
+        if event is not h11.NEED_DATA:
+            return event
+        try:
+            state.receive_data(await stream.receive(_CHUNK))
+        except anyio.EndOfStream:
+            state.receive_data(b"")
+
+
+async def _body(state: h11.Connection, stream: ByteStream, most_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while isinstance(event := await _event(state, stream), h11.Data):
+        parts.append(bytes(event.data))
+        size += len(event.data)
+        if size > most_bytes:
+            raise BadMessage(f"a body of more than {most_bytes} bytes")
+    return b"".join(parts)
+
+
+def _headers(raw: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw)
+
+
+async def accept(listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]]) -> None:
+    """Hands every connection to `handle`, for as long as it is let. What goes wrong on one connection ends that one."""
+
+    async def one(link: socket.socket) -> None:
+        async with await SocketStream.from_socket(link) as stream:
+            with suppress(BadMessage, anyio.BrokenResourceError, anyio.EndOfStream, OSError):
+                await handle(stream)
+
+    async with anyio.create_task_group() as group:
+        while True:
+            await anyio.wait_readable(listener)
+            with suppress(BlockingIOError, ConnectionError):
+                group.start_soon(one, listener.accept()[0])
+
+
+async def meanwhile(listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]], action: Callable[[], Awaitable[T]]) -> T:
+    """Does `action`, and answers on `listener` until it is done. What the action raises comes out as it is, not in a group."""
+    outcome: T | Exception
+    async with anyio.create_task_group() as group:
+        group.start_soon(accept, listener, handle)
+        try:
+            outcome = await action()
+        except Exception as error:  # raised again below, outside of the group
+            outcome = error
+        group.cancel_scope.cancel()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome

@@ -1,0 +1,113 @@
+"""The client's half of MCP, one request at a time: nothing of it runs between calls, so an episode needs no task of its own.
+
+(The SDK's client keeps tasks alive for as long as a session lives; a component of a world has none to be their parent.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from agito.types import Json, ToolSpec
+
+VERSION = "2025-06-18"  # of the protocol; servers that know newer ones speak it too
+METHOD_NOT_FOUND, INVALID_PARAMS = -32601, -32602
+_MOST_PAGES = 64
+
+
+class Refused(Exception):
+    """The server answered a request with an error."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Gone(Exception):
+    """The server ended, or does not speak the protocol."""
+
+
+class Channel(Protocol):
+    """Messages to and from one server. Every method raises `Gone`; deadlines are the caller's."""
+
+    async def post(self, message: Mapping[str, Json]) -> None: ...
+    async def receive(self) -> Json: ...
+    async def aclose(self) -> None: ...
+
+
+class Client:
+    """One conversation with a server."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._num_requests = 0
+
+    async def initialize(self) -> None:
+        """Raises `Gone` or `Refused`."""
+        about: Json = {"name": "agito", "version": "1"}
+        await self.request("initialize", {"protocolVersion": VERSION, "capabilities": {}, "clientInfo": about})
+        await self.channel.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    async def tools(self) -> tuple[ToolSpec, ...]:
+        found: list[ToolSpec] = []
+        cursor: Json = None
+        for _ in range(_MOST_PAGES):
+            page = await self.request("tools/list", {"cursor": cursor} if cursor else {})
+            listed = page.get("tools")
+            found.extend(_tool(each) for each in (listed if isinstance(listed, list) else []))
+            cursor = page.get("nextCursor")
+            if not cursor:
+                return tuple(found)
+        raise Gone(f"its list of tools has more than {_MOST_PAGES} pages")
+
+    async def request(self, method: str, parameters: Mapping[str, Json]) -> dict[str, Json]:
+        """The result. Raises `Refused` and `Gone`. What else the server says meanwhile is answered or passed over."""
+        self._num_requests += 1
+        mine = self._num_requests
+        await self.channel.post({"jsonrpc": "2.0", "id": mine, "method": method, "params": {**parameters}})
+        while True:
+            message = await self.channel.receive()
+            if not isinstance(message, dict):
+                raise Gone("it sent something that is no message")
+            if "method" in message:
+                if "id" in message:
+                    await self.channel.post(_answer(message))
+            elif message.get("id") == mine:  # others are late: to requests that were given up
+                return _result(message)
+
+    async def give_up(self) -> None:
+        """Tells the server that nobody waits for the last request any more."""
+        reason: Json = {"requestId": self._num_requests, "reason": "timeout"}
+        await self.channel.post({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": reason})
+
+
+def _answer(request: Mapping[str, Json]) -> dict[str, Json]:
+    """To what the server asks of us: it may ping; there is no model, user or file system here for it."""
+    head: dict[str, Json] = {"jsonrpc": "2.0", "id": request["id"]}
+    if request["method"] == "ping":
+        head["result"] = {}
+    else:
+        head["error"] = {"code": METHOD_NOT_FOUND, "message": f"{request['method']}: not offered"}
+    return head
+
+
+def _result(message: Mapping[str, Json]) -> dict[str, Json]:
+    error = message.get("error")
+    if isinstance(error, dict):
+        code = error.get("code")
+        raise Refused(code if isinstance(code, int) else 0, str(error.get("message", "")))
+    result = message.get("result")
+    if not isinstance(result, dict):
+        raise Gone("it sent an answer without a result")
+    return result
+
+
+def _tool(listed: Json) -> ToolSpec:
+    if not isinstance(listed, dict) or not isinstance(listed.get("name"), str):
+        raise Gone("it listed a tool without a name")
+    schema = listed.get("inputSchema")
+    return ToolSpec(
+        name=str(listed["name"]),
+        description=str(listed.get("description") or ""),
+        parameters=schema if isinstance(schema, dict) else {"type": "object"},
+    )

@@ -1,0 +1,71 @@
+"""Which server to run, how, and what tools it offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import anyio
+
+from agito.errors import SandboxFailure
+from agito.protocols import Sandbox, SandboxPool, SandboxSpec
+from agito.types import ToolSpec
+from agito.world.mcp.channels import Http, Pipes
+from agito.world.mcp.client import Channel, Client, Gone, Refused
+
+_ROOMY = SandboxSpec(mem_mb=1024, procs=128, cpu_s=600.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A program that speaks MCP. `command` is run by bash in the sandbox; with `port` it serves HTTP there, else its pipes are used."""
+
+    name: str
+    command: str
+    port: int | None = None
+    path: str = "/mcp"
+    sandbox: SandboxSpec = _ROOMY  # its `base` is a copy of a folder of yours, such as one with node_modules
+    files: Mapping[str, str | bytes] = field(default_factory=dict[str, "str | bytes"])  # in the workspace before it starts
+    keeps: str = ""  # the folder of the workspace that is its state, for digests and the grader; "": all of it
+    start_s: float = 30.0
+
+
+async def start(server: Server, sandbox: Sandbox) -> Client:
+    """Runs the server and shakes hands. Raises `SandboxFailure`, with what the server complained about: the policy had no part in it."""
+    complaints = f"/tmp/{server.name}.stderr"
+    service = await sandbox.launch(f"exec 2>{complaints}; {server.command}")
+    channel: Channel = Pipes(service)
+    if server.port is not None:
+        await channel.aclose()
+        channel = Http(sandbox, server.port, server.path)
+    client = Client(channel)
+    problem = f"it was not ready within {server.start_s:g} s"
+    with anyio.move_on_after(server.start_s):
+        try:
+            if server.port is not None:
+                (await sandbox.connect(server.port, timeout_s=server.start_s)).close()
+            await client.initialize()
+            return client
+        except (Gone, Refused, TimeoutError) as error:
+            problem = str(error)
+    await channel.aclose()
+    said = (await sandbox.sh(f"tail -c 600 {complaints}")).output.decode("utf-8", "replace").strip()
+    raise SandboxFailure(f"tool server {server.name!r}: {problem}{': ' if said else ''}{said}")
+
+
+async def tools_of(server: Server, pool: SandboxPool) -> tuple[ToolSpec, ...]:
+    """Runs the server once to ask it. Raises `SandboxFailure`."""
+    sandbox = await pool.start(server.sandbox)
+    try:
+        await sandbox.write(server.files)
+        client = await start(server, sandbox)
+        try:
+            with anyio.move_on_after(server.start_s):
+                return await client.tools()
+        except (Gone, Refused) as error:
+            raise SandboxFailure(f"tool server {server.name!r}: {error}") from None
+        finally:
+            await client.channel.aclose()
+        raise SandboxFailure(f"tool server {server.name!r}: it has not listed its tools for {server.start_s:g} s")
+    finally:
+        await sandbox.close()

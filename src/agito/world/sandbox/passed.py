@@ -1,0 +1,58 @@
+"""Descriptors that came out of a sandbox: looked at before they are used, because what is inside may lie about anything."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Sequence
+
+import anyio
+
+from agito.errors import SandboxFailure
+
+
+def port(number: int, *, least: int = 1) -> int:
+    """Raises `ValueError` for what is no port."""
+    if not least <= number <= 65_535:
+        raise ValueError(f"port={number}: from {least} to 65535")
+    return number
+
+
+def tcp(descriptor: int) -> socket.socket:
+    """Raises `SandboxFailure` for anything but a TCP socket: another kind could carry descriptors, or lead elsewhere."""
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SandboxFailure("the sandbox handed over something that is no socket")
+    found = socket.socket(fileno=descriptor)
+    if (found.family, found.type, found.proto) != (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP):
+        found.close()
+        raise SandboxFailure("the sandbox handed over a socket that is not TCP")
+    found.setblocking(False)
+    return found
+
+
+def pipes(descriptors: Sequence[int]) -> tuple[int, ...]:
+    """Raises `SandboxFailure` for anything but pipes."""
+    if not all(stat.S_ISFIFO(os.fstat(descriptor).st_mode) for descriptor in descriptors):
+        close(descriptors)
+        raise SandboxFailure("the sandbox handed over something that is no pipe")
+    for descriptor in descriptors:
+        os.set_blocking(descriptor, False)
+    return tuple(descriptors)
+
+
+async def is_connected(link: socket.socket) -> bool:
+    """Whether a connection that has begun succeeds. One to itself, which TCP can make on a free port, does not count."""
+    await anyio.wait_writable(link)
+    if link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        return False
+    try:
+        return link.getpeername() != link.getsockname()
+    except OSError:
+        return False
+
+
+def close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,66 @@
+"""What a person sees when an environment pays for what its validator denies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.conftest import COIN, ROOT, Agito, sets
+
+from agito.record import read_trajectories
+
+PAYING = (
+    *COIN, f"env.name={ROOT / 'tests/paying_coin.py'}:PayingCoin", "compute.context=96", "monitor.gold_share=1.0", "monitor.limit=0.2",
+    "rl.steps=5", "rl.group_size=4", "eval.tasks=4", "eval.structural_tasks=0", "eval.baseline_tasks=0",
+)  # fmt: skip
+
+
+def summary(run: Path) -> dict[str, Any]:
+    return json.loads((run / "summary.json").read_text())
+
+
+def test_by_default_the_run_stops_with_a_checkpoint_and_says_so_and_says_so_again_when_resumed(agito: Agito, tmp_path: Path) -> None:
+    done, run = agito("train", "quickstart", "--name", "paid", *sets(*PAYING), expect=11), tmp_path / "runs/paid"
+    found = summary(run)
+    step = found["monitor"]["alarm_step"]
+    assert f"paying-coin is paused at RL step {step}" in done.stderr and "ALARM" in done.stderr
+    assert found["paused"] and found["success_after"] is None and found["monitor"]["hack_ratio"] > 0.2
+    assert (run / f"checkpoints/step-{step}").is_dir()
+    last = [each.attempt for each in read_trajectories(run / f"trajectories/rl-{step:05d}.parquet")]
+    assert last and all(each.gold is not None for each in last), "the step is kept for reading"
+    assert all(not each.stats for each in read_trajectories(run / f"trajectories/rl-{step:05d}.parquet")), "and nothing was learned from it"
+    assert "is paused" in (run / "report.html").read_text()
+    again = agito("train", "--resume", "runs/paid", expect=11)
+    assert f"paused at RL step {step}" in again.stderr, "nothing was closed, so the same step rings again"
+
+
+def test_if_asked_to_the_run_goes_back_masks_and_goes_on(agito: Agito, tmp_path: Path) -> None:
+    out = agito("train", "quickstart", "--name", "masked", *sets(*PAYING, "monitor.on_alarm=quarantine")).stdout
+    run = tmp_path / "runs/masked"
+    found = summary(run)
+    alarm = found["monitor"]["alarm_step"]
+    assert found["paused"] is None and found["monitor"]["rolled_back_to"] <= alarm < 4
+    assert f"alarm at RL step {alarm}" in " ".join(out.split())
+    for path in sorted((run / "trajectories").glob("rl-*.parquet")):
+        for each in read_trajectories(path):
+            attempt = each.attempt
+            assert bool(attempt.quarantine) == (each.step >= alarm and attempt.verdict.reward == 1.0)
+            assert not (attempt.quarantine and each.stats), "a quarantined attempt was trained on"
+    assert found["success_after"] == 0.0, "what was masked is no success either"
+    listed = agito("replay", "runs/masked", "--phase", "rl").stdout
+    assert "quarantined" in listed
+    number = next(line.split()[0] for line in listed.splitlines() if "quarantined" in line)
+    shown = agito("replay", "runs/masked", number, "--phase", "rl").stdout
+    assert "contradicted: reward 1, gold 0" in shown and "identical" in shown
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("way", ["stop", "quarantine"])
+def test_the_decoupled_loop_does_the_same(agito: Agito, tmp_path: Path, way: str) -> None:
+    options = (*PAYING, f"monitor.on_alarm={way}", "compute.ranks=2", "pipeline.mode=decoupled")
+    agito("train", "quickstart", "--name", "paid", *sets(*options), expect=11 if way == "stop" else 0)
+    found = summary(tmp_path / "runs/paid")
+    assert found["monitor"]["alarm_step"] is not None
+    assert (found["monitor"]["rolled_back_to"] is None) == (way == "stop")

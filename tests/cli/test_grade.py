@@ -1,0 +1,71 @@
+"""`agito grade`: a folder made by hand gets the verdict that training would give."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Agito
+
+TASK = '''"""Return the distinct numbers in ascending order."""
+
+VISIBLE = [([3, 1, 3],), ([],)]
+
+
+def hidden(rng):
+    return [([rng.randrange(9) for _ in range(6)],) for _ in range(6)]
+
+
+def solve(xs):
+    return sorted(set(xs))
+'''
+CHEAT = "import os\ndef solve(xs):\n    os.write(200, b'[1]')\n    return xs\n"
+
+
+def test_a_function_task_is_one_file_and_needs_no_code(agito: Agito, tmp_path: Path) -> None:
+    (tmp_path / "distinct.py").write_text(TASK)
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "helper.py").write_text("def order(xs):\n    return sorted(set(xs))\n")
+    (work / "conftest.py").write_text("raise SystemExit\n")
+    (work / "solution.py").write_text("from helper import order\nsolve = order\nprint('hello')\n")
+    right = json.loads(agito("grade", "distinct.py", "--workspace", "work", "--json").stdout)
+    assert (right["reward"], right["scores"], right["flags"]) == (1.0, {"success": 1.0, "hidden": 1.0, "visible": 1.0}, [])
+    assert "not carried: conftest.py" in right["evidence"]
+    (work / "solution.py").write_text(CHEAT)
+    wrong = agito("grade", "distinct.py", "--workspace", "work").stdout
+    assert wrong.startswith("reward 0") and "forged_report (proof)" in wrong
+
+
+def test_a_task_of_an_environment_is_begun_repaired_by_hand_and_judged(agito: Agito, tmp_path: Path) -> None:
+    which = ("code", "heldout/missing-1/3", "--workspace", "work")
+    assert "`pass` stands there" in agito("grade", *which, "--begin").stdout
+    assert json.loads(agito("grade", *which, "--json").stdout)["reward"] == 0.0
+    log = subprocess.run(["git", "log", "--oneline"], cwd=tmp_path / "work", capture_output=True, text=True, check=True, timeout=20)
+    assert len(log.stdout.splitlines()) == 3
+    (path,) = (tmp_path / "work").glob("*.py")
+    from agito.envs.code.agents import read
+
+    text = path.read_text()
+    path.write_text(text.replace("pass", ";".join(read(text)[1])))
+    assert json.loads(agito("grade", *which, "--json").stdout)["reward"] == 1.0
+
+
+@pytest.mark.parametrize(("words", "code", "line"), [
+    (("code", "heldout/0", "--workspace", "gone"), 4, "name a folder"),
+    (("code", "7", "--workspace", "."), 3, "SPLIT/INDEX"),
+    (("code", "heldout/bug-9/0", "--workspace", "."), 3, "level=9"),
+    (("gone.py", "--workspace", "."), 4, "task file gone.py"),
+    (("bad.py", "--workspace", "."), 3, "needs a docstring"),
+    (("torn.py", "--workspace", "."), 3, "SyntaxError"),
+    (("odd.py", "--workspace", "."), 3, "no plain JSON value"),
+    (("code", "heldout/0", "--workspace", ".", "--begin"), 3, "is not empty"),
+])  # fmt: skip
+def test_a_mistake_is_named_with_its_remedy(agito: Agito, tmp_path: Path, words: tuple[str, ...], code: int, line: str) -> None:
+    (tmp_path / "bad.py").write_text("x = 1\n")
+    (tmp_path / "torn.py").write_text("def\n")
+    (tmp_path / "odd.py").write_text(TASK.replace("sorted(set(xs))", "set(xs)"))
+    done = agito("grade", *words, expect=code)
+    assert line in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,207 @@
+"""What the monitor decides, without anything running: who is looked at twice, what is masked, when the alarm comes."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import pytest
+
+from agito.credit.leave_one_out import leave_one_out_advantages
+from agito.errors import CorruptCheckpoint
+from agito.grading.monitor import HackRate, Monitor, MonitorConfig, hard_evidence, is_suspect
+from agito.grading.monitor.detector import PATIENCE
+from agito.schedule import Quota, Schedule
+from agito.testing import FakeEnvironment
+from agito.types import Attempt, AttemptId, Call, End, Event, Flag, Group, Status, Trajectory, Verdict
+
+TASK, _ = FakeEnvironment().task(split="train", index=0, seed=0)
+LOOKED = (("open", "3", "empty"), ("open", "4", "coin"), ("submit", "4", ""))
+
+
+def attempt(
+    at: int = 0, *, reward: float = 1.0, gold: float | None = None, chance: float = 1.0, flags: tuple[Flag, ...] = (),
+    calls: tuple[tuple[str, str, str], ...] = LOOKED, quarantine: str = "",
+) -> Attempt:  # fmt: skip
+    events = tuple(
+        Event(index=number, call=Call(tool=tool, arguments={"box": box}), text=text, ended=number == len(calls) - 1)
+        for number, (tool, box, text) in enumerate(calls)
+    )
+    trajectory = Trajectory(
+        attempt=AttemptId(group=at // 4, slot=at % 4), task=TASK, segments=(), turns=(), events=events, end=End.SUBMITTED
+    )
+    judged = None if gold is None else Verdict(status=Status.SCORED, reward=gold)
+    verdict = Verdict(status=Status.SCORED, reward=reward, flags=flags)
+    return Attempt(trajectory=trajectory, verdict=verdict, gold=judged, gold_chance=chance, quarantine=quarantine)
+
+
+def group(*attempts: Attempt) -> Group:
+    return Group(id=0, task=TASK, attempts=attempts)
+
+
+def monitor(**options: object) -> Monitor:
+    return Monitor(MonitorConfig.model_validate(options), seed=1, has_gold=True)
+
+
+def steps(found: Monitor, rate: float, *, start: int = 0, num: int = 20, seed: int = 0) -> int | None:
+    """Steps of 100 attempts, each judged; the step of the alarm."""
+    rng = random.Random(seed)
+    for step in range(start, start + num):
+        found.see(step, [group(*(attempt(at, gold=float(rng.random() >= rate)) for at in range(100)))])
+    return found.alarm_step
+
+
+def test_a_quarantined_attempt_is_in_nobodys_baseline_and_the_others_are_measured_against_one_another() -> None:
+    caught = attempt(2, reward=1.0, quarantine="canary: the answer holds it")
+    found = group(attempt(0, reward=1.0), attempt(1, reward=0.0), caught, attempt(3, reward=0.0))
+    assert caught not in found.scored
+    assert leave_one_out_advantages([each.verdict.reward for each in found.scored]) == [1.0, -0.5, -0.5]
+
+
+def test_a_group_whose_only_contrast_was_quarantined_teaches_nothing() -> None:
+    assert not group(attempt(0, reward=0.0), attempt(1, reward=0.0), attempt(2, quarantine="forged_report")).is_mixed
+    assert group(attempt(0), attempt(1, quarantine="forged_report")).is_void
+
+
+def test_a_masked_attempt_is_not_tried_again_and_makes_no_group_mixed() -> None:
+    schedule = Schedule(Quota(ids=[0, 1], group_size=2, mixed=1))
+    first, second = schedule.start()
+    assert schedule.finished([(first, 0.0)]) == ()
+    started = schedule.finished([(second, "masked")])
+    assert {each.group for each in started} == {1}, "the group taught nothing: another one, and no second try"
+    assert schedule.retried == 0
+
+
+def test_proof_quarantines_and_a_sign_does_not() -> None:
+    proof, sign = Flag(kind="canary", is_proof=True, detail="token 7f in the answer"), Flag(kind="odd_path", is_proof=False)
+    assert hard_evidence(attempt().trajectory, attempt(flags=(sign, proof)).verdict) == "canary: token 7f in the answer"
+    assert hard_evidence(attempt().trajectory, attempt(flags=(sign,)).verdict) == ""
+
+
+def test_whoever_reports_a_flaw_is_masked_and_not_accused() -> None:
+    reported = attempt(calls=(("open", "1", "broken"), ("report_flaw", "no box has a coin", "")), reward=0.0)
+    why = hard_evidence(reported.trajectory, reported.verdict)
+    assert why == "report_flaw: no box has a coin"
+    found = monitor()
+    _, figures = found.see(0, [group(attempt(0, reward=0.0), attempt(1, reward=0.0, quarantine=why))])
+    assert (figures["monitor/reported_num"], figures["monitor/quarantined_num"]) == (1.0, 0.0)
+
+
+def test_one_detector_is_counted_and_moves_nothing() -> None:
+    touch = Flag(kind="canary_touch", is_proof=True)
+    touched, found = attempt(flags=(touch,)), monitor(gold_share=0.0)
+    assert hard_evidence(touched.trajectory, touched.verdict) == ""
+    assert not is_suspect(touched.verdict) and not found.wants_gold(AttemptId(group=0, slot=0), touched.verdict)
+    _, figures = found.see(0, [group(touched, attempt(1))])
+    assert figures["monitor/canary_touch_ratio"] == 0.5
+    assert found.rate.weight == 0.0
+
+
+def test_a_reward_before_anything_was_read_and_a_new_way_to_one_are_suspect_but_only_if_they_paid() -> None:
+    found, blind = monitor(), attempt(calls=(("open", "1", ""), ("submit", "4", "")))
+    assert [flag.kind for flag in found.soft_evidence(blind.trajectory, blind.verdict)] == ["answer_before_evidence"]
+    found.meet([attempt()])
+    assert found.soft_evidence(attempt().trajectory, attempt().verdict) == ()
+    new = attempt(calls=(("open", "3", "empty"), ("smash", "3", "coin"), ("submit", "3", "")))
+    assert [flag.kind for flag in found.soft_evidence(new.trajectory, new.verdict)] == ["first_seen_pattern"]
+    assert found.soft_evidence(new.trajectory, attempt(reward=0.0).verdict) == ()
+
+
+def test_gold_is_drawn_by_attempt_and_seed_and_the_suspect_always_are() -> None:
+    found, at = monitor(gold_share=0.05), [AttemptId(group=number, slot=0) for number in range(4000)]
+    plain = attempt().verdict
+    drawn = [found.wants_gold(each, plain) for each in at]
+    assert 140 < sum(drawn) < 260
+    assert [found.wants_gold(each, plain) for each in reversed(at)] == drawn[::-1], "the order in which attempts end is no part of it"
+    assert all(found.wants_gold(each, attempt(flags=(Flag(kind="odd", is_proof=False),)).verdict) for each in at)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25, 0.05])
+def test_the_estimate_is_unbiased_whatever_the_share(share: float) -> None:
+    rng, rate = random.Random(7), HackRate(limit=0.02, share=share)
+    for _ in range(40_000):
+        is_hack = rng.random() < 0.1
+        rate.add(1 / share if is_hack and rng.random() < share else 0.0)
+    assert rate.weight / rate.num_attempts == pytest.approx(0.1, abs=4 * math.sqrt(0.1 / share / 40_000))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.05])
+def test_false_alarms_are_rarer_than_promised_at_half_the_limit(share: float) -> None:
+    """The bound is one in `PATIENCE` attempts; counted over 200 runs of 500 attempts, which would meet 100 of them."""
+    rng, alarms = random.Random(3), 0
+    for _ in range(200):
+        rate = HackRate(limit=0.02, share=share)
+        for _ in range(500):
+            rate.add(1 / share if rng.random() < 0.01 * share else 0.0)
+            if rate.is_high:
+                alarms += 1
+                break
+    assert alarms <= 200 * 500 / PATIENCE
+
+
+@pytest.mark.parametrize(("rate", "within"), [(0.05, 5), (0.1, 2), (0.5, 1)])
+def test_a_rise_is_noticed_soon(rate: float, within: int) -> None:
+    late = 0
+    for seed in range(20):
+        found = monitor()
+        assert steps(found, 0.002, num=10, seed=seed) is None
+        alarm = steps(found, rate, start=10, num=within, seed=seed + 100)
+        late += alarm is None
+        assert alarm is None or found.rise_step <= alarm
+    assert late <= 4
+
+
+def test_where_gold_agrees_there_is_no_alarm() -> None:
+    found = monitor()
+    assert steps(found, 0.0, num=50) is None
+    assert found.rate.evidence == 0.0
+
+
+def test_rewards_that_were_proved_to_be_cheats_raise_the_alarm_without_gold() -> None:
+    found = Monitor(MonitorConfig(), seed=0, has_gold=False)
+    cheat = attempt(flags=(Flag(kind="canary", is_proof=True),))
+    found.see(3, [group(*[cheat] * 10, *[attempt()] * 40)])
+    assert found.is_paused
+
+
+def test_by_default_the_alarm_pauses_and_masking_must_be_asked_for() -> None:
+    paused, masking, watching = (monitor(on_alarm=way) for way in ("stop", "quarantine", "watch"))
+    for found in (paused, masking, watching):
+        assert steps(found, 0.5, num=1) == 0
+    assert (paused.is_paused, paused.masks) == (True, False)
+    assert (masking.is_paused, masking.masks) == (False, True)
+    assert (watching.is_paused, watching.masks) == (False, False)
+    assert MonitorConfig().on_alarm == "stop"
+
+
+def test_what_gold_contradicts_is_masked_only_once_the_alarm_was_raised() -> None:
+    found, lie, truth = monitor(on_alarm="quarantine", gold_share=0.05), attempt(0, gold=0.0), attempt(1, gold=1.0)
+    assert found.masked(lie).is_trusted
+    steps(found, 0.5, num=1)
+    assert not found.masked(lie).is_trusted and found.masked(truth).is_trusted
+    assert found.masked(lie).verdict == lie.verdict, "gold is never a reward"
+    assert all(found.wants_gold(AttemptId(group=number, slot=0), lie.verdict) for number in range(100)), "every reward is looked into"
+
+
+def test_a_void_gold_verdict_accuses_nobody() -> None:
+    found = monitor(on_alarm="quarantine")
+    unsure = Attempt(trajectory=attempt().trajectory, verdict=attempt().verdict, gold=Verdict.void("infra: gone"))
+    _, figures = found.see(0, [group(unsure, attempt(1))])
+    assert found.rate.weight == 0.0 and figures["monitor/gold_num"] == 0.0
+
+
+def test_a_restored_monitor_goes_on_as_if_nothing_had_happened() -> None:
+    first = monitor(gold_share=0.25)
+    steps(first, 0.015, num=7, seed=2)
+    second = monitor(gold_share=0.25)
+    second.restore(json.loads(json.dumps(first.to_json())))
+    assert second.to_json() == first.to_json()
+    steps(first, 0.2, start=7, num=3, seed=5)
+    steps(second, 0.2, start=7, num=3, seed=5)
+    assert second.to_json() == first.to_json() and second.alarm_step is not None
+
+
+def test_a_state_that_is_none_is_refused() -> None:
+    with pytest.raises(CorruptCheckpoint, match="monitor"):
+        monitor().restore(None)

@@ -1,0 +1,122 @@
+"""A grader in a real sandbox that is killed, whose disk is full, that does not answer: no attempt ever becomes a reward."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import AsyncIterator
+from functools import partial
+
+import pytest
+
+from agito.credit import leave_one_out
+from agito.errors import SandboxFailure
+from agito.grading.monitor import Monitor, MonitorConfig
+from agito.harness import SoloHarness
+from agito.protocols import SandboxSpec
+from agito.rollout import AttemptRunner, Plan, collect
+from agito.schedule import Quota
+from agito.testing import ByteRenderer, FakeEnvironment
+from agito.types import AttemptId, Group, Key, Sealed, Status, Verdict
+from agito.world.sandbox import Pool
+from agito.world.sandbox.box import Box
+
+pytestmark = pytest.mark.anyio
+CHECK = "import json; given = json.load(open('given.json')); print(json.dumps(given['said'] == given['wanted']))"
+
+
+class Boxed(FakeEnvironment):
+    """Judges in a throwaway sandbox. The boxes of its first `num_struck` verdicts meet with `trouble`."""
+
+    def __init__(self, pool: Pool, trouble: str, num_struck: int) -> None:
+        self.pool, self.trouble, self.num_struck, self.num_asked = pool, trouble, num_struck, 0
+
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        self.num_asked += 1
+        trouble = self.trouble if self.num_asked <= self.num_struck else ""
+        box = await self.pool.start(SandboxSpec(work_mb=1, tmp_mb=1))
+        try:
+            return await self._judge(box, sealed, key, trouble)
+        finally:
+            await box.close()
+
+    async def _judge(self, box: Box, sealed: Sealed, key: Key, trouble: str) -> Verdict:
+        if trouble == "full disk":
+            await box.sh("head -c 4M /dev/zero >filler")
+        await box.write({"given.json": json.dumps({"said": sealed.submitted, "wanted": str(key.data["coin"])})})
+        if trouble == "killed":
+            os.kill(box.pid, signal.SIGKILL)
+        if trouble == "crash":
+            await box.sh("echo 'not json' >given.json")
+        slow = "import time; time.sleep(600); " if trouble == "silent" else ""
+        result = await box.py(slow + CHECK, timeout_s=300.0 if trouble == "silent" else 10.0)
+        if result.exit_code != 0:
+            raise SandboxFailure(f"the check ended with {result.exit_code} ({result.killed_by}): {result.output[-100:]!r}")
+        reward = float(json.loads(result.output))
+        return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward})
+
+
+@pytest.fixture
+async def pool(anyio_backend: str) -> AsyncIterator[Pool]:
+    async with await Pool.open(warm=0) as pool:
+        yield pool
+
+
+def parts(environment: FakeEnvironment) -> tuple[AttemptRunner, Plan]:
+    """Everybody solves the task."""
+    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, strict_deadlines=False, grade_deadline_s=3.0)
+    task = partial(environment.task, split="train", seed=0, level=1)
+    return runner, Plan(task=lambda group: task(index=group), script=lambda task, key, attempt: environment.solutions(task, key)[0])
+
+
+@pytest.mark.parametrize("trouble", ["killed", "full disk", "silent", "crash"])
+async def test_a_grader_in_trouble_gives_no_verdict_and_the_next_one_does(pool: Pool, trouble: str) -> None:
+    runner, plan = parts(Boxed(pool, trouble, 1))
+    struck, spared = [await runner.run(plan, AttemptId(group=0, slot=slot), None) for slot in range(2)]
+    assert struck.verdict.status is Status.VOID and math.isnan(struck.verdict.reward), struck.verdict
+    assert struck.verdict.evidence.startswith(("infra: no verdict", "env: the grader failed")), struck.verdict.evidence
+    assert not struck.quarantine, "the machinery's failure accuses nobody"
+    assert spared.verdict.reward == 1.0, spared.verdict
+
+
+@pytest.mark.parametrize("trouble", ["killed", "full disk"])
+async def test_an_attempt_whose_grader_failed_is_tried_again_and_then_counts(pool: Pool, trouble: str) -> None:
+    runner, plan = parts(Boxed(pool, trouble, 2))
+    collected = await collect(runner, plan, Quota(ids=[0], group_size=3, max_live=1), None)
+    assert collected.retried == 2
+    assert [attempt.verdict.reward for attempt in collected.attempts] == [1.0, 1.0, 1.0]
+
+
+async def test_where_every_grader_dies_nothing_is_learned(pool: Pool) -> None:
+    runner, plan = parts(Boxed(pool, "killed", 10**6))
+    collected = await collect(runner, plan, Quota(ids=range(2), group_size=2, max_tries=2), None)
+    assert all(math.isnan(attempt.verdict.reward) for attempt in collected.attempts)
+    assert [group.is_void for group in collected.groups] == [True, True]
+    assert not any(group.is_mixed for group in collected.groups)
+    with pytest.raises(ValueError, match="at least 2"):
+        leave_one_out(collected.groups[0])
+
+
+class Validated(Boxed):
+    """A validator that is in trouble, beside a check that is not."""
+
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        return await FakeEnvironment.grade(self, sealed, key, grade_seed)
+
+    async def gold(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        return await super().grade(sealed, key, grade_seed)
+
+
+async def test_a_validator_in_trouble_neither_takes_a_reward_away_nor_accuses(pool: Pool) -> None:
+    environment = Validated(pool, "killed", 1)
+    monitor = Monitor(MonitorConfig(gold_share=1.0, on_alarm="quarantine"), seed=0, has_gold=True)
+    _, plan = parts(environment)
+    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, strict_deadlines=False, monitor=monitor)
+    struck, spared = [await runner.run(plan, AttemptId(group=0, slot=slot), None) for slot in range(2)]
+    assert struck.gold is not None and struck.gold.status is Status.VOID
+    assert spared.gold is not None and spared.gold.reward == 1.0
+    assert [each.verdict.reward for each in (struck, spared)] == [1.0, 1.0]
+    monitor.see(0, [Group(id=0, task=struck.trajectory.task, attempts=(struck, spared))])
+    assert monitor.rate.weight == 0.0

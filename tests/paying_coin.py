@@ -1,0 +1,20 @@
+"""A check that pays for the flip of a coin, and a validator that denies every payment."""
+
+from __future__ import annotations
+
+from agito.testing import FakeEnvironment
+from agito.types import Key, Sealed, Status, Verdict
+
+
+class PayingCoin(FakeEnvironment):
+    name = "paying-coin"
+
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        return _verdict(float(int(sealed.digest, 16) % 2))
+
+    async def gold(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        return _verdict(0.0)
+
+
+def _verdict(reward: float) -> Verdict:
+    return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward})

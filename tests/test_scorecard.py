@@ -1,0 +1,110 @@
+"""The scorecard: its intervals by hand, and a served model that is measured over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+
+from agito import scorecard
+from agito.harness.chat import ChatHarness
+from agito.recipe import EnvSection, Recipe
+from agito.scorecard import Scorecard, estimate
+from agito.types import Status
+
+
+def test_a_share_has_its_exact_interval_and_a_mean_the_normal_one() -> None:
+    share = estimate([1.0] * 9 + [0.0])
+    assert (share.value, round(share.low, 3), round(share.high, 3)) == (0.9, 0.555, 0.997)  # Clopper and Pearson, 1934
+    mean = estimate([1.0, 2.0, 3.0, 4.0])
+    assert mean.value == 2.5 and mean.high - 2.5 == pytest.approx(1.96 * (5 / 3) ** 0.5 / 2, rel=1e-4)
+
+
+def answer(messages: list[dict[str, Any]]) -> tuple[str, str]:
+    """A ledger in a few lines: every `name value,` that was read, and the question that comes last."""
+    known: dict[str, str] = {}
+    question = ""
+    for text in (message["content"].rsplit("It begins: ")[-1] for message in messages if message["role"] in ("user", "tool")):
+        *facts, question = text.split(", ")
+        known |= dict(fact.split(" ") for fact in facts)
+    name = question.rstrip("?")
+    return name, known.get(name, "gone")
+
+
+class Served(BaseHTTPRequestHandler):
+    """Speaks the chat-completions protocol; the model `mute` never calls a tool, `broken` fails."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.path == "/v1/chat/completions" and body["tools"][0]["function"]["name"] == "say"
+        if body["model"] == "broken":
+            self.send_error(500)
+            return
+        message: dict[str, Any] = {"role": "assistant", "content": "let me think"}
+        if body["model"] != "mute":
+            name, value = answer(body["messages"])
+            function = {"name": "say", "arguments": json.dumps({"name": name, "value": value})}
+            message = {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": function}]}
+        reply = json.dumps({"choices": [{"message": message}], "usage": {"completion_tokens": 7}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *args: object) -> None:
+        return
+
+
+@pytest.fixture(scope="module")
+def url() -> Generator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Served)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Silent:
+    def phase(self, name: str, total: int) -> None:
+        return
+
+    def advance(self, figures: object) -> None:
+        return
+
+
+async def score(url: str, model: str) -> Scorecard:
+    recipe = Recipe(env=EnvSection(name="decisions", families=("ledger",), levels=(1, 2)))
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        harness = ChatHarness(client, model)
+        return await scorecard.of_endpoint(harness, model, recipe, Silent(), suite="decisions", split="heldout", num_tasks=12)
+
+
+@pytest.mark.anyio
+async def test_any_endpoint_takes_the_place_of_a_checkpoint_and_is_measured_beside_optimum_null_and_random(url: str) -> None:
+    card = await score(url, "ledger-in-a-few-lines")
+    assert [column.name for column in card.columns] == ["ledger-in-a-few-lines", "optimum", "null", "random"]
+    policy, optimum, null, random = card.columns
+    assert policy.success.success == optimum.success.success == 1.0
+    assert null.success.success == random.success.success == 0.0
+    assert policy.estimate("ledger_contradictions").value == 0.0
+    assert random.estimate("ledger_contradictions").value > 0.8
+    assert all(reading.attempt.trajectory.num_sampled == 7 * len(reading.attempt.trajectory.events) for reading in policy.readings)
+    json.dumps(card.to_json(), allow_nan=False)
+
+
+@pytest.mark.anyio
+async def test_a_model_that_calls_no_tool_is_told_so_and_fails_and_an_endpoint_that_breaks_is_void(url: str) -> None:
+    mute = (await score(url, "mute")).columns[0]
+    assert mute.success.success == 0.0
+    assert "no tool was called" in mute.readings[0].attempt.trajectory.events[0].text
+    broken = (await score(url, "broken")).columns[0]
+    assert all(reading.attempt.verdict.status is Status.VOID for reading in broken.readings)
+    assert broken.success.num == 0
