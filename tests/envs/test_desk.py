@@ -26,7 +26,7 @@ class TestDeskKeepsTheContract(EnvironmentContract):
         return DeskEnvironment()
 
     def renderers(self) -> Sequence[Renderer]:
-        words = " ".join((*CUSTOMERS, *ITEMS, *PLACES, *FAMILIES, "limit which sure where orders refuse submit done"))
+        words = " ".join((*CUSTOMERS, *ITEMS, *PLACES, *FAMILIES, "limit which sure where orders look refuse submit done"))
         return [renderer(dialect, learn([words, *map(str, range(110))], size=640)) for dialect in Dialect]
 
 
@@ -70,11 +70,11 @@ async def test_damage_beside_the_right_deed_costs_everything() -> None:
         right = [event.call for event in events]
         used = {str(call.arguments.get("order")) for call in right}
         lines = [line.split() for event in events for line in event.text.splitlines() if event.call.tool == "orders"]
-        others = [int(words[-1]) for words in lines if len(words) == 4 and words[-1] not in used]
+        others = [(words[0], int(words[1])) for words in lines if len(words) == 2 and words[1] not in used]
         if not others:
             continue
 
-        damaged = await played(task, key, saying([*right[:-1], use("refuse", order=others[0]), finish()]))
+        damaged = await played(task, key, saying([*right[:-1], use("refuse", item=others[0][0], order=others[0][1]), finish()]))
         assert damaged.verdict.reward == 0.0 and "refusals" in damaged.verdict.evidence
 
 

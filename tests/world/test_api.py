@@ -11,11 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from agito.protocols import SandboxSpec
 from agito.types import Call, Fault, Json
 from agito.world.api import Database, Operation, Problem, Service, differences, dump, image
 from agito.world.api.http import app, listening
 from agito.world.api.service import Arguments, keyed, page
 from agito.world.component import spec
+from agito.world.sandbox import Pool
 
 SCHEMA = """
 CREATE TABLE accounts (name TEXT PRIMARY KEY, owner TEXT NOT NULL, cents INTEGER NOT NULL CHECK (cents >= 0));
@@ -52,6 +54,16 @@ OPERATIONS = (
     Operation(tool=spec("accounts", "Lists accounts, two a page.", {"page": "integer"}), run=_accounts),
     Operation(tool=spec("audit", "For auditors.", []), run=lambda connection, arguments, caller: "fine", roles=("auditor",)),
 )
+
+
+INSIDE = """
+import http.client, json
+link = http.client.HTTPConnection("127.0.0.1", {port}, timeout=5)
+body = json.dumps(dict(source="a", target="b", cents={cents}))
+link.request("POST", "/transfer", body, dict(Authorization="Bearer t-ann"))
+answer = link.getresponse()
+print(answer.status, answer.read().decode())
+"""
 
 
 def service() -> Service:
@@ -176,6 +188,24 @@ async def test_over_http_the_same_rules_hold() -> None:
         assert (await http.post("/transfer", content=b'{"cents": NaN}', headers=ann)).status_code == 400
         assert (await http.post("/transfer", content=b" " * (2 << 20), headers=ann)).status_code == 413
         assert (await http.get("/transfer", headers=ann)).status_code == 405
+    assert dump((await bank.capture())["api.sqlite"])["accounts"][("a",)]["cents"] == 70
+
+
+async def test_programs_inside_a_sandbox_reach_the_service_and_only_through_its_rules() -> None:
+    bank = service()
+    pool = await Pool.open(warm=1)
+    try:
+        box = await pool.start(SandboxSpec())
+        with await box.listen() as listener:
+            port = listener.getsockname()[1]
+            async with listening(app(bank, {"t-ann": ("ann", "agent")}), listener):
+                done = await box.py(INSIDE.format(port=port, cents=30), timeout_s=10.0)
+                assert done.output.decode().split() == ["200", '{"transfer":1}']
+                refused = await box.py(INSIDE.format(port=port, cents=1000), timeout_s=10.0)
+                assert refused.output.startswith(b"409")
+        await box.close()
+    finally:
+        await pool.aclose()
     assert dump((await bank.capture())["api.sqlite"])["accounts"][("a",)]["cents"] == 70
 
 

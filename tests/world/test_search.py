@@ -36,6 +36,12 @@ def test_the_document_with_more_of_the_words_comes_first_whatever_their_case() -
     assert engine().step(ask("search", "TAMSIN vey lives")).text.splitlines()[0] == "c 2001 Tamsin Vey"
 
 
+def test_asked_for_all_words_it_finds_only_documents_with_all_of_them() -> None:
+    corpus = Corpus(DOCUMENTS)
+    assert [found.id for found in corpus.search("carro tamsin", 5)] == ["c", "d", "a"]
+    assert [found.id for found in corpus.search("carro tamsin", 5, all_words=True)] == ["c"]
+
+
 def test_an_opened_document_shows_its_text_and_an_unknown_id_is_the_policys_fault() -> None:
     searching = engine()
     assert "Ruark Dole" in searching.step(ask("open", "b")).text

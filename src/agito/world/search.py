@@ -71,12 +71,13 @@ class Corpus:
         writer.wait_merging_threads()
         self._index.reload()
 
-    def search(self, query: str, limit: int) -> list[Document]:
-        """The best matches of any of the query's words, the best first; equals in the order of the corpus."""
+    def search(self, query: str, limit: int, *, all_words: bool = False) -> list[Document]:
+        """The best matches of any of the query's words, or of all, the best first; equals in the order of the corpus."""
         words = list(dict.fromkeys(_WORD.findall(query.lower())))[:_MAX_WORDS]
         if not words:
             return []
-        terms = [(tantivy.Occur.Should, tantivy.Query.term_query(self._schema, "text", word)) for word in words]
+        occur = tantivy.Occur.Must if all_words else tantivy.Occur.Should
+        terms = [(occur, tantivy.Query.term_query(self._schema, "text", word)) for word in words]
         found = cast("_Hits", self._searcher.search(tantivy.Query.boolean_query(terms), limit))
         numbers = [cast("int", self._searcher.doc(address).get_first("number")) for _, address in found.hits]
         return [self._listed[number] for number in numbers]
@@ -96,14 +97,20 @@ class SearchEngine(Machine):
     state: Browsing
 
     def __init__(
-        self, corpus: Corpus, *, name: str = "search", limit: int = 5, line: Callable[[Document], str] = lambda document: document.line
+        self,
+        corpus: Corpus,
+        *,
+        name: str = "search",
+        limit: int = 5,
+        all_words: bool = False,
+        line: Callable[[Document], str] = lambda document: document.line,
     ) -> None:
         super().__init__(Browsing())
-        self.name, self._corpus, self._limit, self._line = name, corpus, limit, line
+        self.name, self._corpus, self._limit, self._all_words, self._line = name, corpus, limit, all_words, line
 
     def step(self, call: Call) -> Answer:
         if call.tool == "search":
-            hits = self._corpus.search(text_of(call, "query"), self._limit)
+            hits = self._corpus.search(text_of(call, "query"), self._limit, all_words=self._all_words)
             return Answer(text="\n".join(map(self._line, hits)) or "nothing found")
         wanted = _id_of(call.arguments.get("id"))
         document = self._corpus.documents.get(wanted)

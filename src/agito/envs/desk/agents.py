@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from typing import TypeAlias
 
 from agito.envs.desk.case import FAMILIES
-from agito.envs.desk.words import CUSTOMERS, PLACES
+from agito.envs.desk.words import CUSTOMERS, ITEMS, PLACES
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault, Json
 
@@ -58,7 +58,7 @@ def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
 
     def blind() -> Script:
         rng = random.Random(f"desk/guess/{seed}")
-        yield _deed(rng.choice((wish, "refuse")), rng.randrange(10, 100), rng.choice(PLACES))
+        yield _deed(rng.choice((wish, "refuse")), rng.choice(ITEMS), rng.randrange(10, 100), rng.choice(PLACES))
         yield finish()
 
     def noise() -> Script:
@@ -95,47 +95,48 @@ class _Agent:
                 self.item = reply.removeprefix("no ")
         if not self.item or not reply:
             return None
-        row = yield from self._find()
-        if row is None:
+        number = yield from self._find()
+        looked = number and (yield from self._persist(use("look", item=self.item, order=int(number))))
+        if not number or not looked or looked.startswith("error"):
             return None
-        return (yield from self._decide(row))
+        return (yield from self._decide(looked, int(number)))
 
     def _find(self) -> Asking:
-        """The order's line, the customer's rank before it."""
+        """The order's id; `item` is then what the order says."""
         for page in range(1, _MOST_PAGES):
             text = yield from self._persist(use("orders", name=self.customer, page=page))
             if text is None:
                 return None
-            rank, *lines = text.splitlines()
-            listed = [line for line in lines if line.count(" ") == 3]
-            found = next((line for line in listed if line.split()[0] == self.item), None)
+            lines = text.splitlines()
+            listed = dict(line.split() for line in lines if line.count(" ") == 1)
             if listed and not self.careful(_FIRST):
-                found = listed[0]
-            if found:
-                return f"{rank} {found}"
+                self.item = next(iter(listed))
+            if self.item in listed:
+                return listed[self.item]
             if lines and lines[-1] == "more":
                 continue
             self.item = yield from self._persist(ask("which"))  # they named something that they never bought
-            return (yield from self._find()) if self.item and page < _MOST_PAGES else None
+            return (yield from self._find()) if self.item else None
         return None
 
-    def _decide(self, row: str) -> Asking:
-        rank, _, state, days, number = row.split()
+    def _decide(self, looked: str, number: int) -> Asking:
+        state, days, rank = looked.split()
         if self.wish == "refund":
             is_allowed = state == "sent" and (int(days) <= self.limit or rank == "gold")
         else:
             is_allowed = state == "open"
         place: str | None = ""
-        deed = self.wish if is_allowed or not self.careful(_SLOPPY) else "refuse"
-        if deed == "move":
+        wish = self.wish if is_allowed or not self.careful(_SLOPPY) else "refuse"
+        if wish == "move":
             place = yield from self._persist(ask("where"))
             if place is None:
                 return None
+        item = self.item or ""
         if not self.careful(_SLIP):
-            yield from self._persist(_deed(deed, self.rng.randrange(100, 110), place))
-        reply = yield from self._persist(_deed(deed, int(number), place))
-        if reply and reply.startswith("error 409") and deed != "refuse" and not is_allowed:
-            reply = yield from self._persist(_deed("refuse", int(number), place))
+            yield from self._persist(_deed(wish, item, self.rng.randrange(100, 110), place))
+        reply = yield from self._persist(_deed(wish, item, number, place))
+        if reply and reply.startswith("error 409") and wish != "refuse" and not is_allowed:
+            reply = yield from self._persist(_deed("refuse", item, number, place))
         return reply
 
     def _persist(self, call: Call) -> Asking:
@@ -148,8 +149,8 @@ class _Agent:
                 return None
 
 
-def _deed(name: str, number: int, place: str) -> Call:
-    return use(name, order=number, place=place) if name == "move" else use(name, order=number)
+def _deed(name: str, item: str, number: int, place: str) -> Call:
+    return use(name, item=item, order=number, place=place) if name == "move" else use(name, item=item, order=number)
 
 
 def _random_call(rng: random.Random) -> Call:
@@ -160,4 +161,4 @@ def _random_call(rng: random.Random) -> Call:
         return ask(rng.choice(("which", "sure", "where")))
     if kind < 6:
         return use("orders", name=rng.choice(CUSTOMERS), page=rng.randrange(1, 3))
-    return _deed(rng.choice((*FAMILIES, "refuse")), rng.randrange(10, 100), rng.choice(PLACES))
+    return _deed(rng.choice((*FAMILIES, "refuse", "look")), rng.choice(ITEMS), rng.randrange(10, 100), rng.choice(PLACES))

@@ -1,7 +1,7 @@
 """The `desk` environment: customer service over an API, judged by the state of the shop's books, damage included.
 
-Chance level: an agent that sees nothing must name the right one of 90 order numbers and the right deed, so it is right about once in 150;
-an agent that does nothing is never right, since a refusal must be recorded too; declared as 0.01.
+Chance level: an agent that sees nothing must name the right one of 90 order numbers with its item and the right deed, so it is right less
+than once in 150; an agent that does nothing is never right, since a refusal must be recorded too; declared as 0.01.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NATURAL = (
     "may change their mind: `ask` them which item it is, where to send it, and before you do anything whether they are sure; ask "
     "again until they say yes. Policy: an order is refunded only when it is `sent` and not more than {limit} days old; customers of rank "
     "`gold` get refunds at any age. An order is cancelled or moved only while it is `open`. What the policy forbids you "
-    "`refuse`, with the order's id, instead of doing it. Do exactly this one thing and change nothing else; then submit `done`. "
+    "`refuse` instead of doing it. Do exactly this one thing and change nothing else; then submit `done`. "
     "Tools can time out, and what timed out may have been done."
 )
 

@@ -24,36 +24,44 @@ CREATE TABLE refusals (id INTEGER PRIMARY KEY REFERENCES orders);
 CREATE TABLE refunds (id INTEGER PRIMARY KEY REFERENCES orders);
 """
 
-ORDERS = spec(
-    "orders",
-    "A customer's orders by id: item, state (open, sent, back, off) and days since; three a page.",
-    {"name": "string", "page": "integer"},
-)
-REFUND = spec("refund", "Takes a sent order back and returns the money.", {"order": "integer"})
-CANCEL = spec("cancel", "Cancels an order that is open or sent.", {"order": "integer"})
-MOVE = spec("move", "Sends an order that is open or sent to another place.", {"order": "integer", "place": "string"})
-REFUSE = spec("refuse", "Records that the customer's wish for this order is against the policy.", {"order": "integer"})
+_ORDER = {"item": "string", "order": "integer"}  # both, so that a slip in one is caught
+
+ORDERS = spec("orders", "A customer's orders: item and id, three a page, pages from 1.", {"name": "string", "page": "integer"})
+LOOK = spec("look", "One order: state (open, sent, back, off), days since, the customer's rank.", _ORDER)
+REFUND = spec("refund", "Takes a sent order back and returns the money.", _ORDER)
+CANCEL = spec("cancel", "Cancels an order that is open or sent.", _ORDER)
+MOVE = spec("move", "Sends an order that is open or sent to another place.", {**_ORDER, "place": "string"})
+REFUSE = spec("refuse", "Records that the customer's wish for this order is against the policy.", _ORDER)
 
 
 def _orders(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
     name, number = arguments["name"], arguments["page"]
-    customer = connection.execute("SELECT rank FROM customers WHERE name = ?", (name,)).fetchone()
-    if customer is None:
+    if connection.execute("SELECT 1 FROM customers WHERE name = ?", (name,)).fetchone() is None:
         raise Problem(404, "no such customer")
     if not isinstance(number, int) or not 1 <= number <= 99:
         raise Problem(422, "page counts from 1")
     found = connection.execute(
-        "SELECT id, item, state, days FROM orders WHERE customer = ? ORDER BY id LIMIT ? OFFSET ?", (name, PAGE + 1, PAGE * (number - 1))
+        "SELECT id, item FROM orders WHERE customer = ? ORDER BY id LIMIT ? OFFSET ?", (name, PAGE + 1, PAGE * (number - 1))
     ).fetchall()
-    rows: list[Json] = [f"{item} {state} {days} {order}" for order, item, state, days in found[:PAGE]]
-    return {"rank": customer[0], "orders": rows, "more": len(found) > PAGE}
+    rows: list[Json] = [f"{item} {order}" for order, item in found[:PAGE]]
+    return {"orders": rows, "more": len(found) > PAGE}
+
+
+def _look(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
+    row = connection.execute(
+        "SELECT state, days, rank FROM orders JOIN customers ON customer = name WHERE id = ? AND item = ?",
+        (arguments["order"], arguments["item"]),
+    ).fetchone()
+    if row is None:
+        raise Problem(404, "no such order")
+    return " ".join(map(str, row))
 
 
 def _order(connection: sqlite3.Connection, arguments: Arguments, *states: str) -> int:
-    """The order's id. Raises `Problem` unless it is in one of these states."""
+    """The order's id. Raises `Problem` unless it is there and in one of these states."""
     order = arguments["order"]
     assert isinstance(order, int)
-    row = connection.execute("SELECT state FROM orders WHERE id = ?", (order,)).fetchone()
+    row = connection.execute("SELECT state FROM orders WHERE id = ? AND item = ?", (order, arguments["item"])).fetchone()
     if row is None:
         raise Problem(404, "no such order")
     if row[0] not in states:
@@ -80,12 +88,13 @@ def _move(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> 
 
 
 def _refuse(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
-    connection.execute("INSERT INTO refusals VALUES (?)", (arguments["order"],))
+    connection.execute("INSERT INTO refusals VALUES (?)", (_order(connection, arguments, "open", "sent"),))
     return "ok"
 
 
 OPERATIONS = (
     Operation(tool=ORDERS, run=_orders),
+    Operation(tool=LOOK, run=_look),
     Operation(tool=REFUND, run=_refund, writes=True, roles=("agent",)),
     Operation(tool=CANCEL, run=_cancel, writes=True, roles=("agent",)),
     Operation(tool=MOVE, run=_move, writes=True, roles=("agent",)),
@@ -103,4 +112,4 @@ def _text(body: Json) -> str:
         return str(body)
     listed = body["orders"]
     assert isinstance(listed, list)
-    return "\n".join([str(body["rank"]), *map(str, listed), *(["more"] if body["more"] else [])])
+    return "\n".join([*map(str, listed), *(["more"] if body["more"] else [])])

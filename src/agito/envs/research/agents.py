@@ -57,7 +57,7 @@ def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
     def blind() -> Script:
         rng = random.Random(f"research/guess/{seed}")
         hops = len(_parse(prompt)[2])
-        yield submit(" ".join((rng.choice(_EVERY), *(str(rng.randrange(10, 100)) for _ in range(hops)))))
+        yield submit(" ".join((rng.choice(_EVERY), *(_some_id(rng) for _ in range(hops)))))
 
     def noise() -> Script:
         rng = random.Random(f"research/random/{seed}")
@@ -107,7 +107,7 @@ class _Agent:
     def _in_order(self, text: str, subject: str, relation: str) -> list[str]:
         """The documents worth opening. Careful: of those in time, the newest first. Hasty: as they are listed."""
         lines = [line.split() for line in text.splitlines()]
-        found = [(int(words[2]), words[3]) for words in lines if len(words) == 4 and words[:2] == [subject, relation]]
+        found = [(int(words[2][0]), words[2]) for words in lines if len(words) == 3 and words[:2] == [subject, relation]]
         if self.is_naive or not self.careful(1.0):
             return [number for _, number in found]
         return [number for date, number in sorted(found, reverse=True) if date <= self.date]
@@ -129,9 +129,13 @@ def _parse(prompt: str) -> tuple[int, str, list[str]]:
 
 
 def _random_call(rng: random.Random) -> Call:
-    name, number = rng.choice(_EVERY), str(rng.randrange(10, 100))
+    name, number = rng.choice(_EVERY), _some_id(rng)
     relation = rng.choice([each for listed in RELATIONS.values() for each in listed])
     kind = rng.randrange(9)
     if kind == 0:
         return submit(f"{name} {number}")
     return read(number) if kind < 4 else search(f"{name} {relation}")
+
+
+def _some_id(rng: random.Random) -> str:
+    return f"{rng.randrange(1, 10)}-{rng.randrange(10, 100)}"

@@ -21,13 +21,14 @@ from agito.world.search import OPEN, SEARCH, SearchEngine
 from agito.world.world import SUBMIT, World
 
 TOOLS = (SEARCH, OPEN, SUBMIT)
-_ASKED_PER_WORLD = 10  # neighbouring tasks ask about one world a level, whose index is made once; many more and it is learned by heart
+_ASKED_PER_WORLD = 4  # neighbouring tasks ask about one world a level, whose index is made once; many more and it is learned by heart
 _NATURAL = (
-    "A library holds short dated documents about people, places and works. `search` lists documents by title, date and id; a title is "
-    "a name and a relation (by, in, home, boss, lord, near). `open` shows what the document says: `is NAME`, or `rumor NAME`. "
-    "Facts change: of the documents about one name and relation the one with the highest date{until} holds, and rumors never count. "
-    "Begin with {start} and follow these relations one after the other: {path}. Submit the name that you arrive at, then the ids of the "
-    "documents that decide, one for each relation and no others, separated by spaces. Tools can time out."
+    "A library holds short dated documents about people, places and works. `search` lists the documents that have all the words, by title "
+    "and id; a title is a name and a relation (by, in, home, boss, lord, near), an id is a date and a number. `open` shows what the "
+    "document says: `is NAME`, or `rumor NAME`. Facts change: of the documents about one name and relation the one with the highest "
+    "date{until} holds, and rumors never count. Begin with {start} and follow these relations one after the other: {path}. Submit the "
+    "name that you arrive at, then the ids of the documents that decide, one for each relation and no others, separated by spaces. "
+    "Tools can time out."
 )
 
 
@@ -67,7 +68,7 @@ class ResearchEnvironment:
         assert isinstance(world, list)
         split, seed, level, number = world
         assert isinstance(split, str) and isinstance(seed, int) and isinstance(level, int) and isinstance(number, int)
-        engine = SearchEngine(library(split, seed, level, number).corpus, limit=HITS, line=line)
+        engine = SearchEngine(library(split, seed, level, number).corpus, limit=HITS, all_words=True, line=line)
         weather = Weather(timeout=SHAPES[level].timeout)
         return World(task, [engine], attempt, noise_seed=noise_seed, weather={"search": weather, "open": weather})
 

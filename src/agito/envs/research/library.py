@@ -17,8 +17,8 @@ HITS = 4  # a page of results
 
 
 def line(document: Document) -> str:
-    """A hit with its id last, after what it is chosen by."""
-    return f"{document.title} {document.date} {document.id}"
+    """A hit as it is listed; its id begins with its date."""
+    return f"{document.title} {document.id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class Shape:
     sizes: tuple[int, int, int]  # people, places, works
     stale: tuple[int, ...]  # documents beside the newest, of one fact
     rumor: float = 0.0  # chance that one of a fact's documents is a rumor
+    noise: bool = False  # hits can be about something else
     timeout: float = 0.0
     turns: int = 12
     tokens: int = 256
@@ -37,9 +38,9 @@ class Shape:
 SHAPES = {
     1: Shape(hops=(1,), sizes=(4, 3, 3), stale=(1, 2), turns=8, tokens=224),
     2: Shape(hops=(1, 2), sizes=(4, 4, 3), stale=(1, 2), turns=14, tokens=320),
-    3: Shape(hops=(2,), sizes=(5, 4, 4), stale=(1, 2), rumor=0.3, timeout=0.1, turns=22, tokens=384),
-    4: Shape(hops=(2, 3), sizes=(5, 5, 4), stale=(1, 2), rumor=0.4, timeout=0.15, turns=30, tokens=512),
-    5: Shape(hops=(3,), sizes=(6, 5, 4), stale=(1, 2), rumor=0.5, timeout=0.2, turns=30, tokens=512),
+    3: Shape(hops=(2,), sizes=(5, 4, 4), stale=(1, 2), rumor=0.3, noise=True, timeout=0.1, turns=22, tokens=384),
+    4: Shape(hops=(2, 3), sizes=(5, 5, 4), stale=(1, 2), rumor=0.4, noise=True, timeout=0.15, turns=30, tokens=512),
+    5: Shape(hops=(3,), sizes=(6, 5, 4), stale=(1, 2), rumor=0.5, noise=True, timeout=0.2, turns=30, tokens=512),
 }
 LEVELS = tuple(SHAPES)
 
@@ -79,7 +80,7 @@ class Library:
         return max(counted, key=lambda source: source.date, default=None)
 
     def hits(self, subject: str, relation: str) -> list[Source]:
-        return [self.by_id[document.id] for document in self.corpus.search(f"{subject} {relation}", HITS)]
+        return [self.by_id[document.id] for document in self.corpus.search(f"{subject} {relation}", HITS, all_words=True)]
 
 
 @lru_cache(maxsize=128)
@@ -103,6 +104,6 @@ def _fact(rng: random.Random, shape: Shape, subject: str, relation: str, values:
     dates = rng.sample(range(1, 10), count)
     rumor = rng.choice(dates) if count > 1 and rng.random() < shape.rumor else None
     return [
-        Source(id=str(ids.pop()), date=date, subject=subject, relation=relation, value=value, is_rumor=date == rumor)
+        Source(id=f"{date}-{ids.pop()}", date=date, subject=subject, relation=relation, value=value, is_rumor=date == rumor)
         for date, value in zip(dates, rng.sample(values, count), strict=True)
     ]

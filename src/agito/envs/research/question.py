@@ -49,7 +49,7 @@ def question(world: Library, *, split: str, family: str, level: int, rng: random
         is_held_out = any(pair in HELD_OUT for pair in pairwise(path))
         date = NEWEST if family == "now" else rng.randrange(3, NEWEST)
         steps = follow(world, start, path, date)
-        if is_held_out != (split == "structural") or steps is None or not _is_listed(world, steps):
+        if is_held_out != (split == "structural") or steps is None or not _is_listed(world, steps, SHAPES[level].noise):
             continue
         if family == "then" and follow(world, start, path, NEWEST) == steps:
             continue
@@ -79,9 +79,13 @@ def _path(rng: random.Random, kind: str, length: int) -> tuple[str, ...]:
     return tuple(path)
 
 
-def _is_listed(world: Library, steps: tuple[Source, ...]) -> bool:
-    """Whether every document about each step is among the hits: a longer look would not be fair."""
-    return all(set(world.about(step.subject, step.relation)) <= set(world.hits(step.subject, step.relation)) for step in steps)
+def _is_listed(world: Library, steps: tuple[Source, ...], noise: bool) -> bool:
+    """Whether every document about each step is among the hits (a longer look would not be fair), and, unless there is noise, no other."""
+    for step in steps:
+        about, hits = set(world.about(step.subject, step.relation)), set(world.hits(step.subject, step.relation))
+        if not about <= hits or (about != hits and not noise):
+            return False
+    return True
 
 
 def _at_first_sight(world: Library, start: str, path: tuple[str, ...]) -> tuple[Source, ...]:

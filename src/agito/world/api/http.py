@@ -1,6 +1,7 @@
 """The service over real HTTP: `POST /OPERATION` with a JSON object, a bearer token, an `Idempotency-Key`.
 
-`listening` serves it on a Unix socket of the host. Inside a sandbox it is reached by whatever carries that socket in.
+`listening` serves it on a Unix socket of the host, or on any listener: that of a sandbox's own network (`Box.listen`) makes it an API that
+only the programs inside that sandbox can reach.
 """
 
 from __future__ import annotations
@@ -47,11 +48,15 @@ def app(service: Service, tokens: Mapping[str, tuple[str, str]]) -> Starlette:
 
 
 @asynccontextmanager
-async def listening(application: Starlette, path: Path) -> AsyncGenerator[None]:
-    """Serves on the Unix socket at `path` for as long as the block lasts. Raises `TimeoutError` when it does not come up."""
-    server = _Server(uvicorn.Config(application, uds=str(path), log_level="warning", lifespan="off", ws="none"))
+async def listening(application: Starlette, where: Path | socket.socket) -> AsyncGenerator[None]:
+    """Serves on the Unix socket at a path, or on a listener, which stays the caller's to close, for as long as the block lasts.
+
+    Raises `TimeoutError` when it does not come up.
+    """
+    is_path = isinstance(where, Path)
+    server = _Server(uvicorn.Config(application, uds=str(where) if is_path else None, log_level="warning", lifespan="off", ws="none"))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server.serve)
+        tasks.start_soon(server.serve, None if is_path else [where])
         try:
             with anyio.fail_after(START_S):
                 await server.ready.wait()
