@@ -2,7 +2,8 @@
 
     python benchmarks/audit_all.py [--short] [--only NAME] [--ship]
 
-The last line is a JSON object: for every environment `seconds`, and `gates` by name with whether each holds. `--ship` writes the cards to `src/agito/cards`, the test fakes' included: do so after an environment's source has changed.
+The last line is a JSON object: for every environment `seconds`, and `gates` by name with whether each holds.
+`--ship` writes the cards to `src/agito/cards`, the test fakes' included: do so after an environment's source has changed.
 Target: every environment within two minutes on two cores (the browser one within five), all gates green.
 """
 
