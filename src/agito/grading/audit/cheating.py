@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agito.grading.audit import limits
-from agito.grading.audit.agents import stumbling
+from agito.grading.audit.agents import prompt_of, stumbling, words_of
 from agito.grading.audit.attacks import ATTACKERS, Attackers
 from agito.grading.audit.card import Case, Gate, Measure, Quality, judged
 from agito.grading.audit.numbers import average, bounds, luck, share
@@ -148,7 +148,8 @@ async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
     killed = num = 0
     for episode in solved:
         assert episode.sealed is not None
-        others = [other.sealed.submitted for other in solved if other.sealed and other is not episode]
+        others: list[str | None] = [other.sealed.submitted for other in solved if other.sealed and other is not episode]
+        others += words_of(prompt_of(episode.task))
         for name, mutant in _spoilt(episode.sealed, others):
             try:
                 verdict = await stage.environment.grade(mutant, episode.key, GRADE_SEED)
@@ -164,7 +165,7 @@ async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
 
 
 def _spoilt(sealed: Sealed, others: Sequence[str | None]) -> list[tuple[str, Sealed]]:
-    """`others` are the submissions to other tasks: one that is common to many, such as `done`, answers nothing and need not be exact."""
+    """`others` are the submissions to other tasks, and what the prompt says: such a word, like `done`, answers nothing."""
     text = sealed.submitted
     found: list[tuple[str, Sealed]] = []
     if text is not None:
