@@ -45,11 +45,11 @@ async def cheating(stage: Stage, attackers: Sequence[Attackers] = ATTACKERS) -> 
     honest, honest_gate = await _honest(stage, cases)
     killed, survivors = await _mutants(stage)
     cases += [Case(what=f"mutant accepted: {name}", where=where) for name, where in survivors[:4]]
-    num = len(attacked)
+    num, works = len(attacked), ", ".join(name for name, does in exploits.items() if does)
     passing = share("attacks passing", sum(exploits.values()), num, note="attacks that luck at the chance level does not explain")
     gate = Gate(
         name="exploits", value=float(sum(exploits.values())), limit=limits.EXPLOITS, holds=not any(exploits.values()),
-        found=f"{sum(exploits.values())} of {num} attacks pass" + f": {', '.join(n for n, works in exploits.items() if works)}"[:160],
+        found=f"{sum(exploits.values())} of {num} attacks pass" + (f": {works}"[:160] if works else ""),
         remedy="grade what was done, not what was said: compare strictly with the key, on the trusted side",
     )  # fmt: skip
     says = f"{sum(exploits.values())} of {num} attacks pass (at most {passing.high or 1.0:.0%}), the floor is {floor.value or 0:.3f}"
