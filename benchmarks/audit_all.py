@@ -2,8 +2,8 @@
 
     python benchmarks/audit_all.py [--short] [--only NAME] [--ship]
 
-The last line is a JSON object: for every environment `seconds`, and `gates` by name with whether each holds; `digest` and `numbers` are in the
-full results. `--ship` writes the cards to `src/agito/cards`, the test fakes' included: do so after an environment's source has changed.
+The last line is a JSON object: for every environment `seconds`, and `gates` by name with whether each holds.
+`--ship` writes the cards to `src/agito/cards`, the test fakes' included: do so after an environment's source has changed.
 Target: every environment within two minutes on two cores (the browser one within five), all gates green.
 """
 
@@ -50,9 +50,8 @@ def main() -> None:
             "qualities": {quality.name: {"mark": str(quality.mark), "says": quality.says} for quality in card.qualities},
             "cases": [f"{quality.name}: {case.what}" for quality in card.qualities for case in quality.cases],
         }
-        print(
-            f"{label:12} {seconds:6.1f} s  {'all gates hold' if not card.failed else 'FAILS ' + ', '.join(gate.name for gate in card.failed)}"
-        )
+        failed = ", ".join(gate.name for gate in card.failed)
+        print(f"{label:12} {seconds:6.1f} s  {f'FAILS {failed}' if failed else 'all gates hold'}")
         if options.ship:
             SHIPPED.mkdir(exist_ok=True)
             (SHIPPED / f"{label}.json").write_bytes(card.to_json())

@@ -67,11 +67,11 @@ def _place(error: Exception, rule: str, environment: type) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if source and Path(frame.filename) == Path(source)]
     if frames:
         return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}"
-    method = getattr(environment, _method_of(rule), None)
-    code = getattr(method, "__code__", None)
+    method = _method_of(rule)
+    code = getattr(getattr(environment, method, None), "__code__", None)
     if code is None:
         return f"{source} in {environment.__name__}"
-    return f"{code.co_filename}:{code.co_firstlineno} in {environment.__name__}.{method.__name__}"
+    return f"{code.co_filename}:{code.co_firstlineno} in {environment.__name__}.{method}"
 
 
 def _method_of(rule: str) -> str:

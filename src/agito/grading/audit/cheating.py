@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agito.grading.audit import limits
-from agito.grading.audit.agents import stumbling
+from agito.grading.audit.agents import prompt_of, stumbling, words_of
 from agito.grading.audit.attacks import ATTACKERS, Attackers
 from agito.grading.audit.card import Case, Gate, Measure, Quality, judged
 from agito.grading.audit.numbers import average, bounds, luck, share
@@ -45,11 +45,11 @@ async def cheating(stage: Stage, attackers: Sequence[Attackers] = ATTACKERS) -> 
     honest, honest_gate = await _honest(stage, cases)
     killed, survivors = await _mutants(stage)
     cases += [Case(what=f"mutant accepted: {name}", where=where) for name, where in survivors[:4]]
-    num = len(attacked)
+    num, works = len(attacked), ", ".join(name for name, does in exploits.items() if does)
     passing = share("attacks passing", sum(exploits.values()), num, note="attacks that luck at the chance level does not explain")
     gate = Gate(
         name="exploits", value=float(sum(exploits.values())), limit=limits.EXPLOITS, holds=not any(exploits.values()),
-        found=f"{sum(exploits.values())} of {num} attacks pass" + f": {', '.join(n for n, works in exploits.items() if works)}"[:160],
+        found=f"{sum(exploits.values())} of {num} attacks pass" + (f": {works}"[:160] if works else ""),
         remedy="grade what was done, not what was said: compare strictly with the key, on the trusted side",
     )  # fmt: skip
     says = f"{sum(exploits.values())} of {num} attacks pass (at most {passing.high or 1.0:.0%}), the floor is {floor.value or 0:.3f}"
@@ -148,12 +148,12 @@ async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
     killed = num = 0
     for episode in solved:
         assert episode.sealed is not None
-        others = [other.sealed.submitted for other in solved if other.sealed and other is not episode]
+        others: list[str | None] = [other.sealed.submitted for other in solved if other.sealed and other is not episode]
+        others += words_of(prompt_of(episode.task))
         for name, mutant in _spoilt(episode.sealed, others):
             try:
                 verdict = await stage.environment.grade(mutant, episode.key, GRADE_SEED)
-            except Exception as error:  # the boundary: a grader that breaks on a strange capture
-                stage.incidents[f"env: the grader fails on a spoilt capture ({name}): {type(error).__name__}"] += 1
+            except Exception:  # the boundary: no world makes such a capture, and a grader that breaks on it gives no verdict
                 continue
             if verdict.status is Status.VOID:
                 continue
@@ -165,7 +165,7 @@ async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
 
 
 def _spoilt(sealed: Sealed, others: Sequence[str | None]) -> list[tuple[str, Sealed]]:
-    """`others` are the submissions to other tasks: one that is common to many, such as `done`, answers nothing and need not be exact."""
+    """`others` are the submissions to other tasks, and what the prompt says: such a word, like `done`, answers nothing."""
     text = sealed.submitted
     found: list[tuple[str, Sealed]] = []
     if text is not None:

@@ -8,11 +8,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from agito.grading.audit.agents import malformed, parameters, prompt_of
+from agito.grading.audit.agents import malformed, parameters, prompt_of, words_of
 from agito.grading.audit.card import Case, Measure, Quality, judged
 from agito.grading.audit.numbers import share
 from agito.grading.audit.stage import Drawn, Episode, Stage, replay
-from agito.types import Call, Event, Task
+from agito.types import Call, Event, Fault, Task
 
 _TASKS = 24
 _SHORT = 4  # an answer of fewer characters can stand anywhere by chance
@@ -59,6 +59,8 @@ async def _told(stage: Stage) -> tuple[int, int, int, int, list[Case]]:
 
     await stage.each(stage.draw("train", stage.depth.of(_TASKS, least=6), first=500), work, least=4)
     common = {answer for answer, count in Counter(answer for _, answer in solved).items() if count > 1}  # such as "done": no secret
+    prompts = Counter(word for (task, _), _ in solved for word in set(words_of(" ".join(task.prompt.values()))))
+    common |= {word for word, count in prompts.items() if count > 1}
     secrets = [(drawn, answer) for drawn, answer in solved if len(answer) >= _SHORT and answer not in common]
     for (task, _), answer in secrets:
         shown = [prompt_of(task), *task.prompt.values(), *task.tags, *(event.text for event in mistaken[task.id])]
@@ -66,7 +68,7 @@ async def _told(stage: Stage) -> tuple[int, int, int, int, list[Case]]:
             leaks += 1
             cases.append(Case(what=f"the answer {answer[:60]!r} can be read before it is earned", where=task.id))
     for (task, _), _ in solved:
-        for event in mistaken[task.id]:
+        for event in (each for each in mistaken[task.id] if each.fault is Fault.POLICY):
             errors += 1
             is_actionable = _is_actionable(event, task)
             actionable += is_actionable

@@ -87,7 +87,7 @@ async def leakage(stage: Stage, cases: list[Case]) -> Leaks:
     leaks = Leaks()
     number = max(stage.depth.of(_TASKS, least=2), len(stage.environment.families))
     for at, drawn in enumerate(stage.draw("train", number)):
-        if at >= 1 and stage.is_late:
+        if at >= 2 and stage.is_late:
             break
         await _on_one_task(stage, drawn, leaks, cases)
     return leaks

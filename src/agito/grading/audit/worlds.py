@@ -47,6 +47,8 @@ async def _errors(stage: Stage) -> tuple[int, int, list[Case]]:
         calls = malformed(drawn[0])
         episode = await stage.play(drawn, replay([call for _, call in calls]))
         for (what, call), event in zip(calls, episode.events, strict=False):
+            if event.fault in (Fault.TOOL, Fault.TIMEOUT):  # the weather came first
+                continue
             made += 1
             is_told = event.fault is Fault.POLICY and bool(event.text.strip()) and not event.ended
             told += is_told
@@ -67,7 +69,8 @@ async def coverage(stage: Stage) -> Quality:
     )  # fmt: skip
     cells = [f"{family}-{level}" for family, level in product(environment.families, environment.levels)]
     faults = sorted({fault for _, _, fault in seen})
-    lattice = set(product(cells, sorted(tools), faults))
+    offered = {(episode.task.cell, tool.name) for episode in stage.honest for tool in episode.task.tools}
+    lattice = {(cell, tool, fault) for cell, tool in offered for fault in faults}
     visited = {cell for cell, _, _ in seen}
     unused = sorted(tools - {tool for _, tool, _ in seen})
     cases = [Case(what=f"no honest agent uses the tool {tool}") for tool in unused]
