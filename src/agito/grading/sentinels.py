@@ -1,9 +1,9 @@
 """Suites whose tests must share an interpreter with the code under test, as many repositories' do.
 
 Then the code can reach the tests, and the verdict is weaker than that of `agito.grading.functions`: use it where there is no other way.
-What can be done is done. The tests come from here, not from the workspace, under random names and in random order; among them are sentinels,
-tests that fail whatever the code is. Whoever makes everything pass (a patched comparison, runner or report) makes them pass too, and that is
-proof. Missing, unknown or doubled names count as failure. A file that cannot be imported is told apart: a mistake, not tampering.
+What can be done is done. The tests come from here, not from the workspace, under random names and in random order; among them are
+sentinels, tests that fail whatever the code is. Whoever makes everything pass (a patched comparison, runner or report) makes them pass too:
+that is proof. Missing, unknown or doubled names count as failure. A file that cannot be imported is told apart: a mistake, not tampering.
 Not seen: code that reads each test and spoils only the real ones.
 """
 
