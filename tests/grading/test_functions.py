@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
 from agito.errors import SandboxFailure
+from agito.grading.bench import BOX
 from agito.grading.functions import FunctionTask, draw, expected, grade
 from agito.grading.runner import Told
+from agito.protocols import SandboxSpec
 from agito.types import Json, Status, Verdict
 from agito.world.sandbox import Pool
+from agito.world.sandbox.box import Box
 
 REFERENCE = "def solve(xs):\n    return sorted(set(xs))\n"
 
@@ -222,6 +226,30 @@ async def test_without_the_machinery_there_is_no_verdict(anyio_backend: str) -> 
         await pool.aclose()
         with pytest.raises(SandboxFailure):
             await verdict(pool, REFERENCE)
+
+
+class DyingPool(Pool):
+    """Its zygote is killed as soon as a box is handed out."""
+
+    async def start(self, spec: SandboxSpec) -> Box:
+        box = await super().start(spec)
+        signal.pidfd_send_signal(self.zygote.pidfd, signal.SIGKILL)
+        return box
+
+
+async def test_a_grader_whose_machinery_is_killed_under_it_gives_no_verdict(anyio_backend: str) -> None:
+    async with await DyingPool.open(warm=0) as pool:
+        with pytest.raises(SandboxFailure):
+            await verdict(pool, "import time\ndef solve(xs):\n    time.sleep(1)\n    return sorted(set(xs))\n")
+
+
+async def test_a_solution_too_large_to_be_graded_fails_and_one_that_the_box_cannot_hold_is_no_verdict(pool: Pool) -> None:
+    large = await verdict(pool, "#" * (1 << 18) + REFERENCE)
+    assert large.reward == 0.0 and "at most" in large.evidence
+    with pytest.raises(SandboxFailure, match="cannot be put"):
+        files = {"solution.py": REFERENCE.encode(), "data.py": b"#" * (3 << 20)}
+        task = replace(TASK, artefacts=replace(TASK.artefacts, limit_bytes=1 << 24))
+        await grade(pool, task, files, secret="s", grade_seed=1, spec=replace(BOX, work_mb=1))
 
 
 SEARCHING = """

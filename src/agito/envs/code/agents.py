@@ -2,7 +2,8 @@
 
 One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a hasty
 person does: leaves the called functions unread, mistypes a line, does not run the tests, submits although they fail. The tests are
-incomplete, so much of that haste goes unpunished and much is only found out by the hidden cases.
+incomplete, so much of that haste goes unpunished and much is only found out by the hidden cases. The solver edits the lines that are wrong;
+the demonstrator retypes every line as its comment says, which asks for no comparing and so can be imitated by a small model.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def submit(answer: str = DONE) -> Call:
 
 
 def solver(name: str) -> ScriptFactory:
-    return lambda: _Agent(lambda _: True, random.Random(0)).run(name)
+    return lambda: _Agent(lambda _: True, random.Random(0), retypes=False).run(name)
 
 
 def with_helper(name: str) -> ScriptFactory:
@@ -64,7 +65,7 @@ def with_helper(name: str) -> ScriptFactory:
 def demonstrator(name: str, *, skill: float, seed: int) -> ScriptFactory:
     def script() -> Script:
         rng = random.Random(f"code/demonstrator/{seed}")
-        return _Agent(lambda unless: rng.random() < skill or rng.random() >= unless, rng).run(name)
+        return _Agent(lambda unless: rng.random() < skill or rng.random() >= unless, rng, retypes=True).run(name)
 
     return script
 
@@ -106,8 +107,8 @@ def impostors(name: str, seed: int) -> dict[str, ScriptFactory]:
 
 
 class _Agent:
-    def __init__(self, careful: Choice, rng: random.Random) -> None:
-        self.careful, self.rng = careful, rng
+    def __init__(self, careful: Choice, rng: random.Random, *, retypes: bool) -> None:
+        self.careful, self.rng, self.retypes = careful, rng, retypes
 
     def run(self, name: str) -> Script:
         while True:
@@ -133,7 +134,7 @@ class _Agent:
                 yield from self._put(each, "pass", wanted)
             else:
                 for old, new in zip(found, wanted, strict=False):
-                    if old != new:
+                    if old != new or (self.retypes and "(x)" not in new):
                         yield from self._put(each, old, [new])
             for other in called(text):
                 if other not in reading and self.careful(_UNREAD):
@@ -141,7 +142,7 @@ class _Agent:
 
     def _put(self, name: str, old: str, lines: list[str]) -> Generator[Call, Event, None]:
         typed = [line if self.careful(_SLIP / len(lines)) else self._mistyped(line) for line in lines]
-        if typed != [old]:
+        if typed != [old] or self.retypes:
             yield edit(f"{name}.py", old, ";".join(typed))
 
     def _mistyped(self, line: str) -> str:

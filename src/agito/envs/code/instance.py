@@ -34,7 +34,7 @@ class Shape:
 
 SHAPES: dict[int, Shape] = {
     1: Shape(functions=1, steps=(2,), faults=(1,), beside=True, conditional=0.0, turns=8, tokens=224),
-    2: Shape(functions=1, steps=(2, 3), faults=(1, 2), beside=False, conditional=0.2, turns=10, tokens=288),
+    2: Shape(functions=1, steps=(2, 3), faults=(1, 2), beside=True, conditional=0.2, turns=12, tokens=320),
     3: Shape(functions=2, steps=(2,), faults=(1, 2), beside=False, conditional=0.3, turns=12, tokens=384),
     4: Shape(functions=2, steps=(2, 3), faults=(2,), beside=False, conditional=0.4, turns=16, tokens=512),
     5: Shape(functions=3, steps=(2, 3), faults=(2, 3), beside=False, conditional=0.5, turns=20, tokens=768),

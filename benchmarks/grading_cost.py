@@ -1,0 +1,135 @@
+"""What a trusted verdict costs, in CPU: per grading, per case, and as a share of whole rollouts.
+
+`python benchmarks/grading_cost.py [--short]`. A grading of n cases costs `fixed + n * per_case`, by least squares over interleaved rounds.
+The shares set the grading of the environment `code` against everything else that one attempt costs: its world (files, shell, tests) and the
+tokens of the quickstart's own model, batched as in training; once for the episode as it is, once for one of 2,000 sampled tokens. A larger
+model makes both shares smaller. CPU is counted as in `sandbox.py`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from array import array
+from typing import Any
+
+import anyio
+import numpy as np
+
+from agito.engine.embedded import EmbeddedEngine
+from agito.engine.wire import Advance, RowRequest
+from agito.envs.code import CodeEnvironment
+from agito.grading.functions import FunctionTask, grade
+from agito.models import Qwen3, Qwen3Config
+from agito.protocols import SampleRequest
+from agito.recipe import read
+from agito.testing.episodes import act_out
+from agito.types import AttemptId, Dialect, Key, Sealed, Task
+from agito.world.sandbox import Pool
+from harness import report, spread
+from sandbox import CpuMeter
+
+REFERENCE = "def solve(xs):\n    return sorted(set(xs))\n"
+CASES = (1, 4, 16)
+LONG = 2000  # sampled tokens
+
+
+def task_of(num_cases: int) -> FunctionTask:
+    return FunctionTask(
+        name="distinct", statement="", entry="solution.py:solve", reference=REFERENCE, visible=(),
+        hidden=lambda rng: [[[rng.randrange(99) for _ in range(8)]] for _ in range(num_cases)],
+    )  # fmt: skip
+
+
+async def gradings(pool: Pool, meter: CpuMeter, rounds: int, count: int) -> dict[int, list[float]]:
+    """CPU milliseconds of one grading, by number of cases; one figure a round."""
+    figures: dict[int, list[float]] = {num: [] for num in CASES}
+    for at in range(rounds):
+        for num in CASES:
+            task = task_of(num)
+            before = meter.read_ms()
+            for seed in range(count):
+                verdict = await grade(pool, task, {"solution.py": REFERENCE.encode()}, secret=str(at), grade_seed=seed)
+                assert verdict.reward == 1.0, verdict
+            await anyio.sleep(0.05)  # the kernel takes namespaces apart afterwards
+            figures[num].append((meter.read_ms() - before) / count)
+    return figures
+
+
+async def attempts(env: CodeEnvironment, meter: CpuMeter, count: int) -> tuple[float, float, float]:
+    """CPU milliseconds of the world and of the grading of one solved task of `code`, levels 1 to 3, and how many tokens' worth was said."""
+    told = 0
+    sealed: list[tuple[Sealed, Key]] = []
+    before = meter.read_ms()
+    for index in range(count):
+        task, key = env.task(split="heldout", index=index, seed=0, level=1 + index % 3)
+        control = await env.open(task, key, AttemptId(group=index, slot=0), noise_seed=0)
+        events = await act_out(control.session, task.limits, env.solutions(task, key)[0])
+        sealed.append((await control.seal(), key))
+        told += _said(task, [str(value) for event in events for value in (event.call.tool, *event.call.arguments.values())])
+        await control.close()
+    await anyio.sleep(0.05)
+    middle = meter.read_ms()
+    for each, key in sealed:
+        assert (await env.grade(each, key, 0)).reward == 1.0
+    await anyio.sleep(0.05)
+    return (middle - before) / count, (meter.read_ms() - middle) / count, told / count
+
+
+def _said(task: Task, words: list[str]) -> int:
+    """About as many tokens as a policy would sample: one a word or sign."""
+    assert Dialect.COMPACT in task.prompt
+    return sum(len([letter for letter in word if not letter.isalnum()]) * 2 + 1 for word in words)
+
+
+def engine_ms(rows: int, prompt: int, tokens: int) -> float:
+    """CPU milliseconds of this process for one row's `tokens` sampled tokens, `rows` at once."""
+    recipe = read("quickstart")
+    sizes: dict[str, Any] = recipe.model.model_dump() | {"vocab_size": 512, "max_position": prompt + tokens + 8}
+    shape = Qwen3Config(**sizes)
+    engine = EmbeddedEngine(Qwen3(shape, seed=0), rows=rows, context=prompt + tokens + 8)
+    request = SampleRequest(extend=array("i", [7] * prompt), max_tokens=tokens, stop_ids=())
+    began = time.process_time()
+    answer = engine.advance(Advance(requests=tuple(RowRequest(key=key, seed=key, request=request) for key in range(rows)), steps=4))
+    while answer.live:
+        answer = engine.advance(Advance(steps=16))
+    return (time.process_time() - began) * 1e3 / rows
+
+
+async def main(is_short: bool) -> None:
+    rounds, count = (3, 8) if is_short else (9, 20)
+    meter = CpuMeter()
+    async with await Pool.open(warm=2) as pool:
+        await gradings(pool, meter, 1, 3)
+        figures = await gradings(pool, meter, rounds, count)
+        env = CodeEnvironment(pool=pool)
+        world_ms, grade_ms, said = await attempts(env, meter, 30 if is_short else 120)
+    meter.close()
+    points = [(num, value) for num, values in figures.items() for value in values]
+    per_case, fixed = np.polyfit([num for num, _ in points], [value for _, value in points], 1)
+    tiny_ms = engine_ms(rows=96, prompt=120, tokens=max(round(said), 1))
+    long_ms = engine_ms(rows=4 if is_short else 16, prompt=120, tokens=LONG)
+    report(
+        "grading_cost",
+        {
+            "fixed_cpu_ms": round(float(fixed), 2),
+            "per_case_cpu_ms": round(float(per_case), 2),
+            "share_tiny": round(grade_ms / (grade_ms + world_ms + tiny_ms), 3),
+            "share_2k": round(grade_ms / (grade_ms + world_ms + long_ms), 3),
+        },
+        {
+            "grading_ms": {str(num): spread(values) for num, values in figures.items()},
+            "code_grade_ms": round(grade_ms, 2),
+            "code_world_ms": round(world_ms, 2),
+            "tokens_sampled": round(said),
+            "engine_tiny_ms": round(tiny_ms, 2),
+            "engine_2k_ms": round(long_ms, 2),
+            "one_case_ms_p50": round(statistics.median(figures[1]), 2),
+            "cpu_counted_by": meter.source,
+        },
+    )
+
+
+if __name__ == "__main__":
+    anyio.run(main, "--short" in sys.argv[1:])
