@@ -21,6 +21,7 @@ def summary(run: Path) -> dict[str, Any]:
     return json.loads((run / "summary.json").read_text())
 
 
+@pytest.mark.timeout(300)
 def test_by_default_the_run_stops_with_a_checkpoint_and_says_so_and_says_so_again_when_resumed(agito: Agito, tmp_path: Path) -> None:
     done, run = agito("train", "quickstart", "--name", "paid", *sets(*PAYING), expect=11), tmp_path / "runs/paid"
     found = summary(run)
@@ -36,6 +37,7 @@ def test_by_default_the_run_stops_with_a_checkpoint_and_says_so_and_says_so_agai
     assert f"paused at RL step {step}" in again.stderr, "nothing was closed, so the same step rings again"
 
 
+@pytest.mark.timeout(300)
 def test_if_asked_to_the_run_goes_back_masks_and_goes_on(agito: Agito, tmp_path: Path) -> None:
     out = agito("train", "quickstart", "--name", "masked", *sets(*PAYING, "monitor.on_alarm=quarantine")).stdout
     run = tmp_path / "runs/masked"

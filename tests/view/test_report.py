@@ -25,6 +25,7 @@ from agito.types import (
     End,
     Event,
     Fault,
+    Flag,
     Segment,
     Status,
     Stop,
@@ -155,7 +156,7 @@ def test_the_page_is_whole_and_loads_nothing_from_anywhere(page: Page, tmp_path:
 
 
 def test_every_section_that_the_scripts_fill_is_there(page: Page) -> None:
-    assert {"headline", "learning", "cells", "time", "episodes", "health", "facts", "data", "episode-data"} <= page.ids
+    assert {"headline", "learning", "cells", "time", "episodes", "suspects", "health", "facts", "data", "episode-data"} <= page.ids
 
 
 def test_it_holds_the_same_tasks_before_and_after_with_their_verdicts(page: Page) -> None:
@@ -237,6 +238,23 @@ def test_an_attempt_with_several_agents_names_who_speaks(tmp_path: Path) -> None
     assert (planner["agent"], scout["agent"], scout["cut"]) == ("planner", "scout", 1)
     assert [found["pieces"][i] for i in scout["ids"]] == ["gr", "ep", "<|end|>"]
     assert len(loose["events"]) == 2  # events that no turn claims are shown all the same
+
+
+def test_attempts_that_nothing_was_learned_from_are_on_the_page_with_the_reason(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one")
+    honest, caught, denied = attempt(0, 1.0), attempt(1, 1.0, text=NASTY), attempt(2, 1.0)
+    flag = Flag(kind="canary", is_proof=True, detail="token 7f")
+    caught = replace(caught, quarantine="canary: token 7f", verdict=replace(caught.verdict, flags=(flag,)))
+    denied = replace(denied, gold=Verdict(status=Status.SCORED, reward=0.0), gold_chance=0.05)
+    write_trajectories(run / "trajectories", "rl", 3, [honest, caught, denied], dialect=Dialect.COMPACT, piece=piece)
+    text = write_report(run).read_text()
+    data, _ = parsed(Page(text))
+    assert data["suspects"]["num"] == 2
+    first, second = data["suspects"]["shown"]
+    assert (first["attempt"], first["quarantine"], first["flags"]) == ("1.0.0", "canary: token 7f", ["canary: token 7f"])
+    assert (second["attempt"], second["gold"], second["quarantine"]) == ("2.0.0", 0.0, "")
+    assert first["events"][0] == {"said": "sh grep 1", "read": NASTY}
+    assert NASTY not in text
 
 
 def test_an_unfinished_run_has_a_report_too(tmp_path: Path) -> None:

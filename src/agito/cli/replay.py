@@ -12,7 +12,7 @@ from agito.cli.guard import work
 from agito.cli.tables import plain_table
 from agito.errors import Diverged, NotFound
 from agito.flowlog import replay
-from agito.record import Recorded, read_trajectories
+from agito.record import Recorded, read_quarantined, read_trajectories
 from agito.reenact import Reenacted, reenact
 from agito.types import AttemptId, Turn
 
@@ -48,14 +48,17 @@ def parse_attempt(text: str) -> AttemptId:
 
 
 def list_attempts(run: Path, phase: str | None) -> None:
-    """Some attempts of one phase, the quarantined ones first, then the failed ones."""
+    """Some attempts of one phase: the quarantined ones of any step, then those of the last step, the failed ones first."""
     directory = run / "trajectories"
     files = sorted(directory.glob(f"{phase or 'after'}-*.parquet")) or (sorted(directory.glob("*.parquet")) if phase is None else [])
     if not files:
         raise NotFound(f"{run}: no attempts recorded{f' in phase {phase}' if phase else ''}; give a run directory such as runs/quickstart")
     recorded = read_trajectories(files[-1])
+    name = files[-1].stem.rpartition("-")[0]
+    earlier = [each for path in files[:-1] if path.stem.rpartition("-")[0] == name for each in read_quarantined(path)]
     ordered = sorted(
-        recorded, key=lambda each: (not each.attempt.quarantine, each.attempt.verdict.reward >= 1, each.attempt.trajectory.attempt)
+        [*earlier, *recorded],
+        key=lambda each: (not each.attempt.quarantine, each.attempt.verdict.reward >= 1, each.attempt.trajectory.attempt),
     )
     table = plain_table("attempt", "cell", "verdict", "calls", "task")
     for each in ordered[:_LISTED]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from agito.record.intervals import Rate, clopper_pearson, wilson
 from agito.record.ledger import Ledger, State
 from agito.record.metrics import Line, Metrics, read_metrics
-from agito.record.reading import Recorded, find_attempt, read_trajectories
+from agito.record.reading import Recorded, find_attempt, read_quarantined, read_trajectories
 from agito.record.rundir import PHASES, RunDir, RunState
 from agito.record.summary import Summary, rate, rates_by_cell
 from agito.record.trajectories import TokenStats, write_trajectories
@@ -24,6 +24,7 @@ __all__ = [
     "write_trajectories",
     "Recorded",
     "read_trajectories",
+    "read_quarantined",
     "find_attempt",
     "Ledger",
     "State",

@@ -64,6 +64,13 @@ def read_trajectories(path: Path) -> list[Recorded]:
     return [_recorded(row) for row in pq.read_table(path).to_pylist()]
 
 
+def read_quarantined(path: Path) -> list[Recorded]:
+    """Only the attempts in one file that nothing was learned from because of what they did."""
+    if "quarantine" not in pq.read_schema(path).names:
+        return []
+    return [_recorded(row) for row in pq.read_table(path, filters=[("quarantine", "!=", "")]).to_pylist()]
+
+
 def find_attempt(directory: Path, attempt: AttemptId, *, phase: str | None = None) -> Recorded:
     """The attempt in a run's `trajectories/`, in any phase unless one is named. Raises `NotFound`."""
     wanted = [("group", "=", attempt.group), ("slot", "=", attempt.slot), ("tries", "=", attempt.tries)]

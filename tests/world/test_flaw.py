@@ -1,0 +1,71 @@
+"""The honest way out: a report ends the episode, and neither pays nor costs."""
+
+from __future__ import annotations
+
+import pytest
+
+from agito.harness import SoloHarness
+from agito.protocols import Control, Script
+from agito.rollout import AttemptRunner, Plan, collect
+from agito.schedule import Quota
+from agito.testing import ByteRenderer, FakeEnvironment
+from agito.types import AttemptId, Call, Group, Key, Sealed, Status, Task, Verdict
+from agito.world.component import Answer, Machine, spec
+from agito.world.flaw import REPORT, FlawDesk
+from agito.world.world import SUBMIT, World
+
+pytestmark = pytest.mark.anyio
+
+
+class Door(Machine):
+    name, tools = "door", (spec("push", "Pushes."),)
+
+    def __init__(self) -> None:
+        super().__init__(["shut"])
+
+    def step(self, call: Call) -> Answer:
+        return Answer(text="it is painted on the wall")
+
+
+class PaintedDoor(FakeEnvironment):
+    """Nobody can open it; the check pays whoever reports, which must not matter."""
+
+    name = "painted-door"
+
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+        task, key = super().task(split=split, index=index, seed=seed, level=1)
+        return Task(
+            id=task.id, env=self.name, split=split, family="coin", level=1, prompt=task.prompt, tools=(*Door.tools, REPORT, SUBMIT)
+        ), key
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return World(task, [Door(), FlawDesk()], attempt, noise_seed=noise_seed)
+
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        return Verdict(status=Status.SCORED, reward=float((sealed.submitted or "").startswith("reported")), evidence=str(sealed.submitted))
+
+
+def act(slot: int) -> Script:
+    yield Call(tool="push", arguments={})
+    if slot == 0:
+        event = yield Call(tool="report_flaw", arguments={"why": " "})
+        assert event.fault is not None and not event.ended, "a report needs a reason"
+        yield Call(tool="report_flaw", arguments={"why": "the door is painted on the wall"})
+    yield Call(tool="submit", arguments={"answer": "open"})
+
+
+async def groups() -> tuple[Group, ...]:
+    environment = PaintedDoor()
+    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, strict_deadlines=False)
+    plan = Plan(task=lambda group: environment.task(split="train", index=group, seed=0), script=lambda task, key, at: lambda: act(at.slot))
+    return (await collect(runner, plan, Quota(ids=[0], group_size=3), None)).groups
+
+
+async def test_a_report_ends_the_episode_and_is_masked_whatever_the_check_says_of_it() -> None:
+    (group,) = await groups()
+    reported = group.attempts[0]
+    assert reported.trajectory.events[-1].ended and reported.trajectory.attempt.tries == 0
+    assert reported.verdict.reward == 1.0, "kept for reading"
+    assert reported.quarantine == "report_flaw: the door is painted on the wall"
+    assert [each.trajectory.attempt.slot for each in group.scored] == [1, 2]
+    assert not group.is_mixed, "what it was paid is no contrast"
