@@ -69,7 +69,9 @@ class _Job:
     async def run_through(self, checkpoint: Path | None) -> Summary:
         async with AsyncExitStack() as stack:
             self._studio = await stack.enter_async_context(open_studio(self._recipe))
-            self._curriculum = Curriculum(len(self._studio.cells))
+            self._curriculum = Curriculum(
+                len(self._studio.cells), parts=self._studio.parts, solve_rate=self._recipe.rl.solve_rate
+            )  # fmt: skip
             self._studio.start_compute()
             start = self._roll_back(checkpoint)
             stack.callback(lambda: (self._metrics.close(), self._ledger.close()))
@@ -95,7 +97,7 @@ class _Job:
         step, tally, consumed = meta["step"], meta["tally"], meta["consumed"]
         assert isinstance(step, int) and isinstance(tally, dict) and isinstance(consumed, dict)
         self._tally = Tally.from_json(tally)
-        self._curriculum = Curriculum.from_json(len(self._studio.cells), meta.get("curriculum"))
+        self._curriculum.restore(meta.get("curriculum"))
         self._position = pipeline.Position.from_json(meta.get("position"))
         attempts = {
             int(key): [AttemptId.parse(str(each)) for each in listed] for key, listed in consumed.items() if isinstance(listed, list)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from agito.credit import leave_one_out
-from agito.curriculum import Curriculum, draw
+from agito.curriculum import Curriculum, Seen, draw
 from agito.errors import BadRecipe
 from agito.protocols import StepStats
 from agito.rollout import Collected
@@ -47,17 +47,20 @@ async def train(
         collected = await attempt(studio, index, curriculum)
         acted = time.monotonic()
         if recipe.follow:
-            told = [group for group in collected.groups if not group.is_void]
-            curriculum.learn(((group.id - RL_BASE) % len(studio.cells), group.is_mixed) for group in told)
+            curriculum.learn(seen(group, len(studio.cells)) for group in collected.groups if not group.is_void)
         samples = tuple(sample for group in collected.groups if group.is_mixed for sample in leave_one_out(group))
         rate = min(1.0, sum(group.is_mixed for group in collected.groups) / recipe.groups)
         stats = await compute.step(samples, rate=rate) if samples else None
         await compute.publish(new_version())
-        figures = figures_of(collected, samples, stats) | {
-            "time/rollout_s": acted - began,
-            "time/train_s": time.monotonic() - acted,
-            "engine/busy_ratio": studio.take_busy_s() / compute.num_ranks / (acted - began),
-        }
+        figures = (
+            figures_of(collected, samples, stats)
+            | curriculum.figures(studio.cells)
+            | {
+                "time/rollout_s": acted - began,
+                "time/train_s": time.monotonic() - acted,
+                "engine/busy_ratio": studio.take_busy_s() / compute.num_ranks / (acted - began),
+            }
+        )
         await on_step(Step(index=index, groups=collected.groups, trained=samples, figures=figures))
 
 
@@ -77,6 +80,12 @@ async def attempt(studio: Studio, index: int, curriculum: Curriculum) -> Collect
         for rank in range(ranks)
     ]  # fmt: skip
     return await studio.attempts(studio.plan("train", RL_BASE), quotas, temperature=recipe.temperature)
+
+
+def seen(group: Group, num_cells: int) -> Seen:
+    """What the curriculum learns of a group."""
+    solved = mean(attempt.verdict.scores.get("success", attempt.verdict.reward) for attempt in group.scored)
+    return Seen(cell=(group.id - RL_BASE) % num_cells, is_mixed=group.is_mixed, solved=solved)
 
 
 def figures_of(collected: Collected, samples: tuple[Sample, ...], stats: StepStats | None) -> dict[str, float]:

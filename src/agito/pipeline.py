@@ -25,7 +25,7 @@ from agito.curriculum import Curriculum, draw
 from agito.engine.freerun import Freerun
 from agito.errors import WorkerDied
 from agito.flowlog import LoggedFlow
-from agito.loop import RL_BASE, Step, figures_of
+from agito.loop import RL_BASE, Step, figures_of, seen
 from agito.protocols import StepStats
 from agito.rollout import Collected
 from agito.running import first_error
@@ -189,9 +189,7 @@ class _Pipeline:
             else:  # nobody samples now
                 await self._compute.publish(version)
             if recipe.follow:
-                self._curriculum.learn(
-                    ((number - RL_BASE) % size, number in batch.groups) for number in groups if not groups[number].is_void
-                )
+                self._curriculum.learn(seen(group, size) for group in groups.values() if not group.is_void)
             await self._on_step(self._step(batch, tuple(groups.values()), samples, stats, time.monotonic() - began), self._position())
             await self._send.send(_Trained())
             for rank in _engine_ranks(self._compute) if self._compute.learns_alone else ():
@@ -209,6 +207,7 @@ class _Pipeline:
         retried, self._retried = self._flow.retried - self._retried, self._flow.retried
         collected = Collected(groups=groups, retried=retried)
         figures = figures_of(collected, samples, stats) | {"time/train_s": train_s}
+        figures |= self._curriculum.figures(self._studio.cells)
         figures |= ages(samples, self._base + batch.number)
         figures |= self._meters.read(sum(engine.busy_s for engine in self._engines))
         return Step(index=batch.number, groups=groups, trained=samples, figures=figures)
