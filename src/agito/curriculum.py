@@ -7,7 +7,9 @@ knows a number knows the task.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from math import floor
 
@@ -16,6 +18,7 @@ from agito.types import Json
 
 _MEMORY = 0.5  # of what was known of a cell, when a new step is seen
 _FLOOR = 0.15  # weight of a cell in which every group comes out even; a cell in which none does has 1 more
+_ASIDE = 0.1
 
 
 def shares(weights: Sequence[float], count: int, *, offset: float = 0.5) -> list[int]:
@@ -38,33 +41,75 @@ def draw(weights: Sequence[float], count: int, *, seed: str, first: int = 0) -> 
     return [number for _, number in sorted(numbers)]
 
 
-class Curriculum:
-    """Follows the share of mixed groups by cell. Its state goes with the checkpoint."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A stretch of cells that keeps its weight whatever is learned of them, such as one environment of a mixture."""
 
-    def __init__(self, num_cells: int) -> None:
-        self._mixed = [1.0] * num_cells
+    num_cells: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What one group came to."""
+
+    cell: int
+    is_mixed: bool
+    solved: float  # share of its attempts that succeeded
+
+
+def shared(weights: Sequence[float], parts: Sequence[Part]) -> list[float]:
+    """`weights` scaled so that those of each part add up to the part's weight; unchanged without parts."""
+    scaled, at = list(weights), 0
+    for part in parts:
+        stretch = slice(at, at + part.num_cells)
+        total = sum(weights[stretch])
+        scaled[stretch] = [part.weight * each / total if total else 0.0 for each in weights[stretch]]
+        at += part.num_cells
+    assert at in (0, len(weights)), f"{len(weights)} cells in parts of {at}"
+    return scaled
+
+
+class Curriculum:
+    """Follows the share of mixed groups by cell, and the rate of success. Its state goes with the checkpoint.
+
+    A cell whose rate lies outside `solve_rate` is drawn `_ASIDE` times as often: seldom, yet often enough to notice that it has come back.
+    """
+
+    def __init__(self, num_cells: int, *, parts: Sequence[Part] = (), solve_rate: tuple[float, float] = (0.0, 1.0)) -> None:
+        self._mixed, self._solved = [1.0] * num_cells, [0.5] * num_cells
+        self._parts, self._solve_rate = tuple(parts), solve_rate
 
     def weights(self) -> list[float]:
-        return [_FLOOR + share for share in self._mixed]
+        low, high = self._solve_rate
+        aside = [1.0 if low <= rate <= high else _ASIDE for rate in self._solved]
+        return shared([(_FLOOR + share) * each for share, each in zip(self._mixed, aside, strict=True)], self._parts)
 
-    def learn(self, outcomes: Iterable[tuple[int, bool]]) -> None:
-        """(cell, whether the group came out mixed) for every group of a step."""
-        seen: dict[int, list[bool]] = {}
-        for cell, is_mixed in outcomes:
-            seen.setdefault(cell, []).append(is_mixed)
-        for cell, each in seen.items():
-            self._mixed[cell] += (1 - _MEMORY) * (sum(each) / len(each) - self._mixed[cell])
+    def learn(self, groups: Iterable[Seen]) -> None:
+        """Every group of a step that is not void."""
+        by_cell: dict[int, list[Seen]] = {}
+        for group in groups:
+            by_cell.setdefault(group.cell, []).append(group)
+        for cell, each in by_cell.items():
+            self._mixed[cell] += (1 - _MEMORY) * (sum(group.is_mixed for group in each) / len(each) - self._mixed[cell])
+            self._solved[cell] += (1 - _MEMORY) * (sum(group.solved for group in each) / len(each) - self._solved[cell])
 
-    def to_json(self) -> list[Json]:
-        return list(self._mixed)
+    def figures(self, cells: Sequence[tuple[str, int]]) -> dict[str, float]:
+        """Where the next tasks come from, as shares, and the running rate of success there; named by cell."""
+        weights = self.weights()
+        names = [re.sub(r"[^a-z0-9.-]+", "-", f"in-{family}-{level}".lower()) for family, level in cells]
+        sampled = {f"sampled/{name}_ratio": weight / sum(weights) for name, weight in zip(names, weights, strict=True)}
+        return sampled | {f"solved/{name}_ratio": rate for name, rate in zip(names, self._solved, strict=True)}
 
-    @classmethod
-    def from_json(cls, num_cells: int, mixed: Json) -> Curriculum:
-        """Raises `CorruptCheckpoint` for anything but a share for each cell."""
-        if not isinstance(mixed, list) or len(mixed) != num_cells:
-            raise CorruptCheckpoint(
-                f"the curriculum is {mixed}: need a share for each of {num_cells} cells; was another version of Agito here?"
-            )
-        self = cls(num_cells)
-        self._mixed = [float(str(share)) for share in mixed]
-        return self
+    def to_json(self) -> dict[str, Json]:
+        return {"mixed": list(self._mixed), "solved": list(self._solved)}
+
+    def restore(self, state: Json) -> None:
+        """Takes over what `to_json` gave. Raises `CorruptCheckpoint` for anything but two shares for each cell."""
+        columns = [state.get(name) for name in ("mixed", "solved")] if isinstance(state, dict) else []
+        for column in columns or [None]:
+            if not isinstance(column, list) or len(column) != len(self._mixed):
+                raise CorruptCheckpoint(
+                    f"the curriculum is {state}: need a share for each of {len(self._mixed)} cells; was another version of Agito here?"
+                )
+        self._mixed, self._solved = ([float(str(share)) for share in column] for column in columns if isinstance(column, list))

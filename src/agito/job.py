@@ -90,7 +90,8 @@ class _Job:
         found, paused = _Found(), None
         async with AsyncExitStack() as stack:
             self._studio = await stack.enter_async_context(open_studio(self._recipe))
-            self._curriculum, self._monitor = Curriculum(len(self._studio.cells)), self._studio.new_monitor()
+            self._curriculum = Curriculum(len(self._studio.cells), parts=self._studio.parts, solve_rate=self._recipe.rl.solve_rate)
+            self._monitor = self._studio.new_monitor()
             self._studio.start_compute()
             start = self._roll_back(checkpoint)
             stack.callback(lambda: (self._metrics.close(), self._ledger.close()))
@@ -126,7 +127,7 @@ class _Job:
         step, tally, consumed = meta["step"], meta["tally"], meta["consumed"]
         assert isinstance(step, int) and isinstance(tally, dict) and isinstance(consumed, dict)
         self._tally = Tally.from_json(tally)
-        self._curriculum = Curriculum.from_json(len(self._studio.cells), meta.get("curriculum"))
+        self._curriculum.restore(meta.get("curriculum"))
         self._position = pipeline.Position.from_json(meta.get("position"))
         self._monitor.restore(meta.get("monitor"))
         self._watched = self._monitor.to_json()

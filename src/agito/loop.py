@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from agito.credit import leave_one_out
-from agito.curriculum import Curriculum, draw
+from agito.curriculum import Curriculum, Seen, draw
 from agito.errors import BadRecipe, EnvironmentPaused
 from agito.grading.monitor import Monitor
 from agito.protocols import StepStats
@@ -69,8 +69,7 @@ async def train(
             await on_step(pause := paused(studio, monitor, index, collected, watched))
             raise EnvironmentPaused(pause.paused)
         if recipe.follow:
-            told = [group for group in groups if not group.is_void]
-            curriculum.learn(((group.id - RL_BASE) % len(studio.cells), group.is_mixed) for group in told)
+            curriculum.learn(seen(group, len(studio.cells)) for group in groups if not group.is_void)
         is_rolled_back = roll_back is not None and monitor.masks and monitor.alarm_step == index
         if roll_back is not None and is_rolled_back:
             watched["monitor/rolled_back_to_step"] = float(await roll_back(monitor.rise_step))
@@ -84,7 +83,8 @@ async def train(
             "engine/busy_ratio": studio.take_busy_s() / compute.num_ranks / (acted - began),
             "rollout/busy_ratio": (time.process_time() - cpu_s) / (time.monotonic() - began),
         }
-        await on_step(Step(index=index, groups=groups, trained=samples, figures=figures_of(collected, samples, stats) | watched | spent))
+        figures = figures_of(collected, samples, stats) | curriculum.figures(studio.cells) | watched | spent
+        await on_step(Step(index=index, groups=groups, trained=samples, figures=figures))
 
 
 async def attempt(studio: Studio, index: int, curriculum: Curriculum, monitor: Monitor) -> Collected:
@@ -114,6 +114,12 @@ def paused(studio: Studio, monitor: Monitor, index: int, collected: Collected, w
         'report.html, close the hole, and go on with --resume; or set on_alarm = "quarantine" under [monitor] in the run\'s config.toml'
     )
     return Step(index=index, groups=collected.groups, trained=(), figures=figures_of(collected, (), None) | watched, paused=why)
+
+
+def seen(group: Group, num_cells: int) -> Seen:
+    """What the curriculum learns of a group."""
+    solved = mean(attempt.verdict.scores.get("success", attempt.verdict.reward) for attempt in group.scored)
+    return Seen(cell=(group.id - RL_BASE) % num_cells, is_mixed=group.is_mixed, solved=solved)
 
 
 def figures_of(collected: Collected, samples: tuple[Sample, ...], stats: StepStats | None) -> dict[str, float]:

@@ -26,7 +26,7 @@ from agito.engine.freerun import Freerun
 from agito.errors import EnvironmentPaused, WorkerDied
 from agito.flowlog import LoggedFlow
 from agito.grading.monitor import Monitor
-from agito.loop import RL_BASE, RollBack, Step, figures_of, paused
+from agito.loop import RL_BASE, RollBack, Step, figures_of, paused, seen
 from agito.protocols import StepStats
 from agito.rollout import Collected, outcome
 from agito.running import first_error
@@ -204,7 +204,7 @@ class _Pipeline:
             else:  # nobody samples now
                 await self._compute.publish(version)
             if recipe.follow:
-                self._curriculum.learn(((group.id - RL_BASE) % size, group.is_mixed) for group in groups if not group.is_void)
+                self._curriculum.learn(seen(group, size) for group in groups if not group.is_void)
             figures = {"time/train_s": time.monotonic() - began, **watched}
             await self._on_step(self._step(batch, groups, samples, stats, figures), self._position())
             await self._send.send(_Trained())
@@ -228,7 +228,7 @@ class _Pipeline:
     ) -> Step:
         retried, self._retried = self._flow.retried - self._retried, self._flow.retried
         collected = Collected(groups=groups, retried=retried)
-        figures = figures_of(collected, samples, stats) | others
+        figures = figures_of(collected, samples, stats) | self._curriculum.figures(self._studio.cells) | others
         figures |= ages(samples, self._base + batch.number)
         figures |= self._meters.read(sum(engine.busy_s for engine in self._engines))
         return Step(index=batch.number, groups=groups, trained=samples, figures=figures)

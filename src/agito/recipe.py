@@ -15,13 +15,24 @@ from agito.trainer.config import TrainerConfig
 from agito.types import Dialect
 
 
+class MixSection(Section):
+    """One environment of a mixture. `weight`: its share of the tasks that are trained on, among the others' weights."""
+
+    name: str
+    families: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
+    weight: float = Field(default=1.0, gt=0)
+
+
 class EnvSection(Section):
-    """Which tasks. `levels` and `families` take turns evenly; empty: all that the environment has."""
+    """Which tasks. `levels` and `families` take turns evenly; empty: all that the environment has. With `mix`, they are those of its
+    environments, and a family is called `environment.family`."""
 
     name: str = "shell"
     families: tuple[str, ...] = ()
     levels: tuple[int, ...] = ()
     dialect: Dialect = Dialect.COMPACT
+    mix: tuple[MixSection, ...] = ()
 
 
 class ModelSection(Section):
@@ -69,6 +80,7 @@ class RlSection(Section):
     group_size: int = Field(default=8, ge=2)
     refill: float = Field(default=1.5, ge=1)  # groups issued a step at the most, over `groups`
     follow: bool = True  # draw more tasks from the cells where attempts at one task come out differently
+    solve_rate: tuple[float, float] = (0.0, 1.0)  # draw few from cells whose running rate of success lies outside
     temperature: float = Field(default=1.0, gt=0)
     checkpoint_every: int = Field(default=5, ge=1)
 

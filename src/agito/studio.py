@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import anyio
 
 from agito.compute import Compute
+from agito.curriculum import Part, shared
 from agito.engine.lockstep import Lockstep
-from agito.envs import load
+from agito.envs import Mixture, load
 from agito.errors import BadRecipe
 from agito.grading.monitor import Monitor
 from agito.harness import SoloHarness, act_out
@@ -33,8 +35,16 @@ class Studio:
     busy_s: float = 0.0
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """Of a mixture: how many cells each environment has, and its weight."""
+        mix = self.recipe.env.mix
+        return tuple(Part(num_cells=len(_cells_of(each.name, each.families, each.levels)), weight=each.weight) for each in mix)
+
+    @property
     def cells(self) -> tuple[tuple[str, int], ...]:
         """Families and levels in turn, so that any stretch of tasks is even."""
+        if self.recipe.env.mix:
+            return tuple(cell for part in self.recipe.env.mix for cell in _cells_of(part.name, part.families, part.levels))
         families = self.recipe.env.families or self.environment.families
         levels = self.recipe.env.levels or self.environment.levels
         return tuple((family, level) for level in levels for family in families)
@@ -51,7 +61,7 @@ class Studio:
         weights = [named.get(f"{family}-{level}", 1.0) for family, level in self.cells]
         if not any(weights):
             raise BadRecipe("weights: every cell of this recipe has 0; one must be above")
-        return weights
+        return shared(weights, self.parts)
 
     def task(self, split: str, index: int) -> tuple[Task, Key]:
         family, level = self.cells[index % len(self.cells)]
@@ -157,9 +167,22 @@ class Studio:
         )
 
 
+def environment_of(recipe: Recipe) -> Environment:
+    """Raises `NotFound` for an unknown one, `ValueError` for a mixture of one environment with itself."""
+    mix = recipe.env.mix
+    return Mixture([load(each.name) for each in mix]) if mix else load(recipe.env.name)
+
+
+@lru_cache(maxsize=64)
+def _cells_of(name: str, families: tuple[str, ...], levels: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
+    environment = load(name)
+    families, levels = families or environment.families, levels or environment.levels
+    return tuple((f"{environment.name}.{family}", level) for level in levels for family in families)
+
+
 @asynccontextmanager
 async def open_studio(recipe: Recipe) -> AsyncGenerator[Studio]:
-    studio = Studio(recipe, load(recipe.env.name))
+    studio = Studio(recipe, environment_of(recipe))
     try:
         yield studio
     finally:

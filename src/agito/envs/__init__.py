@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agito.envs.mixture import Mixture
 from agito.envs.registry import bundled, load
 
-__all__ = ["bundled", "load"]
+__all__ = ["Mixture", "bundled", "load"]

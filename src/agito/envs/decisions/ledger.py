@@ -33,9 +33,9 @@ class _Shape:
 
 
 _SHAPES = {
-    1: _Shape(subjects=2, questions=3, facts=(1, 2)),
-    2: _Shape(subjects=3, questions=4, facts=(1, 2)),
-    3: _Shape(subjects=4, questions=6, facts=(1, 2)),
+    1: _Shape(subjects=1, questions=3, facts=(0, 1)),
+    2: _Shape(subjects=2, questions=4, facts=(0, 1)),
+    3: _Shape(subjects=3, questions=5, facts=(1, 1)),
     4: _Shape(subjects=8, questions=50, facts=(1, 3)),
     5: _Shape(subjects=16, questions=150, facts=(1, 3)),
 }

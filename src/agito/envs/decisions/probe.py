@@ -1,8 +1,9 @@
 """Probe: one part of several is broken; sensors name a part, not always the right one, and each reading has its price. When to stop?
 
 A reading of unit log-odds multiplies the odds of the part that it names by `ODDS`; the strong sensor counts as two weak ones. So the
-belief is a score per part (how often it was named), and the value of every belief is known by dynamic programming over scores. An answer
-is a success when stopping is optimal at that belief and the answer is a likeliest part: what is judged is the decision, not its luck.
+belief is a score per part (how often it was named), and the value of every belief is known by dynamic programming over scores. An
+attempt is a success when all its actions together lost at most `TOLERANCE` against the best there was: what is judged is the decision, not
+its luck.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ ODDS = 4.0
 WEIGHT = {"weak": 1, "strong": 2}  # of a reading, in units of log(ODDS)
 MOST = 8  # readings
 EPS = 1e-9
+TOLERANCE = 0.05  # of full marks: who loses more in expectation has decided badly, by stopping early or by reading on
 Prices: TypeAlias = "tuple[tuple[str, int], ...]"  # sensor, price of a reading in hundredths of full marks
 Scores: TypeAlias = "tuple[int, ...]"  # falling, the last one 0
 
@@ -134,11 +136,11 @@ class ProbeScene(Scene):
 
     def outcome(self) -> Outcome:
         state = self.state
-        lost = sum(state.gaps)
-        success = state.last_gap is not None and state.last_gap <= EPS
-        evidence = f"submitted {state.submitted!r}; lost {lost:.3f} by readings, {state.last_gap} by the answer"
+        lost = sum(state.gaps) + (state.last_gap or 0.0)
+        success = state.last_gap is not None and lost <= TOLERANCE
+        evidence = f"submitted {state.submitted!r}; lost {sum(state.gaps):.3f} by readings, {state.last_gap} by the answer"
         scores = {"right": float(state.submitted == self.case.broken), "lost": lost}
-        return Outcome(success=success, share=max(1 - lost if lost > EPS else 1.0, 0.2), evidence=evidence, scores=scores)
+        return Outcome(success=success, share=1 - lost if lost > EPS else 1.0, evidence=evidence, scores=scores)
 
     def measures(self, spent: Spent) -> dict[str, float]:
         state = self.state

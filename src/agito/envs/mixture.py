@@ -1,0 +1,112 @@
+"""Several environments as one: families are `environment.family`, everything else is passed on to the environment that a task is from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import anyio
+
+from agito.protocols import Control, Environment, Measure, Measured, ScriptFactory
+from agito.types import AttemptId, Json, Key, Sealed, Task, Trajectory, Verdict, mean
+
+NAME = "mixture"
+
+
+class Mixture:
+    """A level that an environment does not have means the nearest one that it has."""
+
+    name = NAME
+    splits = ("train", "heldout", "structural")
+
+    def __init__(self, environments: Sequence[Environment]) -> None:
+        """Raises `ValueError` when there is none, or when two have one name."""
+        self._by_name = {environment.name: environment for environment in environments}
+        if not environments or len(self._by_name) < len(environments):
+            raise ValueError(f"env.mix={[each.name for each in environments]}: need at least one environment, and each once")
+        self._impostors = set[str].intersection(*map(_impostors, environments))
+
+    @property
+    def version(self) -> str:
+        return "+".join(f"{name}.{each.version}" for name, each in self._by_name.items())
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        return tuple(f"{name}.{family}" for name, each in self._by_name.items() for family in each.families)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        return tuple(sorted({level for each in self._by_name.values() for level in each.levels}))
+
+    @property
+    def chance_level(self) -> float:
+        return mean(each.chance_level for each in self._by_name.values())
+
+    @property
+    def isolation_tier(self) -> str:
+        return " + ".join(dict.fromkeys(str(getattr(each, "isolation_tier", "unknown")) for each in self._by_name.values()))
+
+    @property
+    def measured(self) -> tuple[Measure, ...]:
+        return tuple(measure for each in self._by_name.values() if isinstance(each, Measured) for measure in each.measured)
+
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+        family = family or self.families[index % len(self.families)]
+        level = level or self.levels[index // len(self.families) % len(self.levels)]
+        if family not in self.families or level not in self.levels:
+            raise ValueError(f"family={family!r} level={level}: the mixture has {', '.join(self.families)} at levels {self.levels}")
+        name, _, bare = family.partition(".")
+        environment = self._by_name[name]
+        task, key = environment.task(split=split, index=index, seed=seed, family=bare, level=_nearest(environment, level))
+        data: dict[str, Json] = {"environment": name, "data": dict(key.data)}
+        outer = f"{name}.{task.id}"
+        return replace(task, id=outer, env=NAME, family=family, level=level), replace(key, task_id=outer, data=data)
+
+    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+        environment, inner = self._inner(task)
+        return await environment.open(inner, _bare(key), attempt, noise_seed=noise_seed)
+
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        return await self._by_name[str(key.data["environment"])].grade(sealed, _bare(key), grade_seed)
+
+    def measures(self, task: Task, key: Key, trajectory: Trajectory) -> Mapping[str, float]:
+        environment, inner = self._inner(task)
+        return environment.measures(inner, _bare(key), trajectory) if isinstance(environment, Measured) else {}
+
+    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+        environment, inner = self._inner(task)
+        return environment.solutions(inner, _bare(key))
+
+    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+        """Those that every environment has, so that they can be compared."""
+        environment, inner = self._inner(task)
+        return {name: script for name, script in environment.impostors(inner).items() if name in self._impostors}
+
+    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+        environment, inner = self._inner(task)
+        return environment.demonstrator(inner, _bare(key), skill=skill, seed=seed)
+
+    def _inner(self, task: Task) -> tuple[Environment, Task]:
+        name, _, bare = task.family.partition(".")
+        environment = self._by_name[name]
+        return environment, replace(task, env=name, family=bare, level=_nearest(environment, task.level))
+
+    async def aclose(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            for each in self._by_name.values():
+                tasks.start_soon(each.aclose)
+
+
+def _impostors(environment: Environment) -> set[str]:
+    task, _ = environment.task(split="train", index=0, seed=0, family=environment.families[0], level=environment.levels[0])
+    return set(environment.impostors(task))
+
+
+def _nearest(environment: Environment, level: int) -> int:
+    return min(environment.levels, key=lambda each: (abs(each - level), each))
+
+
+def _bare(key: Key) -> Key:
+    data = key.data["data"]
+    assert isinstance(data, dict)
+    return replace(key, data=data)
