@@ -53,7 +53,7 @@ def diagnose() -> None:
     """Raises `NoIsolation` after everything has been printed, when no sandbox is possible."""
     console = Console()
     missing: NoIsolation | None = None
-    _print(console, "machine", [_python(), _torch(), _cores(), _threads(), _memory(), _disk(), _files()])
+    _print(console, "machine", [_python(), _torch(), _cores(), _threads(), _memory(), _disk(), _files(), _browser()])
     try:
         from agito.world.sandbox import layers
 
@@ -130,6 +130,15 @@ def _disk() -> Finding:
     remedy = f"a run wants {_MIN_DISK_MB} MB; free some, or choose another place with --out" if free < _MIN_DISK_MB else ""
     remedy = remedy if os.access(here, os.W_OK) else f"{here.resolve()} cannot be written; choose another place with --out"
     return Finding(name="disk", value=f"{free} MB free in {here.resolve()}", remedy=remedy)
+
+
+def _browser() -> Finding:
+    from agito.world.browser import NoBrowser, program
+
+    try:
+        return Finding(name="browser", value=program())
+    except NoBrowser as error:
+        return Finding(name="browser", value="none: the environment web needs one", remedy=str(error))
 
 
 def _files() -> Finding:

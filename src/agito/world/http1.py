@@ -140,14 +140,15 @@ async def accept(listener: socket.socket, handle: Callable[[SocketStream], Await
 
 async def meanwhile(listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]], action: Callable[[], Awaitable[T]]) -> T:
     """Does `action`, and answers on `listener` until it is done. What the action raises comes out as it is, not in a group."""
-    outcome: T | Exception
+    values: list[T] = []
+    failed: Exception | None = None
     async with anyio.create_task_group() as group:
         group.start_soon(accept, listener, handle)
         try:
-            outcome = await action()
+            values.append(await action())
         except Exception as error:  # raised again below, outside of the group
-            outcome = error
+            failed = error
         group.cancel_scope.cancel()
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+    if failed is not None:
+        raise failed
+    return values[0]

@@ -17,12 +17,12 @@ from agito.types import Call
 _GIVE_UP = 0.12  # of its hasty moments, how often the demonstrator ends the episode
 
 
-def click(number: int) -> Call:
-    return Call(tool="click", arguments={"element": number})
+def click(element: str | int) -> Call:
+    return Call(tool="click", arguments={"element": str(element)})
 
 
-def fill(number: int, text: str) -> Call:
-    return Call(tool="fill", arguments={"element": number, "text": text})
+def fill(element: str | int, text: str) -> Call:
+    return Call(tool="fill", arguments={"element": str(element), "text": text})
 
 
 def simple(tool: str) -> Call:
@@ -92,22 +92,22 @@ class _Agent:
             return self._at_home(page)
         if page.title == self.needs or page.title == self.target:
             return self._at_item(page)
-        links = {each.name: each.number for each in page.elements if each.role == "link"}
+        links = {each.name for each in page.elements if each.role == "link"}
         if links:
             self.section = page.title
-            self.lists[page.title] = set(links)
+            self.lists[page.title] = links
             if self.needs in links and page.title not in self.sold_out:
-                return click(links[self.needs])
+                return click(self.needs)
         return simple("back")
 
     def _at_home(self, page: Page) -> Call:
-        links = {each.name: each.number for each in page.elements}
+        links = [each.name for each in page.elements]
         if self.needs in links:
-            return click(links[self.needs])
+            return click(self.needs)
         open_ = [name for name in links if name != NEWS and name not in self.sold_out]
         known = [name for name in open_ if self.needs in self.lists.get(name, ())]
         unseen = [name for name in open_ if name not in self.lists]
-        return click(links[(known or unseen or list(links))[0]])
+        return click((known or unseen or links)[0])
 
     def _at_item(self, page: Page) -> Call:
         if "sold out" in page.texts:
@@ -121,12 +121,12 @@ class _Agent:
             if element is None or element.value == value:
                 continue
             if element.role == "check":
-                return click(element.number)
+                return click(name)
             if element.role == "choice":
-                return Call(tool="select", arguments={"element": element.number, "option": value})
-            return fill(element.number, value)
+                return Call(tool="select", arguments={"element": name, "option": value})
+            return fill(name, value)
         button = page.find("button")
-        return click(button.number) if button is not None else simple("back")
+        return click(button.name) if button is not None else simple("back")
 
     def _learn(self, page: Page) -> None:
         pairs = [text.split(" ") for text in page.texts if text.count(" ") == 1]
@@ -160,9 +160,9 @@ def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
             if rng.random() < _GIVE_UP:
                 return submit()
             if call.tool == "fill" and rng.random() < 0.5:
-                return fill(int(str(call.arguments["element"])), rng.choice(VALUES))
+                return fill(str(call.arguments["element"]), rng.choice(VALUES))
             pressed = page.find("button") or (rng.choice(page.elements) if page.elements else None)
-            return click(pressed.number) if pressed is not None else simple("back")
+            return click(pressed.name) if pressed is not None else simple("back")
 
         return _run(prompt, hasty)
 

@@ -1,7 +1,8 @@
 """The `web` environment: a shop, a forum and forms in a browser, judged by what the site holds in the end.
 
-Chance level: an agent that knows the pages by heart but reads none of them (`blind`) is right when it presses the right one of three links
-at the first level, and never at the others, where it cannot know the section: 1/3 in one of five levels, .067 over all; declared as 0.07.
+Chance level: an agent that knows the pages by heart but reads none of them (`blind`) is right when it presses the right one of
+three links at the first level, and never at the others, where it cannot know the section: 1/3 in one of five levels, .067 over all;
+declared as 0.07.
 """
 
 from __future__ import annotations

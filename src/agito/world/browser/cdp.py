@@ -44,6 +44,10 @@ class Link:
         self._listeners: dict[str, Callable[[str, dict[str, Any]], None]] = {}
         self._end = ""
 
+    @property
+    def is_gone(self) -> bool:
+        return bool(self._end)
+
     def listen(self, session: str, hear: Callable[[str, dict[str, Any]], None] | None) -> None:
         """What a page says of its own accord is given to `hear`, by name and parameters; None: to nobody."""
         if hear is None:

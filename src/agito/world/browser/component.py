@@ -8,16 +8,15 @@ from typing import Protocol
 
 import anyio
 
-from agito.errors import SandboxFailure
 from agito.types import Call, Exactness, Fault
 from agito.world.browser.page import Site, Unusable
 from agito.world.browser.tree import CHOICES, Element, View
 from agito.world.component import Answer, Component, spec, text_of, wrong
 from agito.world.http1 import Request, Response
 
-CLICK = spec("click", "Click the element with this number.", {"element": "integer"})
-FILL = spec("fill", "Replace the text of the field with this number.", {"element": "integer", "text": "string"})
-SELECT = spec("select", "Choose an option, by its label, where the number is of a choice.", {"element": "integer", "option": "string"})
+CLICK = spec("click", "Click an element, by its number or its name.", ["element"])
+FILL = spec("fill", "Replace the text of a field; the element by its number or its name.", ["element", "text"])
+SELECT = spec("select", "Choose an option of a choice, by its label; the element by its number or its name.", ["element", "option"])
 BACK = spec("back", "Go back to the page before.")
 LOOK = spec("look", "Read the page again.")
 TOOLS = (CLICK, FILL, SELECT, BACK, LOOK)
@@ -103,11 +102,8 @@ class Browser:
     async def close(self) -> None:
         if self._tab is not None:
             tab, self._tab = self._tab, None
-            try:
-                with anyio.move_on_after(_CLOSE_S, shield=True):
-                    await tab.close()
-            except SandboxFailure:
-                return  # the browser is gone, and the page with it
+            with anyio.move_on_after(_CLOSE_S, shield=True):
+                await tab.close()
 
     async def _open(self) -> Tab:
         if self._tab is None:
@@ -131,7 +127,12 @@ class Browser:
         return await tab.click(element)
 
     def _element(self, call: Call) -> Element:
-        number = call.arguments.get("element")
-        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= len(self._view.elements):
-            raise ValueError(f"element: a number from 1 to {len(self._view.elements)}")
-        return self._view.elements[number - 1]
+        """By its number, or the first of its name."""
+        given, elements = call.arguments.get("element"), self._view.elements
+        text = str(given).strip() if isinstance(given, str | int) and not isinstance(given, bool) else ""
+        if text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= len(elements):
+            return elements[int(text) - 1]
+        found = next((element for element in elements if text and element.name == text), None)
+        if found is None:
+            raise ValueError(f"element: a number from 1 to {len(elements)}, or a name")
+        return found

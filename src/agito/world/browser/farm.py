@@ -43,7 +43,10 @@ def program() -> str:
 
 
 class Farm:
-    """Opened by its first page. Chromium's own sandbox is off inside ours; pages of all episodes share its processes, not their state."""
+    """Opened by its first page, and again by the next one after it died.
+
+    Chromium's own sandbox is off inside ours; pages of all episodes share its processes, not their state.
+    """
 
     def __init__(self, *, flags: str = "") -> None:
         self._flags = flags
@@ -85,7 +88,8 @@ class Farm:
 
     async def _open(self) -> tuple[Link, Sandbox]:
         async with self._opening:
-            if self._link is None or self._box is None:
+            if self._link is None or self._box is None or self._link.is_gone:
+                await self.aclose()
                 self._box, self._link = await self._launch()
             return self._link, self._box
 

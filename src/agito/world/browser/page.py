@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio.abc import SocketStream
 
+from agito.errors import SandboxFailure
 from agito.world.browser.cdp import Link, Refused
 from agito.world.browser.tree import CHOICES, FIELDS, Element, View, read
 from agito.world.http1 import Request, Response, Server, meanwhile
@@ -115,12 +116,13 @@ class Page:
         return base64.b64decode((await self._do("Page.captureScreenshot", format="png"))["data"])
 
     async def close(self) -> None:
-        """Idempotent; with its cookies, history and storage."""
+        """With its cookies, history and storage. Idempotent; never raises."""
         if self._is_open:
             self._is_open = False
             self._link.listen(self._session, None)
             self._listener.close()
-            await self._link.command("Target.disposeBrowserContext", browserContextId=self._context)
+            with suppress(SandboxFailure, Refused):  # the browser is gone, and the page with it
+                await self._link.command("Target.disposeBrowserContext", browserContextId=self._context)
 
     async def _act(self, action: Callable[[], Awaitable[None]]) -> View:
         """Serves the page's requests while the action is done and its consequences load."""
