@@ -69,12 +69,12 @@ async def test_damage_beside_the_right_deed_costs_everything() -> None:
         events = (await played(task, key, env.solutions(task, key)[0])).events
         right = [event.call for event in events]
         used = {str(call.arguments.get("order")) for call in right}
-        lines = [line.split() for event in events for line in event.text.splitlines() if event.call.tool == "orders"]
-        others = [(words[0], int(words[1])) for words in lines if len(words) == 2 and words[1] not in used]
+        listed = [line for event in events for line in event.text.splitlines() if event.call.tool == "orders" and line[-1:].isdigit()]
+        others = [order for order in listed if " " not in order and order not in used]
         if not others:
             continue
 
-        damaged = await played(task, key, saying([*right[:-1], use("refuse", item=others[0][0], order=others[0][1]), finish()]))
+        damaged = await played(task, key, saying([*right[:-1], use("refuse", order=others[0]), finish()]))
         assert damaged.verdict.reward == 0.0 and "refusals" in damaged.verdict.evidence
 
 

@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 
 from agito.envs.research import ResearchEnvironment
-from agito.envs.research.library import SHAPES, library
-from agito.envs.research.question import FAMILIES, LEVELS, SPLITS, follow
+from agito.envs.research.library import DATES, SHAPES, library
+from agito.envs.research.question import FAMILIES, LEVELS, NEWEST, SPLITS, follow
 from agito.envs.research.words import HELD_OUT, NAMES, RELATIONS
 from agito.protocols import Environment, Renderer, ScriptFactory
 from agito.render import learn, renderer
@@ -52,7 +52,7 @@ async def success(script: str | float, pairs: Sequence[tuple[Task, Key]]) -> flo
 def test_every_answer_follows_from_the_documents_by_the_stated_rule(split: str) -> None:
     for task, key in tasks(60, split=split):
         verb, *words = task.prompt[Dialect.COMPACT].split()
-        date = int(words.pop(0)) if verb == "then" else 9
+        date = DATES.index(words.pop(0)) if verb == "then" else NEWEST
         world = key.data["world"]
         assert isinstance(world, list)
         steps = follow(library(*world), words[0], tuple(words[1:]), date)  # type: ignore[arg-type]

@@ -58,7 +58,7 @@ def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
 
     def blind() -> Script:
         rng = random.Random(f"desk/guess/{seed}")
-        yield _deed(rng.choice((wish, "refuse")), rng.choice(ITEMS), rng.randrange(10, 100), rng.choice(PLACES))
+        yield _deed(rng.choice((wish, "refuse")), f"{rng.choice(ITEMS)}{rng.randrange(10, 100)}", rng.choice(PLACES))
         yield finish()
 
     def noise() -> Script:
@@ -95,31 +95,32 @@ class _Agent:
                 self.item = reply.removeprefix("no ")
         if not self.item or not reply:
             return None
-        number = yield from self._find()
-        looked = number and (yield from self._persist(use("look", item=self.item, order=int(number))))
-        if not number or not looked or looked.startswith("error"):
+        order = yield from self._find()
+        looked = order and (yield from self._persist(use("look", order=order)))
+        if not order or not looked or looked.startswith("error"):
             return None
-        return (yield from self._decide(looked, int(number)))
+        return (yield from self._decide(looked, order))
 
     def _find(self) -> Asking:
-        """The order's id; `item` is then what the order says."""
+        """The order's id."""
         for page in range(1, _MOST_PAGES):
             text = yield from self._persist(use("orders", name=self.customer, page=page))
             if text is None:
                 return None
             lines = text.splitlines()
-            listed = dict(line.split() for line in lines if line.count(" ") == 1)
+            listed = [line for line in lines if line[-1:].isdigit() and " " not in line]
             if listed and not self.careful(_FIRST):
-                self.item = next(iter(listed))
-            if self.item in listed:
-                return listed[self.item]
+                return listed[0]
+            found = next((order for order in listed if order.rstrip("0123456789") == self.item), None)
+            if found:
+                return found
             if lines and lines[-1] == "more":
                 continue
             self.item = yield from self._persist(ask("which"))  # they named something that they never bought
             return (yield from self._find()) if self.item else None
         return None
 
-    def _decide(self, looked: str, number: int) -> Asking:
+    def _decide(self, looked: str, order: str) -> Asking:
         state, days, rank = looked.split()
         if self.wish == "refund":
             is_allowed = state == "sent" and (int(days) <= self.limit or rank == "gold")
@@ -131,12 +132,11 @@ class _Agent:
             place = yield from self._persist(ask("where"))
             if place is None:
                 return None
-        item = self.item or ""
         if not self.careful(_SLIP):
-            yield from self._persist(_deed(wish, item, self.rng.randrange(100, 110), place))
-        reply = yield from self._persist(_deed(wish, item, number, place))
+            yield from self._persist(_deed(wish, _some_order(self.rng), place))
+        reply = yield from self._persist(_deed(wish, order, place))
         if reply and reply.startswith("error 409") and wish != "refuse" and not is_allowed:
-            reply = yield from self._persist(_deed("refuse", item, number, place))
+            reply = yield from self._persist(_deed("refuse", order, place))
         return reply
 
     def _persist(self, call: Call) -> Asking:
@@ -149,8 +149,12 @@ class _Agent:
                 return None
 
 
-def _deed(name: str, item: str, number: int, place: str) -> Call:
-    return use(name, item=item, order=number, place=place) if name == "move" else use(name, item=item, order=number)
+def _deed(name: str, order: str, place: str) -> Call:
+    return use(name, order=order, place=place) if name == "move" else use(name, order=order)
+
+
+def _some_order(rng: random.Random) -> str:
+    return f"{rng.choice(ITEMS)}{rng.randrange(100, 110)}"  # no order has three digits
 
 
 def _random_call(rng: random.Random) -> Call:
@@ -161,4 +165,5 @@ def _random_call(rng: random.Random) -> Call:
         return ask(rng.choice(("which", "sure", "where")))
     if kind < 6:
         return use("orders", name=rng.choice(CUSTOMERS), page=rng.randrange(1, 3))
-    return _deed(rng.choice((*FAMILIES, "refuse", "look")), rng.choice(ITEMS), rng.randrange(10, 100), rng.choice(PLACES))
+    order = f"{rng.choice(ITEMS)}{rng.randrange(10, 100)}"
+    return _deed(rng.choice((*FAMILIES, "refuse", "look")), order, rng.choice(PLACES))

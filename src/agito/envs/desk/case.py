@@ -17,7 +17,7 @@ FAMILIES = ("refund", "cancel", "move")
 SPLITS = ("train", "heldout", "structural")
 PATIENCE = 12  # questions that a user answers
 
-Order: TypeAlias = "tuple[int, str, str, str, int, str]"  # id, customer, item, state, days, place
+Order: TypeAlias = "tuple[str, str, str, str, int, str]"  # id, customer, item, state, days, place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +120,10 @@ def case(*, split: str, family: str, level: int, rng: random.Random) -> Case:
     spare = items.pop()
     limit = rng.randrange(2, 8)
     numbers = rng.sample(range(10, 100), count + 2 * shape.others)
-    orders = [(numbers.pop(), customers[0], item, *_state(rng, family, limit), rng.choice(PLACES)) for item in items]
+    orders = [(f"{item}{numbers.pop()}", customers[0], item, *_state(rng, family, limit), rng.choice(PLACES)) for item in items]
     for other in customers[1:]:
-        orders += [(numbers.pop(), other, item, *_state(rng, family, limit), rng.choice(PLACES)) for item in rng.sample(ITEMS, 2)]
+        bought = rng.sample(ITEMS, 2)
+        orders += [(f"{item}{numbers.pop()}", other, item, *_state(rng, family, limit), rng.choice(PLACES)) for item in bought]
     chosen = tuple(rng.sample(items, changes + 1))
     rank = "gold" if rng.random() < shape.gold else "plain"
     elsewhere = [place for place in PLACES if all(order[5] != place for order in orders)]  # so that a move changes something

@@ -17,21 +17,23 @@ PAGE = 3
 SCHEMA = """
 CREATE TABLE customers (name TEXT PRIMARY KEY, rank TEXT NOT NULL);
 CREATE TABLE orders (
-    id INTEGER PRIMARY KEY, customer TEXT NOT NULL REFERENCES customers, item TEXT NOT NULL,
+    id TEXT PRIMARY KEY, customer TEXT NOT NULL REFERENCES customers, item TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('open', 'sent', 'back', 'off')), days INTEGER NOT NULL, place TEXT NOT NULL
 );
-CREATE TABLE refusals (id INTEGER PRIMARY KEY REFERENCES orders);
-CREATE TABLE refunds (id INTEGER PRIMARY KEY REFERENCES orders);
+CREATE TABLE refusals (id TEXT PRIMARY KEY REFERENCES orders);
+CREATE TABLE refunds (id TEXT PRIMARY KEY REFERENCES orders);
 """
 
-_ORDER = {"item": "string", "order": "integer"}  # both, so that a slip in one is caught
-
-ORDERS = spec("orders", "A customer's orders: item and id, three a page, pages from 1.", {"name": "string", "page": "integer"})
-LOOK = spec("look", "One order: state (open, sent, back, off), days since, the customer's rank.", _ORDER)
-REFUND = spec("refund", "Takes a sent order back and returns the money.", _ORDER)
-CANCEL = spec("cancel", "Cancels an order that is open or sent.", _ORDER)
-MOVE = spec("move", "Sends an order that is open or sent to another place.", {**_ORDER, "place": "string"})
-REFUSE = spec("refuse", "Records that the customer's wish for this order is against the policy.", _ORDER)
+ORDERS = spec(
+    "orders",
+    "The ids of a customer's orders, each its item and a number; three a page, pages from 1.",
+    {"name": "string", "page": "integer"},
+)
+LOOK = spec("look", "One order: state (open, sent, back, off), days since, the customer's rank.", ["order"])
+REFUND = spec("refund", "Takes a sent order back and returns the money.", ["order"])
+CANCEL = spec("cancel", "Cancels an order that is open or sent.", ["order"])
+MOVE = spec("move", "Sends an order that is open or sent to another place.", ["order", "place"])
+REFUSE = spec("refuse", "Records that the customer's wish for this order is against the policy.", ["order"])
 
 
 def _orders(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
@@ -41,27 +43,27 @@ def _orders(connection: sqlite3.Connection, arguments: Arguments, caller: str) -
     if not isinstance(number, int) or not 1 <= number <= 99:
         raise Problem(422, "page counts from 1")
     found = connection.execute(
-        "SELECT id, item FROM orders WHERE customer = ? ORDER BY id LIMIT ? OFFSET ?", (name, PAGE + 1, PAGE * (number - 1))
+        "SELECT id FROM orders WHERE customer = ? ORDER BY days, id LIMIT ? OFFSET ?", (name, PAGE + 1, PAGE * (number - 1))
     ).fetchall()
-    rows: list[Json] = [f"{item} {order}" for order, item in found[:PAGE]]
+    rows: list[Json] = [order for (order,) in found[:PAGE]]
     return {"orders": rows, "more": len(found) > PAGE}
 
 
 def _look(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
     row = connection.execute(
-        "SELECT state, days, rank FROM orders JOIN customers ON customer = name WHERE id = ? AND item = ?",
-        (arguments["order"], arguments["item"]),
+        "SELECT state, days, rank FROM orders JOIN customers ON customer = name WHERE id = ?",
+        (arguments["order"],),
     ).fetchone()
     if row is None:
         raise Problem(404, "no such order")
     return " ".join(map(str, row))
 
 
-def _order(connection: sqlite3.Connection, arguments: Arguments, *states: str) -> int:
+def _order(connection: sqlite3.Connection, arguments: Arguments, *states: str) -> str:
     """The order's id. Raises `Problem` unless it is there and in one of these states."""
     order = arguments["order"]
-    assert isinstance(order, int)
-    row = connection.execute("SELECT state FROM orders WHERE id = ? AND item = ?", (order, arguments["item"])).fetchone()
+    assert isinstance(order, str)
+    row = connection.execute("SELECT state FROM orders WHERE id = ?", (order,)).fetchone()
     if row is None:
         raise Problem(404, "no such order")
     if row[0] not in states:

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Generator
 from typing import TypeAlias
 
+from agito.envs.research.library import DATES
 from agito.envs.research.words import NAMES, RELATIONS
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault
@@ -107,7 +108,7 @@ class _Agent:
     def _in_order(self, text: str, subject: str, relation: str) -> list[str]:
         """The documents worth opening. Careful: of those in time, the newest first. Hasty: as they are listed."""
         lines = [line.split() for line in text.splitlines()]
-        found = [(int(words[2][0]), words[2]) for words in lines if len(words) == 3 and words[:2] == [subject, relation]]
+        found = [(words[2][0], words[2]) for words in lines if len(words) == 3 and words[:2] == [subject, relation]]
         if self.is_naive or not self.careful(1.0):
             return [number for _, number in found]
         return [number for date, number in sorted(found, reverse=True) if date <= self.date]
@@ -122,9 +123,9 @@ class _Agent:
                 return None
 
 
-def _parse(prompt: str) -> tuple[int, str, list[str]]:
+def _parse(prompt: str) -> tuple[str, str, list[str]]:
     verb, *words = prompt.split()
-    date = int(words.pop(0)) if verb == "then" else 9
+    date = words.pop(0) if verb == "then" else DATES[-1]
     return date, words[0], words[1:]
 
 
@@ -138,4 +139,4 @@ def _random_call(rng: random.Random) -> Call:
 
 
 def _some_id(rng: random.Random) -> str:
-    return f"{rng.randrange(1, 10)}-{rng.randrange(10, 100)}"
+    return f"{rng.choice(DATES)}{rng.randrange(10, 100)}"

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 from agito.envs.research import agents
-from agito.envs.research.library import HITS, SHAPES, library, line
+from agito.envs.research.library import DATES, HITS, SHAPES, library, line
 from agito.envs.research.question import FAMILIES, LEVELS, SPLITS, Question, question
 from agito.protocols import Control, ScriptFactory
 from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
@@ -24,11 +24,11 @@ TOOLS = (SEARCH, OPEN, SUBMIT)
 _ASKED_PER_WORLD = 4  # neighbouring tasks ask about one world a level, whose index is made once; many more and it is learned by heart
 _NATURAL = (
     "A library holds short dated documents about people, places and works. `search` lists the documents that have all the words, by title "
-    "and id; a title is a name and a relation (by, in, home, boss, lord, near), an id is a date and a number. `open` shows what the "
-    "document says: `is NAME`, or `rumor NAME`. Facts change: of the documents about one name and relation the one with the highest "
-    "date{until} holds, and rumors never count. Begin with {start} and follow these relations one after the other: {path}. Submit the "
-    "name that you arrive at, then the ids of the documents that decide, one for each relation and no others, separated by spaces. "
-    "Tools can time out."
+    "and id; a title is a name and a relation (by, in, home, boss, lord, near), an id is a date (a letter, `a` the oldest) and a number. "
+    "`open` shows what the document says: `is NAME`, or `rumor NAME`. Facts change: of the documents about one name and relation the one "
+    "with the latest date{until} holds, and rumors never count. Begin with {start} and follow these relations one after the other: {path}. "
+    "Submit the name that you arrive at, then the ids of the documents that decide, one for each relation and no others, separated by "
+    "spaces. Tools can time out."
 )
 
 
@@ -101,7 +101,7 @@ class ResearchEnvironment:
 
 
 def _natural(asked: Question) -> str:
-    until = "" if asked.text.startswith("now") else f" not above {asked.date}"
+    until = "" if asked.text.startswith("now") else f" not after {DATES[asked.date]}"
     return _NATURAL.format(until=until, start=asked.start, path=", ".join(asked.path))
 
 

@@ -14,6 +14,7 @@ from agito.envs.research.words import NAMES, RELATIONS
 from agito.world.search import Corpus, Document
 
 HITS = 4  # a page of results
+DATES = "abcdefghi"  # from the oldest; letters, so that a date and the number behind it are two tokens without a third between them
 
 
 def line(document: Document) -> str:
@@ -50,7 +51,7 @@ class Source:
     """One document as a statement."""
 
     id: str
-    date: int
+    date: int  # place in `DATES`
     subject: str
     relation: str
     value: str
@@ -59,7 +60,7 @@ class Source:
     @property
     def document(self) -> Document:
         kind = "rumor" if self.is_rumor else "is"
-        return Document(id=self.id, date=str(self.date), title=f"{self.subject} {self.relation}", text=f"{kind} {self.value}")
+        return Document(id=self.id, date=DATES[self.date], title=f"{self.subject} {self.relation}", text=f"{kind} {self.value}")
 
 
 class Library:
@@ -101,9 +102,9 @@ def library(split: str, seed: int, level: int, number: int) -> Library:
 
 def _fact(rng: random.Random, shape: Shape, subject: str, relation: str, values: list[str], ids: list[int]) -> list[Source]:
     count = min(1 + rng.choice(shape.stale), len(values))
-    dates = rng.sample(range(1, 10), count)
+    dates = rng.sample(range(len(DATES)), count)
     rumor = rng.choice(dates) if count > 1 and rng.random() < shape.rumor else None
     return [
-        Source(id=f"{date}-{ids.pop()}", date=date, subject=subject, relation=relation, value=value, is_rumor=date == rumor)
+        Source(id=f"{DATES[date]}{ids.pop()}", date=date, subject=subject, relation=relation, value=value, is_rumor=date == rumor)
         for date, value in zip(dates, rng.sample(values, count), strict=True)
     ]

@@ -6,12 +6,12 @@ import random
 from dataclasses import dataclass
 from itertools import pairwise
 
-from agito.envs.research.library import LEVELS, SHAPES, Library, Source
+from agito.envs.research.library import DATES, LEVELS, SHAPES, Library, Source
 from agito.envs.research.words import HELD_OUT, RELATIONS
 
 FAMILIES = ("now", "then")
 SPLITS = ("train", "heldout", "structural")
-NEWEST = 9
+NEWEST = len(DATES) - 1
 _TRIES = 2000
 
 
@@ -34,7 +34,7 @@ class Question:
 
     @property
     def text(self) -> str:
-        when = "now" if self.date == NEWEST else f"then {self.date}"
+        when = "now" if self.date == NEWEST else f"then {DATES[self.date]}"
         return " ".join((when, self.start, *self.path))
 
 
@@ -47,7 +47,7 @@ def question(world: Library, *, split: str, family: str, level: int, rng: random
         start = rng.choice(list(world.kinds))
         path = _path(rng, world.kinds[start], length)
         is_held_out = any(pair in HELD_OUT for pair in pairwise(path))
-        date = NEWEST if family == "now" else rng.randrange(3, NEWEST)
+        date = NEWEST if family == "now" else rng.randrange(2, NEWEST)
         steps = follow(world, start, path, date)
         if is_held_out != (split == "structural") or steps is None or not _is_listed(world, steps, SHAPES[level].noise):
             continue
