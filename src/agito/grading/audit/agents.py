@@ -41,7 +41,7 @@ def ending(task: Task) -> ToolSpec | None:
     return next((named[name] for name in _ENDINGS if name in named), task.tools[-1] if task.tools else None)
 
 
-def fill(tool: ToolSpec, text: str, **given: Json) -> Call:
+def fill(tool: ToolSpec, text: str, /, **given: Json) -> Call:
     """A call that suits the schema: `text` for every free string, the least of everything else, then `given`."""
     plain: dict[str, Json] = {"integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}, "null": None}
     arguments: dict[str, Json] = {}
