@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from agito.grading.audit.agents import ending, fill, nothing, parameters, prompt_of, read, strings, words_of
+from agito.grading.redteam import attacks_for
 from agito.protocols import Environment, Script, ScriptFactory
 from agito.types import Call, Event, Json, Task
 
@@ -53,7 +54,7 @@ def generic(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]
     return found
 
 
-ATTACKERS: tuple[Attackers, ...] = (impostors, generic)
+ATTACKERS: tuple[Attackers, ...] = (impostors, generic, attacks_for)
 
 
 def _submit(task: Task, text: str) -> ScriptFactory:
