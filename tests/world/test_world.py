@@ -162,6 +162,13 @@ async def test_wrong_arguments_are_events_that_the_policy_can_read() -> None:
     assert "set, get, submit" in events[2].text and "cut off" in events[3].text
 
 
+async def test_a_tool_that_nobody_can_encode_is_an_event_too() -> None:
+    world = await opened(Weather())
+    object.__setattr__(world.task, "limits", Limits(observation_bytes=64))
+    (event,) = await world.session.act([_call("\ud800" * 9)], LEFT)
+    assert event.fault is Fault.POLICY and event.text.encode().startswith(b"error: ???")
+
+
 @pytest.mark.parametrize(("text", "arguments"), [
     ("set b 12", {"name": "b", "value": 12}),
     ("set b twelve", {"name": "b", "value": "twelve"}),

@@ -82,7 +82,7 @@ class World:
         if self._submitted is not None or self._sealed is not None:
             raise RuntimeError(f"{self.task.id}: the episode has ended; no call can follow")
         answer = await self._answer(call)
-        text, cut = answer.text, 0
+        text, cut = _readable(answer.text), 0
         if len(text) * 4 > self.task.limits.observation_bytes:
             text, cut = clip(text.encode(), self.task.limits.observation_bytes)
         self._submitted = answer.submitted
@@ -161,3 +161,8 @@ class World:
     async def close(self) -> None:
         for component in self._components:
             await component.close()
+
+
+def _readable(text: str) -> str:
+    """Without lone surrogates, which a policy can put into an argument, and a message back into a text, but nobody can encode."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
