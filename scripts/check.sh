@@ -22,7 +22,7 @@ part format ruff format --check --quiet .
 part lint ruff check --quiet .
 part contracts lint-imports --no-cache --no-logo
 part types pyright
-part tests pytest -q --durations=8 -m "$which"
+part tests pytest -q -n 2 --dist worksteal --durations=8 -m "$which"
 
 printf '\n%s  %-10s %4d s\n' "$table" all "$SECONDS"
 if [ ${#failed[@]} -gt 0 ]; then
