@@ -23,7 +23,7 @@ def summary(run: Path) -> dict[str, Any]:
 
 @pytest.mark.timeout(300)
 def test_by_default_the_run_stops_with_a_checkpoint_and_says_so_and_says_so_again_when_resumed(agito: Agito, tmp_path: Path) -> None:
-    done, run = agito("train", "quickstart", "--name", "paid", *sets(*PAYING), expect=11), tmp_path / "runs/paid"
+    done, run = agito("train", "quickstart", "--name", "paid", *sets(*PAYING), "--admit-anyway", expect=12), tmp_path / "runs/paid"
     found = summary(run)
     step = found["monitor"]["alarm_step"]
     assert f"paying-coin is paused at RL step {step}" in done.stderr and "ALARM" in done.stderr
@@ -33,13 +33,13 @@ def test_by_default_the_run_stops_with_a_checkpoint_and_says_so_and_says_so_agai
     assert last and all(each.gold is not None for each in last), "the step is kept for reading"
     assert all(not each.stats for each in read_trajectories(run / f"trajectories/rl-{step:05d}.parquet")), "and nothing was learned from it"
     assert "is paused" in (run / "report.html").read_text()
-    again = agito("train", "--resume", "runs/paid", expect=11)
+    again = agito("train", "--resume", "runs/paid", expect=12)
     assert f"paused at RL step {step}" in again.stderr, "nothing was closed, so the same step rings again"
 
 
 @pytest.mark.timeout(300)
 def test_if_asked_to_the_run_goes_back_masks_and_goes_on(agito: Agito, tmp_path: Path) -> None:
-    out = agito("train", "quickstart", "--name", "masked", *sets(*PAYING, "monitor.on_alarm=quarantine")).stdout
+    out = agito("train", "quickstart", "--name", "masked", *sets(*PAYING, "monitor.on_alarm=quarantine"), "--admit-anyway").stdout
     run = tmp_path / "runs/masked"
     found = summary(run)
     alarm = found["monitor"]["alarm_step"]
@@ -62,7 +62,7 @@ def test_if_asked_to_the_run_goes_back_masks_and_goes_on(agito: Agito, tmp_path:
 @pytest.mark.parametrize("way", ["stop", "quarantine"])
 def test_the_decoupled_loop_does_the_same(agito: Agito, tmp_path: Path, way: str) -> None:
     options = (*PAYING, f"monitor.on_alarm={way}", "compute.ranks=2", "pipeline.mode=decoupled")
-    agito("train", "quickstart", "--name", "paid", *sets(*options), expect=11 if way == "stop" else 0)
+    agito("train", "quickstart", "--name", "paid", *sets(*options), "--admit-anyway", expect=12 if way == "stop" else 0)
     found = summary(tmp_path / "runs/paid")
     assert found["monitor"]["alarm_step"] is not None
     assert (found["monitor"]["rolled_back_to"] is None) == (way == "stop")

@@ -105,6 +105,8 @@ def test_ctrl_c_while_a_person_is_asked_ends_the_episode(tmp_path: Path) -> None
         while seen.count(" left] $ ") < 2:  # it asks again
             seen += process.stdout.read(1)
         process.send_signal(SIGINT)
-        _, err = process.communicate(timeout=60)
+        process.wait(timeout=60)  # with its input open: at its end, the episode is given up instead
+        assert process.stderr is not None
+        err = process.stderr.read()
     assert process.returncode == 130, err
     assert "Traceback" not in err

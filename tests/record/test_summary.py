@@ -15,7 +15,7 @@ KEYS = """
 schema_version commit seed isolation_tier success_before success_before_low success_before_high success_after
 success_after_low success_after_high success_structural success_structural_low success_structural_high by_cell baselines
 num_eval_tasks wall_s cpu_s load stolen_ratio phase_wall_s sampled_tokens tool_calls tool_cpu_ms_p50 void_attempts
-quarantined_attempts monitor paused"""
+admission quarantined_attempts monitor paused"""
 
 
 def attempt(reward: float | None, *, level: int = 1, tags: tuple[str, ...] = ()) -> Attempt:

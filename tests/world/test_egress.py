@@ -48,7 +48,7 @@ def site() -> Iterator[tuple[int, list[str]]]:
 @pytest.fixture
 async def box(anyio_backend: str) -> AsyncIterator[Box]:
     async with await Pool.open(warm=0) as pool:
-        yield await pool.start(SandboxSpec(env=dict(ENV)))
+        yield await pool.start(SandboxSpec(env=ENV))
 
 
 async def run(egress: Egress, box: Box, command: str) -> str:

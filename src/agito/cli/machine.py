@@ -24,7 +24,7 @@ _MIN_DISK_MB, _MIN_MEMORY_MB, _MIN_FILES = 1024, 2048, 1024
 
 
 def list_environments(names: list[str]) -> None:
-    table = plain_table("environment", "families", "levels", "splits", "chance", "version")
+    table = plain_table("environment", "families", "levels", "splits", "chance", "version", wrapped=("families",))
     for name in names or bundled():
         found = load(name)
         first, last = min(found.levels), max(found.levels)

@@ -22,7 +22,8 @@ from agito.world.http1 import BadMessage, Request, Response, Server, ask, meanwh
 
 T = TypeVar("T")
 PORT = 3128
-ENV = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), f"http://127.0.0.1:{PORT}")  # for `SandboxSpec.env`
+_NAMES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+ENV: dict[str, str] = dict.fromkeys(_NAMES, f"http://127.0.0.1:{PORT}")  # for `SandboxSpec.env`
 _HOP = frozenset(("connection", "keep-alive", "proxy-connection", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"))
 _MOST_BYTES = 1 << 24
 
