@@ -1,6 +1,6 @@
 """Every bundled environment through `agito audit`: how long it takes, and whether every gate holds.
 
-    python benchmarks/audit_all.py [--short] [--only NAME] [--ship]
+    python benchmarks/audit_all.py [--short] [--only NAME]... [--ship]
 
 The last line is a JSON object: for every environment `seconds`, and `gates` by name with whether each holds.
 `--ship` writes the cards to `src/agito/cards`, the test fakes' included: do so after an environment's source has changed.
@@ -18,7 +18,7 @@ from agito.admission import SHIPPED
 from agito.envs import bundled, load
 from agito.grading.audit import FULL, SHORT, Card, audit
 from agito.running import run
-from harness import Json, report
+from harness import RESULTS, Json, report
 
 FAKES = {"coin": "agito.testing:FakeEnvironment"}
 SECONDS = {"web": 260.0}  # what an audit may take where the default is too little
@@ -33,11 +33,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--ship", action="store_true", help="write the cards that the package ships")
-    parser.add_argument("--only", choices=bundled())
+    parser.add_argument("--only", choices=bundled(), action="append", default=[])
     options = parser.parse_args()
-    names = {name: name for name in bundled() if options.only in (None, name)} | (FAKES if options.ship and not options.only else {})
-    figures: dict[str, Json] = {}
-    detail: dict[str, Json] = {}
+    names = {name: name for name in options.only or bundled()} | (FAKES if options.ship and not options.only else {})
+    kept = json.loads((RESULTS / "audit_all.json").read_text()) if options.only else {"figures": {}, "detail": {}}
+    figures: dict[str, Json] = kept["figures"]
+    detail: dict[str, Json] = kept["detail"]
     for label, name in names.items():
         began, spent = time.perf_counter(), time.process_time()
         card = card_of(name, options.short)

@@ -22,6 +22,7 @@ from agito.world.world import SUBMIT, World
 
 TOOLS = (SEARCH, OPEN, SUBMIT)
 _ASKED_PER_WORLD = 4  # neighbouring tasks ask about one world a level, whose index is made once; many more and it is learned by heart
+_LINE = 1 << 32  # between the worlds of one line
 _NATURAL = (
     "A library holds short dated documents about people, places and works. `search` lists the documents that have all the words, by title "
     "and id; a title is a name and a relation (by, in, home, boss, lord, near), an id is a date (a letter, `a` the oldest) and a number. "
@@ -49,9 +50,11 @@ class ResearchEnvironment:
         level = level or LEVELS[index // len(FAMILIES) % len(LEVELS)]
         if family not in FAMILIES or level not in LEVELS:
             raise ValueError(f"family={family!r} level={level}: research has {', '.join(FAMILIES)} at levels {LEVELS[0]}-{LEVELS[-1]}")
-        number = index // _ASKED_PER_WORLD
         rng = random.Random(f"research/{split}/{seed}/{index}/{family}/{level}")
-        asked = question(library(split, seed, level, number), split=split, family=family, level=level, rng=rng)
+        number, asked = index // _ASKED_PER_WORLD, None
+        while asked is None:  # a world now and then has no fair question of a kind; the next one of its line then has
+            asked = question(library(split, seed, level, number), split=split, family=family, level=level, rng=rng)
+            number += _LINE if asked is None else 0
         name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
         task = Task(
             id=f"research-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,

@@ -12,7 +12,7 @@ from agito.envs.research.words import HELD_OUT, RELATIONS
 FAMILIES = ("now", "then")
 SPLITS = ("train", "heldout", "structural")
 NEWEST = len(DATES) - 1
-_TRIES = 2000
+_TRIES = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +38,9 @@ class Question:
         return " ".join((when, self.start, *self.path))
 
 
-def question(world: Library, *, split: str, family: str, level: int, rng: random.Random) -> Question:
+def question(world: Library, *, split: str, family: str, level: int, rng: random.Random) -> Question | None:
     """One that the first hits do not answer. The structural split: one hop more than the level's most, and relations in an order
-    that training never shows."""
+    that training never shows. None where this world has hardly any."""
     hops = SHAPES[level].hops
     for _ in range(_TRIES):
         length = max(hops) + 1 if split == "structural" else rng.choice(hops)
@@ -55,7 +55,7 @@ def question(world: Library, *, split: str, family: str, level: int, rng: random
             continue
         if _at_first_sight(world, start, path) != steps:
             return Question(start=start, path=path, date=date, steps=steps)
-    raise AssertionError(f"no question at level {level} in {_TRIES} draws")
+    return None
 
 
 def follow(world: Library, start: str, path: tuple[str, ...], date: int) -> tuple[Source, ...] | None:
