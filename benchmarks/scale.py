@@ -24,12 +24,12 @@ ASSUMED = Latencies(
 GROUP = 8
 
 
-def foresee(episodes: int, staleness: int, *, engines: int, batches: int) -> dict[str, Json]:
+def foresee(episodes: int, staleness: int, *, engines: int, batches: int, most_s: float) -> dict[str, Json]:
     """`episodes` are out at once: (S + 1) batches of groups."""
     groups = episodes // GROUP // (staleness + 1)
     share = groups * GROUP / 8192
     rules = FlowRules(groups=groups, group_size=GROUP, batches=batches, max_staleness=staleness, max_live=episodes, refill=1.0)
-    latencies = replace(ASSUMED, train_s=ASSUMED.train_s * share)
+    latencies = replace(ASSUMED, train_s=ASSUMED.train_s * share, tool_most_s=most_s)
     began = time.process_time()
     simulation = Simulation(rules, latencies, engines=engines)
     seen = simulation.run()
@@ -37,7 +37,7 @@ def foresee(episodes: int, staleness: int, *, engines: int, batches: int) -> dic
     actions = batches * groups * GROUP * latencies.turns
     return {
         **asdict(seen),
-        "episodes": episodes, "staleness": staleness, "groups_a_batch": groups, "actions_per_s": round(actions / seen.wall_s),
+        "episodes": episodes, "staleness": staleness, "call_deadline_s": most_s, "groups_a_batch": groups, "actions_per_s": round(actions / seen.wall_s),
         "simulation_cpu_us_per_action": round(1e6 * cpu_s / actions, 1),
     }  # fmt: skip
 
@@ -49,11 +49,11 @@ def main() -> None:
     rows: list[dict[str, Json]] = []
     for episodes in (1_000, 4_000) if options.short else (1_000, 10_000, 100_000):
         engines = max(episodes // 1_500, 1)
-        for staleness in (1, 4) if options.short else (1, 4, 8):
-            rows.append(foresee(episodes, staleness, engines=engines, batches=2 * (staleness + 1) + 4))
+        for staleness, most_s in ((1, 1e9), (4, 1e9), (4, 60.0), (4, 20.0)):
+            rows.append(foresee(episodes, staleness, engines=engines, batches=3 * (staleness + 1), most_s=most_s))
             row = rows[-1]
             print(
-                f"{episodes:7} episodes  S={staleness}  {engines:3} engines  {row['actions_per_s']} actions/s"
+                f"{episodes:7} episodes  S={staleness}  deadline {most_s:g} s  {engines:3} engines  {row['actions_per_s']} actions/s"
                 f"  trainer idle {row['trainer_idle']:.2f}  engines busy {row['engine_busy']:.2f}"
                 f"  {row['simulation_cpu_us_per_action']} us an action",
                 flush=True,

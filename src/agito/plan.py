@@ -33,13 +33,15 @@ class Latencies:
     observed_tokens: int = 16
     tool_median_s: float = 0.0
     tool_p99_s: float = 0.0  # log-normal; the median or below: always the median
+    tool_most_s: float = math.inf  # a call's deadline
     quantum: int = 4
     even: float = 0.0  # share of groups that teach nothing
 
     def tool_s(self, rng: random.Random) -> float:
         if self.tool_p99_s <= self.tool_median_s:
             return self.tool_median_s
-        return self.tool_median_s * math.exp(math.log(self.tool_p99_s / self.tool_median_s) / 2.3263 * rng.gauss())
+        drawn_s = self.tool_median_s * math.exp(math.log(self.tool_p99_s / self.tool_median_s) / 2.3263 * rng.gauss())
+        return min(drawn_s, self.tool_most_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ class TestSound(EnvironmentContract):
 
 
 def marker() -> Any:
-    yield Call(tool="put", arguments={"word": "checked", "value": "yes"})
+    yield Call(tool="put", arguments={"word": "checked", "value": "done"})
     yield Call(tool="submit", arguments={"answer": "done"})
 
 
