@@ -33,7 +33,7 @@ class Latencies:
     observed_tokens: int = 16
     tool_median_s: float = 0.0
     tool_p99_s: float = 0.0  # log-normal; the median or below: always the median
-    tool_most_s: float = math.inf  # a call's deadline
+    tool_most_s: float = 0.0  # a call's deadline; 0: none
     quantum: int = 4
     even: float = 0.0  # share of groups that teach nothing
 
@@ -41,7 +41,7 @@ class Latencies:
         if self.tool_p99_s <= self.tool_median_s:
             return self.tool_median_s
         drawn_s = self.tool_median_s * math.exp(math.log(self.tool_p99_s / self.tool_median_s) / 2.3263 * rng.gauss())
-        return min(drawn_s, self.tool_most_s)
+        return min(drawn_s, self.tool_most_s) if self.tool_most_s else drawn_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
