@@ -45,11 +45,22 @@ class Admission:
         return {"digest": self.digest, "card": str(self.source), "failed": list(self.failed), "anyway": self.anyway}
 
 
-async def admit(name: str, *, anyway: bool = False, watcher: Watcher | None = None, begins: Callable[[], None] = lambda: None) -> Admission:
-    """Raises `NotAdmitted` with every gate that does not hold, unless `anyway`.
+async def admit(
+    *names: str, anyway: bool = False, watcher: Watcher | None = None, begins: Callable[[str], None] = lambda name: None
+) -> Admission:
+    """One environment, or all of a mixture. Raises `NotAdmitted` with every gate that does not hold, unless `anyway`.
 
     With `anyway` nothing is audited; what a card says that is there already is noted. `begins` is called before an audit.
     """
+    each = [await _admit(name, anyway, watcher, begins) for name in names]
+    if len(each) == 1:
+        return each[0]
+    failed = tuple(f"{name}: {gate}" for name, one in zip(names, each, strict=True) for gate in one.failed)
+    weakest = max((one.source for one in each), key=list(Source).index)
+    return Admission(digest="+".join(one.digest for one in each), source=weakest, failed=failed, anyway=any(one.anyway for one in each))
+
+
+async def _admit(name: str, anyway: bool, watcher: Watcher | None, begins: Callable[[str], None]) -> Admission:
     environment = load(name)
     try:
         digest = digest_of(environment)
@@ -58,7 +69,7 @@ async def admit(name: str, *, anyway: bool = False, watcher: Watcher | None = No
         with anyio.CancelScope(shield=True):
             await environment.aclose()
     if card is None and not anyway:
-        begins()
+        begins(name)
         card, source = await audit(lambda: load(name), depth=SHORT, watcher=watcher), Source.AUDITED
         keep(card)
     failed = card.failed if card else ()

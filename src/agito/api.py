@@ -47,7 +47,7 @@ def train(
     if isinstance(recipe, Recipe) and overrides:
         raise ValueError("overrides go with a recipe's name or path; a Recipe is changed with model_copy")
     path = Path(out) if out is not None else Path("runs") / found.name
-    admission = run(lambda: admit(found.env.name, anyway=admit_anyway))
+    admission = run(lambda: admit(*found.env.names, anyway=admit_anyway))
     place(path)
     return run(lambda: job.train(found, path, watcher or Silent(), admission=admission))
 

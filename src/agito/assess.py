@@ -87,8 +87,8 @@ class Changes:
 
     def applied_to(self, recipe: Recipe) -> Recipe:
         section = recipe.env
-        if self.env is not None and self.env != section.name:
-            section = section.model_copy(update={"name": self.env, "families": (), "levels": ()})
+        if self.env is not None and (section.mix or self.env != section.name):
+            section = section.model_copy(update={"name": self.env, "families": (), "levels": (), "mix": ()})
         named = {"families": self.families, "levels": self.levels}
         section = section.model_copy(update={name: value for name, value in named.items() if value})
         return recipe.model_copy(update={"env": section, **({"seed": self.seed} if self.seed is not None else {})})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 from agito.grading.monitor import Monitor
 from agito.protocols import ScriptFactory
+from agito.record.trajectories import is_success
 from agito.schedule import Quota
 from agito.studio import Studio
 from agito.types import Attempt, AttemptId, Key, Task
@@ -40,10 +42,10 @@ async def policy(
 
 def figures(attempt: Attempt) -> dict[str, float]:
     """What a watcher is told of one attempt."""
-    verdict = attempt.verdict
+    outcome = is_success(attempt)
     return {
-        "reward/mean": verdict.reward,
-        "success/one": verdict.scores.get("success", verdict.reward),
+        "reward/mean": attempt.verdict.reward,
+        "success/one": math.nan if outcome is None else float(outcome),
         "tokens/sampled_num": float(attempt.trajectory.num_sampled),
     }
 

@@ -46,7 +46,7 @@ async def train(recipe: Recipe, path: Path, watcher: Watcher, *, admission: Admi
 
     Without an `admission` the environment's is asked for first. Raises `NotAdmitted`.
     """
-    admission = admission or await admit(recipe.env.name)
+    admission = admission or await admit(*recipe.env.names)
     with RunDir.create(path, config.dump(recipe), {**facts(), "seed": recipe.seed, "admission": admission.to_json()}) as run:
         return await _Job(recipe, run, watcher).run_through(None)
 
@@ -191,8 +191,10 @@ class _Job:
         found = latest(self._run.checkpoints, before=step + 1)
         assert found is not None and self._studio.compute is not None, "step-0 is spared"
         await self._studio.compute.load(found)
-        self._monitor.rolled_back_to = int(found.name.removeprefix("step-"))
-        return self._monitor.rolled_back_to
+        self._monitor.rolled_back_to = back = int(found.name.removeprefix("step-"))
+        if back == 0:  # its optimizer is imitation's
+            await self._studio.compute.begin_phase("rl", max(self._recipe.rl.steps, 1))
+        return back
 
     async def _after_step(self, step: loop.Step) -> None:
         if step.paused:  # the step is kept for reading; whoever resumes takes it again

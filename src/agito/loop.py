@@ -16,6 +16,7 @@ from agito.curriculum import Curriculum, Seen, draw
 from agito.errors import BadRecipe, EnvironmentPaused
 from agito.grading.monitor import Monitor
 from agito.protocols import StepStats
+from agito.record.trajectories import is_success
 from agito.rollout import Collected
 from agito.schedule import Quota
 from agito.studio import Studio
@@ -118,7 +119,7 @@ def paused(studio: Studio, monitor: Monitor, index: int, collected: Collected, w
 
 def seen(group: Group, num_cells: int) -> Seen:
     """What the curriculum learns of a group."""
-    solved = mean(attempt.verdict.scores.get("success", attempt.verdict.reward) for attempt in group.scored)
+    solved = mean(float(bool(is_success(attempt))) for attempt in group.scored)
     return Seen(cell=(group.id - RL_BASE) % num_cells, is_mixed=group.is_mixed, solved=solved)
 
 
@@ -129,7 +130,7 @@ def figures_of(collected: Collected, samples: tuple[Sample, ...], stats: StepSta
     figures = {
         "reward/mean": mean(attempt.verdict.reward for attempt in scored),
         "success/num": float(len(scored)),
-        "success/successes": sum(attempt.verdict.scores.get("success", attempt.verdict.reward) for attempt in scored if attempt.is_trusted),
+        "success/successes": float(sum(bool(is_success(attempt)) for attempt in scored)),
         "group/num": float(len(groups)),
         "group/mixed_ratio": sum(group.is_mixed for group in groups) / max(len(groups), 1),
         "attempt/void_num": float(len(attempts) - len(scored)),

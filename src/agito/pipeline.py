@@ -128,6 +128,7 @@ class _Pipeline:
         self._engines = [Freerun(partial(compute.advance, rank), context=context, steps=steps) for rank in _engine_ranks(compute)]
         self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
         self._retried = 0
+        self._disowned: set[int] = set()
         self._meters = _Meters(len(self._engines))
         self._mailing = anyio.Lock()  # a version is with every engine before the next one is offered
         self._send, self._receive = anyio.create_memory_object_stream["Attempt | _Trained | _Published"](_BACKLOG)
@@ -189,10 +190,11 @@ class _Pipeline:
         if self._monitor.is_paused:
             await self._on_step(pause := self._pause(batch, groups, watched), self._position())
             raise EnvironmentPaused(pause.paused)
-        mixed = [group for group in groups if group.is_mixed]
+        mixed = [group for group in groups if group.is_mixed and group.id not in self._disowned]
         if self._roll_back is not None and self._monitor.masks and self._monitor.alarm_step == batch.number:
             watched["monitor/rolled_back_to_step"] = float(await self._roll_back(self._monitor.rise_step))
             mixed = []
+            self._disowned = set(self._flow.outstanding)  # sampled by the weights that were taken back
         samples = tuple(sample for group in mixed for sample in leave_one_out(group))
         began = time.monotonic()
         stats = await self._compute.step(samples, rate=min(1.0, len(mixed) / recipe.groups)) if samples else None

@@ -34,6 +34,11 @@ class EnvSection(Section):
     dialect: Dialect = Dialect.COMPACT
     mix: tuple[MixSection, ...] = ()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of every environment that is trained on."""
+        return tuple(each.name for each in self.mix) or (self.name,)
+
 
 class ModelSection(Section):
     """A Qwen3 network; the vocabulary is learned from the environment."""

@@ -74,12 +74,12 @@ def test_the_audit_command_prints_the_card_writes_its_page_and_ends_as_the_gates
 
 async def test_a_new_environment_is_audited_once_and_again_when_its_source_changes(home: Path) -> None:
     began: list[str] = []
-    first = await admit("own.py:Own", begins=lambda: began.append("first"))
-    again = await admit("own.py:Own", begins=lambda: began.append("again"))
+    first = await admit("own.py:Own", begins=lambda name: began.append("first"))
+    again = await admit("own.py:Own", begins=lambda name: began.append("again"))
     assert (first.source, again.source, began) == (Source.AUDITED, Source.OWN, ["first"])
     assert first.digest == again.digest
     (home / "own.py").write_text(LOOSE + "\n# changed\n")
-    changed = await admit("own.py:Own", begins=lambda: began.append("changed"))
+    changed = await admit("own.py:Own", begins=lambda name: began.append("changed"))
     assert changed.source is Source.AUDITED
     assert changed.digest != first.digest
     assert len(list(cache().glob("*.json"))) == 2
@@ -117,3 +117,10 @@ def test_a_card_that_cannot_be_read_is_no_card(home: Path) -> None:
     assert read_card(home / "torn.json") is None
     assert read_card(home / "gone.json") is None
     assert known_card(FakeEnvironment())[1] in (Source.SHIPPED, Source.NONE)
+
+
+async def test_every_environment_of_a_mixture_is_admitted_or_none(home: Path) -> None:
+    found = await admit("own.py:Own", "own.py:Loose", anyway=True)
+    assert found.anyway and found.digest.count("+") == 1
+    with pytest.raises(NotAdmitted):
+        await admit("own.py:Own", "own.py:Loose")

@@ -78,7 +78,8 @@ class Board:
         self.began = clock()
         self.phases = {phase.name: phase for phase in phases}
         for name, steps in (first or {}).items():
-            self.phases[name].first = steps
+            if name in self.phases:
+                self.phases[name].first = steps
         self.current: Phase | None = None
 
     @property

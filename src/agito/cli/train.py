@@ -27,7 +27,7 @@ from agito.running import Interrupted
 
 def train_run(name: str, overrides: tuple[str, ...], out: Path | None, *, admit_anyway: bool = False) -> None:
     recipe = read_recipe(name, overrides)
-    admission = _admitted(recipe.env.name, admit_anyway)
+    admission = _admitted(recipe.env.names, admit_anyway)
     path = out or Path("runs") / recipe.name
     was = RunDir.state(path)
     aside = place(path)
@@ -39,13 +39,13 @@ def train_run(name: str, overrides: tuple[str, ...], out: Path | None, *, admit_
     _follow(recipe, path, Board(planned(recipe)), lambda watcher: job.train(recipe, path, watcher, admission=admission))
 
 
-def _admitted(name: str, anyway: bool) -> Admission:
+def _admitted(names: tuple[str, ...], anyway: bool) -> Admission:
     """Before anything is moved or made."""
 
-    def begins() -> None:
+    def begins(name: str) -> None:
         say(f"{name} is new here: auditing it first, at most {SHORT.seconds:.0f} s; its card is kept")
 
-    admission = work(lambda: admit(name, anyway=anyway, begins=begins))
+    admission = work(lambda: admit(*names, anyway=anyway, begins=begins))
     if admission.anyway:
         say(f"admitted anyway: {', '.join(admission.failed) or 'never audited'}; the run says so")
     return admission

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import anyio
 
-from agito.protocols import Control, Environment, Measure, Measured, ScriptFactory
+from agito.protocols import Control, Environment, Measure, Measured, ScriptFactory, Validated
 from agito.types import AttemptId, Json, Key, Sealed, Task, Trajectory, Verdict, mean
 
 NAME = "mixture"
@@ -68,6 +68,13 @@ class Mixture:
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         return await self._by_name[str(key.data["environment"])].grade(sealed, _bare(key), grade_seed)
+
+    async def gold(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        """Void, which counts as not judged, for environments without a validator."""
+        environment = self._by_name[str(key.data["environment"])]
+        if not isinstance(environment, Validated):
+            return Verdict.void(f"{environment.name} has no validator")
+        return await environment.gold(sealed, _bare(key), grade_seed)
 
     def measures(self, task: Task, key: Key, trajectory: Trajectory) -> Mapping[str, float]:
         environment, inner = self._inner(task)

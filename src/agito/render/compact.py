@@ -10,6 +10,7 @@ so and they can. `<think>...</think>` before the command is thinking.
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from collections.abc import Sequence
 
@@ -129,6 +130,7 @@ def _value(word: str, kind: str) -> Json:
             value = json.loads(word)
         except ValueError:
             return word
-        is_right = isinstance(value, bool) if kind == "boolean" else isinstance(value, int | float) and not isinstance(value, bool)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_right = isinstance(value, bool) if kind == "boolean" else is_number
         return value if is_right else word
     return word

@@ -6,6 +6,7 @@ Past thinking is kept, in training and in serving alike.
 from __future__ import annotations
 
 import json
+import math
 import re
 from array import array
 from collections.abc import Iterator, Sequence
@@ -130,11 +131,17 @@ class NaturalRenderer:
         return array("i", [*self._head(role), *self.vocabulary.encode(text), self._end, *self.vocabulary.encode("\n")])
 
 
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no number")
+    return value
+
+
 def _parse_block(block: str) -> Call:
     """One JSON call; whatever is wrong with it goes back to the policy as its problem."""
     raw = block.strip()
     try:
-        parsed: Json = json.loads(raw)
+        parsed: Json = json.loads(raw, parse_constant=_finite, parse_float=_finite)
     except ValueError as error:
         return Call(tool="", arguments={}, raw=raw, problem=f"not JSON: {error}")
     if not isinstance(parsed, dict) or not isinstance(name := parsed.get("name"), str):
