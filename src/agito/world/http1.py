@@ -49,6 +49,7 @@ class Server:
     def __init__(self, stream: ByteStream, *, most_bytes: int = MOST_BYTES) -> None:
         self.stream, self._most = stream, most_bytes
         self._state = h11.Connection(h11.SERVER)
+        self._method = ""  # of the request under way
 
     async def receive(self) -> Request | None:
         """The next request; None when the client has said its last. Raises `BadMessage`, and what the stream raises."""
@@ -59,16 +60,26 @@ class Server:
         first = await _event(self._state, self.stream)
         if not isinstance(first, h11.Request):
             return None
+        self._method = first.method.decode()
         body = await _body(self._state, self.stream, self._most)
-        return Request(method=first.method.decode(), target=first.target.decode("latin-1"), headers=_headers(first.headers), body=body)
+        return Request(method=self._method, target=first.target.decode("latin-1"), headers=_headers(first.headers), body=body)
 
     async def send(self, response: Response) -> None:
         headers = [(name, value) for name, value in response.headers if name not in ("content-length", "transfer-encoding", "connection")]
         headers.append(("content-length", str(len(response.body))))
-        data = self._state.send(h11.Response(status_code=response.status, headers=headers)) or b""
-        with suppress(h11.LocalProtocolError):  # an answer to HEAD or CONNECT has no body
-            data += self._state.send(h11.Data(data=response.body)) or b""
-        await self.stream.send(data + (self._state.send(h11.EndOfMessage()) or b""))
+        try:
+            data = self._state.send(h11.Response(status_code=response.status, headers=headers)) or b""
+            if self._has_body(response):
+                data += self._state.send(h11.Data(data=response.body)) or b""
+            data += self._state.send(h11.EndOfMessage()) or b""
+        except h11.LocalProtocolError as error:  # the client's own message was broken, or it has gone
+            raise BadMessage(f"no answer is possible: {error}") from None
+        await self.stream.send(data)
+
+    def _has_body(self, response: Response) -> bool:
+        """Answers to HEAD have none, nor those that open a tunnel, nor those that say so by their status."""
+        tunnels = self._method == "CONNECT" and 200 <= response.status < 300
+        return not (self._method == "HEAD" or tunnels or response.status in (204, 304))
 
     def left_over(self) -> bytes:
         """What the client has already said beyond the request, after a CONNECT."""
