@@ -42,6 +42,8 @@ SHAPES: dict[int, Shape] = {
     5: Shape(dirs=3, files=3, lines=3, hops=(1, 2, 3), stale=0.6, timeout=0.25, faults=(2, 3), named=0.2, same=0.6, turns=36, tokens=896),
 }
 
+_READ_ONLY = {4: 0.4, 5: 0.4}  # how often, by level, that other key is one that training searches for but never repairs
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
@@ -84,7 +86,8 @@ class Instance:
 
 
 def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
-    """The structural split: keys that training uses in the other family alone, the longest chains, most often with the fallback."""
+    """The structural split repairs keys that training only ever searches for, and searches for keys that training only ever repairs; the
+    chains are the longest, and most often the fallback is needed."""
     rng = random.Random(f"shell/{split}/{family}/{level}/{seed}")
     shape, structural = SHAPES[level], split == "structural"
     paths = _paths(rng, shape)
@@ -108,7 +111,10 @@ def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
     rules: list[Rule] = []
     for _ in range(max(shape.faults) if structural else rng.choice(shape.faults)):
         key, wrong, right = pool.pop(), *rng.sample(VALUES, 2)
-        same = pool.pop() if rng.random() < shape.same else None
+        same = None
+        if rng.random() < shape.same:
+            is_read_only = level in _READ_ONLY and not structural and rng.random() < _READ_ONLY[level]
+            same = (others if is_read_only else pool).pop()
         path = board.put(key, wrong)
         if same:
             board.put(same, right)
