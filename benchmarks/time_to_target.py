@@ -3,9 +3,10 @@
     python benchmarks/time_to_target.py --trl PYTHON [--target .9] [--rates 1e-3 3e-3] [--runs DIR] [--short]
 
 PYTHON belongs to an environment with `trl==1.16.*`, torch for CPU, and what Agito needs. Ours is the quickstart, with a checkpoint every
-second step; each counts from when RL began, so that our own saving is in our time. TRL gets the same environment, prompts, tokens, harness and batch
-(`peers/trl_arm.py`), two threads, AdamW at each of the rates, and ten times our time; its saving is not counted. Every checkpoint is then
-judged by `agito eval` on the same held-out tasks. `ratio_vs_trl` takes TRL's best rate; where none reached the target it is a lower bound.
+second step; each counts from when RL began, so that our own saving is in our time. TRL gets the same environment, prompts, tokens, harness
+and batch (`peers/trl_arm.py`), two threads, AdamW at each of the rates, and ten times our time; its saving is not counted. Every checkpoint
+is then judged by `agito eval` on the same held-out tasks. `ratio_vs_trl` takes TRL's best rate; where none reached the target it is a lower
+bound.
 """
 
 from __future__ import annotations
