@@ -22,9 +22,9 @@ from typing import Any
 import anyio
 import anyio.from_thread
 import torch
-from datasets import Dataset
+from datasets import Dataset  # type: ignore[import-not-found]
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
 
 from agito import config
 from agito.envs.registry import load
