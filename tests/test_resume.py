@@ -78,6 +78,11 @@ def consumed(run: Path) -> list[tuple[int, int, int, int]]:
         return ledger.execute("SELECT grp, slot, try, consumed_in FROM attempts WHERE consumed_in IS NOT NULL ORDER BY 1, 2, 3").fetchall()
 
 
+def steps(run: Path) -> list[str]:
+    """The lines of RL's metrics; each says when it was written."""
+    return [line for line in (run / "metrics.jsonl").read_text().splitlines() if '"phase": "rl"' in line]
+
+
 def assert_equal(resumed: Path, whole: Path) -> None:
     assert weights(resumed) == weights(whole)
     assert consumed(resumed) == consumed(whole)
@@ -95,6 +100,33 @@ def test_a_run_killed_in_the_middle_of_rl_goes_on_bit_for_bit(tmp_path: Path) ->
     assert kill(process, when=(broken / "runs/run/checkpoints/step-1").exists), "it ended before it could be killed"
     resumed = finish(agito(broken, "train", "--resume", "runs/run"), broken)
     assert_equal(resumed, finish(uninterrupted, whole))
+
+
+@pytest.mark.timeout(300)
+def test_a_run_killed_during_its_last_evaluations_judges_the_weights_that_it_keeps(tmp_path: Path) -> None:
+    recipe = (*COIN, "eval.tasks=120", "sft.demos=100", "sft.epochs=1", "pipeline.mode=decoupled", "compute.ranks=2", "rl.checkpoint_every=3")
+    process = train(tmp_path, recipe)
+    run = tmp_path / "runs/run"
+    assert kill(process, when=(run / "checkpoints/final").exists), "it ended before it could be killed"
+    kept, taken = weights(run), steps(run)
+    finish(agito(tmp_path, "train", "--resume", "runs/run"), tmp_path)
+    assert weights(run) == kept
+    assert steps(run) == taken, "a step was taken again, so that other weights were judged"
+    assert len(taken) == 4
+
+
+@pytest.mark.timeout(300)
+def test_a_run_does_not_go_on_in_an_environment_that_was_edited(tmp_path: Path) -> None:
+    source = tmp_path / "own.py"
+    source.write_text("from agito.testing import FakeEnvironment\n\n\nclass Own(FakeEnvironment):\n    name = 'own'\n")
+    process = train(tmp_path, (*COIN, f"env.name={source}:Own"))
+    assert kill(process, when=(tmp_path / "runs/run/checkpoints/step-1").exists), "it ended before it could be killed"
+    was = source.read_text()
+    source.write_text(was + "    version = '2'\n")
+    assert agito(tmp_path, "train", "--resume", "runs/run").wait(timeout=60) == 13
+    assert "not what this run began with" in (tmp_path / "said").read_text()
+    source.write_text(was)
+    finish(agito(tmp_path, "train", "--resume", "runs/run"), tmp_path)
 
 
 @pytest.mark.full

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from array import array
 
 import pytest
@@ -69,3 +70,13 @@ def test_a_phase_that_breaks_off_is_still_counted() -> None:
     with pytest.raises(RuntimeError), tally.phase("rl"):
         raise RuntimeError
     assert "rl" in tally.phase_wall_s
+
+
+def test_a_checkpoint_in_the_middle_of_a_phase_carries_the_time_that_the_phase_has_taken() -> None:
+    tally = Tally()
+    with tally.phase("rl"):
+        time.sleep(0.02)
+        again = Tally.from_json(json.loads(json.dumps(tally.to_json())))
+    with again.phase("rl"):
+        pass
+    assert again.phase_wall_s["rl"] >= 0.02

@@ -15,12 +15,12 @@ from typing import Protocol
 from agito import coldstart, config, evaluation, loop, pipeline
 from agito.admission import Admission, admit
 from agito.curriculum import Curriculum
-from agito.errors import BadRecipe, EnvironmentPaused
+from agito.errors import BadRecipe, EnvironmentPaused, NotAdmitted
 from agito.grading.monitor import Monitor
 from agito.protocols import StepStats
 from agito.recipe import Recipe
 from agito.record import Ledger, Metrics, Rate, RunDir, Summary, TokenStats, rate, rates_by_cell, read_trajectories, write_trajectories
-from agito.record.commits import latest, load_meta, prune
+from agito.record.commits import latest, load_meta, newest, prune
 from agito.record.machine import facts
 from agito.render import Vocabulary
 from agito.studio import Studio, open_studio
@@ -52,12 +52,20 @@ async def train(recipe: Recipe, path: Path, watcher: Watcher, *, admission: Admi
 
 
 async def resume(path: Path, watcher: Watcher) -> Summary:
-    """Goes on with the run in `path`. Raises `NotFound`; `CorruptCheckpoint` when its last checkpoint is damaged."""
+    """Goes on with the run in `path`. Raises `NotFound`; `CorruptCheckpoint` when its last checkpoint is damaged; `NotAdmitted` when its
+    environment has been edited since."""
     recipe = config.read(Recipe, path / "config.toml")
     with RunDir.open(path) as run:
         if run.meta.get("finished"):
             raise BadRecipe(f"{path}: this run is finished; its report is {run.report}")
-        return await _Job(recipe, run, watcher).run_through(latest(run.checkpoints))
+        begun_with = run.meta.get("admission")
+        now = await admit(*recipe.env.names, anyway=True)
+        if isinstance(begun_with, dict) and begun_with["digest"] != now.digest:
+            raise NotAdmitted(
+                f"{path}: the source of {', '.join(recipe.env.names)} is not what this run began with, so its tasks may be others.\n"
+                f"  Go back to that source, or begin anew: agito train {path / 'config.toml'}"
+            )
+        return await _Job(recipe, run, watcher).run_through(newest(run.checkpoints))
 
 
 @dataclass(slots=True)

@@ -24,8 +24,9 @@ class Tally:
     tool_calls: int = 0
     void_attempts: int = 0
     quarantined_attempts: int = 0
-    phase_wall_s: dict[str, float] = field(default_factory=dict[str, float])
     earlier_cpu_s: float = 0.0  # of sessions of this run before the last resume
+    _phases: dict[str, float] = field(default_factory=dict[str, float])  # that have ended
+    _began: dict[str, float] = field(default_factory=dict[str, float])  # that have not
     _ticks: tuple[int, int] = field(default_factory=lambda: _stolen_and_all())
     _tool_cpu: Counter[int] = field(default_factory=Counter[int])
 
@@ -53,11 +54,18 @@ class Tally:
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
-        began = time.monotonic()
+        self._began[name] = time.monotonic()
         try:
             yield
         finally:
-            self.phase_wall_s[name] = self.phase_wall_s.get(name, 0.0) + time.monotonic() - began
+            self._phases = self.phase_wall_s
+            del self._began[name]
+
+    @property
+    def phase_wall_s(self) -> dict[str, float]:
+        """Seconds by phase over all sessions, those that go on up to now."""
+        now = time.monotonic()
+        return self._phases | {name: self._phases.get(name, 0.0) + now - began for name, began in self._began.items()}
 
     def cpu_s(self) -> float:
         """Of this process and of every child that has ended, over all sessions; complete once everything is closed."""
@@ -75,7 +83,7 @@ class Tally:
             "tool_calls": self.tool_calls,
             "void_attempts": self.void_attempts,
             "quarantined_attempts": self.quarantined_attempts,
-            "phase_wall_s": dict(self.phase_wall_s),
+            "phase_wall_s": {**self.phase_wall_s},
             "cpu_s": self.cpu_s(),
             "tool_cpu": {str(number): count for number, count in self._tool_cpu.items()},
         }
@@ -88,7 +96,7 @@ class Tally:
             sampled_tokens=int(str(data["sampled_tokens"])), tool_calls=int(str(data["tool_calls"])),
             void_attempts=int(str(data["void_attempts"])), quarantined_attempts=int(str(data["quarantined_attempts"])),
             earlier_cpu_s=float(str(data["cpu_s"])),
-            phase_wall_s={name: float(str(wall_s)) for name, wall_s in phases.items()},
+            _phases={name: float(str(wall_s)) for name, wall_s in phases.items()},
             _tool_cpu=Counter({int(number): int(str(count)) for number, count in tool_cpu.items()}),
         )  # fmt: skip
 

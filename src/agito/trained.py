@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from agito import config
 from agito.errors import CorruptCheckpoint, NotFound
 from agito.recipe import Recipe
-from agito.record.commits import latest
+from agito.record.commits import newest
 from agito.render import Vocabulary
 from agito.studio import Studio, open_studio
 
@@ -36,7 +36,7 @@ def find(path: Path) -> Path:
     parent = path / "checkpoints"
     if not parent.is_dir():
         raise NotFound(f"{path}: neither a checkpoint (no config.json) nor a run (no checkpoints/)")
-    found = parent / "final" if (parent / "final").is_dir() else latest(parent)
+    found = newest(parent)
     if found is None:
         raise NotFound(f"{path}: this run has no checkpoint yet; go on with agito train --resume {path}")
     return found

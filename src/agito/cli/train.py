@@ -21,7 +21,7 @@ from agito.grading.audit import SHORT
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
-from agito.record.commits import latest
+from agito.record.commits import load_meta, newest
 from agito.running import Interrupted
 
 
@@ -55,9 +55,9 @@ def resume_run(path: Path) -> None:
     if RunDir.state(path) in (RunState.ABSENT, RunState.FOREIGN):
         raise NotFound(f"{path}: no run there; --resume takes a run directory such as runs/quickstart")
     recipe = read(Recipe, path / "config.toml")
-    checkpoint = latest(path / "checkpoints")
-    step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
-    _follow(recipe, path, Board(planned(recipe), first={"rl": step}), lambda watcher: job.resume(path, watcher))
+    checkpoint = newest(path / "checkpoints")
+    step = load_meta(checkpoint)["step"] if checkpoint else 0
+    _follow(recipe, path, Board(planned(recipe), first={"rl": int(str(step))}), lambda watcher: job.resume(path, watcher))
 
 
 def _follow(recipe: Recipe, path: Path, board: Board, start: Callable[[job.Watcher], Awaitable[Summary]]) -> None:

@@ -50,6 +50,12 @@ def latest(parent: Path, *, before: int | None = None) -> Path | None:
     return steps[max(kept)] if (kept := [step for step in steps if before is None or step < before]) else None
 
 
+def newest(parent: Path) -> Path | None:
+    """The checkpoint after the last step, or the latest one before it."""
+    final = parent / "final"
+    return final if final.is_dir() else latest(parent)
+
+
 def prune(parent: Path, keep: int, *, spared: frozenset[str] = frozenset()) -> None:
     """Removes all but the last `keep` committed `step-N`, and those `spared`; each vanishes under another name first, never by halves."""
     if keep < 1:
