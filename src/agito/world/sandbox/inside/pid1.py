@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from agito.world.sandbox.inside import memory, network, wire
 from agito.world.sandbox.inside.capture import Capture, parse_state
 from agito.world.sandbox.inside.reading import available, read_request
-from agito.world.sandbox.inside.start import fork_snippet, start_program, start_service, start_shell
+from agito.world.sandbox.inside.start import adopt, fork_snippet, start_program, start_service, start_shell
 from agito.world.sandbox.inside.writing import write_file
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Pid1:
         self.work = work
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.env: dict[str, str] = {}
+        self.adopted: dict[str, str] | None = None  # what of it is this process's own environment
         self.output_bytes = 64_000
         self.mem_mb = 0
         self.is_idle = True  # nothing else is alive
@@ -158,7 +159,11 @@ class Pid1:
         assert self.output is not None
         writing = self.output[1]
         if is_python:
-            self.current = fork_snippet(command, self.env, self.control, writing)
+            if self.env != self.adopted:
+                self.adopted = None
+                adopt(self.env)
+                self.adopted = dict(self.env)
+            self.current = fork_snippet(command, self.control, writing)
             return
         if program is not None:
             words, globs, redirections = program

@@ -103,7 +103,17 @@ def start_service(command: str, env: Mapping[str, str]) -> list[int]:
     return ours
 
 
-def fork_snippet(code: str, env: Mapping[str, str], control: _socket.socket, writing: int) -> int:
+def adopt(env: Mapping[str, str]) -> None:
+    """Makes `env` this interpreter's own, for the snippets that are forked from it: to do so in each of them would cost a third of a
+    millisecond. Programs are handed theirs. Raises `OSError` for what no process can have as a variable."""
+    try:
+        os.environ.clear()
+        os.environ.update(env)
+    except ValueError:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+
+
+def fork_snippet(code: str, control: _socket.socket, writing: int) -> int:
     """A fresh copy of this warm interpreter, cut off from the host's socket before a line of `code` runs."""
     child = os.fork()
     if child:
@@ -119,8 +129,6 @@ def fork_snippet(code: str, env: Mapping[str, str], control: _socket.socket, wri
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
-        os.environ.clear()
-        os.environ.update(env)
         sys.path.insert(0, "")
         sys.argv = ["-c"]
         run_snippet(code)
