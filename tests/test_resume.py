@@ -104,7 +104,15 @@ def test_a_run_killed_in_the_middle_of_rl_goes_on_bit_for_bit(tmp_path: Path) ->
 
 @pytest.mark.timeout(300)
 def test_a_run_killed_during_its_last_evaluations_judges_the_weights_that_it_keeps(tmp_path: Path) -> None:
-    recipe = (*COIN, "eval.tasks=120", "sft.demos=100", "sft.epochs=1", "pipeline.mode=decoupled", "compute.ranks=2", "rl.checkpoint_every=3")
+    recipe = (
+        *COIN,
+        "eval.tasks=120",
+        "sft.demos=100",
+        "sft.epochs=1",
+        "pipeline.mode=decoupled",
+        "compute.ranks=2",
+        "rl.checkpoint_every=3",
+    )
     process = train(tmp_path, recipe)
     run = tmp_path / "runs/run"
     assert kill(process, when=(run / "checkpoints/final").exists), "it ended before it could be killed"

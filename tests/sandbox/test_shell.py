@@ -141,3 +141,13 @@ async def test_a_used_up_sandbox_says_so(box: Box) -> None:
 async def test_a_nul_in_a_command_is_the_policys_fault(box: Box) -> None:
     result = await box.sh("echo a\0b")
     assert (result.exit_code, result.fault) == (127, Fault.POLICY)
+
+
+async def test_a_snippet_sees_the_variables_of_this_moment_and_leaves_none_behind(box: Box) -> None:
+    show = "import os; print(os.environ.get('A'), os.environ.get('B')); os.environ['B'] = 'mine'"
+    said: list[bytes] = []
+    for command in ("export A=1", "true", "unset A; export B=caf", "unset B"):
+        await box.sh(command)
+        said.append((await box.py(show)).output)
+    assert said[:2] == [b"1 None\n"] * 2
+    assert said[2:] == [b"None caf\n", b"None None\n"]
