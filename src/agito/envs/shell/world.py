@@ -145,15 +145,22 @@ class ShellWorld:
     async def seal(self) -> Sealed:
         if self._sealed is None:
             files: dict[str, bytes] = {}
-            if self._sandbox is not None and self._task.family == "repair":  # a found value leaves no artefact
-                await self._sandbox.kill()
-                with suppress(ValueError):  # the policy filled it, or made a tree that cannot be read: it has no artefacts then
-                    files = await self._sandbox.files(limit_bytes=1 << 18)
+            if self._task.family == "repair":  # a found value leaves no artefact
+                files = await self._files()
             await self.close()
             self._sealed = Sealed(
                 task_id=self._task.id, submitted=self._submitted, files=files, digest=_digest(self._task.id, files, self._submitted)
             )
         return self._sealed
+
+    async def _files(self) -> dict[str, bytes]:
+        """As they are now that nothing runs; as they were made where no command has touched them."""
+        if self._sandbox is None:
+            return {path: text.encode() for path, text in self._tree.items()}
+        await self._sandbox.kill()
+        with suppress(ValueError):  # the policy filled it, or made a tree that cannot be read: it has no artefacts then
+            return await self._sandbox.files(limit_bytes=1 << 18)
+        return {}
 
     async def close(self) -> None:
         if self._sandbox is not None:
