@@ -9,7 +9,9 @@ The world is `agito.testing.relay`: fixed work, added latency, real engine, real
 - decoupled, S = 1, 2, 4, 8.
 
 Tg and Tt are the engine's and the trainer's seconds a step in the serial arm, CPU all processes' seconds a step there. Bound: a step takes
-at least max(Tg, Tt, CPU / cores). The simulator is `agito.plan`, fed with what the serial and the concurrent arm measured.
+at least max(Tg, Tt, CPU / cores). Two cores that are threads of one do less than twice the work of one: `effective_cores` is how much more
+a product of matrices of the model's size gets done by as many processes, and the figures in `_effective` are those of the bound with that
+number. The simulator is `agito.plan`, fed with what the serial and the concurrent arm measured.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from subprocess import PIPE
 
 import anyio
 import numpy as np
@@ -118,7 +123,9 @@ def main() -> None:
         )  # fmt: skip
         return arm
 
-    fractions, idle, bounds_s = dict[str, float](), dict[str, float](), dict[str, float]()
+    fractions, effective, idle, bounds_s = dict[str, float](), dict[str, float](), dict[str, float](), dict[str, float]()
+    cores = effective_cores()
+    print(f"{os.cpu_count()} cores do {cores:.2f} times the work of one", flush=True)
     for latency in ("0", "0.05"):
         serial = measure("serial", "0")  # anew each time: the machine is not the same machine from one minute to the next
         bound_s = bounds_s[latency] = max(serial.engine_s, serial.train_s, serial.cpu_s / (os.cpu_count() or 1))
@@ -126,6 +133,7 @@ def main() -> None:
             (measure(f"decoupled-{allowed}", latency) for allowed in ((2,) if options.short else (1, 2, 4))), key=lambda arm: arm.wall_s
         )
         fractions[latency], idle[latency] = bound_s / best.wall_s, best.trainer_idle
+        effective[latency] = max(bound_s, serial.cpu_s / cores) / best.wall_s
     if not options.short:
         for name in ("serial", "concurrent", "decoupled-2"):
             measure(name, "1")
@@ -139,6 +147,9 @@ def main() -> None:
     figures: dict[str, Json] = {
         "bound_fraction_zero": round(fractions["0"], 3),
         "bound_fraction_50ms": round(fractions["0.05"], 3),
+        "bound_fraction_zero_effective": round(effective["0"], 3),
+        "bound_fraction_50ms_effective": round(effective["0.05"], 3),
+        "effective_cores": round(cores, 2),
         "speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in speed_ups.items()},
         "simulator_fraction": {allowed: round(ratio / simulated[allowed], 3) for allowed, ratio in speed_ups.items()},
         "trainer_idle": round(idle["0"], 3),
@@ -153,6 +164,38 @@ def main() -> None:
         "arms": {key: asdict(arm) for key, arm in arms.items()},
     }  # fmt: skip
     report("overlap", figures, detail)
+
+
+def effective_cores() -> float:
+    """How many times the work of one process as many processes do as there are cores; median of five, taking turns."""
+    code = (
+        "import sys, time, torch\ntorch.set_num_threads(1)\na, b = torch.randn(64, 128), torch.randn(128, 512)\n"
+        "print('ready', flush=True)\nfor line in sys.stdin:\n    ends, done = time.monotonic() + .4, 0\n"
+        "    while time.monotonic() < ends:\n        for _ in range(50): a @ b\n        done += 50\n    print(done, flush=True)\n"
+    )
+    cores = os.cpu_count() or 1
+    working = [subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True, bufsize=1) for _ in range(cores)]
+    for process in working:
+        _line(process)
+    ratios: list[float] = []
+    for _ in range(5):
+        alone, together = _work(working[:1]), _work(working)
+        ratios.append(together / alone)
+    for process in working:
+        process.communicate()
+    return statistics.median(ratios)
+
+
+def _work(processes: Sequence[subprocess.Popen[str]]) -> int:
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+    return sum(int(_line(process)) for process in processes)
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
 
 
 def _balanced() -> int:
