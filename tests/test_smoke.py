@@ -8,12 +8,12 @@ import pytest
 
 import agito
 
-# To become part of the fast gate when the margin is known over 20 seeds ("Smoke over seeds" in docs/log.md). A run that does not
-# learn ends where it began.
-AFTER, GAIN = 0.80, 0.05
+# Twenty seeds: .915 or more afterwards, a gain of .185 or more ("Smoke over seeds" in docs/log.md). One that learns nothing by RL ends
+# where it began, at .62 to .75.
+AFTER, GAIN = 0.85, 0.10
 
 
-@pytest.mark.full
+@pytest.mark.timeout(300)
 def test_success_on_held_out_tasks_rises_clearly(tmp_path: Path) -> None:
     summary = agito.train("smoke", out=tmp_path / "smoke")
     assert summary.before.num == summary.after.num == 200
