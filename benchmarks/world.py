@@ -2,6 +2,7 @@
 
 `python benchmarks/world.py [--short]`. One episode at a time, so a rate is that of about one core; in-process figures are also given per
 CPU-second of this process, which a busy machine does not change. Resets are `open` and the first call, because sandboxes start with it.
+What the scripts come to stands beside it: floor and ceiling of what can be learned.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import anyio
 from agito.envs import load
 from agito.envs.registry import bundled
 from agito.protocols import Control, Environment, SandboxSpec
-from agito.testing.episodes import budget
+from agito.record import clopper_pearson
+from agito.testing.episodes import budget, play
 from agito.types import AttemptId, Budget, Call, Dialect, Key, Limits, Task
 from agito.world.api import Operation, Service, image
 from agito.world.component import Answer, Machine, spec
@@ -155,6 +157,31 @@ async def environment(name: str, seconds: float) -> dict[str, Json]:
     }  # fmt: skip
 
 
+async def scripts(name: str, count: int) -> dict[str, Json]:
+    """Success of every script on the first `count` tasks, all families and levels in turn, as [value, low, high]; the demonstrator has half
+    its skill."""
+    env = load(name)
+    found: dict[str, Json] = {}
+    try:
+        tasks = [env.task(split="heldout", index=index, seed=0) for index in range(count)]
+        kinds = ["solver", "demonstrator", *env.impostors(tasks[0][0])]
+        for kind in kinds:
+            right = 0
+            for number, (task, key) in enumerate(tasks):
+                if kind == "solver":
+                    script = env.solutions(task, key)[0]
+                elif kind == "demonstrator":
+                    script = env.demonstrator(task, key, skill=0.5, seed=number)
+                else:
+                    script = env.impostors(task)[kind]
+                played = await play(env, task, key, script, AttemptId(group=number, slot=0))
+                right += played.verdict.reward == 1.0
+            found[kind] = [round(value, 4) for value in (right / count, *clopper_pearson(right, count))]
+    finally:
+        await env.aclose()
+    return found
+
+
 def tails(times_ms: list[float]) -> dict[str, Json]:
     ordered = sorted(times_ms)
     return {"p50_ms": spread(ordered)["p50"], "p95_ms": round(ordered[int(0.95 * (len(ordered) - 1))], 4), "n": len(ordered)}
@@ -165,7 +192,8 @@ async def main() -> None:
     rates = await parts(seconds)
     environments: dict[str, dict[str, Json]] = {}
     for name in bundled():
-        environments[name] = await environment(name, seconds)
+        count = 20 if seconds < 2 or name == "web" else 200
+        environments[name] = await environment(name, seconds) | {"scripts": await scripts(name, count)}
     figures: dict[str, Json] = {f"{name}_per_s": found["per_s"] for name, found in rates.items()}
     for name in ("steps", "queries", "requests"):
         figures[f"{name}_per_cpu_s"] = rates[name]["per_cpu_s"]
