@@ -143,6 +143,17 @@ async def test_a_nul_in_a_command_is_the_policys_fault(box: Box) -> None:
     assert (result.exit_code, result.fault) == (127, Fault.POLICY)
 
 
+@pytest.mark.parametrize("command", ["\ud800", "echo \ud800 | cat", "export A=\ud800", 'cat "\ud800"'])
+async def test_half_a_character_is_an_answer_and_not_the_end_of_the_sandbox(box: Box, command: str) -> None:
+    for act in (box.sh, box.py):
+        result = await act(command)
+        assert (result.exit_code, result.fault) == (127, Fault.POLICY)
+        assert result.output == b"bash: a command cannot hold half a character\n"
+    with pytest.raises(ValueError, match="half a character"):
+        await box.launch(command)
+    assert await printed(box, "echo still here") == "still here\n"
+
+
 async def test_a_snippet_sees_the_variables_of_this_moment_and_leaves_none_behind(box: Box) -> None:
     show = "import os; print(os.environ.get('A'), os.environ.get('B')); os.environ['B'] = 'mine'"
     said: list[bytes] = []

@@ -174,8 +174,9 @@ class Box:
 
     async def launch(self, command: str) -> Service:
         """`bash -c`, kept until it ends, the sandbox does, or everything inside is killed: by `kill` or at the deadline of an action."""
-        if "\0" in command:
-            raise ValueError(f"command={command!r}: a command cannot hold a NUL")
+        problem = _unsayable(command)
+        if problem:
+            raise ValueError(f"command={command!r}: {problem.decode().strip()}")
         stdin, stdout, stderr = passed.pipes(await self._passed("launch", command, 3))
         return Service(stdin=stdin, stdout=stdout, stderr=stderr)
 
@@ -211,8 +212,9 @@ class Box:
     async def _act(self, text: str, is_python: bool, timeout_s: float, carries: bool, program: Program | None) -> Result:
         if not 0 < timeout_s < math.inf:
             raise ValueError(f"timeout_s={timeout_s}: every action needs a finite deadline above 0")
-        if "\0" in text:
-            return Result(exit_code=127, output=b"bash: a command cannot hold a NUL\n", total_bytes=34, fault=Fault.POLICY)
+        problem = _unsayable(text)
+        if problem:
+            return Result(exit_code=127, output=problem, total_bytes=len(problem), fault=Fault.POLICY)
         direct = (program.words, program.globs, program.redirections) if program is not None else None
         try:
             reply = await self._call(("act", text, is_python, timeout_s, carries, direct), timeout_s)
@@ -296,3 +298,14 @@ class Box:
     def _failed(self, reason: str) -> SandboxFailure:
         self.discard(reason)
         return SandboxFailure(reason)
+
+
+def _unsayable(command: str) -> bytes:
+    """Why no program can be given this text, or nothing."""
+    if "\0" in command:
+        return b"bash: a command cannot hold a NUL\n"
+    try:
+        os.fsencode(command)
+    except UnicodeEncodeError:
+        return b"bash: a command cannot hold half a character\n"
+    return b""
