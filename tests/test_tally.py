@@ -6,12 +6,13 @@ import json
 import math
 import time
 from array import array
+from dataclasses import replace
 
 import pytest
 
 from agito.tally import Tally
 from agito.testing import FakeEnvironment
-from agito.types import Attempt, AttemptId, Call, End, Event, Segment, Status, Stop, Tokens, Trajectory, Turn, Verdict, span
+from agito.types import Attempt, AttemptId, Call, End, Event, Fault, Segment, Status, Stop, Tokens, Trajectory, Turn, Verdict, span
 
 TASK, _ = FakeEnvironment().task(split="train", index=0, seed=0)
 
@@ -22,7 +23,7 @@ def attempt(*, version: int = 1, cpu_ms: tuple[float, ...] = (), void: bool = Fa
     )
     call = Call(tool="open", arguments={})
     ran = [Event(index=at, call=call, text="", wall_s=0.01, cpu_s=each / 1e3) for at, each in enumerate(cpu_ms)]
-    never_ran = Event(index=len(ran), call=call, text="timeout")
+    never_ran = Event(index=len(ran), call=call, text="timeout", fault=Fault.TIMEOUT)
     trajectory = Trajectory(
         attempt=AttemptId(group=0, slot=0), task=TASK, segments=(Segment(id=0, tokens=tokens),),
         turns=(Turn(segment=0, start=1, stop=3, stopped=Stop.END),), events=(*ran, never_ran), end=End.SUBMITTED,
@@ -42,6 +43,15 @@ def test_calls_that_never_reached_a_tool_are_not_counted() -> None:
     assert tally.tool_calls == 3
     assert tally.tool_cpu_ms_p50 == pytest.approx(2.0, abs=0.05)
     assert Tally().tool_cpu_ms_p50 == 0.0
+
+
+def test_calls_of_a_world_in_this_process_are_counted_and_submissions_are_not() -> None:
+    whole = attempt()
+    call = Call(tool="look", arguments={})
+    events = (Event(index=0, call=call, text="a table"), Event(index=1, call=call, text="", ended=True))
+    tally = Tally()
+    tally.add([replace(whole, trajectory=replace(whole.trajectory, events=events))])
+    assert tally.tool_calls == 1
 
 
 def test_void_attempts_are_counted_in_the_open() -> None:

@@ -39,8 +39,8 @@ class Tally:
                 self.sampled_tokens += trajectory.num_sampled
             for event in trajectory.events:
                 if event.wall_s > 0:
-                    self.tool_calls += 1
                     self._tool_cpu[round(event.cpu_s * 1e3 / _BIN_MS)] += 1
+                self.tool_calls += event.wall_s > 0 or not (event.ended or event.fault or event.call.problem)
 
     @property
     def tool_cpu_ms_p50(self) -> float:

@@ -53,6 +53,18 @@ def test_success_in_rl_is_the_mean_over_the_last_three_steps() -> None:
     assert seen.phases["rl"].curve == [0.0, 0.1, 0.5, 0.6, 0.7]
 
 
+def test_a_phase_that_was_not_planned_leaves_those_to_come_as_they_are() -> None:
+    clock = Clock()
+    seen = board(clock)
+    seen.phase("before", 20)
+    seen.phase("extra", 1)
+    clock.now += 5
+    seen.phase("after", 20)
+    clock.now += 2
+    assert seen.phases["after"].spent_s(clock.now) == pytest.approx(2.0)
+    assert seen.phases["structural"].mark is Mark.TO_COME
+
+
 def test_success_of_an_evaluation_counts_full_marks_and_leaves_void_attempts_out() -> None:
     seen = board(Clock())
     seen.phase("before", 20)

@@ -88,12 +88,13 @@ class Board:
 
     def phase(self, name: str, total: int) -> None:
         self.finish()
+        is_planned = name in self.phases
         phase = self.phases.setdefault(name, Phase(name, name, "", total))
         if phase.mark is Mark.TO_COME:
             phase.began, phase.done = self.now, phase.first
         phase.mark, phase.total = Mark.RUNNING, total
         for earlier in self.phases.values():
-            if earlier is phase:
+            if earlier is phase or not is_planned:
                 break
             earlier.mark = Mark.EARLIER if earlier.mark is Mark.TO_COME else earlier.mark
         self.current = phase
