@@ -179,6 +179,16 @@ class Validated(Protocol):
         ...
 
 
+@runtime_checkable
+class Answered(Protocol):
+    """An environment that says which texts would give a task away, so that an attempt which read one is flagged. Optional."""
+
+    def answers(self, task: Task, key: Key) -> Sequence[str]:
+        """What no observation should hold word for word before the agent has said it itself. Those under six characters are not looked
+        for: they turn up by chance."""
+        ...
+
+
 # ---- policy ----------------------------------------------------------------------------------------------------------
 
 

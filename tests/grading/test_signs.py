@@ -128,6 +128,7 @@ def test_an_answer_that_was_read_where_it_was_not_meant_to_be_is_a_leak_once() -
 
 def test_what_the_agent_said_itself_what_was_meant_and_what_is_short_is_no_leak() -> None:
     assert leaks([event(0, "echo violet-42", "violet-42")], ["violet-42"]) == ()
+    assert leaks([event(0, "echo violet-42 >note", ""), event(1, "cat note", "violet-42")], ["violet-42"]) == ()
     assert leaks([event(0, "cat vault/key", "violet-42")], ["violet-42"], intended=["vault/key"]) == ()
     assert leaks([event(0, "cat log", "42")], ["42"]) == ()
 

@@ -120,6 +120,43 @@ async def test_a_grader_that_raises_gives_no_verdict() -> None:
     assert found.trajectory.end is End.SUBMITTED, "what the policy did is kept"
 
 
+class Telling(FakeEnvironment):
+    """Says what would give its tasks away: here, what an opened box shows."""
+
+    given_away: Sequence[str] | Exception = ("timeout", "nowhere")
+
+    def answers(self, task: Task, key: Key) -> Sequence[str]:
+        if isinstance(self.given_away, Exception):
+            raise self.given_away
+        return self.given_away
+
+
+def opens_until_late(times: int = 30) -> ScriptFactory:
+    def script() -> Script:
+        for _ in range(times):
+            yield Call(tool="open", arguments={"box": "0"})
+
+    return script
+
+
+async def test_an_attempt_that_read_an_answer_is_flagged_and_keeps_its_reward() -> None:
+    environment = Telling()
+    found = await attempt(environment, solve(environment, lambda task, key, attempt: opens_until_late()))
+    shows = [event.index for event in found.trajectory.events if "timeout" in event.text]
+    assert shows, "the fake injects timeouts"
+    assert [(flag.kind, flag.is_proof) for flag in found.verdict.flags] == [("search_leak", False)]
+    assert f"event {shows[0]} " in found.verdict.flags[0].detail
+    assert not found.quarantine
+
+
+async def test_answers_that_cannot_be_told_are_no_verdict() -> None:
+    environment = Telling()
+    environment.given_away = ZeroDivisionError("oops")
+    found = await attempt(environment)
+    assert found.verdict.status is Status.VOID
+    assert "its answers failed: ZeroDivisionError: oops" in found.verdict.evidence
+
+
 async def test_an_engine_that_died_is_nobodys_zero_but_ends_the_run() -> None:
     with pytest.raises(WorkerDied):
         await attempt(Troubled(act=WorkerDied("worker 0 ended")))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import anyio
 
-from agito.protocols import Control, Environment, Measure, Measured, ScriptFactory, Validated
+from agito.protocols import Answered, Control, Environment, Measure, Measured, ScriptFactory, Validated
 from agito.types import AttemptId, Json, Key, Sealed, Task, Trajectory, Verdict, mean
 
 NAME = "mixture"
@@ -75,6 +75,10 @@ class Mixture:
         if not isinstance(environment, Validated):
             return Verdict.void(f"{environment.name} has no validator")
         return await environment.gold(sealed, _bare(key), grade_seed)
+
+    def answers(self, task: Task, key: Key) -> Sequence[str]:
+        environment, inner = self._inner(task)
+        return environment.answers(inner, _bare(key)) if isinstance(environment, Answered) else ()
 
     def measures(self, task: Task, key: Key, trajectory: Trajectory) -> Mapping[str, float]:
         environment, inner = self._inner(task)

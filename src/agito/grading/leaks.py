@@ -34,13 +34,15 @@ def leaks(
 ) -> tuple[Leak, ...]:
     """Where an answer was first read, case and space apart. `intended` are parts of calls whose results may hold it, such as a file's name.
 
-    What the agent itself wrote in the call does not count: an echo is no leak.
+    What the agent itself wrote, in this call or before, does not count: an echo is no leak.
     """
     wanted = {answer: plain for answer in answers if len(plain := _plain(answer)) >= min_length}
     found: dict[str, Leak] = {}
+    said = ""
     for event in events:
-        said = _plain(" ".join(str(value) for value in event.call.arguments.values()))
-        if any(part in said for part in map(_plain, intended)):
+        saying = _plain(" ".join(str(value) for value in event.call.arguments.values()))
+        said += "\n" + saying  # also what it said before and reads again
+        if any(part in saying for part in map(_plain, intended)):
             continue
         read = _plain(event.text)
         for answer, plain in wanted.items():

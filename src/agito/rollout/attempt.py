@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import anyio
 
 from agito.errors import SandboxFailure, WorkerDied
+from agito.grading.leaks import leak_flags, leaks
 from agito.grading.monitor import Monitor, hard_evidence
 from agito.harness import ScriptedAgent
-from agito.protocols import Control, Engine, Environment, Harness, Renderer, ScriptFactory, Validated
+from agito.protocols import Answered, Control, Engine, Environment, Harness, Renderer, ScriptFactory, Validated
 from agito.types import Attempt, AttemptId, End, Fault, Flag, Key, Sealed, Status, Task, Trajectory, Verdict
 
 _SEAL_DEADLINE_S = 20.0
@@ -75,6 +76,8 @@ class AttemptRunner:
         if isinstance(sealed, Verdict):
             return Attempt(trajectory=trajectory, verdict=sealed)
         verdict = await self._ask(self._environment.grade, sealed, key)
+        if isinstance(self._environment, Answered):
+            verdict = _given_away(self._environment, trajectory, sealed, key, verdict)
         found = Attempt(trajectory=trajectory, verdict=verdict)
         if not found.is_scored:
             return found
@@ -119,6 +122,15 @@ class AttemptRunner:
             gold = await self._ask(self._environment.gold, sealed, key)
             found = monitor.masked(replace(found, gold=gold, gold_chance=monitor.gold_chance(at, verdict)))
         return found
+
+
+def _given_away(environment: Answered, trajectory: Trajectory, sealed: Sealed, key: Key, verdict: Verdict) -> Verdict:
+    """With a flag for an answer that stood in what the agent read."""
+    try:
+        found = leaks(trajectory.events, environment.answers(trajectory.task, key), submitted=sealed.submitted)
+    except Exception as error:  # the boundary, as for the grader
+        return Verdict.void(f"env: its answers failed: {type(error).__name__}: {error}")
+    return replace(verdict, flags=(*verdict.flags, *leak_flags(found)))
 
 
 def _stillborn(attempt: AttemptId, task: Task, reason: str) -> Attempt:

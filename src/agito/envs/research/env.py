@@ -84,11 +84,17 @@ class ResearchEnvironment:
         answer, *cited = (sealed.submitted or "").split() or [""]
         is_right, is_cited = answer == key.data["answer"], sorted(cited) == sorted(map(str, evidence))
         reward = float(is_right and is_cited)
-        wanted = f"{key.data['answer']} {' '.join(map(str, evidence))}"
+        wanted = " ".join((str(key.data["answer"]), *map(str, evidence)))
         return Verdict(
             status=Status.SCORED, reward=reward, scores={"success": reward, "answer": float(is_right), "evidence": float(is_cited)},
             evidence=f"submitted {sealed.submitted!r}, wanted {wanted!r}", grade_seed=grade_seed,
         )  # fmt: skip
+
+    def answers(self, task: Task, key: Key) -> Sequence[str]:
+        """The whole answer with its evidence: no document says that of itself."""
+        evidence = key.data["evidence"]
+        assert isinstance(evidence, list)
+        return (" ".join((str(key.data["answer"]), *map(str, evidence))),)
 
     def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
         return (agents.solver(task.prompt[Dialect.COMPACT]),)
