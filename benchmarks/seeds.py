@@ -31,9 +31,13 @@ def train(recipe: str, seed: int, out: Path) -> dict[str, Any]:
 
 
 def control(name: str, out: Path) -> dict[str, float]:
-    here = Path(__file__).parent
-    done = subprocess.run([sys.executable, str(here / "controls.py"), str(out), "--only", name], check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])[name]
+    """What the control came to, run anew unless that is written beside the run."""
+    kept = out / f"control-{name}.json"
+    if not kept.exists():
+        command = [sys.executable, str(Path(__file__).parent / "controls.py"), str(out), "--only", name]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        kept.write_text(json.dumps(json.loads(done.stdout.splitlines()[-1])[name]))
+    return json.loads(kept.read_text())
 
 
 def is_reached(summary: dict[str, Any]) -> bool:
@@ -61,9 +65,10 @@ def main() -> None:
             f"stolen {now.get('stolen_ratio', 0):.0%}",
             flush=True,
         )
-        for name in CONTROLS if seed < control_seeds else ():
-            controls[name].append(control(name, out))
-            print(f"  {name}: {controls[name][-1]['success']:.3f}", flush=True)
+    for seed in range(control_seeds):
+        for name in CONTROLS:
+            controls[name].append(control(name, options.runs / f"{options.recipe}-{seed}"))
+            print(f"{seed} {name}: {controls[name][-1]['success']:.3f}", flush=True)
     figures = {
         "num_seeds": len(summaries),
         "num_reached": sum(is_reached(summary) for summary in summaries),
