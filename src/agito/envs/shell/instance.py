@@ -42,7 +42,7 @@ SHAPES: dict[int, Shape] = {
     5: Shape(dirs=3, files=3, lines=3, hops=(1, 2, 3), stale=0.6, timeout=0.25, faults=(2, 3), named=0.2, same=0.6, turns=36, tokens=896),
 }
 
-_READ_ONLY = 0.4  # how often that other key is one that training searches for but never repairs
+_READ_ONLY = {4: 0.4, 5: 0.4}  # how often, by level, that other key is one that training searches for but never repairs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,8 @@ def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
         key, wrong, right = pool.pop(), *rng.sample(VALUES, 2)
         same = None
         if rng.random() < shape.same:
-            same = (others if not structural and rng.random() < _READ_ONLY else pool).pop()
+            is_read_only = level in _READ_ONLY and not structural and rng.random() < _READ_ONLY[level]
+            same = (others if is_read_only else pool).pop()
         path = board.put(key, wrong)
         if same:
             board.put(same, right)
