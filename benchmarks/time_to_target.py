@@ -28,9 +28,9 @@ _DIRECTORY = Path(__file__).parent
 _ENTRY = [sys.executable, "-m", "agito.cli"]
 
 
-def ours(out: Path, steps: int | None) -> dict[str, float]:
-    """Trains and keeps every checkpoint. Returns the seconds of RL at which each was made."""
-    kept = out / "kept" / "checkpoints"
+def ours(out: Path, run: Path, steps: int | None) -> dict[str, float]:
+    """Trains and keeps every checkpoint in `run`. Returns the seconds of RL at which each was made."""
+    kept = run / "checkpoints"
     if not (out / "summary.json").exists():
         sets = ["--set", f"rl.checkpoint_every={_EVERY}", *(["--set", f"rl.steps={steps}"] if steps else [])]
         running = subprocess.Popen([*_ENTRY, "train", "quickstart", "--out", str(out), *sets], stdout=subprocess.DEVNULL)
@@ -41,7 +41,7 @@ def ours(out: Path, steps: int | None) -> dict[str, float]:
         if running.returncode:
             raise RuntimeError(f"training ended with {running.returncode}")
         _keep(out / "checkpoints", kept)
-        shutil.copy(out / "config.toml", out / "kept" / "config.toml")
+        shutil.copy(out / "config.toml", run / "config.toml")
     ended_s = {}
     summary = json.loads((out / "summary.json").read_text())
     first_s = None
@@ -99,8 +99,9 @@ def main() -> None:
     if options.short:
         options.target, options.rates = 0.65, options.rates[:1]
     num_tasks, threads = (120 if options.short else 504), len(os.sched_getaffinity(0))
-    seconds = ours(options.runs / "ours", 6 if options.short else None)
-    our_s, our_curve = reached(options.runs / "ours" / "kept", seconds, options.target, num_tasks)
+    kept = options.runs / "kept"
+    seconds = ours(options.runs / "ours", kept, 6 if options.short else None)
+    our_s, our_curve = reached(kept, seconds, options.target, num_tasks)
     if our_s is None:
         raise SystemExit(f"our own run never reached {options.target}: {our_curve}")
     budget_s = our_s * _PATIENCE
