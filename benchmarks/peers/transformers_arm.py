@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import torch
+from padding import left_padded
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 from workload import TOOL_S, Turn, episodes, num_sampled
 
@@ -30,12 +31,7 @@ def generate(model: Any, work: list[list[Turn]]) -> None:
             cache.batch_select_indices(keep)
             live = [turns for turns in live if turns]
         turns = [each.pop(0) for each in live]
-        width = max(len(turn.observed) for turn in turns)
-        new = torch.zeros(len(turns), width, dtype=torch.long)
-        new_mask = torch.zeros_like(new)
-        for row, turn in enumerate(turns):
-            new[row, width - len(turn.observed) :] = torch.tensor(turn.observed)
-            new_mask[row, width - len(turn.observed) :] = 1
+        new, new_mask = left_padded([turn.observed for turn in turns])
         ids, mask = torch.cat([ids, new], 1), torch.cat([mask, new_mask], 1)
         longest = max(turn.num_sampled for turn in turns)
         options = GenerationConfig(

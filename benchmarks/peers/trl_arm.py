@@ -23,6 +23,7 @@ import anyio
 import anyio.from_thread
 import torch
 from datasets import Dataset  # type: ignore[import-not-found]
+from padding import left_padded  # type: ignore[import-not-found]
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
 
@@ -61,12 +62,8 @@ class Generating:
     @torch.inference_mode()
     def _generate(self, waiting: dict[GeneratingRow, SampleRequest]) -> list[tuple[list[int], list[float]]]:
         requests = list(waiting.values())
-        width = max(len(row.ids) for row in waiting)
-        ids = torch.zeros(len(waiting), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for at, row in enumerate(waiting):
-            ids[at, width - len(row.ids) :] = torch.tensor(row.ids)
-            mask[at, width - len(row.ids) :] = 1
+        ids, mask = left_padded([row.ids for row in waiting])
+        width = ids.shape[1]
         temperature, stops = requests[0].temperature, list(requests[0].stop_ids)
         options = GenerationConfig(
             max_new_tokens=max(request.max_tokens for request in requests), do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
