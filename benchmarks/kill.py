@@ -2,9 +2,9 @@
 
     python benchmarks/kill.py [--kills 200] [--short]
 
-A run is killed and resumed until it ends; then another one begins. Of an ended run every RL step must be there once; a group that is in two
-steps is duplicated; a group that was out at the checkpoint that a resume began from and is in no step is lost. The moment is uniform over
-what is left of a usual run. The rollout process does not restart the others: a role that is gone ends the run, which is resumed.
+A run without engine or trainer goes on by itself; one without its rollout process is resumed; when it has ended, another one begins. Of an
+ended run every RL step must be there once; a group that is in two steps is duplicated; a group that was out at the checkpoint that a resume
+began from and is in no step is lost. The moment is uniform over what is left of a usual run.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from agito.errors import WorkerDied
 from agito.record import read_trajectories
-from harness import report, spread
+from harness import Json, report, spread
 
 _STEPS, _GROUPS = 12, 2
 _OVERRIDES = (
@@ -59,7 +60,8 @@ def workers(parent: int) -> list[int]:
     return [ranks[rank] for rank in sorted(ranks)]
 
 
-def strike(process: subprocess.Popen[bytes], role: str) -> None:
+def strike(process: subprocess.Popen[bytes], role: str) -> bool:
+    """Whether the run goes on by itself."""
     found = workers(process.pid)
     victims = {"rollout": [process.pid], "trainer": found[:1], "engine": found[1:], "all": [*found, process.pid]}[role]
     for pid in victims or [process.pid]:
@@ -67,7 +69,10 @@ def strike(process: subprocess.Popen[bytes], role: str) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+    if process.pid not in (victims or [process.pid]):
+        return True
     process.wait(timeout=_DEADLINE_S)
+    return False
 
 
 def check(run: Path) -> tuple[int, int]:
@@ -101,25 +106,35 @@ def main() -> None:
     usual_s = time.monotonic() - began
     lost, duplicated = check(run)
     shutil.rmtree(run)
-    kills, runs, recovery_s = Counter[str](), 1, list[float]()
+    kills, runs, recovered, given_up, last_s = Counter[str](), 1, 0, 0, list[float]()
+    process: subprocess.Popen[bytes] | None = None
     while kills.total() < wanted or run.exists():
-        process, began = start(run), time.monotonic()
+        process, began = process or start(run), time.monotonic()
         try:
             status = process.wait(timeout=rng.uniform(0.1, 0.9) * usual_s if kills.total() < wanted else _DEADLINE_S)
         except subprocess.TimeoutExpired:
             role = rng.choice(_ROLES)
-            strike(process, role)
             kills[role] += 1
+            process = process if strike(process, role) else None
+            continue
+        process = None
+        if status == WorkerDied.exit_code:  # killed at the same place again and again
+            given_up += 1
             continue
         assert status == 0, (home / "said").read_text()[-2000:]
-        recovery_s.append(time.monotonic() - began)
+        last_s.append(time.monotonic() - began)
+        recovered += len(json.loads((run / "run.json").read_text()).get("recovered", []))
         more = check(run)
         lost, duplicated, runs = lost + more[0], duplicated + more[1], runs + 1
         shutil.rmtree(run)
         print(f"{kills.total()} kills, {runs} runs, {lost} lost, {duplicated} duplicated", flush=True)
     shutil.rmtree(home)
     figures = {"kills": kills.total(), "lost": lost, "duplicated": duplicated}
-    report("kill", figures, {"by_role": dict(kills), "runs": runs, "usual_s": round(usual_s, 1), "last_stretch_s": spread(recovery_s)})
+    detail: dict[str, Json] = {
+        "by_role": dict(kills), "runs": runs, "went_on_by_itself": recovered, "given_up": given_up, "usual_s": round(usual_s, 1),
+        "last_stretch_s": spread(last_s),
+    }  # fmt: skip
+    report("kill", figures, detail)
 
 
 if __name__ == "__main__":

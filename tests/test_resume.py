@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,43 @@ def test_a_run_killed_in_the_middle_of_rl_goes_on_bit_for_bit(tmp_path: Path) ->
     assert kill(process, when=(broken / "runs/run/checkpoints/step-1").exists), "it ended before it could be killed"
     resumed = finish(agito(broken, "train", "--resume", "runs/run"), broken)
     assert_equal(resumed, finish(uninterrupted, whole))
+
+
+def workers(process: subprocess.Popen[bytes]) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"agito.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.timeout(300)
+def test_a_run_whose_worker_is_killed_goes_on_by_itself_bit_for_bit(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    uninterrupted = train(whole, COIN)
+    process = train(broken, COIN)
+    while not (broken / "runs/run/checkpoints/step-1").exists():
+        assert process.poll() is None, (broken / "said").read_text()
+        time.sleep(0.02)
+    for pid in workers(process):
+        os.kill(pid, signal.SIGKILL)
+    resumed = finish(process, broken)
+    assert_equal(resumed, finish(uninterrupted, whole))
+    assert "signal SIGKILL" in json.loads((resumed / "run.json").read_text())["recovered"][0]["why"]
+    assert "going on from RL step" in (broken / "said").read_text()
+
+
+@pytest.mark.timeout(300)
+def test_a_run_whose_workers_die_at_the_same_place_again_and_again_ends(tmp_path: Path) -> None:
+    process = train(tmp_path, COIN)
+    while process.poll() is None:
+        for pid in workers(process):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    said = (tmp_path / "said").read_text()
+    assert process.returncode == 8, said
+    assert said.count("going on from the last checkpoint") == 2, said
+    assert "--resume" in said
 
 
 @pytest.mark.timeout(300)

@@ -28,6 +28,9 @@ class Silent:
     def advance(self, figures: Mapping[str, float]) -> None:
         return
 
+    def recover(self, why: str, step: int) -> None:
+        return
+
 
 def train(
     recipe: str | Path | Recipe,

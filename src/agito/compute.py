@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 
 from agito.engine.wire import Advance, Advanced
-from agito.errors import AgitoError, WorkerDied
+from agito.errors import AgitoError, WorkerDied, WorkerFailed
 from agito.protocols import StepStats
 from agito.running import first_error
 from agito.types import Sample
@@ -29,7 +29,7 @@ _ANSWER_DEADLINE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerFailed:
+class Failure:
     """What a worker sends instead of an answer."""
 
     error: BaseException
@@ -187,10 +187,10 @@ class _Worker:
             except (EOFError, OSError) as error:
                 raise WorkerDied(f"worker {self._rank} ended during {method} ({self._ending()})") from error
         self._has_answered = True
-        if isinstance(answer, WorkerFailed):
+        if isinstance(answer, Failure):
             if isinstance(answer.error, AgitoError):
                 raise answer.error
-            raise WorkerDied(f"worker {self._rank} failed in {method}: {answer.error!r}\n{answer.trace}") from answer.error
+            raise WorkerFailed(f"worker {self._rank} failed in {method}: {answer.error!r}\n{answer.trace}") from answer.error
         return answer
 
     def _ending(self) -> str:
@@ -215,4 +215,4 @@ class _Worker:
             self._process.wait()
 
 
-__all__ = ["Compute", "WorkerFailed", "spread"]
+__all__ = ["Compute", "Failure", "spread"]

@@ -48,6 +48,10 @@ class WorkerDied(AgitoError):
     exit_code = 8
 
 
+class WorkerFailed(WorkerDied):
+    """A process of ours raised something: beginning again would end the same way."""
+
+
 class Diverged(AgitoError):
     """A replay did not reproduce what was recorded."""
 

@@ -1,7 +1,8 @@
 """One run, from an empty directory or from its last checkpoint to its report.
 
 Cold start, evaluation, the loop, evaluation again: each stage's results are on disk before the next begins. A run that was killed
-goes on from the last committed checkpoint and computes what it would have computed, bit for bit.
+goes on from the last committed checkpoint and computes what it would have computed, bit for bit. So does, by itself, one whose engine
+or trainer has died or fallen silent.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Protocol
 from agito import coldstart, config, evaluation, loop, pipeline
 from agito.admission import Admission, admit
 from agito.curriculum import Curriculum
-from agito.errors import BadRecipe, EnvironmentPaused, NotAdmitted
+from agito.errors import BadRecipe, EnvironmentPaused, NotAdmitted, WorkerDied, WorkerFailed
 from agito.grading.monitor import Monitor
 from agito.protocols import StepStats
 from agito.recipe import Recipe
@@ -23,10 +24,13 @@ from agito.record import Ledger, Metrics, Rate, RunDir, Summary, TokenStats, rat
 from agito.record.commits import latest, load_meta, newest, prune
 from agito.record.machine import facts
 from agito.render import Vocabulary
+from agito.running import first_error
 from agito.studio import Studio, open_studio
 from agito.tally import Tally, load
 from agito.types import Attempt, AttemptId, Json, Sample
 from agito.view import write_report
+
+_MAX_DEATHS = 3  # of workers, from one checkpoint on: then it is no accident
 
 
 class Watcher(Protocol):
@@ -40,6 +44,10 @@ class Watcher(Protocol):
         """One attempt or step is done."""
         ...
 
+    def recover(self, why: str, step: int) -> None:
+        """A worker is gone; the run goes on with new ones, in RL from this step."""
+        ...
+
 
 async def train(recipe: Recipe, path: Path, watcher: Watcher, *, admission: Admission | None = None) -> Summary:
     """A new run in `path`. Raises `AgitoError` when there is one already, and whatever keeps a run from ending.
@@ -48,7 +56,7 @@ async def train(recipe: Recipe, path: Path, watcher: Watcher, *, admission: Admi
     """
     admission = admission or await admit(*recipe.env.names)
     with RunDir.create(path, config.dump(recipe), {**facts(), "seed": recipe.seed, "admission": admission.to_json()}) as run:
-        return await _Job(recipe, run, watcher).run_through(None)
+        return await _go_on(recipe, run, watcher)
 
 
 async def resume(path: Path, watcher: Watcher) -> Summary:
@@ -65,7 +73,27 @@ async def resume(path: Path, watcher: Watcher) -> Summary:
                 f"{path}: the source of {', '.join(recipe.env.names)} is not what this run began with, so its tasks may be others.\n"
                 f"  Go back to that source, or begin anew: agito train {path / 'config.toml'}"
             )
-        return await _Job(recipe, run, watcher).run_through(newest(run.checkpoints))
+        return await _go_on(recipe, run, watcher)
+
+
+async def _go_on(recipe: Recipe, run: RunDir, watcher: Watcher) -> Summary:
+    """To the end, however often a worker dies, as long as the run gets further in between."""
+    deaths: list[Json] = []
+    stuck = 0
+    checkpoint = newest(run.checkpoints)
+    while True:
+        try:
+            return await _Job(recipe, run, watcher).run_through(checkpoint)
+        except (WorkerDied, BaseExceptionGroup) as error:
+            cause = first_error(error) if isinstance(error, BaseExceptionGroup) else error  # pyright: ignore[reportUnknownArgumentType]
+            before, checkpoint = checkpoint, newest(run.checkpoints)
+            stuck = stuck + 1 if checkpoint == before else 1
+            if not isinstance(cause, WorkerDied) or isinstance(cause, WorkerFailed) or stuck == _MAX_DEATHS:
+                raise cause from None
+            step = int(str(load_meta(checkpoint)["step"])) if checkpoint else 0
+            deaths.append({"why": str(cause), "from": checkpoint.name if checkpoint else "the beginning"})
+            run.note(recovered=deaths)
+            watcher.recover(str(cause), step)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import anyio
 import anyio.lowlevel
 
-from agito.errors import AgitoError, WorkerDied
+from agito.errors import AgitoError, WorkerDied, WorkerFailed
 
 Result = TypeVar("Result")
 
@@ -53,7 +53,8 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
         else:
             flat.append(error)
     ours = [error for error in flat if isinstance(error, AgitoError)]
-    return next((error for error in ours if not isinstance(error, WorkerDied)), next(iter(ours), flat[0]))
+    telling = [error for error in ours if isinstance(error, WorkerFailed) or not isinstance(error, WorkerDied)]
+    return next(iter([*telling, *ours]), flat[0])
 
 
 async def _heeding(function: Callable[[], Awaitable[Result]], signals: Sequence[Signals], caught: list[Signals]) -> Result:

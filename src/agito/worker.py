@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from agito.compute import WorkerFailed
+from agito.compute import Failure
 from agito.engine.embedded import EmbeddedEngine
 from agito.engine.wire import Advance, Advanced
 from agito.models import Qwen3, Qwen3Config, load_weights, save
@@ -118,7 +118,7 @@ def serve(pipe: Connection, worker: Worker) -> None:
         try:
             answer = getattr(worker, method)(*args, **kwargs)
         except Exception as error:  # the boundary: the other side decides what a failure means
-            answer = WorkerFailed(error=error, trace=traceback.format_exc())
+            answer = Failure(error=error, trace=traceback.format_exc())
         try:
             pipe.send(answer)
         except (BrokenPipeError, ConnectionResetError):

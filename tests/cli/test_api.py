@@ -31,6 +31,9 @@ class Counting:
     def advance(self, figures: Mapping[str, float]) -> None:
         self.phases[self._now] += 1
 
+    def recover(self, why: str, step: int) -> None:
+        raise AssertionError(why)
+
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,7 @@ class Board:
             if name in self.phases:
                 self.phases[name].first = steps
         self.current: Phase | None = None
+        self.trouble = ""  # the last worker that was lost
 
     @property
     def now(self) -> float:
@@ -114,6 +115,16 @@ class Board:
         elif math.isfinite(reward := figures.get("reward/mean", math.nan)):  # one attempt
             phase.num += 1
             phase.successes += figures.get("success/one", reward) >= 1.0
+
+    def recover(self, why: str, step: int) -> None:
+        """What runs is done again, RL from `step` on."""
+        self.trouble = f"{why}; going on from {f'RL step {step}' if step else 'the last checkpoint'}"
+        phase = self.current
+        if phase is not None and phase.name == "rl":
+            del phase.curve[max(step - phase.first, 0) :]
+            phase.done = step
+        elif phase is not None:
+            phase.done, phase.num, phase.successes = 0, 0.0, 0.0
 
     def finish(self) -> None:
         """The phase that runs is done."""

@@ -43,6 +43,9 @@ class Watching:
     def advance(self, figures: Mapping[str, float]) -> None:
         self.board.advance(figures)
 
+    def recover(self, why: str, step: int) -> None:
+        self.board.recover(why, step)
+
     def finish(self) -> None:
         self.board.finish()
 
@@ -65,6 +68,10 @@ class _Lines(Watching):
         super().advance(figures)
         if self.board.now - self._last >= _LINE_EVERY_S or self._has_alarm() != had_alarm:
             self._print("")
+
+    def recover(self, why: str, step: int) -> None:
+        super().recover(why, step)
+        self._console.print(self.board.trouble, markup=False, highlight=False, soft_wrap=True)
 
     def _has_alarm(self) -> bool:
         return self.board.current is not None and self.board.current.has_alarm
@@ -119,6 +126,8 @@ class _Picture:
         left = clock_text(board.left_s())
         footer = f"  elapsed {clock_text(board.now - board.began)}" + (f" · about {left} left" if left else "")
         yield Text(footer, style="dim")
+        if board.trouble:
+            yield Text(f"  {board.trouble}", style="yellow")
 
     def _row(self, phase: Phase, is_wide: bool) -> list[Text | ProgressBar | Spinner]:
         board = self._board
