@@ -18,7 +18,7 @@ from agito.protocols import Sampled, SampleRequest
 from agito.types import Stop
 
 CONFIG = Qwen3Config(
-    vocab_size=61, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=12, max_position=256
+    vocab_size=61, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, max_position=256
 )
 TOLERANCE = 1e-5
 
@@ -31,8 +31,18 @@ def network(seed: int = 1) -> Qwen3:
     return model
 
 
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def kind(request: pytest.FixtureRequest) -> None:
+    """Every test, with compiled code and without."""
+    global is_native
+    is_native = request.param == "compiled"
+
+
+is_native = True
+
+
 def engine(model: Qwen3, *, rows: int = 4, context: int = 96) -> EmbeddedEngine:
-    return EmbeddedEngine(model, rows=rows, context=context)
+    return EmbeddedEngine(model, rows=rows, context=context, native=is_native)
 
 
 def request(key: int, extend: Iterable[int], *, seed: int | None = None, **how: Any) -> RowRequest:

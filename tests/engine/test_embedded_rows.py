@@ -19,7 +19,7 @@ from agito.protocols import Sampled, SampleRequest
 from agito.types import VersionSpan
 
 CONFIG = Qwen3Config(
-    vocab_size=61, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=12, max_position=256
+    vocab_size=61, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, max_position=256
 )
 TOLERANCE = 1e-5
 
@@ -29,6 +29,20 @@ def network(seed: int = 1) -> Qwen3:
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(12.0)
     return model
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def kind(request: pytest.FixtureRequest) -> None:
+    """Every test, with compiled code and without."""
+    global is_native
+    is_native = request.param == "compiled"
+
+
+is_native = True
+
+
+def new_engine(model: Qwen3, **how: Any) -> EmbeddedEngine:
+    return EmbeddedEngine(model, native=is_native, **how)
 
 
 def request(key: int, extend: Iterable[int], *, max_tokens: int = 5, **how: Any) -> RowRequest:
@@ -65,7 +79,7 @@ def assert_close(got: Sequence[float], expected: Tensor) -> None:
 
 
 def test_new_rows_wait_for_a_slot_first_come_first_served_and_parked_rows_keep_theirs() -> None:
-    of = EmbeddedEngine(network(), rows=2, context=64)
+    of = new_engine(network(), rows=2, context=64)
     answer = of.advance(Advance(requests=tuple(request(key, [key]) for key in (4, 3, 2, 1)), steps=9))
     assert [done.key for done in answer.done] == [3, 4], "in order of key"
     assert answer.live == 2
@@ -82,7 +96,7 @@ def test_new_rows_wait_for_a_slot_first_come_first_served_and_parked_rows_keep_t
 
 
 def test_a_closed_row_is_never_answered_wherever_it_is() -> None:
-    of = EmbeddedEngine(network(), rows=2, context=64)
+    of = new_engine(network(), rows=2, context=64)
     of.advance(Advance(requests=tuple(request(key, [key], max_tokens=30) for key in range(4)), steps=2))
     answer = of.advance(Advance(closed=(0, 2, 99), steps=2))  # live, queued, unknown
     assert answer.live == 2
@@ -93,16 +107,16 @@ def test_a_closed_row_is_never_answered_wherever_it_is() -> None:
 
 def test_a_slot_taken_over_shows_nothing_of_its_last_tenant() -> None:
     model = network()
-    of = EmbeddedEngine(model, rows=1, context=64)
+    of = new_engine(model, rows=1, context=64)
     finish(of, request(0, range(40), max_tokens=20))
     again = sampled(finish(of, request(1, [5, 6, 7]), closed=(0,))[1])
-    assert again == sampled(finish(EmbeddedEngine(model, rows=1, context=64), request(1, [5, 6, 7]))[1])
+    assert again == sampled(finish(new_engine(model, rows=1, context=64), request(1, [5, 6, 7]))[1])
 
 
 @pytest.mark.parametrize("rows", [3, 2, 1], ids=["a slot is free", "one branch is stored", "both branches are stored"])
 def test_a_branch_shares_the_past_and_draws_its_own_future(rows: int) -> None:
     model = network()
-    of = EmbeddedEngine(model, rows=rows + 1, context=64)
+    of = new_engine(model, rows=rows + 1, context=64)
     past = [5, 6, 7]
     past += ids(finish(of, request(3, [9, 9]), request(0, past))[0])  # row 3 holds the first slot
     of.advance(Advance(branched=(RowBranch(parent=0, child=8), RowBranch(parent=8, child=9))))
@@ -116,7 +130,7 @@ def test_a_branch_shares_the_past_and_draws_its_own_future(rows: int) -> None:
 
 
 def test_a_branch_with_its_parents_seed_repeats_it() -> None:
-    of = EmbeddedEngine(network(), rows=2, context=64)
+    of = new_engine(network(), rows=2, context=64)
     finish(of, request(3, [5, 6]))
     of.advance(Advance(branched=(RowBranch(parent=3, child=4),)))
     done = finish(of, request(3, [1], max_tokens=12), RowRequest(key=4, seed=3, request=request(3, [1], max_tokens=12).request))
@@ -125,7 +139,7 @@ def test_a_branch_with_its_parents_seed_repeats_it() -> None:
 
 def test_versions_cover_extended_and_sampled_positions_and_change_where_the_weights_did() -> None:
     old, new = network(1), network(2)
-    of = EmbeddedEngine(old, rows=2, context=64, version=4)
+    of = new_engine(old, rows=2, context=64, version=4)
     of.advance(Advance(requests=(request(0, [1, 2, 3], max_tokens=9), request(1, [9], max_tokens=2)), steps=3))
     of.load_weights(new, 5)
     of.load_weights(new.state_dict(), 6)
@@ -136,7 +150,7 @@ def test_versions_cover_extended_and_sampled_positions_and_change_where_the_weig
 
 def test_after_a_swap_the_cache_is_kept_and_logprobs_are_exact_for_that_hybrid() -> None:
     old, new = network(1), network(2)
-    of = EmbeddedEngine(old, rows=1, context=64)
+    of = new_engine(old, rows=1, context=64)
     prompt, observation = [1, 2, 3], [4, 5]
     of.advance(Advance(requests=(request(0, prompt, max_tokens=9),), steps=3))
     of.load_weights(new, 1)
@@ -181,7 +195,7 @@ def hybrid(models: Mapping[int, Qwen3], tokens: Sequence[int], versions: Sequenc
 
 def test_a_row_that_would_outgrow_the_context_is_answered_with_an_error_and_goes_on_as_it_was() -> None:
     model = network()
-    of = EmbeddedEngine(model, rows=2, context=16)
+    of = new_engine(model, rows=2, context=16)
     past = [1, 2, 3]
     past += ids(finish(of, request(0, past, max_tokens=4))[0])
     done = finish(of, request(0, range(7), max_tokens=3), request(1, range(13), max_tokens=3))
@@ -206,7 +220,7 @@ def test_a_row_that_would_outgrow_the_context_is_answered_with_an_error_and_goes
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_request_that_makes_no_sense_is_answered_with_an_error_and_harms_nobody(bad: RowRequest, why: str) -> None:
-    of = EmbeddedEngine(network(), rows=2, context=64)
+    of = new_engine(network(), rows=2, context=64)
     done = finish(of, bad, request(1, [1]))
     assert why in str(done[0].error)
     assert len(ids(done[1])) == 5
@@ -215,7 +229,7 @@ def test_a_request_that_makes_no_sense_is_answered_with_an_error_and_harms_nobod
 
 def test_a_second_request_to_a_busy_row_is_refused_before_anything_changes() -> None:
     model = network()
-    of, twin = (EmbeddedEngine(model, rows=1, context=64) for _ in range(2))
+    of, twin = (new_engine(model, rows=1, context=64) for _ in range(2))
     for one in (of, twin):
         one.advance(Advance(requests=(request(0, [1]), request(1, [2])), steps=1))
     for bad in (
@@ -233,15 +247,15 @@ def test_a_second_request_to_a_busy_row_is_refused_before_anything_changes() -> 
 
 def test_dropping_everything_starts_afresh() -> None:
     model = network()
-    of = EmbeddedEngine(model, rows=1, context=64)
+    of = new_engine(model, rows=1, context=64)
     of.advance(Advance(requests=(request(0, [1], max_tokens=20), request(1, [2])), steps=1))
     of.drop_all()
     assert of.advance(Advance()).live == 0
-    assert finish(of, request(0, [4])) == finish(EmbeddedEngine(model, rows=1, context=64), request(0, [4]))
+    assert finish(of, request(0, [4])) == finish(new_engine(model, rows=1, context=64), request(0, [4]))
 
 
 def test_an_exchange_says_how_busy_the_engine_was() -> None:
-    of = EmbeddedEngine(network(), rows=4, context=64)
+    of = new_engine(network(), rows=4, context=64)
     answer = of.advance(Advance(requests=(request(0, [1, 2, 3], max_tokens=2), request(1, [1, 2], max_tokens=4)), steps=10))
     assert (answer.live, answer.steps, answer.forwarded) == (0, 3, 5 + 2 + 1 + 1)
     assert answer.busy_s > 0
@@ -251,7 +265,7 @@ def test_an_exchange_says_how_busy_the_engine_was() -> None:
 
 def test_the_engine_takes_a_copy_of_the_weights() -> None:
     model = network()
-    of = EmbeddedEngine(model, rows=1, context=64)
+    of = new_engine(model, rows=1, context=64)
     before = sampled(finish(of, request(0, [1, 2]))[0])
     with torch.no_grad():
         for weight in model.parameters():
@@ -262,8 +276,8 @@ def test_the_engine_takes_a_copy_of_the_weights() -> None:
 
 def test_an_engine_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="rows=0"):
-        EmbeddedEngine(network(), rows=0, context=64)
+        new_engine(network(), rows=0, context=64)
     with pytest.raises(ValueError, match="context=300"):
-        EmbeddedEngine(network(), rows=1, context=300)
+        new_engine(network(), rows=1, context=300)
     with pytest.raises(ValueError, match="shape"):
-        EmbeddedEngine(network(), rows=1, context=64).load_weights(Qwen3(Qwen3Config(vocab_size=62, hidden_size=32)), 1)
+        new_engine(network(), rows=1, context=64).load_weights(Qwen3(Qwen3Config(vocab_size=62, hidden_size=32)), 1)

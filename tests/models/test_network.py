@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Qwen3Config as HFConfig
 from transformers import Qwen3ForCausalLM
 
-from agito.models import CachedQwen3, Qwen3, Qwen3Config, num_params
+from agito.models import CachedQwen3, NativeQwen3, Qwen3, Qwen3Config, is_supported, num_params
 from agito.models.network import ALIKE
 
 TINY = Qwen3Config(
@@ -146,21 +146,32 @@ def test_lengths_that_do_not_fit_are_refused() -> None:
         model.hidden(tokens([5]), [5, 0])
 
 
-def cache(model: Qwen3, slots: int = 6, context: int = 96) -> CachedQwen3:
-    cached = CachedQwen3(model.config, slots=slots, context=context, device=torch.device("cpu"), dtype=torch.float32)
+KINDS = pytest.mark.parametrize("kind", ["compiled", "torch"])
+
+
+def cache(model: Qwen3, kind: str, slots: int = 6, context: int = 96) -> CachedQwen3 | NativeQwen3:
+    cpu = torch.device("cpu")
+    if kind == "compiled":
+        if not is_supported(model.config, cpu, torch.float32):
+            pytest.skip("needs a C compiler")
+        cached = NativeQwen3(model.config, slots=slots, context=context)
+    else:
+        cached = CachedQwen3(model.config, slots=slots, context=context, device=cpu, dtype=torch.float32)
     cached.load(model.state_dict())
     return cached
 
 
+@KINDS
+@pytest.mark.parametrize("config", [TINY, replace(TINY, num_heads=6, head_dim=32, tie_embeddings=False, vocab_size=160)])
 @torch.inference_mode()
-def test_extending_and_decoding_equal_a_plain_forward_pass() -> None:
+def test_extending_and_decoding_equal_a_plain_forward_pass(kind: str, config: Qwen3Config) -> None:
     """Rows grow by random pieces, in random slots, with holes between them; every row is checked at every piece."""
-    model, rng = network(), random.Random(0)
-    cached = cache(model)
+    model, rng = network(config), random.Random(0)
+    cached = cache(model, kind)
     rows: dict[int, list[int]] = {slot: [] for slot in (5, 0, 3, 2)}
-    for _turn in range(6):
+    for _turn in range(8):
         chosen = rng.sample(sorted(rows), rng.randint(1, len(rows)))
-        pieces = [[rng.randrange(TINY.vocab_size) for _ in range(rng.randint(1, 9))] for _ in chosen]
+        pieces = [[rng.randrange(config.vocab_size) for _ in range(rng.randint(1, 9))] for _ in chosen]
         logits = cached.extend(
             torch.tensor([*itertools.chain(*pieces)]), chosen, [len(rows[slot]) for slot in chosen], [len(piece) for piece in pieces]
         )
@@ -169,7 +180,7 @@ def test_extending_and_decoding_equal_a_plain_forward_pass() -> None:
             expect(model, rows[slot], row_logits)
         started = sorted(slot for slot in rows if rows[slot])
         for _ in range(3):
-            ids = [rng.randrange(TINY.vocab_size) for _ in started]
+            ids = [rng.randrange(config.vocab_size) for _ in started]
             positions = [len(rows[slot]) for slot in started]
             longest = max(positions) + 1
             logits = cached.decode(
@@ -182,9 +193,49 @@ def test_extending_and_decoding_equal_a_plain_forward_pass() -> None:
 
 
 @torch.inference_mode()
-def test_a_slot_can_be_swapped_copied_and_stored_and_goes_on_as_it_was() -> None:
+def test_compiled_code_gives_a_row_the_same_bits_whatever_is_beside_it() -> None:
+    model, rng = network(), random.Random(0)
+    ids = [rng.randrange(TINY.vocab_size) for _ in range(90)]
+    alone = torch.empty(0)
+    for num_others in (0, 1, 4, 5, 70):
+        cached = cache(model, "compiled", slots=72)
+        others = list(range(1, num_others + 1))
+        pieces = [ids[:40], *(ids[at % 30 : at % 30 + 1 + at % 7] for at in others)]
+        slots, lengths = [0, *others], [len(piece) for piece in pieces]
+        order = rng.sample(range(len(pieces)), len(pieces))
+        laid = torch.tensor([token for at in order for token in pieces[at]])
+        logits = cached.extend(laid, [slots[at] for at in order], [0] * len(order), [lengths[at] for at in order])
+        rows = [logits[order.index(0)].clone()]
+        for token in ids[40:]:
+            logits = cached.decode(
+                torch.tensor([token] * len(slots)), torch.tensor(slots), torch.tensor(lengths), num_slots=72, longest=max(lengths) + 1
+            )
+            lengths = [length + 1 for length in lengths]
+            rows.append(logits[0].clone())
+        found = torch.stack(rows)
+        alone = alone if num_others else found
+        assert torch.equal(found, alone), num_others
+
+
+@torch.inference_mode()
+def test_compiled_code_is_exact_at_every_length_and_at_the_far_ends_of_the_softmax() -> None:
     model = network()
-    cached = cache(model)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "q_norm" in name:
+                weight.mul_(20.0)  # scores in the hundreds
+    cached, ids = cache(model, "compiled", slots=1, context=256), tokens([256])
+    whole = model(ids, [256])
+    for at in range(256):
+        found = cached.extend(ids[at : at + 1], [0], [at], [1])[0]
+        torch.testing.assert_close(found, whole[at], atol=2e-4, rtol=0)
+
+
+@KINDS
+@torch.inference_mode()
+def test_a_slot_can_be_swapped_copied_and_stored_and_goes_on_as_it_was(kind: str) -> None:
+    model = network()
+    cached = cache(model, kind)
     ids = tokens([7, 12])
     cached.extend(ids, [0, 4], [0, 0], [7, 12])
     cached.move([0, 4], [4, 0], longest=12)
@@ -195,9 +246,10 @@ def test_a_slot_can_be_swapped_copied_and_stored_and_goes_on_as_it_was() -> None
         expect(model, [*prefix.tolist(), last], logits[row])
 
 
-def test_weights_of_another_network_are_refused_and_nothing_changes() -> None:
+@KINDS
+def test_weights_of_another_network_are_refused_and_nothing_changes(kind: str) -> None:
     model = network()
-    cached = cache(model)
+    cached = cache(model, kind)
     before = cached.embedding_VD.clone()
     weights = dict(network(seed=2).state_dict())
     weights["model.layers.2.mlp.up_proj.weight"] = torch.zeros(3, 3)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from agito.cli.guard import work
 from agito.cli.tables import plain_table
+from agito.compiler import FORWARD, REMEDY, NoCompiler, library
 from agito.envs import bundled, load
 from agito.errors import NoIsolation
 
@@ -53,7 +54,7 @@ def diagnose() -> None:
     """Raises `NoIsolation` after everything has been printed, when no sandbox is possible."""
     console = Console()
     missing: NoIsolation | None = None
-    _print(console, "machine", [_python(), _torch(), _cores(), _threads(), _memory(), _disk(), _files(), _browser()])
+    _print(console, "machine", [_python(), _torch(), _compiler(), _cores(), _threads(), _memory(), _disk(), _files(), _browser()])
     try:
         from agito.world.sandbox import layers
 
@@ -97,6 +98,13 @@ def _torch() -> Finding:
         return Finding(name="torch", value=f"{known}, does not load", remedy=f"{last}; make setup installs it anew")
     count = int(done.stdout)
     return Finding(name="torch", value=f"{known}, {f'{count} CUDA device(s)' if count else 'CPU only'}")
+
+
+def _compiler() -> Finding:
+    try:
+        return Finding(name="compiled engine", value=str(library(FORWARD)))
+    except NoCompiler as error:
+        return Finding(name="compiled engine", value=f"none: {error}", remedy=REMEDY)
 
 
 def _cores() -> Finding:

@@ -26,6 +26,8 @@ CHUNK = 256  # padded tokens attended at once on a CPU
 class CachedQwen3:
     """Weights and cache. `slots` rows of at most `context` tokens each."""
 
+    packs_rows = True  # live rows belong at the front of the cache
+
     def __init__(self, config: Qwen3Config, *, slots: int, context: int, device: torch.device, dtype: torch.dtype):
         if context > config.max_position:
             raise ValueError(f"context={context}: the network has positions up to {config.max_position}")
@@ -45,12 +47,7 @@ class CachedQwen3:
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Copies a `Qwen3` state dict into place. Raises `ValueError` for a missing or misshapen tensor; nothing is then changed."""
-        wanted = _wanted_shapes(self.config)
-        for name, shape in wanted.items():
-            if name not in weights:
-                raise ValueError(f"weights lack {name}: they are of another network")
-            if tuple(weights[name].shape) != shape:
-                raise ValueError(f"{name} has shape {tuple(weights[name].shape)}: the engine was built for {shape}")
+        check_weights(self.config, weights)
         self.embedding_VD.copy_(weights["model.embed_tokens.weight"])
         if not self.config.tie_embeddings:
             self.head_VD.copy_(weights["lm_head.weight"])
@@ -242,6 +239,15 @@ class _LayerWeights:
 def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+
+
+def check_weights(config: Qwen3Config, weights: Mapping[str, Tensor]) -> None:
+    """Raises `ValueError` for a missing or misshapen tensor."""
+    for name, shape in _wanted_shapes(config).items():
+        if name not in weights:
+            raise ValueError(f"weights lack {name}: they are of another network")
+        if tuple(weights[name].shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(weights[name].shape)}: the engine was built for {shape}")
 
 
 def _wanted_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:

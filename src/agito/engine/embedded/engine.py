@@ -24,7 +24,7 @@ from torch import Tensor
 from agito.engine.embedded.rows import EngineRow, RowBook
 from agito.engine.embedded.sampling import sample, uniforms
 from agito.engine.wire import Advance, Advanced, RowBranch, RowDone, RowRequest
-from agito.models import CachedQwen3, Qwen3
+from agito.models import CachedQwen3, NativeQwen3, Qwen3, Qwen3Config, is_supported
 from agito.protocols import Sampled, SampleRequest
 from agito.types import Stop
 
@@ -32,16 +32,18 @@ _MASK64 = (1 << 64) - 1
 
 
 class EmbeddedEngine:
-    """A pure function of its exchanges. Not thread-safe."""
+    """A pure function of its exchanges. Not thread-safe. `native`: in compiled code wherever that can be had."""
 
-    def __init__(self, model: Qwen3, *, rows: int, context: int, device: torch.device | str | None = None, version: int = 0):
+    def __init__(
+        self, model: Qwen3, *, rows: int, context: int, device: torch.device | str | None = None, version: int = 0, native: bool = True
+    ):
         if rows < 1 or context < 2:
             raise ValueError(f"rows={rows}, context={context}: need at least 1 row of 2 tokens")
         weight = model.head_weight
         self.device = torch.device(device) if device is not None else weight.device
         self.context = context
         self.version = version
-        self._network = CachedQwen3(model.config, slots=rows, context=context, device=self.device, dtype=weight.dtype)
+        self._network = _network(model.config, rows, context, self.device, weight.dtype, native)
         self._book = RowBook(rows)
         self._ids_LC = torch.zeros(rows, context, dtype=torch.long, device=self.device)
         self._logprobs_LC = torch.zeros(rows, context, device=self.device)
@@ -78,7 +80,7 @@ class EmbeddedEngine:
         for branch in exchange.branched:
             self._branch(branch)
         admitted, done = self._admit(exchange.requests)
-        moves = self._book.gather()
+        moves = self._book.gather() if self._network.packs_rows else []
         if moves:
             sources, targets, lengths = zip(*moves, strict=True)
             self._network.move(sources, targets, longest=max(lengths))
@@ -256,6 +258,14 @@ class EmbeddedEngine:
 
     def _tensor(self, values: Sequence[int] | NDArray[Any]) -> Tensor:
         return torch.as_tensor(np.asarray(values), device=self.device)
+
+
+def _network(
+    config: Qwen3Config, rows: int, context: int, device: torch.device, dtype: torch.dtype, native: bool
+) -> CachedQwen3 | NativeQwen3:
+    if native and is_supported(config, device, dtype):
+        return NativeQwen3(config, slots=rows, context=context)
+    return CachedQwen3(config, slots=rows, context=context, device=device, dtype=dtype)
 
 
 @dataclass(slots=True)
