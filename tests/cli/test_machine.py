@@ -36,7 +36,7 @@ def test_what_needs_no_network_loads_no_torch_and_starts_at_once(tmp_path: Path,
     code = "import sys\nfrom agito.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
     libraries = cpu_s(tmp_path, "import typer, rich.console, pydantic, anyio, asyncio")
     spent = cpu_s(tmp_path, code, *words)
-    assert spent < 4 * libraries, f"{spent:.2f} s of CPU, where the libraries alone take {libraries:.2f} s"
+    assert spent < 6 * libraries, f"{spent:.2f} s of CPU, where the libraries alone take {libraries:.2f} s"
 
 
 def cpu_s(home: Path, code: str, *words: str) -> float:
