@@ -137,6 +137,41 @@ def test_a_branch_with_its_parents_seed_repeats_it() -> None:
     assert ids(done[3]) == ids(done[4])
 
 
+def test_a_prompt_is_computed_once_for_the_rows_that_begin_with_it() -> None:
+    model = network()
+    of = new_engine(model, rows=5, context=64)
+    prompt = list(range(20))
+    first = of.advance(Advance(requests=tuple(request(key, prompt) for key in range(3)), steps=1))
+    assert first.forwarded == 20 + 2 + 3
+    later = of.advance(Advance(requests=(request(3, prompt), request(4, [*prompt, 7])), steps=4))
+    assert later.forwarded == 1 + 21 + 5 * 3 + 2  # rows 0-2 have three tokens to go, 3 and 4 four
+    done = {row.key: row for row in later.done} | finish(of)
+    for key in range(5):
+        began = prompt if key < 4 else [*prompt, 7]
+        assert_close(sampled(done[key]).logprobs, logprobs_after(model, began, ids(done[key])))
+    assert len({tuple(ids(done[key])) for key in range(4)}) > 1
+
+
+def test_a_prompt_that_other_weights_computed_is_computed_anew() -> None:
+    old, new = network(1), network(2)
+    of = new_engine(old, rows=3, context=64)
+    finish(of, request(0, range(12)))
+    of.load_weights(new, 5)
+    done = finish(of, request(1, range(12)), request(2, range(12)))
+    for key in (1, 2):
+        assert_close(sampled(done[key]).logprobs, logprobs_after(new, list(range(12)), ids(done[key])))
+        assert sampled(done[key]).versions == (VersionSpan(start=0, stop=17, version=5),)
+
+
+def test_a_prompt_is_not_taken_from_a_row_that_is_gone() -> None:
+    model = network()
+    of = new_engine(model, rows=1, context=64)
+    finish(of, request(0, range(12)))
+    finish(of, request(1, range(20, 40)), closed=(0,))
+    done = finish(of, request(2, range(12)), closed=(1,))
+    assert_close(sampled(done[2]).logprobs, logprobs_after(model, list(range(12)), ids(done[2])))
+
+
 def test_versions_cover_extended_and_sampled_positions_and_change_where_the_weights_did() -> None:
     old, new = network(1), network(2)
     of = new_engine(old, rows=2, context=64, version=4)

@@ -1,5 +1,7 @@
 """Batched sampling in this process: rows that keep their cache across requests, exact log-probabilities, exchanges that repeat bit for bit.
 
+Rows that begin alike share the work: a prompt is computed once for all that are open under the same weights, and copied.
+
 Every row is made by its first request and holds one of `rows` slots until it is closed; more rows than that wait their turn,
 so whoever keeps rows open while waiting for others must not open more than `rows`. Randomness is keyed by (seed, position in
 the row): a row's draws do not depend on its neighbours. Its log-probabilities do, in the last bits, because sums are made in
@@ -49,6 +51,7 @@ class EmbeddedEngine:
         self._logprobs_LC = torch.zeros(rows, context, device=self.device)
         self._uniforms_LC = torch.zeros(rows, context, dtype=torch.float64, device=self.device)
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of branches that found no slot
+        self._prompts: dict[bytes, tuple[int, int]] = {}  # what a row began with → its key, and the version that computed it
         self._forwarded = 0
         self.load_weights(model, version)
 
@@ -63,6 +66,7 @@ class EmbeddedEngine:
         """Forgets every row and request, as if newly made."""
         self._book = RowBook(self._book.size)
         self._stored.clear()
+        self._prompts.clear()
 
     @torch.inference_mode()
     def advance(self, exchange: Advance) -> Advanced:
@@ -167,13 +171,40 @@ class EmbeddedEngine:
 
     def _extend(self, rows: list[EngineRow]) -> list[EngineRow]:
         """Computes the extensions and samples the first token of each; returns the rows that stop there."""
+        alike = self._alike(rows)
+        stopped = self._append([row for row in rows if row.key not in alike])
+        if alike:
+            book, followers = self._book, [row for row in rows if row.key in alike]
+            for row in followers:
+                row.computed = row.length - 1  # the last one is computed, for its logits
+            sources, targets = [book.rows[alike[row.key]].slot for row in followers], [row.slot for row in followers]
+            self._network.move(sources, targets, longest=max(row.computed for row in followers))
+            stopped += self._append(followers)
+        return stopped
+
+    def _alike(self, rows: list[EngineRow]) -> dict[int, int]:
+        """Rows that begin as one that is open, or is about to, and that one's key."""
+        book = self._book
+        self._prompts = {
+            prompt: (key, version) for prompt, (key, version) in self._prompts.items()
+            if version == self.version and key in book.rows and book.rows[key].slot >= 0
+        }  # fmt: skip
+        found: dict[int, int] = {}
+        for row in rows:
+            if row.length > 1 and row.start == 0 and row.request is not None:
+                first, _ = self._prompts.setdefault(row.request.extend.tobytes(), (row.key, self.version))
+                if first != row.key:
+                    found[row.key] = first
+        return found
+
+    def _append(self, rows: list[EngineRow]) -> list[EngineRow]:
         rows = sorted(rows, key=lambda row: row.length - row.computed)
         ids: list[int] = []
         for row in rows:
             assert row.request is not None
             if row.computed < row.start:
                 ids.append(row.last_id)
-            ids.extend(row.request.extend)
+            ids.extend(row.request.extend[max(row.computed - row.start, 0) :])
         starts = [row.computed for row in rows]
         lengths = [row.length - row.computed for row in rows]
         self._draw_uniforms(rows)
