@@ -2,16 +2,19 @@
 
     python benchmarks/overlap.py [--short] [--steps 12]
 
-The world is `agito.testing.relay`: fixed work, added latency, real engine, real trainer, random weights. Arms:
+The world is `agito.testing.relay`: fixed work, added latency, real engine, real trainer, random weights. So many groups teach nothing that
+the engine's work equals the trainer's, within a tenth. Arms:
 
 - serial: one engine process and one trainer process that take turns (decoupled with staleness 0);
 - concurrent: a step's episodes run concurrently, no episode waits for another's tool, both processes sample and then both learn;
 - decoupled, S = 1, 2, 4, 8.
 
 Tg and Tt are the engine's and the trainer's seconds a step in the serial arm, CPU all processes' seconds a step there. Bound: a step takes
-at least max(Tg, Tt, CPU / cores). Two cores that are threads of one do less than twice the work of one: `effective_cores` is how much more
-a product of matrices of the model's size gets done by as many processes, and the figures in `_effective` are those of the bound with that
-number. The simulator is `agito.plan`, fed with what the serial and the concurrent arm measured.
+at least max(Tg, Tt, CPU / cores). It is held against the steady steps of a decoupled run right after, and the fraction is the median over
+such pairs; `_whole` counts the first steps, in which nothing can be ready, and the last, in which nothing is issued. Two cores that are
+threads of one do less than twice the work of one: `effective_cores` is how much more a product of matrices of the model's size gets done by
+as many processes, and the figures in `_effective` are those of the bound with that number. Slow tools are measured with groups that all
+teach something. The simulator is `agito.plan`, fed with what the serial and the concurrent arm measured.
 """
 
 from __future__ import annotations
@@ -26,8 +29,6 @@ from dataclasses import asdict, dataclass
 from subprocess import PIPE
 
 import anyio
-import numpy as np
-
 from agito.calibrate import Observed, observe
 from agito.loop import Step
 from agito.plan import Simulation
@@ -36,8 +37,9 @@ from agito.schedule import FlowRules
 from agito.testing.relay import HEAVY_MEDIAN_S, HEAVY_RATIO, Relay
 from harness import Json, report
 
-_TURNS, _TURN_TOKENS = 6, 16
+_TURNS, _TURN_TOKENS, _WORDS = 6, 16, 4
 _GROUPS, _SIZE, _ROWS = 8, 4, 320
+_ALLOWED = 4  # staleness of the arms that are held against the bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,27 +49,29 @@ class Arm:
     name: str
     latency: str
     wall_s: float  # whole run over its steps
+    steady_s: float  # without the first steps, in which nothing can be ready, and the last, in which nothing is issued
     engine_s: float
     train_s: float
     cpu_s: float
-    trainer_idle: float  # without the first steps, in which nothing can be ready, and the last, in which nothing is issued
+    trainer_idle: float  # of the steady steps, and so are the next two
     gate_wait: float
     publish_pause: float
     stale_tokens: int
     discarded: float
 
 
-async def run(name: str, latency: str, *, steps: int, words: int) -> tuple[Arm, Observed]:
+async def run(name: str, latency: str, *, steps: int, even: float) -> tuple[Arm, Observed]:
     mode, _, staleness = name.partition("-")
     recipe = Recipe.model_validate(
         {
             "model": {"vocab_size": 300},
-            "compute": {"ranks": 2, "rows": _ROWS, "context": 384},
-            "rl": {"steps": steps, "groups": _GROUPS, "group_size": _SIZE, "refill": 1.0, "follow": False},
+            "compute": {"ranks": 2, "rows": _ROWS, "context": 384, "quantum": 8},
+            "rl": {"steps": steps, "groups": _GROUPS, "group_size": _SIZE, "refill": 4.0, "follow": False},
             "pipeline": {"mode": "concurrent" if mode == "concurrent" else "decoupled", "max_staleness": int(staleness or 0)},
         }
     )
-    seen = await observe(recipe, Relay(latency, turns=_TURNS, turn_tokens=_TURN_TOKENS, words=words), steps=steps)
+    world = Relay(latency, turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, even=even)
+    seen = await observe(recipe, world, steps=steps)
     return _sum_up(name, latency, seen), seen
 
 
@@ -81,7 +85,8 @@ def _sum_up(name: str, latency: str, seen: Observed) -> Arm:
         if key.startswith("age/v") and int(key.removeprefix("age/v").removesuffix("_ratio")) > allowed
     ]  # fmt: skip
     return Arm(
-        name=name, latency=latency, wall_s=seen.wall_s / num, engine_s=seen.engine_s, train_s=seen.train_s, cpu_s=seen.cpu_s / num,
+        name=name, latency=latency, wall_s=seen.wall_s / num, steady_s=mean_of(steady, "time/step_s"),
+        engine_s=seen.engine_s, train_s=seen.train_s, cpu_s=seen.cpu_s / num,
         trainer_idle=mean_of(steady, "trainer/idle_ratio"), gate_wait=mean_of(steady, "trainer/gate_wait_ratio"),
         publish_pause=mean_of(steady, "engine/publish_pause_ratio"), stale_tokens=round(sum(stale)),
         discarded=sum(attempt.trajectory.num_sampled for attempt in attempts if not attempt.is_scored) / sampled,
@@ -109,34 +114,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--short", action="store_true", help="fewer steps, fewer arms")
     options = parser.parse_args()
-    steps = 8 if options.short else options.steps
-    words = _balanced()
-    arms: dict[str, Arm] = {}
-    observed: dict[str, Observed] = {}
+    steps = 14 if options.short else options.steps
+    even, cores, num_cores = _balanced(), effective_cores(), os.cpu_count() or 1
+    print(f"{num_cores} cores do {cores:.2f} times the work of one", flush=True)
+    arms, observed = list[Arm](), dict[str, Observed]()
 
-    def measure(name: str, latency: str) -> Arm:
-        arm, observed[f"{name} at {latency}"] = anyio.run(lambda: run(name, latency, steps=steps, words=words))
-        arms[f"{name} at {latency}"] = arm
+    def measure(name: str, latency: str, even: float = 0.0) -> Arm:
+        arm, observed[f"{name} at {latency}"] = anyio.run(lambda: run(name, latency, steps=steps, even=even))
+        arms.append(arm)
         print(
-            f"{name:12} {latency:5} step {arm.wall_s:6.3f} s  engine {arm.engine_s:.3f}  trainer {arm.train_s:.3f}  CPU {arm.cpu_s:.3f}  "
-            f"idle {arm.trainer_idle:.2f}  gate {arm.gate_wait:.2f}  pause {arm.publish_pause:.4f}  stale {arm.stale_tokens}", flush=True
+            f"{name:12} {latency:5} step {arm.wall_s:6.3f} s, steady {arm.steady_s:6.3f} s  engine {arm.engine_s:.3f}  "
+            f"trainer {arm.train_s:.3f}  CPU {arm.cpu_s:.3f}  idle {arm.trainer_idle:.2f}  gate {arm.gate_wait:.2f}  "
+            f"pause {arm.publish_pause:.4f}  stale {arm.stale_tokens}",
+            flush=True,
         )  # fmt: skip
         return arm
 
-    fractions, effective, idle, bounds_s = dict[str, float](), dict[str, float](), dict[str, float](), dict[str, float]()
-    cores = effective_cores()
-    print(f"{os.cpu_count()} cores do {cores:.2f} times the work of one", flush=True)
-    for latency in ("0", "0.05"):
-        serial = measure("serial", "0")  # anew each time: the machine is not the same machine from one minute to the next
-        bound_s = bounds_s[latency] = max(serial.engine_s, serial.train_s, serial.cpu_s / (os.cpu_count() or 1))
-        best = min(
-            (measure(f"decoupled-{allowed}", latency) for allowed in ((2,) if options.short else (1, 2, 4))), key=lambda arm: arm.wall_s
-        )
-        fractions[latency], idle[latency] = bound_s / best.wall_s, best.trainer_idle
-        effective[latency] = max(bound_s, serial.cpu_s / cores) / best.wall_s
+    pairs = {
+        latency: [(measure("serial", "0", even), measure(f"decoupled-{_ALLOWED}", latency, even)) for _ in range(1 if options.short else 5)]
+        for latency in ("0", "0.05")
+    }
     if not options.short:
         for name in ("serial", "concurrent", "decoupled-2"):
             measure(name, "1")
+    measure("serial", "0")
     concurrent = measure("concurrent", "heavy")
     speed_ups, simulated = dict[str, float](), dict[str, float]()
     baseline_s = foreseen(observed["concurrent at heavy"], "concurrent", steps)
@@ -144,26 +145,43 @@ def main() -> None:
         name = f"decoupled-{allowed}"
         speed_ups[str(allowed)] = concurrent.wall_s / measure(name, "heavy").wall_s
         simulated[str(allowed)] = baseline_s / foreseen(observed["serial at 0"], name, steps)
+    fractions: dict[str, Json] = {}
+    for latency, called in (("0", "zero"), ("0.05", "50ms")):
+        for kind, used, took_of in (("", num_cores, _steady), ("_whole", num_cores, _whole), ("_effective", cores, _steady)):
+            each = [_bound_s(serial, used) / took_of(arm) for serial, arm in pairs[latency]]
+            fractions[f"bound_fraction_{called}{kind}"] = round(statistics.median(each), 3)
     figures: dict[str, Json] = {
-        "bound_fraction_zero": round(fractions["0"], 3),
-        "bound_fraction_50ms": round(fractions["0.05"], 3),
-        "bound_fraction_zero_effective": round(effective["0"], 3),
-        "bound_fraction_50ms_effective": round(effective["0.05"], 3),
+        **fractions,
         "effective_cores": round(cores, 2),
         "speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in speed_ups.items()},
         "simulator_fraction": {allowed: round(ratio / simulated[allowed], 3) for allowed, ratio in speed_ups.items()},
-        "trainer_idle": round(idle["0"], 3),
-        "balance": round(serial.train_s / serial.engine_s, 3),
-        "discarded": max(arm.discarded for arm in arms.values()),
-        "publish_pause": round(max(arm.publish_pause for arm in arms.values() if arm.name.startswith("decoupled")), 5),
-        "stale_tokens": sum(arm.stale_tokens for arm in arms.values()),
-    }
+        "trainer_idle": round(statistics.median(arm.trainer_idle for _, arm in pairs["0"]), 3),
+        "trainer_idle_50ms": round(statistics.median(arm.trainer_idle for _, arm in pairs["0.05"]), 3),
+        "balance": round(statistics.median(serial.train_s / serial.engine_s for each in pairs.values() for serial, _ in each), 3),
+        "discarded": max(arm.discarded for arm in arms),
+        "publish_pause": round(statistics.median(arm.publish_pause for arm in arms if arm.name.startswith("decoupled")), 5),
+        "publish_pause_max": round(max(arm.publish_pause for arm in arms if arm.name.startswith("decoupled")), 5),
+        "stale_tokens": sum(arm.stale_tokens for arm in arms),
+    }  # fmt: skip
     detail: dict[str, Json] = {
-        "bound_s": {latency: round(bound_s, 4) for latency, bound_s in bounds_s.items()}, "words": words, "steps": steps,
+        "even": even, "steps": steps,
+        "bound_fractions": {at: [round(_bound_s(serial, num_cores) / arm.steady_s, 3) for serial, arm in each] for at, each in pairs.items()},
         "simulated_speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in simulated.items()},
-        "arms": {key: asdict(arm) for key, arm in arms.items()},
+        "arms": [asdict(arm) for arm in arms],
     }  # fmt: skip
     report("overlap", figures, detail)
+
+
+def _bound_s(serial: Arm, cores: float) -> float:
+    return max(serial.engine_s, serial.train_s, serial.cpu_s / cores)
+
+
+def _steady(arm: Arm) -> float:
+    return arm.steady_s
+
+
+def _whole(arm: Arm) -> float:
+    return arm.wall_s
 
 
 def effective_cores() -> float:
@@ -198,16 +216,16 @@ def _line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def _balanced() -> int:
-    """As many words in an observation as make the trainer's time the engine's."""
-    tried: dict[int, float] = {}
-    for words in (2, 6, 12, 20):
-        arm, _ = anyio.run(lambda words=words: run("serial", "0", steps=4, words=words))
-        tried[words] = arm.train_s / arm.engine_s
-        print(f"{words} words: trainer {arm.train_s:.3f} s, engine {arm.engine_s:.3f} s", flush=True)
-        if tried[words] > 1:
+def _balanced() -> float:
+    """The share of groups that teach nothing with which the engine takes as long for a step as the trainer."""
+    even = 0.0
+    for _ in range(4):
+        arm, _ = anyio.run(lambda even=even: run("serial", "0", steps=6, even=even))
+        print(f"{even:.2f} of the groups teach nothing: trainer {arm.train_s:.3f} s, engine {arm.engine_s:.3f} s", flush=True)
+        if 1 <= arm.train_s / arm.engine_s < 1.08:
             break
-    return min(tried, key=lambda words: abs(np.log(tried[words])))
+        even = min(max(1 - (1 - even) * 1.04 * arm.engine_s / arm.train_s, 0.0), 0.75)
+    return round(even, 3)
 
 
 if __name__ == "__main__":

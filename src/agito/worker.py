@@ -25,6 +25,7 @@ from agito.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.types import Sample
 
 _NICE = 10  # tools and episodes go first: they take little, and everybody waits for them
+_TRAINER_NICE = 5  # more, where it learns beside an engine: what that has sampled is soon enough too much, and then it waits
 
 
 class Worker:
@@ -38,6 +39,8 @@ class Worker:
     ) -> int:
         """Same seed, same weights on every rank. Either all ranks learn together or the first alone. Returns the number of parameters."""
         torch.set_num_threads(1)
+        if learners < self._ranks and not self._rank:
+            os.nice(_TRAINER_NICE)
         self._model = Qwen3(Qwen3Config(**model), seed=seed, device=device)
         self._reducer: Reducer = OneRank()
         if self._ranks > 1:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -250,6 +251,7 @@ def check_weights(config: Qwen3Config, weights: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} has shape {tuple(weights[name].shape)}: the engine was built for {shape}")
 
 
+@cache
 def _wanted_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
     from agito.models.network import Qwen3
 

@@ -1,7 +1,7 @@
 """A world whose tools do nothing but take their time: for measuring how well waiting overlaps with computing.
 
 Every episode has the same number of turns whatever the policy says, and every other attempt of a group is rewarded, so that the work is the
-same from run to run and every group is mixed. The latency of a call is keyed by (attempt, call).
+same from run to run; of the groups, the share `even` is rewarded alike and teaches nothing. The latency of a call is keyed by (attempt, call).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Relay:
     splits = ("train", "heldout", "structural")
     chance_level = 0.5
 
-    def __init__(self, latency: str = "0", *, turns: int = 6, turn_tokens: int = 16, words: int = 8) -> None:
-        self._latency, self._turns, self._turn_tokens, self._words = latency, turns, turn_tokens, words
+    def __init__(self, latency: str = "0", *, turns: int = 6, turn_tokens: int = 16, words: int = 8, even: float = 0.0) -> None:
+        self._latency, self._turns, self._turn_tokens, self._words, self._even = latency, turns, turn_tokens, words, even
 
     def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
         task = Task(
@@ -45,13 +45,14 @@ class Relay:
             tools=(_TOOL,),
             limits=Limits(turns=self._turns, calls=self._turns * 8, tokens=1 << 12, turn_tokens=self._turn_tokens, seconds=600.0),
         )  # fmt: skip
-        return task, Key(task_id=task.id, seed=seed, data={})
+        is_even = math.floor((index + 1) * self._even) > math.floor(index * self._even)
+        return task, Key(task_id=task.id, seed=seed, data={"even": is_even})
 
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
         return _World(task, attempt, self._latency, self._words)
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        reward = float(sealed.submitted or 0)
+        reward = 1.0 if key.data["even"] else float(sealed.submitted or 0)
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 
     def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
