@@ -2,41 +2,48 @@
 
     python benchmarks/equal_learning.py RUN... [--staleness 1 2 4 8]
 
-Each RUN is a finished run of the quickstart, one seed each; every arm begins at its cold start (`checkpoints/step-0`). Every arm takes
-as many steps and is evaluated on the run's own held-out tasks.
+Each RUN is a finished on-policy run of the quickstart, one seed each, and the first arm itself; every other arm begins at its cold start
+(`checkpoints/step-0`), takes as many steps and is evaluated on the same held-out tasks.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import statistics
 import time
 from pathlib import Path
 
 import anyio
 
-from agito import config, evaluation, loop, pipeline
+from agito import config, evaluation, pipeline
 from agito.curriculum import Curriculum
 from agito.loop import Step
 from agito.recipe import Recipe
-from agito.record import rate
+from agito.record import rate, read_trajectories
 from agito.record.intervals import Rate
 from agito.render import Vocabulary
 from agito.studio import open_studio
 from harness import Json, report
 
 
-async def reinforce(run: Path, staleness: int | None) -> tuple[Rate, float]:
-    """Success after RL, and RL's seconds; without staleness on-policy."""
+def on_policy(run: Path) -> tuple[Rate, float]:
+    """Success after RL, and RL's seconds."""
+    assert config.read(Recipe, run / "config.toml").pipeline.mode == "on_policy"
+    attempts = [recorded.attempt for recorded in read_trajectories(run / "trajectories/after-00000.parquet")]
+    return rate(attempts), float(json.loads((run / "summary.json").read_text())["phase_wall_s"]["rl"])
+
+
+async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
+    """The same, overlapped."""
     recipe = config.read(Recipe, run / "config.toml")
-    if staleness is not None:
-        section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
-        compute = recipe.compute.model_copy(update={"rows": 2 * recipe.compute.rows})  # one engine does what two did
-        recipe = recipe.model_copy(update={"pipeline": section, "compute": compute})
+    section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
+    compute = recipe.compute.model_copy(update={"rows": 2 * recipe.compute.rows})  # one engine does what two did
+    recipe = recipe.model_copy(update={"pipeline": section, "compute": compute})
     versions, oldest = itertools.count(1), list[float]()
 
-    async def on_step(step: Step, position: pipeline.Position | None = None) -> None:
+    async def on_step(step: Step, position: pipeline.Position) -> None:
         oldest.append(step.figures.get("age/max_versions", 0.0))
 
     async with open_studio(recipe) as studio:
@@ -45,14 +52,11 @@ async def reinforce(run: Path, staleness: int | None) -> tuple[Rate, float]:
         assert studio.compute is not None
         await studio.compute.load(run / "checkpoints/step-0", weights_only=True)
         curriculum, began = Curriculum(len(studio.cells)), time.monotonic()
-        if staleness is None:
-            await loop.train(studio, curriculum, start=0, on_step=on_step, new_version=lambda: next(versions))
-        else:
-            await pipeline.train(
-                studio, curriculum, start=0, position=pipeline.Position(), on_step=on_step, new_version=lambda: next(versions)
-            )
+        await pipeline.train(
+            studio, curriculum, start=0, position=pipeline.Position(), on_step=on_step, new_version=lambda: next(versions)
+        )  # fmt: skip
         took_s = time.monotonic() - began
-        assert max(oldest) <= (staleness or 0), oldest
+        assert max(oldest) <= staleness, oldest
         await studio.compute.publish(next(versions))
         return rate(await evaluation.policy(studio, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature)), took_s
 
@@ -67,7 +71,7 @@ def main() -> None:
     for run in options.runs:
         for staleness in arms:
             name = "on_policy" if staleness is None else f"decoupled_{staleness}"
-            found.setdefault(name, []).append(anyio.run(reinforce, run, staleness))
+            found.setdefault(name, []).append(on_policy(run) if staleness is None else anyio.run(decoupled, run, staleness))
             success, took_s = found[name][-1]
             print(f"{run.name} {name:12} {success.success:.3f} [{success.low:.3f}, {success.high:.3f}] in {took_s:.0f} s", flush=True)
     figures: dict[str, Json] = {}

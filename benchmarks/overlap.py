@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass
 from subprocess import PIPE
 
 import anyio
+
 from agito.calibrate import Observed, observe
 from agito.loop import Step
 from agito.plan import Simulation
@@ -165,7 +166,9 @@ def main() -> None:
     }  # fmt: skip
     detail: dict[str, Json] = {
         "even": even, "steps": steps,
-        "bound_fractions": {at: [round(_bound_s(serial, num_cores) / arm.steady_s, 3) for serial, arm in each] for at, each in pairs.items()},
+        "bound_fractions": {
+            at: [round(_bound_s(serial, num_cores) / arm.steady_s, 3) for serial, arm in each] for at, each in pairs.items()
+        },
         "simulated_speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in simulated.items()},
         "arms": [asdict(arm) for arm in arms],
     }  # fmt: skip
