@@ -51,3 +51,16 @@ def test_a_version_is_offered_when_every_engine_has_taken_the_one_before() -> No
     slow = Latencies(exchange_s=5.0, row_s=0.1, token_s=0.0, train_s=0.5, take_s=0.1, turns=3, tool_median_s=0.2)
     seen = Simulation(rules, slow, engines=3).run()
     assert 0 <= seen.age_max <= 3 and seen.wall_s > 0
+
+
+def test_roles_that_crowd_one_another_are_slower_while_both_are_at_work_and_only_then() -> None:
+    """The first row's exchange begins at once, the other three share the next: 2 s. The first batch is alone: 1 s. The second batch and the
+    first exchange of the third group take 1 s each, or 1.5 s, together. Its second exchange and the last batch are alone: 1 s each."""
+    rules = FlowRules(groups=1, group_size=2, batches=3, max_staleness=1)
+
+    def wall_s(crowding: float) -> float:
+        latencies = Latencies(exchange_s=1.0, row_s=0.0, token_s=0.0, train_s=1.0, turns=1, turn_tokens=4, crowding=crowding)
+        return Simulation(rules, latencies).run().wall_s
+
+    assert wall_s(1.0) == pytest.approx(6.0)
+    assert wall_s(1.5) == pytest.approx(6.5)

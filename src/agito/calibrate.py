@@ -6,7 +6,7 @@ import itertools
 import os
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,8 @@ class Exchange:
 
     rows: int
     extended: int  # tokens
-    busy_s: float
+    busy_s: float  # within the engine
+    wall_s: float  # until its answer was here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ class Observed:
     def latencies(self, *, turns: int, turn_tokens: int, quantum: int, tool_median_s: float, tool_p99_s: float) -> Latencies:
         """For a simulation; the costs of an exchange by least squares."""
         costs = [(1.0, float(exchange.rows), float(exchange.extended)) for exchange in self.exchanges]
-        fit, *_ = np.linalg.lstsq(np.array(costs), np.array([exchange.busy_s for exchange in self.exchanges]), rcond=None)
+        fit, *_ = np.linalg.lstsq(np.array(costs), np.array([exchange.wall_s for exchange in self.exchanges]), rcond=None)
         each_s, row_s, token_s = (max(float(value), 0.0) for value in fit)
         groups = [group for step in self.steps for group in step.groups]
         lengths = [len(attempt.trajectory.segments[0].tokens.ids) for group in groups for attempt in group.attempts]
@@ -99,15 +100,29 @@ async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Ob
 
 
 async def calibrate(recipe: Recipe, *, turns: int, turn_tokens: int, words: int, tool_median_s: float, tool_p99_s: float) -> Latencies:
-    """Latencies of the recipe's own sizes on this machine, roles taking turns; the tools' are as given. Raises `WorkerDied`."""
-    alone = recipe.model_copy(
-        update={"pipeline": recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": 0}),
-                "rl": recipe.rl.model_copy(update={"refill": 1.0, "follow": False})}
-    )  # fmt: skip
-    seen = await observe(alone, Relay(turns=turns, turn_tokens=turn_tokens, words=words), steps=3)
-    return seen.latencies(
+    """Latencies of the recipe's own sizes on this machine: roles taking turns, and at the same time, for how they slow each other down. The
+    tools' are as given. Raises `WorkerDied`."""
+
+    async def seen(staleness: int, steps: int) -> Observed:
+        section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
+        rl = recipe.rl.model_copy(update={"refill": 1.0, "follow": False})
+        world = Relay(turns=turns, turn_tokens=turn_tokens, words=words)
+        return await observe(recipe.model_copy(update={"pipeline": section, "rl": rl}), world, steps=steps)
+
+    alone, together = await seen(0, 4), await seen(2, 8)
+    latencies = alone.latencies(
         turns=turns, turn_tokens=turn_tokens, quantum=recipe.compute.quantum, tool_median_s=tool_median_s, tool_p99_s=tool_p99_s
     )
+    return replace(latencies, crowding=crowding(alone, together))
+
+
+def crowding(alone: Observed, together: Observed) -> float:
+    """How many times as long a batch takes while an engine is at work; the steps in which none was are left out of `together`."""
+    crowded = [step for step in together.steps if step.figures["engine/busy_ratio"] > 0.2]
+    if not crowded:
+        return 1.0
+    longer = statistics.fmean(step.figures["time/train_s"] for step in crowded) / alone.train_s - 1
+    return 1 + max(longer / statistics.fmean(step.figures["engine/busy_ratio"] for step in crowded), 0.0)
 
 
 def _listen(studio: Studio, exchanges: list[Exchange]) -> None:
@@ -117,9 +132,10 @@ def _listen(studio: Studio, exchanges: list[Exchange]) -> None:
 
     async def advance(rank: int, exchange: Advance) -> Advanced:
         rows, extended = live[rank] + len(exchange.requests), sum(len(request.request.extend) for request in exchange.requests)
+        began = time.monotonic()
         answer = await plain(rank, exchange)
         live[rank] = answer.live
-        exchanges.append(Exchange(rows=rows, extended=extended, busy_s=answer.busy_s))
+        exchanges.append(Exchange(rows=rows, extended=extended, busy_s=answer.busy_s, wall_s=time.monotonic() - began))
         return answer
 
     compute.advance = advance

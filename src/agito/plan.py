@@ -1,7 +1,8 @@
 """What a recipe will do with its time, foreseen: a simulation of the decoupled loop on the scheduler's own code.
 
 Episodes, engines and the trainer are queues with measured latencies; what starts and what is trained on when is decided by
-`schedule.Flow` itself. What is not simulated: cores that roles compete for. Latencies must be measured under the load that is to come.
+`schedule.Flow` itself. That roles compete for cores and memory is one measured factor, by which engines and trainer are slower while
+the other is at work.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Latencies:
     token_s: float
     train_s: float  # a batch, its publication by the trainer included
     take_s: float = 0.0  # an engine stands still for new weights
+    crowding: float = 1.0  # how many times as long an exchange, or a batch, takes while the trainer, or an engine, is at work too
     turns: int = 6
     turn_tokens: int = 16
     observed_tokens: int = 16
@@ -96,6 +98,8 @@ class Simulation:
         self._version = 0
         self._to_take = 0  # engines that have not taken the newest version
         self._held: Batch | None = None  # trained, and offered once every engine has taken the version before
+        self._batch: Batch | None = None  # being trained on
+        self._left_s, self._since, self._pace, self._turn = 0.0, 0.0, 1.0, 0  # of its training; `_turn` counts forecasts of its end
         self._spent = {"starved": 0.0, "training": 0.0, "gated": 0.0}
         self._ages: list[int] = []
         self._busy_s, self._most_live = 0.0, 0
@@ -130,7 +134,24 @@ class Simulation:
         batch = flow.batch()
         if batch is not None:
             self._ages += [batch.number - self._first_version[group] for group in batch.groups]
-            self._later(self._latencies.train_s, "trained", batch)
+            self._batch, self._left_s = batch, self._latencies.train_s
+            self._forecast()
+
+    def _forecast(self) -> None:
+        """When the trainer will be done, as long as the engines go on as they do now."""
+        self._since, self._turn = self._now, self._turn + 1
+        self._pace = 1 / self._latencies.crowding if any(engine.is_running for engine in self._engines) else 1.0
+        self._later(self._left_s / self._pace, "done", self._turn)
+
+    def _engines_changed(self) -> None:
+        if self._batch is not None and self._latencies.crowding > 1:
+            self._left_s = max(self._left_s - (self._now - self._since) * self._pace, 0.0)
+            self._forecast()
+
+    def _done(self, turn: object) -> None:
+        if turn == self._turn and self._batch is not None:
+            batch, self._batch = self._batch, None
+            self._trained(batch)
 
     def _later(self, delay_s: float, kind: str, what: object) -> None:
         heapq.heappush(self._events, (self._now + delay_s, next(self._order), kind, what))
@@ -149,13 +170,16 @@ class Simulation:
         engine.rows += engine.waiting
         engine.waiting = []
         took_s = latencies.exchange_s + len(engine.rows) * latencies.row_s + extended * latencies.token_s
+        took_s *= latencies.crowding if self._batch is not None else 1.0
         self._busy_s += took_s
         engine.is_running = True
+        self._engines_changed()
         self._later(took_s, "exchanged", engine)
 
     def _exchanged(self, engine: object) -> None:
         assert isinstance(engine, _Engine)
         engine.is_running = False
+        self._engines_changed()
         for row in engine.rows:
             row.left -= self._latencies.quantum
             if row.left <= 0:
@@ -175,8 +199,7 @@ class Simulation:
         else:
             self._flow.finished(row.attempt, float(not self._even[row.attempt.group] and row.attempt.slot % 2))
 
-    def _trained(self, batch: object) -> None:
-        assert isinstance(batch, Batch)
+    def _trained(self, batch: Batch) -> None:
         if self._to_take:
             self._held = batch
             return

@@ -1,7 +1,8 @@
 """A world whose tools do nothing but take their time: for measuring how well waiting overlaps with computing.
 
 Every episode has the same number of turns whatever the policy says, and every other attempt of a group is rewarded, so that the work is the
-same from run to run; of the groups, the share `even` is rewarded alike and teaches nothing. The latency of a call is keyed by (attempt, call).
+same from run to run; of the groups, the share `even` is rewarded alike and teaches nothing. The latency of a call is keyed by (attempt,
+call).
 """
 
 from __future__ import annotations
