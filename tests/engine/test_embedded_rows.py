@@ -139,15 +139,15 @@ def test_a_branch_with_its_parents_seed_repeats_it() -> None:
 
 def test_a_prompt_is_computed_once_for_the_rows_that_begin_with_it() -> None:
     model = network()
-    of = new_engine(model, rows=5, context=64)
+    of = new_engine(model, rows=6, context=64)
     prompt = list(range(20))
     first = of.advance(Advance(requests=tuple(request(key, prompt) for key in range(3)), steps=1))
     assert first.forwarded == 20 + 2 + 3
     later = of.advance(Advance(requests=(request(3, prompt), request(4, [*prompt, 7])), steps=4))
     assert later.forwarded == 1 + 21 + 5 * 3 + 2  # rows 0-2 have three tokens to go, 3 and 4 four
-    done = {row.key: row for row in later.done} | finish(of)
-    for key in range(5):
-        began = prompt if key < 4 else [*prompt, 7]
+    done = {row.key: row for row in later.done} | finish(of) | finish(of, request(5, prompt))  # the last one shares with a parked row
+    for key in range(6):
+        began = [*prompt, 7] if key == 4 else prompt
         assert_close(sampled(done[key]).logprobs, logprobs_after(model, began, ids(done[key])))
     assert len({tuple(ids(done[key])) for key in range(4)}) > 1
 

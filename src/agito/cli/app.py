@@ -165,12 +165,15 @@ def replay(
         str | None, typer.Option(help="demo, before, rl, after or structural. Default: the last in which it was made.")
     ] = None,
     schedule: Annotated[bool, typer.Option("--schedule", help="Instead, what the decoupled loop's schedule decided.")] = False,
+    updates: Annotated[bool, typer.Option("--updates", help="Instead, RL from the recorded tokens: are the weights the same?")] = False,
 ) -> None:
     """Act a recorded attempt again in a fresh world, token by token, and say where it diverges."""
-    from agito.cli.replay import list_attempts, parse_attempt, replay_attempt, replay_schedule
+    from agito.cli.replay import list_attempts, parse_attempt, replay_attempt, replay_schedule, replay_updates
 
     if schedule:
         return replay_schedule(run)
+    if updates:
+        return replay_updates(run)
     if attempt is None:
         return list_attempts(run, phase)
     return replay_attempt(run, parse_attempt(attempt), phase)

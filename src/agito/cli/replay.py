@@ -14,6 +14,7 @@ from agito.errors import Diverged, NotFound
 from agito.flowlog import replay
 from agito.record import Recorded, read_quarantined, read_trajectories
 from agito.reenact import Reenacted, reenact
+from agito.relearn import relearn
 from agito.types import AttemptId, Turn
 
 _LISTED = 20
@@ -37,6 +38,16 @@ def replay_schedule(run: Path) -> None:
         counts = replay(lines)
     told = ", ".join(f"{count} {name}" for name, count in counts.items())
     Console().print(f"identical  {told}", highlight=False)
+
+
+def replay_updates(run: Path) -> None:
+    """Raises `Diverged` at the first checkpoint whose weights come out otherwise."""
+    console = Console(stderr=True)
+    with console.status("learning again from what was recorded") as status:
+        found = work(lambda: relearn(run, on_step=lambda step: status.update(f"learning again from what was recorded: step {step}")))
+    if found.differs:
+        raise Diverged(f"after {found.steps} steps the weights are not those of {found.differs}")
+    Console().print(f"identical  weights of {', '.join(found.checked) or 'no checkpoint'} after {found.steps} steps", highlight=False)
 
 
 def parse_attempt(text: str) -> AttemptId:

@@ -198,6 +198,8 @@ class EmbeddedEngine:
         return found
 
     def _append(self, rows: list[EngineRow]) -> list[EngineRow]:
+        if not rows:
+            return []
         rows = sorted(rows, key=lambda row: row.length - row.computed)
         ids: list[int] = []
         for row in rows:

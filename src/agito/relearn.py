@@ -1,0 +1,90 @@
+"""A run's RL again from its recorded tokens alone: the same batches, the same updates, the same weights.
+
+Nothing acts and nothing is sampled. So this checks that what was recorded is what was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from agito import config
+from agito.compute import Compute
+from agito.credit import leave_one_out
+from agito.errors import AgitoError, NotFound
+from agito.recipe import Recipe
+from agito.record import read_trajectories
+from agito.render import Vocabulary
+from agito.studio import open_studio
+from agito.types import Group
+
+_START = "checkpoints/step-0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relearned:
+    """`checked`: checkpoints whose weights came out the same; `differs`: the first that did not, and by which tensor."""
+
+    steps: int
+    checked: tuple[str, ...]
+    differs: str = ""
+
+
+async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: None) -> Relearned:
+    """Raises `NotFound` for a run without its cold start or without RL, and `AgitoError` for one whose weights were taken back."""
+    if not (run / _START).is_dir():
+        raise NotFound(f"{run}: no {_START}; give the directory of a run that has begun with RL")
+    recipe = config.read(Recipe, run / "config.toml")
+    files = sorted((run / "trajectories").glob("rl-*.parquet"))
+    if not files:
+        raise NotFound(f"{run}: no RL step is recorded")
+    if "monitor/rolled_back_to_step" in (run / "metrics.jsonl").read_text(encoding="utf-8"):
+        raise AgitoError(f"{run}: an alarm took its weights back; what was learned and unlearned again is not repeated")
+    checked: list[str] = []
+    async with open_studio(recipe) as studio:
+        studio.vocabulary = Vocabulary.read(run / _START)
+        await studio.open_compute()
+        compute = studio.compute
+        assert compute is not None
+        await compute.load(run / _START)
+        await compute.begin_phase("rl", max(recipe.rl.steps, 1))
+        version = 0
+        for index, path in enumerate(files):
+            version = await _step(compute, recipe, path, version)
+            on_step(index + 1)
+            for name in (f"step-{index + 1}", *(("final",) if index + 1 == recipe.rl.steps else ())):
+                if not (run / "checkpoints" / name).is_dir():
+                    continue
+                if differs := await _difference(compute, run / "checkpoints" / name):
+                    return Relearned(steps=index + 1, checked=tuple(checked), differs=f"{name}: {differs}")
+                checked.append(name)
+    return Relearned(steps=len(files), checked=tuple(checked))
+
+
+async def _step(compute: Compute, recipe: Recipe, path: Path, version: int) -> int:
+    """Returns the version that it began with."""
+    attempts = [recorded.attempt for recorded in read_trajectories(path)]
+    groups = [
+        Group(id=number, task=(each := tuple(members))[0].trajectory.task, attempts=each)
+        for number, members in groupby(attempts, key=lambda attempt: attempt.trajectory.attempt.group)
+    ]
+    mixed = [group for group in groups if group.is_mixed]
+    samples = [sample for group in mixed for sample in leave_one_out(group)]
+    if not samples:
+        return version
+    version = max([version + 1, *(span.version for sample in samples for span in sample.versions)])
+    await compute.publish(version)  # the trainer must be as new as what it trains on
+    await compute.step(samples, rate=min(1.0, len(mixed) / recipe.rl.groups))
+    return version
+
+
+async def _difference(compute: Compute, checkpoint: Path) -> str:
+    """The first tensor that is not the checkpoint's; empty when all are."""
+    with tempfile.TemporaryDirectory(prefix="agito-relearn-") as directory:
+        await compute.save(Path(directory) / "again", meta={}, tokenizer={})
+        was, now = (json.loads((where / "manifest.json").read_text())["tensors"] for where in (checkpoint, Path(directory) / "again"))
+    return next((name for name in was if was[name] != now.get(name)), "")
