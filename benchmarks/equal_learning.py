@@ -29,14 +29,14 @@ from harness import Json, report
 
 
 def on_policy(run: Path) -> tuple[Rate, float]:
-    """Success after RL, and RL's seconds."""
+    """Success after RL, and RL's seconds, in which the run also writes its records and checkpoints."""
     assert config.read(Recipe, run / "config.toml").pipeline.mode == "on_policy"
     attempts = [recorded.attempt for recorded in read_trajectories(run / "trajectories/after-00000.parquet")]
     return rate(attempts), float(json.loads((run / "summary.json").read_text())["phase_wall_s"]["rl"])
 
 
 async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
-    """The same, overlapped."""
+    """The same, overlapped; nothing is written."""
     recipe = config.read(Recipe, run / "config.toml")
     section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
     compute = recipe.compute.model_copy(update={"rows": 2 * recipe.compute.rows})  # one engine does what two did
@@ -51,7 +51,8 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
         await studio.open_compute()
         assert studio.compute is not None
         await studio.compute.load(run / "checkpoints/step-0", weights_only=True)
-        curriculum, began = Curriculum(len(studio.cells)), time.monotonic()
+        curriculum = Curriculum(len(studio.cells), parts=studio.parts, solve_rate=recipe.rl.solve_rate)
+        began = time.monotonic()
         await pipeline.train(
             studio, curriculum, start=0, position=pipeline.Position(), on_step=on_step, new_version=lambda: next(versions)
         )  # fmt: skip

@@ -113,12 +113,14 @@ def main() -> None:
         try:
             status = process.wait(timeout=rng.uniform(0.1, 0.9) * usual_s if kills.total() < wanted else _DEADLINE_S)
         except subprocess.TimeoutExpired:
+            assert kills.total() < wanted, f"nothing has happened for {_DEADLINE_S:.0f} s: {(home / 'said').read_text()[-2000:]}"
             role = rng.choice(_ROLES)
             kills[role] += 1
             process = process if strike(process, role) else None
             continue
         process = None
         if status == WorkerDied.exit_code:  # killed at the same place again and again
+            assert "SIGKILL" in (home / "said").read_text().splitlines()[-1], (home / "said").read_text()[-2000:]
             given_up += 1
             continue
         assert status == 0, (home / "said").read_text()[-2000:]

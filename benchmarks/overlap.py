@@ -40,6 +40,7 @@ from harness import Json, report
 
 _TURNS, _TURN_TOKENS, _WORDS = 6, 16, 4
 _GROUPS, _SIZE, _ROWS = 8, 4, 320
+_QUANTUM = 8  # decode steps between two exchanges
 _ALLOWED = 4  # staleness of the arms that are held against the bound
 
 
@@ -66,7 +67,7 @@ async def run(name: str, latency: str, *, steps: int, even: float) -> tuple[Arm,
     recipe = Recipe.model_validate(
         {
             "model": {"vocab_size": 300},
-            "compute": {"ranks": 2, "rows": _ROWS, "context": 384, "quantum": 8},
+            "compute": {"ranks": 2, "rows": _ROWS, "context": 384, "quantum": _QUANTUM},
             "rl": {"steps": steps, "groups": _GROUPS, "group_size": _SIZE, "refill": 4.0, "follow": False},
             "pipeline": {"mode": "concurrent" if mode == "concurrent" else "decoupled", "max_staleness": int(staleness or 0)},
         }
@@ -99,9 +100,9 @@ def mean_of(steps: Sequence[Step], name: str) -> float:
 
 
 def foreseen(seen: Observed, name: str, steps: int) -> float:
-    """Seconds a step under the heavy tail, without any overhead but what engine and trainer really took in `seen`."""
+    """Seconds a step under the heavy tail, if exchanges and batches take as long as in `seen` and nothing else takes any time."""
     latencies = seen.latencies(
-        turns=_TURNS, turn_tokens=_TURN_TOKENS, quantum=4, tool_median_s=HEAVY_MEDIAN_S, tool_p99_s=HEAVY_MEDIAN_S * HEAVY_RATIO
+        turns=_TURNS, turn_tokens=_TURN_TOKENS, quantum=_QUANTUM, tool_median_s=HEAVY_MEDIAN_S, tool_p99_s=HEAVY_MEDIAN_S * HEAVY_RATIO
     )
     engines = 2 if name == "concurrent" else 1
     rules = FlowRules(

@@ -12,11 +12,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from agito.compute import Compute, spread
 from agito.engine.wire import Advance, RowRequest
-from agito.errors import AgitoError, CorruptCheckpoint, WorkerDied
+from agito.errors import AgitoError, CorruptCheckpoint, WorkerDied, WorkerFailed
 from agito.protocols import SampleRequest
 from agito.trainer.config import TrainerConfig
 from agito.types import AttemptId, Sample, span
@@ -97,6 +98,23 @@ async def test_a_worker_that_is_killed_is_noticed_within_seconds() -> None:
         with pytest.raises(WorkerDied, match=r"SIGKILL|ended|failed"):
             await opened.imitate([[sample(slot, 8) for slot in range(4)]])
         assert time.monotonic() - began < 20
+    assert not children()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+async def test_a_rank_that_fails_because_another_was_killed_is_not_taken_for_the_cause(rank: int) -> None:
+    async with compute(2) as opened:
+
+        async def kill() -> None:
+            await anyio.sleep(0.05)
+            os.kill(sorted(children())[rank], signal.SIGKILL)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(kill)
+            with pytest.raises(WorkerDied) as caught:
+                while True:
+                    await opened.share()
+        assert not isinstance(caught.value, WorkerFailed), caught.value
     assert not children()
 
 

@@ -64,3 +64,14 @@ def test_roles_that_crowd_one_another_are_slower_while_both_are_at_work_and_only
 
     assert wall_s(1.0) == pytest.approx(6.0)
     assert wall_s(1.5) == pytest.approx(6.5)
+
+
+def test_an_engine_that_only_takes_new_weights_crowds_nobody() -> None:
+    """Three exchanges' worth of tools: engines are idle while the batches are trained on but for the moment of a take."""
+    rules = FlowRules(groups=1, group_size=2, batches=3, max_staleness=0)
+
+    def wall_s(crowding: float) -> float:
+        latencies = Latencies(exchange_s=0.1, row_s=0.0, token_s=0.0, train_s=1.0, take_s=0.1, turns=1, turn_tokens=4, crowding=crowding)
+        return Simulation(rules, latencies).run().wall_s
+
+    assert wall_s(2.0) == pytest.approx(wall_s(1.0))

@@ -117,12 +117,14 @@ async def calibrate(recipe: Recipe, *, turns: int, turn_tokens: int, words: int,
 
 
 def crowding(alone: Observed, together: Observed) -> float:
-    """How many times as long a batch takes while an engine is at work; the steps in which none was are left out of `together`."""
-    crowded = [step for step in together.steps if step.figures["engine/busy_ratio"] > 0.2]
+    """c of T_alone = T (1 - b) + T b / c: a batch that takes T while an engine is at work for the share b of it gets 1/c done in that time.
+    b is taken of whole steps; those in which hardly an engine was at work are left out."""
+    crowded = [step.figures for step in together.steps if step.figures["engine/busy_ratio"] > 0.2]
     if not crowded:
         return 1.0
-    longer = statistics.fmean(step.figures["time/train_s"] for step in crowded) / alone.train_s - 1
-    return 1 + max(longer / statistics.fmean(step.figures["engine/busy_ratio"] for step in crowded), 0.0)
+    busy = statistics.fmean(figures["engine/busy_ratio"] for figures in crowded)
+    faster = alone.train_s / statistics.fmean(figures["time/train_s"] for figures in crowded)
+    return 1 / min(max(1 - (1 - faster) / busy, 0.25), 1.0)
 
 
 def _listen(studio: Studio, exchanges: list[Exchange]) -> None:

@@ -5,6 +5,8 @@ Libraries lie in `$XDG_CACHE_HOME/agito` (`~/.cache/agito`), named after their s
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import hashlib
 import os
 import platform
@@ -12,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,30 +27,45 @@ REMEDY = "sampling on the CPU is two to three times slower without: apt install 
 
 
 class NoCompiler(Exception):
-    """There is no compiler, or it failed: what it said."""
+    """There is no compiler, or none that can: what each said."""
 
 
 @cache
 def library(source: Path) -> Path:
     """The shared library made of one file. Raises `NoCompiler`."""
-    compiler = _compiler()
+    problems: list[str] = []
+    for compiler in _compilers():
+        try:
+            return _made(compiler, source)
+        except (NoCompiler, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+            problems.append(f"{' '.join(compiler)}: {error}")
+    raise NoCompiler("; ".join(problems) or "no C compiler")
+
+
+def is_built(source: Path) -> bool:
+    """Whether there is, or can be, a library of it."""
+    try:
+        library(source)
+    except NoCompiler:
+        return False
+    return True
+
+
+def _made(compiler: list[str], source: Path) -> Path:
+    """Built unless it is there; it must load."""
     key = hashlib.sha256(b"\0".join([source.read_bytes(), *map(str.encode, (*compiler, *_FLAGS)), _processor()])).hexdigest()[:16]
     found = _home() / f"{source.stem}-{key}.so"
     if not found.exists():
         _build(compiler, source, found)
+    ctypes.CDLL(str(found))
     return found
 
 
-def _compiler() -> list[str]:
-    """`CC`, a compiler of the system, or Zig's from PyPI."""
-    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
-        if words := name.split():
-            program = shutil.which(words[0])
-            if program:
-                return [program, *words[1:]]
-    if find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "cc"]
-    raise NoCompiler("no C compiler")
+def _compilers() -> list[list[str]]:
+    """`CC`, compilers of the system, Zig's from PyPI; those that are there."""
+    named = [words for name in (os.environ.get("CC", ""), "cc", "gcc", "clang") if (words := name.split())]
+    found = [[program, *words[1:]] for words in named if (program := shutil.which(words[0]))]
+    return [*found, [sys.executable, "-m", "ziglang", "cc"]] if find_spec("ziglang") else found
 
 
 def _processor() -> bytes:
@@ -61,24 +79,24 @@ def _processor() -> bytes:
 
 
 def _home() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agito"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="agito-native-"))
-    return home if os.access(home, os.W_OK) else Path(tempfile.mkdtemp(prefix="agito-native-"))
+    """A folder of this user's that nobody else can write to; one for this process alone where there is none."""
+    with suppress(OSError, RuntimeError):
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agito"
+        home.mkdir(mode=0o755, parents=True, exist_ok=True)
+        found = home.stat()
+        if found.st_uid == os.getuid() and not found.st_mode & 0o022 and os.access(home, os.W_OK):
+            return home
+    own = Path(tempfile.mkdtemp(prefix="agito-native-"))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    return own
 
 
 def _build(compiler: list[str], source: Path, target: Path) -> None:
-    """Whole or not at all: several processes may do it at once."""
+    """Whole or not at all: several processes may do it at once. Raises `NoCompiler` with what the compiler said."""
     with tempfile.TemporaryDirectory(dir=target.parent) as directory:
         made = Path(directory) / target.name
-        try:
-            done = subprocess.run(
-                [*compiler, *_FLAGS, "-o", str(made), str(source)], capture_output=True, text=True, timeout=_DEADLINE_S, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise NoCompiler(f"{' '.join(compiler)}: {error}") from None
+        command = [*compiler, *_FLAGS, "-o", str(made), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_DEADLINE_S, check=False)
         if done.returncode:
-            raise NoCompiler(f"{' '.join(compiler)}: {done.stderr.strip()[-600:] or f'exit code {done.returncode}'}")
+            raise NoCompiler(done.stderr.strip()[-600:] or f"exit code {done.returncode}")
         made.rename(target)

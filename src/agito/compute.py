@@ -26,6 +26,7 @@ from agito.running import first_error
 from agito.types import Sample
 
 _ANSWER_DEADLINE_S = 300.0
+_ENDING_S = 0.5  # until a process that was killed has ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +145,12 @@ class Compute:
                 for rank in range(len(arguments)):
                     tasks.start_soon(call, rank)
         except BaseExceptionGroup as group:
-            raise first_error(group) from None
+            error = first_error(group)
+            if isinstance(error, WorkerFailed):  # perhaps only because a rank that it was summing with has died
+                await anyio.sleep(_ENDING_S)
+                gone = next((ending for worker in self._workers if (ending := worker.ended)), "")
+                error = WorkerDied(f"{gone}, during {method}") if gone else error
+            raise error from None
         return answers
 
 
@@ -192,6 +198,11 @@ class _Worker:
                 raise answer.error
             raise WorkerFailed(f"worker {self._rank} failed in {method}: {answer.error!r}\n{answer.trace}") from answer.error
         return answer
+
+    @property
+    def ended(self) -> str:
+        """How the process ended; empty while it runs."""
+        return "" if self._process.poll() is None else f"worker {self._rank} ended ({self._ending()})"
 
     def _ending(self) -> str:
         try:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from agito import coldstart, config, evaluation, loop, pipeline
 from agito.admission import Admission, admit
+from agito.compiler import FORWARD, is_built
 from agito.curriculum import Curriculum
 from agito.errors import BadRecipe, EnvironmentPaused, NotAdmitted, WorkerDied, WorkerFailed
 from agito.grading.monitor import Monitor
@@ -78,12 +79,14 @@ async def resume(path: Path, watcher: Watcher) -> Summary:
 
 async def _go_on(recipe: Recipe, run: RunDir, watcher: Watcher) -> Summary:
     """To the end, however often a worker dies, as long as the run gets further in between."""
-    deaths: list[Json] = []
-    stuck = 0
+    recovered = run.meta.get("recovered")
+    deaths: list[Json] = recovered if isinstance(recovered, list) else []
+    stuck, earlier_cpu_s = 0, None
     checkpoint = newest(run.checkpoints)
     while True:
+        job = _Job(recipe, run, watcher, earlier_cpu_s)
         try:
-            return await _Job(recipe, run, watcher).run_through(checkpoint)
+            return await job.run_through(checkpoint)
         except (WorkerDied, BaseExceptionGroup) as error:
             cause = first_error(error) if isinstance(error, BaseExceptionGroup) else error  # pyright: ignore[reportUnknownArgumentType]
             before, checkpoint = checkpoint, newest(run.checkpoints)
@@ -93,6 +96,7 @@ async def _go_on(recipe: Recipe, run: RunDir, watcher: Watcher) -> Summary:
             step = int(str(load_meta(checkpoint)["step"])) if checkpoint else 0
             deaths.append({"why": str(cause), "from": checkpoint.name if checkpoint else "the beginning"})
             run.note(recovered=deaths)
+            earlier_cpu_s = job.earlier_cpu_s
             watcher.recover(str(cause), step)
 
 
@@ -109,9 +113,10 @@ class _Found:
 class _Job:
     """The stages of one run and what they hand to one another."""
 
-    def __init__(self, recipe: Recipe, run: RunDir, watcher: Watcher) -> None:
+    def __init__(self, recipe: Recipe, run: RunDir, watcher: Watcher, earlier_cpu_s: float | None = None) -> None:
+        """`earlier_cpu_s`: of the processes before this one, where that is known better than by the checkpoint."""
         self._recipe, self._run, self._watcher = recipe, run, watcher
-        self._tally = Tally()
+        self._tally, self._earlier_cpu_s = Tally(), earlier_cpu_s
         self._metrics: Metrics
         self._ledger: Ledger
         self._studio: Studio
@@ -120,6 +125,11 @@ class _Job:
         self._monitor: Monitor
         self._watched: Json = None  # the monitor's state as of the last step that was learned from
         self._position = pipeline.Position()  # of the decoupled loop
+
+    @property
+    def earlier_cpu_s(self) -> float:
+        """Of the processes before this one."""
+        return self._tally.earlier_cpu_s
 
     async def run_through(self, checkpoint: Path | None) -> Summary:
         """Raises `EnvironmentPaused` once everything that the run has come to is written."""
@@ -163,6 +173,8 @@ class _Job:
         step, tally, consumed = meta["step"], meta["tally"], meta["consumed"]
         assert isinstance(step, int) and isinstance(tally, dict) and isinstance(consumed, dict)
         self._tally = Tally.from_json(tally)
+        if self._earlier_cpu_s is not None:
+            self._tally.earlier_cpu_s = self._earlier_cpu_s
         self._curriculum.restore(meta.get("curriculum"))
         self._position = pipeline.Position.from_json(meta.get("position"))
         self._monitor.restore(meta.get("monitor"))
@@ -323,7 +335,7 @@ class _Job:
             quarantined_attempts=tally.quarantined_attempts, monitor=self._monitor.summary(), paused=paused,
         )  # fmt: skip
         summary.write(self._run.summary)
-        self._run.note(isolation_tier=self._tier)
+        self._run.note(isolation_tier=self._tier, compiled_engine=is_built(FORWARD))
         if not paused:
             self._run.finish()
         write_report(self._run.path)

@@ -219,6 +219,7 @@ class Simulation:
         assert isinstance(what, _Taken)
         engine, version = what.engine, what.version
         engine.is_running = False
+        self._engines_changed()
         self._to_take -= 1
         if not self._to_take:
             self._version = version

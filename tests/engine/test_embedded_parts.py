@@ -124,6 +124,6 @@ def test_closing_a_waiting_row_takes_it_out_of_the_queue_only() -> None:
 def test_a_version_that_computed_nothing_leaves_no_span() -> None:
     row = EngineRow(key=0, length=5, start=5)
     for version, length in ((1, 8), (2, 8), (1, 9), (2, 9), (3, 11), (4, 11)):
-        row.mark(version)
+        row.mark(version, row.length)
         row.length = length
     assert row.spans() == (VersionSpan(start=0, stop=4, version=1), VersionSpan(start=4, stop=6, version=3))

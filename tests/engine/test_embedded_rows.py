@@ -54,7 +54,7 @@ def finish(of: EmbeddedEngine, *requests: RowRequest, **more: Any) -> dict[int, 
     done = list(answer.done)
     while answer.live:
         answer = of.advance(Advance())
-        assert answer.done or answer.steps, "the engine is stuck"
+        assert answer.done or answer.forwarded, "the engine is stuck"
         done += answer.done
     return {row.key: row for row in done}
 
@@ -150,6 +150,54 @@ def test_a_prompt_is_computed_once_for_the_rows_that_begin_with_it() -> None:
         began = [*prompt, 7] if key == 4 else prompt
         assert_close(sampled(done[key]).logprobs, logprobs_after(model, began, ids(done[key])))
     assert len({tuple(ids(done[key])) for key in range(4)}) > 1
+
+
+def test_a_long_observation_is_read_in_chunks_while_others_decode() -> None:
+    model = network()
+    of = new_engine(model, rows=4, context=96, chunk=8)
+    of.advance(Advance(requests=(request(0, [5, 6, 7], max_tokens=40),), steps=1))
+    asked = (request(1, range(20)), request(2, [9, 8, 7]), request(3, range(20)))  # the last one waits for the first and shares with it
+    read: list[int] = []
+    done: dict[int, RowDone] = {}
+    answer = of.advance(Advance(requests=asked, steps=1))
+    while answer.live:
+        assert answer.steps == 1, "a row that could decode had to wait"
+        read.append(answer.forwarded)
+        done |= {row.key: row for row in answer.done}
+        answer = of.advance(Advance(steps=1))
+    done |= {row.key: row for row in answer.done}
+    assert read[:2] == [8 + 1, 8 + 1]
+    assert max(read) <= 8 + 4
+    for key, prompt in ((0, [5, 6, 7]), (1, range(20)), (2, [9, 8, 7]), (3, range(20))):
+        assert_close(sampled(done[key]).logprobs, logprobs_after(model, list(prompt), ids(done[key])))
+
+
+def test_a_swap_in_the_middle_of_an_observation_is_recorded_where_it_happened() -> None:
+    old, new = network(1), network(2)
+    of = new_engine(old, rows=1, context=64, chunk=5)
+    prompt = list(range(12))
+    of.advance(Advance(requests=(request(0, prompt, max_tokens=6),), steps=1))
+    of.load_weights(new, 1)
+    found = sampled(finish(of)[0])
+    assert found.versions == (VersionSpan(start=0, stop=5, version=0), VersionSpan(start=5, stop=18, version=1))
+    tokens = [*prompt, *found.ids]
+    assert_close(found.logprobs, hybrid({0: old, 1: new}, tokens, [0] * 5 + [1] * (len(tokens) - 5))[11:])
+
+
+def test_a_row_that_is_closed_while_it_is_read_is_gone() -> None:
+    model = network()
+    of = new_engine(model, rows=1, context=64, chunk=5)
+    of.advance(Advance(requests=(request(0, range(12)),), steps=1))
+    done = finish(of, request(1, range(12)), closed=(0,))
+    assert_close(sampled(done[1]).logprobs, logprobs_after(model, list(range(12)), ids(done[1])))
+
+
+def test_a_key_that_is_used_again_shares_nothing_with_what_it_was() -> None:
+    model = network()
+    of = new_engine(model, rows=3, context=64)
+    finish(of, request(0, range(12)))
+    done = finish(of, request(0, range(20, 32)), request(1, range(12)), closed=(0,))
+    assert_close(sampled(done[1]).logprobs, logprobs_after(model, list(range(12)), ids(done[1])))
 
 
 def test_a_prompt_that_other_weights_computed_is_computed_anew() -> None:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agito.compiler import FORWARD, NoCompiler, library
+from agito.compiler import FORWARD, is_built, library
 from agito.models.cached import check_weights
 from agito.models.network import Qwen3Config, rotary
 
@@ -32,11 +32,7 @@ def is_supported(config: Qwen3Config, device: torch.device, dtype: torch.dtype) 
     sizes = (config.hidden_size, config.intermediate_size, config.head_dim)
     if device.type != "cpu" or dtype != torch.float32 or any(size % _LANES for size in sizes):
         return False
-    try:
-        _forward()
-    except NoCompiler:
-        return False
-    return True
+    return is_built(FORWARD)
 
 
 @cache

@@ -34,16 +34,18 @@ _MASK64 = (1 << 64) - 1
 
 
 class EmbeddedEngine:
-    """A pure function of its exchanges. Not thread-safe. `native`: in compiled code wherever that can be had."""
+    """A pure function of its exchanges. Not thread-safe. `native`: in compiled code wherever that can be had. `chunk`: tokens of prompts
+    and observations that one exchange computes at the most, so that a long one does not keep everybody from decoding."""
 
     def __init__(
-        self, model: Qwen3, *, rows: int, context: int, device: torch.device | str | None = None, version: int = 0, native: bool = True
-    ):
-        if rows < 1 or context < 2:
-            raise ValueError(f"rows={rows}, context={context}: need at least 1 row of 2 tokens")
+        self, model: Qwen3, *, rows: int, context: int, device: torch.device | str | None = None, version: int = 0, native: bool = True,
+        chunk: int = 4096,
+    ):  # fmt: skip
+        if rows < 1 or context < 2 or chunk < 1:
+            raise ValueError(f"rows={rows}, context={context}, chunk={chunk}: need at least 1 row of 2 tokens, 1 token at a time")
         weight = model.head_weight
         self.device = torch.device(device) if device is not None else weight.device
-        self.context = context
+        self.context, self._chunk = context, chunk
         self.version = version
         self._network = _network(model.config, rows, context, self.device, weight.dtype, native)
         self._book = RowBook(rows)
@@ -51,7 +53,7 @@ class EmbeddedEngine:
         self._logprobs_LC = torch.zeros(rows, context, device=self.device)
         self._uniforms_LC = torch.zeros(rows, context, dtype=torch.float64, device=self.device)
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of branches that found no slot
-        self._prompts: dict[bytes, tuple[int, int]] = {}  # what a row began with → its key, and the version that computed it
+        self._prompts: dict[bytes, tuple[EngineRow, int]] = {}  # what a row began with → the row, and the version that computed it
         self._forwarded = 0
         self.load_weights(model, version)
 
@@ -60,7 +62,9 @@ class EmbeddedEngine:
         self._network.load(weights.state_dict() if isinstance(weights, Qwen3) else weights)
         self.version = version
         for row in self._book.live:
-            row.mark(version)
+            row.mark(version, row.length)
+        for row in self._book.reading:
+            row.mark(version, max(row.computed, row.start))
 
     def drop_all(self) -> None:
         """Forgets every row and request, as if newly made."""
@@ -83,17 +87,17 @@ class EmbeddedEngine:
             self._stored.pop(key, None)
         for branch in exchange.branched:
             self._branch(branch)
-        admitted, done = self._admit(exchange.requests)
+        done = self._admit(exchange.requests)
+        stopped = self._read() if self._book.reading else []
         moves = self._book.gather() if self._network.packs_rows else []
         if moves:
             sources, targets, lengths = zip(*moves, strict=True)
             self._network.move(sources, targets, longest=max(lengths))
-        stopped = self._extend(admitted) if admitted else []
         steps, stopped_later = self._decode(exchange.steps)
         done += self._answers(stopped + stopped_later)
         return Advanced(
             done=tuple(sorted(done, key=lambda row: row.key)),
-            live=len(self._book.live) + len(self._book.queue),
+            live=len(self._book.busy()),
             steps=steps,
             forwarded=self._forwarded,
             busy_s=time.perf_counter() - began,
@@ -126,8 +130,8 @@ class EmbeddedEngine:
             book.seat(child)
             self._network.move([parent.slot], [child.slot], longest=parent.computed)
 
-    def _admit(self, requests: Sequence[RowRequest]) -> tuple[list[EngineRow], list[RowDone]]:
-        """Those that can start now, seated, their extension not yet computed; and the refused."""
+    def _admit(self, requests: Sequence[RowRequest]) -> list[RowDone]:
+        """Seats those that can start now, their extension not yet computed; returns the refused."""
         book = self._book
         admitted: list[tuple[EngineRow, RowRequest]] = []
         refused: list[RowDone] = []
@@ -149,10 +153,10 @@ class EmbeddedEngine:
             admitted.append((row, request))
         for row, request in admitted:
             row.seed, row.request, row.start, row.marks = request.seed, request.request, row.length, []
-            row.mark(self.version)
+            row.mark(self.version, row.start)
             row.length = row.first = row.start + len(request.request.extend)
-            book.live.append(row)
-        return [row for row, _ in admitted], refused
+            book.reading.append(row)
+        return refused
 
     def _problem(self, request: SampleRequest, length: int) -> str | None:
         extend = request.extend
@@ -169,51 +173,65 @@ class EmbeddedEngine:
             return f"{length} tokens + {len(extend)} to extend + {request.max_tokens} to sample: the context is {self.context}"
         return None
 
-    def _extend(self, rows: list[EngineRow]) -> list[EngineRow]:
-        """Computes the extensions and samples the first token of each; returns the rows that stop there."""
-        alike = self._alike(rows)
-        stopped = self._append([row for row in rows if row.key not in alike])
+    def _read(self) -> list[EngineRow]:
+        """Computes extensions, first come first served, a chunk in all, and samples the first token of each that is complete; returns the
+        rows that stop there."""
+        book, room = self._book, self._chunk
+        self._prompts = {prompt: first for prompt, first in self._prompts.items() if book.rows.get(first[0].key) is first[0]}
+        alone, alike, cut = list[EngineRow](), dict[EngineRow, EngineRow](), list[EngineRow]()
+        for row in book.reading:
+            leader = self._leader(row)
+            cost = 1 if leader else row.length - row.computed
+            if leader and leader in book.reading and leader not in alone:
+                break
+            if cost > room:
+                cut = [row] if room and not leader else []
+                break
+            room -= cost
+            if leader:
+                alike[row] = leader
+            else:
+                alone.append(row)
+        read = {row.key for row in (*alone, *alike)}
+        book.reading = [row for row in book.reading if row.key not in read]
+        book.live += [*alone, *alike]
+        stopped = self._append(alone, cut, room)
+        for row in alike:
+            row.computed = row.length - 1  # the last one is computed, for its logits
         if alike:
-            book, followers = self._book, [row for row in rows if row.key in alike]
-            for row in followers:
-                row.computed = row.length - 1  # the last one is computed, for its logits
-            sources, targets = [book.rows[alike[row.key]].slot for row in followers], [row.slot for row in followers]
-            self._network.move(sources, targets, longest=max(row.computed for row in followers))
-            stopped += self._append(followers)
-        return stopped
+            moves = [leader.slot for leader in alike.values()], [row.slot for row in alike]
+            self._network.move(*moves, longest=max(row.computed for row in alike))
+        return stopped + self._append(list(alike))
 
-    def _alike(self, rows: list[EngineRow]) -> dict[int, int]:
-        """Rows that begin as one that is open, or is about to, and that one's key."""
-        book = self._book
-        self._prompts = {
-            prompt: (key, version) for prompt, (key, version) in self._prompts.items()
-            if version == self.version and key in book.rows and book.rows[key].slot >= 0
-        }  # fmt: skip
-        found: dict[int, int] = {}
-        for row in rows:
-            if row.length > 1 and row.start == 0 and row.request is not None:
-                first, _ = self._prompts.setdefault(row.request.extend.tobytes(), (row.key, self.version))
-                if first != row.key:
-                    found[row.key] = first
-        return found
+    def _leader(self, row: EngineRow) -> EngineRow | None:
+        """An open row, or one about to be computed, that began as this one begins, under the same weights."""
+        if row.start or row.computed or row.length < 2 or row.request is None:
+            return None
+        leader, version = self._prompts.setdefault(row.request.extend.tobytes(), (row, self.version))
+        if version == self.version and leader is not row and leader.slot >= 0:
+            return leader
+        self._prompts[row.request.extend.tobytes()] = row, self.version
+        return None
 
-    def _append(self, rows: list[EngineRow]) -> list[EngineRow]:
-        if not rows:
+    def _append(self, rows: list[EngineRow], cut: Sequence[EngineRow] = (), room: int = 0) -> list[EngineRow]:
+        """Of those in `cut`, only the next `room` tokens; nothing is sampled for them yet."""
+        if not rows and not cut:
             return []
         rows = sorted(rows, key=lambda row: row.length - row.computed)
-        ids: list[int] = []
-        for row in rows:
+        ids, lengths = list[int](), [row.length - row.computed for row in rows] + [room for _ in cut]
+        for row, length in zip((*rows, *cut), lengths, strict=True):
             assert row.request is not None
-            if row.computed < row.start:
-                ids.append(row.last_id)
-            ids.extend(row.request.extend[max(row.computed - row.start, 0) :])
-        starts = [row.computed for row in rows]
-        lengths = [row.length - row.computed for row in rows]
-        self._draw_uniforms(rows)
-        batch = _Batch.of(rows, self.device)
-        logits_RV = self._network.extend(self._tensor(ids), [row.slot for row in rows], starts, lengths)
+            last = [row.last_id] if row.computed < row.start else []
+            ids += [*last, *row.request.extend[max(row.computed - row.start, 0) :]][:length]
+        starts = [row.computed for row in (*rows, *cut)]
+        logits_RV = self._network.extend(self._tensor(ids), [row.slot for row in (*rows, *cut)], starts, lengths)
         self._forwarded += len(ids)
-        is_stopped = self._sample(batch, logits_RV).tolist()
+        for row in cut:
+            row.computed += room
+        if not rows:
+            return []
+        self._draw_uniforms(rows)
+        is_stopped = self._sample(_Batch.of(rows, self.device), logits_RV[: len(rows)]).tolist()
         for row in rows:
             row.computed = row.length
             row.length += 1

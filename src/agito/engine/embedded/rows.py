@@ -24,7 +24,7 @@ class Move(NamedTuple):
     length: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class EngineRow:
     """One sequence. `lane` is its place in the engine's buffers for as long as it lives; `slot`, its place in the cache, may change.
 
@@ -49,12 +49,12 @@ class EngineRow:
         assert self.request is not None
         return self.first + self.request.max_tokens
 
-    def mark(self, version: int) -> None:
-        """From here on tokens are computed by `version`."""
-        if self.marks and self.marks[-1][0] == self.length:
+    def mark(self, version: int, position: int) -> None:
+        """From `position` on tokens are computed by `version`."""
+        if self.marks and self.marks[-1][0] == position:
             self.marks.pop()
         if not self.marks or self.marks[-1][1] != version:
-            self.marks.append((self.length, version))
+            self.marks.append((position, version))
 
     def spans(self) -> tuple[VersionSpan, ...]:
         """Counted from the first extended position."""
@@ -73,6 +73,7 @@ class RowBook:
         self.size = size
         self.rows: dict[int, EngineRow] = {}
         self.live: list[EngineRow] = []  # those that are sampling, by slot
+        self.reading: list[EngineRow] = []  # those whose extension is not computed yet, first come first served
         self.queue: deque[RowRequest] = deque()
         self._free_slots = list(range(size))
         self._free_lanes = list(range(size))
@@ -87,7 +88,7 @@ class RowBook:
 
     def busy(self) -> set[int]:
         """Keys with a request that is not answered yet."""
-        return {row.key for row in self.live} | {request.key for request in self.queue}
+        return {row.key for row in (*self.live, *self.reading)} | {request.key for request in self.queue}
 
     def close(self, key: int) -> None:
         """Forgets a row wherever it is; an unknown one too, as closing is idempotent."""
@@ -96,6 +97,7 @@ class RowBook:
             heapq.heappush(self._free_slots, row.slot)
             heapq.heappush(self._free_lanes, row.lane)
             self.live = [other for other in self.live if other is not row]
+            self.reading = [other for other in self.reading if other is not row]
         else:
             self.queue = deque(request for request in self.queue if request.key != key)
 
