@@ -113,6 +113,31 @@ def test_a_resumed_run_counts_from_where_it_was() -> None:
     assert seen.phases["survey"].mark is Mark.EARLIER
 
 
+def test_a_worker_that_was_lost_sets_rl_back_to_its_checkpoint_and_is_named() -> None:
+    clock = Clock()
+    out = io.StringIO()
+    with shown(board(clock, first={"rl": 2}), Console(file=out, width=160)) as watcher:
+        watcher.phase("rl", 10)
+        for successes in (1, 2, 3):
+            watcher.advance(rl_step(successes))
+        watcher.recover("worker 1 ended (signal SIGKILL)", 4)
+        phase = watcher.board.phases["rl"]
+        assert (phase.done, phase.curve) == (4, [0.1, 0.2])
+    assert "worker 1 ended (signal SIGKILL); going on from RL step 4" in out.getvalue()
+
+
+def test_where_roles_overlap_their_meters_are_shown() -> None:
+    out, clock = io.StringIO(), Clock()
+    meters = {"trainer/idle_ratio": 0.12, "trainer/gate_wait_ratio": 0.03, "engine/busy_ratio": 0.8, "age/max_versions": 2.0}
+    with shown(board(clock), Console(file=out, width=200)) as watcher:
+        watcher.phase("rl", 10)
+        watcher.advance(rl_step(5) | meters)
+        clock.now += 6
+        watcher.advance(rl_step(5) | meters)
+    assert "gated 3%; engine busy 80%" in out.getvalue()
+    assert watcher.board.phases["rl"].meters == "trainer idle 12%, gated 3%; engine busy 80%; tokens up to 2 versions old"
+
+
 def test_plain_lines_come_every_five_seconds_and_at_both_ends_of_a_phase() -> None:
     clock, out = Clock(), io.StringIO()
     seen = board(clock)

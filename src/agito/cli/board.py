@@ -43,6 +43,7 @@ class Phase:
     recent: deque[tuple[float, float]] = field(default_factory=lambda: deque[tuple[float, float]](maxlen=_LAST_STEPS))
     masked: int = 0  # attempts that nothing was learned from: quarantined, or reports of a flaw
     has_alarm: bool = False
+    meters: str = ""  # of the last step, where roles overlap
     curve: list[float] = field(default_factory=list[float])  # success of every step
     first: int = 0  # steps that were done before this process began
 
@@ -108,6 +109,11 @@ class Board:
         phase.loss = figures.get("sft/loss_nats", phase.loss)
         phase.masked += int(figures.get("monitor/quarantined_num", 0.0) + figures.get("monitor/reported_num", 0.0))
         phase.has_alarm = phase.has_alarm or figures.get("monitor/alarm", 0.0) > 0
+        if "trainer/idle_ratio" in figures:
+            phase.meters = (
+                f"trainer idle {figures['trainer/idle_ratio']:.0%}, gated {figures['trainer/gate_wait_ratio']:.0%}; "
+                f"engine busy {figures['engine/busy_ratio']:.0%}; tokens up to {figures.get('age/max_versions', 0.0):.0f} versions old"
+            )
         if "success/num" in figures:
             num, successes = figures["success/num"], figures.get("success/successes", 0.0)
             phase.recent.append((num, successes))

@@ -97,6 +97,7 @@ class _Lines(Watching):
             _figure(phase),
             _pace(board, phase),
             left,
+            "" if what else phase.meters,
             what,
         ]
         self._console.print("  ".join(part for part in parts if part), markup=False, highlight=False, soft_wrap=True)
@@ -126,6 +127,8 @@ class _Picture:
         left = clock_text(board.left_s())
         footer = f"  elapsed {clock_text(board.now - board.began)}" + (f" · about {left} left" if left else "")
         yield Text(footer, style="dim")
+        if board.current is not None and board.current.meters:
+            yield Text(f"  {board.current.meters}", style="dim")
         if board.trouble:
             yield Text(f"  {board.trouble}", style="yellow")
 
