@@ -13,6 +13,7 @@ from agito.errors import BadRecipe
 from agito.protocols import Environment
 from agito.recipe import Recipe
 from agito.record import Rate, rate, rates_by_cell
+from agito.studio import environment_of
 from agito.types import Attempt, Json
 
 SCHEMA_VERSION = 1
@@ -111,8 +112,8 @@ async def checkpoint(
 ) -> Evaluation:
     """One attempt at each of `num_tasks` tasks. Raises `CorruptCheckpoint`, and `BadRecipe` for what the environment does not have."""
     began = time.monotonic()
+    check(environment_of(recipe), recipe, split)
     async with trained.open_trained(directory, recipe) as studio:
-        check(studio.environment, recipe, split)
         watcher.phase("policy", num_tasks)
 
         def on_attempt(attempt: Attempt) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,8 +41,8 @@ class Failure:
 class Compute:
     """All ranks. Methods without a rank go to every one of them and return the answer of the first."""
 
-    def __init__(self, workers: Sequence[_Worker], context: int) -> None:
-        self._workers = workers
+    def __init__(self, workers: Sequence[_Worker], context: int, meeting: Path) -> None:
+        self._workers, self._meeting = workers, meeting
         self._num_learners = len(workers)
         self._num_imitating = 1
         self.context = context
@@ -58,8 +59,8 @@ class Compute:
     @classmethod
     def start(cls, *, ranks: int, context: int) -> Compute:
         """Starts the workers, which then import what they need; `setup` comes next."""
-        meeting = Path(tempfile.mkdtemp(prefix="agito-")) / "ranks"
-        return cls([_Worker(rank, ranks, meeting) for rank in range(ranks)], context)
+        meeting = Path(tempfile.mkdtemp(prefix="agito-"))
+        return cls([_Worker(rank, ranks, meeting / "ranks") for rank in range(ranks)], context, meeting)
 
     async def setup(self, *, learn_alone: bool = False, **setup: Any) -> None:
         """Makes model, engine and trainer: see `agito.worker.Worker.setup`. Raises `WorkerDied` when a worker did not come up."""
@@ -128,6 +129,7 @@ class Compute:
             worker.hang_up()
         for worker in self._workers:
             worker.bury()
+        shutil.rmtree(self._meeting, ignore_errors=True)
 
     async def _all(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return (await self._each(method, [args] * self.num_ranks, kwargs))[0]

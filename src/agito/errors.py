@@ -24,6 +24,12 @@ class NotFound(AgitoError, FileNotFoundError):
         return str(self.args[0]) if self.args else "not found"
 
 
+class BadEnvironment(AgitoError, ValueError):
+    """An environment of somebody's own that cannot be loaded: what is missing, or what it raised and where."""
+
+    exit_code = 3
+
+
 class CorruptCheckpoint(AgitoError):
     """A checkpoint that cannot be read back exactly as it was written."""
 

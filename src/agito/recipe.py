@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,14 @@ class ModelSection(Section):
     head_dim: int = Field(default=32, ge=2)
     rope_theta: float = 10_000.0
     tie_embeddings: bool = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim}: must be even")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads={self.num_heads}: must be a multiple of num_kv_heads={self.num_kv_heads}")
+        return self
 
 
 class ComputeSection(Section):

@@ -15,6 +15,7 @@ import torch
 from agito.compute import Failure
 from agito.engine.embedded import EmbeddedEngine
 from agito.engine.wire import Advance, Advanced
+from agito.errors import BadRecipe
 from agito.models import Qwen3, Qwen3Config, load_weights, save
 from agito.protocols import StepStats
 from agito.record.commits import commit
@@ -41,6 +42,11 @@ class Worker:
         torch.set_num_threads(1)
         if learners < self._ranks and not self._rank:
             os.nice(_TRAINER_NICE)
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError) as error:
+            build = "this build of torch has no CUDA: make setup TORCH=cuda" if not torch.backends.cuda.is_built() else error
+            raise BadRecipe(f"compute.device={device}: {build}") from None
         self._model = Qwen3(Qwen3Config(**model), seed=seed, device=device)
         self._reducer: Reducer = OneRank()
         if self._ranks > 1:

@@ -110,6 +110,24 @@ def test_an_unexpected_error_is_short_and_its_traceback_is_in_a_file(agito: Agit
     assert "Traceback" in agito("play", "own.py:Wrong", "--debug", expect=1).stderr
 
 
+@pytest.mark.parametrize(
+    ("source", "name", "line"),
+    [
+        ("class Own:\n    name = 'own'\n", "own.py:Own", "Own lacks version, families,"),
+        ("import nothere\n", "own.py:Own", "No module named 'nothere' (line 1 of own.py)"),
+        ("class Own:\n    def __init__(self, port):\n        pass\n", "own.py:Own", "Own() fails: TypeError"),
+        ("class Own:\n    pass\n", "own.py", "name its class too, own.py:Class"),
+    ],
+)
+def test_what_is_wrong_with_somebodys_own_environment_is_said_and_is_no_crash(
+    agito: Agito, tmp_path: Path, source: str, name: str, line: str
+) -> None:
+    (tmp_path / "own.py").write_text(source)
+    done = agito("envs", name, expect=4 if name == "own.py" else 3)
+    assert line in said(done.stderr)[0]
+    assert "please report" not in done.stderr
+
+
 def test_a_reader_that_leaves_early_is_no_error(coin_home: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.resources import files
+from keyword import iskeyword
 from pathlib import Path
 
 import typer
@@ -86,7 +87,7 @@ def _method_of(rule: str) -> str:
 
 def new_environment(name: str, into: Path) -> None:
     """Writes NAME.py and test_NAME.py. Raises `BadRecipe` for a name that is none, or when one of them is there already."""
-    if not name.isidentifier() or name != name.lower():
+    if not name.isidentifier() or iskeyword(name) or name != name.lower():
         raise BadRecipe(f"name={name!r}: write a lower-case Python name, such as hidden_number")
     class_name = "".join(part.capitalize() for part in name.split("_"))
     paths = {into / f"{name}.py": "environment.txt", into / f"test_{name}.py": "test.txt"}

@@ -55,6 +55,7 @@ def begin_folder(wanted: Wanted) -> None:
     """Writes the files with which an episode begins into the folder, which must be empty or new, and prints the task."""
     if wanted.target.endswith(".py"):
         task, _ = taskfile.load(Path(wanted.target))
+        write_folder(wanted.workspace, {})
         typer.echo(f"{task.statement}\n\nWrite {task.function} in {wanted.workspace / task.path}.")
         return
     task, files = work(lambda: _start(wanted))
@@ -79,6 +80,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 def write_folder(folder: Path, files: dict[str, bytes]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadRecipe(f"--workspace {folder}: is not empty; name a new folder to begin in")
+    folder.mkdir(parents=True, exist_ok=True)  # some episodes begin with no file at all
     for path, data in files.items():
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from rich.console import Console
 
+from agito import assess
 from agito.calibrate import calibrate
 from agito.cli.guard import work
 from agito.cli.tables import plain_table
@@ -15,6 +16,7 @@ from agito.errors import BadRecipe
 from agito.plan import Foreseen, Latencies, Simulation
 from agito.recipe import Recipe
 from agito.schedule import FlowRules
+from agito.studio import environment_of
 
 _STALENESS = (0, 1, 2, 4, 8)
 _GOOD_ENOUGH = 1.05  # of the best step time
@@ -36,6 +38,7 @@ def plan(recipe: Recipe, tools: Tools, *, engines: int, steps: int, as_json: boo
     """Measures this machine, simulates, prints a table and the choice."""
     if recipe.compute.ranks < 2:
         raise BadRecipe("compute.ranks=1: overlapping needs two, one that learns and one that samples")
+    assess.check(environment_of(recipe), recipe, "train")
     latencies = work(
         lambda: calibrate(
             recipe, turns=tools.turns, turn_tokens=tools.turn_tokens, words=tools.words, tool_median_s=tools.median_s,

@@ -26,7 +26,7 @@ from agito.protocols import Engine, Harness, Renderer, Session
 from agito.recipe import Recipe
 from agito.rollout import AttemptRunner, Plan
 from agito.running import Interrupted
-from agito.studio import Studio, open_studio
+from agito.studio import Studio, environment_of, open_studio
 from agito.types import Attempt, AttemptId, Budget, Call, Dialect, End, Event, Key, Task, ToolSpec, Trajectory
 
 
@@ -91,9 +91,9 @@ async def _converse(console: Console, task: Task, session: Session) -> tuple[lis
 
 
 def _call(line: str, tools: Sequence[ToolSpec]) -> Call:
-    """As the compact dialect reads it."""
+    """As the compact dialect reads it, except that the first tool may be named too."""
     word, _, rest = line.strip().partition(" ")
-    named = next((tool for tool in tools[1:] if tool.name == word), None)
+    named = next((tool for tool in tools if tool.name == word), None)
     tool, argument = (named, rest) if named else (tools[0], line.strip())
     parameters = tool.parameters.get("properties")
     name = next(iter(parameters)) if isinstance(parameters, dict) and parameters else "input"
@@ -136,8 +136,8 @@ def _signals_raise() -> Generator[None]:
 
 async def _watch(directory: Path, recipe: Recipe, choice: Choice, temperature: float, pause: bool) -> None:
     console = Console(highlight=False)
+    assess.check(environment_of(recipe), recipe, choice.split)
     async with trained.open_trained(directory, recipe) as studio:
-        assess.check(studio.environment, recipe, choice.split)
         task, key = studio.task(choice.split, choice.index)
         print_task(console, task, recipe.env.dialect, f"{directory} at temperature {temperature:g}")
         console.print()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
-from agito.errors import NotFound
+from agito.errors import BadEnvironment, NotFound
 from agito.protocols import Environment
 
 _BUNDLED = {
@@ -21,23 +22,35 @@ _BUNDLED = {
 }
 
 
+_MEMBERS = tuple(name for name in vars(Environment) if not name.startswith("_"))
+
+
 def bundled() -> tuple[str, ...]:
     return tuple(_BUNDLED)
 
 
 def load(name: str) -> Environment:
-    """Raises `NotFound` for an unknown name, a missing file or class; `ValueError` for a class that is no environment."""
+    """Raises `NotFound` for an unknown name, a missing file or class; `BadEnvironment` for a class that is no environment, and for a file
+    or class that fails."""
     target = _BUNDLED.get(name, name)
     module_name, _, class_name = target.rpartition(":")
+    if not module_name and name.endswith(".py"):
+        raise NotFound(f"environment {name!r}: name its class too, {name}:Class")
     if not module_name:
         raise NotFound(f"environment {name!r}: there is {', '.join(_BUNDLED)}; your own is path.py:Class")
     module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
     found = getattr(module, class_name, None)
     if found is None:
         raise NotFound(f"environment {name!r}: {module_name} has no {class_name}")
-    environment = found()
-    if not isinstance(environment, Environment):
-        raise ValueError(f"environment {name!r}: {class_name} does not have every method of agito.protocols.Environment")
+    try:
+        environment = found()
+    except Exception as error:  # the boundary: it is somebody else's class
+        raise BadEnvironment(f"environment {name!r}: {class_name}() fails: {_told(error)}") from error
+    missing = [each for each in _MEMBERS if not hasattr(environment, each)]
+    if missing or not isinstance(environment, Environment):
+        raise BadEnvironment(
+            f"environment {name!r}: {class_name} lacks {', '.join(missing)}, which every environment has (docs/standard.md)"
+        )
     return environment
 
 
@@ -48,5 +61,15 @@ def _from_file(path: Path) -> ModuleType:
     module = ModuleType(f"agito_env_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
-    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    try:
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    except Exception as error:  # the boundary: it is somebody else's file
+        raise BadEnvironment(f"environment file {path}: {_told(error)}") from error
     return module
+
+
+def _told(error: Exception) -> str:
+    """With the line of whoever raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    at = f" (line {frames[-1].lineno} of {frames[-1].filename})" if len(frames) > 1 else ""
+    return f"{type(error).__name__}: {error}{at}"
