@@ -170,6 +170,8 @@ def replay(
     """Act a recorded attempt again in a fresh world, token by token, and say where it diverges."""
     from agito.cli.replay import list_attempts, parse_attempt, replay_attempt, replay_schedule, replay_updates
 
+    if (attempt is not None) + schedule + updates > 1:
+        raise typer.BadParameter("an attempt, --schedule and --updates exclude one another")
     if schedule:
         return replay_schedule(run)
     if updates:

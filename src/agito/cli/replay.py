@@ -12,12 +12,13 @@ from agito.cli.guard import work
 from agito.cli.tables import plain_table
 from agito.errors import Diverged, NotFound
 from agito.flowlog import replay
-from agito.record import Recorded, read_quarantined, read_trajectories
+from agito.record import PHASES, Recorded, read_quarantined, read_trajectories
 from agito.reenact import Reenacted, reenact
 from agito.relearn import relearn
 from agito.types import AttemptId, Turn
 
 _LISTED = 20
+_TOLD_EVERY = 5  # steps, where there is no terminal
 
 
 def replay_attempt(run: Path, attempt: AttemptId, phase: str | None) -> None:
@@ -44,7 +45,13 @@ def replay_updates(run: Path) -> None:
     """Raises `Diverged` at the first checkpoint whose weights come out otherwise."""
     console = Console(stderr=True)
     with console.status("learning again from what was recorded") as status:
-        found = work(lambda: relearn(run, on_step=lambda step: status.update(f"learning again from what was recorded: step {step}")))
+
+        def on_step(step: int) -> None:
+            status.update(f"learning again from what was recorded: step {step}")
+            if not console.is_terminal and step % _TOLD_EVERY == 0:
+                console.print(f"step {step}", highlight=False)
+
+        found = work(lambda: relearn(run, on_step=on_step))
     if found.differs:
         raise Diverged(f"after {found.steps} steps the weights are not those of {found.differs}")
     Console().print(f"identical  weights of {', '.join(found.checked) or 'no checkpoint'} after {found.steps} steps", highlight=False)
@@ -61,6 +68,8 @@ def parse_attempt(text: str) -> AttemptId:
 def list_attempts(run: Path, phase: str | None) -> None:
     """Some attempts of one phase: the quarantined ones of any step, then those of the last step, the failed ones first."""
     directory = run / "trajectories"
+    if phase is not None and phase not in PHASES:
+        raise NotFound(f"phase {phase!r}: there is {', '.join(PHASES)}")
     files = sorted(directory.glob(f"{phase or 'after'}-*.parquet")) or (sorted(directory.glob("*.parquet")) if phase is None else [])
     if not files:
         raise NotFound(f"{run}: no attempts recorded{f' in phase {phase}' if phase else ''}; give a run directory such as runs/quickstart")
