@@ -146,8 +146,6 @@ def test_a_run_killed_during_its_last_evaluations_judges_the_weights_that_it_kee
     recipe = (
         *COIN,
         "eval.tasks=120",
-        "sft.demos=100",
-        "sft.epochs=1",
         "pipeline.mode=decoupled",
         "compute.ranks=2",
         "rl.checkpoint_every=3",
