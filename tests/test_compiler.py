@@ -57,7 +57,10 @@ def test_a_library_that_does_not_load_is_no_library(home: Path, monkeypatch: pyt
     compiler = next(found for name in ("cc", "gcc", "clang") if (found := shutil.which(name)))
     monkeypatch.setenv("CC", compiler)
     path = source(home, "int twice(int x) { return 2 * x; }")
-    build(path).write_bytes(b"")
+    elsewhere = home / "elsewhere" / "agito" / build(path).name
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "elsewhere"))
     monkeypatch.setenv("PATH", str(home))  # no other compiler
     with pytest.raises(NoCompiler, match=compiler):
         build(path)
