@@ -23,7 +23,7 @@ FORWARD = Path(__file__).with_name("models") / "forward.c"  # the engine's forwa
 # No -ffast-math: sums keep the order in which they are written, so that a row's numbers do not depend on its neighbours.
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
 _DEADLINE_S = 120.0
-REMEDY = "sampling on the CPU is two to three times slower without: apt install gcc, or pip install ziglang"
+REMEDY = "sampling on the CPU takes 1.7 to 3 times as long without: apt install gcc, or pip install ziglang"
 
 
 class NoCompiler(Exception):

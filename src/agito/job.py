@@ -335,7 +335,7 @@ class _Job:
             quarantined_attempts=tally.quarantined_attempts, monitor=self._monitor.summary(), paused=paused,
         )  # fmt: skip
         summary.write(self._run.summary)
-        self._run.note(isolation_tier=self._tier, compiled_engine=is_built(FORWARD))
+        self._run.note(isolation_tier=self._tier, can_compile=is_built(FORWARD))
         if not paused:
             self._run.finish()
         write_report(self._run.path)
