@@ -92,13 +92,17 @@ def assert_equal(resumed: Path, whole: Path) -> None:
     assert len(slots) == len(set(slots)) > 0, "a slot was consumed twice, or nothing was"
 
 
-@pytest.mark.timeout(300)
-def test_a_run_killed_in_the_middle_of_rl_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+def two_runs(home: Path) -> tuple[Path, Path, subprocess.Popen[bytes], subprocess.Popen[bytes]]:
+    """Equal ones, side by side: one to be left alone and one to be broken."""
+    whole, broken = home / "whole", home / "broken"
     whole.mkdir()
     broken.mkdir()
-    uninterrupted = train(whole, COIN)
-    process = train(broken, COIN)
+    return whole, broken, train(whole, COIN), train(broken, COIN)
+
+
+@pytest.mark.timeout(300)
+def test_a_run_killed_in_the_middle_of_rl_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole, broken, uninterrupted, process = two_runs(tmp_path)
     assert kill(process, when=(broken / "runs/run/checkpoints/step-1").exists), "it ended before it could be killed"
     resumed = finish(agito(broken, "train", "--resume", "runs/run"), broken)
     assert_equal(resumed, finish(uninterrupted, whole))
@@ -111,11 +115,7 @@ def workers(process: subprocess.Popen[bytes]) -> list[int]:
 
 @pytest.mark.timeout(300)
 def test_a_run_whose_worker_is_killed_goes_on_by_itself_bit_for_bit(tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir()
-    broken.mkdir()
-    uninterrupted = train(whole, COIN)
-    process = train(broken, COIN)
+    whole, broken, uninterrupted, process = two_runs(tmp_path)
     while not (broken / "runs/run/checkpoints/step-1").exists():
         assert process.poll() is None, (broken / "said").read_text()
         time.sleep(0.02)
