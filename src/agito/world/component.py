@@ -58,7 +58,7 @@ class Component(Protocol):
         ...
 
     async def capture(self) -> Mapping[str, bytes]:
-        """Kills what runs, then says what the grader may read, by path. May be called once."""
+        """Kills what runs, then says what the grader may read, by path. Called once; only `digest` and `close` follow."""
         ...
 
     async def close(self) -> None:
@@ -114,6 +114,7 @@ class Weather:
     delay_s: float = 0.0  # median of a lognormal distribution; really waited
     delay_p99_s: float = 0.0  # at least the median
     says: str = "error: temporarily unavailable"
+    commands: tuple[str, ...] = ()  # only calls whose `command` begins with one of these; none: every call
 
     def __post_init__(self) -> None:
         chances = (self.timeout, self.error, self.lost)
@@ -122,9 +123,9 @@ class Weather:
         if self.delay_s < 0:
             raise ValueError(f"delay_s={self.delay_s}: at least 0")
 
-    @property
-    def is_calm(self) -> bool:
-        return self == CALM
+    def befalls(self, call: Call) -> bool:
+        """Can anything happen to this call?"""
+        return self != CALM and (not self.commands or str(call.arguments.get("command")).startswith(self.commands))
 
     def draw(self, rng: random.Random) -> tuple[str | None, float]:
         """(`timeout`, `error`, `lost` or None, seconds to wait)."""

@@ -1,4 +1,7 @@
-"""A workspace: a file tree in a sandbox of its own, with a shell, an exact editor and whatever small Python tools it is given."""
+"""A workspace: a file tree in a sandbox of its own, with a shell, an exact editor and whatever small Python tools it is given.
+
+Which of them a policy may use is the task's affair: a world refuses a tool that its task does not name.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from agito.world.component import Answer, Component, spec, text_of, wrong
 
 SH = spec("sh", "Run a command with bash in the working directory. Directory and exported variables carry over.", ["command"])
 EDIT = spec("edit", "Replace a text in a file. `old` must stand there exactly once; `new` may be empty.", ["path", "old", "new"])
+_DIGESTED_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +35,7 @@ class Workspace:
     tree: Mapping[str, bytes]
     executable: tuple[str, ...] = ()
     snippets: tuple[Snippet, ...] = ()
-    capture_bytes: int = 1 << 24  # more than the workspace holds
+    capture_bytes: int = _DIGESTED_BYTES  # more than the workspace holds; 0: the files are no artefact
 
     @property
     def tools(self) -> tuple[ToolSpec, ...]:
@@ -51,6 +55,7 @@ class LiveWorkspace:
         self._workspace, self._pool, self._sandbox = workspace, pool, sandbox
         self.tools = workspace.tools
         self._snippets = {snippet.tool.name: snippet.code for snippet in workspace.snippets}
+        self._captured: Mapping[str, bytes] | None = None
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         if call.tool == SH.name:
@@ -93,16 +98,22 @@ class LiveWorkspace:
         return whole.hexdigest()
 
     async def capture(self) -> Mapping[str, bytes]:
+        if not self._workspace.capture_bytes:
+            self._captured = {}
+            return {}
         if self._sandbox is not None:
             await self._sandbox.kill()
-        return await self._files()
+        self._captured = await self._files()
+        return self._captured
 
     async def _files(self) -> Mapping[str, bytes]:
         """Nothing where the policy made a tree that cannot be read, by its depth say: it has no artefacts then."""
+        if self._captured is not None:
+            return self._captured
         if self._sandbox is None:
             return self._workspace.tree
         try:
-            return await self._sandbox.files(limit_bytes=self._workspace.capture_bytes)
+            return await self._sandbox.files(limit_bytes=self._workspace.capture_bytes or _DIGESTED_BYTES)
         except ValueError:
             return {}
 

@@ -108,7 +108,7 @@ class World:
     async def _in_weather(self, component: Component, call: Call) -> Answer:
         timeout_s = self.task.limits.call_seconds
         weather = self._weather.get(call.tool, CALM)
-        if weather.is_calm:
+        if not weather.befalls(call):
             self._had_fault = False
             return await component.call(call, timeout_s=timeout_s)
         rng = random.Random(f"{self._noise_seed}/{self._attempt.group}.{self._attempt.slot}/{self._num_calls}")
@@ -150,10 +150,10 @@ class World:
 
     async def seal(self) -> Sealed:
         if self._sealed is None:
-            digest = await self.digest()
             files: dict[str, bytes] = {}
             for component in self._components:
                 files |= await component.capture()
+            digest = await self.digest()
             await self.close()
             self._sealed = Sealed(task_id=self.task.id, submitted=self._submitted, files=files, digest=digest)
         return self._sealed

@@ -15,11 +15,17 @@ import anyio
 from agito.envs.shell import agents
 from agito.envs.shell.check import check_script
 from agito.envs.shell.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
-from agito.envs.shell.world import TOOLS, ShellWorld
-from agito.protocols import Control, SandboxPool, ScriptFactory
+from agito.protocols import Control, SandboxPool, SandboxSpec, ScriptFactory
 from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
+from agito.world.component import Weather
 from agito.world.sandbox import Pool
+from agito.world.workspace import SH, Workspace
+from agito.world.world import SUBMIT, World
 
+TOOLS = (SH, SUBMIT)
+_PROGRAMS = ("bash", "cat", "cp", "echo", "env", "find", "grep", "head", "ls", "mkdir", "mv", "rm", "sed", "sleep", "sort", "tail", "wc")
+_SLOW = ("grep -r", "./.check")  # what times out now and then
+_CAPTURE_BYTES = 1 << 18
 _CALL_SECONDS = 2.0  # what the tasks need takes milliseconds; `grep -r x /` takes for ever
 _NATURAL = {
     "find": (
@@ -78,8 +84,18 @@ class ShellEnvironment:
         async with self._opening:
             self._pool = self._pool or await Pool.open(warm=self._warm)
         instance = _instance(task, key)
-        tree = instance.tree | ({".check": check_script(instance)} if task.family == "repair" else {})
-        return ShellWorld(self._pool, task, tree, key.data, attempt, noise_seed)
+        tree = instance.tree | ({".check": check_script(instance)} if instance.rules else {})
+        workspace = Workspace(
+            spec=SandboxSpec(
+                work_mb=8, tmp_mb=4, mem_mb=128, procs=32, fsize_mb=4, cpu_s=10, output_bytes=4096,
+                tools=tuple(program for program in _PROGRAMS if program not in instance.missing),
+            ),
+            tree={path: text.encode() for path, text in tree.items()},
+            executable=(".check",) if instance.rules else (),
+            capture_bytes=_CAPTURE_BYTES if instance.rules else 0,  # a found value leaves no artefact
+        )  # fmt: skip
+        weather = {SH.name: Weather(timeout=instance.timeout, commands=_SLOW)}
+        return World(task, [workspace.open(self._pool)], attempt, noise_seed=noise_seed, weather=weather)
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         """find: the submitted line. repair: the submission, and the files as they should be, line order apart."""
@@ -120,7 +136,7 @@ def _limits(level: int) -> Limits:
 
 def _key_data(instance: Instance) -> dict[str, Json]:
     files: Json = {**instance.repaired} if instance.rules else None
-    return {"answer": instance.answer, "files": files, "missing": list(instance.missing), "timeout": instance.timeout}
+    return {"answer": instance.answer, "files": files}
 
 
 def _instance(task: Task, key: Key) -> Instance:
