@@ -57,6 +57,7 @@ def test_a_task_of_an_environment_is_begun_repaired_by_hand_and_judged(agito: Ag
     (("code", "heldout/0", "--workspace", "gone"), 4, "name a folder"),
     (("code", "7", "--workspace", "."), 3, "SPLIT/INDEX"),
     (("code", "heldout/bug-9/0", "--workspace", "."), 3, "level=9"),
+    (("code", "heldout/bug-1/0", "--workspace", "."), 3, "begun for another task"),
     (("gone.py", "--workspace", "."), 4, "task file gone.py"),
     (("bad.py", "--workspace", "."), 3, "needs a docstring"),
     (("torn.py", "--workspace", "."), 3, "SyntaxError"),

@@ -30,19 +30,21 @@ def evaluate_checkpoint(
     as_json: bool,
 ) -> None:
     directory = trained.find(path)
-    recipe = changes.applied_to(trained.recipe_of(directory))
+    learned = trained.recipe_of(directory)
+    recipe = changes.applied_to(learned)
     num_tasks = num_tasks or recipe.eval.tasks
     temperature = recipe.eval.temperature if temperature is None else temperature
-    evaluation = _follow(directory, recipe, split, num_tasks, temperature, baselines)
+    strange = "" if recipe.env.name == learned.env.name else f" · it learned {learned.env.name}, another environment"
+    about = f"{recipe.env.name} · {split} · temperature {temperature:g} · seed {recipe.seed}{strange}"
+    evaluation = _follow(directory, recipe, about, split, num_tasks, temperature, baselines)
     if as_json:
         print(json.dumps(evaluation.to_json(), allow_nan=False))  # noqa: T201
     else:
         _print(evaluation)
 
 
-def _follow(directory: Path, recipe: Recipe, split: str, num_tasks: int, temperature: float, baselines: bool) -> Evaluation:
+def _follow(directory: Path, recipe: Recipe, about: str, split: str, num_tasks: int, temperature: float, baselines: bool) -> Evaluation:
     console = Console(stderr=True)
-    about = f"{recipe.env.name} · {split} · temperature {temperature:g} · seed {recipe.seed}"
     console.print(Text.assemble((str(directory), "bold"), "  ", (about, "dim")))
     phases = [Phase("policy", "policy", "tasks", num_tasks), *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else [])]
     with shown(Board(phases), console) as watcher:

@@ -100,6 +100,11 @@ async def _by_environment(wanted: Wanted, files: dict[str, bytes]) -> tuple[str,
     environment = load(wanted.target)
     try:
         task, key = task_of(environment, wanted)
+        given = [path for path in await _begun(environment, task, key) if not path.startswith(".")]
+        if files and given and not files.keys() & set(given):
+            raise BadRecipe(
+                f"--workspace {wanted.workspace}: none of the files with which {task.id} begins is there; was it begun for another task?"
+            )
         sealed = Sealed(task_id=task.id, submitted=wanted.submit, files=files, digest=_digest(task.id, files, wanted.submit))
         with anyio.fail_after(_DEADLINE_S):
             return task.id, await environment.grade(sealed, key, wanted.grade_seed)
@@ -112,13 +117,19 @@ async def _start(wanted: Wanted) -> tuple[Task, dict[str, bytes]]:
     environment = load(wanted.target)
     try:
         task, key = task_of(environment, wanted)
-        control = await environment.open(task, key, AttemptId(group=0, slot=0), noise_seed=0)
-        sealed = await control.seal()
-        await control.close()
-        return task, dict(sealed.files)
+        return task, await _begun(environment, task, key)
     finally:
         with anyio.CancelScope(shield=True):
             await environment.aclose()
+
+
+async def _begun(environment: Environment, task: Task, key: Key) -> dict[str, bytes]:
+    """The files with which an episode begins."""
+    control = await environment.open(task, key, AttemptId(group=0, slot=0), noise_seed=0)
+    try:
+        return dict((await control.seal()).files)
+    finally:
+        await control.close()
 
 
 def task_of(environment: Environment, wanted: Wanted) -> tuple[Task, Key]:
