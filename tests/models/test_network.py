@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +18,8 @@ from transformers import Qwen3ForCausalLM
 
 from agito.models import CachedQwen3, NativeQwen3, Qwen3, Qwen3Config, is_supported, num_params
 from agito.models.network import ALIKE
+from agito.trainer import LocalTrainer, TrainerConfig
+from agito.types import AttemptId, Sample, span
 
 TINY = Qwen3Config(
     vocab_size=131, hidden_size=48, intermediate_size=80, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=16, max_position=256
@@ -32,7 +36,9 @@ def network(config: Qwen3Config = TINY, seed: int = 1) -> Qwen3:
             if weight.dim() == 1:
                 weight.add_(torch.randn(weight.shape, generator=generator) * 0.3)
             elif "embed_tokens" in name:
-                weight.mul_(10.0)
+                weight.mul_(4.0)
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.mul_(3.0)
     return model
 
 
@@ -120,7 +126,7 @@ def test_weights_are_drawn_from_the_seed_alone() -> None:
 def test_an_untrained_network_is_nearly_indifferent() -> None:
     logprobs = Qwen3(TINY, seed=0)(tokens([50]), [50]).log_softmax(-1)
     entropy = -(logprobs.exp() * logprobs).sum(-1)
-    assert entropy.min() > 0.97 * torch.tensor(float(TINY.vocab_size)).log()
+    assert entropy.min() > 0.95 * torch.tensor(float(TINY.vocab_size)).log()
 
 
 def test_tied_weights_are_counted_once() -> None:
@@ -269,10 +275,32 @@ def expect(model: Qwen3, ids: list[int], logits_V: Tensor) -> None:
 def test_keys_begin_like_the_first_query_head_that_reads_them_and_as_large(num_kv_heads: int) -> None:
     model = Qwen3(Qwen3Config(vocab_size=16, hidden_size=64, num_heads=4, num_kv_heads=num_kv_heads, head_dim=32), seed=3)
     weights = model.state_dict()
-    for layer in range(model.config.num_layers):
+    for layer in range(2, model.config.num_layers):
         queries_HW, keys_KW = (weights[f"model.layers.{layer}.self_attn.{name}_proj.weight"].view(-1, 32 * 64) for name in ("q", "k"))
         for head, key_W in enumerate(keys_KW):
             alike = [float(torch.corrcoef(torch.stack([query_W, key_W]))[0, 1]) for query_W in queries_HW]
             assert alike.pop(head * 4 // num_kv_heads) == pytest.approx(ALIKE, abs=0.03)
             assert max(map(abs, alike)) < 0.1
         assert float(keys_KW.std()) == pytest.approx(float(queries_HW.std()), rel=0.05)
+
+
+def test_a_new_network_learns_to_say_what_followed_within_a_few_steps() -> None:
+    """Pairs of random tokens are read, then asked for in any order. Heads drawn like all others are at chance after as many steps."""
+    model = Qwen3(Qwen3Config(vocab_size=80, hidden_size=64, intermediate_size=64, num_layers=2, head_dim=32), seed=0)
+    trainer = LocalTrainer(model, TrainerConfig())
+    trainer.begin_phase("sft", 80)
+    rng = random.Random(0)
+    losses = [trainer.imitate([_pairs(rng) for _ in range(8)]).values["sft/loss_nats"] for _ in range(80)]
+    assert sum(losses[-10:]) / 10 < 0.5 * math.log(8)  # nats; the logarithm is what a guess among what was read comes to
+
+
+def _pairs(rng: random.Random) -> Sample:
+    firsts, seconds = rng.sample(range(40), 8), rng.sample(range(40, 80), 8)
+    asked = rng.choices(range(8), k=16)
+    ids = array("i", [token for pair in zip(firsts, seconds, strict=True) for token in pair])
+    ids.extend(token for at in asked for token in (firsts[at], seconds[at]))
+    trainable = bytes(16) + bytes((0, 1)) * 16
+    return Sample(
+        attempt=AttemptId(group=0, slot=0), segment=0, ids=ids, logprobs=array("f", [math.nan]) * 48, trainable=trainable,
+        advantages=array("f", map(float, trainable)), versions=span(0, 48),
+    )  # fmt: skip

@@ -19,6 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ALIKE = 0.85  # correlation of a new network's keys with its queries
+_EMBEDDED = 0.05  # deviation of a new embedding's entries
+_SHARED = 0.7  # of that, what all embeddings have in common
+_QUIET = 0.3  # of the usual scale: what layers of a new network add to the embeddings
+_SHARP = 3  # frequencies by which a new network tells the token before from its neighbours, the highest first
 SPREAD = 1.3  # longest over shortest sequence of a padded batch
 
 
@@ -91,24 +95,51 @@ class Qwen3(nn.Module):
 
     @torch.no_grad()
     def reset(self, seed: int) -> None:
-        """Draws every weight anew: normal, matrices at 1/sqrt(fan-in), embeddings at 0.02 when tied (they are also the head),
-        projections back into the residual stream divided by sqrt(2 x layers). The draw does not depend on the device.
+        """Draws every weight anew: normal, matrices at 1/sqrt(fan-in), embeddings at 0.05, projections back into the residual stream at
+        0.3 / sqrt(2 x layers) of that. The draw does not depend on the device.
 
         Each key matrix then becomes mostly that of its first query head, so that attention begins by looking for what is alike
-        (arXiv:2305.09828); copying from the context is learned in half the steps.
+        (arXiv:2305.09828), and two heads begin as what a network must have before it can copy: an induction head (arXiv:2209.11895).
         """
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             if weight.dim() == 1:
                 weight.fill_(1.0)
                 continue
-            std = 0.02 if "embed_tokens" in name else weight.shape[1] ** -0.5
+            std = _EMBEDDED if "embed_tokens" in name else weight.shape[1] ** -0.5
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                std /= math.sqrt(2 * self.config.num_layers)
+                std *= _QUIET / math.sqrt(2 * self.config.num_layers)
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
-        for module in self.modules():
-            if isinstance(module, _Attention):
-                module.liken()
+        attentions = [module for module in self.modules() if isinstance(module, _Attention)]
+        for attention in attentions:
+            attention.liken()
+        if len(attentions) > 1:
+            self._look_back(attentions[0], attentions[1], generator)
+
+    def _look_back(self, first: _Attention, second: _Attention, generator: torch.Generator) -> None:
+        """Makes two heads that together say what followed a token when it last stood there.
+
+        All embeddings share a direction. From it the first head of the first layer makes a query and a key that agree best one position
+        apart, so each position is marked with the token before it. The first head of the second layer looks for the position that is
+        marked with the token at hand, and says what stands there.
+        """
+        width, count = self.config.head_dim, self.config.hidden_size
+        embeddings_VD = self.model.embed_tokens.weight
+
+        def draw(*shape: int) -> Tensor:
+            return (torch.randn(shape, generator=generator) * count**-0.5).to(embeddings_VD)
+
+        shared_D = F.normalize(draw(count), dim=0)
+        embeddings_VD.sub_((embeddings_VD @ shared_D)[:, None] * shared_D).add_(shared_D * (_EMBEDDED * _SHARED * count**0.5))
+        said_ED, mark_DE, copy_ED = draw(width, count), draw(count, width), draw(width, count)
+        angles = self.config.rope_theta ** (-2 * torch.arange(min(_SHARP, width // 2)) / width)
+        halves = torch.zeros(2, 2, width // 2)  # of query and key
+        halves[0, 0, : len(angles)], halves[1, 0, : len(angles)], halves[1, 1, : len(angles)] = 1.0, angles.cos(), angles.sin()
+        for proj, row_E in zip((first.q_proj, first.k_proj), halves.flatten(1).to(embeddings_VD), strict=True):
+            proj.weight[:width].mul_(0.1).add_(torch.outer(row_E, shared_D))
+        first.v_proj.weight[:width], first.o_proj.weight[:, :width] = said_ED * 0.5, mark_DE * 0.5
+        second.q_proj.weight[:width], second.k_proj.weight[:width] = said_ED, mark_DE.T
+        second.v_proj.weight[:width], second.o_proj.weight[:, :width] = copy_ED, copy_ED.T * 0.5
 
 
 def num_params(model: nn.Module) -> int:

@@ -27,7 +27,7 @@ class PhaseConfig(Section):
 class SftConfig(PhaseConfig):
     """Cold start: high rates, decayed to nothing."""
 
-    lr: float = Field(default=2e-2, gt=0)
+    lr: float = Field(default=1e-2, gt=0)
     adam_lr: float = Field(default=2e-2, gt=0)
     warmup: float = Field(default=0.02, ge=0, le=1)
     decay: float = Field(default=1.0, ge=0, le=1)
