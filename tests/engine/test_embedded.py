@@ -27,7 +27,7 @@ def network(seed: int = 1) -> Qwen3:
     """Random, with a distribution far from uniform."""
     model = Qwen3(CONFIG, seed=seed)
     with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(12.0)
+        model.model.embed_tokens.weight.mul_(3.0)
     return model
 
 

@@ -56,7 +56,7 @@ def embedded() -> Advancing:
     )
     model = Qwen3(shape, seed=1)
     with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(8.0)
+        model.model.embed_tokens.weight.mul_(3.0)
     engine = EmbeddedEngine(model, rows=3, context=96)
 
     async def advance(exchange: Advance) -> Advanced:
