@@ -121,7 +121,7 @@ class Qwen3(nn.Module):
 
         All embeddings share a direction. From it the first head of the first layer makes a query and a key that agree best one position
         apart, so each position is marked with the token before it. The first head of the second layer looks for the position that is
-        marked with the token at hand, and says what stands there.
+        marked with the token at hand, and says what stands there, in the space of the embeddings.
         """
         width, count = self.config.head_dim, self.config.hidden_size
         embeddings_VD = self.model.embed_tokens.weight

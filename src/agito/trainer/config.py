@@ -36,7 +36,7 @@ class SftConfig(PhaseConfig):
 class RlConfig(PhaseConfig):
     """Reinforcement learning from a cold start of ours; weights that were trained by others want far smaller rates."""
 
-    lr: float = Field(default=1.2e-2, gt=0)
+    lr: float = Field(default=7e-3, gt=0)
     adam_lr: float = Field(default=5e-3, gt=0)
     decay: float = Field(default=0.7, ge=0, le=1)
     floor: float = Field(default=0.1, ge=0, le=1)
