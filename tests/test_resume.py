@@ -162,7 +162,9 @@ def test_a_run_killed_during_its_last_evaluations_judges_the_weights_that_it_kee
     assert learned_again.wait(timeout=60) == 0, (tmp_path / "said").read_text()
     assert "final after 4 steps" in (tmp_path / "said").read_text()
     recipe_file = run / "config.toml"
-    recipe_file.write_text(recipe_file.read_text().replace("lr = 0.012", "lr = 0.011"))  # other updates
+    changed = recipe_file.read_text().replace("lr = 0.007", "lr = 0.006")  # other updates
+    assert changed != recipe_file.read_text()
+    recipe_file.write_text(changed)
     assert agito(tmp_path, "replay", "runs/run", "--updates").wait(timeout=60) == 9
 
 
