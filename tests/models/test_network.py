@@ -285,7 +285,7 @@ def test_keys_begin_like_the_first_query_head_that_reads_them_and_as_large(num_k
 
 
 def test_a_new_network_learns_to_say_what_followed_within_a_few_steps() -> None:
-    """Pairs of random tokens are read, then asked for in any order. Heads drawn like all others are at chance after as many steps."""
+    """Pairs of random tokens are read, then asked for in any order. Without the heads that look back it does not get there."""
     model = Qwen3(Qwen3Config(vocab_size=80, hidden_size=64, intermediate_size=64, num_layers=2, head_dim=32), seed=0)
     trainer = LocalTrainer(model, TrainerConfig())
     trainer.begin_phase("sft", 80)
