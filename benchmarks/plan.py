@@ -1,9 +1,10 @@
 """Is what `agito plan` foresees what then happens?
 
-    python benchmarks/plan.py [--repeats 5] [--short]
+    python benchmarks/plan.py [--repeats 5] [--steps 12] [--short]
 
 For added tool latencies of 50 ms, 1 s and a heavy tail (median 0.2 s, p99 20 times that), and staleness 1 and 4: seconds a step of the
-real decoupled loop, median over repeats, beside the simulator's, which was fed with one calibration on this machine before.
+real decoupled loop, median over repeats, each with draws of its own from the distribution, beside the simulator's median, which was fed
+with one calibration on this machine before.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from harness import Json, report, spread
 
 _TURNS, _TURN_TOKENS, _WORDS = 6, 16, 12
 _GROUPS, _SIZE, _ROWS = 8, 4, 320
+_SIMULATED = 25  # runs
 _TOOLS = {"0.05": (0.05, 0.0), "1": (1.0, 0.0), "heavy": (HEAVY_MEDIAN_S, HEAVY_MEDIAN_S * HEAVY_RATIO)}
 
 
@@ -36,8 +38,9 @@ def recipe_of(staleness: int, steps: int) -> Recipe:
     )
 
 
-async def real(tool: str, staleness: int, steps: int) -> float:
-    seen = await observe(recipe_of(staleness, steps), Relay(tool, turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS), steps=steps)
+async def real(tool: str, staleness: int, steps: int, seed: int) -> float:
+    world = Relay(tool, turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, seed=seed)
+    seen = await observe(recipe_of(staleness, steps), world, steps=steps)
     return seen.wall_s / steps
 
 
@@ -47,7 +50,7 @@ async def simulated(tool: str, staleness: int, steps: int) -> float:
         recipe_of(0, steps), turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, tool_median_s=median_s, tool_p99_s=p99_s
     )
     rules = FlowRules(groups=_GROUPS, group_size=_SIZE, batches=steps, max_staleness=staleness, max_live=_ROWS)
-    return statistics.median(Simulation(rules, latencies, seed=seed).run().step_s for seed in range(9))
+    return statistics.median(Simulation(rules, latencies, seed=seed).run().step_s for seed in range(_SIMULATED))
 
 
 def main() -> None:
@@ -64,7 +67,7 @@ def main() -> None:
     for tool, staleness in cases:
         name = f"{tool}, S={staleness}"
         foreseen_s = anyio.run(simulated, tool, staleness, options.steps)
-        found = [anyio.run(real, tool, staleness, options.steps) for _ in range(1 if options.short else options.repeats)]
+        found = [anyio.run(real, tool, staleness, options.steps, seed) for seed in range(1 if options.short else options.repeats)]
         middle = statistics.median(found)
         predicted[name], measured[name], detail[name] = round(foreseen_s, 3), round(middle, 3), spread(found)
         errors[name] = round(foreseen_s / middle - 1, 3)

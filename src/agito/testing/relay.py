@@ -1,15 +1,16 @@
 """A world whose tools do nothing but take their time: for measuring how well waiting overlaps with computing.
 
 Every episode has the same number of turns whatever the policy says, and every other attempt of a group is rewarded, so that the work is the
-same from run to run; of the groups, the share `even` is rewarded alike and teaches nothing. The latency of a call is keyed by (attempt,
-call).
+same from run to run; of the groups, the share `even` is rewarded alike and teaches nothing. The latency of a call is keyed by (seed,
+attempt, call): runs of one seed wait for the same draws.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import anyio
 
@@ -20,11 +21,11 @@ HEAVY_MEDIAN_S, HEAVY_RATIO = 0.2, 20.0  # p99 over median
 _SIGMA = math.log(HEAVY_RATIO) / 2.3263
 
 
-def latency_s(name: str, attempt: AttemptId, call: int) -> float:
+def latency_s(name: str, attempt: AttemptId, call: int, *, seed: int = 0) -> float:
     """`0`, `0.05`, `1`: always that long. `heavy`: log-normal, median 0.2 s, p99 20 times the median."""
     if name != "heavy":
         return float(name)
-    return HEAVY_MEDIAN_S * math.exp(_SIGMA * random.Random(f"{attempt}/{call}").gauss())
+    return HEAVY_MEDIAN_S * math.exp(_SIGMA * random.Random(f"{seed}/{attempt}/{call}").gauss())
 
 
 _TOOL = ToolSpec(name="sh", description="Waits.", parameters={"type": "object", "properties": {"command": {"type": "string"}}})
@@ -36,8 +37,11 @@ class Relay:
     splits = ("train", "heldout", "structural")
     chance_level = 0.5
 
-    def __init__(self, latency: str = "0", *, turns: int = 6, turn_tokens: int = 16, words: int = 8, even: float = 0.0) -> None:
-        self._latency, self._turns, self._turn_tokens, self._words, self._even = latency, turns, turn_tokens, words, even
+    def __init__(
+        self, latency: str = "0", *, turns: int = 6, turn_tokens: int = 16, words: int = 8, even: float = 0.0, seed: int = 0
+    ) -> None:
+        self._turns, self._turn_tokens, self._words, self._even = turns, turn_tokens, words, even
+        self._latency_s = partial(latency_s, latency, seed=seed)
 
     def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
         task = Task(
@@ -50,7 +54,7 @@ class Relay:
         return task, Key(task_id=task.id, seed=seed, data={"even": is_even})
 
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return _World(task, attempt, self._latency, self._words)
+        return _World(task, attempt, self._latency_s, self._words)
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         reward = 1.0 if key.data["even"] else float(sealed.submitted or 0)
@@ -75,8 +79,8 @@ def _wait(turns: int) -> Script:
 
 
 class _World:
-    def __init__(self, task: Task, attempt: AttemptId, latency: str, words: int) -> None:
-        self._task, self._attempt, self._latency, self._words = task, attempt, latency, words
+    def __init__(self, task: Task, attempt: AttemptId, latency_s: Callable[[AttemptId, int], float], words: int) -> None:
+        self._task, self._attempt, self._latency_s, self._words = task, attempt, latency_s, words
         self._num_calls = self._num_acts = 0
 
     @property
@@ -84,7 +88,7 @@ class _World:
         return _Session(self, self._task.tools)
 
     async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
-        await anyio.sleep(latency_s(self._latency, self._attempt, self._num_acts))
+        await anyio.sleep(self._latency_s(self._attempt, self._num_acts))
         self._num_acts += 1
         text = " ".join(f"word{(self._attempt.slot + number) % 7}" for number in range(self._words))
         events = [Event(index=self._num_calls + at, call=call, text=text, left=left) for at, call in enumerate(calls[:1])]
