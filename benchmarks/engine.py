@@ -42,12 +42,12 @@ MODEL = {
 CONTEXT, ROWS, RANKS = 640, 64, 2
 
 
-async def ours(checkpoint: Path | None, numbers: list[int]) -> dict[str, list[float]]:
+async def ours(checkpoint: Path | None, numbers: list[int], device: str = "cpu", ranks: int = RANKS) -> dict[str, list[float]]:
     """`checkpoint`: where to save the model first."""
-    compute = Compute.start(ranks=RANKS, context=CONTEXT)
+    compute = Compute.start(ranks=ranks, context=CONTEXT)
     try:
         trainer = TrainerConfig().model_dump(mode="json")
-        await compute.setup(rows=ROWS, device="cpu", seed=0, model=MODEL, trainer=trainer)
+        await compute.setup(rows=ROWS if device == "cpu" else max(numbers), device=device, seed=0, model=MODEL, trainer=trainer)
         if checkpoint is not None:
             await compute.save(checkpoint, meta={}, tokenizer=learn(["a b c"], size=300).files(chat_template=""))
         await compute.publish(1)
@@ -64,10 +64,12 @@ async def ours(checkpoint: Path | None, numbers: list[int]) -> dict[str, list[fl
 
 
 async def _together(compute: Compute, work: list[list[Turn]]) -> None:
-    engines = [Freerun(lambda exchange, rank=rank: compute.advance(rank, exchange), context=CONTEXT, steps=4) for rank in range(RANKS)]
+    engines = [
+        Freerun(lambda exchange, rank=rank: compute.advance(rank, exchange), context=CONTEXT, steps=4) for rank in range(compute.num_ranks)
+    ]
 
     async def one(index: int, turns: list[Turn]) -> None:
-        row = engines[index % RANKS].open(index)
+        row = engines[index % len(engines)].open(index)
         for turn in turns:
             request = SampleRequest(extend=array("i", turn.observed), max_tokens=turn.num_sampled, stop_ids=())
             sampled = await row.sample(request)

@@ -9,6 +9,7 @@ for its longest turn and for the tool once.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -77,8 +78,9 @@ def continuous(model: Any, work: list[list[Turn]]) -> None:
 def main() -> None:
     path, way, threads, *numbers = sys.argv[1:]
     torch.set_num_threads(int(threads))
+    torch.set_default_device(os.environ.get("DEVICE", "cpu"))
     settings = {"attn_implementation": "sdpa" if way == "generate" else "paged|sdpa"}
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **settings).eval()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **settings).to(torch.get_default_device()).eval()
     run = generate if way == "generate" else continuous
     rates: dict[str, list[float]] = {}
     with torch.inference_mode():

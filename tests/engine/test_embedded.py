@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import random
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
 from agito.engine.embedded import EmbeddedEngine
+from agito.engine.embedded.steps import RecordedSteps
 from agito.engine.wire import Advance, Advanced, RowDone, RowRequest
 from agito.models import Qwen3, Qwen3Config
 from agito.protocols import Sampled, SampleRequest
@@ -31,18 +33,28 @@ def network(seed: int = 1) -> Qwen3:
     return model
 
 
-@pytest.fixture(params=["compiled", "torch"], autouse=True)
+@pytest.fixture(params=["compiled", "torch", "replayed"], autouse=True)
 def kind(request: pytest.FixtureRequest) -> None:
-    """Every test, with compiled code and without."""
-    global is_native
-    is_native = request.param == "compiled"
+    """Every test: with compiled code, without, and with steps in the shapes in which a GPU records them."""
+    global how
+    how = request.param
 
 
-is_native = True
+how = "compiled"
+
+
+@dataclass
+class Rerun:
+    replay: Callable[[], None]
 
 
 def engine(model: Qwen3, *, rows: int = 4, context: int = 96) -> EmbeddedEngine:
-    return EmbeddedEngine(model, rows=rows, context=context, native=is_native)
+    of = EmbeddedEngine(model, rows=rows, context=context, native=how == "compiled")
+    if how == "replayed":
+        of._steps = RecordedSteps(
+            of._step, slots=rows, context=context, nobody=rows, device=of.device, record=lambda run, _: Rerun(run)
+        )  # fmt: skip
+    return of
 
 
 def request(key: int, extend: Iterable[int], *, seed: int | None = None, **how: Any) -> RowRequest:
@@ -264,3 +276,35 @@ def test_on_a_gpu_logprobs_are_those_of_a_plain_forward_pass_and_repeat_bit_for_
             logits = model(torch.tensor([*ids, *sampled(done[key]).ids]).cuda(), [len(ids) + 12])[len(ids) - 1 : -1]
         expected = logits.log_softmax(-1).cpu().gather(1, torch.tensor(sampled(done[key]).ids)[:, None])[:, 0]
         assert torch.allclose(torch.tensor(sampled(done[key]).logprobs), expected, atol=1e-4, rtol=0)
+
+
+GPU = pytest.param(
+    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_rows_that_wait_while_others_decode_go_on_unharmed_to_the_last_position(device: str) -> None:
+    """On a GPU decoding runs over more slots than there are live rows; what lies in the others must survive it."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    context, rng = 48, random.Random(0)
+    model = network().to(device)
+    of = engine(model, rows=8, context=context)
+    waiting = dict(enumerate(prompts(0, 8)))
+    texts: dict[int, list[int]] = {key: [] for key in waiting}
+    while waiting:
+        keys = sorted(rng.sample(sorted(waiting), k=rng.randint(1, len(waiting))))
+        for key in keys:
+            texts[key] += waiting[key]
+        counts = {key: rng.randint(1, context - len(texts[key])) for key in keys}
+        done = finish(of, *(request(key, waiting[key], seed=len(texts[key]), max_tokens=counts[key]) for key in keys))
+        for key in keys:
+            before, ids = texts[key], list(sampled(done[key]).ids)
+            with torch.no_grad():
+                logits = model(torch.tensor([*before, *ids], device=device), [len(before) + len(ids)])[len(before) - 1 : -1]
+            expected = logits.log_softmax(-1).cpu().gather(1, torch.tensor(ids)[:, None])[:, 0]
+            assert torch.allclose(torch.tensor(sampled(done[key]).logprobs), expected, atol=1e-4, rtol=0)
+            texts[key] = before + ids
+            waiting[key] = [rng.randrange(CONFIG.vocab_size)]
+            if len(texts[key]) + 1 >= context:
+                del waiting[key]

@@ -81,7 +81,7 @@ def test_an_update_on_a_gpu_is_the_update_on_a_cpu(make_model, make_samples) -> 
     weights = []
     for device in ("cpu", "cuda"):
         model = make_model().to(device)
-        trainer = LocalTrainer(model, TrainerConfig(check_on_policy=False))
+        trainer = LocalTrainer(model, TrainerConfig(check_on_policy=False, muon_dtype="float32"))
         trainer.begin_phase("rl", 3)
         for seed in range(3):
             trainer.step(make_samples(6, seed=seed))

@@ -39,9 +39,8 @@ class CachedQwen3:
         self.embedding_VD = torch.empty(config.vocab_size, config.hidden_size, device=device, dtype=dtype)
         self.head_VD = self.embedding_VD if config.tie_embeddings else torch.empty_like(self.embedding_VD)
         self.norm_D = torch.empty(config.hidden_size, device=device, dtype=dtype)
-        shape = (config.num_layers, slots, config.num_kv_heads)
-        self.keys = torch.zeros(*shape, config.head_dim, context, device=device, dtype=dtype)  # transposed: decoding reads them faster
-        self.values = torch.zeros(*shape, context, config.head_dim, device=device, dtype=dtype)
+        self.keys = torch.zeros(config.num_layers, slots, config.num_kv_heads, context, config.head_dim, device=device, dtype=dtype)
+        self.values = torch.zeros_like(self.keys)
         self.counter_C = torch.arange(context, device=device)
         self.cos_CE, self.sin_CE = (table.to(dtype) for table in rotary(self.counter_C, config))
 
@@ -105,8 +104,7 @@ class CachedQwen3:
         q_RTKGE = chunk.ragged.pad(q_PHE.flatten(1)).unflatten(2, (self.config.num_kv_heads, self._groups, -1))
         q_RKUE = q_RTKGE.transpose(1, 2).flatten(2, 3)
         length = chunk.bias_R1UL.shape[-1]
-        keys_RKLE = self.keys[index][chunk.slots_R, ..., :length].transpose(2, 3).contiguous()
-        values_RKLE = self.values[index][chunk.slots_R, :, :length]
+        keys_RKLE, values_RKLE = (each[index][chunk.slots_R, :, :length] for each in (self.keys, self.values))
         mixed_RKUE = F.scaled_dot_product_attention(q_RKUE, keys_RKLE, values_RKLE, attn_mask=chunk.bias_R1UL, scale=1.0)
         return chunk.ragged.unpad(mixed_RKUE.unflatten(2, (-1, self._groups)).transpose(1, 2).flatten(2))
 
@@ -119,19 +117,16 @@ class CachedQwen3:
         length, num_kv_heads = self._bucketed(longest), self.config.num_kv_heads
         is_dense = ids_R.shape[0] == num_slots
         reach_S = positions_R if is_dense else positions_R.new_zeros(num_slots).index_copy_(0, slots_R, positions_R)
-        wide = torch.promote_types(self.keys.dtype, torch.float32)  # scores in bf16 would be off by hundredths
-        bias_SL = self.keys.new_zeros(num_slots, length, dtype=wide).masked_fill_(self.counter_C[:length] > reach_S[:, None], float("-inf"))
-        bias_S11L = bias_SL[:, None, None]
+        bias_SL = self.keys.new_zeros(num_slots, length).masked_fill_(self.counter_C[:length] > reach_S[:, None], float("-inf"))
         x_RD = self.embedding_VD[ids_R]
         cos_RE, sin_RE = self._rotation(positions_R)
         for index, layer in enumerate(self.layers):
             q_RHE = self._project(index, layer, x_RD, cos_RE, sin_RE, slots_R, positions_R)
             q_SHE = q_RHE if is_dense else q_RHE.new_zeros(num_slots, *q_RHE.shape[1:]).index_copy_(0, slots_R, q_RHE)
-            keys_MEL = self.keys[index, :num_slots, ..., :length].flatten(0, 1)
-            values_MLE = self.values[index, :num_slots, :, :length].flatten(0, 1)
-            scores_MGL = torch.bmm(q_SHE.reshape(num_slots * num_kv_heads, self._groups, -1).to(wide), keys_MEL.to(wide))
-            scores_MGL.unflatten(0, (-1, num_kv_heads)).add_(bias_S11L)
-            mixed_SW = torch.bmm(scores_MGL.softmax(-1).to(values_MLE.dtype), values_MLE).view(num_slots, -1)
+            keys_SKLE, values_SKLE = (each[index, :num_slots, :, :length] for each in (self.keys, self.values))
+            q_SKGE = q_SHE.unflatten(1, (num_kv_heads, -1))
+            mixed_SKGE = F.scaled_dot_product_attention(q_SKGE, keys_SKLE, values_SKLE, attn_mask=bias_SL[:, None, None], scale=1.0)
+            mixed_SW = mixed_SKGE.flatten(1)
             x_RD = self._finish(layer, x_RD, mixed_SW if is_dense else mixed_SW[slots_R])
         return self._logits(x_RD)
 
@@ -139,18 +134,18 @@ class CachedQwen3:
         """Copies the first `longest` positions of each source slot to its target, as if at once: a swap is two moves."""
         length = self._bucketed(longest)
         source, target = torch.tensor(sources, device=self.device), torch.tensor(targets, device=self.device)
-        for keys_SKEC, values_SKCE in zip(self.keys, self.values, strict=True):
-            for used in (keys_SKEC[..., :length], values_SKCE[:, :, :length]):
-                used.index_copy_(0, target, used.index_select(0, source))
+        for cache_SKCE in (*self.keys, *self.values):
+            used = cache_SKCE[:, :, :length]
+            used.index_copy_(0, target, used.index_select(0, source))
 
     def read(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
         """A copy of one slot, for `write` to put back, perhaps elsewhere."""
-        return self.keys[:, slot, ..., :length].clone(), self.values[:, slot, :, :length].clone()
+        return self.keys[:, slot, :, :length].clone(), self.values[:, slot, :, :length].clone()
 
     def write(self, slot: int, copy: tuple[Tensor, Tensor]) -> None:
         keys, values = copy
-        self.keys[:, slot, ..., : keys.shape[-1]] = keys
-        self.values[:, slot, :, : keys.shape[-1]] = values
+        self.keys[:, slot, :, : keys.shape[2]] = keys
+        self.values[:, slot, :, : keys.shape[2]] = values
 
     def _bucketed(self, length: int) -> int:
         """How many positions attention reads for a row of this length."""
@@ -168,20 +163,23 @@ class CachedQwen3:
     ) -> Tensor:
         """Writes this layer's keys and values; returns the queries, already scaled."""
         config = self.config
-        heads_NHE = F.linear(_normed(x_ND, layer.input_norm_D, config.rms_norm_eps), layer.qkv_WD).unflatten(1, (-1, config.head_dim))
+        heads_NHE = F.linear(self._normed(x_ND, layer.input_norm_D), layer.qkv_WD).unflatten(1, (-1, config.head_dim))
         num_rotated = config.num_heads + config.num_kv_heads
-        qk_NHE = rotate(_normed(heads_NHE[:, :num_rotated], layer.qk_norm_HE, config.rms_norm_eps), cos_NE, sin_NE)
-        self.keys[index].permute(0, 3, 1, 2).index_put_((slots_N, positions_N), qk_NHE[:, config.num_heads :])
+        qk_NHE = rotate(self._normed(heads_NHE[:, :num_rotated]) * layer.qk_norm_HE, cos_NE, sin_NE)
+        self.keys[index].transpose(1, 2).index_put_((slots_N, positions_N), qk_NHE[:, config.num_heads :])
         self.values[index].transpose(1, 2).index_put_((slots_N, positions_N), heads_NHE[:, num_rotated:])
         return qk_NHE[:, : config.num_heads]
 
     def _finish(self, layer: _LayerWeights, x_ND: Tensor, mixed_NW: Tensor) -> Tensor:
         x_ND = x_ND + F.linear(mixed_NW, layer.out_DW)
-        gate_NF, up_NF = F.linear(_normed(x_ND, layer.post_norm_D, self.config.rms_norm_eps), layer.gate_up_FD).chunk(2, dim=-1)
+        gate_NF, up_NF = F.linear(self._normed(x_ND, layer.post_norm_D), layer.gate_up_FD).chunk(2, dim=-1)
         return x_ND + F.linear(F.silu(gate_NF) * up_NF, layer.down_DF)
 
     def _logits(self, x_ND: Tensor) -> Tensor:
-        return F.linear(_normed(x_ND, self.norm_D, self.config.rms_norm_eps), self.head_VD).float()
+        return F.linear(self._normed(x_ND, self.norm_D), self.head_VD).float()
+
+    def _normed(self, x: Tensor, weight_D: Tensor | None = None) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], weight_D, self.config.rms_norm_eps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,11 +233,6 @@ class _LayerWeights:
         self.down_DF.copy_(of("mlp.down_proj"))
         self.input_norm_D.copy_(of("input_layernorm"))
         self.post_norm_D.copy_(of("post_attention_layernorm"))
-
-
-def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
 
 
 def check_weights(config: Qwen3Config, weights: Mapping[str, Tensor]) -> None:

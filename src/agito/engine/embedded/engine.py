@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from agito.engine.embedded.rows import EngineRow, RowBook
 from agito.engine.embedded.sampling import sample, uniforms
+from agito.engine.embedded.steps import Batch, LaunchedSteps, RecordedSteps, Steps
 from agito.engine.wire import Advance, Advanced, RowBranch, RowDone, RowRequest
 from agito.models import CachedQwen3, NativeQwen3, Qwen3, Qwen3Config, is_supported
 from agito.protocols import Sampled, SampleRequest
@@ -49,9 +49,14 @@ class EmbeddedEngine:
         self.version = version
         self._network = _network(model.config, rows, context, self.device, weight.dtype, native)
         self._book = RowBook(rows)
-        self._ids_LC = torch.zeros(rows, context, dtype=torch.long, device=self.device)
-        self._logprobs_LC = torch.zeros(rows, context, device=self.device)
-        self._uniforms_LC = torch.zeros(rows, context, dtype=torch.float64, device=self.device)
+        self._ids_LC = torch.zeros(rows + 1, context, dtype=torch.long, device=self.device)  # the last lane is nobody's
+        self._logprobs_LC = torch.zeros(rows + 1, context, device=self.device)
+        self._uniforms_LC = torch.zeros(rows + 1, context, dtype=torch.float64, device=self.device)
+        self._steps: Steps = (
+            RecordedSteps(self._step, slots=rows, context=context, nobody=rows, device=self.device)
+            if self.device.type == "cuda"
+            else LaunchedSteps(self._step, self.device)
+        )
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of branches that found no slot
         self._prompts: dict[bytes, tuple[EngineRow, int]] = {}  # what a row began with → the row, and the version that computed it
         self._forwarded = 0
@@ -231,7 +236,7 @@ class EmbeddedEngine:
         if not rows:
             return []
         self._draw_uniforms(rows)
-        is_stopped = self._sample(_Batch.of(rows, self.device), logits_RV[: len(rows)]).tolist()
+        is_stopped = self._sample(Batch.of(rows, self.device), logits_RV[: len(rows)]).tolist()
         for row in rows:
             row.computed = row.length
             row.length += 1
@@ -242,15 +247,11 @@ class EmbeddedEngine:
         rows = self._book.live
         if not rows or steps < 1:
             return 0, []
-        batch = _Batch.of(rows, self.device)
-        ids_R = self._ids_LC[batch.lanes_R, batch.positions_R - 1]
+        self._steps.begin(rows)
         stopped: list[EngineRow] = []
         for step in range(1, steps + 1):
-            num_slots, longest = rows[-1].slot + 1, max(row.length for row in rows)
-            logits_RV = self._network.decode(ids_R, batch.slots_R, batch.positions_R - 1, num_slots=num_slots, longest=longest)
+            flags = self._steps.next(num_slots=rows[-1].slot + 1, longest=max(row.length for row in rows))
             self._forwarded += len(rows)
-            is_stopped_R = self._sample(batch, logits_RV)
-            flags = is_stopped_R.tolist()
             for row in rows:
                 row.computed = row.length
                 row.length += 1
@@ -259,12 +260,14 @@ class EmbeddedEngine:
                 rows = self._book.live
                 if not rows:
                     return step, stopped
-                batch = batch.only((~is_stopped_R).nonzero()[:, 0])
-            batch.positions_R += 1
-            ids_R = self._ids_LC[batch.lanes_R, batch.positions_R - 1]
         return steps, stopped
 
-    def _sample(self, batch: _Batch, logits_RV: Tensor) -> Tensor:
+    def _step(self, batch: Batch, num_slots: int, longest: int) -> Tensor:
+        """Computes the token before each of `batch.positions_R`, samples there, and returns which rows stop."""
+        ids_R = self._ids_LC[batch.lanes_R, batch.positions_R - 1]
+        return self._sample(batch, self._network.decode(ids_R, batch.slots_R, batch.positions_R - 1, num_slots=num_slots, longest=longest))
+
+    def _sample(self, batch: Batch, logits_RV: Tensor) -> Tensor:
         """Draws the tokens at `batch.positions_R` and notes them; returns which rows stop there."""
         uniforms_R = self._uniforms_LC[batch.lanes_R, batch.positions_R]
         ids_R, logprobs_R = sample(logits_RV, uniforms_R, batch.temperatures_R, batch.top_ps_R, is_greedy=batch.is_greedy)
@@ -317,50 +320,3 @@ def _network(
     if native and is_supported(config, device, dtype):
         return NativeQwen3(config, slots=rows, context=context)
     return CachedQwen3(config, slots=rows, context=context, device=device, dtype=dtype)
-
-
-@dataclass(slots=True)
-class _Batch:
-    """The rows of one step on the device. `positions_R` are those to be sampled, `ends_R` the last ones allowed."""
-
-    lanes_R: Tensor
-    slots_R: Tensor
-    positions_R: Tensor
-    ends_R: Tensor
-    stops_RK: Tensor
-    temperatures_R: Tensor
-    top_ps_R: Tensor | None
-    is_greedy: bool
-
-    @classmethod
-    def of(cls, rows: list[EngineRow], device: torch.device) -> _Batch:
-        requests = [row.request for row in rows if row.request is not None]
-        num_stops = max(len(request.stop_ids) for request in requests)
-        counts = [
-            (row.lane, row.slot, row.length, row.limit - 1, *request.stop_ids, *(-1,) * (num_stops - len(request.stop_ids)))
-            for row, request in zip(rows, requests, strict=True)
-        ]
-        counts_XR = torch.tensor(counts, dtype=torch.long).T.contiguous().to(device)
-        heat_2R = torch.tensor([[request.temperature for request in requests], [request.top_p for request in requests]], device=device)
-        return cls(
-            lanes_R=counts_XR[0],
-            slots_R=counts_XR[1],
-            positions_R=counts_XR[2],
-            ends_R=counts_XR[3],
-            stops_RK=counts_XR[4:].T,
-            temperatures_R=heat_2R[0],
-            top_ps_R=heat_2R[1] if any(request.top_p < 1 for request in requests) else None,
-            is_greedy=any(request.temperature == 0 for request in requests),
-        )
-
-    def only(self, kept_M: Tensor) -> _Batch:
-        return _Batch(
-            lanes_R=self.lanes_R[kept_M],
-            slots_R=self.slots_R[kept_M],
-            positions_R=self.positions_R[kept_M],
-            ends_R=self.ends_R[kept_M],
-            stops_RK=self.stops_RK[kept_M],
-            temperatures_R=self.temperatures_R[kept_M],
-            top_ps_R=None if self.top_ps_R is None else self.top_ps_R[kept_M],
-            is_greedy=self.is_greedy,
-        )

@@ -1,0 +1,195 @@
+"""Steps of decoding: a token for each row that samples, again and again, until it stops.
+
+Axes: R the rows that sample, S slots of the cache, K stop tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from agito.engine.embedded.rows import EngineRow
+
+# Of recorded steps:
+_SIZES = 16  # slots are rounded up to a multiple, below it to a power of two
+_LENGTHS = 128  # and positions
+_NUM_STOPS = 4  # for each row, at first
+_COUNTS = ("lane", "position", "end", "advance")  # then the stop tokens
+
+
+@dataclass(slots=True)
+class Batch:
+    """The rows of one step on the device. `positions_R` are those to be sampled, `ends_R` the last ones allowed."""
+
+    lanes_R: Tensor
+    slots_R: Tensor
+    positions_R: Tensor
+    ends_R: Tensor
+    stops_RK: Tensor
+    temperatures_R: Tensor
+    top_ps_R: Tensor | None
+    is_greedy: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[EngineRow], device: torch.device) -> Batch:
+        requests = [row.request for row in rows if row.request is not None]
+        num_stops = max(len(request.stop_ids) for request in requests)
+        counts = [
+            (row.lane, row.slot, row.length, row.limit - 1, *request.stop_ids, *(-1,) * (num_stops - len(request.stop_ids)))
+            for row, request in zip(rows, requests, strict=True)
+        ]
+        counts_XR = torch.tensor(counts, dtype=torch.long).T.contiguous().to(device)
+        heat_2R = torch.tensor([[request.temperature for request in requests], [request.top_p for request in requests]], device=device)
+        return cls(
+            lanes_R=counts_XR[0],
+            slots_R=counts_XR[1],
+            positions_R=counts_XR[2],
+            ends_R=counts_XR[3],
+            stops_RK=counts_XR[4:].T,
+            temperatures_R=heat_2R[0],
+            top_ps_R=heat_2R[1] if any(request.top_p < 1 for request in requests) else None,
+            is_greedy=any(request.temperature == 0 for request in requests),
+        )
+
+    def only(self, kept_M: Tensor) -> Batch:
+        return Batch(
+            lanes_R=self.lanes_R[kept_M],
+            slots_R=self.slots_R[kept_M],
+            positions_R=self.positions_R[kept_M],
+            ends_R=self.ends_R[kept_M],
+            stops_RK=self.stops_RK[kept_M],
+            temperatures_R=self.temperatures_R[kept_M],
+            top_ps_R=None if self.top_ps_R is None else self.top_ps_R[kept_M],
+            is_greedy=self.is_greedy,
+        )
+
+
+Step: TypeAlias = Callable[[Batch, int, int], Tensor]  # the batch, slots, longest row: samples; which rows stop there
+
+
+class Recording(Protocol):
+    def replay(self) -> None: ...
+
+
+Record: TypeAlias = Callable[[Callable[[], None], Recording | None], Recording]  # what to record, and another that may share its memory
+
+
+class Steps(Protocol):
+    def begin(self, rows: Sequence[EngineRow]) -> None:
+        """These sample from here on; they ascend by slot."""
+        ...
+
+    def next(self, *, num_slots: int, longest: int) -> list[bool]:
+        """A token for each row that has not stopped; which of them stop there."""
+        ...
+
+
+class LaunchedSteps:
+    """One kernel after the other."""
+
+    def __init__(self, step: Step, device: torch.device) -> None:
+        self._step, self._device = step, device
+
+    def begin(self, rows: Sequence[EngineRow]) -> None:
+        self._batch = Batch.of(rows, self._device)
+
+    def next(self, *, num_slots: int, longest: int) -> list[bool]:
+        is_stopped_R = self._step(self._batch, num_slots, longest)
+        flags = is_stopped_R.tolist()
+        if any(flags):
+            self._batch = self._batch.only((~is_stopped_R).nonzero()[:, 0])
+        self._batch.positions_R += 1
+        return flags
+
+
+class RecordedSteps:
+    """On a CUDA device a step is recorded once for each shape and replayed: launching its kernels takes longer than running them.
+
+    It runs over the first slots of the cache, as many as hold rows that sample, rounded up so that there are few shapes. A slot without
+    such a row computes too. What it samples goes to the lane `nobody`, and what it computes to the last position but one of the cache. No
+    row that can still be continued has anything there: it has room for another token, and the cache never holds its last.
+    """
+
+    def __init__(self, step: Step, *, slots: int, context: int, nobody: int, device: torch.device, record: Record | None = None) -> None:
+        self._step, self._context, self._nobody, self._record = step, context, nobody, record or _on_cuda
+        self._numbers_S = torch.arange(slots, device=device)
+        self._heat_2S = torch.ones(2, slots, device=device)
+        self._is_stopped_S = torch.zeros(slots, dtype=torch.bool, device=device)
+        self._widen(_NUM_STOPS)
+
+    def begin(self, rows: Sequence[EngineRow]) -> None:
+        batch = Batch.of(rows, torch.device("cpu"))
+        num_stops = batch.stops_RK.shape[1]
+        if num_stops > len(self._counts_XS) - len(_COUNTS):
+            self._widen(num_stops)
+        lanes_R, places_R, ends_R, slots_R = batch.lanes_R, batch.positions_R, batch.ends_R, batch.slots_R
+        counts_XS = torch.full(self._counts_XS.shape, -1)
+        counts_XS[: len(_COUNTS)] = torch.tensor([self._nobody, self._context - 1, -1, 0])[:, None]
+        counts_XS[: len(_COUNTS) + num_stops, slots_R] = torch.stack(
+            [lanes_R, places_R, ends_R, torch.ones_like(ends_R), *batch.stops_RK.T]
+        )
+        heat_2S = torch.ones(2, len(self._numbers_S))
+        heat_2S[0, slots_R] = batch.temperatures_R
+        if batch.top_ps_R is not None:
+            heat_2S[1, slots_R] = batch.top_ps_R
+        self._counts_XS.copy_(counts_XS)
+        self._heat_2S.copy_(heat_2S)
+        self._how = int(batch.top_ps_R is not None), int(batch.is_greedy)
+        self._slots = slots_R.tolist()
+
+    def next(self, *, num_slots: int, longest: int) -> list[bool]:
+        size = 1 << (num_slots - 1).bit_length() if num_slots <= _SIZES else -(-num_slots // _SIZES) * _SIZES
+        shape = min(size, len(self._numbers_S)), min(-(-longest // _LENGTHS) * _LENGTHS, self._context), *self._how
+        if shape not in self._graphs:
+            self._graphs[shape] = self._recorded(*shape)
+        self._graphs[shape].replay()
+        flags_S = self._is_stopped_S[: shape[0]].tolist()
+        flags = [flags_S[slot] for slot in self._slots]
+        if any(flags):
+            self._slots = [slot for slot, stops in zip(self._slots, flags, strict=True) if not stops]
+        return flags
+
+    def _widen(self, num_stops: int) -> None:
+        """For rows with as many stop tokens."""
+        self._counts_XS = torch.zeros(len(_COUNTS) + num_stops, len(self._numbers_S), dtype=torch.long, device=self._numbers_S.device)
+        self._graphs: dict[tuple[int, ...], Recording] = {}
+
+    def _recorded(self, size: int, longest: int, is_cut: int, is_greedy: int) -> Recording:
+        lanes_S, positions_S, ends_S, advance_S = self._counts_XS[: len(_COUNTS), :size]
+        batch = Batch(
+            lanes_R=lanes_S,
+            slots_R=self._numbers_S[:size],
+            positions_R=positions_S,
+            ends_R=ends_S,
+            stops_RK=self._counts_XS[len(_COUNTS) :, :size].T,
+            temperatures_R=self._heat_2S[0, :size],
+            top_ps_R=self._heat_2S[1, :size] if is_cut else None,
+            is_greedy=bool(is_greedy),
+        )
+
+        def run() -> None:
+            is_stopped_S = self._is_stopped_S[:size].copy_(self._step(batch, size, longest))
+            positions_S.add_(advance_S).masked_fill_(is_stopped_S, self._context - 1)
+            lanes_S.masked_fill_(is_stopped_S, self._nobody)
+            advance_S.masked_fill_(is_stopped_S, 0)
+
+        counts_XS = self._counts_XS.clone()
+        graph = self._record(run, next(iter(self._graphs.values()), None))
+        self._counts_XS.copy_(counts_XS)
+        return graph
+
+
+def _on_cuda(run: Callable[[], None], other: Recording | None) -> Recording:
+    here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+    aside.wait_stream(here)
+    with torch.cuda.stream(aside):
+        run()  # what libraries set up at their first call cannot be recorded
+    here.wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=other.pool() if isinstance(other, torch.cuda.CUDAGraph) else None):
+        run()
+    return graph
