@@ -1,21 +1,26 @@
 """Every environment trains: held-out success before and after RL, from random weights, and how the policy decides before and after.
 
-    python benchmarks/every_env.py [--only NAME]... [--short] [--runs DIR]
+    python benchmarks/every_env.py [--only NAME]... [--seeds 1] [--short] [--runs DIR]
 
-A recipe is `raised` when success grows by at least .2 and the two 95 % intervals do not overlap. One run after the other, each in processes
-of its own; a run that is already in DIR is read, not repeated. Run it on an idle machine: the wall times are part of the result.
+A run is raised when success grows by at least .2 and the two 95 % intervals do not overlap, a recipe when each of its seeds' runs is.
+Success is over the tasks of all seeds together, with the exact 95 % interval over tasks; what single seeds came to stands beside it. One
+run after the other, each in processes of its own; a run that is already in DIR is read, not repeated. Run it on an idle machine: the wall
+times (the median over seeds) are part of the result.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import agito
+from agito.record import clopper_pearson
 from harness import report
 
 _NOT_HERE = {"smoke", "shell-full"}  # the quickstart stands for their environment
@@ -27,10 +32,10 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in (Path(agito.__file__).parent / "recipes").glob("*.toml") if path.stem not in _NOT_HERE)
 
 
-def train(name: str, out: Path, *, is_short: bool) -> dict[str, Any]:
+def train(name: str, out: Path, *, seed: int, is_short: bool) -> dict[str, Any]:
     """The run's summary."""
     if not (out / "summary.json").exists():
-        sets = [word for override in (_SHORT if is_short else ()) for word in ("--set", override)]
+        sets = [word for override in (f"seed={seed}", *(_SHORT if is_short else ())) for word in ("--set", override)]
         command = [sys.executable, "-m", "agito.cli", "train", name, "--out", str(out), *sets]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     return json.loads((out / "summary.json").read_text())
@@ -57,37 +62,53 @@ def rounded(values: Any) -> Any:
     return round(values, 4) if isinstance(values, float) else values
 
 
-def figures_of(summary: dict[str, Any]) -> dict[str, Any]:
-    def interval(name: str) -> list[float]:
-        return [summary[name], summary[f"{name}_low"], summary[f"{name}_high"]]
+def interval(summary: dict[str, Any], name: str) -> list[float]:
+    return [summary[name], summary[f"{name}_low"], summary[f"{name}_high"]]
 
-    before, after = interval("success_before"), interval("success_after")
+
+def pooled(summaries: list[dict[str, Any]], name: str, num: int) -> list[float]:
+    """Over the `num` tasks of each run."""
+    successes = sum(round(summary[name] * num) for summary in summaries)
+    low, high = clopper_pearson(successes, num * len(summaries))
+    return [successes / (num * len(summaries)), low, high]
+
+
+def figures_of(summaries: list[dict[str, Any]], num_structural: int) -> dict[str, Any]:
+    pairs = [(interval(summary, "success_before"), interval(summary, "success_after")) for summary in summaries]
+    num = summaries[0]["num_eval_tasks"]
     return {
-        "before": before,
-        "after": after,
-        "structural": interval("success_structural"),
-        "is_raised": after[0] - before[0] >= _GAIN and after[1] > before[2],
-        "wall_s": summary["wall_s"],
-        "cpu_s": summary["cpu_s"],
-        "baselines": {name: found["success"] for name, found in summary["baselines"].items()},
+        "before": pooled(summaries, "success_before", num),
+        "after": pooled(summaries, "success_after", num),
+        "structural": pooled(summaries, "success_structural", num_structural),
+        "is_raised": all(after[0] - before[0] >= _GAIN and after[1] > before[2] for before, after in pairs),
+        "seeds": [[before[0], after[0], summary["success_structural"]] for (before, after), summary in zip(pairs, summaries, strict=True)],
+        "wall_s": statistics.median(summary["wall_s"] for summary in summaries),
+        "cpu_s": statistics.median(summary["cpu_s"] for summary in summaries),
+        "baselines": {name: found["success"] for name, found in summaries[0]["baselines"].items()},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="again for more")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/every_env"))
     parser.add_argument("--short", action="store_true", help="fewer steps of RL and fewer tasks: does it learn, not how far")
     options = parser.parse_args()
     found: dict[str, Any] = {}
     detail: dict[str, Any] = {}
     for name in options.only or recipes():
-        out = options.runs / (f"{name}-short" if options.short else name)
-        summary = train(name, out, is_short=options.short)
-        found[name] = rounded(figures_of(summary))
-        measured = rounded(decisions(out)) if 'name = "decisions"' in (out / "config.toml").read_text() else {}
-        detail[name] = {"by_cell": rounded(summary["by_cell"]), "load": summary["load"], "decisions": measured}
-        print(f"{name}: {found[name]['before']} to {found[name]['after']} in {summary['wall_s']:.0f} s", flush=True)
+        outs = [options.runs / "-".join([name, *(["short"] if options.short else []), str(seed)]) for seed in range(options.seeds)]
+        summaries = [train(name, out, seed=seed, is_short=options.short) for seed, out in enumerate(outs)]
+        config = tomllib.loads((outs[0] / "config.toml").read_text())
+        found[name] = rounded(figures_of(summaries, config["eval"]["structural_tasks"]))
+        measured = [rounded(decisions(out)) for out in outs] if config["env"]["name"] == "decisions" else []
+        detail[name] = {
+            "by_cell": [rounded(summary["by_cell"]) for summary in summaries],
+            "load": [summary["load"] for summary in summaries],
+            "decisions": measured,
+        }
+        print(f"{name}: {found[name]['seeds']} in {found[name]['wall_s']:.0f} s", flush=True)
     report("every_env" if not options.short else "every_env-short", found, detail)
 
 

@@ -120,6 +120,7 @@ def agents(numbers: list[int]) -> dict[str, Json]:
 
 def train(config: Qwen3Config, *, sequences: int, length: int, micro_tokens: int, flops: float) -> dict[str, Json]:
     """Tokens of a batch over the seconds of a step; 6 operations a parameter and token, that of the embedding only where it is the head."""
+    torch.cuda.reset_peak_memory_stats()
     model = Qwen3(config, device="cuda")
     trainer = LocalTrainer(model, TrainerConfig(minibatches=1, micro_tokens=micro_tokens, check_on_policy=False))
     trainer.begin_phase("rl", 10)
@@ -168,7 +169,8 @@ def recipe(device: str) -> dict[str, Json]:
         wall_s = time.monotonic() - began
         summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     phases: dict[str, Json] = {name: round(seconds, 1) for name, seconds in summary["phase_wall_s"].items()}
-    return {"wall_s": round(wall_s, 1), "before": summary["before"]["success"], "after": summary["after"]["success"], "phases_s": phases}
+    before, after = (round(summary[f"success_{when}"], 3) for when in ("before", "after"))
+    return {"wall_s": round(wall_s, 1), "before": before, "after": after, "phases_s": phases}
 
 
 def main() -> None:

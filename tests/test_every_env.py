@@ -1,4 +1,4 @@
-"""Every diagnostic world trains: its recipe with fewer steps of RL and fewer tasks."""
+"""Every environment trains: its recipe with fewer steps of RL and fewer tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHORT = ("eval.tasks=150", "eval.structural_tasks=0", "eval.baseline_tasks=20", 
 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", ["fanout", "probe", "tooldag", "chain"])
+@pytest.mark.parametrize("name", ["fanout", "probe", "tooldag", "chain", "ledger", "research", "desk", "code", "web"])
 def test_rl_raises_success_after_a_cold_start(tmp_path: Path, name: str) -> None:
     summary = api.train(name, overrides=SHORT, out=tmp_path / name)
     before, after = summary.before, summary.after
