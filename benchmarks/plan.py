@@ -1,29 +1,33 @@
 """Is what `agito plan` foresees what then happens?
 
-    python benchmarks/plan.py [--repeats 5] [--steps 12] [--short]
+    python benchmarks/plan.py [--repeats 5] [--steps 12] [--only heavy] [--short]
 
 For added tool latencies of 50 ms, 1 s and a heavy tail (median 0.2 s, p99 20 times that), and staleness 1 and 4: seconds a step of the
-real decoupled loop, median over repeats, each with draws of its own from the distribution, beside the simulator's median, which was fed
-with one calibration on this machine before.
+real decoupled loop beside the simulator's, which was fed with one calibration on this machine before. Each repeat has draws of its own from
+the tail, and the simulator is given the same: a run of a few steps waits for its few slowest calls, and two runs are not alike. How far
+apart they may be is simulated too: the range within which nine of ten runs fall.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from functools import partial
 
 import anyio
 
 from agito.calibrate import calibrate, observe
+from agito.loop import RL_BASE
 from agito.plan import Simulation
 from agito.recipe import Recipe
 from agito.schedule import FlowRules
-from agito.testing.relay import HEAVY_MEDIAN_S, HEAVY_RATIO, Relay
-from harness import Json, report, spread
+from agito.testing.relay import HEAVY_MEDIAN_S, HEAVY_RATIO, Relay, latency_s
+from agito.types import AttemptId
+from harness import Json, report
 
 _TURNS, _TURN_TOKENS, _WORDS = 6, 16, 12
 _GROUPS, _SIZE, _ROWS = 8, 4, 320
-_SIMULATED = 25  # runs
+_DRAWN = 200  # simulated runs
 _TOOLS = {"0.05": (0.05, 0.0), "1": (1.0, 0.0), "heavy": (HEAVY_MEDIAN_S, HEAVY_MEDIAN_S * HEAVY_RATIO)}
 
 
@@ -44,34 +48,51 @@ async def real(tool: str, staleness: int, steps: int, seed: int) -> float:
     return seen.wall_s / steps
 
 
-async def simulated(tool: str, staleness: int, steps: int) -> float:
+async def simulated(tool: str, staleness: int, steps: int, repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds a step, of runs with the waits of the real ones, and of runs that draw."""
     median_s, p99_s = _TOOLS[tool]
     latencies = await calibrate(
         recipe_of(0, steps), turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, tool_median_s=median_s, tool_p99_s=p99_s
     )
     rules = FlowRules(groups=_GROUPS, group_size=_SIZE, batches=steps, max_staleness=staleness, max_live=_ROWS)
-    return statistics.median(Simulation(rules, latencies, seed=seed).run().step_s for seed in range(_SIMULATED))
+
+    def wait_s(seed: int, attempt: AttemptId, call: int) -> float:
+        return latency_s(tool, AttemptId(group=RL_BASE + attempt.group, slot=attempt.slot), call, seed=seed)
+
+    alike = [Simulation(rules, latencies, seed=seed, wait_s=partial(wait_s, seed)).run().step_s for seed in range(repeats)]
+    return alike, [Simulation(rules, latencies, seed=seed).run().step_s for seed in range(_DRAWN)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--only", choices=list(_TOOLS), help="one of the three latencies")
     parser.add_argument("--short", action="store_true", help="one repeat of two of the six")
     options = parser.parse_args()
-    cases = [("1", 1), ("heavy", 4)] if options.short else [(tool, staleness) for tool in _TOOLS for staleness in (1, 4)]
+    cases = (
+        [("1", 1), ("heavy", 4)]
+        if options.short
+        else [(tool, staleness) for tool in _TOOLS if options.only in (None, tool) for staleness in (1, 4)]
+    )
     predicted: dict[str, Json] = {}
     measured: dict[str, Json] = {}
     errors: dict[str, Json] = {}
     detail: dict[str, Json] = {}
+    repeats = 1 if options.short else options.repeats
     for tool, staleness in cases:
         name = f"{tool}, S={staleness}"
-        foreseen_s = anyio.run(simulated, tool, staleness, options.steps)
-        found = [anyio.run(real, tool, staleness, options.steps, seed) for seed in range(1 if options.short else options.repeats)]
-        middle = statistics.median(found)
-        predicted[name], measured[name], detail[name] = round(foreseen_s, 3), round(middle, 3), spread(found)
-        errors[name] = round(foreseen_s / middle - 1, 3)
-        print(f"{name:12} foreseen {foreseen_s:.3f} s, measured {middle:.3f} s: {foreseen_s / middle - 1:+.1%}", flush=True)
+        alike, drawn = anyio.run(simulated, tool, staleness, options.steps, repeats)
+        found = [anyio.run(real, tool, staleness, options.steps, seed) for seed in range(repeats)]
+        foreseen_s, middle_s = statistics.median(alike), statistics.median(found)
+        low_s, high_s = (sorted(drawn)[round(share * (_DRAWN - 1))] for share in (0.05, 0.95))
+        predicted[name], measured[name], errors[name] = round(foreseen_s, 3), round(middle_s, 3), round(foreseen_s / middle_s - 1, 3)
+        detail[name] = {
+            "foreseen": [round(seconds, 3) for seconds in alike],
+            "measured": [round(seconds, 3) for seconds in found],
+            "nine_of_ten": [round(low_s, 3), round(high_s, 3)],
+        }
+        print(f"{name:12} foreseen {foreseen_s:.3f} s, measured {middle_s:.3f} s: {foreseen_s / middle_s - 1:+.1%}", flush=True)
     report("plan", {"predicted": predicted, "measured": measured, "relative_error": errors}, detail)
 
 

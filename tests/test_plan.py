@@ -75,3 +75,18 @@ def test_an_engine_that_only_takes_new_weights_crowds_nobody() -> None:
         return Simulation(rules, latencies).run().wall_s
 
     assert wall_s(2.0) == pytest.approx(wall_s(1.0))
+
+
+def test_a_run_can_be_foreseen_with_the_waits_of_a_real_one() -> None:
+    """Two turns of two attempts in each of one group's steps: only the second call of one attempt takes its time."""
+    rules = FlowRules(groups=1, group_size=2, batches=3, max_staleness=0, max_live=4096)
+    latencies = Latencies(exchange_s=0.01, row_s=0.0, token_s=0.0, train_s=1.0, turns=2, turn_tokens=4, quantum=4, tool_median_s=99.0)
+    waits = {
+        (group, slot, call): 3.0 if (group, slot, call) == (1, 0, 1) else 0.0
+        for group in range(3)
+        for slot in range(2)
+        for call in range(2)
+    }
+    found = Simulation(rules, latencies, wait_s=lambda attempt, call: waits.pop((attempt.group, attempt.slot, call))).run()
+    assert found.wall_s == pytest.approx(3 * (0.02 + 1.0) + 3.0, abs=0.05)
+    assert not waits, "each is asked for once"

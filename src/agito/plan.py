@@ -11,6 +11,7 @@ import heapq
 import itertools
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agito.schedule import Batch, Flow, FlowRules
@@ -83,11 +84,15 @@ class _Taken:
 
 
 class Simulation:
-    """One run. A pure function of its arguments."""
+    """One run. A pure function of its arguments. `wait_s`: how long the tool takes for an attempt's call, counted from 0; else drawn."""
 
-    def __init__(self, rules: FlowRules, latencies: Latencies, *, engines: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self, rules: FlowRules, latencies: Latencies, *, engines: int = 1, seed: int = 0,
+        wait_s: Callable[[AttemptId, int], float] | None = None,
+    ) -> None:  # fmt: skip
         self._flow, self._latencies, self._rng = Flow(rules), latencies, random.Random(f"plan/{seed}")
         self._rules = rules
+        self._wait_s = wait_s or self._drawn_s
         self._engines = [_Engine() for _ in range(engines)]
         self._events: list[tuple[float, int, str, object]] = []
         self._order = itertools.count()
@@ -183,7 +188,7 @@ class Simulation:
         for row in engine.rows:
             row.left -= self._latencies.quantum
             if row.left <= 0:
-                self._later(self._latencies.tool_s(self._rng), "answered", row)
+                self._later(self._wait_s(row.attempt, row.turns), "answered", row)
         engine.rows = [row for row in engine.rows if row.left > 0]
         if engine.must_take is not None:
             self._take(engine, engine.must_take)
@@ -198,6 +203,10 @@ class Simulation:
             self._ask(row)
         else:
             self._flow.finished(row.attempt, float(not self._even[row.attempt.group] and row.attempt.slot % 2))
+
+    def _drawn_s(self, attempt: AttemptId, call: int) -> float:
+        del attempt, call
+        return self._latencies.tool_s(self._rng)
 
     def _trained(self, batch: Batch) -> None:
         if self._to_take:
