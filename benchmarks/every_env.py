@@ -26,6 +26,7 @@ from harness import report
 _NOT_HERE = {"smoke", "shell-full"}  # the quickstart stands for their environment
 _SHORT = ("eval.tasks=150", "eval.structural_tasks=60", "eval.baseline_tasks=30", "rl.steps=12")
 _GAIN = 0.2
+_EVALUATIONS = ("before", "after", "structural")
 
 
 def recipes() -> list[str]:
@@ -62,29 +63,32 @@ def rounded(values: Any) -> Any:
     return round(values, 4) if isinstance(values, float) else values
 
 
-def interval(summary: dict[str, Any], name: str) -> list[float]:
-    return [summary[name], summary[f"{name}_low"], summary[f"{name}_high"]]
+def counts(out: Path) -> dict[str, tuple[int, int]]:
+    """Successes and scored attempts of each evaluation."""
+    lines = [line for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if line["phase"] in _EVALUATIONS]
+    return {line["phase"]: (int(line["success/successes"]), int(line["success/num"])) for line in lines}
 
 
-def pooled(summaries: list[dict[str, Any]], name: str, num: int) -> list[float]:
-    """Over the `num` tasks of each run."""
-    successes = sum(round(summary[name] * num) for summary in summaries)
-    low, high = clopper_pearson(successes, num * len(summaries))
-    return [successes / (num * len(summaries)), low, high]
+def rate(pairs: list[tuple[int, int]]) -> list[float] | None:
+    """All together, with the exact 95 % interval; None where nothing was scored."""
+    successes, num = map(sum, zip(*pairs, strict=True))
+    return [successes / num, *clopper_pearson(successes, num)] if num else None
 
 
-def figures_of(summaries: list[dict[str, Any]], num_structural: int) -> dict[str, Any]:
-    pairs = [(interval(summary, "success_before"), interval(summary, "success_after")) for summary in summaries]
-    num = summaries[0]["num_eval_tasks"]
+def is_raised(before: list[float] | None, after: list[float] | None) -> bool:
+    return before is not None and after is not None and after[0] - before[0] >= _GAIN and after[1] > before[2]
+
+
+def figures_of(summaries: list[dict[str, Any]], outs: list[Path]) -> dict[str, Any]:
+    found = [counts(out) for out in outs]
+    single = [[rate([each.get(phase, (0, 0))]) for phase in _EVALUATIONS] for each in found]
     return {
-        "before": pooled(summaries, "success_before", num),
-        "after": pooled(summaries, "success_after", num),
-        "structural": pooled(summaries, "success_structural", num_structural),
-        "is_raised": all(after[0] - before[0] >= _GAIN and after[1] > before[2] for before, after in pairs),
-        "seeds": [[before[0], after[0], summary["success_structural"]] for (before, after), summary in zip(pairs, summaries, strict=True)],
+        **{phase: rate([each.get(phase, (0, 0)) for each in found]) for phase in _EVALUATIONS},
+        "is_raised": all(is_raised(before, after) for before, after, _ in single),
+        "seeds": [[value[0] if value else None for value in each] for each in single],
         "wall_s": statistics.median(summary["wall_s"] for summary in summaries),
         "cpu_s": statistics.median(summary["cpu_s"] for summary in summaries),
-        "baselines": {name: found["success"] for name, found in summaries[0]["baselines"].items()},
+        "baselines": {name: each["success"] for name, each in summaries[0]["baselines"].items()},
     }
 
 
@@ -101,7 +105,7 @@ def main() -> None:
         outs = [options.runs / "-".join([name, *(["short"] if options.short else []), str(seed)]) for seed in range(options.seeds)]
         summaries = [train(name, out, seed=seed, is_short=options.short) for seed, out in enumerate(outs)]
         config = tomllib.loads((outs[0] / "config.toml").read_text())
-        found[name] = rounded(figures_of(summaries, config["eval"]["structural_tasks"]))
+        found[name] = rounded(figures_of(summaries, outs))
         measured = [rounded(decisions(out)) for out in outs] if config["env"]["name"] == "decisions" else []
         detail[name] = {
             "by_cell": [rounded(summary["by_cell"]) for summary in summaries],

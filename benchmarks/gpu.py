@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -61,8 +62,7 @@ def flops_per_s() -> float:
     return 2 * 8192**3 / _seconds(lambda: a @ b, 5)
 
 
-def _seconds(run: object, times: int) -> float:
-    assert callable(run)
+def _seconds(run: Callable[[], object], times: int) -> float:
     run()
     torch.cuda.synchronize()
     began = time.perf_counter()
@@ -75,9 +75,8 @@ def _seconds(run: object, times: int) -> float:
 def decode(config: Qwen3Config, dtype: torch.dtype, rows: int, pace: float, *, recorded: bool) -> dict[str, Json]:
     """Medians over three rounds of `rows` requests, after one that is not counted."""
     model = Qwen3(config, device="cuda", dtype=dtype)
-    engine = EmbeddedEngine(model, rows=rows, context=_IN + _OUT, chunk=1 << 16)
-    if not recorded:
-        engine._steps = LaunchedSteps(engine._step, engine.device)
+    steps = None if recorded else LaunchedSteps(torch.device("cuda"))
+    engine = EmbeddedEngine(model, rows=rows, context=_IN + _OUT, chunk=1 << 16, steps=steps)
     rng, found = random.Random(0), list[float]()
     for number in range(4):
         asked = [

@@ -23,16 +23,16 @@ from workload import TOOL_S, Turn, episodes, num_sampled
 def generate(model: Any, work: list[list[Turn]]) -> None:
     live = [list(turns) for turns in work]
     batch = len(live)
-    ids, mask = torch.zeros(batch, 0, dtype=torch.long), torch.zeros(batch, 0, dtype=torch.long)
+    ids, mask = torch.zeros(2, batch, 0, dtype=torch.long, device=model.device)
     cache = DynamicCache(config=model.config)
     while any(live):
-        keep = torch.tensor([index for index, turns in enumerate(live) if turns])
+        keep = torch.tensor([index for index, turns in enumerate(live) if turns], device=model.device)
         if len(keep) < len(live):  # finished episodes leave the batch
             ids, mask = ids[keep], mask[keep]
             cache.batch_select_indices(keep)
             live = [turns for turns in live if turns]
         turns = [each.pop(0) for each in live]
-        new, new_mask = left_padded([turn.observed for turn in turns])
+        new, new_mask = (each.to(model.device) for each in left_padded([turn.observed for turn in turns]))
         ids, mask = torch.cat([ids, new], 1), torch.cat([mask, new_mask], 1)
         longest = max(turn.num_sampled for turn in turns)
         options = GenerationConfig(
@@ -43,7 +43,7 @@ def generate(model: Any, work: list[list[Turn]]) -> None:
         said = out.sequences[:, ids.shape[1] :]
         logits = torch.stack(out.logits, 1)
         logits.log_softmax(-1).gather(2, said[..., None])  # the log-probabilities that training needs
-        said_mask = torch.tensor([[int(at < turn.num_sampled) for at in range(longest)] for turn in turns])
+        said_mask = torch.tensor([[int(at < turn.num_sampled) for at in range(longest)] for turn in turns], device=model.device)
         ids, mask = torch.cat([ids, said], 1), torch.cat([mask, said_mask], 1)
         cache = out.past_key_values
         time.sleep(TOOL_S)
@@ -78,9 +78,8 @@ def continuous(model: Any, work: list[list[Turn]]) -> None:
 def main() -> None:
     path, way, threads, *numbers = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    torch.set_default_device(os.environ.get("DEVICE", "cpu"))
     settings = {"attn_implementation": "sdpa" if way == "generate" else "paged|sdpa"}
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **settings).to(torch.get_default_device()).eval()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **settings).to(os.environ.get("DEVICE", "cpu")).eval()
     run = generate if way == "generate" else continuous
     rates: dict[str, list[float]] = {}
     with torch.inference_mode():

@@ -44,6 +44,8 @@ class Worker:
             os.nice(_TRAINER_NICE)
         try:
             torch.empty(0, device=device)
+            if device.startswith("cuda:"):
+                torch.cuda.set_device(device)
         except (AssertionError, RuntimeError) as error:
             build = "this build of torch has no CUDA: make setup TORCH=cuda" if not torch.backends.cuda.is_built() else error
             raise BadRecipe(f"compute.device={device}: {build}") from None

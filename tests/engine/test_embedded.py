@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 from array import array
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,25 +36,19 @@ def network(seed: int = 1) -> Qwen3:
 @pytest.fixture(params=["compiled", "torch", "replayed"], autouse=True)
 def kind(request: pytest.FixtureRequest) -> None:
     """Every test: with compiled code, without, and with steps in the shapes in which a GPU records them."""
-    global how
-    how = request.param
+    global kind_of_steps
+    kind_of_steps = request.param
 
 
-how = "compiled"
-
-
-@dataclass
-class Rerun:
-    replay: Callable[[], None]
+kind_of_steps = "compiled"
 
 
 def engine(model: Qwen3, *, rows: int = 4, context: int = 96) -> EmbeddedEngine:
-    of = EmbeddedEngine(model, rows=rows, context=context, native=how == "compiled")
-    if how == "replayed":
-        of._steps = RecordedSteps(
-            of._step, slots=rows, context=context, nobody=rows, device=of.device, record=lambda run, _: Rerun(run)
-        )  # fmt: skip
-    return of
+    device = model.head_weight.device
+    steps = None
+    if kind_of_steps == "replayed" and device.type == "cpu":
+        steps = RecordedSteps(slots=rows, context=context, device=device, record=lambda run, _: SimpleNamespace(replay=run))
+    return EmbeddedEngine(model, rows=rows, context=context, native=kind_of_steps == "compiled", steps=steps)
 
 
 def request(key: int, extend: Iterable[int], *, seed: int | None = None, **how: Any) -> RowRequest:

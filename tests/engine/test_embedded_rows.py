@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agito.engine.embedded import EmbeddedEngine
+from agito.engine.embedded.steps import RecordedSteps
 from agito.engine.wire import Advance, RowBranch, RowDone, RowRequest
 from agito.models import Qwen3, Qwen3Config
 from agito.models.network import rotary, rotate
@@ -31,18 +33,22 @@ def network(seed: int = 1) -> Qwen3:
     return model
 
 
-@pytest.fixture(params=["compiled", "torch"], autouse=True)
+@pytest.fixture(params=["compiled", "torch", "replayed"], autouse=True)
 def kind(request: pytest.FixtureRequest) -> None:
-    """Every test, with compiled code and without."""
-    global is_native
-    is_native = request.param == "compiled"
+    """Every test: with compiled code, without, and with steps in the shapes in which a GPU records them."""
+    global kind_of_steps
+    kind_of_steps = request.param
 
 
-is_native = True
+kind_of_steps = "compiled"
 
 
-def new_engine(model: Qwen3, **how: Any) -> EmbeddedEngine:
-    return EmbeddedEngine(model, native=is_native, **how)
+def new_engine(model: Qwen3, *, rows: int, context: int, **how: Any) -> EmbeddedEngine:
+    steps = None
+    if kind_of_steps == "replayed":
+        device = model.head_weight.device
+        steps = RecordedSteps(slots=rows, context=context, device=device, record=lambda run, _: SimpleNamespace(replay=run))
+    return EmbeddedEngine(model, rows=rows, context=context, native=kind_of_steps == "compiled", steps=steps, **how)
 
 
 def request(key: int, extend: Iterable[int], *, max_tokens: int = 5, **how: Any) -> RowRequest:

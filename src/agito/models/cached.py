@@ -111,8 +111,9 @@ class CachedQwen3:
     def decode(self, ids_R: Tensor, slots_R: Tensor, positions_R: Tensor, *, num_slots: int, longest: int) -> Tensor:
         """Appends one token to each slot at `positions_R`; returns `logits_RV`.
 
-        `slots_R` ascends. Every slot in it is below `num_slots` and every position below `longest`: attention runs over that corner
-        of the cache, so live rows should be kept together at its front.
+        `slots_R` ascends. Every slot in it is below `num_slots`, and attention runs over that corner of the cache and the positions below
+        `longest`, so live rows should be kept together at its front. A position beyond is written and not attended to: of such a row
+        nothing is promised but that it disturbs no other.
         """
         length, num_kv_heads = self._bucketed(longest), self.config.num_kv_heads
         is_dense = ids_R.shape[0] == num_slots
@@ -165,7 +166,7 @@ class CachedQwen3:
         config = self.config
         heads_NHE = F.linear(self._normed(x_ND, layer.input_norm_D), layer.qkv_WD).unflatten(1, (-1, config.head_dim))
         num_rotated = config.num_heads + config.num_kv_heads
-        qk_NHE = rotate(self._normed(heads_NHE[:, :num_rotated]) * layer.qk_norm_HE, cos_NE, sin_NE)
+        qk_NHE = rotate(self._normed(heads_NHE[:, :num_rotated], layer.qk_norm_HE), cos_NE, sin_NE)
         self.keys[index].transpose(1, 2).index_put_((slots_N, positions_N), qk_NHE[:, config.num_heads :])
         self.values[index].transpose(1, 2).index_put_((slots_N, positions_N), heads_NHE[:, num_rotated:])
         return qk_NHE[:, : config.num_heads]
@@ -178,8 +179,9 @@ class CachedQwen3:
     def _logits(self, x_ND: Tensor) -> Tensor:
         return F.linear(self._normed(x_ND, self.norm_D), self.head_VD).float()
 
-    def _normed(self, x: Tensor, weight_D: Tensor | None = None) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], weight_D, self.config.rms_norm_eps)
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Rounded before it is scaled, as in the training path."""
+        return F.rms_norm(x, x.shape[-1:], eps=self.config.rms_norm_eps) * weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,11 +35,12 @@ _MASK64 = (1 << 64) - 1
 
 class EmbeddedEngine:
     """A pure function of its exchanges. Not thread-safe. `native`: in compiled code wherever that can be had. `chunk`: tokens of prompts
-    and observations that one exchange computes at the most, so that a long one does not keep everybody from decoding."""
+    and observations that one exchange computes at the most, so that a long one does not keep everybody from decoding. `steps`: how steps of
+    decoding are run; by default recorded on a CUDA device and launched elsewhere."""
 
     def __init__(
         self, model: Qwen3, *, rows: int, context: int, device: torch.device | str | None = None, version: int = 0, native: bool = True,
-        chunk: int = 4096,
+        chunk: int = 4096, steps: Steps | None = None,
     ):  # fmt: skip
         if rows < 1 or context < 2 or chunk < 1:
             raise ValueError(f"rows={rows}, context={context}, chunk={chunk}: need at least 1 row of 2 tokens, 1 token at a time")
@@ -52,11 +53,8 @@ class EmbeddedEngine:
         self._ids_LC = torch.zeros(rows + 1, context, dtype=torch.long, device=self.device)  # the last lane is nobody's
         self._logprobs_LC = torch.zeros(rows + 1, context, device=self.device)
         self._uniforms_LC = torch.zeros(rows + 1, context, dtype=torch.float64, device=self.device)
-        self._steps: Steps = (
-            RecordedSteps(self._step, slots=rows, context=context, nobody=rows, device=self.device)
-            if self.device.type == "cuda"
-            else LaunchedSteps(self._step, self.device)
-        )
+        is_cuda = self.device.type == "cuda"
+        self._steps = steps or (RecordedSteps(slots=rows, context=context, device=self.device) if is_cuda else LaunchedSteps(self.device))
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of branches that found no slot
         self._prompts: dict[bytes, tuple[EngineRow, int]] = {}  # what a row began with → the row, and the version that computed it
         self._forwarded = 0
@@ -250,7 +248,7 @@ class EmbeddedEngine:
         self._steps.begin(rows)
         stopped: list[EngineRow] = []
         for step in range(1, steps + 1):
-            flags = self._steps.next(num_slots=rows[-1].slot + 1, longest=max(row.length for row in rows))
+            flags = self._steps.next(self._step, num_slots=rows[-1].slot + 1, longest=max(row.length for row in rows))
             self._forwarded += len(rows)
             for row in rows:
                 row.computed = row.length

@@ -1,6 +1,6 @@
 """Steps of decoding: a token for each row that samples, again and again, until it stops.
 
-Axes: R the rows that sample, S slots of the cache, K stop tokens.
+Axes: R the rows that sample, M those of them that go on, S slots of the cache, K stop tokens, X kinds of count.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from torch import Tensor
 from agito.engine.embedded.rows import EngineRow
 
 # Of recorded steps:
-_SIZES = 16  # slots are rounded up to a multiple, below it to a power of two
-_LENGTHS = 128  # and positions
+_FINE_SLOTS, _FINE_POSITIONS = 16, 128  # what they are rounded up to, at the least
 _NUM_STOPS = 4  # for each row, at first
 _COUNTS = ("lane", "position", "end", "advance")  # then the stop tokens
 
@@ -71,34 +70,27 @@ class Batch:
 Step: TypeAlias = Callable[[Batch, int, int], Tensor]  # the batch, slots, longest row: samples; which rows stop there
 
 
-class Recording(Protocol):
-    def replay(self) -> None: ...
-
-
-Record: TypeAlias = Callable[[Callable[[], None], Recording | None], Recording]  # what to record, and another that may share its memory
-
-
 class Steps(Protocol):
     def begin(self, rows: Sequence[EngineRow]) -> None:
         """These sample from here on; they ascend by slot."""
         ...
 
-    def next(self, *, num_slots: int, longest: int) -> list[bool]:
-        """A token for each row that has not stopped; which of them stop there."""
+    def next(self, step: Step, *, num_slots: int, longest: int) -> list[bool]:
+        """A token for each row that has not stopped; which of them stop there. `step` is the same every time."""
         ...
 
 
 class LaunchedSteps:
     """One kernel after the other."""
 
-    def __init__(self, step: Step, device: torch.device) -> None:
-        self._step, self._device = step, device
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
     def begin(self, rows: Sequence[EngineRow]) -> None:
         self._batch = Batch.of(rows, self._device)
 
-    def next(self, *, num_slots: int, longest: int) -> list[bool]:
-        is_stopped_R = self._step(self._batch, num_slots, longest)
+    def next(self, step: Step, *, num_slots: int, longest: int) -> list[bool]:
+        is_stopped_R = step(self._batch, num_slots, longest)
         flags = is_stopped_R.tolist()
         if any(flags):
             self._batch = self._batch.only((~is_stopped_R).nonzero()[:, 0])
@@ -106,16 +98,23 @@ class LaunchedSteps:
         return flags
 
 
+class Recording(Protocol):
+    def replay(self) -> None: ...
+
+
+Record: TypeAlias = Callable[[Callable[[], None], Recording | None], Recording]  # what to record, and another that may share its memory
+
+
 class RecordedSteps:
     """On a CUDA device a step is recorded once for each shape and replayed: launching its kernels takes longer than running them.
 
     It runs over the first slots of the cache, as many as hold rows that sample, rounded up so that there are few shapes. A slot without
-    such a row computes too. What it samples goes to the lane `nobody`, and what it computes to the last position but one of the cache. No
-    row that can still be continued has anything there: it has room for another token, and the cache never holds its last.
+    such a row computes too. What it samples goes to a lane behind the last, and what it computes to position `context` - 2 of its slot. A
+    row that can still be continued has nothing there: it is at most `context` - 1 tokens long, the last of them not in the cache.
     """
 
-    def __init__(self, step: Step, *, slots: int, context: int, nobody: int, device: torch.device, record: Record | None = None) -> None:
-        self._step, self._context, self._nobody, self._record = step, context, nobody, record or _on_cuda
+    def __init__(self, *, slots: int, context: int, device: torch.device, record: Record | None = None) -> None:
+        self._context, self._record = context, record or _Cuda(device)
         self._numbers_S = torch.arange(slots, device=device)
         self._heat_2S = torch.ones(2, slots, device=device)
         self._is_stopped_S = torch.zeros(slots, dtype=torch.bool, device=device)
@@ -123,16 +122,16 @@ class RecordedSteps:
 
     def begin(self, rows: Sequence[EngineRow]) -> None:
         batch = Batch.of(rows, torch.device("cpu"))
-        num_stops = batch.stops_RK.shape[1]
+        num_slots, num_stops = len(self._numbers_S), batch.stops_RK.shape[1]
         if num_stops > len(self._counts_XS) - len(_COUNTS):
             self._widen(num_stops)
-        lanes_R, places_R, ends_R, slots_R = batch.lanes_R, batch.positions_R, batch.ends_R, batch.slots_R
+        slots_R, ends_R = batch.slots_R, batch.ends_R
         counts_XS = torch.full(self._counts_XS.shape, -1)
-        counts_XS[: len(_COUNTS)] = torch.tensor([self._nobody, self._context - 1, -1, 0])[:, None]
+        counts_XS[: len(_COUNTS)] = torch.tensor([num_slots, self._context - 1, -1, 0])[:, None]
         counts_XS[: len(_COUNTS) + num_stops, slots_R] = torch.stack(
-            [lanes_R, places_R, ends_R, torch.ones_like(ends_R), *batch.stops_RK.T]
+            [batch.lanes_R, batch.positions_R, ends_R, torch.ones_like(ends_R), *batch.stops_RK.T]
         )
-        heat_2S = torch.ones(2, len(self._numbers_S))
+        heat_2S = torch.ones(2, num_slots)
         heat_2S[0, slots_R] = batch.temperatures_R
         if batch.top_ps_R is not None:
             heat_2S[1, slots_R] = batch.top_ps_R
@@ -141,13 +140,13 @@ class RecordedSteps:
         self._how = int(batch.top_ps_R is not None), int(batch.is_greedy)
         self._slots = slots_R.tolist()
 
-    def next(self, *, num_slots: int, longest: int) -> list[bool]:
-        size = 1 << (num_slots - 1).bit_length() if num_slots <= _SIZES else -(-num_slots // _SIZES) * _SIZES
-        shape = min(size, len(self._numbers_S)), min(-(-longest // _LENGTHS) * _LENGTHS, self._context), *self._how
+    def next(self, step: Step, *, num_slots: int, longest: int) -> list[bool]:
+        size = min(_rounded(num_slots, _FINE_SLOTS), len(self._numbers_S))
+        shape = size, min(_rounded(max(longest, _FINE_POSITIONS), _FINE_POSITIONS), self._context), *self._how
         if shape not in self._graphs:
-            self._graphs[shape] = self._recorded(*shape)
+            self._graphs[shape] = self._recorded(step, *shape)
         self._graphs[shape].replay()
-        flags_S = self._is_stopped_S[: shape[0]].tolist()
+        flags_S = self._is_stopped_S[:size].tolist()
         flags = [flags_S[slot] for slot in self._slots]
         if any(flags):
             self._slots = [slot for slot, stops in zip(self._slots, flags, strict=True) if not stops]
@@ -158,7 +157,7 @@ class RecordedSteps:
         self._counts_XS = torch.zeros(len(_COUNTS) + num_stops, len(self._numbers_S), dtype=torch.long, device=self._numbers_S.device)
         self._graphs: dict[tuple[int, ...], Recording] = {}
 
-    def _recorded(self, size: int, longest: int, is_cut: int, is_greedy: int) -> Recording:
+    def _recorded(self, step: Step, size: int, longest: int, is_cut: int, is_greedy: int) -> Recording:
         lanes_S, positions_S, ends_S, advance_S = self._counts_XS[: len(_COUNTS), :size]
         batch = Batch(
             lanes_R=lanes_S,
@@ -172,9 +171,9 @@ class RecordedSteps:
         )
 
         def run() -> None:
-            is_stopped_S = self._is_stopped_S[:size].copy_(self._step(batch, size, longest))
+            is_stopped_S = self._is_stopped_S[:size].copy_(step(batch, size, longest))
             positions_S.add_(advance_S).masked_fill_(is_stopped_S, self._context - 1)
-            lanes_S.masked_fill_(is_stopped_S, self._nobody)
+            lanes_S.masked_fill_(is_stopped_S, len(self._numbers_S))
             advance_S.masked_fill_(is_stopped_S, 0)
 
         counts_XS = self._counts_XS.clone()
@@ -183,13 +182,29 @@ class RecordedSteps:
         return graph
 
 
-def _on_cuda(run: Callable[[], None], other: Recording | None) -> Recording:
-    here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-    aside.wait_stream(here)
-    with torch.cuda.stream(aside):
-        run()  # what libraries set up at their first call cannot be recorded
-    here.wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=other.pool() if isinstance(other, torch.cuda.CUDAGraph) else None):
-        run()
-    return graph
+class _Cuda:
+    """Records on a stream of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)
+
+    def __call__(self, run: Callable[[], None], other: Recording | None) -> Recording:
+        with torch.cuda.device(self._device):
+            here = torch.cuda.current_stream()
+            self._stream.wait_stream(here)
+            with torch.cuda.stream(self._stream):
+                run()  # what libraries set up at their first call cannot be recorded
+            here.wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            pool = other.pool() if isinstance(other, torch.cuda.CUDAGraph) else None
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+                run()
+        return graph
+
+
+def _rounded(number: int, fine: int) -> int:
+    """Up, to a power of two below `fine`, else to a multiple of it, from 8 x `fine` on to within an eighth to a quarter."""
+    if number < fine:
+        return 1 << (number - 1).bit_length()
+    unit = max(fine, 1 << ((number - 1).bit_length() - 3))
+    return -(-number // unit) * unit
