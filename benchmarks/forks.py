@@ -24,7 +24,7 @@ from agito.testing.episodes import act_out, essence, play
 from agito.types import AttemptId, Event, Key, Task
 from harness import Json, report, spread
 
-_SLOW = {"web"}  # in Chromium: a tenth of the forks
+_SLOW = {"web"}  # in Chromium: half the forks in the short form
 
 
 @dataclass(slots=True)
@@ -109,7 +109,7 @@ def main() -> None:
     count = 10 if options.short else options.forks
     found: dict[str, Found] = {}
     for name in options.only or bundled():
-        found[name] = anyio.run(measure, name, max(count // 10, 5) if name in _SLOW else count)
+        found[name] = anyio.run(measure, name, count // 2 if options.short and name in _SLOW else count)
         print(
             f"{name:10} {found[name].forks} forks, {found[name].different} different  {found[name].holds}  {found[name].first}", flush=True
         )

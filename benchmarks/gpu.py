@@ -155,7 +155,7 @@ def train(config: Qwen3Config, *, sequences: int, length: int, micro_tokens: int
 def recipe(device: str) -> dict[str, Json]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [sys.executable, "-c", "from agito.cli import main; main()", "train", "quickstart", "--out", str(out)]
+        command = [sys.executable, "-m", "agito.cli", "train", "quickstart", "--out", str(out)]
         began = time.monotonic()
         try:
             done = subprocess.run(
