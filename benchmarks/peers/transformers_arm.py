@@ -79,7 +79,8 @@ def main() -> None:
     path, way, threads, *numbers = sys.argv[1:]
     torch.set_num_threads(int(threads))
     settings = {"attn_implementation": "sdpa" if way == "generate" else "paged|sdpa"}
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **settings).to(os.environ.get("DEVICE", "cpu")).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **settings)
+    model.to(os.environ.get("DEVICE", "cpu")).eval()
     run = generate if way == "generate" else continuous
     rates: dict[str, list[float]] = {}
     with torch.inference_mode():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 from array import array
-from collections.abc import Iterable
-from types import SimpleNamespace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -43,11 +43,16 @@ def kind(request: pytest.FixtureRequest) -> None:
 kind_of_steps = "compiled"
 
 
+@dataclass
+class Rerun:
+    replay: Callable[[], None]
+
+
 def engine(model: Qwen3, *, rows: int = 4, context: int = 96) -> EmbeddedEngine:
     device = model.head_weight.device
     steps = None
     if kind_of_steps == "replayed" and device.type == "cpu":
-        steps = RecordedSteps(slots=rows, context=context, device=device, record=lambda run, _: SimpleNamespace(replay=run))
+        steps = RecordedSteps(slots=rows, context=context, device=device, record=lambda run, _: Rerun(replay=run))
     return EmbeddedEngine(model, rows=rows, context=context, native=kind_of_steps == "compiled", steps=steps)
 
 

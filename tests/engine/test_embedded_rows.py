@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -43,11 +43,16 @@ def kind(request: pytest.FixtureRequest) -> None:
 kind_of_steps = "compiled"
 
 
+@dataclass
+class Rerun:
+    replay: Callable[[], None]
+
+
 def new_engine(model: Qwen3, *, rows: int, context: int, **how: Any) -> EmbeddedEngine:
     steps = None
     if kind_of_steps == "replayed":
         device = model.head_weight.device
-        steps = RecordedSteps(slots=rows, context=context, device=device, record=lambda run, _: SimpleNamespace(replay=run))
+        steps = RecordedSteps(slots=rows, context=context, device=device, record=lambda run, _: Rerun(replay=run))
     return EmbeddedEngine(model, rows=rows, context=context, native=kind_of_steps == "compiled", steps=steps, **how)
 
 
