@@ -6,14 +6,12 @@ import math
 import random
 from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
 from agito.engine.embedded import EmbeddedEngine
-from agito.engine.embedded.steps import RecordedSteps
 from agito.engine.wire import Advance, Advanced, RowDone, RowRequest
 from agito.models import Qwen3, Qwen3Config
 from agito.protocols import Sampled, SampleRequest
@@ -33,27 +31,8 @@ def network(seed: int = 1) -> Qwen3:
     return model
 
 
-@pytest.fixture(params=["compiled", "torch", "replayed"], autouse=True)
-def kind(request: pytest.FixtureRequest) -> None:
-    """Every test: with compiled code, without, and with steps in the shapes in which a GPU records them."""
-    global kind_of_steps
-    kind_of_steps = request.param
-
-
-kind_of_steps = "compiled"
-
-
-@dataclass
-class Rerun:
-    replay: Callable[[], None]
-
-
-def engine(model: Qwen3, *, rows: int = 4, context: int = 96) -> EmbeddedEngine:
-    device = model.head_weight.device
-    steps = None
-    if kind_of_steps == "replayed" and device.type == "cpu":
-        steps = RecordedSteps(slots=rows, context=context, device=device, record=lambda run, _: Rerun(replay=run))
-    return EmbeddedEngine(model, rows=rows, context=context, native=kind_of_steps == "compiled", steps=steps)
+pytestmark = pytest.mark.usefixtures("kind")
+new_engine: Callable[..., EmbeddedEngine] = EmbeddedEngine  # until `kind` gives another
 
 
 def request(key: int, extend: Iterable[int], *, seed: int | None = None, **how: Any) -> RowRequest:
@@ -97,7 +76,7 @@ def prompts(seed: float, count: int, longest: int = 12) -> list[list[int]]:
 def test_logprobs_are_those_of_a_plain_forward_pass_in_every_mixture_of_rows(rows: int, steps: int) -> None:
     """Episodes of several turns, of unequal lengths, that start, wait, return and end at their own pace."""
     model, rng = network(), random.Random(rows)
-    of = engine(model, rows=rows)
+    of = new_engine(model, rows=rows)
     history: dict[int, list[int]] = {}
     wanted: dict[int, RowRequest] = {}
     turns_left = {key: rng.randint(2, 4) for key in range(10)}
@@ -134,10 +113,10 @@ def test_logprobs_are_those_of_a_plain_forward_pass_in_every_mixture_of_rows(row
 def test_a_rows_tokens_are_the_same_alone_and_in_a_crowd() -> None:
     model = network()
     some = prompts(0, 12)
-    crowd = finish(engine(model, rows=12), *(request(key, ids, max_tokens=12) for key, ids in enumerate(some)))
-    queued = finish(engine(model, rows=2), *(request(key, ids, max_tokens=12) for key, ids in enumerate(some[:2])))
+    crowd = finish(new_engine(model, rows=12), *(request(key, ids, max_tokens=12) for key, ids in enumerate(some)))
+    queued = finish(new_engine(model, rows=2), *(request(key, ids, max_tokens=12) for key, ids in enumerate(some[:2])))
     for key, ids in enumerate(some):
-        alone = sampled(finish(engine(model, rows=1), request(key, ids, max_tokens=12), steps=3)[key])
+        alone = sampled(finish(new_engine(model, rows=1), request(key, ids, max_tokens=12), steps=3)[key])
         assert alone.ids == sampled(crowd[key]).ids
         assert close_to(alone.logprobs, torch.tensor(sampled(crowd[key]).logprobs))
         assert key not in queued or sampled(queued[key]).ids == alone.ids
@@ -146,8 +125,8 @@ def test_a_rows_tokens_are_the_same_alone_and_in_a_crowd() -> None:
 def test_splitting_a_turn_in_two_changes_nothing() -> None:
     """Draws are keyed by position in the row, so a turn cut by its budget goes on as if it had not been."""
     model = network()
-    whole = sampled(finish(engine(model), request(0, [5, 6], max_tokens=10))[0])
-    of = engine(model)
+    whole = sampled(finish(new_engine(model), request(0, [5, 6], max_tokens=10))[0])
+    of = new_engine(model)
     first = sampled(finish(of, request(0, [5, 6], max_tokens=4))[0])
     second = sampled(finish(of, request(0, [], max_tokens=6))[0])
     assert first.ids + second.ids == whole.ids
@@ -156,13 +135,13 @@ def test_splitting_a_turn_in_two_changes_nothing() -> None:
 
 def test_other_seeds_draw_other_tokens() -> None:
     model = network()
-    done = finish(engine(model, rows=8), *(request(key, [5, 6], max_tokens=10) for key in range(8)))
+    done = finish(new_engine(model, rows=8), *(request(key, [5, 6], max_tokens=10) for key in range(8)))
     assert len({sampled(row).ids.tobytes() for row in done.values()}) == 8
 
 
 def test_the_same_exchanges_give_the_same_bits() -> None:
     def run() -> list[tuple[tuple[RowDone, ...], int, int, int]]:
-        of, rng = engine(network(), rows=3), random.Random(9)
+        of, rng = new_engine(network(), rows=3), random.Random(9)
         answers: list[Advanced] = []
         for turn in range(4):
             asked = tuple(request(key, prompts(rng.random(), 1)[0], stop_ids=(1,)) for key in range(turn, turn + 4))
@@ -182,7 +161,7 @@ def test_the_same_exchanges_give_the_same_bits() -> None:
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.7), (1.4, 0.5)])
 def test_sampled_frequencies_follow_the_distribution_whose_logprob_is_reported(temperature: float, top_p: float) -> None:
     model, rows, draws = network(), 64, 4096
-    of = engine(model, rows=rows, context=8)
+    of = new_engine(model, rows=rows, context=8)
     counts, reported = torch.zeros(CONFIG.vocab_size), {}
     for start in range(0, draws, rows):
         keys = range(start, start + rows)
@@ -218,7 +197,7 @@ def truncated(model: Qwen3, ids: list[int], temperature: float, top_p: float) ->
 
 def test_temperature_zero_takes_the_likeliest_token_beside_rows_that_sample() -> None:
     model, prompt = network(), [3, 9, 4]
-    done = finish(engine(model), request(0, prompt, temperature=0.0), request(1, prompt), request(2, prompt, temperature=0.0, seed=77))
+    done = finish(new_engine(model), request(0, prompt, temperature=0.0), request(1, prompt), request(2, prompt, temperature=0.0, seed=77))
     greedy = sampled(done[0])
     with torch.no_grad():
         ids = list(prompt)
@@ -232,15 +211,15 @@ def test_temperature_zero_takes_the_likeliest_token_beside_rows_that_sample() ->
 
 def test_a_turn_ends_with_its_stop_token_or_at_its_budget() -> None:
     model, prompt = network(), [3, 9, 4]
-    free = sampled(finish(engine(model), request(0, prompt, max_tokens=9))[0])
+    free = sampled(finish(new_engine(model), request(0, prompt, max_tokens=9))[0])
     assert (len(free.ids), free.stopped) == (9, Stop.LENGTH)
     for at in (0, 3, 8):
         token = free.ids[at]
         first = free.ids.index(token)
-        stopped = sampled(finish(engine(model), request(0, prompt, max_tokens=9, stop_ids=(60, token, 59)))[0])
+        stopped = sampled(finish(new_engine(model), request(0, prompt, max_tokens=9, stop_ids=(60, token, 59)))[0])
         assert (stopped.ids, stopped.stopped) == (free.ids[: first + 1], Stop.END)
         assert stopped.logprobs == free.logprobs[: first + 1]
-    other = finish(engine(model), request(0, prompt, max_tokens=9), request(1, prompt, seed=0, max_tokens=9, stop_ids=(free.ids[2],)))
+    other = finish(new_engine(model), request(0, prompt, max_tokens=9), request(1, prompt, seed=0, max_tokens=9, stop_ids=(free.ids[2],)))
     assert len(sampled(other[0]).ids) == 9, "a stop token of one row is not one of its neighbour"
     assert len(sampled(other[1]).ids) == free.ids.index(free.ids[2]) + 1
 
@@ -248,7 +227,7 @@ def test_a_turn_ends_with_its_stop_token_or_at_its_budget() -> None:
 def test_bf16_stays_near_the_training_path_in_bf16() -> None:
     """Not exact: the two paths round at other places. A misplaced rounding shows as an error of tenths."""
     model = network().bfloat16()
-    done = finish(engine(model, rows=8), *(request(key, ids, max_tokens=20) for key, ids in enumerate(prompts(0, 8))))
+    done = finish(new_engine(model, rows=8), *(request(key, ids, max_tokens=20) for key, ids in enumerate(prompts(0, 8))))
     errors = [
         torch.tensor(sampled(row).logprobs) - reference(model, ids, sampled(row).ids)
         for ids, row in zip(prompts(0, 8), done.values(), strict=True)
@@ -288,7 +267,7 @@ def test_rows_that_wait_while_others_decode_go_on_unharmed_to_the_last_position(
     torch.backends.cuda.matmul.allow_tf32 = False
     context, rng = 48, random.Random(0)
     model = network().to(device)
-    of = engine(model, rows=8, context=context)
+    of = new_engine(model, rows=8, context=context)
     waiting = dict(enumerate(prompts(0, 8)))
     texts: dict[int, list[int]] = {key: [] for key in waiting}
     while waiting:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agito.engine.embedded import EmbeddedEngine
-from agito.engine.embedded.steps import RecordedSteps
 from agito.engine.wire import Advance, RowBranch, RowDone, RowRequest
 from agito.models import Qwen3, Qwen3Config
 from agito.models.network import rotary, rotate
@@ -33,27 +31,8 @@ def network(seed: int = 1) -> Qwen3:
     return model
 
 
-@pytest.fixture(params=["compiled", "torch", "replayed"], autouse=True)
-def kind(request: pytest.FixtureRequest) -> None:
-    """Every test: with compiled code, without, and with steps in the shapes in which a GPU records them."""
-    global kind_of_steps
-    kind_of_steps = request.param
-
-
-kind_of_steps = "compiled"
-
-
-@dataclass
-class Rerun:
-    replay: Callable[[], None]
-
-
-def new_engine(model: Qwen3, *, rows: int, context: int, **how: Any) -> EmbeddedEngine:
-    steps = None
-    if kind_of_steps == "replayed":
-        device = model.head_weight.device
-        steps = RecordedSteps(slots=rows, context=context, device=device, record=lambda run, _: Rerun(replay=run))
-    return EmbeddedEngine(model, rows=rows, context=context, native=kind_of_steps == "compiled", steps=steps, **how)
+pytestmark = pytest.mark.usefixtures("kind")
+new_engine: Callable[..., EmbeddedEngine] = EmbeddedEngine  # until `kind` gives another
 
 
 def request(key: int, extend: Iterable[int], *, max_tokens: int = 5, **how: Any) -> RowRequest:
