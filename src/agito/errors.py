@@ -64,6 +64,10 @@ class Diverged(AgitoError):
     exit_code = 9
 
 
+class InvalidArguments(AgitoError):
+    """A call's arguments do not hold; the message is for the policy. What a tool raises beside it is the environment's fault."""
+
+
 class SandboxFailure(AgitoError):
     """The sandbox itself failed (not the command inside it): the attempt is void."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import pytest
 
-from agito.errors import SandboxFailure
+from agito.errors import InvalidArguments, SandboxFailure
 from agito.types import AttemptId as Id
 from agito.types import Budget, Call, Dialect, Event, Fault, Limits, Task
 from agito.world.gym import GymWorld
@@ -83,7 +83,7 @@ async def test_continuous_actions_are_json() -> None:
     component = GymWorld(lambda: gymnasium.make("Pendulum-v1"), 0)
     assert "reward -" in (await component.call(act("[0.5]"), timeout_s=1.0)).text
     for said in ("[9.0]", "0.5", "[[0.5]]", '["a"]'):
-        with pytest.raises(ValueError, match="is no action"):
+        with pytest.raises(InvalidArguments, match="is no action"):
             await component.call(act(said), timeout_s=1.0)
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from agito.errors import InvalidArguments
 from agito.types import Call, Fault
 from agito.world.python import PythonTool
 from agito.world.sandbox import Pool
@@ -74,6 +75,6 @@ async def test_endless_and_greedy_snippets_are_events_and_the_state_survives_the
     greedy = await tool.call(Call(tool="python", arguments={"code": "b = bytearray(1 << 34)"}), timeout_s=5.0)
     assert "MemoryError" in greedy.text or greedy.fault is not None
     assert await run(tool, "x") == "1\n"
-    with pytest.raises(ValueError):
+    with pytest.raises(InvalidArguments, match="half a character"):
         await run(tool, "'\ud800'")
     await tool.close()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from agito.errors import InvalidArguments
 from agito.protocols import Control, Environment, Renderer, Script, ScriptFactory
 from agito.render import learn, renderer
 from agito.testing.environment import EnvironmentContract
@@ -36,7 +37,7 @@ class ShelfMachine(Machine):
             return Answer(text=str(self.state.values.get(name, "none")))
         value = call.arguments.get("value")
         if not isinstance(value, int):
-            raise ValueError("set needs an integer `value`")
+            raise InvalidArguments("set needs an integer `value`")
         self.state.values[name] = value
         self.state.num_sets += 1
         return Answer(text="ok")
@@ -180,3 +181,24 @@ def test_the_compact_dialect_reads_parameters_by_their_place(text: str, argument
     ids = [*compact.vocabulary.encode(text), *compact.stop_ids]  # type: ignore[attr-defined]
     (call,) = compact.parse(ids, (SUBMIT, SET, GET))
     assert call.arguments == arguments
+
+
+class BrokenMachine(Machine):
+    name, tools = "broken", (GET,)
+
+    def step(self, call: Call) -> Answer:
+        if call.arguments.get("name") == "own":
+            text_of(call, "other")
+        return Answer(text=str({}["missing"] if call.arguments.get("name") == "key" else int("not a number")))
+
+
+@pytest.mark.parametrize(("name", "error"), [("key", KeyError), ("value", ValueError)])
+async def test_what_a_tool_raises_by_mistake_is_not_blamed_on_the_policy(name: str, error: type[Exception]) -> None:
+    task = Task(id="t", env="e", split="train", family="f", level=1, prompt={Dialect.COMPACT: "x"}, tools=(GET,), limits=Limits())
+    world = World(task, [BrokenMachine(None)], AttemptId(group=0, slot=0), noise_seed=0)
+    with pytest.raises(error):
+        await world.act(Call(tool="get", arguments={"name": name}), LEFT)
+    event = await world.act(Call(tool="get", arguments={"name": "own"}), LEFT)
+    assert event.fault is Fault.POLICY and "needs a string `other`" in event.text
+    event = await world.act(Call(tool="get", arguments={"name": "own", "other": "\ud800"}), LEFT)
+    assert event.fault is Fault.POLICY and "half a character" in event.text

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Protocol
 
+from agito.errors import InvalidArguments
 from agito.types import Call, Exactness, Fault, ToolSpec
 
 _P99 = NormalDist().inv_cdf(0.99)
@@ -145,10 +146,12 @@ CALM = Weather()
 
 
 def text_of(call: Call, name: str) -> str:
-    """The string argument `name`. Raises `ValueError`, with words for the policy, when it is missing or no string."""
+    """The string argument `name`. Raises `InvalidArguments` when it is missing, no string, or no Unicode text."""
     value = call.arguments.get(name)
     if not isinstance(value, str):
-        raise ValueError(f"{call.tool} needs a string `{name}`")
+        raise InvalidArguments(f"{call.tool} needs a string `{name}`")
+    if not value.isascii() and any("\ud800" <= each <= "\udfff" for each in value):
+        raise InvalidArguments(f"{call.tool}: `{name}` holds half a character (a lone surrogate)")
     return value
 
 

@@ -6,6 +6,7 @@ neither a way to a reward nor punished; reports are counted and shown, for someb
 
 from __future__ import annotations
 
+from agito.errors import InvalidArguments
 from agito.types import Call
 from agito.world.component import Answer, Machine, spec, text_of
 
@@ -23,6 +24,6 @@ class FlawDesk(Machine):
     def step(self, call: Call) -> Answer:
         why = text_of(call, "why").strip()
         if not why:
-            raise ValueError("report_flaw needs a reason")
+            raise InvalidArguments("report_flaw needs a reason")
         self.state = [why]
         return Answer(text="", submitted=f"reported: {why}")

@@ -15,7 +15,7 @@ from typing import Any, cast
 import gymnasium
 import numpy as np
 
-from agito.errors import SandboxFailure
+from agito.errors import InvalidArguments, SandboxFailure
 from agito.types import Call, Exactness, Json, ToolSpec
 from agito.world.component import Answer, spec, text_of
 
@@ -74,7 +74,7 @@ class GymWorld:
         return Answer(text=f"{self._show(self._seen)}\nreward {float(reward):g}", submitted=how)
 
     def _read(self, said: str) -> Any:
-        """Raises `ValueError`, with words for the policy."""
+        """Raises `InvalidArguments`."""
         space = self._env.action_space
         known = f"one of {', '.join(self._actions)}" if self._actions else f"JSON for {space}"
         if said in self._actions:
@@ -90,7 +90,7 @@ class GymWorld:
             except (ValueError, TypeError, OverflowError):
                 action = None
         if action is None or isinstance(action, bool) or not space.contains(action):
-            raise ValueError(f"{said[:40]!r} is no action; say {known}")
+            raise InvalidArguments(f"{said[:40]!r} is no action; say {known}")
         return action
 
     async def snapshot(self) -> object:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from agito.errors import InvalidArguments
 from agito.types import AttemptId, Call, Exactness, Fault, ToolSpec
 from agito.world.component import Answer, spec, text_of
 
@@ -106,13 +107,13 @@ class Memory:
         if call.tool == "remember":
             text = text_of(call, "note").strip().encode("utf-8", "replace").decode()
             if not 0 < len(text) <= _MAX_NOTE:
-                raise ValueError(f"a note has 1 to {_MAX_NOTE} characters")
+                raise InvalidArguments(f"a note has 1 to {_MAX_NOTE} characters")
             (last,) = self._database.execute("SELECT coalesce(max(note), 0) FROM log WHERE action = 'remember'").fetchone()
             self._write(self._entry(last + 1, "remember", text))
             return Answer(text=f"kept as {last + 1}")
         number = call.arguments.get("id")
         if not isinstance(number, int) or isinstance(number, bool):
-            raise ValueError("forget needs an integer `id`")
+            raise InvalidArguments("forget needs an integer `id`")
         is_small = abs(number) < 1 << 62
         row = self._database.execute("SELECT text FROM notes WHERE rowid = ?", (number,)).fetchone() if is_small else None
         if row is None:

@@ -42,7 +42,6 @@ class PythonTool:
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         code = text_of(call, "code")
-        code.encode()  # a lone surrogate is a ValueError, and the policy's
         sandbox = await self._open()
         result = await sandbox.py(f"{_DRIVER}\nrun({code!r}, {STATE if self._keeps_state else None!r})", timeout_s=timeout_s)
         return _answer(result)

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 import tantivy
 
+from agito.errors import InvalidArguments
 from agito.types import Call, Fault, Json, ToolSpec
 from agito.world.component import Answer, Machine, spec, text_of
 
@@ -125,5 +126,5 @@ class SearchEngine(Machine):
 
 def _id_of(value: Json) -> str:
     if not isinstance(value, str):
-        raise ValueError("open needs a string `id`")
+        raise InvalidArguments("open needs a string `id`")
     return value.strip()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from agito.errors import InvalidArguments
 from agito.protocols import Control, Session, WorldSnapshot
 from agito.types import AttemptId, Budget, Call, Event, Exactness, Fault, Sealed, Task, ToolSpec
 from agito.world.component import CALM, Answer, Component, Weather, clip, spec, text_of, wrong
@@ -102,7 +103,7 @@ class World:
             if component is None:
                 return Answer(text="", submitted=text_of(call, "answer").strip())
             return await self._in_weather(component, call)
-        except ValueError as error:  # how a component says that an argument does not hold
+        except InvalidArguments as error:
             return wrong(error)
 
     async def _in_weather(self, component: Component, call: Call) -> Answer:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from agito.envs.decisions.scene import Family, Hand, Outcome, Scene, Spent, call
 from agito.envs.decisions.words import NAMES, VALUES
+from agito.errors import InvalidArguments
 from agito.protocols import Script
 from agito.types import Call, Dialect, Fault, Limits, ToolSpec
 from agito.world.component import Answer, spec, text_of
@@ -108,7 +109,7 @@ class FanOutScene(Scene):
     def _start(self, part: str, given: str) -> Answer:
         state, case = self.state, self.case
         if part not in case.parts:
-            raise ValueError(f"start {part}: the parts are {' '.join(case.parts)}")
+            raise InvalidArguments(f"start {part}: the parts are {' '.join(case.parts)}")
         if part in state.ends:
             return Answer(text="again", fault=Fault.POLICY)
         number = case.parts.index(part)

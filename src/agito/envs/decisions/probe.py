@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from agito.envs.decisions.scene import Family, Hand, Outcome, Scene, Spent, call
 from agito.envs.decisions.words import VALUES
+from agito.errors import InvalidArguments
 from agito.protocols import Script
 from agito.types import Call, Dialect, Limits
 from agito.world.component import Answer, spec, text_of
@@ -125,7 +126,7 @@ class ProbeScene(Scene):
             return Answer(text="", submitted=state.submitted)
         sensor = text_of(call, "sensor").strip()
         if sensor not in state.readings:
-            raise ValueError(f"probe {sensor}: the sensors are {', '.join(state.readings)}")
+            raise InvalidArguments(f"probe {sensor}: the sensors are {', '.join(state.readings)}")
         if not self.num_left:
             return Answer(text="no reading is left")
         state.gaps.append(best - worth(belief, self.num_left, self.case.prices, sensor))

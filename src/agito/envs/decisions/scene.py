@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
+from agito.errors import InvalidArguments
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Dialect, Json, Limits, Task, ToolSpec, Trajectory
 from agito.world.component import Answer, Machine
@@ -82,7 +83,7 @@ class Scene(Machine):
         return len(self.calls) - 1
 
     def carry_out(self, call: Call) -> Answer:
-        """Raises `ValueError`, before anything is changed, for arguments that do not hold."""
+        """Raises `InvalidArguments`, before anything is changed, for arguments that do not hold."""
         raise NotImplementedError
 
     def outcome(self) -> Outcome:
@@ -138,7 +139,7 @@ def act_again(scene: Scene, calls: Iterable[tuple[str, Mapping[str, Json]]]) -> 
         if tool not in known:
             scene.calls.append((tool, dict(arguments)))
             continue
-        with suppress(ValueError):
+        with suppress(InvalidArguments):
             scene.step(Call(tool=tool, arguments=arguments))
     return scene
 

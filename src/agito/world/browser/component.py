@@ -8,6 +8,7 @@ from typing import Protocol
 
 import anyio
 
+from agito.errors import InvalidArguments
 from agito.types import Call, Exactness, Fault
 from agito.world.browser.page import Site, Unusable
 from agito.world.browser.tree import CHOICES, Element, View
@@ -87,7 +88,7 @@ class Browser:
             assert isinstance(call, Call)
             try:
                 await twin.call(call, timeout_s=60.0)
-            except ValueError:
+            except InvalidArguments:
                 continue  # it was refused the first time, too
         return twin
 
@@ -112,7 +113,7 @@ class Browser:
         return self._tab
 
     async def _do(self, tab: Tab, call: Call) -> View:
-        """Raises `ValueError` for arguments that do not hold."""
+        """Raises `InvalidArguments`."""
         if call.tool == LOOK.name:
             return await tab.look()
         if call.tool == BACK.name:
@@ -123,7 +124,7 @@ class Browser:
         if call.tool == SELECT.name:
             return await tab.select(element, text_of(call, "option"))
         if element.role in CHOICES:
-            raise ValueError(f"{element.name} is a choice: use select")
+            raise InvalidArguments(f"{element.name} is a choice: use select")
         return await tab.click(element)
 
     def _element(self, call: Call) -> Element:
@@ -134,5 +135,5 @@ class Browser:
             return elements[int(text) - 1]
         found = next((element for element in elements if text and element.name == text), None)
         if found is None:
-            raise ValueError(f"element: a number from 1 to {len(elements)}, or a name")
+            raise InvalidArguments(f"element: a number from 1 to {len(elements)}, or a name")
         return found

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio.abc import SocketStream
 
-from agito.errors import SandboxFailure
+from agito.errors import InvalidArguments, SandboxFailure
 from agito.world.browser.cdp import Link, Refused
 from agito.world.browser.tree import CHOICES, FIELDS, Element, View, read
 from agito.world.http1 import Request, Response, Server, meanwhile
@@ -34,7 +34,7 @@ _CHOOSE = """function(label) {
 }"""
 
 
-class Unusable(ValueError):
+class Unusable(InvalidArguments):
     """The element cannot be acted on that way; in words for the policy."""
 
 
