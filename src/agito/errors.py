@@ -69,9 +69,13 @@ class InvalidArguments(AgitoError):
 
 
 class SandboxFailure(AgitoError):
-    """The sandbox itself failed (not the command inside it): the attempt is void."""
+    """The sandbox itself failed, not the command inside it. Void, unless the attempt's own calls bring it about again in a fresh one."""
 
     exit_code = 10
+
+
+class SandboxExhausted(SandboxFailure):
+    """The episode used up what it was given (memory, processes, descriptors, time), and its sandbox went with it: scored as it stands."""
 
 
 class NotAdmitted(AgitoError):
