@@ -119,6 +119,23 @@ def blind(factory: ScriptFactory) -> ScriptFactory:
     return script
 
 
+def coping(factory: ScriptFactory) -> ScriptFactory:
+    """The same agent, which stops where it would break."""
+
+    def script() -> Script:
+        inner = factory()
+        try:
+            call = next(inner, None)
+            while call is not None:
+                call = inner.send((yield call))
+        except Exception:  # the boundary: StopIteration too; a script that cannot go on has said all it has to say
+            return
+        finally:
+            inner.close()
+
+    return script
+
+
 def stumbling(factory: ScriptFactory) -> ScriptFactory:
     """The same agent after two mistakes that cost it two calls and nothing else."""
 
