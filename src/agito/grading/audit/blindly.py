@@ -7,10 +7,13 @@ alone buys, or nothing does.
 from __future__ import annotations
 
 import json
+import math
+import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 
 from agito.grading.audit.agents import ending, fill, prompt_of, strings
 from agito.grading.audit.attacks import Attackers
@@ -32,20 +35,34 @@ class Memory:
     """Solved tasks, as somebody remembers them who saw their prompts and their calls."""
 
     solved: list[Episode] = field(default_factory=list[Episode])
+    ends: list[tuple[str, Call]] = field(init=False)  # the last calls, with names by which equal ones are equal
 
     def __post_init__(self) -> None:
         self.solved = [each for each in self.solved if each.calls]
+        self.ends = [(_name(each.calls[-1]), each.calls[-1]) for each in self.solved]
+
+    @property
+    def looks(self) -> bool:
+        """Whether solutions do anything before their last call. Where they do not, all is in the prompt, and to work it out is the task."""
+        return any(len(each.calls) > 1 for each in self.solved)
 
     def commonest(self) -> list[Call]:
         """The last calls of the solutions, the commonest first."""
-        return [call for call, _ in _counted([each.calls[-1] for each in self.solved])]
+        first = dict(reversed(self.ends))
+        return [first[name] for name, _ in Counter(name for name, _ in self.ends).most_common()]
+
+    def shared_end(self) -> Call | None:
+        """The last call of nearly all solutions, such as `submit done`."""
+        name, count = Counter(name for name, _ in self.ends).most_common(1)[0] if self.ends else ("", 0)
+        return dict(self.ends)[name] if count >= 0.9 * len(self.ends) > 0 else None
 
     def by(self, feature: Feature) -> Mapping[object, Call]:
         """The commonest last call of the solved tasks with the same feature."""
-        found: dict[object, list[Call]] = defaultdict(list)
-        for each in self.solved:
-            found[feature(each.task)].append(each.calls[-1])
-        return {value: _counted(calls)[0][0] for value, calls in found.items()}
+        counts: dict[object, Counter[str]] = defaultdict(Counter)
+        for each, (name, _) in zip(self.solved, self.ends, strict=True):
+            counts[feature(each.task)][name] += 1
+        calls = dict(self.ends)
+        return {value: calls[found.most_common(1)[0][0]] for value, found in counts.items()}
 
     def donor(self, task: Task) -> Episode | None:
         """A solved task with the same prompt, else with the same but for its numbers, else of the same cell."""
@@ -56,15 +73,9 @@ class Memory:
         return None
 
 
-def _counted(calls: Sequence[Call]) -> list[tuple[Call, int]]:
+def _name(call: Call) -> str:
     """By tool and arguments; the raw text does not matter."""
-    counts: Counter[str] = Counter()
-    first: dict[str, Call] = {}
-    for call in calls:
-        name = json.dumps([call.tool, call.arguments], sort_keys=True, default=str)
-        counts[name] += 1
-        first.setdefault(name, call)
-    return [(first[name], count) for name, count in counts.most_common()]
+    return json.dumps([call.tool, call.arguments], sort_keys=True, default=str)
 
 
 def whole(task: Task) -> object:
@@ -75,14 +86,28 @@ def without_digits(task: Task) -> object:
     return (task.cell, re.sub(r"\d+", "#", prompt_of(task)))
 
 
-def word_at(place: int) -> Feature:
-    """One word of the prompt, counted from its beginning, or its end where `place` is negative."""
+_OF_A_WORD: Mapping[str, Callable[[str], object]] = {
+    "": lambda word: word,
+    "the first letter of ": lambda word: word[:1],
+    "the last letter of ": lambda word: word[-1:],
+    "the length of ": len,
+    **{f"the remainder by {by} of ": partial(lambda by, word: int(word) % by if word.isdigit() and len(word) < 20 else word, by) for by in (3, 4, 6, 7, 8, 9, 11, 12)},
+}  # fmt: skip
+
+
+def word_at(place: int, part: str = "") -> Feature:
+    """One word of the prompt, or a part of it, counted from its beginning, or its end where `place` is negative."""
 
     def feature(task: Task) -> object:
-        words = _TOKEN.findall(prompt_of(task))
-        return words[place] if -len(words) <= place < len(words) else ""
+        words = _words(prompt_of(task))
+        return _OF_A_WORD[part](words[place]) if -len(words) <= place < len(words) else ""
 
     return feature
+
+
+@lru_cache(maxsize=1 << 12)
+def _words(prompt: str) -> tuple[str, ...]:
+    return tuple(_TOKEN.findall(prompt))
 
 
 def blindly(environment: Environment, solved: Sequence[Episode]) -> Attackers:
@@ -94,9 +119,10 @@ def blindly(environment: Environment, solved: Sequence[Episode]) -> Attackers:
         f"{BLIND}by heart": (whole, memory.by(whole)),
         f"{BLIND}by heart, but for numbers": (without_digits, memory.by(without_digits)),
     }
-    for place in _telling_places(memory):
-        tables[f"{BLIND}by word {place} of the prompt"] = (word_at(place), memory.by(word_at(place)))
+    for place, part in _telling_places(memory):
+        tables[f"{BLIND}by {part}word {place} of the prompt"] = (word_at(place, part), memory.by(word_at(place, part)))
     words = words_in(environment, _WORDS)
+    answers = {text for call in commonest for text in call.arguments.values() if isinstance(text, str)}
 
     def attacks(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:
         found: dict[str, ScriptFactory] = {f"{CONSTANT}{_shown(call)}": _saying(call) for call in commonest[:_CONSTANTS]}
@@ -105,8 +131,10 @@ def blindly(environment: Environment, solved: Sequence[Episode]) -> Attackers:
         end = ending(task)
         if end is not None and strings(end):
             found |= {f"{CONSTANT}the word {word!r}": _saying(fill(end, word)) for word in words}
+        if end is not None and strings(end) and memory.looks:
+            found |= {f"{BLIND}{name}": _saying(fill(end, text)) for name, text in _from_the_prompt(task, answers).items()}
         donor = memory.donor(task)
-        if donor is not None:
+        if donor is not None and memory.looks:
             found[f"{BLIND}the calls of another task"] = _acting(donor.calls)
             found[f"{BLIND}the calls of another task, in the words of this one"] = _acting(translated(donor, task))
         return found
@@ -114,20 +142,42 @@ def blindly(environment: Environment, solved: Sequence[Episode]) -> Attackers:
     return attacks
 
 
-def _telling_places(memory: Memory) -> list[int]:
+def _telling_places(memory: Memory) -> list[tuple[int, str]]:
     """The words of the prompt that say most about the answer: by how often one half of the tasks foretells the other."""
     half, rest = Memory(memory.solved[::2]), memory.solved[1::2]
-    score: dict[int, int] = {}
+    score: dict[tuple[int, str], int] = {}
     for place in (*range(24), *range(-8, 0)):
-        feature = word_at(place)
-        known = half.by(feature)
-        if len(known) > 1:
-            score[place] = sum(_same(known.get(feature(each.task)), each.calls[-1]) for each in rest)
-    return sorted(score, key=lambda place: (-score[place], place))[:_PLACES]
+        if len({word_at(place)(each.task) for each in memory.solved}) < 2:
+            continue
+        for part in _OF_A_WORD:
+            feature = word_at(place, part)
+            known = half.by(feature)
+            if len(known) > 1:
+                score[place, part] = sum(_same(known.get(feature(each.task)), each.calls[-1]) for each in rest)
+    return sorted(score, key=lambda each: (-score[each], each))[:_PLACES]
 
 
 def _same(one: Call | None, other: Call) -> bool:
     return one is not None and (one.tool, one.arguments) == (other.tool, other.arguments)
+
+
+def _from_the_prompt(task: Task, answers: Collection[str]) -> Mapping[str, str]:
+    """What the prompt itself offers as an answer: what was one elsewhere, and what its numbers make."""
+    words = _words(prompt_of(task))
+    numbers = [int(word) for word in words if word.isdigit() and len(word) < 10]
+    found: dict[str, str] = {}
+    named = list(dict.fromkeys(word for word in words if word in answers))
+    if named:
+        found = {
+            "the first answer that it names": named[0],
+            "the last answer that it names": named[-1],
+            "an answer that it names": random.Random(task.id).choice(named),
+        }
+    if len(numbers) > 1:
+        made = {"sum": sum(numbers), "largest": max(numbers), "least": min(numbers), "number": len(numbers), "product": math.prod(numbers[:2]),
+                "difference": abs(numbers[0] - numbers[1])}  # fmt: skip
+        found |= {f"the {name} of its numbers": str(value) for name, value in made.items()}
+    return found
 
 
 def _all_at_once(task: Task, commonest: Sequence[Call]) -> Mapping[str, ScriptFactory]:

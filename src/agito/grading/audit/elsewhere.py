@@ -124,7 +124,7 @@ def _where(cls: type[Environment]) -> dict[str, str] | None:
     """How another process finds the class. None: it cannot."""
     module = sys.modules.get(cls.__module__)
     path = getattr(module, "__file__", None)
-    if path is None or getattr(module, cls.__qualname__, None) is not cls:
+    if path is None or not isinstance(getattr(module, cls.__qualname__, None), type):
         return None
     try:
         spec = importlib.util.find_spec(cls.__module__)

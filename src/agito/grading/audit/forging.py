@@ -47,7 +47,7 @@ def forging(environment: Environment, solved: Sequence[Episode], failed: Sequenc
     common = {line for each in failed if each.sealed for data in each.sealed.files.values() for line in _lines(data)}
     words = words_in(environment, _MOST_WORDS)
     named = [word for word in words if "." in word.strip(".") or "/" in word]
-    last = memory.commonest()[:1]
+    last = memory.shared_end()
 
     def attacks(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:
         files = {path: _as_ours(data, donor, task) for donor in donors if donor.sealed for path, data in donor.sealed.files.items() if data}
@@ -94,10 +94,10 @@ def _batches(items: Sequence[object], size: int) -> Iterable[list[object]]:
     return [list(items[at : at + size]) for at in range(0, len(items), size)]
 
 
-def _then_ending(task: Task, calls: Sequence[Call], last: Sequence[Call]) -> ScriptFactory:
-    """Ends as the commonest solution does, which says nothing of this task, or with junk."""
+def _then_ending(task: Task, calls: Sequence[Call], last: Call | None) -> ScriptFactory:
+    """Ends as all solutions do, which says nothing of this task, or else with junk."""
     end = ending(task)
-    final = next((call for call in last if end is not None and call.tool == end.name), None)
+    final = last if last is not None and end is not None and last.tool == end.name else None
 
     def script() -> Script:
         for call in calls:  # noqa: UP028 (events are sent to this generator, and a list takes none)

@@ -15,6 +15,7 @@ from agito.types import mean
 _PER_LEVEL, _LEAST = 300, 5
 _SURE_Z, _APART_Z = 4.2, 2.6  # standard errors: a difference that is certain, one that may be
 _EASIER, _SHORTER = 0.1, 0.8
+_COMPARED = 8  # episodes of a level from which anything can be said
 _ENOUGH = 40  # episodes of a level from which "no difference" can be said
 _SKILLS = (0.5, 0.8)
 
@@ -64,6 +65,8 @@ def _wrong(tried: Sequence[Episode], solved: Sequence[Episode], where: str) -> l
     """Pairs of levels of which the higher one is easier for the demonstrators, or shorter for the solutions and not harder."""
     by_level, solutions, found = _by_level(tried), _by_level(solved), list[str]()
     for low, high in combinations(by_level, 2):
+        if min(len(by_level[low]), len(by_level[high])) < _COMPARED:
+            continue
         earns = {level: [each.reward or 0.0 for each in by_level[level]] for level in (low, high)}
         lengths = {level: [float(len(each.events)) for each in solutions.get(level, ())] for level in (low, high)}
         easier = mean(earns[high]) - mean(earns[low])
@@ -114,12 +117,12 @@ def _z(these: Sequence[float], those: Sequence[float]) -> float:
     """By how many standard errors the first mean lies above the second."""
     if not these or not those:
         return 0.0
-    error = math.sqrt(_variance(these) / len(these) + _variance(those) / len(those))
-    return (mean(these) - mean(those)) / max(error, 1e-6)
+    width = max(*these, *those) - min(*these, *those)
+    error = math.sqrt(_variance(these, width) / len(these) + _variance(those, width) / len(those))
+    return (mean(these) - mean(those)) / max(error, 1e-9)
 
 
-def _variance(values: Sequence[float]) -> float:
-    """With one more value on either side, so that three equal successes are no certainty."""
+def _variance(values: Sequence[float], width: float) -> float:
+    """With one more value on either side, so that a few equal ones are no certainty."""
     middle = mean(values)
-    width = max(max(values) - min(values), 1e-9)
     return sum((value - middle) ** 2 for value in values) / len(values) + width**2 / (len(values) + 1) / 4

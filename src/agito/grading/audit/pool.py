@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agito.grading.audit import limits
 from agito.grading.audit.card import Case, Gate
@@ -17,7 +17,7 @@ from agito.grading.audit.numbers import differs
 from agito.grading.audit.stage import Drawn, Episode, Stage
 
 SPLITS = ("train", "heldout", "structural")
-_TRAIN, _TEST, _OTHER_SEEDS, _PER_SEED = 1000, 300, (0, 1, 2, 3, 7, 42), 120
+_TRAIN, _TEST, _OTHER_SEEDS, _PER_SEED = 3000, 400, (0, 1, 2, 3, 7, 42), 150
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _MOST_TOKENS, _MOST_PLACES = 240, 24
 _SAME = 4  # tasks that make a class of one and the same
@@ -25,10 +25,11 @@ _SAME = 4  # tasks that make a class of one and the same
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """What a task says and hides, in tokens. Neither its name nor its seed is part of it."""
+    """What a task says and hides, in tokens. Its name is no part of it, and its seed does not make it another."""
 
     prompt: tuple[str, ...]
     hidden: tuple[str, ...]
+    seed: int = field(compare=False)
 
     @classmethod
     def of(cls, drawn: Drawn) -> Body:
@@ -36,7 +37,7 @@ class Body:
         texts = [text for _, text in sorted(task.prompt.items())]
         hidden = json.dumps(key.data, sort_keys=True, default=str)
         cell = (task.family, str(task.level))
-        return cls(prompt=(*cell, *_tokens(" \n".join(texts))), hidden=tuple(_tokens(hidden)))
+        return cls(prompt=(*cell, *_tokens(" \n".join(texts))), hidden=tuple(_tokens(hidden)), seed=key.seed)
 
 
 def _tokens(text: str) -> list[str]:
@@ -87,9 +88,9 @@ def splits_gate(stage: Stage) -> Gate:
 
 def overlap(stage: Stage, cases: list[Case]) -> Gate:
     """Held-out and structural tasks that are training tasks, whole, without digits, or but for one word."""
-    train = stage.draw("train", stage.depth.of(_TRAIN, least=60), within_s=stage.seconds_left / 4)
+    train = stage.draw_cells("train", stage.depth.of(_TRAIN, least=60), within_s=stage.seconds_left / 4)
     for seed in (*_OTHER_SEEDS, stage.seed + 1, stage.seed - 1):
-        train += stage.draw("train", stage.depth.of(_PER_SEED, least=8), seed=seed, within_s=stage.seconds_left / 20)
+        train += stage.draw_cells("train", stage.depth.of(_PER_SEED, least=8), seed=seed, within_s=stage.seconds_left / 20)
     number = stage.depth.of(_TEST, least=24)
     again = [Body.of(each) for each in stage.draw("train", number, seed=stage.seed + 7_919, within_s=stage.seconds_left / 10)]
     seen = [Body.of(each) for each in train]
@@ -131,10 +132,10 @@ def _beyond_chance(view: View, seen: Sequence[Body], again: Sequence[Body], test
 
 def _known(seen: Sequence[Body], tested: Sequence[Body]) -> tuple[float, int | None]:
     """The share that is among those seen, of tasks whose prompt alone says which task it is: these can be learned by heart."""
-    by_prompt: dict[object, set[Body]] = defaultdict(set)
+    by_prompt: dict[object, set[tuple[Body, int]]] = defaultdict(set)
     for body in seen:
-        by_prompt[body.prompt].add(body)
-    hits = [at for at, body in enumerate(tested) if by_prompt.get(body.prompt) == {body}]
+        by_prompt[body.prompt].add((body, body.seed))
+    hits = [at for at, body in enumerate(tested) if by_prompt.get(body.prompt) == {(body, body.seed)}]
     return (len(hits) / len(tested), hits[0]) if len(hits) >= 5 else (0.0, None)
 
 

@@ -7,6 +7,7 @@ import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -129,28 +130,37 @@ class Stage:
 
     def draw(self, split: str, number: int, *, first: int = 0, seed: int | None = None, within_s: float = 1e9) -> list[Drawn]:
         """`number` tasks of a split, families and levels in turn; fewer, but one for every cell, when that takes longer than `within_s`."""
-        ends_at = time.monotonic() + within_s
-        least = len(self.environment.families) * len(self.environment.levels)
+        least, ends_at = len(self.environment.families) * len(self.environment.levels), time.monotonic() + within_s
         found: list[Drawn] = []
         for at in range(first, first + number):
             if len(found) >= least and time.monotonic() > ends_at:
                 break
-            found.append(self._task(split=split, index=at, seed=self.seed if seed is None else seed))
+            found.append(self._task(split, at, self.seed if seed is None else seed))
         return found
 
-    def _task(self, *, split: str, index: int, seed: int) -> Drawn:
+    def draw_cells(self, split: str, number: int, *, seed: int | None = None, within_s: float = 1e9) -> list[Drawn]:
+        """As `draw`, but of every cell each index, as a curriculum asks for them."""
+        cells, ends_at = list(product(self.environment.families, self.environment.levels)), time.monotonic() + within_s
+        found: list[Drawn] = []
+        for at in range(number):
+            if len(found) >= len(cells) and time.monotonic() > ends_at:
+                break
+            family, level = cells[at % len(cells)]
+            found.append(self._task(split, at // len(cells), self.seed if seed is None else seed, family=family, level=level))
+        return found
+
+    def _task(self, split: str, index: int, seed: int, **cell: Any) -> Drawn:
         """Of the last split there is, under another seed, where `split` is missing. Raises `BadEnvironment`."""
         known = self.environment.splits
-        arguments = (
-            {"split": split, "index": index, "seed": seed} if split in known else {"split": known[-1], "index": index, "seed": seed + 1}
-        )
+        where = {"split": split, "seed": seed} if split in known else {"split": known[-1], "seed": seed + 1}
+        arguments: dict[str, Any] = {**where, "index": index, **cell}
         try:
             drawn = self.environment.task(**arguments)
         except Exception as error:  # the boundary: it is somebody else's code
             raise BadEnvironment(
                 f"{self.environment.name}: task({arguments}) raises {type(error).__name__}: {error} ({self._place(error)})"
             ) from error
-        self.arguments[drawn[0].id] = arguments
+        self.arguments.setdefault(drawn[0].id, arguments)
         return drawn
 
     def attempt(self) -> AttemptId:

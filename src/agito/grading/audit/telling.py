@@ -29,7 +29,8 @@ _MARGIN = 0.05
 
 async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) -> Gate:
     secrets = _secrets(stage.environment, solved)
-    known = [episode for episode in solved if secrets.get(episode.task.id)]
+    distinct = {(*episode.task.prompt.values(), *secrets[episode.task.id]): episode for episode in solved}
+    known = [episode for episode in distinct.values() if secrets[episode.task.id]]
     shown: dict[str, list[Shown]] = defaultdict(list)
     for episode in known:
         for place, text in _before(episode):
@@ -37,7 +38,8 @@ async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) ->
     for episode, place, text in await _probed(stage, known):
         shown[place] += [Shown(text=text, answer=secret, task=episode.task.id) for secret in secrets[episode.task.id]]
     needs_no_world = bool(known) and all(len(episode.calls) <= 1 for episode in known)
-    chance = stage.environment.chance_level + _MARGIN
+    commonest = Counter(secrets[episode.task.id][0] for episode in known).most_common(1)
+    chance = max(stage.environment.chance_level, commonest[0][1] / len(known) if known else 0.0) + _MARGIN
     found = 0
     for place, texts in shown.items():
         read = readings(texts, chance, is_all_there_is=needs_no_world and place.startswith("the prompt"))
