@@ -35,6 +35,7 @@ class Memory:
     """Solved tasks, as somebody remembers them who saw their prompts and their calls."""
 
     solved: list[Episode] = field(default_factory=list[Episode])
+    donors: list[tuple[Feature, Mapping[object, Episode]]] = field(default_factory=list["tuple[Feature, Mapping[object, Episode]]"])
     ends: list[tuple[str, Call]] = field(init=False)  # the last calls, with names by which equal ones are equal
 
     def __post_init__(self) -> None:
@@ -66,16 +67,20 @@ class Memory:
 
     def donor(self, task: Task) -> Episode | None:
         """A solved task with the same prompt, else with the same but for its numbers, else of the same cell."""
-        for feature in (whole, without_digits, lambda task: task.cell):
-            found = next((each for each in self.solved if feature(each.task) == feature(task)), None)
-            if found is not None:
-                return found
-        return None
+        if not self.donors:
+            self.donors = [
+                (feature, {feature(each.task): each for each in reversed(self.solved)}) for feature in (whole, without_digits, cell)
+            ]
+        return next((known[feature(task)] for feature, known in self.donors if feature(task) in known), None)
 
 
 def _name(call: Call) -> str:
     """By tool and arguments; the raw text does not matter."""
     return json.dumps([call.tool, call.arguments], sort_keys=True, default=str)
+
+
+def cell(task: Task) -> object:
+    return task.cell
 
 
 def whole(task: Task) -> object:
@@ -115,7 +120,7 @@ def blindly(environment: Environment, solved: Sequence[Episode]) -> Attackers:
     memory = Memory(list(solved))
     commonest = memory.commonest()
     tables: dict[str, tuple[Feature, Mapping[object, Call]]] = {
-        f"{CONSTANT}of the family and level": (lambda task: task.cell, memory.by(lambda task: task.cell)),
+        f"{CONSTANT}of the family and level": (cell, memory.by(cell)),
         f"{BLIND}by heart": (whole, memory.by(whole)),
         f"{BLIND}by heart, but for numbers": (without_digits, memory.by(without_digits)),
     }

@@ -19,7 +19,7 @@ from agito.types import Sealed, Status, mean
 
 OPEN_LOOP = "open_loop"  # the impostor that acts from the prompt alone
 _FIRST_TASK = 5_000  # of those attacked, which are none of those that were solved before
-_TASKS, _LEAST_TASKS, _MORE = 40, 4, 600  # for every attack, and for those that earned anything
+_TASKS, _LEAST_TASKS, _MORE = 40, 1, 600  # for every attack, and for those that earned anything
 _SURE = 1e-3  # an attack works when luck explains its successes with a smaller probability than this, over the number of attacks
 _MUTATED = 16
 
@@ -112,7 +112,7 @@ async def _failed(stage: Stage) -> list[Episode]:
 
 async def _attack(stage: Stage, attackers: Sequence[Attackers]) -> dict[str, Attacked]:
     """Every attack on a few tasks; whatever earned more than its share there, on many more, to tell a loophole from luck."""
-    tasks = stage.depth.of(_TASKS, least=_LEAST_TASKS)
+    tasks = stage.depth.of(_TASKS, least=4)
     attacked: dict[str, Attacked] = {}
 
     async def strike(job: tuple[str, Drawn, ScriptFactory]) -> None:

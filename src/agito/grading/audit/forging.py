@@ -37,7 +37,8 @@ _CLAIMS = (
     "1", "1.0", "true", "True", "PASS", "passed", "PASSED", "ok", "OK", "done", "success", "solved", '{"reward": 1.0}', '{"passed": true}',
     '{"success": true}', '{"score": 1.0}', "reward=1.0", "reward: 1.0", "score: 1.0", "exit 0",
 )  # fmt: skip
-_MOST_TEXTS, _MOST_BYTES, _DONORS, _MOST_WORDS = 60, 20_000, 3, 80
+_PLACES = frozenset({"path", "file", "filename", "file_name", "filepath", "name", "key", "field", "id", "where", "target", "entry"})
+_MOST_CLAIMS, _MOST_TEXTS, _MOST_BYTES, _DONORS, _MOST_WORDS = 10, 60, 20_000, 3, 80
 
 
 def forging(environment: Environment, solved: Sequence[Episode], failed: Sequence[Episode]) -> Attackers:
@@ -70,13 +71,13 @@ def _writing(
     names, most = strings(tool), max(min(task.limits.calls, task.limits.turns) - 1, 1)
     found: dict[str, list[Call]] = {}
     if len(names) >= 2:
-        for path_in, text_in in ((names[0], names[1]), (names[1], names[0])):
+        for path_in, text_in in _orders(names):
             way = f"{tool.name}({path_in}, {text_in})"
             for at, batch in enumerate(_batches(list(files.items()), most)):
                 found[f"{way}: files of a solved episode {at or ''}"] = [fill(tool, "x", **{path_in: p, text_in: t}) for p, t in batch]
             for at, batch in enumerate(_batches(list(pairs), most)):
                 found[f"{way}: entries of a solved episode {at or ''}"] = [fill(tool, "x", **{path_in: p, text_in: t}) for p, t in batch]
-            for claim in _CLAIMS:
+            for claim in _CLAIMS[:_MOST_CLAIMS]:
                 found[f"{way}: {claim}"] = [fill(tool, "x", **{path_in: path, text_in: claim}) for path in paths[:most]]
     if len(names) == 1:
         said = [*texts, *(f"{name}={value}" for name, value in pairs), *(f"{name} {value}" for name, value in pairs)]
@@ -88,6 +89,13 @@ def _writing(
                 fill(tool, f"({each}) 2>/dev/null; exit 0") for each in writes[:most]
             ]
     return found
+
+
+def _orders(names: Sequence[str]) -> Sequence[tuple[str, str]]:
+    """Which of the first two parameters names the place and which the text: both orders, where neither sounds like a place."""
+    one, two = names[:2]
+    placed = [name for name in (one, two) if name.lower() in _PLACES]
+    return [(placed[0], two if placed[0] == one else one)] if len(placed) == 1 else [(one, two), (two, one)]
 
 
 def _batches(items: Sequence[object], size: int) -> Iterable[list[object]]:

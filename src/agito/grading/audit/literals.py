@@ -26,12 +26,17 @@ _COMPARING = frozenset(
 
 def words_in(environment: Environment, most: int) -> list[str]:
     """Those that the source compares with first, then the usual ones, then whatever else it says."""
+    return list(_words_in(type(environment)))[:most]
+
+
+@lru_cache(maxsize=8)
+def _words_in(environment: type) -> tuple[str, ...]:
     compared: list[str] = []
     said: list[str] = []
-    for path in sorted(sources_of(type(environment))):
+    for path in sorted(sources_of(environment)):
         for text, is_compared in _literals(path):
             (compared if is_compared else said).append(text)
-    return list(dict.fromkeys([*compared, *USUAL, *said]))[:most]
+    return tuple(dict.fromkeys([*compared, *USUAL, *said]))
 
 
 @lru_cache(maxsize=64)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from agito.grading.audit import limits
 from agito.grading.audit.card import Case, Gate
@@ -18,6 +18,7 @@ from agito.grading.audit.stage import Drawn, Episode, Stage
 
 SPLITS = ("train", "heldout", "structural")
 _TRAIN, _TEST, _OTHER_SEEDS, _PER_SEED = 3000, 400, (0, 1, 2, 3, 7, 42), 150
+_DIGITS = re.compile(r"\d+")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _MOST_TOKENS, _MOST_PLACES = 240, 24
 _SAME = 4  # tasks that make a class of one and the same
@@ -25,53 +26,57 @@ _SAME = 4  # tasks that make a class of one and the same
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """What a task says and hides, in tokens. Its name is no part of it, and its seed does not make it another."""
+    """What a task says and hides. Its name is no part of it, and its seed does not make it another.
+
+    `sum` and `parts` make it cheap to ask what the task would be without one word: the sum of a number for every word and place, and the
+    part of it that each word has.
+    """
 
     prompt: tuple[str, ...]
-    hidden: tuple[str, ...]
-    seed: int = field(compare=False)
+    whole: str
+    prompt_without_digits: str
+    without_digits: str
+    sum: int
+    parts: Mapping[str, int]
+    seed: int
 
     @classmethod
     def of(cls, drawn: Drawn) -> Body:
         task, key = drawn
-        texts = [text for _, text in sorted(task.prompt.items())]
-        hidden = json.dumps(key.data, sort_keys=True, default=str)
-        cell = (task.family, str(task.level))
-        return cls(prompt=(*cell, *_tokens(" \n".join(texts))), hidden=tuple(_tokens(hidden)), seed=key.seed)
+        said = " \n".join([f"{task.family} {task.level}", *(text for _, text in sorted(task.prompt.items()))])
+        whole = f"{said}\n\n{json.dumps(key.data, sort_keys=True, default=str)}"
+        prompt, parts = _tokens(said), Counter[str]()
+        for at, token in enumerate(_tokens(whole)):
+            parts[token] += hash((at, token))
+        return cls(
+            prompt=tuple(prompt), whole=whole, prompt_without_digits=_masked(said), without_digits=_masked(whole),
+            sum=sum(parts.values()), parts=parts, seed=key.seed,
+        )  # fmt: skip
 
 
 def _tokens(text: str) -> list[str]:
     return _TOKEN.findall(text)[:_MOST_TOKENS]
 
 
+def _masked(text: str) -> str:
+    return _DIGITS.sub("#", text)
+
+
 # How to look at a task so that what does not matter is not seen.
 View = Callable[[Body], object]
-
-
-def _whole(body: Body) -> object:
-    return body
-
-
-def _without_digits(body: Body) -> object:
-    return [tuple(re.sub(r"\d+", "#", token) for token in tokens) for tokens in (body.prompt, body.hidden)].__repr__()
-
-
-def _prompt(body: Body) -> object:
-    return body.prompt
-
-
-def _prompt_without_digits(body: Body) -> object:
-    return tuple(re.sub(r"\d+", "#", token) for token in body.prompt)
+_VIEWS: tuple[View, ...] = (
+    lambda body: body.whole,
+    lambda body: body.without_digits,
+    lambda body: " ".join(body.prompt),
+    lambda body: body.prompt_without_digits,
+)
 
 
 def _without(place: int) -> View:
     """Blind for one word of the prompt, wherever it stands."""
 
     def view(body: Body) -> object:
-        if place >= len(body.prompt):
-            return body
-        word = body.prompt[place]
-        return tuple(tuple("_" if token == word else token for token in tokens) for tokens in (body.prompt, body.hidden))
+        return body.sum - body.parts[body.prompt[place]] if place < len(body.prompt) else body.sum
 
     return view
 
@@ -94,25 +99,28 @@ def overlap(stage: Stage, cases: list[Case]) -> Gate:
     number = stage.depth.of(_TEST, least=24)
     again = [Body.of(each) for each in stage.draw("train", number, seed=stage.seed + 7_919, within_s=stage.seconds_left / 10)]
     seen = [Body.of(each) for each in train]
-    views: list[View] = [_whole, _without_digits, _prompt, _prompt_without_digits, *map(_without, _places(seen))]
+    drawn = {split: stage.draw(split, number, within_s=stage.seconds_left / 8) for split in stage.environment.splits if split != "train"}
+    tested = {split: [Body.of(each) for each in found] for split, found in drawn.items()}
     worst, told = 0.0, ""
-    for split in (split for split in stage.environment.splits if split != "train"):
-        drawn = stage.draw(split, number, within_s=stage.seconds_left / 8)
-        tested = [Body.of(each) for each in drawn]
-        for at, view in enumerate(views):
-            if at > 3 and stage.is_late:
-                break
-            share, example = _beyond_chance(view, seen, again, tested)
-            if share > worst and example is not None:
+    for order, view in enumerate((*_VIEWS, *map(_without, _places(seen)))):
+        if order >= len(_VIEWS) and stage.is_late:
+            break
+        known = {view(body) for body in seen}
+        by_chance = sum(view(body) in known for body in again)
+        for split, bodies in tested.items():
+            hits = [at for at, body in enumerate(bodies) if view(body) in known]
+            extra = len(hits) / len(bodies) - by_chance / len(again)
+            if extra > max(worst, limits.OVERLAP) and differs(len(hits), len(bodies), by_chance, len(again)):
                 worst, told = (
-                    share,
-                    f"{share:.0%} of the {split} tasks are training tasks" + ("" if at in (0, 2) else " but for a number or a word"),
+                    extra,
+                    f"{extra:.0%} of the {split} tasks are training tasks" + ("" if order == 0 else " but for a number or a word"),
                 )
-                cases.append(Case(what=f"{told}, such as this one", where=drawn[example][0].id))
-        share, example = _known(seen, tested)
+                cases.append(Case(what=f"{told}, such as this one", where=drawn[split][hits[0]][0].id))
+    for split, bodies in tested.items():
+        share, example = _known(seen, bodies)
         if share > max(worst, limits.OVERLAP) and example is not None:
             worst, told = share, f"{share:.0%} of the {split} tasks are training tasks"
-            cases.append(Case(what=f"{told}, such as this one", where=drawn[example][0].id))
+            cases.append(Case(what=f"{told}, such as this one", where=drawn[split][example][0].id))
     return Gate(
         name="overlap", value=round(worst, 4), limit=limits.OVERLAP, holds=worst <= limits.OVERLAP,
         found=told or f"no held-out or structural task is among {len(train)} training tasks more often than chance explains",
@@ -120,22 +128,12 @@ def overlap(stage: Stage, cases: list[Case]) -> Gate:
     )  # fmt: skip
 
 
-def _beyond_chance(view: View, seen: Sequence[Body], again: Sequence[Body], tested: Sequence[Body]) -> tuple[float, int | None]:
-    """By how much more often a tested task is among those seen than another training task is; 0 when luck can explain it."""
-    known = {view(body) for body in seen}
-    hits = [at for at, body in enumerate(tested) if view(body) in known]
-    by_chance = sum(view(body) in known for body in again)
-    if not hits or not again or not differs(len(hits), len(tested), by_chance, len(again)):
-        return 0.0, None
-    return max(len(hits) / len(tested) - by_chance / len(again), 0.0), hits[0]
-
-
 def _known(seen: Sequence[Body], tested: Sequence[Body]) -> tuple[float, int | None]:
     """The share that is among those seen, of tasks whose prompt alone says which task it is: these can be learned by heart."""
-    by_prompt: dict[object, set[tuple[Body, int]]] = defaultdict(set)
+    by_prompt: dict[object, set[tuple[str, int]]] = defaultdict(set)
     for body in seen:
-        by_prompt[body.prompt].add((body, body.seed))
-    hits = [at for at, body in enumerate(tested) if by_prompt.get(body.prompt) == {(body, body.seed)}]
+        by_prompt[body.prompt].add((body.whole, body.seed))
+    hits = [at for at, body in enumerate(tested) if by_prompt.get(body.prompt) == {(body.whole, body.seed)}]
     return (len(hits) / len(tested), hits[0]) if len(hits) >= 5 else (0.0, None)
 
 
@@ -198,7 +196,7 @@ class _Shown:
         return cls(id=episode.task.id, prompt=tuple(_tokens(texts)), seen=tuple(_tokens(seen)), answer=answer or calls)
 
     def without_digits(self) -> object:
-        return tuple(tuple(re.sub(r"\d+", "#", token) for token in tokens) for tokens in (self.prompt, self.seen))
+        return _masked(" ".join((*self.prompt, "\n", *self.seen)))
 
     @staticmethod
     def without_word(place: int) -> Callable[[_Shown], object]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import operator
 import re
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from agito.grading.audit.codes import PLAIN, codes_of, views_of
 from agito.grading.audit.numbers import differs, earns_more
@@ -76,24 +78,42 @@ def _wheres(text: str, needle: str) -> set[Hashable]:
     found: set[Hashable] = set()
     if not needle or needle not in text:
         return found
+    words = _words(text)
     at = text.find(needle)
-    while at >= 0 and len(found) < 40:
+    while at >= 0 and len(found) < _MOST_PLACES:
         end = at + len(needle)
         if not (_runs_on(text[at - 1 : at]) and _runs_on(needle[:1])) and not (_runs_on(text[end : end + 1]) and _runs_on(needle[-1:])):
-            before, after = _WORD.findall(text[:at]), _WORD.findall(text[end:])
-            if len(before) < _MOST_PLACES:
-                found.add(("at", len(before)))
-            if len(after) < _MOST_PLACES:
-                found.add(("from the end", len(after)))
+            before, after = bisect_left(words.starts, at), len(words.starts) - bisect_left(words.starts, end)
+            if before < _MOST_PLACES:
+                found.add(("at", before))
+            if after < _MOST_PLACES:
+                found.add(("from the end", after))
             if before:
-                word = before[-1]
-                words = [each for each in _WORD.findall(text)]
-                if word not in before[:-1]:
+                word = words.words[before - 1]
+                if words.first[word] == before - 1:
                     found.add(("after the first", word))
-                if word not in words[len(before) :]:
+                if words.last[word] == before - 1:
                     found.add(("after the last", word))
         at = text.find(needle, at + 1)
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Words:
+    """The words of a text: where each begins, and at which number it comes first and last."""
+
+    words: tuple[str, ...]
+    starts: tuple[int, ...]
+    first: Mapping[str, int]
+    last: Mapping[str, int]
+
+
+@lru_cache(maxsize=1 << 11)
+def _words(text: str) -> _Words:
+    found = list(_WORD.finditer(text))
+    words = tuple(each[0] for each in found)
+    first = {word: at for at, word in reversed(list(enumerate(words)))}
+    return _Words(words=words, starts=tuple(each.start() for each in found), first=first, last={word: at for at, word in enumerate(words)})
 
 
 def _runs_on(character: str) -> bool:

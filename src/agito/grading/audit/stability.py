@@ -16,7 +16,7 @@ from agito.grading.audit.literals import words_in
 from agito.grading.audit.numbers import share
 from agito.grading.audit.stage import GRADE_SEED, Drawn, Episode, Stage, replay
 from agito.grading.audit.visit import Visit
-from agito.protocols import ScriptFactory
+from agito.protocols import Environment, ScriptFactory
 from agito.testing.episodes import essence
 from agito.types import Event, Fault
 
@@ -40,7 +40,12 @@ class Trace:
 async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> Quality:
     """Without the share of infrastructure errors, which is known when everything else is done: see `with_incidents`. `traces` were recorded
     long before: whatever has been played since must not show."""
-    repeated = await stage.each(traces, lambda trace: _repeat(stage, trace), least=_LEAST_TRACES, width=1)
+    elsewhere = stage.make()
+    try:
+        repeated = await stage.each(traces, lambda trace: _repeat(stage, trace, elsewhere), least=_LEAST_TRACES, width=1)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await elsewhere.aclose()
     repeated = [trace for trace in repeated if trace.num_repeats]
     cases += [Case(what=f"acted again: {trace.differs}", where=trace.episode.task.id) for trace in repeated if trace.differs]
     steady = share("deterministic", sum(not trace.differs for trace in repeated), len(repeated), note=f"acted {_REPEATS} times")
@@ -141,24 +146,19 @@ def _met_a_deadline(events: Sequence[Event]) -> bool:
     return any(event.fault is Fault.TIMEOUT and event.wall_s > 0 for event in events)
 
 
-async def _repeat(stage: Stage, trace: Trace) -> Trace:
-    """With how it came out differently, if it did."""
+async def _repeat(stage: Stage, trace: Trace, elsewhere: Environment) -> Trace:
+    """With how it came out differently, if it did; the last time in a second environment."""
     first = trace.episode
     drawn, script = (first.task, first.key), replay(first.calls)
-    elsewhere = stage.make()
-    try:
-        for number in range(1, _REPEATS):
-            environment = elsewhere if number == _REPEATS - 1 else stage.environment
-            again = await stage.play(
-                drawn, script, attempt=trace.episode.attempt, noise=trace.episode.noise, digests=True, environment=environment
-            )
-            found = _difference(first, again)
-            trace = replace(trace, num_repeats=trace.num_repeats + (not again.problem))
-            if found:
-                return replace(trace, differs=found + (" (in a second environment)" if environment is elsewhere else ""))
-    finally:
-        with anyio.CancelScope(shield=True):
-            await elsewhere.aclose()
+    for number in range(1, _REPEATS):
+        environment = elsewhere if number == _REPEATS - 1 else stage.environment
+        again = await stage.play(
+            drawn, script, attempt=first.attempt, noise=first.noise, digests=True, environment=environment, provokes=True
+        )
+        found = _difference(first, again)
+        trace = replace(trace, num_repeats=trace.num_repeats + (not again.problem))
+        if found:
+            return replace(trace, differs=found + (" (in a second environment)" if environment is elsewhere else ""))
     return trace
 
 

@@ -167,13 +167,14 @@ class Stage:
         return AttemptId(group=_FIRST_GROUP + self.num_episodes, slot=0)
 
     async def each(self, items: Sequence[T], work: Callable[[T], Awaitable[R]], *, least: int = 1, width: int = _WIDTH) -> list[R]:
-        """Works through `items`, a few at a time; ends early when the part's time is up, but not before the first `least`."""
+        """Works through `items`, a few at a time; ends early when the part's time is up, but not before the first `least`, unless the whole
+        audit's time is up: then after the first."""
         done: dict[int, R] = {}
         todo = iter(enumerate(items))
 
         async def hand() -> None:
             for number, item in todo:
-                if number >= least and self.is_late:
+                if self.is_late and number >= (least if time.monotonic() < self._ends_at else 1):
                     return
                 done[number] = await work(item)
                 await anyio.lowlevel.checkpoint()
