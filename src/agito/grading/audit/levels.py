@@ -24,19 +24,20 @@ async def levels(stage: Stage, cases: list[Case]) -> Gate:
     """Middling demonstrators on every level, and how long the solutions are that were acted before."""
     environment = stage.environment
     ordered = sorted(environment.levels)
+    cells = len(ordered) * len(environment.families)
     number = len(ordered) * stage.depth.of(_PER_LEVEL, least=_LEAST)
     jobs = list(enumerate(stage.draw("train", number, first=9_000, within_s=stage.seconds_left / 4)))
     tried: list[Episode] = []
 
     async def work(job: tuple[int, Drawn]) -> None:
         at, (task, key) = job
-        script = environment.demonstrator(task, key, skill=_SKILLS[at // len(ordered) % len(_SKILLS)], seed=at)
+        script = environment.demonstrator(task, key, skill=_SKILLS[at // cells % len(_SKILLS)], seed=at)
         episode = await stage.play((task, key), script, noise=at)
         stage.honest.append(episode)
         if episode.reward is not None:
             tried.append(episode)
 
-    await stage.each(jobs, work, least=min(len(jobs), _LEAST * len(ordered) * len(environment.families)))
+    await stage.each(jobs, work, least=min(len(jobs), _LEAST * cells))
     solved = [episode for episode in stage.solved if episode.task.split == "train"]
     wrong = _wrong(tried, solved, "")
     for family in environment.families if len(environment.families) > 1 else ():

@@ -94,6 +94,7 @@ def with_incidents(quality: Quality, stage: Stage) -> Quality:
 
 def _gate(name: str, value: float | None, limit: float, found: str, remedy: str) -> Gate:
     value = None if value is None else round(value, 4)
+    remedy = "let an episode come to its end first: see what broke" if value is None else remedy
     return Gate(name=name, value=value, limit=limit, holds=value is not None and value <= limit, found=found, remedy=remedy)
 
 
