@@ -1,7 +1,8 @@
 """The `desk` environment: customer service over an API, judged by the state of the shop's books, damage included.
 
-Chance level: an agent that sees nothing must name the right one of 90 order numbers with its item and the right deed, so it is right less
-than once in 150; an agent that does nothing is never right, since a refusal must be recorded too; declared as 0.01.
+Chance level: an agent that sees nothing can try one order number of 90 after the other for as long as its turns last, with the deed that
+is oftener right and the item guessed where the prompt does not say it: right in .012 of the held-out tasks. An agent that does nothing is
+never right, since a refusal must be recorded too. Declared as 0.015.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class DeskEnvironment:
     families = FAMILIES
     levels = LEVELS
     splits = SPLITS
-    chance_level = 0.01
+    chance_level = 0.015
 
     def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
         if split not in SPLITS:
@@ -87,7 +88,7 @@ class DeskEnvironment:
         return (agents.solver(task.prompt[Dialect.COMPACT]),)
 
     def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return agents.impostors(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()))
+        return agents.impostors(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()), turns=task.limits.turns)
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
