@@ -99,6 +99,7 @@ class CodeEnvironment:
         task = Task(
             id=f"code-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
             prompt=prompt, tools=TOOLS, limits=limits,
+            natural_limits=replace(limits, tokens=640 + 144 * limits.turns, turn_tokens=128),
         )  # fmt: skip
         data: dict[str, Json] = {
             "split": split, "family": family, "level": level, "reference": instance.reference, "entry": instance.entry,

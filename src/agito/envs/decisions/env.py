@@ -12,6 +12,7 @@ import json
 import random
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from agito.envs.decisions import chain, fanout, ledger, probe, tooldag
@@ -54,7 +55,8 @@ class DecisionsEnvironment:
         name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
         task = Task(
             id=f"decisions-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level, prompt=case.prompt,
-            tools=case.tools, limits=case.limits, tags=case.tags,
+            tools=case.tools, limits=(limits := case.limits), tags=case.tags,
+            natural_limits=replace(limits, tokens=640 + 96 * limits.turns, turn_tokens=2 * limits.turn_tokens),
         )  # fmt: skip
         return task, Key(task_id=task.id, seed=case_seed, data={"split": split, "family": family, "level": level})
 

@@ -12,6 +12,7 @@ import random
 import sqlite3
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from agito.envs.desk import agents
@@ -58,7 +59,8 @@ class DeskEnvironment:
         name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
         task = Task(
             id=f"desk-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
-            prompt={Dialect.COMPACT: made.text, Dialect.NATURAL: _natural(made)}, tools=TOOLS, limits=_limits(level),
+            prompt={Dialect.COMPACT: made.text, Dialect.NATURAL: _natural(made)}, tools=TOOLS, limits=(limits := _limits(level)),
+            natural_limits=replace(limits, tokens=960 + 72 * limits.turns, turn_tokens=48),
         )  # fmt: skip
         data: dict[str, Json] = {"case": [split, seed, index, family, level], "items": list(made.items), "is_allowed": made.is_allowed}
         return task, Key(task_id=task.id, seed=zlib.crc32(f"{split}/{seed}/{index}".encode()), data=data)

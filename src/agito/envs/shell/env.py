@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import anyio
 
@@ -74,7 +75,8 @@ class ShellEnvironment:
         task = Task(
             id=f"shell-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
             prompt={Dialect.COMPACT: ask, Dialect.NATURAL: _NATURAL[family].format(key=instance.target)},
-            tools=TOOLS, limits=_limits(level),
+            tools=TOOLS, limits=(limits := _limits(level)),
+            natural_limits=replace(limits, tokens=512 + 96 * limits.turns, turn_tokens=96),
             tags=("fallback",) if instance.missing else (),
         )  # fmt: skip
         return task, Key(task_id=task.id, seed=instance_seed, data=_key_data(instance))

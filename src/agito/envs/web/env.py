@@ -11,6 +11,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from agito.envs.web import agents
 from agito.envs.web.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
@@ -53,15 +54,12 @@ class WebEnvironment:
         instance_seed = zlib.crc32(f"{split}/{seed}/{index}".encode()) << 20 | index & 0xFFFFF
         instance = generate(split=split, family=family, level=level, seed=instance_seed)
         name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
-        shape = SHAPES[level]
         task = Task(
             id=f"web-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
             prompt={Dialect.COMPACT: instance.ask, Dialect.NATURAL: _NATURAL.format(ask=in_prose(instance))},
             tools=(*TOOLS, SUBMIT),
-            limits=Limits(
-                turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=24, observation_bytes=1200,
-                call_seconds=_CALL_SECONDS,
-            ),
+            limits=(limits := _limits(level)),
+            natural_limits=replace(limits, tokens=704 + 96 * limits.turns, turn_tokens=48),
         )  # fmt: skip
         return task, Key(task_id=task.id, seed=instance_seed, data={"expected": instance.expected})
 
@@ -93,6 +91,13 @@ class WebEnvironment:
     async def aclose(self) -> None:
         if self._farm is not None:
             await self._farm.aclose()
+
+
+def _limits(level: int) -> Limits:
+    shape = SHAPES[level]
+    return Limits(
+        turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=24, observation_bytes=1200, call_seconds=_CALL_SECONDS
+    )
 
 
 class TextWebEnvironment(WebEnvironment):
