@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 COUNT = {"shell": 200, "code": 200}  # of each split; elsewhere 500
 
 
-@pytest.mark.parametrize("name", ["shell", "code", "decisions", "research", "desk"])
+@pytest.mark.parametrize("name", ["shell", "code", "decisions", "research", "desk", "web-text"])
 async def test_an_agent_that_never_reads_an_observation_succeeds_by_chance_alone(name: str) -> None:
     env = load(name)
     successes: dict[str, list[bool]] = {}

@@ -29,12 +29,13 @@ _CAPTURE_BYTES = 1 << 18
 _CALL_SECONDS = 2.0  # what the tasks need takes milliseconds; `grep -r x /` takes for ever
 _NATURAL = {
     "find": (
-        "The files below the working directory hold lines of the form `key=value`. Find the value of `{key}`. A line that starts "
-        "with `old` is stale: ignore it. A value `@other` means: the same value as the key `other`. Tools can time out or be missing. "
-        "Submit the line that settles it, such as `other=value`, and nothing else."
+        "Each line of the files below the working directory is a key, an equals sign and a value, without spaces. Find the value of "
+        "`{key}`. A line that starts with `old` is stale: ignore it. A value `@other` means: the same value as the key `other`. Tools can "
+        "time out or be missing. Submit the whole line that settles it, and nothing else."
     ),
     "repair": (
-        "The files below the working directory hold lines of the form `key=value`; lines that start with `old` are stale. "
+        "Each line of the files below the working directory is a key, an equals sign and a value, without spaces; one that starts with "
+        "`old` is stale. "
         "`./.check` prints the first rule that does not hold, or `ok` and a word. Edit the files until it prints `ok`, change nothing "
         "else, and do not leave a key twice. `@other` means: the same value as the key `other`. Tools can time out or be missing. "
         "Then submit the word."
