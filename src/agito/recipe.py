@@ -14,7 +14,7 @@ from agito.grading.monitor import MonitorConfig
 from agito.trainer.config import TrainerConfig
 from agito.types import Dialect
 
-_IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}}  # where the natural dialect needs more
+_IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}, "sft": {"batch": 4}}  # defaults of the natural dialect
 
 
 class MixSection(Section):
@@ -83,7 +83,7 @@ class SftSection(Section):
     )  # of cells, such as "find-1"; 1 where none is given
     skill: float = Field(default=0.5, ge=0, le=1)
     epochs: int = Field(default=2, ge=1)
-    batch: int = Field(default=8, ge=1)
+    batch: int = Field(default=8, ge=1)  # demonstrations a step; in the natural dialect 4, which are longer
     survey: int = Field(default=200, ge=1)  # attempts that the vocabulary is learned from
 
 
