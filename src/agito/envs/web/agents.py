@@ -29,6 +29,10 @@ def simple(tool: str) -> Call:
     return Call(tool=tool, arguments={})
 
 
+def choose(element: str | int, option: str) -> Call:
+    return Call(tool="select", arguments={"element": str(element), "option": option})
+
+
 def submit(answer: str = "done") -> Call:
     return Call(tool="submit", arguments={"answer": answer})
 
@@ -115,7 +119,7 @@ class _Agent:
             if element.role == "check":
                 return click(element.name)
             if element.role == "choice":
-                return Call(tool="select", arguments={"element": element.name, "option": value})
+                return choose(element.name, value)
             return fill(element.name, value)
         button = next((each for each in page.elements if word_of(each.name) in (*SENDS.values(), NEXT)), None)
         return click(button.name) if button is not None else simple("back")
@@ -181,26 +185,25 @@ def impostors(prompt: str, level: int, seed: int) -> dict[str, ScriptFactory]:
     def open_loop() -> Script:
         """What is asked, by numbers instead of names: which of a few places to press or to fill in is guessed."""
         rng = random.Random(f"web/open_loop/{seed}")
-        _, _, *words = prompt.split()
-        values = words[1:] if level >= HAS_TWIN else words
+        values = prompt.split()[3 if level >= HAS_TWIN else 2 :]
         yield simple("look")
         for _ in range(1 if level == 1 else 2):
             yield click(rng.randint(1, SHAPES[level].items))
         places = rng.sample(range(1, 4 + len(values)), 3 + len(values))
-        for word in values:
-            at = places.pop()
-            yield (
-                click(at)
-                if word in ("on", "off")
-                else Call(tool="select", arguments={"element": str(at), "option": word})
-                if (word in SIZES)
-                else fill(at, word)
-            )
-        for at in places:  # a field that is pressed does no harm
-            yield click(at)
+        for value in values:
+            yield _entry(places.pop(), value)
+        for place in places:  # a field that is pressed does no harm
+            yield click(place)
         yield submit()
 
     return {"null": null, "random": noise, "claim": claim, "open_loop": open_loop}
+
+
+def _entry(place: int, value: str) -> Call:
+    """A value as the control that it is for would take it."""
+    if value in ("on", "off"):
+        return click(place)
+    return choose(place, value) if value in SIZES else fill(place, value)
 
 
 def _run(prompt: str, level: int, change: Callable[[Page, Call], Call]) -> Script:
