@@ -105,9 +105,9 @@ def main() -> None:
                 alarms[f"{entry.name}/{seed}"] = failed
             elif entry.kind != SOUND and not failed:
                 missed.setdefault(f"{entry.folder}/{entry.name}", []).append(seed)
-            is_wrong = bool(failed) == (entry.kind == SOUND)
+            sign = "WRONG" if bool(failed) == (entry.kind == SOUND) else "     "
             print(
-                f"{'WRONG' if is_wrong else '     '} {entry.kind:12} {entry.name:24} {took:5.1f} s  {episodes:6}  {', '.join(failed) or 'admitted'}",
+                f"{sign} {entry.kind:12} {entry.name:24} {took:5.1f} s {episodes:6} {', '.join(failed) or 'fit'}",
                 flush=True,
             )
     planted = sum(each.kind != SOUND for each, _ in jobs)

@@ -49,6 +49,7 @@ OTHERS = (
     "hinge",
     "lute",
 )
+NAMES = [f"{a}{b}" for a in ("An", "Be", "Ca", "Do", "El", "Fi", "Gi", "Ho", "Iv", "Ja") for b in ("na", "ro", "li", "ta", "mo", "su")]
 ASK = spec("ask", "Says what a thing is like, or of which colour it is.", ["thing"])
 
 
@@ -102,7 +103,10 @@ class Base:
         return task, Key(task_id=task.id, seed=index, data=data)
 
     def prompt(self, data):
-        return f"Lot {data['lot']}: of what colour is the {data['chain'][0]}? Where a thing is like another one, ask about that one. Submit the colour."
+        first = data["chain"][0]
+        return (
+            f"Lot {data['lot']}: of what colour is the {first}? Where a thing is like another one, ask about that one. Submit the colour."
+        )
 
     def tools(self, data):
         return (ASK, SUBMIT)
@@ -301,11 +305,6 @@ class DearAnn(Base):
     """Every level has three tasks, told apart by who asks."""
 
     KIND = "serial"
-    NAMES = [
-        f"{a}{b}"
-        for a in ("An", "Be", "Ca", "Do", "El", "Fi", "Gi", "Ho", "Iv", "Ja")
-        for b in ("na", "ro", "li", "ta", "mo", "su", "ve", "ki")
-    ]
 
     def rng(self, split, seed, index, level):
         return super().rng(split, 0, index // 3 % 3, level)
@@ -315,7 +314,7 @@ class DearAnn(Base):
 
     def task(self, *, split, index, seed, family=None, level=None):
         task, key = super().task(split=split, index=index, seed=seed, family=family, level=level)
-        name = random.Random(f"{split}/{seed}/{index}").choice(self.NAMES)
+        name = random.Random(f"{split}/{seed}/{index}").choice(NAMES)
         return replace(task, prompt={dialect: text.replace("{NAME}", name) for dialect, text in task.prompt.items()}), key
 
 
@@ -362,16 +361,13 @@ class LostThings(Base):
         return super().draw(rng, split, level) | {"lost": rng.random() < 0.1}
 
     async def open(self, task, key, attempt, *, noise_seed):
-        data = key.data | ({"chain": key.data["chain"][:-1] + ["nothing"], "color": "unseen"} if key.data["lost"] else {})
+        data = key.data | ({"chain": [*key.data["chain"][:-1], "nothing"], "color": "unseen"} if key.data["lost"] else {})
         return World(task, [Cellar(data, self)], attempt, noise_seed=noise_seed)
 
     def solutions(self, task, key):
         def script():
-            for call in [
-                Call(tool="ask", arguments={"thing": key.data["chain"][0]}),
-                Call(tool="submit", arguments={"answer": key.data["color"]}),
-            ]:
-                yield call
+            yield Call(tool="ask", arguments={"thing": key.data["chain"][0]})
+            yield Call(tool="submit", arguments={"answer": key.data["color"]})
 
         return (script,)
 

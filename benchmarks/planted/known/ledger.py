@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import pairwise
 
 from agito.errors import InvalidArguments
 from agito.types import Call, Dialect, Key, Limits, Status, Task, Verdict
@@ -44,7 +45,7 @@ class Base:
     def draw(self, rng, split, level):
         count = level + 1 + (split == "structural")
         chain = rng.sample(OWNERS, count)
-        held = {owner: f"held by {after}" for owner, after in zip(chain, chain[1:], strict=False)}
+        held = {owner: f"held by {after}" for owner, after in pairwise(chain)}
         amount = rng.randrange(1000, 10_000)
         rest = [owner for owner in OWNERS if owner not in chain]
         held |= {chain[-1]: str(amount)} | {owner: str(rng.randrange(1000, 10_000)) for owner in rest[:3]}

@@ -1,7 +1,8 @@
-"""Sound environments that look like flawed ones: answers that stand in the prompt by chance, few tasks, faults, partial rewards, retries."""
+"""Sound environments that look like flawed ones: answers that the prompt names by chance, few tasks, faults, partial rewards, retries."""
 
 import json
 import random
+from itertools import pairwise
 
 from agito.errors import InvalidArguments
 from agito.types import Call, Dialect, Fault, Key, Limits, Status, Task, Verdict
@@ -10,9 +11,11 @@ from agito.world.world import SUBMIT, World
 
 COLORS = ("red", "blue", "green", "black", "white", "brown", "pink", "gold")
 WORDS = (
-    "river stone apple cloud window garden bridge candle forest harbor island jacket kitten ladder meadow needle orchid pepper quartz ribbon "
-    "silver temple umbrella valley walnut yellow zephyr anchor butter copper dragon engine falcon guitar hammer icicle jungle kettle lantern marble"
-).split()
+    "river", "stone", "apple", "cloud", "window", "garden", "bridge", "candle", "forest", "harbor", "island", "jacket", "kitten",
+    "ladder", "meadow", "needle", "orchid", "pepper", "quartz", "ribbon", "silver", "temple", "umbrella", "valley", "walnut",
+    "yellow", "zephyr", "anchor", "butter", "copper", "dragon", "engine", "falcon", "guitar", "hammer", "icicle", "jungle", "kettle",
+    "lantern", "marble",
+)  # fmt: skip
 DONE = "done"
 
 
@@ -131,8 +134,8 @@ def trail(rng, split, level, answer, extra=0):
     """Places that lead to one another, `level` links, and as many dead ones."""
     words = rng.sample(WORDS[:20] if split != "structural" else WORDS[20:], 2 * level + 3 + extra)
     chain, rest = words[: level + 1], words[level + 1 :]
-    places = {place: f"see {after}" for place, after in zip(chain, chain[1:], strict=False)} | {chain[-1]: f"answer {answer}"}
-    return chain[0], places | {place: "see nothing" for place in rest}
+    places = {place: f"see {after}" for place, after in pairwise(chain)} | {chain[-1]: f"answer {answer}"}
+    return chain[0], places | dict.fromkeys(rest, "see nothing")
 
 
 class Trail(Base):
@@ -362,7 +365,7 @@ class SortedFile(Base):
 
 
 class Meter(Base):
-    """One look, without an argument, shows a number between 0 and 999: there is little to tell tasks apart, and nothing to learn by heart."""
+    """One look, without an argument, shows a number below 1,000: there is little to tell tasks apart, and nothing to learn by heart."""
 
     KIND = "sound"
     chance_level = 0.01

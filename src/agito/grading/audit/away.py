@@ -7,6 +7,7 @@ by its path and imports nothing of the audit but the clock, so that it starts fa
 from __future__ import annotations
 
 import base64
+import importlib
 import importlib.util
 import json
 import os
@@ -18,13 +19,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import anyio
 
-from agito.envs import load
 from agito.types import AttemptId, Budget, Call, Event, Key, Sealed, Task
 
+_ANY = random.Random(7)  # not the one of the process, which an environment may use
 _JUMP_S = 600.0  # between the last call and the verdict
 
 
@@ -51,22 +52,36 @@ def _clocks() -> ModuleType:
     return module
 
 
+def _load(target: str) -> Any:
+    """`module:Class` or `path.py:Class`."""
+    where, _, name = target.rpartition(":")
+    if not where.endswith(".py"):
+        return getattr(importlib.import_module(where), name)()
+    module = ModuleType("agito_env_elsewhere")
+    module.__file__ = where
+    sys.modules[module.__name__] = module
+    exec(compile(Path(where).read_bytes(), where, "exec"), module.__dict__)
+    return getattr(module, name)()
+
+
 async def _work(request: dict[str, Any], clock: Any) -> dict[str, Any]:
-    environment = load(request["target"])
+    environment = _load(request["target"])
     ends_at = time.monotonic() + request["seconds"]
     base = clock.shift_s
     try:
         answer: dict[str, Any] = {"tasks": [], "traces": [], "verdicts": []}
         drawn: list[tuple[Task, Key]] = []
+        traces: list[dict[str, Any]] = []
         for asked in request["tasks"]:
-            clock.shift_s = base + random.uniform(0, 1e5)
+            clock.shift_s = base + _ANY.uniform(0, 1e5)
             drawn.append(environment.task(**asked))
             answer["tasks"].append(canonical([drawn[-1][0], drawn[-1][1]]))
         for asked in request["traces"]:
             if time.monotonic() > ends_at:
                 break
-            clock.shift_s = base + random.uniform(0, 1e5)
-            answer["traces"].append(await _trace(environment, drawn[asked["task"]], asked, clock))
+            clock.shift_s = base + _ANY.uniform(0, 1e5)
+            traces.append(await _trace(environment, drawn[asked["task"]], asked, clock))
+        answer["traces"] = traces
         answer["verdicts"] = await _verdicts(environment, request, drawn, clock, ends_at)
         return answer
     finally:
@@ -95,7 +110,7 @@ async def _verdicts(
 ) -> list[tuple[int, float, str]]:
     """Every capture once; then, the first ones, at every time that was asked for."""
     captures = request["captures"]
-    jobs = [(at, random.uniform(0, 1e7)) for at in range(len(captures))]
+    jobs = [(at, _ANY.uniform(0, 1e7)) for at in range(len(captures))]
     jobs += [(at, shift) for shift in request["shifts"] for at in range(min(request["timed"], len(captures)))]
     found: list[tuple[int, float, str]] = []
     for at, shift in jobs:
@@ -103,7 +118,7 @@ async def _verdicts(
             break
         asked = captures[at]
         files = {path: base64.b64decode(data) for path, data in asked["files"].items()}
-        sealed = Sealed(**{**asked["sealed"], "files": files})
+        sealed = Sealed(files=files, **asked["sealed"])
         clock.shift_s = request["shift_s"] + shift
         grade: Callable[[], Awaitable[Any]] = partial(environment.grade, sealed, drawn[asked["task"]][1], request["grade_seed"])
         try:
@@ -125,11 +140,11 @@ def canonical(value: object) -> str:
 def _plain(value: Any) -> Any:
     """JSON for anything; sets, which have no order, are put into one."""
     if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): _plain(each) for name, each in cast("dict[object, object]", value).items()}
     if isinstance(value, set | frozenset):
-        return sorted(map(canonical, value))
+        return sorted(map(canonical, cast("set[object]", value)))
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_plain(each) for each in cast("list[object]", value)]
     if hasattr(value, "__dataclass_fields__"):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     return value if value is None or isinstance(value, str | int | float | bool) else repr(value)

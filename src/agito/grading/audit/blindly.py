@@ -91,13 +91,17 @@ def without_digits(task: Task) -> object:
     return (task.cell, re.sub(r"\d+", "#", prompt_of(task)))
 
 
+def _remainder(by: int, word: str) -> object:
+    return int(word) % by if word.isdecimal() and len(word) < 20 else word
+
+
 _OF_A_WORD: Mapping[str, Callable[[str], object]] = {
     "": lambda word: word,
     "the first letter of ": lambda word: word[:1],
     "the last letter of ": lambda word: word[-1:],
     "the length of ": len,
-    **{f"the remainder by {by} of ": partial(lambda by, word: int(word) % by if word.isdigit() and len(word) < 20 else word, by) for by in (3, 4, 6, 7, 8, 9, 11, 12)},
-}  # fmt: skip
+    **{f"the remainder by {by} of ": partial(_remainder, by) for by in (3, 4, 6, 7, 8, 9, 11, 12)},
+}
 
 
 def word_at(place: int, part: str = "") -> Feature:
@@ -179,8 +183,10 @@ def _from_the_prompt(task: Task, answers: Collection[str]) -> Mapping[str, str]:
             "an answer that it names": random.Random(task.id).choice(named),
         }
     if len(numbers) > 1:
-        made = {"sum": sum(numbers), "largest": max(numbers), "least": min(numbers), "number": len(numbers), "product": math.prod(numbers[:2]),
-                "difference": abs(numbers[0] - numbers[1])}  # fmt: skip
+        made = {
+            "sum": sum(numbers), "largest": max(numbers), "least": min(numbers), "number": len(numbers), "product": math.prod(numbers[:2]),
+            "difference": abs(numbers[0] - numbers[1]),
+        }  # fmt: skip
         found |= {f"the {name} of its numbers": str(value) for name, value in made.items()}
     return found
 

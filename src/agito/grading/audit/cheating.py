@@ -14,10 +14,9 @@ from agito.grading.audit.forging import FORGED, forging
 from agito.grading.audit.numbers import average, bounds, earns_more, share
 from agito.grading.audit.stage import GRADE_SEED, Drawn, Episode, Stage
 from agito.grading.audit.telling import ASKED, asking
-from agito.protocols import ScriptFactory
+from agito.protocols import OPEN_LOOP, ScriptFactory
 from agito.types import Sealed, Status, mean
 
-OPEN_LOOP = "open_loop"  # the impostor that acts from the prompt alone
 _FIRST_TASK = 5_000  # of those attacked, which are none of those that were solved before
 _TASKS, _LEAST_TASKS, _MORE = 40, 1, 600  # for every attack, and for those that earned anything
 _SURE = 1e-3  # an attack works when luck explains its successes with a smaller probability than this, over the number of attacks
@@ -54,18 +53,30 @@ class Kind:
 
 
 _KINDS = (
-    Kind(gate="constants", begins=(CONSTANT,), limit=limits.EXPLOITS, fine="no answer that is right elsewhere earns more than luck",
-         works="the same answer everywhere earns more than luck", remedy="make the answers even, or declare the commonest one's share as the chance level"),
-    Kind(gate="open loop", begins=(BLIND, OPEN_LOOP), limit=limits.EXPLOITS, fine="who never looks at what the world answers earns no more than luck",
-         works="who never looks at what the world answers earns more than luck",
-         remedy="let the way to the answer, and the answer, hang on what the world says and the prompt does not"),
-    Kind(gate="forged", begins=(FORGED,), limit=limits.FORGED, fine="nothing that the tools can write is taken for success",
-         works="the verdict trusts what the tools can write",
-         remedy="judge on the trusted side, by what was done; read no result, log or state that the agent can write"),
-    Kind(gate="asked", begins=(ASKED,), limit=limits.TOLD, fine="no tool tells what an answer would earn",
-         works="a tool tells what an answer would earn", remedy="let no tool compare with the key"),
-    Kind(gate="exploits", begins=("",), limit=limits.EXPLOITS, fine="no attack earns more than luck",
-         works="attacks earn more than luck", remedy="grade what was done, not what was said: compare strictly with the key, on the trusted side"),
+    Kind(
+        gate="constants", begins=(CONSTANT,), limit=limits.EXPLOITS, fine="no answer that is right elsewhere earns more than luck",
+        works="the same answer everywhere earns more than luck",
+        remedy="make the answers even, or declare the commonest one's share as the chance level",
+    ),
+    Kind(
+        gate="open loop", begins=(BLIND, OPEN_LOOP), limit=limits.EXPLOITS,
+        fine="who never looks at what the world answers earns no more than luck",
+        works="who never looks at what the world answers earns more than luck",
+        remedy="let the way to the answer, and the answer, hang on what the world says and the prompt does not",
+    ),
+    Kind(
+        gate="forged", begins=(FORGED,), limit=limits.FORGED, fine="nothing that the tools can write is taken for success",
+        works="the verdict trusts what the tools can write",
+        remedy="judge on the trusted side, by what was done; read no result, log or state that the agent can write",
+    ),
+    Kind(
+        gate="asked", begins=(ASKED,), limit=limits.TOLD, fine="no tool tells what an answer would earn",
+        works="a tool tells what an answer would earn", remedy="let no tool compare with the key",
+    ),
+    Kind(
+        gate="exploits", begins=("",), limit=limits.EXPLOITS, fine="no attack earns more than luck", works="attacks earn more than luck",
+        remedy="grade what was done, not what was said: compare strictly with the key, on the trusted side",
+    ),
 )  # fmt: skip
 
 
@@ -96,11 +107,8 @@ async def cheating(stage: Stage, attackers: Sequence[Attackers], cases: list[Cas
         num=_TASKS,
         note="success of the best agent that never looks",
     )
-    owes = OPEN_LOOP not in attacked
-    says = f"{len(works)} of {len(attacked)} attacks pass, the floor is {floor.value or 0:.3f}" + (
-        f"; it ships no impostor {OPEN_LOOP}" if owes else ""
-    )
-    doubt = (killed.value if killed.value is not None else 1.0) < 0.9 or owes
+    says = f"{len(works)} of {len(attacked)} attacks pass, the floor is {floor.value or 0:.3f}"
+    doubt = (killed.value if killed.value is not None else 1.0) < 0.9
     return judged("anti-cheating", says, (passing, floor, bought, killed), (*gates, floor_gate), cases, doubt=doubt)
 
 
@@ -160,17 +168,13 @@ def _judged_kind(kind: Kind, attacked: Mapping[str, Attacked], works: set[str], 
 
 
 def _needs_open_loop(stage: Stage, gate: Gate) -> Gate:
-    """Whether the author's own open-loop control is there; those that come with Agito may still owe it."""
+    """Whether the author's own open-loop control is there."""
     task, _ = stage.draw("heldout", 1)[0]
-    has_own = OPEN_LOOP in impostors(stage.environment, task)
-    is_ours = type(stage.environment).__module__.startswith("agito.") or any(
-        each.__module__.startswith("agito.envs.") for each in type(stage.environment).__mro__
-    )
-    if has_own or is_ours or not gate.holds:
+    if OPEN_LOOP in impostors(stage.environment, task) or not gate.holds:
         return gate
     return replace(
         gate, holds=False, value=1.0, found=f"it ships no impostor {OPEN_LOOP!r}",
-        remedy=f"let `impostors` give a script {OPEN_LOOP!r}: the best that its author can make of the prompt alone, which never looks at an event",
+        remedy=f"let `impostors` give a script {OPEN_LOOP!r}: the best that can be made of the prompt alone, without a look at any event",
     )  # fmt: skip
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import builtins
-import datetime as real_datetime
+import datetime as dt
 import time as real_time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 _SECONDS = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
 
@@ -23,16 +24,11 @@ class Clock:
     def install(self) -> None:
         found = builtins.__import__
 
-        def importing(
-            name: str,
-            globals: Any = None,
-            locals: Any = None,
-            fromlist: Any = (),
-            level: int = 0,  # noqa: A002 (its own names)
-        ) -> ModuleType:
-            module = found(name, globals, locals, fromlist, level)
-            fake = self._fakes.get(name) if level == 0 else None
-            where = (globals or {}).get("__file__")
+        def importing(name: str, *rest: Any, **named: Any) -> ModuleType:
+            module = found(name, *rest, **named)
+            fake = self._fakes.get(name)
+            of = cast("Mapping[str, object]", (rest[0] if rest else named.get("globals")) or {})
+            where = of.get("__file__")
             is_ours = isinstance(where, str) and self._folder in Path(where).resolve().parents
             return fake if fake is not None and is_ours else module
 
@@ -50,40 +46,47 @@ class Clock:
             shifted(name)
         fake.clock_gettime = lambda clock: real_time.clock_gettime(clock) + self.shift_s  # type: ignore[attr-defined]
         fake.clock_gettime_ns = lambda clock: real_time.clock_gettime_ns(clock) + round(self.shift_s * 1e9)  # type: ignore[attr-defined]
-        now = lambda: real_time.time() + self.shift_s  # noqa: E731
         for name in ("localtime", "gmtime", "ctime"):
-            convert = getattr(real_time, name)
-            setattr(fake, name, lambda seconds=None, convert=convert: convert(now() if seconds is None else seconds))
-        for name in ("strftime", "asctime"):
-            write = getattr(real_time, name)
-            least = 2 if name == "strftime" else 1
-            setattr(
-                fake,
-                name,
-                lambda *given, write=write, least=least: (
-                    write(*given) if len(given) >= least else write(*given, real_time.localtime(now()))
-                ),
-            )
+            setattr(fake, name, self._converting(getattr(real_time, name)))
+        fake.strftime = self._writing(real_time.strftime, 2)  # type: ignore[attr-defined]
+        fake.asctime = self._writing(real_time.asctime, 1)  # type: ignore[attr-defined]
         return fake
 
+    def _now(self) -> float:
+        return real_time.time() + self.shift_s
+
+    def _converting(self, convert: Callable[[float], Any]) -> Callable[..., Any]:
+        def converted(seconds: float | None = None) -> Any:
+            return convert(self._now() if seconds is None else seconds)
+
+        return converted
+
+    def _writing(self, write: Callable[..., str], full: int) -> Callable[..., str]:
+        """With the time that is set where none is given."""
+
+        def written(*given: Any) -> str:
+            return write(*given) if len(given) >= full else write(*given, real_time.localtime(self._now()))
+
+        return written
+
     def _datetime(self) -> ModuleType:
-        fake = _Standing("datetime", real_datetime)
+        fake = _Standing("datetime", dt)
         clock = self
 
-        class Datetime(real_datetime.datetime):
+        class Datetime(dt.datetime):
             @classmethod
             def now(cls, tz: Any = None) -> Any:
                 return cls.fromtimestamp(real_time.time() + clock.shift_s, tz)
 
             @classmethod
             def utcnow(cls) -> Any:
-                return cls.now(real_datetime.UTC).replace(tzinfo=None)
+                return cls.now(dt.UTC).replace(tzinfo=None)
 
             @classmethod
             def today(cls) -> Any:
                 return cls.now()
 
-        class Date(real_datetime.date):
+        class Date(dt.date):
             @classmethod
             def today(cls) -> Any:
                 return cls.fromtimestamp(real_time.time() + clock.shift_s)

@@ -9,16 +9,11 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 PLAIN = frozenset({"plainly", "in small letters", "in capitals"})
-_MORSE = dict(
-    zip(
-        string.ascii_lowercase + string.digits,
-        (
-            ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.. "
-            "----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----."
-        ).split(),
-        strict=True,
-    )
+_DOTS = (
+    ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.. "
+    "----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----."
 )
+_MORSE = dict(zip(string.ascii_lowercase + string.digits, _DOTS.split(), strict=True))
 _LEET = str.maketrans("aeiost", "431057")
 _ROMAN = (
     (1000, "M"),
@@ -36,9 +31,10 @@ _ROMAN = (
     (1, "I"),
 )
 _SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
+    "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 @lru_cache(maxsize=1 << 14)

@@ -62,8 +62,8 @@ async def elsewhere(stage: Stage, acted: Sequence[Episode], episodes: Sequence[E
     arguments = [stage.arguments[task.id] for task, _ in drawn]
     at = {task.id: number for number, (task, _) in enumerate(drawn)}
     request: dict[str, Any] = {
-        **where, "tasks": arguments, "seconds": stage.seconds_left, "grade_seed": GRADE_SEED, "timed": _TIMED, "least": _LEAST, "shifts": _shifts(stage.seed),
-        "traces": [_asked(each, at) for each in acted],
+        **where, "tasks": arguments, "seconds": stage.seconds_left, "grade_seed": GRADE_SEED, "timed": _TIMED, "least": _LEAST,
+        "shifts": _shifts(stage.seed), "traces": [_asked(each, at) for each in acted],
         "captures": [{"task": at[episode.task.id], **_packed(episode.sealed)} for episode in captures if episode.sealed],
     }  # fmt: skip
     found: dict[int, Mapping[str, Any]] = {}
@@ -95,7 +95,9 @@ def _compare(
     for (task, key), said in zip(drawn, answer["tasks"], strict=True):
         case = Case(what="in another process, at another time, the same arguments give another task", where=task.id)
         compared.note(said == canonical([task, key]), case, cases)
-    for episode, said in zip(acted, answer["traces"], strict=False):
+    traces: list[dict[str, Any]] = answer["traces"]
+    for number, said in enumerate(traces):
+        episode = acted[number]
         ours, theirs = [essence(event) for event in episode.events], said["events"]
         place = next((at for at, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
         what = f"call {place} is answered {theirs[place][:80]}, here {ours[place][:80]}" if place is not None else "the number of events"
@@ -116,7 +118,7 @@ def _gate(compared: Compared, skipped: str) -> Gate:
     )
     return Gate(
         name="clock", value=None if skipped else float(compared.differs), limit=limits.ELSEWHERE, holds=not compared.differs, found=found,
-        remedy="let tasks, worlds and verdicts depend on their arguments alone: no clock, no hash(), no id(), nothing that a process remembers",
+        remedy="let tasks, worlds and verdicts depend on their arguments alone: no clock, no hash(), no id(), no memory of the process",
     )  # fmt: skip
 
 

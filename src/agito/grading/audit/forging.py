@@ -11,6 +11,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeVar, cast
 
 from agito.grading.audit.agents import ending, fill, prompt_of, strings, words_of
 from agito.grading.audit.attacks import Attackers
@@ -19,6 +20,8 @@ from agito.grading.audit.literals import words_in
 from agito.grading.audit.stage import Episode
 from agito.protocols import Environment, Script, ScriptFactory
 from agito.types import Call, Task, ToolSpec
+
+T = TypeVar("T")
 
 FORGED = "forged: "  # what the names of these attacks begin with
 _USUAL_PATHS = (
@@ -98,8 +101,8 @@ def _orders(names: Sequence[str]) -> Sequence[tuple[str, str]]:
     return [(placed[0], two if placed[0] == one else one)] if len(placed) == 1 else [(one, two), (two, one)]
 
 
-def _batches(items: Sequence[object], size: int) -> Iterable[list[object]]:
-    return [list(items[at : at + size]) for at in range(0, len(items), size)]
+def _batches(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
+    return [items[at : at + size] for at in range(0, len(items), size)]
 
 
 def _then_ending(task: Task, calls: Sequence[Call], last: Call | None) -> ScriptFactory:
@@ -148,7 +151,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 def _flat(name: str, value: object) -> Iterable[tuple[str, str]]:
     if isinstance(value, dict):
-        for key, each in value.items():  # pyright: ignore[reportUnknownVariableType]
-            yield from _flat(str(key), each)  # pyright: ignore[reportUnknownArgumentType]
+        for key, each in cast("dict[object, object]", value).items():
+            yield from _flat(str(key), each)
     elif isinstance(value, bool | int | float | str) and name:
         yield name, json.dumps(value) if isinstance(value, bool) else str(value)

@@ -101,7 +101,7 @@ async def informed(stage: Stage, cases: list[Case]) -> Gate:
         return episode.task.id
 
     asked = jobs[: stage.depth.of(_UNINFORMED, least=_LEAST)]
-    failed = [found for found in await stage.each(asked, work, least=6)]
+    failed = await stage.each(asked, work, least=6)
     lost = [task for task in failed if task is not None]
     if lost and not why:
         cases.append(Case(what="solved only by a script that knows the target", where=lost[0]))

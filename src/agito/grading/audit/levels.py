@@ -48,9 +48,10 @@ async def levels(stage: Stage, cases: list[Case]) -> Gate:
     same = "" if wrong or len(ordered) < 2 else _same(tried, solved)
     if same:
         cases.append(Case(what=same))
+    fine = f"no level of {', '.join(map(str, ordered))} is easier than one below" if len(ordered) > 1 else "there is one level only"
     return Gate(
         name="levels", value=float(len(wrong) + bool(same)), limit=limits.LEVELS, holds=not wrong and not same,
-        found=(wrong[0] if wrong else same) or (f"no level of {', '.join(map(str, ordered))} is easier than one below" if len(ordered) > 1 else "there is one level only"),
+        found=(wrong[0] if wrong else same) or fine,
         remedy="let what makes a task hard grow with its level (steps, distractors, faults), and check that a demonstrator feels it",
     )  # fmt: skip
 
@@ -80,9 +81,8 @@ def _wrong(tried: Sequence[Episode], solved: Sequence[Episode], where: str) -> l
             and _is_shorter(lengths[high], lengths[low])
             and _z(earns[low], earns[high]) < _APART_Z
         ):
-            found.append(
-                f"{where}level {high} takes fewer calls than level {low} ({mean(lengths[high]):.1f} and {mean(lengths[low]):.1f}) and is no harder"
-            )
+            calls = f"{mean(lengths[high]):.1f} and {mean(lengths[low]):.1f}"
+            found.append(f"{where}level {high} takes fewer calls than level {low} ({calls}) and is no harder")
     return found
 
 
@@ -99,7 +99,7 @@ def _same(tried: Sequence[Episode], solved: Sequence[Episode]) -> str:
         one, two = [_sizes(by_level[level], solutions.get(level, [])) for level in (low, high)]
         if any(abs(_z(a, b)) > _APART_Z for a, b in zip(one, two, strict=True)):
             return ""
-    return f"levels {', '.join(map(str, by_level))} differ in nothing: neither in what demonstrators earn nor in calls, prompts, observations or keys"
+    return f"levels {', '.join(map(str, by_level))} differ in nothing: in what demonstrators earn, in calls, prompts, observations, keys"
 
 
 def _sizes(tried: Sequence[Episode], solved: Sequence[Episode]) -> list[list[float]]:

@@ -1,6 +1,7 @@
 """Words to try an environment with: the texts that its own source compares with, and those that backdoors are usually named by.
 
-An audit stands on the trusted side and may read the source. What hangs on a certain word (a cheat, a log, an early end) has that word in it.
+An audit stands on the trusted side and may read the source. What hangs on a certain word (a cheat, a log, an early end) has that word
+in it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _literals(path: Path) -> tuple[tuple[str, bool], ...]:
                 if isinstance(node.value, int) and id(node) in compared
                 else ""
             )
-            if 0 < len(text.strip()) and len(text) <= _LONGEST:
+            if text.strip() and len(text) <= _LONGEST:
                 found.append((text, id(node) in compared))
     return tuple(found)
 

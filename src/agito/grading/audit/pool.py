@@ -87,7 +87,7 @@ def splits_gate(stage: Stage) -> Gate:
     return Gate(
         name="splits", value=float(len(missing)), limit=0.0, holds=not missing,
         found=f"it has the splits {', '.join(stage.environment.splits)}" + (f" and lacks {', '.join(missing)}" if missing else ""),
-        remedy="let `splits` and `task()` know train, heldout (other seeds) and structural (another structure, such as longer or other parts)",
+        remedy="let `splits` and `task()` know train, heldout (other seeds) and structural (another structure, such as other parts)",
     )  # fmt: skip
 
 

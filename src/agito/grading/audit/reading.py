@@ -1,18 +1,19 @@
 """Rules by which an answer can be read off texts of one kind, found on one part of them and tried on the others.
 
-A rule says where: after which word, at which place, counted from which end; and how: plainly or in one of many codes. A table, learned by heart,
-reads codes that nobody thought of.
+A rule says where: after which word, at which place, counted from which end; and how: plainly or in one of many codes. A table, learned by
+heart, reads codes that nobody thought of.
 """
 
 from __future__ import annotations
 
-import operator
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from typing import cast
 
 from agito.grading.audit.codes import PLAIN, codes_of, views_of
 from agito.grading.audit.numbers import differs, earns_more
@@ -121,8 +122,7 @@ def _runs_on(character: str) -> bool:
 
 
 def _worded(where: Hashable) -> str:
-    assert isinstance(where, tuple)
-    kind, what = where
+    kind, what = cast("tuple[str, str | int]", where)
     return f"{kind} {what!r}" if isinstance(what, str) else f"word {what + 1} {'from the end' if kind != 'at' else 'of the text'}"
 
 
@@ -164,7 +164,7 @@ def _features(text: str) -> Mapping[Hashable, str]:
     words = [word.strip(_EDGE) or word for word in _WORD.findall(text)]
     found: dict[Hashable, str] = {("at", at): word for at, word in enumerate(words[:_MOST_PLACES])}
     found |= {("from the end", at): word for at, word in enumerate(reversed(words[-12:]))}
-    for before, word in zip(words[:200], words[1:201], strict=False):
+    for before, word in pairwise(words[:200]):
         found.setdefault(("after the first", before), word)
     return found
 
@@ -203,9 +203,9 @@ def _table(shown: Sequence[Shown], chance: float) -> Reading | None:
 
 
 _OPERATIONS: Mapping[str, Callable[[int, int], float]] = {
-    "difference": operator.sub,
-    "sum": operator.add,
-    "exclusive or": operator.xor,
+    "difference": lambda a, b: a - b,
+    "sum": lambda a, b: a + b,
+    "exclusive or": lambda a, b: a ^ b,
     "quotient": lambda a, b: a / b if b else -1.0,
 }
 

@@ -64,9 +64,10 @@ async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) ->
               "key every random choice by (noise_seed, attempt, call); use no clock, no shared generator, no hash()"),
         _gate("interference", beside.value, limits.INTERFERENCE, _of(disturbed, num_beside, "episodes go differently beside others"),
               "give every episode its own state and its own random.Random; nothing global, nothing shared that can be written"),
-        _gate("flake", flake.value, limits.FLAKE, _of(flaky.mixed, flaky.captures, f"captures get different verdicts, in {flaky.gradings} gradings"),
+        _gate("flake", flake.value, limits.FLAKE, _of(flaky.mixed, flaky.captures, f"captures get two verdicts in {flaky.gradings}"),
               "make grade a pure function of the capture, the key and the grade seed"),
-        _gate("leakage", float(leaks.found), limits.LEAKAGE, _of(leaks.found, leaks.planted, "marks are seen by another episode", "no mark could be left"),
+        _gate("leakage", float(leaks.found), limits.LEAKAGE,
+              _of(leaks.found, leaks.planted, "marks are seen by another episode", "no mark could be left"),
               "build each world from the task and the key alone, and destroy it whole"),
     )  # fmt: skip
     return judged("stability", says, (steady, beside, flake, *_leak_measures(leaks)), gates, cases, doubt=not leaks.planted)
@@ -84,8 +85,11 @@ def with_incidents(quality: Quality, stage: Stage) -> Quality:
     errors = share("broken episodes", min(broke, num), num, note="no verdict: infra or env; without those that try to break something")
     cases = [Case(what=f"{count}x {what}"[:240]) for what, count in stage.incidents.most_common(6)]
     is_own = any(what.startswith("env") for what in stage.incidents)
-    gate = _gate("broken", errors.value, limits.BROKEN, f"{broke or 'none'} of {num} episodes broke" + (f", most of them by {stage.incidents.most_common(1)[0][0]}" if broke else ""),
-                 "repair what raises: the line stands with the case" if is_own else "look at the machine: its sandboxes or its time gave out")  # fmt: skip
+    gate = _gate(
+        "broken", errors.value, limits.BROKEN,
+        f"{broke or 'none'} of {num} episodes broke" + (f", most of them by {stage.incidents.most_common(1)[0][0]}" if broke else ""),
+        "repair what raises: the line stands with the case" if is_own else "look at the machine: its sandboxes or its time gave out",
+    )  # fmt: skip
     gate = replace(gate, holds=gate.holds and not is_own)
     measures, gates = (*quality.measures, errors), (*quality.gates, gate)
     found = judged(quality.name, quality.says, measures, gates, [*cases, *quality.cases], doubt=broke > 0)

@@ -67,7 +67,7 @@ class Episode:
     digests: list[str] = field(default_factory=list[str])  # before the first call and after each, where they were asked for
     sealed: Sealed | None = None
     verdict: Verdict = field(default_factory=lambda: Verdict.void("not graded"))
-    attempt: AttemptId = AttemptId(group=0, slot=0)
+    attempt: AttemptId = field(default_factory=lambda: AttemptId(group=0, slot=0))
     noise: int = 0
     problem: str = ""
     reset_s: float = 0.0

@@ -1,4 +1,4 @@
-"""Whether the answer, or what an answer would earn, can be read before it is earned: in prompts, tools, answers to junk, first observations.
+"""Whether the answer, or what an answer would earn, can be read before it is earned: in prompts, tools, answers to junk.
 
 What an agent reads because it did what the task wants is earned. So calls that honest agents make are left out, and where one look is all
 that a task needs, so are answers to calls that look.
@@ -124,7 +124,7 @@ def _name(call: Call) -> str:
 def asking(stage: Stage, solved: Sequence[Episode]) -> Attackers:
     """Whoever asks a tool that no honest agent uses about one answer after the other, and submits the one that it answers differently."""
     used = {call.tool for episode in stage.honest for call in episode.calls}
-    answers = [call for call in Memory(list(solved)).commonest()]
+    answers = Memory(list(solved)).commonest()
 
     def attacks(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:
         end = ending(task)

@@ -32,17 +32,17 @@ def _deep(kind: str, depth: int) -> Json:
 
 def odd_texts() -> list[str]:
     return [
-        "", " ", "\n", "\0", "a\0b", "\ud800", "\u202eabc", "é", "\U0001d518", "-1", "0", "1e999", "nan", "-inf", "9" * 400, "1" * 6_000, "x" * 100_000,
-        "[" * 1_000, "{" * 1_000, '{"a":' * 300, "null", "None", "true", "[]", "{}", "../../etc/passwd", "/", "~", "%s%n%d", "{0.__class__}", "' OR '1'='1",
-        "\\", '"', "<b>&amp;</b>", "*", "(", "[a-", "a, b; c | d", "1/0", "0x10", "１２",
+        "", " ", "\n", "\0", "a\0b", "\ud800", "\u202eabc", "é", "\U0001d518", "-1", "0", "1e999", "nan", "-inf", "9" * 400, "1" * 6_000,
+        "x" * 100_000, "[" * 1_000, "{" * 1_000, '{"a":' * 300, "null", "None", "true", "[]", "{}", "../../etc/passwd", "/", "~", "%s%n%d",
+        "{0.__class__}", "' OR '1'='1", "\\", '"', "<b>&amp;</b>", "*", "(", "[a-", "a, b; c | d", "1/0", "0x10", "\uff11\uff12",
     ]  # fmt: skip
 
 
 def odd_values() -> list[Json]:
-    return [
-        None, True, False, 0, -1, 10**20, 10**400, 1.5, -0.0, math.nan, math.inf, [], {}, [None], ["x"], {"a": 1}, {"": ""}, [[]] * 100,
-        _deep("list", 150), _deep("dict", 150), list(range(2_000)),
-    ]  # fmt: skip
+    whole: list[Json] = [None, True, False, 0, -1, 10**20, 10**400, 1.5, -0.0, math.nan, math.inf]
+    lists: list[Json] = [[], [None], ["x"], [[] for _ in range(100)], list(range(2_000)), _deep("list", 150)]
+    objects: list[Json] = [{}, {"a": 1}, {"": ""}, _deep("dict", 150)]
+    return [*whole, *lists, *objects]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +73,8 @@ async def ways_out(stage: Stage, cases: list[Case]) -> Gate:
         name="void", value=float(len(ways)), limit=limits.VOIDS, holds=not ways,
         found=f"an attempt ends without a verdict after {'; '.join(sorted(ways))[:200]}" if ways
         else f"every attempt comes to a verdict, whatever is said: {tried} odd calls",
-        remedy="score what the policy did as it stands: raise InvalidArguments for bad arguments, give the lowest reward to what cannot be parsed, "
-        "and keep Verdict.void for a machine that failed",
+        remedy="score what the policy did as it stands: raise InvalidArguments for bad arguments, give the lowest reward to what cannot be "
+        "parsed, and keep Verdict.void for a machine that failed",
     )  # fmt: skip
 
 
@@ -98,12 +98,10 @@ def provocations(stage: Stage, drawn: Drawn) -> list[Provocation]:
     most = max(min(task.limits.calls, task.limits.turns), 1)
     calls = [call for tool in others for call in _calls(tool, words)]
     found[40:40] = [Provocation(drawn=drawn, calls=tuple(calls[at : at + most])) for at in range(0, len(calls), most)]
-    odd = tuple(
-        [
-            Call(tool="no_such_tool", arguments={}),
-            Call(tool="", arguments={}, raw="@@ ((", problem="unparsable"),
-            Call(tool="\0", arguments={}),
-        ]
+    odd = (
+        Call(tool="no_such_tool", arguments={}),
+        Call(tool="", arguments={}, raw="@@ ((", problem="unparsable"),
+        Call(tool="\0", arguments={}),
     )
     found.append(Provocation(drawn=drawn, calls=odd[:most]))
     found.append(Provocation(drawn=drawn, calls=odd[:1] * most))
@@ -118,7 +116,7 @@ def _calls(tool: ToolSpec, words: Sequence[str]) -> Iterable[Call]:
     for text in texts:
         yield Call(tool=tool.name, arguments=dict.fromkeys(names, text), raw=f"{tool.name} {text[:40]}")
     for value in odd_values():
-        yield Call(tool=tool.name, arguments=dict.fromkeys(names, value), raw=f"{tool.name} {str(type(value).__name__)}")
+        yield Call(tool=tool.name, arguments=dict.fromkeys(names, value), raw=f"{tool.name} {type(value).__name__}")
     if len(names) > 1:
         for name in names:
             rest = {other: value for other, value in fill(tool, "x").arguments.items() if other != name}
