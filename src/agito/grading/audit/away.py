@@ -80,7 +80,7 @@ async def _work(request: dict[str, Any], clock: Any) -> dict[str, Any]:
             if time.monotonic() > ends_at:
                 break
             clock.shift_s = base + _ANY.uniform(0, 1e5)
-            traces.append(await _trace(environment, drawn[asked["task"]], asked, clock))
+            traces.append(await _trace(environment, drawn[int(asked["task"])], asked, clock))
         answer["traces"] = traces
         answer["verdicts"] = await _verdicts(environment, request, drawn, clock, ends_at)
         return answer
@@ -120,7 +120,7 @@ async def _verdicts(
         files = {path: base64.b64decode(data) for path, data in asked["files"].items()}
         sealed = Sealed(files=files, **asked["sealed"])
         clock.shift_s = request["shift_s"] + shift
-        grade: Callable[[], Awaitable[Any]] = partial(environment.grade, sealed, drawn[asked["task"]][1], request["grade_seed"])
+        grade: Callable[[], Awaitable[Any]] = partial(environment.grade, sealed, drawn[int(asked["task"])][1], request["grade_seed"])
         try:
             found.append((at, clock.shift_s, repr(await grade())))
         except Exception as error:  # the boundary: what the grader raises here is compared like a verdict

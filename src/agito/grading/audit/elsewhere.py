@@ -105,7 +105,7 @@ def _compare(
         what = f"the verdict ten minutes after the last call is {said['verdict'][:120]}, here {episode.verdict!r}"[:260]
         compared.note(ours != theirs or said["verdict"] == repr(episode.verdict), Case(what=what, where=episode.task.id), cases)
     for number, shift_s, said in answer["verdicts"]:
-        episode = captures[number]
+        episode = captures[int(number)]
         what = f"one capture, graded in another process {shift_s / 86_400:+.2f} days from now: {said[:120]}, here {episode.verdict!r}"[:260]
         compared.note(said == repr(episode.verdict), Case(what=what, where=episode.task.id), cases)
 

@@ -117,7 +117,7 @@ def overlap(stage: Stage, cases: list[Case]) -> Gate:
                 )
                 cases.append(Case(what=f"{told}, such as this one", where=drawn[split][hits[0]][0].id))
     for split, bodies in tested.items():
-        share, example = _known(seen, bodies)
+        share, example = _known(seen, bodies, again)
         if share > max(worst, limits.OVERLAP) and example is not None:
             worst, told = share, f"{share:.0%} of the {split} tasks are training tasks"
             cases.append(Case(what=f"{told}, such as this one", where=drawn[split][example][0].id))
@@ -128,12 +128,18 @@ def overlap(stage: Stage, cases: list[Case]) -> Gate:
     )  # fmt: skip
 
 
-def _known(seen: Sequence[Body], tested: Sequence[Body]) -> tuple[float, int | None]:
-    """The share that is among those seen, of tasks whose prompt alone says which task it is: these can be learned by heart."""
-    by_prompt: dict[object, set[tuple[str, int]]] = defaultdict(set)
+def _known(seen: Sequence[Body], tested: Sequence[Body], again: Sequence[Body]) -> tuple[float, int | None]:
+    """The share that is among those seen, of tasks whose prompt alone says which task it is: these can be learned by heart. Where training
+    tasks repeat one another too, a world may be drawn from the seed: it must be the same then."""
+    by_prompt: dict[object, set[object]] = defaultdict(set)
+    repeats = not {body.whole for body in seen}.isdisjoint(body.whole for body in again)
+
+    def name(body: Body) -> object:
+        return (body.whole, body.seed if repeats else 0)
+
     for body in seen:
-        by_prompt[body.prompt].add((body.whole, body.seed))
-    hits = [at for at, body in enumerate(tested) if by_prompt.get(body.prompt) == {(body.whole, body.seed)}]
+        by_prompt[body.prompt].add(name(body))
+    hits = [at for at, body in enumerate(tested) if by_prompt.get(body.prompt) == {name(body)}]
     return (len(hits) / len(tested), hits[0]) if len(hits) >= 5 else (0.0, None)
 
 
