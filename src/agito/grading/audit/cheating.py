@@ -91,7 +91,7 @@ async def cheating(stage: Stage, attackers: Sequence[Attackers], cases: list[Cas
     ]
     attacked = await _attack(stage, prepared)
     works = {name for name, found in attacked.items() if _is_sure(stage, found, len(attacked))}
-    gates = [_judged_kind(kind, attacked, works, cases) for kind in _KINDS]
+    gates = [_judged_kind(kind, attacked, works, cases) for kind in reversed(_KINDS)]
     gates = [_needs_open_loop(stage, gate) if gate.name == "open loop" else gate for gate in gates]
     floor, floor_gate = _floor(stage, {name: found for name, found in attacked.items() if _kind_of(name).gate == "exploits"}, cases)
     killed, survivors = await _mutants(stage)

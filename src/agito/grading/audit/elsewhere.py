@@ -134,7 +134,9 @@ def _where(cls: type[Environment]) -> dict[str, str] | None:
         spec = None
     is_importable = spec is not None and spec.origin is not None and Path(spec.origin).resolve() == Path(path).resolve()
     target = cls.__module__ if is_importable else str(Path(path).resolve())
-    return {"target": f"{target}:{cls.__qualname__}", "folder": str(Path(path).resolve().parent)}
+    where = Path(path).resolve()
+    root = where.parents[cls.__module__.count(".")] if is_importable else where.parent
+    return {"target": f"{target}:{cls.__qualname__}", "folder": str(where.parent), "root": str(root)}
 
 
 def _shifts(seed: int) -> list[float]:
@@ -162,12 +164,8 @@ def _packed(sealed: Sealed) -> dict[str, Any]:
 
 
 async def _ask(request: Mapping[str, Any], hash_seed: int) -> Mapping[str, Any]:
-    environ = {
-        **os.environ,
-        "PYTHONHASHSEED": str(hash_seed),
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "OMP_NUM_THREADS": "1",
-    }
+    paths = os.pathsep.join([*(path or str(Path.cwd()) for path in sys.path), str(request["root"])])
+    environ = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as errors:
         try:
             with anyio.fail_after(request["seconds"] + _START_S):
