@@ -98,7 +98,7 @@ def main() -> None:
             jobs, pool.map(judged, [(each.target, seed) for each, seed in jobs]), strict=True
         ):
             seconds.append(took)
-            gates[entry.kind].update(failed)
+            gates[entry.kind].update(list(failed))
             tally[entry.kind]["audits"] += 1
             tally[entry.kind]["refused"] += bool(failed)
             if entry.kind == SOUND and failed:
