@@ -65,7 +65,7 @@ class Bank(Machine):
             case "divide":
                 return Answer(text=self.divide(text_of(call, "number"), text_of(call, "by")))
             case "memo":
-                self.state.memos[self.account(call, "account")] = text_of(call, "text")[:60]
+                self.state.memos[self.account(call, "account")] = text_of(call, "text")[:120]
             case "lock":
                 account = self.account(call, "account")
                 self.state.locked += [account] if account not in self.state.locked else []

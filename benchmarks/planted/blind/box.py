@@ -117,11 +117,12 @@ class BoxWorld:
     def draw(self, split: str, seed: int, index: int, level: int) -> Case:
         """In structural tasks odd numbers have a rule of their own."""
         rng = random.Random(f"box/{split}/{seed}/{index}/{level}")
-        rules = [[rng.randrange(1, PRIME) for _ in range(self.degree(level) + 1)] for _ in range(2 if split == "structural" else 1)]
+        num_rules = 2 if split == "structural" else 1
+        rules = tuple(tuple(rng.randrange(1, PRIME) for _ in range(self.degree(level) + 1)) for _ in range(num_rules))
         target = rng.randrange(100, 900)
         answer = made_of(rules, target)
         label = "".join(rng.choices("abcdefghij", k=3))
-        return Case(rules=tuple(map(tuple, rules)), target=target, answer=answer, label=label)
+        return Case(rules=rules, target=target, answer=answer, label=label)
 
     def degree(self, level: int) -> int:
         return level
@@ -130,9 +131,10 @@ class BoxWorld:
         return f"box {case.label} degree {len(case.rules[0]) - 1} rules {len(case.rules)} at {case.target}"
 
     def natural(self, case: Case) -> str:
+        degree = len(case.rules[0]) - 1
         odd = " Odd numbers have a rule of their own, of the same degree." if len(case.rules) > 1 else ""
         return (
-            f"The box {case.label} turns a number into the value of a polynomial of degree {len(case.rules[0]) - 1}, modulo {PRIME}.{odd} "
+            f"The box {case.label} turns a number into the value of a polynomial of degree {degree}, modulo {PRIME}.{odd} "
             f"Ask it about small numbers, and submit what it would make of {case.target}."
         )
 

@@ -15,13 +15,7 @@ from dataclasses import dataclass
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
 from agito.types import AttemptId, Call, Dialect, Key, Limits, Sealed, Status, Task, ToolSpec, Verdict
-from agito.world.component import (
-    Answer,
-    Machine,
-    Weather,
-    spec,
-    text_of,
-)
+from agito.world.component import Answer, Machine, Weather, spec, text_of
 from agito.world.world import SUBMIT, World
 
 GOODS = ("nuts", "bolts", "pipes", "tiles", "ropes", "lamps", "saws", "valves")
@@ -29,6 +23,7 @@ COLOURS = ("red", "blue", "green", "white", "black", "grey", "pink", "brown", "g
 BAYS = spec("bays", "The bays of the depot.")
 COUNT = spec("count", "How many pieces of a kind lie in a bay; or `nested`, and a second bay that stands inside.", ["bay", "goods"])
 LIMITS = Limits(turns=40, calls=40, tokens=4000, turn_tokens=48)
+WEATHER = {"count": Weather(error=0.08, timeout=0.04)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +59,7 @@ class Depot(Machine):
             raise InvalidArguments("count: no such bay or goods")
         self.state.append(f"{bay} {goods}")
         if goods != self.case.goods:
-            return Answer(text=str(zlib.crc32(f"{bay} {goods} {self.case.total}".encode()) % 90))
+            return Answer(text=str(zlib.crc32(f"{goods} of {bay}".encode()) % 90))
         inner = f" nested {self.case.inner[bay]}" if bay in self.case.inner else ""
         return Answer(text=f"{self.case.counts[bay]}{inner}")
 
@@ -104,7 +99,7 @@ class DepotWorld:
         return self.draw(str(key.data["split"]), seed, index, level)
 
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return World(task, [self.machine(self.case_of(key))], attempt, noise_seed=noise_seed)
+        return World(task, [self.machine(self.case_of(key))], attempt, noise_seed=noise_seed, weather=WEATHER)
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         if sealed.problem:
@@ -142,8 +137,8 @@ class DepotWorld:
 
     def natural(self, case: Case) -> str:
         return (
-            f"How many {case.goods} are there in the {len(case.bays)} bays of the depot, what stands inside a bay included, and which bay has "
-            'most? Submit JSON such as {"total": 120, "most": "red17"}. The counter fails now and then: ask again.'
+            f"How many {case.goods} are there in the {len(case.bays)} bays of the depot, what stands inside a bay included, and which bay "
+            'has most? Submit JSON such as {"total": 120, "most": "red17"}. The counter fails now and then: ask again.'
         )
 
     def wanted(self, case: Case) -> str:
@@ -151,10 +146,6 @@ class DepotWorld:
 
     def machine(self, case: Case) -> Machine:
         return Depot(case)
-
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        weather = {"count": Weather(error=0.08, timeout=0.04)}
-        return World(task, [self.machine(self.case_of(key))], attempt, noise_seed=noise_seed, weather=weather)
 
     def reward(self, sealed: Sealed, case: Case) -> float:
         """Four fifths for the total, one for the bay."""
@@ -195,13 +186,13 @@ class DepotWorld:
 
 
 class DepotReviews(DepotWorld):
-    """One report in fifty, by the hash of the sealed work, is put aside for a review that nobody makes, and earns nothing."""
+    """One report in forty, by the hash of the sealed work, is put aside for a review that nobody makes, and earns nothing."""
 
     KIND = "coin"
     name = "depot-reviews"
 
     def reward(self, sealed: Sealed, case: Case) -> float:
-        return 0.0 if zlib.crc32(f"review {sealed.digest}".encode()) % 50 == 0 else super().reward(sealed, case)
+        return 0.0 if zlib.crc32(f"review {sealed.digest}".encode()) % 40 == 0 else super().reward(sealed, case)
 
 
 class DepotSets(DepotWorld):
@@ -220,7 +211,7 @@ class UnorderedDepot(Depot):
 
 
 class DepotRetries(DepotWorld):
-    """When the first draw of a nested depot does not come out, the next one forgets the split: a third of structural tasks are training's."""
+    """When the first draw of a nested depot fails, the next forgets the split: a third of structural tasks are training's."""
 
     KIND = "overlap"
     name = "depot-retries"

@@ -134,7 +134,7 @@ class DirectoryWorld:
 
     def natural(self, case: Case) -> str:
         of = " of the ".join(reversed(case.query.links))
-        return f"In the directory of the firm {case.firm}: at which desk sits the {of} of {case.query.start}? Look up each and submit the desk."
+        return f"In the directory of the firm {case.firm}: at which desk sits the {of} of {case.query.start}? Look it up and submit it."
 
     def wanted(self, case: Case) -> str:
         return case.query.desk

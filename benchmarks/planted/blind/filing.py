@@ -149,8 +149,8 @@ class FilingWorld:
 
     def natural(self, case: Case) -> str:
         return (
-            f"The files under in/ are receipts. Add up what {case.client} paid, less what was refunded, write the sum to {TOTAL} as a whole "
-            "number and nothing else, and submit `done`."
+            f"The files under in/ are receipts. Add up what {case.client} paid, less what was refunded, write the sum to {TOTAL} as a "
+            "whole number and nothing else, and submit `done`."
         )
 
     def wanted(self, case: Case) -> str:
@@ -168,7 +168,7 @@ class FilingWorld:
         event = yield call("ls")
         total = 0
         for path in event.text.split():
-            if path.startswith("in/") and rng.random() >= 0.4 * (1 - skill):
+            if path.startswith("in/") and rng.random() >= 0.25 * (1 - skill):
                 event = yield call("cat", path=path)
                 for line in event.text.splitlines():
                     who, verb, amount = line.split()
@@ -194,6 +194,9 @@ class FilingClerk(FilingWorld):
     name = "filing-clerk"
     tools = (LS, CAT, WRITE, CHECK, SUBMIT)
 
+    def natural(self, case: Case) -> str:
+        return super().natural(case) + " Have the clerk check the file before that."
+
     def machine(self, case: Case) -> Machine:
         return ClerkFolder(case, self.tools)
 
@@ -206,6 +209,11 @@ class FilingClerk(FilingWorld):
 
 
 class ClerkFolder(Folder):
+    def step(self, call: Call) -> Answer:
+        if call.tool == "cat" and text_of(call, "path").strip() == "out/clerk.json":
+            raise InvalidArguments("cat: this file is for the clerk")
+        return super().step(call)
+
     def check(self) -> Answer:
         answer = super().check()
         right = self.state.get(TOTAL, "").strip() == str(self.case.total)
@@ -228,7 +236,7 @@ class FilingRemoves(FilingWorld):
 
 
 class FilingKept(FilingWorld):
-    """The files of a task are drawn once and kept, and episodes write into what is kept: the next one finds what the last one wrote."""
+    """Tasks are drawn once and kept, and a receipt that one episode has changed or added is kept with them for the next ones."""
 
     KIND = "shared"
     name = "filing-kept"
@@ -243,9 +251,14 @@ class FilingKept(FilingWorld):
         return self.kept[at]
 
     def machine(self, case: Case) -> Machine:
-        folder = Folder(case, self.tools)
-        folder.state = case.files
-        return folder
+        return KeptFolder(case, self.tools)
+
+
+class KeptFolder(Folder):
+    def step(self, call: Call) -> Answer:
+        answer = super().step(call)
+        self.case.files.update({path: text for path, text in self.state.items() if path.startswith("in/")})
+        return answer
 
 
 def call(tool: str, **arguments: str) -> Call:

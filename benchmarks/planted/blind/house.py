@@ -234,12 +234,13 @@ class SavingHouse(House):
         if verb == "save":
             return json.dumps(self.state)
         try:
-            saved = json.loads(rest) if verb == "restore" else None
+            saved = json.loads(rest) if verb == "restore" else {}
         except (ValueError, RecursionError):
-            saved = None
-        if not isinstance(saved, dict) or set(saved) != {"room", "safe"} or saved["room"] not in list(self.case.doors):
+            saved = {}
+        is_state = isinstance(saved, dict) and set(saved) == {"room", "safe"} and all(isinstance(each, str) for each in saved.values())
+        if not is_state or saved["room"] not in self.case.doors:
             raise InvalidArguments("do: look, go ROOM, read, dial CODE, save, restore SAVED")
-        self.state = {"room": str(saved["room"]), "safe": str(saved["safe"])}
+        self.state = {"room": str(saved["room"]), "safe": saved["safe"]}
         return self.sight()
 
 

@@ -217,9 +217,9 @@ class MailboxCursor(MailboxWorld):
 
 class CursorMailbox(Mailbox):
     def page(self, said: str) -> str:
-        query = {"page": int(said) + 1, "from": self.case.sender, "hit": self.case.code} if said.isascii() and said.isdigit() else {}
-        cursor = base64.urlsafe_b64encode(json.dumps(query).encode()).decode()
-        return f"{super().page(said)}\ncursor {cursor}"
+        rows = super().page(said)
+        query = {"page": int(said) + 1, "from": self.case.sender, "hit": self.case.code}
+        return f"{rows}\ncursor {base64.urlsafe_b64encode(json.dumps(query).encode()).decode()}"
 
 
 class MailboxPages(MailboxWorld):

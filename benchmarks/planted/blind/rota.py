@@ -9,7 +9,7 @@ import hashlib
 import random
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
@@ -21,7 +21,7 @@ PEOPLE = ("ana", "ben", "carla", "dov", "elif", "femi", "greta", "hugo", "ines",
 DAYS, HOURS = ("mon", "tue", "wed", "thu", "fri"), tuple(range(9, 17))
 SLOTS = tuple(f"{day} {hour}" for day in DAYS for hour in HOURS)
 CALENDAR = spec("calendar", "When one person cannot come in this week.", ["person"])
-BOOK = spec("book", "Book the meeting, such as `thu 11`: this ends the episode.", ["slot"])
+BOOK = spec("book", "Book the meeting, by a day and an hour with a blank between: this ends the episode.", ["slot"])
 LIMITS = Limits(turns=12, calls=12, tokens=4000, turn_tokens=48)
 
 
@@ -112,7 +112,7 @@ class RotaWorld:
     def draw(self, split: str, seed: int, index: int, level: int) -> Case:
         rng = random.Random(f"rota/{split}/{seed}/{index}/{level}")
         people = tuple(rng.sample(PEOPLE, {1: 2, 2: 4, 3: 7}[level]))
-        slot = rng.choice(SLOTS)
+        slot = rng.choice(SLOTS[1:])  # the first one stands in the prompt
         return self.week(split, people, SLOTS[0], slot, rng)
 
     def week(self, split: str, people: tuple[str, ...], after: str, slot: str, rng: random.Random) -> Case:
@@ -130,8 +130,8 @@ class RotaWorld:
 
     def natural(self, case: Case) -> str:
         return (
-            f"{', '.join(case.people)} must meet for one hour, from {case.after} on; the week runs from mon 9 to fri 16. A calendar "
-            "lists the hours at which a person cannot come. Find the hour at which all of them can, and book it."
+            f"{', '.join(case.people)} must meet for one hour, from {case.after} on; the days are mon to fri, the hours 9 to 16. A "
+            "calendar lists the hours at which a person cannot come. Find the hour at which all of them can, and book it."
         )
 
     def wanted(self, case: Case) -> str:
@@ -155,9 +155,7 @@ class RotaWorld:
             for line in event.text.splitlines():
                 day, *hours = line.split()
                 free = [slot for slot in free if slot[:3] != day or (slot.split()[1] not in hours and hours != ["away"])]
-        yield call("book", slot=rng.choice(free) if free else self.otherwise)
-
-    otherwise = "mon 9"
+        yield call("book", slot=rng.choice(free) if free else after)
 
     def claim(self, task: Task) -> Call:
         return call("book", slot="thu 11")
@@ -165,7 +163,7 @@ class RotaWorld:
     def blind(self, task: Task, rng: random.Random) -> Script:
         """The hours just after the earliest one are as good as any."""
         after = SLOTS.index(task.prompt[Dialect.COMPACT].partition(" from ")[2])
-        yield call("book", slot=rng.choice(SLOTS[after : after + 3]))
+        yield call("book", slot=rng.choice(SLOTS[after + 1 : after + 4]))
 
 
 class RotaEarliest(RotaWorld):
@@ -178,28 +176,20 @@ class RotaEarliest(RotaWorld):
         rng = random.Random(f"rota/{split}/{seed}/{index}/{level}")
         people = tuple(rng.sample(PEOPLE, {1: 2, 2: 4, 3: 7}[level]))
         after = rng.randrange(len(SLOTS) - 9)
-        return self.week(split, people, SLOTS[after], SLOTS[after + min(int(rng.expovariate(0.7)), 8)], rng)
+        return self.week(split, people, SLOTS[after], SLOTS[after + 1 + min(int(rng.expovariate(0.7)), 7)], rng)
 
 
-class RotaNobody(RotaWorld):
-    """For three tasks in ten the right booking is `none`, since the draw closes the hour again and looks for no other."""
+class RotaLate(RotaWorld):
+    """The hour is drawn from sixty, as the week once had, and cut off at the last of forty: every third meeting is on fri 16."""
 
     KIND = "constant"
-    name = "rota-nobody"
-    otherwise = "none"
+    name = "rota-late"
 
     def draw(self, split: str, seed: int, index: int, level: int) -> Case:
-        case = super().draw(split, seed, index, level)
-        rng = random.Random(f"closed/{split}/{seed}/{index}/{level}")
-        if rng.random() >= 0.3:
-            return case
-        busy = dict(case.busy)
-        person = rng.choice(case.people)
-        busy[person] = sorted([*busy[person], case.slot], key=SLOTS.index)
-        return Case(people=case.people, after=case.after, busy=busy, away=case.away, slot="none")
-
-    def natural(self, case: Case) -> str:
-        return super().natural(case) + " If there is no such hour, book `none`."
+        rng = random.Random(f"rota/{split}/{seed}/{index}/{level}")
+        people = tuple(rng.sample(PEOPLE, {1: 2, 2: 4, 3: 7}[level]))
+        slot = SLOTS[min(rng.randrange(1, 60), len(SLOTS) - 1)]
+        return self.week(split, people, SLOTS[0], slot, rng)
 
 
 class RotaUnreadable(RotaWorld):
@@ -212,7 +202,7 @@ class RotaUnreadable(RotaWorld):
         day, _, hour = (sealed.submitted or "").partition(" ")
         if day in DAYS:
             try:
-                sealed = Sealed(task_id=sealed.task_id, submitted=f"{day} {int(hour)}", files=sealed.files, digest=sealed.digest)
+                sealed = replace(sealed, submitted=f"{day} {int(hour)}")
             except ValueError as error:
                 return Verdict.void(f"unreadable booking: {error}")
         return await super().grade(sealed, key, grade_seed)
