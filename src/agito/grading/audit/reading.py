@@ -54,7 +54,7 @@ def readings(shown: Sequence[Shown], chance: float, *, is_all_there_is: bool = F
     shown = [Shown(text=each.text[:_LONGEST_TEXT], answer=each.answer, task=each.task) for each in shown]
     found = [_best_rule(shown, chance)]
     if not is_all_there_is:
-        found += [_anywhere(shown), _table(shown, chance), _arithmetic(shown, chance)]
+        found += [_anywhere(shown, chance), _table(shown, chance), _arithmetic(shown, chance)]
     return [each for each in found if each is not None]
 
 
@@ -129,7 +129,7 @@ def _worded(where: Hashable) -> str:
 # ---- anywhere, in a code that does not stand there by chance
 
 
-def _anywhere(shown: Sequence[Shown]) -> Reading | None:
+def _anywhere(shown: Sequence[Shown], chance: float) -> Reading | None:
     """The answer's own code stands in its text more often than the code of another answer does."""
     own: dict[str, list[Shown]] = defaultdict(list)
     others: Counter[str] = Counter()
@@ -151,7 +151,7 @@ def _anywhere(shown: Sequence[Shown]) -> Reading | None:
                     own[view].append(each)
                 others[view] += bool(other) and other.lower() in text
     for code, hits in sorted(own.items(), key=lambda item: -len(item[1])):
-        if differs(len(hits), tried[code], others[code], tried[code], sure=_SURE):
+        if len(hits) > chance * tried[code] / 2 and differs(len(hits), tried[code], others[code], tried[code], sure=_SURE):
             return Reading(how=f"{code}, somewhere", hits=len(hits), num=tried[code], task=hits[0].task)
     return None
 

@@ -23,7 +23,9 @@ from agito.types import Call, Event, Fault, Task, ToolSpec
 
 ASKED = "asked: "  # what the names of these attacks begin with
 _PROBED, _LEAST, _WORDS, _LEAST_WORDS = 150, 12, 60, 12
-_STEPS = 3  # an answer in the first observation is early where so many calls are needed
+_EARLY = 5  # observations of a solution, of those that are followed by two more
+_FIRST_OF_TWO = "the first observation of two"
+_OFTEN = 0.7  # in so many tasks it may be seen there: the second look can be to make sure
 _MARGIN = 0.05
 
 
@@ -42,7 +44,9 @@ async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) ->
     chance = max(stage.environment.chance_level, commonest[0][1] / len(known) if known else 0.0) + _MARGIN
     found = 0
     for place, texts in shown.items():
-        read = readings(texts, chance, is_all_there_is=needs_no_world and place.startswith("the prompt"))
+        read = readings(
+            texts, max(chance, _OFTEN if place == _FIRST_OF_TWO else 0.0), is_all_there_is=needs_no_world and place.startswith("the prompt")
+        )
         found += bool(read)
         cases += [
             Case(what=f"{place}: the answer can be read {one.how} in {one.hits} of {one.num} tasks", where=one.task) for one in read[:1]
@@ -69,15 +73,17 @@ def _secrets(environment: Environment, solved: Sequence[Episode]) -> dict[str, l
 
 
 def _before(episode: Episode) -> Iterable[tuple[str, str]]:
-    """What is shown before the first call, and by the first of many."""
+    """What is shown before the first call, and long before the last."""
     task = episode.task
     for dialect, text in task.prompt.items():
         yield f"the prompt ({dialect})", text
     yield "the descriptions of the tools", "\n".join(f"{tool.name} {tool.description} {json.dumps(tool.parameters)}" for tool in task.tools)
     yield "the task's id and tags", " ".join((task.id, *task.tags))
     looks = [event for event in episode.events if not event.ended and event.fault is None]
-    if len(looks) >= _STEPS:
-        yield f"the first observation of {_STEPS} or more", looks[0].text
+    if len(looks) == 2:
+        yield _FIRST_OF_TWO, looks[0].text
+    for at, event in enumerate(looks[: min(len(looks) - 2, _EARLY)]):
+        yield f"observation {at + 1}, long before the last", event.text
 
 
 async def _probed(stage: Stage, known: Sequence[Episode]) -> list[tuple[Episode, str, str]]:
