@@ -24,6 +24,7 @@ from agito.types import Call, Dialect, Json, Task
 
 CONSTANT, BLIND = "constant: ", "blind: "  # what the names of these attacks begin with
 _CONSTANTS, _PLACES, _LISTED, _WORDS = 8, 3, 40, 12
+_EMPTY = ("[]", "{}", "null", "None", "nan", "-1", "[[]]", "()", '""', "0.0", "inf", "no answer", "unknown", "n/a", "-")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 # What an agent may know of a task: a feature of its prompt, or nothing.
@@ -139,7 +140,7 @@ def blindly(environment: Environment, solved: Sequence[Episode]) -> Attackers:
         found |= _all_at_once(task, commonest)
         end = ending(task)
         if end is not None and strings(end):
-            found |= {f"{CONSTANT}the word {word!r}": _saying(fill(end, word)) for word in words}
+            found |= {f"{CONSTANT}the word {word!r}": _saying(fill(end, word)) for word in (*words, *_EMPTY)}
         if end is not None and strings(end) and memory.looks:
             found |= {f"{BLIND}{name}": _saying(fill(end, text)) for name, text in _from_the_prompt(task, answers).items()}
         donor = memory.donor(task)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import codecs
+import re
 import string
+import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 
 PLAIN = frozenset({"plainly", "in small letters", "in capitals"})
@@ -160,10 +163,37 @@ _OF_NUMBERS: dict[str, Callable[[str], str]] = {
 }
 
 
+_BLOB = re.compile(r"[A-Za-z0-9+/_=-]{8,}")
+
+
+@lru_cache(maxsize=1 << 12)
+def decoded(text: str) -> str:
+    """What the words of a text say that are base64, base32 or hex; reversed ones and compressed ones too."""
+    found: list[str] = []
+    for blob in dict.fromkeys(_BLOB.findall(text)[:60]):
+        for word in (blob, blob[::-1]):
+            for decode in _DECODERS:
+                with suppress(ValueError, zlib.error):
+                    raw = decode(word)
+                    raw = zlib.decompress(raw) if raw[:1] == b"x" and raw[1:2] in b"\x01\x5e\x9c\xda" else raw
+                    said = raw.decode()
+                    if said.isprintable() and len(said) > 2:
+                        found.append(said)
+    return "\n".join(found)
+
+
+_DECODERS: tuple[Callable[[str], bytes], ...] = (
+    bytes.fromhex,
+    lambda word: base64.b64decode(word + "=" * (-len(word) % 4), altchars=b"-_" if {"-", "_"} & set(word) else None, validate=True),
+    lambda word: base64.b32decode(word.upper() + "=" * (-len(word) % 8)),
+)
+
+
 def views_of(text: str) -> Mapping[str, str]:
     """Other ways to look at a text: what its words, lines or capitals spell."""
     words, lines = text.split(), [line for line in text.splitlines() if line.strip()]
     return {
+        "inside a coded text": decoded(text).lower(),
         "the first letters of words": "".join(word[0] for word in words).lower(),
         "the first letters of lines": "".join(line.strip()[0] for line in lines).lower(),
         "the last letters of words": "".join(word[-1] for word in words).lower(),

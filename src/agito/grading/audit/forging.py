@@ -80,6 +80,11 @@ def _writing(
                 found[f"{way}: files of a solved episode {at or ''}"] = [fill(tool, "x", **{path_in: p, text_in: t}) for p, t in batch]
             for at, batch in enumerate(_batches(list(pairs), most)):
                 found[f"{way}: entries of a solved episode {at or ''}"] = [fill(tool, "x", **{path_in: p, text_in: t}) for p, t in batch]
+            inside = [(word, f"\n{text}") for text in list(files.values())[:1] for word in words_of(min(task.prompt.values(), key=len))]
+            if inside:
+                found[f"{way}: a file of a solved episode, as lines of another"] = [
+                    fill(tool, "x", **{path_in: word, text_in: text}) for word, text in inside[-most:]
+                ]
             for claim in _CLAIMS[:_MOST_CLAIMS]:
                 found[f"{way}: {claim}"] = [fill(tool, "x", **{path_in: path, text_in: claim}) for path in paths[:most]]
     if len(names) == 1:

@@ -20,7 +20,7 @@ SPLITS = ("train", "heldout", "structural")
 _TRAIN, _TEST, _OTHER_SEEDS, _PER_SEED = 3000, 400, (0, 1, 2, 3, 7, 42), 150
 _DIGITS = re.compile(r"\d+")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
-_MOST_TOKENS, _MOST_PLACES = 240, 24
+_MOST_TOKENS, _MOST_PLACES, _MOST_FIELDS = 240, 24, 12
 _SAME = 4  # tasks that make a class of one and the same
 
 
@@ -38,6 +38,7 @@ class Body:
     without_digits: str
     sum: int
     parts: Mapping[str, int]
+    fields: Mapping[str, str]  # what the key says, by name
     seed: int
 
     @classmethod
@@ -50,8 +51,12 @@ class Body:
             parts[token] += hash((at, token))
         return cls(
             prompt=tuple(prompt), whole=whole, prompt_without_digits=_masked(said), without_digits=_masked(whole),
-            sum=sum(parts.values()), parts=parts, seed=key.seed,
+            sum=sum(parts.values()), parts=parts, seed=key.seed, fields={name: _plain(value) for name, value in key.data.items()},
         )  # fmt: skip
+
+
+def _plain(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _tokens(text: str) -> list[str]:
@@ -70,6 +75,24 @@ _VIEWS: tuple[View, ...] = (
     lambda body: " ".join(body.prompt),
     lambda body: body.prompt_without_digits,
 )
+
+
+def _with(field: str) -> View:
+    """The prompt and one thing that the key says: a key may also say the task's number, which tells all tasks apart."""
+    return lambda body: (body.prompt_without_digits, body.fields.get(field))
+
+
+def _fields(stage: Stage, drawn: Sequence[Drawn], bodies: Sequence[Body]) -> list[str]:
+    """Those that tell some tasks apart, and do not say which task of which stream it is: its split, index or seed."""
+    names = list(dict.fromkeys(name for body in bodies for name in body.fields))
+    names = [name for name in names if len({body.fields.get(name) for body in bodies}) > 1]
+    asked = [
+        {_plain(value) for value in stage.arguments[task.id].values()} - {_plain(task.level), _plain(task.family)} for task, _ in drawn
+    ]
+    labels = {
+        name for name in names if sum(body.fields.get(name, "") in each for body, each in zip(bodies, asked, strict=True)) > len(asked) / 2
+    }
+    return [name for name in names if name not in labels][:_MOST_FIELDS]
 
 
 def _without(place: int) -> View:
@@ -102,8 +125,8 @@ def overlap(stage: Stage, cases: list[Case]) -> Gate:
     drawn = {split: stage.draw(split, number, within_s=stage.seconds_left / 8) for split in stage.environment.splits if split != "train"}
     tested = {split: [Body.of(each) for each in found] for split, found in drawn.items()}
     worst, told = 0.0, ""
-    for order, view in enumerate((*_VIEWS, *map(_without, _places(seen)))):
-        if order >= len(_VIEWS) and stage.is_late:
+    for order, view in enumerate((*_VIEWS, *map(_with, _fields(stage, train, seen)), *map(_without, _places(seen)))):
+        if order >= len(_VIEWS) + _MOST_FIELDS and stage.is_late:
             break
         known = {view(body) for body in seen}
         by_chance = sum(view(body) in known for body in again)

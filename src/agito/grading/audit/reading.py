@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import cast
@@ -22,6 +22,8 @@ _WORD = re.compile(r"[^\s\"'`,;()\[\]{}<>|]+")
 _EDGE = ".:!?="
 _LONGEST_TEXT, _LONGEST_ANSWER, _MOST_PLACES, _LEAST_PROOFS = 6_000, 200, 60, 6
 _TABLE = 45  # texts that a table needs
+_NEAR = 6  # words
+_CODED = "inside a coded text"
 _LONG = 4  # a code of fewer characters stands anywhere by chance
 _SURE = 1e-5
 
@@ -33,6 +35,7 @@ class Shown:
     text: str
     answer: str
     task: str
+    cue: tuple[str, ...] = ()  # the words of the prompt, where the text is an answer to a call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +48,15 @@ class Reading:
     task: str
 
 
-def readings(shown: Sequence[Shown], chance: float, *, is_all_there_is: bool = False) -> list[Reading]:
+def readings(shown: Sequence[Shown], chance: float, *, is_all_there_is: bool = False, is_coded: bool = False) -> list[Reading]:
     """What works better than luck at `chance`. `is_all_there_is`: the texts are all that an agent ever sees, so that the answer must follow
-    from them; only what needs no thought is reported then."""
+    from them; only what needs no thought is reported then. `is_coded`: only codes count, since the texts may say it plainly."""
     shown = [each for each in shown if each.text and 0 < len(each.answer) <= _LONGEST_ANSWER]
     if len(shown) < _LEAST_PROOFS or len({each.answer for each in shown}) < 2:
         return []
-    shown = [Shown(text=each.text[:_LONGEST_TEXT], answer=each.answer, task=each.task) for each in shown]
+    shown = [replace(each, text=each.text[:_LONGEST_TEXT]) for each in shown]
+    if is_coded:
+        return [each for each in [_anywhere(shown, chance)] if each is not None]
     found = [_best_rule(shown, chance)]
     if not is_all_there_is:
         found += [_anywhere(shown, chance), _table(shown, chance), _arithmetic(shown, chance)]
@@ -64,19 +69,21 @@ def readings(shown: Sequence[Shown], chance: float, *, is_all_there_is: bool = F
 def _best_rule(shown: Sequence[Shown], chance: float) -> Reading | None:
     support: Counter[tuple[str, Hashable]] = Counter()
     for each in shown[::2]:
-        support.update({(code, where) for code, needle in codes_of(each.answer).items() for where in _wheres(each.text, needle)})
+        support.update({(code, where) for code, needle in codes_of(each.answer).items() for where in _wheres(each, needle)})
     best = [rule for rule, count in support.most_common(12) if count >= 3]
     rest = shown[1::2]
     for code, where in best:
-        hits = [each for each in rest if where in _wheres(each.text, codes_of(each.answer).get(code, ""))]
+        hits = [each for each in rest if where in _wheres(each, codes_of(each.answer).get(code, ""))]
         if earns_more(len(hits), len(rest), chance, _SURE):
             return Reading(how=f"{code}, {_worded(where)}", hits=len(hits), num=len(rest), task=hits[0].task)
     return None
 
 
-def _wheres(text: str, needle: str) -> set[Hashable]:
-    """Every way to say where the needle stands as a whole: its place from either end, and the word before it, its first or last."""
+def _wheres(shown: Shown, needle: str) -> set[Hashable]:
+    """Every way to say where the needle stands as a whole: its place from either end, the word before it, its first or last, and a word of
+    the prompt that stands shortly before it."""
     found: set[Hashable] = set()
+    text = shown.text
     if not needle or needle not in text:
         return found
     words = _words(text)
@@ -95,6 +102,9 @@ def _wheres(text: str, needle: str) -> set[Hashable]:
                     found.add(("after the first", word))
                 if words.last[word] == before - 1:
                     found.add(("after the last", word))
+            for back, word in enumerate(reversed(words.words[max(before - _NEAR, 0) : before])):
+                if word in shown.cue:
+                    found.add((f"{back + 1} words after a word of the prompt,", shown.cue.index(word)))
         at = text.find(needle, at + 1)
     return found
 
@@ -123,6 +133,8 @@ def _runs_on(character: str) -> bool:
 
 def _worded(where: Hashable) -> str:
     kind, what = cast("tuple[str, str | int]", where)
+    if kind.endswith(","):
+        return f"{kind} the one at {what}"
     return f"{kind} {what!r}" if isinstance(what, str) else f"word {what + 1} {'from the end' if kind != 'at' else 'of the text'}"
 
 
@@ -144,8 +156,8 @@ def _anywhere(shown: Sequence[Shown], chance: float) -> Reading | None:
             if needle in each.text:
                 own[code].append(each)
             others[code] += codes_of(other).get(code, "\0") in each.text
-        if len(each.answer) >= _LONG:
-            for view, text in views.items():
+        for view, text in views.items():
+            if len(each.answer) >= (_LONG if view != _CODED else _LONG - 1):
                 tried[view] += 1
                 if each.answer.lower() in text:
                     own[view].append(each)

@@ -9,7 +9,7 @@ import anyio
 
 from agito.errors import SandboxFailure
 from agito.grading.audit import limits
-from agito.grading.audit.agents import ending, fill, nothing, strings
+from agito.grading.audit.agents import ending, exploring, fill, nothing, strings
 from agito.grading.audit.card import Case, Gate, Measure, Quality, judged
 from agito.grading.audit.leakage import Leaks, leakage
 from agito.grading.audit.literals import words_in
@@ -120,6 +120,7 @@ async def record(stage: Stage) -> list[Trace]:
     explored = stage.draw("train", stage.depth.of(_EXPLORED, least=2), first=400)
     words = words_in(environment, _WORDS)
     jobs += [(each, script, False) for at, each in enumerate(explored) for script in _explorers(each, words, at)]
+    jobs += [(each, exploring(each[0], at, environment.solutions(*each)[0]), False) for at, each in enumerate(explored)]
     jobs = [jobs[at] for at in sorted(range(len(jobs)), key=lambda at: (at % number, at))]
 
     async def work(job: tuple[int, tuple[Drawn, ScriptFactory, bool]]) -> Trace:

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from agito.grading.audit import limits
-from agito.grading.audit.agents import ending, fill, malformed, strings
+from agito.grading.audit.agents import ending, fill, malformed, prompt_of, strings, words_of
 from agito.grading.audit.attacks import Attackers
 from agito.grading.audit.blindly import Memory
 from agito.grading.audit.card import Case, Gate
@@ -23,7 +23,10 @@ from agito.types import Call, Event, Fault, Task, ToolSpec
 
 ASKED = "asked: "  # what the names of these attacks begin with
 _PROBED, _LEAST, _WORDS, _LEAST_WORDS = 150, 12, 60, 12
+_ARGUMENTS = 8  # words of the prompt that calls are made with
 _EARLY = 5  # observations of a solution, of those that are followed by two more
+_IN_CODE = ", in code"
+_AT_FIRST = ("the descriptions of the tools", "the task's id and tags")
 _FIRST_OF_TWO = "the first observation of two"
 _OFTEN = 0.7  # in so many tasks it may be seen there: the second look can be to make sure
 _MARGIN = 0.05
@@ -36,17 +39,23 @@ async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) ->
     shown: dict[str, list[Shown]] = defaultdict(list)
     for episode in known:
         for place, text in _before(episode):
-            shown[place] += [Shown(text=text, answer=secret, task=episode.task.id) for secret in secrets[episode.task.id]]
+            cue = () if place in _AT_FIRST or place.startswith("the prompt") else _cue(episode.task)
+            shown[place] += [Shown(text=text, answer=secret, task=episode.task.id, cue=cue) for secret in secrets[episode.task.id]]
     for episode, place, text in await _probed(stage, known):
-        shown[place] += [Shown(text=text, answer=secret, task=episode.task.id) for secret in secrets[episode.task.id]]
+        cue = _cue(episode.task)
+        shown[place] += [Shown(text=text, answer=secret, task=episode.task.id, cue=cue) for secret in secrets[episode.task.id]]
+    ways = _ways(solved)
+    for episode in solved:
+        for place, text in _before(episode) if episode.task.id in ways else ():
+            shown[f"{place}{_IN_CODE}"].append(Shown(text=text, answer=ways[episode.task.id], task=episode.task.id))
     needs_no_world = bool(known) and all(len(episode.calls) <= 1 for episode in known)
     commonest = Counter(secrets[episode.task.id][0] for episode in known).most_common(1)
     chance = max(stage.environment.chance_level, commonest[0][1] / len(known) if known else 0.0) + _MARGIN
     found = 0
     for place, texts in shown.items():
-        read = readings(
-            texts, max(chance, _OFTEN if place == _FIRST_OF_TWO else 0.0), is_all_there_is=needs_no_world and place.startswith("the prompt")
-        )
+        is_all_there_is = needs_no_world and place.startswith("the prompt")
+        least = max(chance, _OFTEN if place == _FIRST_OF_TWO else 0.0)
+        read = readings(texts, least, is_all_there_is=is_all_there_is, is_coded=place.endswith(_IN_CODE))
         found += bool(read)
         cases += [
             Case(what=f"{place}: the answer can be read {one.how} in {one.hits} of {one.num} tasks", where=one.task) for one in read[:1]
@@ -72,13 +81,29 @@ def _secrets(environment: Environment, solved: Sequence[Episode]) -> dict[str, l
     return found
 
 
+def _ways(solved: Sequence[Episode]) -> dict[str, str]:
+    """What tells a task that ends like all others: what its solution says to the tool that it uses most, in order."""
+    found: dict[str, str] = {}
+    for episode in solved:
+        tools = Counter(event.call.tool for event in episode.events if not event.ended and event.fault is None)
+        tool, count = tools.most_common(1)[0] if tools else ("", 0)
+        said = [str(next(iter(call.arguments.values()), "")) for call in episode.calls if call.tool == tool]
+        if count > 1:
+            found[episode.task.id] = " ".join(dict.fromkeys(said))
+    return found
+
+
+def _cue(task: Task) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(words_of(prompt_of(task))))
+
+
 def _before(episode: Episode) -> Iterable[tuple[str, str]]:
     """What is shown before the first call, and long before the last."""
     task = episode.task
     for dialect, text in task.prompt.items():
         yield f"the prompt ({dialect})", text
-    yield "the descriptions of the tools", "\n".join(f"{tool.name} {tool.description} {json.dumps(tool.parameters)}" for tool in task.tools)
-    yield "the task's id and tags", " ".join((task.id, *task.tags))
+    yield _AT_FIRST[0], "\n".join(f"{tool.name} {tool.description} {json.dumps(tool.parameters)}" for tool in task.tools)
+    yield _AT_FIRST[1], " ".join((task.id, *task.tags))
     looks = [event for event in episode.events if not event.ended and event.fault is None]
     if len(looks) == 2:
         yield _FIRST_OF_TWO, looks[0].text
@@ -119,8 +144,22 @@ def _probes(task: Task, words: Sequence[str]) -> Iterable[tuple[str, Call]]:
         for tool in tools:
             if strings(tool) or text == "zq":
                 yield f"the answer to {tool.name}({text!r})", fill(tool, text)
+    for at, word in _argument_words(task):
+        for tool in tools:
+            for name in strings(tool):
+                yield f"the answer to {tool.name}({name}: word {at} of the prompt)", fill(tool, "zq", **{name: word})
     if end is not None:
         yield f"the answer to {end.name}('zq')", fill(end, "zq")
+
+
+def _argument_words(task: Task) -> Iterable[tuple[int, str]]:
+    """Words of the shortest prompt, and the numbers in them: what a call could be about."""
+    words = words_of(min(task.prompt.values(), key=len))[-_ARGUMENTS:]
+    for at, word in enumerate(words):
+        yield at, word
+        digits = "".join(each for each in word if each.isdigit())
+        if digits and digits != word:
+            yield at, digits
 
 
 def _name(call: Call) -> str:

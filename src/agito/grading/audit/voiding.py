@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from agito.grading.audit import limits
-from agito.grading.audit.agents import ending, fill, kind_of, parameters
+from agito.grading.audit.agents import ending, exploring, fill, kind_of, parameters
 from agito.grading.audit.card import Case, Gate
 from agito.grading.audit.literals import words_in
 from agito.grading.audit.stage import Drawn, Episode, Stage, replay
@@ -21,6 +22,7 @@ from agito.types import Call, Json, ToolSpec
 _WORDS, _LEAST_WORDS = 160, 40
 _TASKS = 4
 _CONFIRMED = 8
+_EXPLORED, _SPOILT = 12, 6  # explorers on each task; solved episodes whose last calls are spoilt
 
 
 def _deep(kind: str, depth: int) -> Json:
@@ -51,6 +53,7 @@ class Provocation:
 
     drawn: Drawn
     calls: tuple[Call, ...]
+    explores: int | None = None  # the seed of a script that explores instead, and says what it has read
 
 
 async def ways_out(stage: Stage, cases: list[Case]) -> Gate:
@@ -60,12 +63,16 @@ async def ways_out(stage: Stage, cases: list[Case]) -> Gate:
     async def work(job: Provocation) -> None:
         nonlocal tried
         tried += len(job.calls)
-        episode = await stage.play(job.drawn, replay(job.calls), provokes=True)
+        script = replay(job.calls)
+        if job.explores is not None:
+            script = exploring(job.drawn[0], job.explores, stage.environment.solutions(*job.drawn)[0])
+        episode = await stage.play(job.drawn, script, provokes=True)
         if _is_way_out(episode):
             suspects.append((job, episode))
 
     tasks = _one_per_toolset(stage)
-    jobs = [job for drawn in tasks for job in provocations(stage, drawn)]
+    each_of_them = [provocations(stage, drawn) for drawn in tasks]
+    jobs = [job for group in zip_longest(*each_of_them) for job in group if job is not None]
     await stage.each(jobs, work, least=len(tasks))
     ways = await _confirmed(stage, suspects, cases)
     ways |= await _seen_before(stage, cases)
@@ -103,6 +110,8 @@ def provocations(stage: Stage, drawn: Drawn) -> list[Provocation]:
         Call(tool="", arguments={}, raw="@@ ((", problem="unparsable"),
         Call(tool="\0", arguments={}),
     )
+    found[20:20] = [Provocation(drawn=drawn, calls=(), explores=seed) for seed in range(_EXPLORED)]
+    found[20:20] = [Provocation(drawn=drawn, calls=(call,)) for call in _spoilt_ends(stage.solved)]
     found.append(Provocation(drawn=drawn, calls=odd[:most]))
     found.append(Provocation(drawn=drawn, calls=odd[:1] * most))
     return found
@@ -129,6 +138,28 @@ def _calls(tool: ToolSpec, words: Sequence[str]) -> Iterable[Call]:
     yield Call(tool=tool.name, arguments={**fill(tool, "x").arguments, "no_such_argument": 1, "": None}, raw=f"{tool.name} and more")
 
 
+def _spoilt_ends(solved: Sequence[Episode]) -> list[Call]:
+    """Last calls of solutions, each text in them spoilt in every way that keeps its form."""
+    found: dict[str, Call] = {}
+    for episode in solved[:_SPOILT]:
+        call = episode.calls[-1]
+        for name, text in call.arguments.items():
+            if not isinstance(text, str):
+                continue
+            for spoilt in _spoilt(text):
+                arguments: dict[str, Json] = {**call.arguments, name: spoilt}
+                found.setdefault(spoilt, Call(tool=call.tool, arguments=arguments, raw=f"{call.tool} {spoilt}"))
+    return list(found.values())
+
+
+def _spoilt(text: str) -> Iterable[str]:
+    words = text.split()[:6]
+    for at, word in enumerate(words):
+        for other in ("zq", "", "-1", "1.5", word + "x", word + word, "x" * 40, "\u0661", "1e9"):
+            yield " ".join([*words[:at], other, *words[at + 1 :]])
+    yield from (text[:-1], text[1:], text + text, text + " ", text + ",", text.upper(), text[::-1], f"[{text}]", text.replace(" ", ""))
+
+
 async def _confirmed(stage: Stage, suspects: Sequence[tuple[Provocation, Episode]], cases: list[Case]) -> set[str]:
     """Those that are without a verdict again, alone, by what did it; one of each kind of evidence."""
     ways: dict[str, str] = {}
@@ -136,16 +167,17 @@ async def _confirmed(stage: Stage, suspects: Sequence[tuple[Provocation, Episode
         evidence = first.problem or first.verdict.evidence
         if evidence in ways or len(ways) >= _CONFIRMED:
             continue
-        for calls in ((call,) for call in first.calls or job.calls):
+        whole = tuple(first.calls) or job.calls
+        for calls in ((call,) for call in whole):
             episode = await stage.play(job.drawn, replay(calls), provokes=True)
             if _is_way_out(episode):
                 ways[evidence] = _told(calls)
                 break
         else:
-            episode = await stage.play(job.drawn, replay(job.calls), provokes=True)
+            episode = await stage.play(job.drawn, replay(whole), attempt=first.attempt, provokes=True)
             if not _is_way_out(episode):
                 continue  # it did not happen again: an accident, which is counted as one
-            ways[evidence] = _told(job.calls)
+            ways[evidence] = _told(whole)
         cases.append(Case(what=f"without a verdict after {ways[evidence]}: {evidence}"[:240], where=job.drawn[0].id))
     return set(ways.values())
 
