@@ -147,7 +147,8 @@ def _anywhere(shown: Sequence[Shown], chance: float) -> Reading | None:
     others: Counter[str] = Counter()
     tried: Counter[str] = Counter()
     for at, each in enumerate(shown):
-        other = next((one.answer for one in (*shown[at + 1 :], *shown[:at]) if one.answer != each.answer), "")
+        rest = (*shown[at + 1 :], *shown[:at])
+        other = next((one.answer for one in rest if one.task != each.task and one.answer != each.answer), "")
         views = views_of(each.text)
         for code, needle in codes_of(each.answer).items():
             if code in PLAIN or len(needle) < _LONG:

@@ -28,7 +28,8 @@ _EARLY = 5  # observations of a solution, of those that are followed by two more
 _IN_CODE = ", in code"
 _AT_FIRST = ("the descriptions of the tools", "the task's id and tags")
 _FIRST_OF_TWO = "the first observation of two"
-_OFTEN = 0.7  # in so many tasks it may be seen there: the second look can be to make sure
+_LOOKING = " (of a tool that agents look with)"
+_OFTEN = 0.7  # in so many tasks such a look may show the answer: sensors are noisy, and later looks can be to make sure
 _MARGIN = 0.05
 
 
@@ -47,14 +48,14 @@ async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) ->
     ways = _ways(solved)
     for episode in solved:
         for place, text in _before(episode) if episode.task.id in ways else ():
-            shown[f"{place}{_IN_CODE}"].append(Shown(text=text, answer=ways[episode.task.id], task=episode.task.id))
+            shown[f"{place}{_IN_CODE}"] += [Shown(text=text, answer=way, task=episode.task.id) for way in ways[episode.task.id]]
     needs_no_world = bool(known) and all(len(episode.calls) <= 1 for episode in known)
     commonest = Counter(secrets[episode.task.id][0] for episode in known).most_common(1)
     chance = max(stage.environment.chance_level, commonest[0][1] / len(known) if known else 0.0) + _MARGIN
     found = 0
     for place, texts in shown.items():
         is_all_there_is = needs_no_world and place.startswith("the prompt")
-        least = max(chance, _OFTEN if place == _FIRST_OF_TWO else 0.0)
+        least = max(chance, _OFTEN if place.endswith((_LOOKING, _FIRST_OF_TWO)) else 0.0)
         read = readings(texts, least, is_all_there_is=is_all_there_is, is_coded=place.endswith(_IN_CODE))
         found += bool(read)
         cases += [
@@ -81,15 +82,15 @@ def _secrets(environment: Environment, solved: Sequence[Episode]) -> dict[str, l
     return found
 
 
-def _ways(solved: Sequence[Episode]) -> dict[str, str]:
-    """What tells a task that ends like all others: what its solution says to the tool that it uses most, in order."""
-    found: dict[str, str] = {}
+def _ways(solved: Sequence[Episode]) -> dict[str, list[str]]:
+    """What else tells a task: what its solution says to each tool, in order."""
+    found: dict[str, list[str]] = {}
     for episode in solved:
-        tools = Counter(event.call.tool for event in episode.events if not event.ended and event.fault is None)
-        tool, count = tools.most_common(1)[0] if tools else ("", 0)
-        said = [str(next(iter(call.arguments.values()), "")) for call in episode.calls if call.tool == tool]
-        if count > 1:
-            found[episode.task.id] = " ".join(dict.fromkeys(said))
+        said: dict[str, list[str]] = defaultdict(list)
+        for event in episode.events:
+            if not event.ended and event.fault is None:
+                said[event.call.tool].append(str(next(iter(event.call.arguments.values()), "")))
+        found[episode.task.id] = [" ".join(dict.fromkeys(texts)) for texts in said.values() if len(texts) > 1]
     return found
 
 
@@ -108,7 +109,7 @@ def _before(episode: Episode) -> Iterable[tuple[str, str]]:
     if len(looks) == 2:
         yield _FIRST_OF_TWO, looks[0].text
     for at, event in enumerate(looks[: min(len(looks) - 2, _EARLY)]):
-        yield f"observation {at + 1}, long before the last", event.text
+        yield f"observation {at + 1}, long before the last{_LOOKING}", event.text
 
 
 async def _probed(stage: Stage, known: Sequence[Episode]) -> list[tuple[Episode, str, str]]:
@@ -123,8 +124,9 @@ async def _probed(stage: Stage, known: Sequence[Episode]) -> list[tuple[Episode,
         played = await stage.play((episode.task, episode.key), replay([call for _, call in probes]), provokes=True)
         is_long = sum(not event.ended for event in episode.events) > 1
         for (place, _), event in zip(probes, played.events, strict=False):
-            if not event.ended and (event.fault is Fault.POLICY or is_long or event.call.tool not in used):
-                found.append((episode, place, event.text))
+            is_junk = event.fault is Fault.POLICY or event.call.tool not in used
+            if not event.ended and (is_junk or is_long):
+                found.append((episode, place if is_junk else f"{place}{_LOOKING}", event.text))
 
     jobs: list[tuple[int, int, tuple[Episode, Sequence[tuple[str, Call]]]]] = []
     for order, episode in enumerate(known[: stage.depth.of(_PROBED, least=_LEAST)]):
@@ -144,22 +146,22 @@ def _probes(task: Task, words: Sequence[str]) -> Iterable[tuple[str, Call]]:
         for tool in tools:
             if strings(tool) or text == "zq":
                 yield f"the answer to {tool.name}({text!r})", fill(tool, text)
-    for at, word in _argument_words(task):
+    for which, word in _argument_words(task):
         for tool in tools:
             for name in strings(tool):
-                yield f"the answer to {tool.name}({name}: word {at} of the prompt)", fill(tool, "zq", **{name: word})
+                yield f"the answer to {tool.name}({name}: {which} of the prompt)", fill(tool, "zq", **{name: word})
     if end is not None:
         yield f"the answer to {end.name}('zq')", fill(end, "zq")
 
 
-def _argument_words(task: Task) -> Iterable[tuple[int, str]]:
+def _argument_words(task: Task) -> Iterable[tuple[str, str]]:
     """Words of the shortest prompt, and the numbers in them: what a call could be about."""
     words = words_of(min(task.prompt.values(), key=len))[-_ARGUMENTS:]
-    for at, word in enumerate(words):
-        yield at, word
+    for at, word in enumerate(reversed(words)):
+        yield f"word {at + 1} from the end", word
         digits = "".join(each for each in word if each.isdigit())
         if digits and digits != word:
-            yield at, digits
+            yield f"the number in word {at + 1} from the end", digits
 
 
 def _name(call: Call) -> str:
