@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import random
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from agito.envs import load
 from agito.grading.audit import Card, Depth, Mark, audit
-from agito.grading.audit.codes import codes_of
+from agito.grading.audit.codes import codes_of, decoded
 from agito.grading.audit.numbers import differs, earns_more
 from agito.grading.audit.reading import Shown, readings
 
@@ -26,31 +28,43 @@ def failed(card: Card) -> set[str]:
     return {gate.name for gate in card.failed}
 
 
-@pytest.mark.parametrize(
-    ("place", "gate"),
-    [
-        ("known/cellar.py:ToldByTools", "told"),
-        ("known/cellar.py:ToldByMistakes", "told"),
-        ("known/cellar.py:CodedInPrompt", "told"),
-        ("known/cellar.py:CodedInReplies", "told"),
-        ("known/ledger.py:PlusThousand", "told"),
-        ("known/cellar.py:UnknownIsRight", "constants"),
-        ("known/cellar.py:SlipsBySeed", "flake"),
-        ("known/cellar.py:OrderOfSets", "clock"),
-        ("known/cellar.py:QuarterTrained", "overlap"),
-        ("known/cellar.py:Renumbered", "overlap"),
-        ("known/cellar.py:SixLots", "duplicates"),
-        ("known/cellar.py:HardestFirst", "levels"),
-        ("known/cellar.py:TwoAndThree", "levels"),
-        ("known/ledger.py:ResultFile", "forged"),
-        ("known/ledger.py:LogOfSuccess", "forged"),
-        ("known/ledger.py:History", "determinism"),
-        ("known/ledger.py:Withdrawn", "void"),
-        ("known/ledger.py:BreaksOnLists", "void"),
-        ("known/cellar.py:LostThings", "informed"),
-        ("known/cellar.py:ColorOfTheName", "open loop"),
-    ],
+PLANTS = (
+    ("known/cellar.py:ToldByMistakes", "told"),
+    ("known/cellar.py:CodedInPrompt", "told"),
+    ("known/cellar.py:UnknownIsRight", "constants"),
+    ("known/cellar.py:SlipsBySeed", "flake"),
+    ("known/cellar.py:OrderOfSets", "clock"),
+    ("known/cellar.py:QuarterTrained", "overlap"),
+    ("known/cellar.py:SixLots", "duplicates"),
+    ("known/cellar.py:TwoAndThree", "levels"),
+    ("known/ledger.py:ResultFile", "forged"),
+    ("known/ledger.py:History", "determinism"),
+    ("known/ledger.py:Withdrawn", "void"),
+    ("known/cellar.py:LostThings", "informed"),
+    ("known/cellar.py:ColorOfTheName", "open loop"),
 )
+MORE_PLANTS = (
+    ("known/cellar.py:ToldByTools", "told"),
+    ("known/cellar.py:CodedInReplies", "told"),
+    ("known/ledger.py:PlusThousand", "told"),
+    ("known/cellar.py:Renumbered", "overlap"),
+    ("known/cellar.py:HardestFirst", "levels"),
+    ("known/ledger.py:LogOfSuccess", "forged"),
+    ("known/ledger.py:BreaksOnLists", "void"),
+    ("blind/bank.py:BankMemos", "forged"),
+    ("blind/bank.py:BankLocks", "determinism"),
+    ("blind/directory.py:DirectoryDebug", "told"),
+    ("blind/filing.py:FilingRemoves", "void"),
+    ("blind/mailbox.py:MailboxReadAt", "clock"),
+    ("blind/maze.py:MazeNumbers", "overlap"),
+    ("blind/rota.py:RotaUnreadable", "void"),
+    ("blind/services.py:ServicesTrace", "told"),
+    ("blind/sheet.py:SheetCached", "told"),
+    ("blind/todo.py:TodoZip", "constants"),
+)
+
+
+@pytest.mark.parametrize(("place", "gate"), [*PLANTS, *(pytest.param(*each, marks=pytest.mark.full) for each in MORE_PLANTS)])
 async def test_a_planted_fault_is_refused_by_the_gate_that_names_it(place: str, gate: str) -> None:
     card = await card_of(place)
     assert gate in failed(card)
@@ -212,6 +226,19 @@ def test_a_code_that_nobody_thought_of_is_learned_by_heart() -> None:
         Shown(text=f"batch {secret[answer]} of {rng.randrange(1000)}", answer=answer, task=str(at)) for at, answer in enumerate(answers)
     ]
     assert [each.how.split(",")[0] for each in readings(texts, 0.2)] == ["by heart"]
+
+
+def test_what_stands_in_a_coded_text_is_read() -> None:
+    for raw in (b'{"page": 2, "hit": "K481"}', b"order 77, K481 first"):
+        for word in (
+            base64.b64encode(raw),
+            base64.urlsafe_b64encode(raw),
+            raw.hex().encode(),
+            base64.b32encode(raw),
+            base64.b64encode(zlib.compress(raw)),
+        ):
+            assert "K481" in decoded(f"next {word.decode()} end")
+    assert decoded("a plain text with longer words, abracadabra") == "" or "K481" not in decoded("abracadabra")
 
 
 def test_luck_and_difference_are_judged_by_exact_tails() -> None:

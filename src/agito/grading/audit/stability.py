@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import anyio
 
-from agito.errors import SandboxFailure
 from agito.grading.audit import limits
-from agito.grading.audit.agents import ending, exploring, fill, nothing, strings
+from agito.grading.audit.agents import ending, exploring, fill, strings
 from agito.grading.audit.card import Case, Gate, Measure, Quality, judged
 from agito.grading.audit.leakage import Leaks, leakage
 from agito.grading.audit.literals import words_in
 from agito.grading.audit.numbers import share
-from agito.grading.audit.stage import GRADE_SEED, Drawn, Episode, Stage, replay
+from agito.grading.audit.regrading import regrade
+from agito.grading.audit.stage import Drawn, Episode, Stage, replay
 from agito.grading.audit.visit import Visit
 from agito.protocols import Environment, ScriptFactory
 from agito.testing.episodes import essence
@@ -24,8 +24,6 @@ _REPEATS = 5  # k: as often is every trace acted, the first time included; the l
 _TRACES, _LEAST_TRACES = 24, 4
 _EXPLORED, _EXPLORERS, _WORDS = 24, 4, 120  # tasks, scripts on each, words in all
 _BESIDE = 8  # episodes that are interleaved
-_GRADES, _SEEDS, _REGRADED, _LEAST_REGRADED = 5, 40, 400, 4
-_REPEATED = 3_000  # gradings in all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +62,8 @@ async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) ->
               "key every random choice by (noise_seed, attempt, call); use no clock, no shared generator, no hash()"),
         _gate("interference", beside.value, limits.INTERFERENCE, _of(disturbed, num_beside, "episodes go differently beside others"),
               "give every episode its own state and its own random.Random; nothing global, nothing shared that can be written"),
-        _gate("flake", flake.value, limits.FLAKE, _of(flaky.mixed, flaky.captures, f"captures get two verdicts in {flaky.gradings}"),
+        _gate("flake", flake.value, limits.FLAKE,
+              _of(flaky.mixed, flaky.captures, f"captures get two verdicts ({flaky.gradings} gradings)"),
               "make grade a pure function of the capture, the key and the grade seed"),
         _gate("leakage", float(leaks.found), limits.LEAKAGE,
               _of(leaks.found, leaks.planted, "marks are seen by another episode", "no mark could be left"),
@@ -236,56 +235,3 @@ async def _interleaved(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
         for visit in visits:
             await visit.close()
     return [visit.episode for visit in visits]
-
-
-@dataclass(slots=True)
-class Regraded:
-    captures: int = 0
-    mixed: int = 0
-    gradings: int = 0
-
-
-async def regrade(stage: Stage, cases: list[Case]) -> Regraded:
-    """Captures graded again and again: with one seed the verdict is one and the same; with other seeds the solved stay solved, and those in
-    which nothing was done stay failed."""
-    found = Regraded()
-    failed = await stage.each(stage.draw("train", 6, first=800), lambda each: stage.play(each, nothing), least=2)
-    solved = stage.solved[: stage.depth.of(_REGRADED, least=_LEAST_REGRADED)]
-    chosen = [*solved[:_LEAST_REGRADED], *failed, *solved[_LEAST_REGRADED:]]
-    for number, episode in enumerate(chosen):
-        if episode.sealed is None or episode.problem:
-            continue
-        if found.captures >= _LEAST_REGRADED and stage.is_late:
-            break
-        times = max(_GRADES, _REPEATED // len(chosen))
-        seeds = [GRADE_SEED] * times + ([GRADE_SEED + 1 + at for at in range(_SEEDS if number < 24 else 4)])
-        problem = await _graded(stage, episode, seeds, found)
-        found.captures += 1
-        found.mixed += bool(problem)
-        if problem:
-            cases.append(Case(what=problem, where=episode.task.id))
-    return found
-
-
-async def _graded(stage: Stage, episode: Episode, seeds: Sequence[int], found: Regraded) -> str:
-    """How its verdict changes, in words; empty when it does not."""
-    sealed, first = episode.sealed, repr(episode.verdict)
-    assert sealed is not None
-    for at, seed in enumerate(seeds):
-        if at >= _GRADES and stage.is_late:
-            break
-        try:
-            verdict = await stage.environment.grade(sealed, episode.key, seed)
-        except Exception as error:  # the boundary: a grader that breaks
-            stage.report(replace(episode), error)
-            return (
-                ""
-                if isinstance(error, SandboxFailure)
-                else f"one capture gets a verdict, and {type(error).__name__}: {error} in grading {at + 1}"
-            )
-        found.gradings += 1
-        if seed == GRADE_SEED and repr(verdict) != first:
-            return f"one capture earns {episode.verdict.reward:g}, and {verdict.reward:g} in grading {at + 1} with the same seed"
-        if (verdict.reward >= 1.0 - 1e-9) != episode.is_success:
-            return f"one capture earns {episode.verdict.reward:g} with one grade seed, and {verdict.reward:g} with another"
-    return ""
