@@ -35,7 +35,7 @@ class Wanted:
     target: str
     task: str
     workspace: Path
-    submit: str
+    submit: str | None
     seed: int
     grade_seed: int
 
@@ -107,7 +107,8 @@ async def _by_environment(wanted: Wanted, files: dict[str, bytes]) -> tuple[str,
             raise BadRecipe(
                 f"--workspace {wanted.workspace}: none of the files with which {task.id} begins is there; was it begun for another task?"
             )
-        sealed = Sealed(task_id=task.id, submitted=wanted.submit, files=files, digest=_digest(task.id, files, wanted.submit))
+        submitted = str(key.data.get("receipt", "done")) if wanted.submit is None else wanted.submit  # a folder has seen no episode
+        sealed = Sealed(task_id=task.id, submitted=submitted, files=files, digest=_digest(task.id, files, submitted))
         driver = EpisodeDriver(environment, noise_seed=0, grade_seed=wanted.grade_seed, deadlines=Deadlines(grade_s=_DEADLINE_S))
         return task.id, await driver.judge(sealed, task, key)
     finally:
