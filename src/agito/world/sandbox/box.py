@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from agito.errors import SandboxFailure
+from agito.errors import SandboxExhausted, SandboxFailure
 from agito.protocols import Result, SandboxSpec, Service
 from agito.types import Fault
 from agito.world.sandbox import beneath, passed
@@ -111,6 +111,8 @@ class Box:
         reply = await self._call(("write", rows), START_S)
         if reply.status in (errno.ELOOP, errno.EXDEV, errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
             raise ValueError(f"path={reply.body.decode(errors='replace')}; only regular files without links on the way are written")
+        if reply.kind != wire.DONE and not reply.status:
+            raise self._failed(reply.body.decode(errors="replace"))
         if reply.kind != wire.DONE:
             raise OSError(reply.status, reply.body.decode(errors="replace"))
 
@@ -222,6 +224,8 @@ class Box:
             return Result(
                 exit_code=None, output=b"", total_bytes=0, fault=Fault.TIMEOUT, killed_by="pid 1 silent", wall_s=timeout_s + GRACE_S
             )
+        if reply.kind != wire.RESULT:
+            raise self._failed(reply.body.decode(errors="replace"))
         exit_code: int | None
         if reply.killer:
             killed_by, fault = _KILLERS[reply.killer]
@@ -257,6 +261,8 @@ class Box:
             assert reply is not None
             if reply.kind != wire.DONE:
                 passed.close(descriptors)
+                if reply.killer == wire.START:
+                    raise SandboxExhausted(f"{kind} {what}: the episode holds every process that it may have")
                 raise OSError(reply.status, f"{kind} {what}: {reply.body.decode(errors='replace')}")
             if len(descriptors) != count:
                 passed.close(descriptors)

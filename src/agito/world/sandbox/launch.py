@@ -21,7 +21,23 @@ from agito.world.sandbox.inside import kernel, wire
 
 DROPPED_UID = 1_900_000_001  # nobody's: outside the ranges of users, containers and services
 _MODULES = (
-    *("kernel", "seccomp", "wire", "layers", "capture", "memory", "box", "slots", "template", "expand", "start", "writing", "reading"),
+    *(
+        "kernel",
+        "seccomp",
+        "wire",
+        "layers",
+        "capture",
+        "clocks",
+        "state",
+        "memory",
+        "box",
+        "slots",
+        "template",
+        "expand",
+        "start",
+        "writing",
+        "reading",
+    ),
     *("calling", "network", "pid1", "zygote"),
 )
 _START_S = 20.0

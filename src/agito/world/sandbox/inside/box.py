@@ -77,7 +77,7 @@ def limit(mem_mb: int, procs: int, fsize_mb: int, cpu_s: float) -> None:
         (resource.RLIMIT_NPROC, procs + 1, procs + 1),  # pid 1 counts
         (resource.RLIMIT_DATA, mem_mb * MIB, mem_mb * MIB),
         (resource.RLIMIT_FSIZE, fsize_mb * MIB, fsize_mb * MIB),
-        (resource.RLIMIT_CPU, seconds, seconds + 1),
+        (resource.RLIMIT_CPU, seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]),  # past a hard limit, pid 1 itself would be killed
         (resource.RLIMIT_NOFILE, files, files),
     ):
         resource.setrlimit(kind, (soft, hard))
