@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
+import anyio.lowlevel
 
 from agito.errors import SandboxExhausted, SandboxFailure
 from agito.protocols import Result, SandboxSpec, Service
@@ -124,12 +125,21 @@ class Box:
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
         """Every regular file beneath the workspace or its folder `under`, links never followed.
 
-        Raises `ValueError` past `limit_bytes` in all.
+        Raises `Uncapturable` past `limit_bytes` in all, and for what else cannot be captured whole: the policy left it so.
 
         What processes write meanwhile may be missed: `kill` first.
         """
         self._check()
-        return beneath.read_all(self.work, limit_bytes, beneath.relative(under) if under else "")
+        reading = beneath.read_all(self.work, limit_bytes, beneath.relative(under) if under else "")
+        try:
+            while True:
+                next(reading)
+                await anyio.lowlevel.checkpoint()
+                self._check()
+        except StopIteration as end:
+            return end.value
+        finally:
+            reading.close()
 
     async def kill(self) -> None:
         """Kills everything inside but pid 1; costs nothing when nothing else is alive."""
