@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import anyio
 import anyio.lowlevel
 
-from agito.errors import SandboxExhausted, SandboxFailure
+from agito.errors import SandboxExhausted, SandboxFailure, Uncapturable
 from agito.protocols import Result, SandboxSpec, Service
 from agito.types import Fault
 from agito.world.sandbox import beneath, passed
@@ -38,6 +38,7 @@ class Frozen:
 
     spec: SandboxSpec
     layers: tuple[str, ...]  # uppermost first
+    is_stacked: bool  # whether forks lie above the layers; else they are copies of the only one
     cwd: str
     env: dict[str, str]
 
@@ -52,6 +53,7 @@ class Box:
         self._spec = spec
         self._on_snapshot = on_snapshot
         self.layers = layers
+        self.is_stacked = False  # above its layers
         self.work = self.upper = self._pidfd = -1
         self._configuration: tuple[dict[str, str], int, int, str] | None = None
         self._is_busy = False
@@ -148,17 +150,20 @@ class Box:
             await self._call(("kill",), START_S)
 
     async def snapshot(self) -> str:
-        """Freezes, copies, thaws; the sandbox goes on. Returns what `pool.fork` takes."""
+        """Freezes, copies, thaws; the sandbox goes on. Returns what `pool.fork` takes.
+
+        Raises `Uncapturable` where the episode's processes keep one another running.
+        """
         reply = await self._call(("freeze",), START_S)
         if reply.kind != wire.FROZEN:
-            raise SandboxFailure(f"the sandbox could not be frozen: {reply.body.decode(errors='replace')}")
+            raise Uncapturable(f"what runs in the sandbox could not be frozen: {reply.body.decode(errors='replace')}")
         cwd, *assignments = (os.fsdecode(part) for part in reply.body.split(b"\0"))
         env: dict[str, str] = {}
         for assignment in assignments:
             name, _, value = assignment.partition("=")
             env[name] = value
         try:
-            return await self._on_snapshot(self, Frozen(spec=self._spec, layers=self.layers, cwd=cwd, env=env))
+            return await self._on_snapshot(self, Frozen(spec=self._spec, layers=self.layers, is_stacked=self.is_stacked, cwd=cwd, env=env))
         finally:
             with anyio.CancelScope(shield=True):
                 await self._call(("thaw",), START_S)

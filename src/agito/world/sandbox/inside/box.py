@@ -62,6 +62,7 @@ def close_in(shape: tuple[Any, ...], layers: tuple[str, ...], user: int, feature
 def stack(layers: tuple[str, ...], flags: int) -> int:
     """Mounts an overlay over /work: `layers`, uppermost first, under a directory on the tmpfs that is there now."""
     os.mkdir("/work/upper", 0o755)
+    os.chmod("/work/upper", os.stat(f"/run/layers/{layers[0]}").st_mode & 0o7777)
     os.mkdir("/work/inner", 0o700)
     upper = os.open("/work/upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     lower = ":".join(f"/run/layers/{name}" for name in layers)

@@ -23,6 +23,7 @@ else:
 _NAMESPACES = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
 )  # user and network namespaces come from a slot
+_REMOVED_AT_ONCE = 500  # entries of a layer
 _ALL_NAMESPACES = _NAMESPACES | kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET
 
 
@@ -198,17 +199,23 @@ class Zygote:
         try:
             self.control.close()
             os.mkdir(f"run/layers/{name}", 0o755, dir_fd=self.root)
-            layers.copy_tree(source, os.open(f"run/layers/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root))
-            os.write(link, wire.reply(wire.DONE))
+            has_marks = layers.copy_tree(source, os.open(f"run/layers/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root))
+            os.write(link, wire.reply(wire.DONE, b"marks" if has_marks else b""))
         except OSError as error:
             os.write(link, wire.reply(wire.REFUSED, str(error).encode()))
         finally:
             os._exit(0)
 
     def drop(self, name: str) -> None:
+        """A large layer is removed by a child, so that no sandbox waits for it."""
         parent = os.open("run/layers", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root)
         try:
-            layers.remove_tree(parent, name)
+            if layers.remove_tree(parent, name, most=_REMOVED_AT_ONCE) or os.fork():
+                return
+            try:
+                layers.remove_tree(parent, name)
+            finally:
+                os._exit(0)
         except OSError:
             pass  # half copied, or never; the rest goes with the zygote
         finally:
