@@ -32,7 +32,8 @@ def main(control: _socket.socket, settings: dict[str, Any]) -> None:
     try:
         root, features = prepare(settings)
     except OSError as error:
-        control.send(marshal.dumps(("missing", error.errno, str(error.strerror)), wire.FORMAT))
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        control.send(marshal.dumps(("missing", error.errno, said), wire.FORMAT))
         os._exit(1)
     me = os.pidfd_open(os.getpid())
     report = marshal.dumps(("ready", features.overlay, features.landlock), wire.FORMAT)
@@ -53,10 +54,12 @@ def main(control: _socket.socket, settings: dict[str, Any]) -> None:
 
 def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
     """Leaves root, the host's files, processes and network. Raises `OSError` naming the step."""
-    uid: int = settings["uid"] if os.geteuid() == 0 else os.geteuid()
-    gid: int = settings["uid"] if os.geteuid() == 0 else os.getegid()
-    if os.geteuid() == 0:
-        os.setgroups([])
+    uid: int = settings["uid"]
+    gid: int = uid if uid != os.geteuid() else os.getegid()
+    if uid != os.geteuid():
+        with open("/proc/self/setgroups", encoding="ascii") as rule:
+            if rule.read().strip() != "deny":  # as it is where an ordinary user made the namespace; the groups are then that user's
+                os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
