@@ -147,7 +147,11 @@ class Box:
         """Kills everything inside but pid 1; costs nothing when nothing else is alive."""
         self._check()
         if not self._is_idle:
-            await self._call(("kill",), START_S)
+            reply = await self._call(("kill",), START_S)
+            if reply.kind != wire.DONE:
+                reason = "the kernel has not yet taken apart what the episode's processes held"
+                self.discard(reason)
+                raise SandboxExhausted(reason)
 
     async def snapshot(self) -> str:
         """Freezes, copies, thaws; the sandbox goes on. Returns what `pool.fork` takes.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,16 +16,46 @@ else:
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MIB = 1 << 20
+_LOOK_S = 0.25
 
 
 def used_mb(limit_mb: float) -> float:
-    """Memory of every process but this one. Exact only near `limit_mb`; below, an overestimate that is cheap.
+    """Memory of every process but this one. Exact only near `limit_mb`; below, and where it takes long to see, an overestimate.
 
     Files in /work and /tmp are bounded by their own sizes, and memfds do not exist here. Does not see socket and pipe buffers.
     """
     pids = others()
-    rough = sum(_resident(pid) for pid in pids) / _MIB
-    return rough if rough <= limit_mb else sum(_proportional(pid) for pid in pids) / _MIB
+    rough = sum(_resident(pid) for pid in pids)
+    if rough > limit_mb * _MIB:
+        rough = sum(_own(pid) for pid in pids)
+    exact = _closely(pids) if rough > limit_mb * _MIB else None
+    return (rough if exact is None else exact) / _MIB
+
+
+def _closely(pids: Sequence[int]) -> int | None:
+    """Bytes, shared pages counted once; None where that takes too long to see.
+
+    The kernel lets a process make whoever looks at its pages wait. So a child looks, and this process waits for it no longer than it
+    wants to.
+    """
+    reading, writing = os.pipe()
+    try:
+        looker = os.fork()
+    except OSError:
+        looker = -1
+    if not looker:
+        try:
+            os.write(writing, b"%d" % sum(_proportional(pid) for pid in pids))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    poller = select.poll()
+    poller.register(reading, select.POLLIN)
+    said = os.read(reading, 32) if looker > 0 and poller.poll(_LOOK_S * 1000) else b""
+    os.close(reading)
+    if looker > 0:
+        os.kill(looker, signal.SIGKILL)
+    return int(said) if said else None
 
 
 def others() -> list[int]:
@@ -100,6 +132,12 @@ def _moving(pid: int) -> str:
 def _resident(pid: int) -> int:
     fields = _read(f"/proc/{pid}/statm").split()
     return int(fields[1]) * _PAGE if len(fields) > 1 else 0
+
+
+def _own(pid: int) -> int:
+    """Without the pages of files, which are the system's or have a size of their own."""
+    lines = _read(f"/proc/{pid}/status").splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith((b"RssAnon:", b"RssShmem:")))
 
 
 def _proportional(pid: int) -> int:

@@ -32,6 +32,8 @@ _TICK_S = 0.05  # how often a longer command's memory is looked at
 _MOST_OUTPUT = 1 << 26  # a command that prints more is stopped
 _MOST_STATE = 1 << 20
 _REST_S = 0.01  # how long the pipes of background processes are left alone after each look
+_ENDING_S = 1.0  # how long a killed command may take to be gone before its end is said
+_GONE_S = 20.0  # and before a sandbox is said not to be rid of it
 _TRIES = 3  # to start a process: those that have just been killed count for a moment
 _TRY_S = 0.005
 
@@ -128,8 +130,8 @@ class Pid1:
                 self.env["PWD"] = "/work"
             return self.answer(first)
         if kind == "kill":
-            self.kill_all()
-            return wire.reply(wire.DONE)
+            self.kill_all(_GONE_S)
+            return wire.reply(wire.DONE if self.is_idle else wire.REFUSED, idle=self.is_idle)
         if kind == "freeze":
             return self.freeze()
         if kind in ("connect", "listen", "launch"):
@@ -155,18 +157,11 @@ class Pid1:
         self.collect()
         if carries and self.dumped:
             self.carry(bytes(self.dumped))
-        status, usage = self.how_it_ended()
+        status, cpu, peak = self.how_it_ended()
         return wire.reply(
-            wire.RESULT,
-            self.capture.value(),
-            killer=killer,
-            idle=self.is_idle,
-            status=status & 0xFFFF,
-            total=self.capture.total,
-            wall=wall,
-            cpu=usage.ru_utime + usage.ru_stime,
-            peak=usage.ru_maxrss / 1024,
-        )
+            wire.RESULT, self.capture.value(), killer=killer, idle=self.is_idle, status=status & 0xFFFF, total=self.capture.total,
+            wall=wall, cpu=cpu, peak=peak,
+        )  # fmt: skip
 
     def start(self, command: str, is_python: bool, carries: bool, program: tuple[Any, ...] | None) -> None:
         """Raises `OSError`, after several tries where the episode has not used up its processes."""
@@ -214,9 +209,13 @@ class Pid1:
         most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
         return most != resource.RLIM_INFINITY and memory.num_threads() + 2 >= most
 
-    def how_it_ended(self) -> tuple[int, Any]:
-        assert self.ended is not None
-        return self.ended
+    def how_it_ended(self) -> tuple[int, float, float]:
+        """Its wait status, CPU seconds and peak in MiB; of one that is not gone yet, only that it was killed."""
+        if self.ended is None:
+            self.current = 0
+            return signal.SIGKILL, 0.0, 0.0
+        status, usage = self.ended
+        return status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
     def watch(self, deadline: float) -> int:
         """Waits for a command that takes longer. Returns what killed it, or 0."""
@@ -241,6 +240,7 @@ class Pid1:
                 killer = wire.MEMORY if self.holds_too_much() else 0
             if killer:
                 self.kill_all()
+                break
         os.close(pidfd)
         return killer
 
@@ -344,19 +344,24 @@ class Pid1:
             if pid == self.current:
                 self.ended, self.current = (status, usage), 0
 
-    def kill_all(self) -> None:
-        """Ends everything but this process, stopped processes too, and waits until it has ended."""
+    def kill_all(self, patience_s: float = _ENDING_S) -> None:
+        """Ends everything but this process, stopped processes too, and waits until it is gone.
+
+        Nothing killed runs another instruction of its own, but the kernel can take long to take apart what it held: `is_idle` says whether
+        it is done.
+        """
+        until = time.monotonic() + patience_s
         while not self.is_idle:
             try:
                 os.kill(-1, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-            try:
-                pid, status, usage = os.wait4(-1, 0)
-                if pid == self.current:
-                    self.ended, self.current = (status, usage), 0
-            except ChildProcessError:
-                self.is_idle = True
+            self.reap()
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            if not self.is_idle:
+                signal.sigtimedwait((signal.SIGCHLD,), min(left, _TICK_S))
         self.close_retired()
 
     def close_retired(self) -> None:
