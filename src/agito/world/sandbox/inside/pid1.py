@@ -34,6 +34,7 @@ _MOST_STATE = 1 << 20
 _REST_S = 0.01  # how long the pipes of background processes are left alone after each look
 _ENDING_S = 1.0  # how long a killed command may take to be gone before its end is said
 _GONE_S = 20.0  # and before a sandbox is said not to be rid of it
+_REAPED_AT_ONCE = 500
 _TRIES = 3  # to start a process: those that have just been killed count for a moment
 _TRY_S = 0.005
 
@@ -331,7 +332,7 @@ class Pid1:
 
     def reap(self) -> None:
         """Collects the dead. Sets `is_idle` when nothing else is alive, `ended` when the current command is dead."""
-        while True:
+        for _ in range(_REAPED_AT_ONCE):  # they may end as fast as they are collected
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
@@ -345,10 +346,9 @@ class Pid1:
                 self.ended, self.current = (status, usage), 0
 
     def kill_all(self, patience_s: float = _ENDING_S) -> None:
-        """Ends everything but this process, stopped processes too, and waits until it is gone.
+        """Ends everything but this process, stopped processes too, and waits until it is gone; `is_idle` says whether it is.
 
-        Nothing killed runs another instruction of its own, but the kernel can take long to take apart what it held: `is_idle` says whether
-        it is done.
+        Nothing that was killed runs another instruction of its own, but the kernel can take long to take apart what it held.
         """
         until = time.monotonic() + patience_s
         while not self.is_idle:
