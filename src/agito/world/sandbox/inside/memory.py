@@ -64,7 +64,8 @@ def resume(stopped: list[int]) -> None:
             pass
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
+    """The beginning of a file of /proc; nothing where it is gone."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -78,18 +79,18 @@ def _read(path: str) -> bytes:
 
 
 def _state(pid: int) -> str:
-    text = _read(f"/proc/{pid}/stat")
+    text = read(f"/proc/{pid}/stat")
     return text[text.rfind(b")") + 2 :][:1].decode() or "X"
 
 
 def _resident(pid: int) -> int:
-    fields = _read(f"/proc/{pid}/statm").split()
+    fields = read(f"/proc/{pid}/statm").split()
     return int(fields[1]) * _PAGE if len(fields) > 1 else 0
 
 
 def _proportional(pid: int) -> int:
     """Shared pages divided among those who share them; where a process hides that, all of its resident pages."""
-    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+    for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
         if line.startswith(b"Pss:"):
             return int(line.split()[1]) * 1024
     return _resident(pid)

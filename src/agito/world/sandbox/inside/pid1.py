@@ -13,7 +13,7 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.world.sandbox.inside import memory, network, wire
+from agito.world.sandbox.inside import memory, network, usage, wire
 from agito.world.sandbox.inside.capture import Capture, parse_state
 from agito.world.sandbox.inside.reading import available, read_request
 from agito.world.sandbox.inside.start import adopt, fork_snippet, start_program, start_service, start_shell
@@ -124,8 +124,18 @@ class Pid1:
 
     # actions
 
-    def act(self, command: str, is_python: bool, timeout: float, carries: bool, program: tuple[Any, ...] | None) -> bytes:
+    def act(
+        self,
+        command: str,
+        is_python: bool,
+        timeout: float,
+        carries: bool,
+        program: tuple[Any, ...] | None,
+        allowed: tuple[float, float] | None = None,
+    ) -> bytes:
+        """`allowed`: seconds of the processor and asleep for the whole tree of processes; None: `timeout` alone counts."""
         started = time.monotonic()
+        meter = usage.Meter(*allowed) if allowed is not None else None
         self.output = self.output or os.pipe()
         self.state = self.state or (os.pipe() if carries else None)
         try:
@@ -137,12 +147,15 @@ class Pid1:
         self.capture, self.dumped = Capture(self.output_bytes), bytearray()
         signal.sigtimedwait((signal.SIGCHLD,), min(_QUICK_S, timeout))
         self.reap()
-        killer = self.watch(started + timeout) if self.ended is None else 0
+        killer = self.watch(started + timeout, meter) if self.ended is None else 0
         wall = time.monotonic() - started
         self.collect()
         if carries:
             self.carry(bytes(self.dumped))
-        status, usage = self.how_it_ended()
+        status, spent = self.how_it_ended()
+        cpu = spent.ru_utime + spent.ru_stime
+        if meter is not None:
+            cpu = meter.settle(self.is_idle)
         return wire.reply(
             wire.RESULT,
             self.capture.value(),
@@ -151,8 +164,8 @@ class Pid1:
             status=status & 0xFFFF,
             total=self.capture.total,
             wall=wall,
-            cpu=usage.ru_utime + usage.ru_stime,
-            peak=usage.ru_maxrss / 1024,
+            cpu=cpu,
+            peak=spent.ru_maxrss / 1024,
         )
 
     def start(self, command: str, is_python: bool, carries: bool, program: tuple[Any, ...] | None) -> None:
@@ -177,7 +190,7 @@ class Pid1:
         assert self.ended is not None
         return self.ended
 
-    def watch(self, deadline: float) -> int:
+    def watch(self, deadline: float, meter: usage.Meter | None) -> int:
         """Waits for a command that takes longer. Returns what killed it, or 0."""
         poller = select.poll()
         pidfd = os.pidfd_open(self.current)
@@ -197,7 +210,7 @@ class Pid1:
                 killer = wire.OUTPUT
             elif now - looked >= _TICK_S:
                 looked = now
-                killer = wire.MEMORY if self.holds_too_much() else 0
+                killer = wire.MEMORY if self.holds_too_much() else meter.look() if meter is not None else 0
             if killer:
                 self.kill_all()
         os.close(pidfd)
@@ -290,7 +303,7 @@ class Pid1:
         """Collects the dead. Sets `is_idle` when nothing else is alive, `ended` when the current command is dead."""
         while True:
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                pid, status, spent = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 self.is_idle = True
                 self.close_retired()
@@ -299,7 +312,7 @@ class Pid1:
                 self.is_idle = False
                 return
             if pid == self.current:
-                self.ended, self.current = (status, usage), 0
+                self.ended, self.current = (status, spent), 0
 
     def kill_all(self) -> None:
         """Ends everything but this process, stopped processes too, and waits until it has ended."""
@@ -309,9 +322,9 @@ class Pid1:
             except ProcessLookupError:
                 pass
             try:
-                pid, status, usage = os.wait4(-1, 0)
+                pid, status, spent = os.wait4(-1, 0)
                 if pid == self.current:
-                    self.ended, self.current = (status, usage), 0
+                    self.ended, self.current = (status, spent), 0
             except ChildProcessError:
                 self.is_idle = True
         self.close_retired()
