@@ -221,68 +221,76 @@ def solve(words):
         assert (await judged(other, task("def solve(words):\n    return 0\n", list(words)), source)).evidence not in told
 
 
-FACTORIAL = "import math\ndef solve(n):\n    return math.factorial(n)\n"
-COUNT = "def solve(s):\n    d = {}\n    for c in s: d[c] = d.get(c, 0) + 1\n    return d\n"
-NEST = "def solve(n):\n    r = []\n    for _ in range(n): r = [r]\n    return r\n"
-TYPED = """
-from dataclasses import dataclass, fields
-@dataclass
-class P:
-    a: int
-    b: float
-def solve(s):
-    return [f.type(x) for f, x in zip(fields(P), s.split(','))]
+def fn(body: str, before: str = "") -> str:
+    """Source of a function of x."""
+    lines = "".join(f"    {line}\n" for line in body.split("; "))
+    return f"{before}\ndef solve(x):\n{lines}"
+
+
+FACTORIAL = fn("return math.factorial(x)", "import math")
+COUNT = fn("d = {}; [d.update({c: d.get(c, 0) + 1}) for c in x]; return d")
+NEST = fn("r = []; for _ in range(x): r = [r]; return r")
+FIELD = "from dataclasses import dataclass, fields\n@dataclass\nclass P:\n    a: int\n    b: float"
+TYPED = fn("return [f.type(part) for f, part in zip(fields(P), x.split(','))]", FIELD)
+FUTURE = fn("return P(x, 1.0).a", f"from __future__ import annotations\n{FIELD}")
+ECHO = fn("return x")
+RAISE = fn("raise ValueError('x')")
+LOOKUP = fn("raise LookupError(x)")
+OWN = fn("raise Empty", "class Empty(Exception): pass")
+LIAR = """
+class Counter(dict):
+    def items(self): return [('a', 1)]
+Counter.__module__ = 'collections'
 """
-FUTURE = "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass P:\n    a: int\ndef solve(n):\n    return P(n).a\n"
-ECHO = "def solve(x):\n    return x\n"
-RAISE = "def solve(n):\n    raise ValueError('x')\n"
-LOOKUP = "def solve(n):\n    raise LookupError(n)\n"
-OWN = "class Empty(Exception): pass\ndef solve(n):\n    raise Empty\n"
+HALVES, WHOLE = fn("return '\\ud83d' + '\\ude00'"), fn("return chr(128512)")
+LONG = -(10**20_000) + 3
 
 RIGHT: dict[str, tuple[FunctionTask, str]] = {
     "an integer of 5,000 digits": (task(FACTORIAL, 5, 2000), FACTORIAL),
-    "one of minus 20,000 digits as an argument": (task("def solve(n):\n    return -n\n", -(10**20_000) + 3), "def solve(n):\n    return -n\n"),
-    "one in a list in a dictionary": (task("def solve(n):\n    return {'a': [7 ** n]}\n", 9000), "def solve(n):\n    return {'a': [7 ** n]}\n"),
-    "types of fields": (task("def solve(s):\n    a, b = s.split(',')\n    return [int(a), float(b)]\n", "1,2.5"), TYPED),
+    "one of minus 20,000 digits as an argument": (task(fn("return -x"), LONG), fn("return -x")),
+    "one in a list in a dictionary": (task(fn("return {'a': [7 ** x]}"), 9000), fn("return {'a': [7 ** x]}")),
+    "types of fields": (task(fn("a, b = x.split(','); return [int(a), float(b)]"), "1,2.5"), TYPED),
     "a typed reference": (task(TYPED, "1,2.5"), TYPED),
     "a reference with annotations from the future": (task(FUTURE, 3), FUTURE),
     "lists 480 deep": (task(NEST, 1, 480), NEST),
     "an argument 480 deep": (task(ECHO, parse(b"[" * 480 + b"]" * 480)), ECHO),
-    "a long answer": (task("def solve(n):\n    return 'x' * n\n", 500_000), "def solve(n):\n    return 'x' * n\n"),
-    "a long answer beyond ASCII": (task("def solve(n):\n    return '\\u20ac\\x00\\n' * n\n", 40_000), "def solve(n):\n    return '\u20ac\\0\\n' * n\n"),
+    "a long answer": (task(fn("return 'x' * x"), 500_000), fn("return 'x' * x")),
+    "a long answer beyond ASCII": (task(fn("return '\\u20ac\\x00\\n' * x"), 40_000), fn("return '\u20ac\\0\\n' * x")),
     "half a character": (task(ECHO, "\ud83d", "a\udc80b"), ECHO),
-    "two halves": (task("def solve(n):\n    return '\\ud83d\\ude00'\n", 1), "def solve(n):\n    return '\\ud83d' + '\\ude00'\n"),
-    "a whole one": (task("def solve(n):\n    return chr(128512)\n", 1), "def solve(n):\n    return '\\U0001f600'\n"),
-    "quotes and slashes": (task(ECHO, "\"\\\\\"'\u2028\x7f\x1b/", {"\"k\\": ["\t"]}), ECHO),
+    "two halves": (task(HALVES, 1), HALVES),
+    "a whole character": (task(WHOLE, 1), fn("return '\\U0001f600'")),
+    "quotes and slashes": (task(ECHO, "\"\\\\\"'\u2028\x7f\x1b/", {'"k\\': ["\t"]}), ECHO),
     "a counter": (task(COUNT, "aab"), "from collections import Counter\nsolve = Counter\n"),
-    "a default dictionary": (task(COUNT, "aab"), "from collections import defaultdict\ndef solve(s):\n    d = defaultdict(int)\n    for c in s: d[c] += 1\n    return d\n"),
-    "a class of one's own that is a ValueError": (task(RAISE, 1), "class Bad(ValueError): pass\ndef solve(n):\n    raise Bad(n)\n"),
-    "a builtin that is a ValueError": (task(RAISE, 1), "def solve(n):\n    b'\\xff'.decode()\n"),
-    "one of the library that is a ValueError": (task(RAISE, 1), "import json\ndef solve(n):\n    json.loads('{')\n"),
-    "a KeyError for a LookupError": (task(LOOKUP, 1), "def solve(n):\n    return {}[n]\n"),
-    "an exception of one's own for one of the reference's own": (task(OWN, 1), "class None_(Exception): pass\ndef solve(n):\n    raise None_\n"),
-    "minus zero, where floats are near": (task("def solve(n):\n    return 0.0\n", 1, tolerance=1e-9), "def solve(n):\n    return -0.0\n"),
+    "a default dictionary": (
+        task(COUNT, "aab"), fn("d = defaultdict(int); d['a'] += 2; d['b'] += 1; return d", "from collections import defaultdict"),
+    ),
+    "a class of one's own that is a ValueError": (task(RAISE, 1), fn("raise Bad(x)", "class Bad(ValueError): pass")),
+    "a builtin that is a ValueError": (task(RAISE, 1), fn("b'\\xff'.decode()")),
+    "one of the library that is a ValueError": (task(RAISE, 1), fn("json.loads('{')", "import json")),
+    "a KeyError for a LookupError": (task(LOOKUP, 1), fn("return {}[x]")),
+    "an exception of one's own for one of the reference's own": (task(OWN, 1), fn("raise Void", "class Void(Exception): pass")),
+    "minus zero, where floats are near": (task(fn("return 0.0"), 1, tolerance=1e-9), fn("return -0.0")),
 }  # fmt: skip
 WRONG: dict[str, tuple[FunctionTask, str]] = {
-    "two halves for a whole character": (task("def solve(n):\n    return chr(128512)\n", 1), "def solve(n):\n    return '\\ud83d\\ude00'\n"),
-    "a whole character for two halves": (task("def solve(n):\n    return '\\ud83d\\ude00'\n", 1), "def solve(n):\n    return chr(128512)\n"),
-    "a letter composed otherwise": (task("def solve(n):\n    return '\\u00e9'\n", 1), "def solve(n):\n    return 'e\\u0301'\n"),
-    "minus zero for zero": (task("def solve(n):\n    return [0.0]\n", 1), "def solve(n):\n    return [-0.0]\n"),
-    "a long integer off by one": (task(FACTORIAL, 2000), "import math\ndef solve(n):\n    return math.factorial(n) + 1\n"),
-    "a tuple for a list": (task(ECHO, [1, 2]), "def solve(x):\n    return tuple(x)\n"),
-    "True for 1": (task(ECHO, [1]), "def solve(x):\n    return [True]\n"),
+    "two halves for a whole character": (task(WHOLE, 1), HALVES),
+    "a whole character for two halves": (task(HALVES, 1), WHOLE),
+    "a letter composed otherwise": (task(fn("return '\\u00e9'"), 1), fn("return 'e\\u0301'")),
+    "minus zero for zero": (task(fn("return [0.0]"), 1), fn("return [-0.0]")),
+    "a long integer off by one": (task(FACTORIAL, 2000), fn("return math.factorial(x) + 1", "import math")),
+    "a tuple for a list": (task(ECHO, [1, 2]), fn("return tuple(x)")),
+    "True for 1": (task(ECHO, [1]), fn("return [True]")),
     "a class of one's own that is a string": (task(ECHO, "a"), "class S(str): pass\nsolve = S\n"),
     "a dictionary of one's own": (task(ECHO, {"a": 1}), "class D(dict): pass\nsolve = D\n"),
-    "a dictionary that lies": (task(ECHO, {"a": 1}), "class Counter(dict):\n    def items(s): return [('a', 1)]\nCounter.__module__ = 'collections'\ndef solve(x):\n    return Counter()\n"),
-    "a key that is no string": (task(ECHO, {"1": 1}), "def solve(x):\n    return {1: 1}\n"),
-    "a class of that name": (task(RAISE, 1), "class ValueError(Exception): pass\ndef solve(n):\n    raise ValueError\n"),
-    "a base for its class": (task(RAISE, 1), "def solve(n):\n    raise Exception('x')\n"),
-    "a sister": (task(RAISE, 1), "def solve(n):\n    raise TypeError('x')\n"),
-    "a LookupError for a KeyError": (task("def solve(n):\n    return {}[n]\n", 1), LOOKUP),
-    "a crash for an exception of the reference's own": (task(OWN, 1), "def solve(n):\n    return n.nothing\n"),
-    "an exception that is returned": (task(RAISE, 1), "def solve(n):\n    return 'ValueError'\n"),
-    "not a number, where floats are near": (task("def solve(n):\n    return 1.0\n", 1, tolerance=1e-6), "def solve(n):\n    return float('nan')\n"),
-}  # fmt: skip
+    "a dictionary that lies": (task(ECHO, {"a": 1}), fn("return Counter()", LIAR)),
+    "a key that is no string": (task(ECHO, {"1": 1}), fn("return {1: 1}")),
+    "a class of that name": (task(RAISE, 1), fn("raise ValueError", "class ValueError(Exception): pass")),
+    "a base for its class": (task(RAISE, 1), fn("raise Exception('x')")),
+    "a sister": (task(RAISE, 1), fn("raise TypeError('x')")),
+    "a LookupError for a KeyError": (task(fn("return {}[x]"), 1), LOOKUP),
+    "a crash for an exception of the reference's own": (task(OWN, 1), fn("return x.nothing")),
+    "an exception that is returned": (task(RAISE, 1), fn("return 'ValueError'")),
+    "not a number, where floats are near": (task(fn("return 1.0"), 1, tolerance=1e-6), fn("return float('nan')")),
+}
 
 
 @pytest.mark.parametrize("what", RIGHT)
@@ -324,7 +332,17 @@ async def test_data_and_helpers_are_carried_and_what_is_left_over_costs_nobody_a
     assert large.reward == 0.0 and "at most" in large.evidence
 
 
-TASK = '"""Echo."""\nVISIBLE = [([3],), ([],)]\n\n\ndef hidden(rng):\n    return [([rng.randrange(9)],) for _ in range(3)]\n\n\ndef solve(xs):\n    return xs\n'
+TASK = '''"""Echo."""
+VISIBLE = [([3],), ([],)]
+
+
+def hidden(rng):
+    return [([rng.randrange(9)],) for _ in range(3)]
+
+
+def solve(xs):
+    return xs
+'''
 UNJUDGEABLE: dict[str, tuple[Callable[[str], str], str]] = {
     "a name that is not there": (lambda text: text.replace("return xs", "return xs if xs else missing"), "NameError"),
     "an assertion about its own inputs": (lambda text: text.replace("return xs", "assert len(xs) > 2\n    return xs"), "AssertionError"),
@@ -332,8 +350,8 @@ UNJUDGEABLE: dict[str, tuple[Callable[[str], str], str]] = {
     "no plain value": (lambda text: text.replace("return xs", "return set(xs)"), "no plain JSON value"),
     "inputs that are not plain": (lambda text: text.replace("(9)],)", "(9), {1}],)"), "no plain JSON value"),
     "no hidden case": (lambda text: text.replace("range(3)", "range(0)"), "draws no case"),
-    "cases by another generator": (lambda text: text.replace("    return [([rng", "    import random as rng\n    return [([rng"), "draw the same"),
-    "answers that change": (lambda text: text.replace("return xs", "return [id(object()), __import__('time').perf_counter()]"), "same twice"),
+    "cases by another generator": (lambda text: text.replace("    return [(", "    import random as rng\n    return [("), "draw the same"),
+    "answers that change": (lambda text: text.replace("return xs", "return __import__('time').perf_counter()"), "same twice"),
     "too slow for its own limit": (
         lambda text: text.replace("return xs", "sum(range(10**7))\n    return xs").replace("VIS", "CASE_SECONDS = 0.01\nVIS"), "processor"),
     "an exit": (lambda text: text.replace("return xs", "raise SystemExit"), "SystemExit"),

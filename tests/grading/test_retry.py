@@ -53,7 +53,7 @@ WAYS = [hangs, raises, recurses, exhausts_memory, leaves, loses_its_box, uses_up
 
 
 class Grader:
-    """Fails as `way` does on the work and on the reference, each as often as it is told; then judges. `asked` says whom it was asked about."""
+    """Fails as `way` does on the work and on the reference, each as often as it is told; then judges. `asked`: whom it was asked about."""
 
     def __init__(self, way: Callable[[], Awaitable[None]], *, on_work: int, on_reference: int = 0, is_void: bool = False) -> None:
         self.way, self.is_void = way, is_void
@@ -120,7 +120,8 @@ async def broken() -> Sealed:
 
 
 async def endless() -> Sealed:
-    return await anyio.sleep_forever()
+    await anyio.sleep_forever()
+    raise AssertionError
 
 
 @pytest.mark.parametrize("reference", [None, broken, endless])
