@@ -39,7 +39,7 @@ try:
         if name.startswith("test_") and name.endswith(".py"):
             with open(f"/work/tests/{name}") as file:
                 space = {"__name__": name[:-3]}
-                exec(compile(file.read(), name, "exec"), space)
+                exec(compile(file.read(), name, "exec", dont_inherit=True), space)
             for each in [value for key, value in space.items() if key.startswith("test_")]:
                 each()
 except AssertionError as error:

@@ -30,6 +30,7 @@ _MODULES = (
         "clocks",
         "state",
         "memory",
+        "usage",
         "box",
         "slots",
         "template",
@@ -41,11 +42,13 @@ _MODULES = (
     *("calling", "network", "pid1", "zygote"),
 )
 _START_S = 20.0
+HASH_SEED = 0
 _ABSENT = "the interpreter did not start"
 # The whole command line of the zygote, and so of every pid 1: it names no path of the host.
 _COMMAND = "import _socket;s=_socket.socket(fileno=0);exec(s.recv(9999))"
 _BOOT = b"""
 import marshal, os, sys
+sys.path[:] = [path for path in sys.path if path]
 control = _socket.socket(fileno=os.dup(0))
 os.dup2(os.open("/dev/null", os.O_RDWR), 0)
 settings, sources = marshal.loads(control.recv(1 << 20))
@@ -78,10 +81,17 @@ class Zygote:
 
 
 async def launch(
-    *, limit_bytes: int | None = None, cgroup: bool = True, overlay: bool = True, landlock: bool = True, seccomp: bool = True
+    *,
+    limit_bytes: int | None = None,
+    cgroup: bool = True,
+    overlay: bool = True,
+    landlock: bool = True,
+    seccomp: bool = True,
+    hash_seed: int = HASH_SEED,
 ) -> Zygote:
     """Raises `NoIsolation`, which names what this machine lacks and what to do about it.
 
+    `hash_seed` orders the sets of every interpreter inside alike, so that what a program answers does not depend on the pool.
     `limit_bytes` bounds all sandboxes together, half of the machine's memory by default. The flags exist for tests, which prove with
     them that an attack fires where a layer is missing.
     """
@@ -93,7 +103,7 @@ async def launch(
     problems: list[str] = []
     for interpreter, prefix in _interpreters():
         settings = {"uid": _user(), "prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
-        answer = await _try(interpreter, settings, group)
+        answer = await _try(interpreter, settings, group, hash_seed)
         if isinstance(answer, Zygote):
             return answer
         problems.append(f"{interpreter}: {answer}")
@@ -136,20 +146,22 @@ def _interpreters() -> list[tuple[str, str]]:
     return [*found, (own, sys.base_prefix)]
 
 
-async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None) -> Zygote | str:
+async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None, hash_seed: int) -> Zygote | str:
     """A zygote, or why there is none."""
     inside = Path(__file__).parent / "inside"
     sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
     control, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    command = [interpreter, "-I", "-S", "-c", _COMMAND]
+    # Isolated (-I) but for its two variables: -P, no user site, and an empty environment otherwise.
+    command = [interpreter, "-s", "-S", "-c", _COMMAND]
+    variables = {"PYTHONHASHSEED": str(hash_seed), "PYTHONSAFEPATH": "1"}
     null = subprocess.DEVNULL
     answer = b""
     descriptors: list[int] = []
     with remote:
         try:
             process = subprocess.Popen(  # noqa: ASYNC220 - a vfork, once per pool
-                command, stdin=remote.fileno(), stdout=null, stderr=null, env={}, cwd="/", close_fds=True, start_new_session=True
+                command, stdin=remote.fileno(), stdout=null, stderr=null, env=variables, cwd="/", close_fds=True, start_new_session=True
             )
         except OSError as error:
             control.close()

@@ -99,7 +99,8 @@ def resume(stopped: list[int]) -> None:
             pass
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
+    """The beginning of a file of /proc; nothing where it is gone."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -125,24 +126,24 @@ def _moving(pid: int) -> str:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return ""
-    states = (_read(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
+    states = (read(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
     return "".join(state for text in states if (state := text[text.rfind(b")") + 2 :][:1].decode()) not in "TtZX")
 
 
 def _resident(pid: int) -> int:
-    fields = _read(f"/proc/{pid}/statm").split()
+    fields = read(f"/proc/{pid}/statm").split()
     return int(fields[1]) * _PAGE if len(fields) > 1 else 0
 
 
 def _own(pid: int) -> int:
     """Without the pages of files, which are the system's or have a size of their own."""
-    lines = _read(f"/proc/{pid}/status").splitlines()
+    lines = read(f"/proc/{pid}/status").splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith((b"RssAnon:", b"RssShmem:")))
 
 
 def _proportional(pid: int) -> int:
     """Shared pages divided among those who share them; where a process hides that, all of its resident pages."""
-    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+    for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
         if line.startswith(b"Pss:"):
             return int(line.split()[1]) * 1024
     return _resident(pid)

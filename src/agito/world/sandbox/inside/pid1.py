@@ -15,7 +15,7 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.world.sandbox.inside import clocks, memory, network, state, wire
+from agito.world.sandbox.inside import clocks, memory, network, state, usage, wire
 from agito.world.sandbox.inside.capture import Capture
 from agito.world.sandbox.inside.reading import is_ended, pipe, read_request, take
 from agito.world.sandbox.inside.start import adopt, fork_snippet, start_program, start_service, start_shell
@@ -141,8 +141,18 @@ class Pid1:
 
     # actions
 
-    def act(self, command: str, is_python: bool, timeout: float, carries: bool, program: tuple[Any, ...] | None) -> bytes:
+    def act(
+        self,
+        command: str,
+        is_python: bool,
+        timeout: float,
+        carries: bool,
+        program: tuple[Any, ...] | None,
+        allowed: tuple[float, float] | None = None,
+    ) -> bytes:
+        """`allowed`: seconds of the processor and asleep for the whole tree of processes; None: `timeout` alone counts."""
         started = time.monotonic()
+        meter = usage.Meter(*allowed) if allowed is not None else None
         self.output = self.output or pipe()
         self.state = self.state or (pipe() if carries else None)
         try:
@@ -153,12 +163,14 @@ class Pid1:
         self.capture, self.dumped = Capture(self.output_bytes), bytearray()
         signal.sigtimedwait((signal.SIGCHLD,), min(_QUICK_S, timeout))
         self.reap()
-        killer = self.watch(started + timeout) if self.ended is None else 0
+        killer = self.watch(started + timeout, meter) if self.ended is None else 0
         wall = time.monotonic() - started
         self.collect()
         if carries and self.dumped:
             self.carry(bytes(self.dumped))
         status, cpu, peak = self.how_it_ended()
+        if meter is not None:
+            cpu = meter.settle(self.is_idle)
         return wire.reply(
             wire.RESULT, self.capture.value(), killer=killer, idle=self.is_idle, status=status & 0xFFFF, total=self.capture.total,
             wall=wall, cpu=cpu, peak=peak,
@@ -215,10 +227,10 @@ class Pid1:
         if self.ended is None:
             self.current = 0
             return signal.SIGKILL, 0.0, 0.0
-        status, usage = self.ended
-        return status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        status, spent = self.ended
+        return status, spent.ru_utime + spent.ru_stime, spent.ru_maxrss / 1024
 
-    def watch(self, deadline: float) -> int:
+    def watch(self, deadline: float, meter: usage.Meter | None) -> int:
         """Waits for a command that takes longer. Returns what killed it, or 0."""
         poller = select.poll()
         pidfd = os.pidfd_open(self.current)
@@ -238,7 +250,7 @@ class Pid1:
                 killer = wire.OUTPUT
             elif now - looked >= _TICK_S:
                 looked = now
-                killer = wire.MEMORY if self.holds_too_much() else 0
+                killer = wire.MEMORY if self.holds_too_much() else meter.look() if meter is not None else 0
             if killer:
                 self.kill_all()
                 break
@@ -334,7 +346,7 @@ class Pid1:
         """Collects the dead. Sets `is_idle` when nothing else is alive, `ended` when the current command is dead."""
         for _ in range(_REAPED_AT_ONCE):  # they may end as fast as they are collected
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                pid, status, spent = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 self.is_idle = True
                 self.close_retired()
@@ -343,7 +355,7 @@ class Pid1:
                 self.is_idle = False
                 return
             if pid == self.current:
-                self.ended, self.current = (status, usage), 0
+                self.ended, self.current = (status, spent), 0
 
     def kill_all(self, patience_s: float = _ENDING_S) -> None:
         """Ends everything but this process, stopped processes too, and waits until it is gone; `is_idle` says whether it is.
