@@ -70,6 +70,7 @@ class ComputeSection(Section):
     rows: int = Field(default=64, ge=2)  # concurrent attempts a rank
     context: int = Field(default=384, ge=16)
     quantum: int = Field(default=4, ge=1)  # decode steps between two exchanges
+    silence_s: float = Field(default=300.0, gt=0)  # a process that has not answered for so long is replaced
 
 
 class SftSection(Section):

@@ -1,17 +1,18 @@
-"""The torch process: one rank's engine and trainer behind a pipe. Started by `agito.compute`, ended by the pipe's end."""
+"""The torch process: one rank's engine and trainer behind a socket. Started by `agito.compute`, ended by the socket's end."""
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 import traceback
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from agito.channel import Answering
 from agito.compute import Failure
 from agito.engine.embedded import EmbeddedEngine
 from agito.engine.wire import Advance, Advanced
@@ -30,7 +31,7 @@ _TRAINER_NICE = 5  # more, where it learns beside an engine: what that has sampl
 
 
 class Worker:
-    """Methods are called by name with whatever came through the pipe; all ranks get the same calls in the same order."""
+    """Methods are called by name with whatever came through the socket; all ranks get the same calls in the same order."""
 
     def __init__(self, rank: int, ranks: int, meeting: Path) -> None:
         self._rank, self._ranks, self._meeting = rank, ranks, meeting
@@ -119,27 +120,27 @@ class Worker:
             load_state(self._trainer, directory)
 
 
-def serve(pipe: Connection, worker: Worker) -> None:
+def serve(channel: Answering, worker: Worker) -> None:
     """Answers calls until the other side is gone."""
-    while True:
+    while (message := channel.receive()) is not None:
+        number, (method, args, kwargs) = message
         try:
-            method, args, kwargs = pipe.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            answer = getattr(worker, method)(*args, **kwargs)
+            answer: object = getattr(worker, method)(*args, **kwargs)
         except Exception as error:  # the boundary: the other side decides what a failure means
             answer = Failure(error=error, trace=traceback.format_exc())
         try:
-            pipe.send(answer)
-        except (BrokenPipeError, ConnectionResetError):
+            is_heard = channel.answer(number, answer)
+        except Exception as error:  # an answer that cannot be pickled, an exception among them
+            is_heard = channel.answer(number, Failure(error=RuntimeError(f"{method}: {error!r}"), trace=traceback.format_exc()))
+        if not is_heard:
             return
 
 
 def main() -> None:
     fd, rank, ranks, meeting = sys.argv[1:]
     os.nice(_NICE)
-    serve(Connection(int(fd)), Worker(int(rank), int(ranks), Path(meeting)))
+    with socket.socket(fileno=int(fd)) as link:
+        serve(Answering(link), Worker(int(rank), int(ranks), Path(meeting)))
 
 
 if __name__ == "__main__":
