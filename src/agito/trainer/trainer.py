@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from agito.protocols import StepStats
+from agito.rl.agreement import BOUNDS, NUM_SUMS, agreement_sums, require_agreement
 from agito.rl.by_age import SUMS_BY_AGE, figures_by_age, sums_by_age
 from agito.rl.logprobs import entropy, log_distributions, token_logprobs
 from agito.rl.losses import LOSSES
@@ -28,8 +29,6 @@ from agito.trainer.reducer import OneRank, Reducer
 from agito.types import Sample
 
 Phase: TypeAlias = Literal["sft", "rl"]
-
-MAX_ON_POLICY_LOG_W = 1e-4  # nats; engine and trainer agree to about 1e-6 in fp32
 
 
 class LocalTrainer:
@@ -47,6 +46,7 @@ class LocalTrainer:
         self.phase_step = 0  # steps taken in this phase
         self._optimizer: PhaseOptimizer | None = None
         self._parameters = [parameter for _, parameter in model.named_parameters()]
+        self._bounds = BOUNDS.get(self._parameters[0].dtype) if self.config.check_on_policy else None
 
     @property
     def optimizer(self) -> PhaseOptimizer:
@@ -133,7 +133,7 @@ class LocalTrainer:
         """Gradients of one minibatch; its meters, its largest w, its sums by age. pi_old is pi itself, frozen, where `old` is None."""
         self.optimizer.zero()
         loss_of, config = LOSSES[self.config.loss.name], self.config.loss
-        meters, max_w, fresh_log_w, fresh = PolicyMeters(), 0.0, 0.0, 0.0
+        meters, max_w, agreed = PolicyMeters(), 0.0, [0.0] * NUM_SUMS
         by_age: Tensor | float = 0.0
         for index, part in enumerate(packs):
             logp_TV = self._log_distributions(part)
@@ -151,14 +151,17 @@ class LocalTrainer:
             loss, found, found_max_w = loss_of(tokens, num_tokens=num_tokens, config=config)
             loss.backward()
             meters, max_w = meters + found, max(max_w, found_max_w)
-            fresh_log_w += float((logp_old_T - part.logp_mu_T)[part.is_fresh_T].double().sum())
-            fresh += float(part.is_fresh_T.sum())
-            by_age = by_age + sums_by_age(part.ages_T, logp_old_T - part.logp_mu_T)
+            log_w_T = logp_old_T - part.logp_mu_T
+            if self._bounds:
+                found_agreed = agreement_sums(log_w_T[part.is_fresh_T], self._bounds)
+                agreed = [mine + theirs for mine, theirs in zip(agreed, found_agreed, strict=True)]
+            by_age = by_age + sums_by_age(part.ages_T, log_w_T)
         ages = by_age.flatten().tolist() if isinstance(by_age, Tensor) else [0.0] * SUMS_BY_AGE
         count = len(meters.sums())
-        sums = self.reducer.sum([*meters.sums(), fresh_log_w, fresh, *ages])
-        self._check_on_policy(*sums[count : count + 2])
-        return PolicyMeters.of(sums[:count]), max_w, sums[count + 2 :]
+        sums = self.reducer.sum([*meters.sums(), *agreed, *ages])
+        if self._bounds:
+            require_agreement(sums[count : count + NUM_SUMS], self._bounds, version=self.version)
+        return PolicyMeters.of(sums[:count]), max_w, sums[count + NUM_SUMS :]
 
     def _apply(self, rate: float = 1.0, along: Tensor | None = None) -> dict[str, float]:
         """Reduces, clips and steps; `along` is summed over ranks on the way."""
@@ -195,15 +198,6 @@ class LocalTrainer:
             newest = max((span.version for span in sample.versions), default=0)
             if newest > self.version:
                 raise ValueError(f"sample {sample.attempt}: version {newest} is newer than the trainer's {self.version}")
-
-    def _check_on_policy(self, log_w: float, tokens: float) -> None:
-        if not (self.config.check_on_policy and tokens and self._parameters[0].dtype is torch.float32):
-            return
-        mean = log_w / tokens
-        assert abs(mean) <= MAX_ON_POLICY_LOG_W, (
-            f"mean log w = {mean:.3g} over {tokens:.0f} tokens of version {self.version} itself: this is a bug, not staleness; "
-            "engine and trainer disagree on tokens, positions, temperature or weights"
-        )
 
 
 def _trained(samples: Sequence[Sample]) -> list[Sample]:
