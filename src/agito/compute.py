@@ -122,9 +122,12 @@ class Compute:
         """A rank's engine goes on with an offered version, its rows as they are. Returns for how many seconds it stood still."""
         return await self._workers[rank].call("take", version)
 
-    async def save(self, directory: Path, *, meta: dict[str, Any], tokenizer: dict[str, str]) -> None:
-        """Commits a checkpoint: weights, tokenizer, optimizer, `meta`. The rename is the commit. Raises `DiskFull`."""
-        await self._workers[0].call("save", directory, meta, tokenizer)
+    async def save(self, directory: Path, *, meta: dict[str, Any], tokenizer: dict[str, str], eos_ids: Sequence[int] = ()) -> None:
+        """Commits a checkpoint: weights, tokenizer, optimizer, `meta`. The rename is the commit. `eos_ids` end a turn, for servers.
+
+        Raises `DiskFull`.
+        """
+        await self._workers[0].call("save", directory, meta, tokenizer, tuple(eos_ids))
 
     async def load(self, directory: Path, *, weights_only: bool = False) -> None:
         """Raises `CorruptCheckpoint`."""

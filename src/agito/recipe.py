@@ -51,6 +51,7 @@ class ModelSection(Section):
     num_kv_heads: int = Field(default=4, ge=1)
     head_dim: int = Field(default=32, ge=2)
     rope_theta: float = 10_000.0
+    rms_norm_eps: float = Field(default=1e-6, gt=0)
     tie_embeddings: bool = True
 
     @model_validator(mode="after")

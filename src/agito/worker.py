@@ -17,7 +17,7 @@ from agito.compute import Failure
 from agito.engine.embedded import EmbeddedEngine
 from agito.engine.wire import Advance, Advanced
 from agito.errors import BadRecipe
-from agito.models import Qwen3, Qwen3Config, load_weights, save
+from agito.models import Qwen3, Qwen3Config, load_into, save
 from agito.protocols import StepStats
 from agito.record.commits import commit
 from agito.trainer import LocalTrainer, TrainerConfig
@@ -102,9 +102,9 @@ class Worker:
         self._engine.load_weights(self._mailbox.read(version), version)
         return time.perf_counter() - began
 
-    def save(self, directory: Path, meta: dict[str, Any], tokenizer: dict[str, str]) -> None:
+    def save(self, directory: Path, meta: dict[str, Any], tokenizer: dict[str, str], eos_ids: tuple[int, ...]) -> None:
         def write(into: Path) -> None:
-            save(self._model, into, version=self._trainer.version, extra=tokenizer)
+            save(self._model, into, version=self._trainer.version, extra=tokenizer, eos_ids=eos_ids)
             save_state(self._trainer, into)
 
         commit(directory, write, meta=meta)
@@ -114,7 +114,7 @@ class Worker:
 
     def load(self, directory: Path, weights_only: bool) -> None:
         if weights_only:
-            self._model.load_state_dict(load_weights(directory))
+            load_into(self._model, directory)
         else:
             self._trainer.reducer = self._together
             load_state(self._trainer, directory)

@@ -7,7 +7,8 @@ on how samples are spread over ranks; with several, each rank cuts up its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -29,6 +30,22 @@ from agito.trainer.reducer import OneRank, Reducer
 from agito.types import Sample
 
 Phase: TypeAlias = Literal["sft", "rl"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """Where a trainer is. Raises `ValueError` where none can be."""
+
+    phase: Phase | None
+    total_steps: int
+    phase_step: int
+    version: int
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "phase_step", "version"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name}={value!r}: need a whole number from 0 on")
 
 
 class LocalTrainer:
@@ -57,15 +74,37 @@ class LocalTrainer:
 
     def begin_phase(self, phase: Phase, total_steps: int) -> None:
         """Forgets the optimizer's moments and starts the phase's schedule over `total_steps` calls."""
+        self._optimizer = self._new_optimizer(phase, total_steps)
+        self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
+
+    def restore(self, weights: Mapping[str, Tensor], moments: dict[str, Tensor], counters: Counters) -> None:
+        """Goes on from where a trainer of the same shape and configuration was. Raises `ValueError`, with nothing changed, for a state in
+        which none can have been."""
+        parameters = dict(self.model.named_parameters())
+        for name, parameter in parameters.items():
+            if name not in weights or (weights[name].shape, weights[name].dtype) != (parameter.shape, parameter.dtype):
+                raise ValueError(f"weights: {name} is missing, or of another shape or precision")
+        if unknown := weights.keys() - parameters.keys():
+            raise ValueError(f"weights: {min(unknown)} is unknown")
+        optimizer = None
+        if counters.phase is not None:
+            optimizer = self._new_optimizer(counters.phase, counters.total_steps)
+            optimizer.load_moments(moments, is_fresh=counters.phase_step == 0)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
+        self._optimizer, self.phase, self.total_steps = optimizer, counters.phase, counters.total_steps
+        self.phase_step, self.version = counters.phase_step, counters.version
+
+    def _new_optimizer(self, phase: Phase, total_steps: int) -> PhaseOptimizer:
         if phase not in ("sft", "rl"):
             raise ValueError(f"phase={phase!r}: write 'sft' or 'rl'")
         if total_steps < 1:
             raise ValueError(f"total_steps={total_steps}: need at least 1")
-        self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
         config = self.config.sft if phase == "sft" else self.config.rl
         wanted = self.config.muon_dtype
         dtype = iteration_dtype(self._parameters[0].device) if wanted == "auto" else getattr(torch, wanted)
-        self._optimizer = PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype, reducer=self.reducer)
+        return PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype, reducer=self.reducer)
 
     def imitate(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
         """One supervised step on the trainable tokens; advantages and log-probabilities are ignored.
