@@ -158,7 +158,6 @@ class _Job:
             self._studio = await stack.enter_async_context(open_studio(self._recipe))
             self._curriculum = Curriculum(len(self._studio.cells), parts=self._studio.parts, solve_rate=self._recipe.rl.solve_rate)
             self._monitor = self._studio.new_monitor()
-            loop.check_stride(self._studio)
             self._studio.start_compute()
             start = self._roll_back(checkpoint)
             stack.callback(lambda: (self._metrics.close(), self._ledger.close()))
@@ -285,7 +284,9 @@ class _Job:
         self._watcher.advance(step.metrics)
         for note in step.notes:
             self._watcher.note(note)
-        if not step.paused and (step.index + 1) % self._recipe.rl.checkpoint_every == 0 and step.index + 1 < self._recipe.rl.steps:
+        went_back = "monitor/rolled_back_to_step" in step.metrics  # then a resume must not begin with what was taken back
+        is_due = went_back or (step.index + 1) % self._recipe.rl.checkpoint_every == 0
+        if not step.paused and is_due and step.index + 1 < self._recipe.rl.steps:
             await self._save(f"step-{step.index + 1}", step.index + 1)
 
     async def _save(self, name: str, step: int) -> None:
@@ -305,11 +306,15 @@ class _Job:
         target = self._run.checkpoints / name
         if target.exists():  # a resumed run that had come this far
             return
-        await compute.save(target, meta=meta, tokenizer=vocabulary.files(chat_template=self._studio.renderer.chat_template))
+        renderer = self._studio.renderer
+        files = vocabulary.files(chat_template=renderer.chat_template, stop_ids=renderer.stop_ids)
+        await compute.save(target, meta=meta, tokenizer=files, eos_ids=renderer.stop_ids)
         self._ledger.commit(step - 1)
-        # The cold start, to compare with, and where an alarm would go back to.
-        before_rise = latest(self._run.checkpoints, before=self._monitor.rise_step + 1)
-        prune(self._run.checkpoints, keep=2, spared=frozenset({"step-0", before_rise.name if before_rise else "step-0"}))
+        monitor, revoked = self._monitor, range(0)
+        if monitor.rolled_back_to is not None and monitor.alarm_step is not None:
+            revoked = range(monitor.rolled_back_to + 1, monitor.alarm_step + 1)
+        # The cold start, to compare with, and where an alarm would go back to, are spared.
+        prune(self._run.checkpoints, keep=2, spared=frozenset({"step-0"}), reach=monitor.rise_step, revoked=revoked)
 
     async def _evaluate(self, phase: str, split: str, num_tasks: int) -> Sequence[Attempt]:
         """From the disk when a resumed run had come this far."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from agito.credit import RunningMeans
 from agito.curriculum import Curriculum, draw
-from agito.errors import BadRecipe, EnvironmentPaused
+from agito.errors import EnvironmentPaused
 from agito.grading.monitor import Monitor
 from agito.learn import Learned, LearnStep, RollBack
 from agito.protocols import StepStats
@@ -22,7 +22,8 @@ from agito.schedule import Quota
 from agito.studio import Studio
 from agito.types import Attempt, Group, Sample, mean
 
-RL_BASE, _STRIDE = 10_000_000, 10_000  # group ids: a range for every step
+RL_BASE = 10_000_000  # of group ids
+_STRIDE = 10_000  # task numbers of a step, if they are enough
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +108,8 @@ async def attempt(studio: Studio, index: int, curriculum: Curriculum, monitor: M
     recipe, ranks = studio.recipe.rl, studio.recipe.compute.ranks
     share = recipe.groups // ranks
     most = int(share * recipe.refill)
-    numbers = draw(curriculum.weights(), most * ranks, seed=str(studio.recipe.seed), first=index * _STRIDE)
-    assert max(numbers) < (index + 1) * _STRIDE, "see check_stride"
+    first = index * stride(most * ranks, len(studio.cells))
+    numbers = draw(curriculum.weights(), most * ranks, seed=str(studio.recipe.seed), first=first)
     quotas = [
         Quota(
             ids=[RL_BASE + number for number in numbers[rank * most :][:most]], group_size=recipe.group_size, mixed=share,
@@ -119,15 +120,9 @@ async def attempt(studio: Studio, index: int, curriculum: Curriculum, monitor: M
     return await studio.attempts(studio.plan("train", RL_BASE), quotas, temperature=recipe.temperature, monitor=monitor, observed=observed)
 
 
-def check_stride(studio: Studio) -> None:
-    """Raises `BadRecipe` when one step could need more task numbers than a step has, whatever the curriculum comes to prefer."""
-    recipe, num_cells = studio.recipe.rl, len(studio.cells)
-    most = int(recipe.groups * recipe.refill) * num_cells
-    if most > _STRIDE:
-        raise BadRecipe(
-            f"rl.groups={recipe.groups}, rl.refill={recipe.refill:g} and {num_cells} cells may take {most} task numbers a step; there are "
-            f"{_STRIDE}: lower one of the three"
-        )
+def stride(num_groups: int, num_cells: int) -> int:
+    """Task numbers that are set aside for a step of so many groups: enough for all of them to come from one cell."""
+    return max(_STRIDE, num_groups * num_cells)
 
 
 def paused(studio: Studio, index: int, learned: Learned) -> str:

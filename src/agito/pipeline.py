@@ -22,6 +22,7 @@ import anyio
 from agito.compute import Compute
 from agito.credit import RunningMeans
 from agito.curriculum import Curriculum, draw
+from agito.engine.balance import Balance
 from agito.engine.freerun import Freerun
 from agito.errors import EnvironmentPaused, WorkerDied
 from agito.flowlog import LoggedFlow
@@ -129,9 +130,10 @@ class _Pipeline:
         self._plan = studio.plan("train", RL_BASE)
         steps, context = studio.recipe.compute.quantum, compute.context
         self._engines = [Freerun(partial(compute.advance, rank), context=context, steps=steps) for rank in _engine_ranks(compute)]
+        self._balance = Balance(len(self._engines), rows=studio.recipe.compute.rows)
         self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
         self._retried = 0
-        self._revoked: set[int] = set()
+        self._trusted = 0  # the oldest version whose weights were not taken back
         self._meters = _Meters(len(self._engines))
         self._delivered = anyio.Event()  # a version is with every engine before the next one is offered
         self._delivered.set()
@@ -146,7 +148,8 @@ class _Pipeline:
                 if wanted := self._flow.num_wanted():
                     self._flow.issue(self._draw(wanted))
                 for attempt in self._flow.release():
-                    tasks.start_soon(self._act, attempt)
+                    engine = self._balance.place(attempt, (attempt.group - RL_BASE) % len(self._studio.cells))
+                    tasks.start_soon(self._act, attempt, self._engines[engine])
                 if batch := self._flow.batch():
                     tasks.start_soon(self._learn, batch)
                 self._meters.turn("gated" if self._flow.is_gated else "training" if self._flow.is_training else "starved")
@@ -177,22 +180,23 @@ class _Pipeline:
             case Attempt():
                 at = event.trajectory.attempt
                 self._attempts.setdefault(at.group, {})[at.slot] = event
+                self._balance.ended(at, sum(len(segment.tokens) for segment in event.trajectory.segments))
                 self._flow.finished(at, outcome(event))
             case _Trained():
                 self._flow.trained()
             case _Published():
                 self._flow.published(event.version)
 
-    async def _act(self, attempt: AttemptId) -> None:
-        engine = self._engines[attempt.group % len(self._engines)]
+    async def _act(self, attempt: AttemptId, engine: Freerun) -> None:
         await self._send.send(await self._runner.run(self._plan, attempt, engine))
 
     async def _learn(self, batch: Batch) -> None:
         """A step of the trainer, then its weights to every engine, between two of their exchanges."""
         groups = [self._group(number) for number in sorted([*batch.groups, *batch.even])]
-        learned = await self._learn_step.learn(batch.number, groups, publish=partial(self._publish, batch), revoked=self._revoked)
-        if learned.is_rolled_back:
-            self._revoked |= set(self._flow.outstanding)
+        revoked = {group.id for group in groups if oldest(group) < self._trusted}
+        learned = await self._learn_step.learn(batch.number, groups, publish=partial(self._publish, batch), revoked=revoked)
+        if learned.is_rolled_back:  # engines sample with what was taken back until they have the next version
+            self._trusted = self._base + batch.number + 1
         await self._on_step(self._step(batch, learned), self._position())
         if learned.pause:
             raise EnvironmentPaused(paused(self._studio, batch.number, learned))
@@ -228,6 +232,12 @@ class _Pipeline:
 
 def _engine_ranks(compute: Compute) -> range:
     return range(1 if compute.learns_alone else 0, compute.num_ranks)
+
+
+def oldest(group: Group) -> int:
+    """The version of the weights that sampled its oldest token."""
+    segments = [segment for attempt in group.attempts for segment in attempt.trajectory.segments]
+    return min((span.version for segment in segments for span in segment.tokens.versions), default=0)
 
 
 def ages(samples: Iterable[Sample], version: int) -> dict[str, float]:

@@ -228,11 +228,13 @@ class Row(Protocol):
     """One growing sequence in an engine: open, then extend-and-sample any number of times, branch, close."""
 
     async def sample(self, request: SampleRequest) -> Sampled:
-        """Raises `ValueError` when the row would outgrow the engine's context and `WorkerDied` when the engine is gone."""
+        """Raises `ValueError` when the row would outgrow the engine's context, is closed, or samples already, and `WorkerDied` when the
+        engine is gone. A request that is cancelled closes the row."""
         ...
 
     def branch(self, seed: int) -> Row:
-        """A second row that shares everything so far."""
+        """A second row that shares everything so far, and lives on without this one. Raises `ValueError` while this one samples, and when
+        it is closed."""
         ...
 
     async def close(self) -> None:

@@ -144,7 +144,8 @@ class Studio:
 
     def start_compute(self) -> None:
         """Starts the workers ahead of their use; they take seconds to come up, beside whatever else is done."""
-        self.compute = Compute.start(ranks=self.recipe.compute.ranks, context=self.recipe.compute.context)
+        sizes = self.recipe.compute
+        self.compute = Compute.start(ranks=sizes.ranks, context=sizes.context, silence_s=sizes.silence_s)
 
     async def open_compute(self) -> None:
         """Raises `WorkerDied`. The vocabulary decides the size of the embedding."""
