@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import anyio
 
 from agito.errors import InvalidArguments
-from agito.types import Call, Exactness, Fault
+from agito.types import Call, Exactness
 from agito.world.browser.page import Site, Unusable
 from agito.world.browser.tree import CHOICES, Element, View
-from agito.world.component import Answer, Component, spec, text_of, wrong
+from agito.world.component import Answer, Component, overran, spec, text_of, wrong
 from agito.world.http1 import Request, Response
 
 CLICK = spec("click", "Click an element, by its number or its name.", ["element"])
@@ -63,20 +64,23 @@ class Browser:
         self._tabs, self._make, self._start = tabs, make, start
         self._site = make()
         self._tab: Tab | None = None
+        self._has_begun = False
         self._view = View(text="", elements=())
         self._past: list[Call] = []
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
-        """Raises `SandboxFailure` when the browser itself fails."""
+        """Raises `SandboxFailure` when the browser itself fails. A browser that has yet to start does so on its own account."""
+        tab = await self._page()
+        began = time.monotonic()
         with anyio.move_on_after(timeout_s):
-            tab = await self._open()
+            await self._begin(tab)
             self._past.append(call)
             try:
                 self._view = await self._do(tab, call)
             except Unusable as problem:
                 return wrong(problem)
             return Answer(text=self._view.text)
-        return Answer(text="timeout", fault=Fault.TIMEOUT)
+        return overran(began)
 
     async def snapshot(self) -> object:
         return tuple(self._past)
@@ -106,11 +110,15 @@ class Browser:
             with anyio.move_on_after(_CLOSE_S, shield=True):
                 await tab.close()
 
-    async def _open(self) -> Tab:
+    async def _page(self) -> Tab:
         if self._tab is None:
             self._tab = await self._tabs.page(self._site.respond)
-            self._view = await self._tab.goto(self._start)
         return self._tab
+
+    async def _begin(self, tab: Tab) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._view = await tab.goto(self._start)
 
     async def _do(self, tab: Tab, call: Call) -> View:
         """Raises `InvalidArguments`."""

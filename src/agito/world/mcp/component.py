@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 
 import anyio
 
 from agito.protocols import Sandbox, SandboxPool
 from agito.types import Call, Exactness, Fault, Json, ToolSpec
-from agito.world.component import Answer, Component, wrong
+from agito.world.component import Answer, Component, overran, wrong
 from agito.world.mcp.client import INVALID_PARAMS, METHOD_NOT_FOUND, Client, Gone, Refused
 from agito.world.mcp.server import Server, start
 
@@ -45,6 +46,7 @@ class ToolServer:
         if self._end:
             return Answer(text=f"error: the tool server is gone: {self._end}", fault=Fault.TOOL)
         client = await self._start()
+        began = time.monotonic()
         try:
             with anyio.move_on_after(timeout_s):
                 return _answer(await client.request("tools/call", {"name": call.tool, "arguments": {**call.arguments}}))
@@ -52,7 +54,7 @@ class ToolServer:
                 await client.give_up()
             if telling.cancelled_caught:
                 raise Gone("it reads nothing any more")
-            return Answer(text="timeout", fault=Fault.TIMEOUT)
+            return overran(began)
         except Refused as error:
             is_ours = error.code in (METHOD_NOT_FOUND, INVALID_PARAMS)
             return Answer(text=f"error: {error}", fault=Fault.POLICY if is_ours else Fault.TOOL)
