@@ -25,6 +25,7 @@ class PythonTool:
     """
 
     exactness = Exactness.FILESYSTEM
+    captures = ""  # whatever files there are
     tools: tuple[ToolSpec, ...] = (PYTHON,)
 
     def __init__(

@@ -50,6 +50,7 @@ class LiveWorkspace:
 
     name = "workspace"
     exactness = Exactness.FILESYSTEM
+    captures = ""  # whatever files there are
 
     def __init__(self, workspace: Workspace, pool: SandboxPool, sandbox: Sandbox | None = None) -> None:
         self._workspace, self._pool, self._sandbox = workspace, pool, sandbox
