@@ -67,6 +67,7 @@ class Scene(Machine):
     """A `Machine` that keeps its calls. A subclass writes `carry_out`, `outcome` and `measures`."""
 
     name = "scene"
+    is_quick = True
 
     def __init__(self, tools: tuple[ToolSpec, ...], state: object) -> None:
         self.tools = tools
