@@ -132,8 +132,8 @@ class Studio:
         key = "natural_limits" if dialect is Dialect.NATURAL else "limits"
         remedy = f"set compute.context={own}" if opening + turn <= own else f"its environment must raise Task.{key}.tokens, now {own}"
         raise BadRecipe(
-            f"compute.context={context}: the opening of a task of {task.cell} has {opening} tokens in the {dialect} dialect and a turn up to "
-            f"{turn}, but an attempt may spend {min(own, context)}; {remedy}"
+            f"compute.context={context}: the opening of a task of {task.cell} has {opening} tokens in the {dialect} dialect and a turn up "
+            f"to {turn}, but an attempt may spend {min(own, context)}; {remedy}"
         )
 
     def start_compute(self) -> None:
