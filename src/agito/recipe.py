@@ -96,6 +96,7 @@ class RlSection(Section):
     refill: float = Field(default=1.5, ge=1)  # groups issued a step at the most, over `groups`
     follow: bool = True  # draw more tasks from the cells where attempts at one task come out differently
     solve_rate: tuple[float, float] = (0.0, 1.0)  # draw few from cells whose running rate of success lies outside
+    credit: Literal["leave_one_out", "group_mean"] = "leave_one_out"  # how rewards become advantages
     temperature: float = Field(default=1.0, gt=0)
     checkpoint_every: int = Field(default=5, ge=1)
 
