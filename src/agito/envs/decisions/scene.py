@@ -161,7 +161,8 @@ def impostors(family: Family, task: Task, seed: int) -> dict[str, ScriptFactory]
         last = task.tools[-1]
         required = last.parameters["required"]
         assert isinstance(required, list)
-        yield Call(tool=last.name, arguments=dict.fromkeys(map(str, required), ""))
+        nothing = "" if len(required) == 1 else "none"  # several arguments are told apart by their words
+        yield Call(tool=last.name, arguments=dict.fromkeys(map(str, required), nothing))
 
     def noise() -> Script:
         rng = random.Random(f"decisions/random/{seed}")
