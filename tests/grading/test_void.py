@@ -16,7 +16,7 @@ from agito.errors import SandboxFailure
 from agito.grading.monitor import Monitor, MonitorConfig
 from agito.harness import SoloHarness
 from agito.protocols import SandboxSpec
-from agito.rollout import AttemptRunner, Plan, collect
+from agito.rollout import AttemptRunner, Deadlines, Plan, collect
 from agito.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.types import AttemptId, Group, Key, Sealed, Status, Verdict
@@ -66,7 +66,7 @@ async def pool(anyio_backend: str) -> AsyncIterator[Pool]:
 
 def parts(environment: FakeEnvironment) -> tuple[AttemptRunner, Plan]:
     """Everybody solves the task."""
-    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, strict_deadlines=False, grade_deadline_s=3.0)
+    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, deadlines=Deadlines(grade_s=3.0))
     task = partial(environment.task, split="train", seed=0, level=1)
     return runner, Plan(task=lambda group: task(index=group), script=lambda task, key, attempt: environment.solutions(task, key)[0])
 
@@ -113,10 +113,10 @@ async def test_a_validator_in_trouble_neither_takes_a_reward_away_nor_accuses(po
     environment = Validated(pool, "killed", 1)
     monitor = Monitor(MonitorConfig(gold_share=1.0, on_alarm="quarantine"), seed=0, has_gold=True)
     _, plan = parts(environment)
-    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, strict_deadlines=False, monitor=monitor)
+    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, monitor=monitor)
     struck, spared = [await runner.run(plan, AttemptId(group=0, slot=slot), None) for slot in range(2)]
     assert struck.gold is not None and struck.gold.status is Status.VOID
     assert spared.gold is not None and spared.gold.reward == 1.0
     assert [each.verdict.reward for each in (struck, spared)] == [1.0, 1.0]
-    monitor.see(0, [Group(id=0, task=struck.trajectory.task, attempts=(struck, spared))])
+    monitor.update(0, [Group(id=0, task=struck.trajectory.task, attempts=(struck, spared))])
     assert monitor.rate.weight == 0.0
