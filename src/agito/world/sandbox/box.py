@@ -132,7 +132,7 @@ class Box:
         What processes write meanwhile may be missed: `kill` first.
         """
         self._check()
-        reading = beneath.read_all(self.work, limit_bytes, beneath.relative(under) if under else "")
+        reading = beneath.read_in_turns(self.work, limit_bytes, beneath.relative(under) if under else "")
         try:
             while True:
                 next(reading)
