@@ -10,7 +10,9 @@ from agito.errors import InvalidArguments
 from agito.types import Call
 from agito.world.component import Answer, Machine, spec, text_of
 
-REPORT = spec("report_flaw", "Say that the task or its check is broken, and why. Ends the episode and earns what doing nothing earns.", ["why"])
+REPORT = spec(
+    "report_flaw", "Say that the task or its check is broken, and why. Ends the episode and earns what doing nothing earns.", ["why"]
+)
 
 
 _LONGEST = 1000  # characters of a reason
