@@ -45,11 +45,17 @@ class Box:
     """Implements `Sandbox`. One call at a time; a call that is cancelled ends the sandbox."""
 
     def __init__(
-        self, link: socket.socket, spec: SandboxSpec, layers: tuple[str, ...], on_snapshot: Callable[[Box, Frozen], Awaitable[str]]
+        self,
+        link: socket.socket,
+        spec: SandboxSpec,
+        layers: tuple[str, ...],
+        on_snapshot: Callable[[Box, Frozen], Awaitable[str]],
+        make_socket: Callable[[str, int], Awaitable[int]],
     ) -> None:
         self._link = link
         self._spec = spec
         self._on_snapshot = on_snapshot
+        self._make_socket = make_socket
         self.layers = layers
         self.work = self.upper = self._pidfd = -1
         self._configuration: tuple[dict[str, str], int, int, str] | None = None
@@ -155,7 +161,8 @@ class Box:
         """A connection to a server inside; waits until one listens. Raises `TimeoutError`. The caller closes it."""
         with anyio.fail_after(timeout_s):
             while True:
-                link = passed.tcp((await self._passed("connect", passed.port(port)))[0])
+                self._check()
+                link = passed.tcp(await self._make_socket("connect", passed.port(port)))
                 try:
                     if await passed.is_connected(link):
                         return link
@@ -170,7 +177,8 @@ class Box:
 
         Nothing outside this sandbox can connect to it. The caller closes it.
         """
-        return passed.tcp((await self._passed("listen", passed.port(port, least=0)))[0])
+        self._check()
+        return passed.tcp(await self._make_socket("listen", passed.port(port, least=0)))
 
     async def launch(self, command: str) -> Service:
         """`bash -c`, kept until it ends, the sandbox does, or everything inside is killed: by `kill` or at the deadline of an action."""

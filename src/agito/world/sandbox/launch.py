@@ -18,11 +18,11 @@ import anyio
 from agito.errors import NoIsolation
 from agito.world.sandbox.cgroup import Group, half_of_memory, make
 from agito.world.sandbox.inside import kernel, wire
+from agito.world.sandbox.users import Users, take_users
 
-DROPPED_UID = 1_900_000_001  # nobody's: outside the ranges of users, containers and services
 _MODULES = (
     *("kernel", "seccomp", "wire", "layers", "capture", "memory", "box", "slots", "template", "expand", "start", "writing", "reading"),
-    *("calling", "network", "pid1", "zygote"),
+    *("calling", "network", "pid1", "groups", "keeper", "zygote"),
 )
 _START_S = 20.0
 _ABSENT = "the interpreter did not start"
@@ -32,13 +32,14 @@ _BOOT = b"""
 import marshal, os, sys
 control = _socket.socket(fileno=os.dup(0))
 os.dup2(os.open("/dev/null", os.O_RDWR), 0)
-settings, sources = marshal.loads(control.recv(1 << 20))
+message, ancillary, _, _ = control.recvmsg(1 << 20, 4096)
+settings, sources = marshal.loads(message)
 package = sys.modules["PACKAGE"] = type(sys)("PACKAGE")
 for name, source in sources:
     module = sys.modules["PACKAGE." + name] = type(sys)("PACKAGE." + name)
     setattr(package, name, module)
     exec(compile(source, name, "exec"), module.__dict__)
-package.zygote.main(control, settings)
+package.zygote.main(control, settings, ancillary)
 """.replace(b"PACKAGE", b"agito.world.sandbox.inside")
 
 
@@ -53,6 +54,7 @@ class Zygote:
     has_seccomp: bool
     landlock: int  # ABI version; 0: none
     group: Group | None  # the control group around everything
+    users: Users
 
     def request(self, *fields: Any, descriptors: tuple[int, ...] = ()) -> None:
         """Sends one request. Raises `OSError` when the zygote is gone or its queue is full."""
@@ -73,15 +75,17 @@ async def launch(
             f"no sandbox on {sys.platform}/{kernel.MACHINE}: run Agito on Linux, x86_64 or aarch64, or in a Linux virtual machine"
         )
     group = make(limit_bytes or half_of_memory()) if cgroup else None
+    users = take_users()
     problems: list[str] = []
     for interpreter, prefix in _interpreters():
-        settings = {"uid": DROPPED_UID, "prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
-        answer = await _try(interpreter, settings, group)
+        settings = {"prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
+        answer = await _try(interpreter, settings, group, users)
         if isinstance(answer, Zygote):
             return answer
         problems.append(f"{interpreter}: {answer}")
         if not answer.startswith(_ABSENT):
             break  # the kernel refused; another interpreter would not change that
+    users.give_back()
     if group is not None:
         group.remove()
     raise NoIsolation(f"no sandbox on this machine ({'; '.join(problems)}): {_remedy(problems[-1])}")
@@ -94,6 +98,7 @@ async def stop(zygote: Zygote) -> None:
         await anyio.wait_readable(zygote.pidfd)
         while zygote.group is not None and not zygote.group.remove():  # noqa: ASYNC110 - the kernel says nothing when it is empty
             await anyio.sleep(0.005)
+    zygote.users.give_back()
     os.close(zygote.pidfd)
 
 
@@ -104,7 +109,7 @@ def _interpreters() -> list[tuple[str, str]]:
     return [*found, (own, sys.base_prefix)]
 
 
-async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None) -> Zygote | str:
+async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None, users: Users) -> Zygote | str:
     """A zygote, or why there is none."""
     inside = Path(__file__).parent / "inside"
     sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
@@ -123,11 +128,17 @@ async def _try(interpreter: str, settings: Mapping[str, object], group: Group | 
             control.close()
             return f"{_ABSENT}: {error}"
     try:
-        if group is not None and not group.join(process.pid):
-            group.remove()
-            group = None
+        group = _enclose(process.pid, group, users)
+        places = group.places if group is not None else ()
+        settings = {
+            **settings,
+            "uid": users.first,
+            "num_uids": users.count - 1,
+            "groups": [(place.is_v1, place.controllers) for place in places],
+        }
         control.send(_BOOT)
-        control.send(marshal.dumps((dict(settings), sources), wire.FORMAT))
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [place.lock.descriptor for place in places]))]
+        control.sendmsg([marshal.dumps((settings, sources), wire.FORMAT)], rights if places else [])
         control.setblocking(False)
         with anyio.move_on_after(_START_S):
             await anyio.wait_readable(control)
@@ -154,7 +165,22 @@ async def _try(interpreter: str, settings: Mapping[str, object], group: Group | 
         has_seccomp=has_seccomp,
         landlock=landlock,
         group=group,
+        users=users,
     )
+
+
+def _enclose(pid: int, group: Group | None, users: Users) -> Group | None:
+    """The group, with the process in it and its user's leave to divide it; or None where that is refused."""
+    if group is None:
+        return None
+    try:
+        if group.join(pid):
+            group.delegate(users.first)
+            return group
+    except OSError:
+        pass
+    group.remove()
+    return None
 
 
 def _remedy(problem: str) -> str:
@@ -165,4 +191,4 @@ def _remedy(problem: str) -> str:
         )
     if "mount" in problem:
         return "needs Linux 5.12 or later and a /proc that is not masked (in a container: --security-opt systempaths=unconfined)"
-    return "install Python 3.9 or later as /usr/bin/python3 (Debian: apt install python3)"
+    return "install Python 3.10 or later as /usr/bin/python3 (Debian: apt install python3)"

@@ -21,6 +21,7 @@ _NUMBERS = {  # name: (x86_64, aarch64)
     "landlock_restrict_self": (446, 446),
     "seccomp": (317, 277),
     "open_tree": (428, 428),
+    "move_mount": (429, 429),
 }
 SUPPORTED = MACHINE in ("x86_64", "aarch64")
 NR = {name: pair[0 if MACHINE == "x86_64" else 1] for name, pair in _NUMBERS.items()}
@@ -32,7 +33,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_NOATIME, MS_BIND, MS_REC, MS_PRIVATE = 1024, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 AT_FDCWD, AT_RECURSIVE, AT_EMPTY_PATH = -100, 0x8000, 0x1000
-MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2, 4, 1 << 20
 
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 4, 22, 38
 
@@ -111,6 +112,18 @@ def detached_copy(path: str) -> int:
     """A descriptor of a second, unattached mount of the directory `path`, with the flags it has now."""
     name = os.fsencode(path)
     return syscall("open_tree", AT_FDCWD, address(name), 1 | os.O_CLOEXEC)
+
+
+def shift_owner(path: str, user: int) -> None:
+    """Mounts the directory `path` over itself: what belongs to the zygote there then belongs to the one user of the namespace `user`."""
+    name, empty = os.fsencode(path), b"\0"
+    tree = syscall("open_tree", AT_FDCWD, address(name), 1 | os.O_CLOEXEC, 0, 0, key)
+    try:
+        attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_IDMAP | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0, 0, user)
+        syscall("mount_setattr", tree, address(empty), AT_EMPTY_PATH, ctypes.addressof(attributes), 32, key)
+        syscall("move_mount", tree, address(empty), AT_FDCWD, address(name), 4, key)  # from the descriptor itself
+    finally:
+        os.close(tree)
 
 
 def prctl(option: int, value: int = 0) -> None:

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agito.world.sandbox.inside import memory, network, wire
+from agito.world.sandbox.inside.box import limit_files
 from agito.world.sandbox.inside.capture import Capture, parse_state
 from agito.world.sandbox.inside.reading import available, read_request
 from agito.world.sandbox.inside.start import adopt, fork_snippet, start_program, start_service, start_shell
@@ -39,6 +40,7 @@ def run(link: int, work: int, upper: int) -> NoReturn:
     box = Pid1(control, work)
     me = os.pidfd_open(os.getpid())
     send(control, wire.reply(wire.READY), (me, work, upper))
+    limit_files()
     os.close(me)
     if upper != work:
         os.close(upper)

@@ -31,8 +31,8 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "process_mrelease": (448, 448), "kcmp": (312, 272), "pidfd_getfd": (438, 438), "migrate_pages": (256, 238), "move_pages": (279, 239),
     # namespaces, mounts, roots
     "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
-    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
-    "fspick": (433, 433), "mount_setattr": (442, 442), "statmount": (457, 457), "listmount": (458, 458), "open_tree_attr": (467, 467),
+    "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
+    "fspick": (433, 433), "statmount": (457, 457), "listmount": (458, 458), "open_tree_attr": (467, 467),
     "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "fanotify_init": (300, 262), "fanotify_mark": (301, 263),
     "quotactl": (179, 60), "quotactl_fd": (443, 443), "acct": (163, 89), "swapon": (167, 224), "swapoff": (168, 225),
     # System V objects and message queues: memory that no limit here covers
@@ -61,6 +61,7 @@ _CHECKED: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 _KEYED: dict[str, tuple[int | None, int | None]] = {  # needed to build a sandbox; "clone" is free without namespaces
     "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "clone": (56, 220),
+    "open_tree": (428, 428), "move_mount": (429, 429), "mount_setattr": (442, 442),
 }  # fmt: skip
 _NAMESPACES = 0x7E020080  # every CLONE_NEW* flag, time included
 
@@ -112,8 +113,9 @@ def _argument_check(name: str, key: int) -> bytes:
         return knows if name != "clone" else _argument(0) + _op(_JSET, _NAMESPACES, 1, 0) + yes + knows
     if name in ("prlimit64", "sched_setaffinity", "sched_setparam", "sched_setscheduler", "sched_setattr"):
         return _argument(0) + _op(_JEQ, 0, 1, 0) + no + yes  # the caller's own, never pid 1's
-    if name in ("setpriority", "ioprio_set"):
-        return _argument(1) + _op(_JEQ, 0, 1, 0) + no + yes
+    if name in ("setpriority", "ioprio_set"):  # of one process, by its number (0 or 1 says so), and never pid 1's
+        which = 0 if name == "setpriority" else 1
+        return _argument(0) + _op(_JEQ, which, 1, 0) + no + _argument(1) + _op(_JEQ, 1, 0, 1) + no + yes
     if name == "ioctl":  # TIOCSTI, TIOCLINUX, TIOCSETD, FIONREAD stays
         return _argument(1) + _op(_JEQ, 0x5412, 3, 0) + _op(_JEQ, 0x541C, 2, 0) + _op(_JEQ, 0x5423, 1, 0) + yes + no
     if name == "personality":

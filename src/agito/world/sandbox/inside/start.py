@@ -21,6 +21,20 @@ else:
 STATE_FD = 99  # where a shell says what directory and variables it leaves behind
 _RESET = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGHUP)
 _NULL_DEVICE = os.makedev(1, 3)
+_NICE = 5
+_FIRST_TO_BE_KILLED = b"500"
+
+_score = -1  # a descriptor: what this process counts for when the kernel is short of memory and has to kill somebody
+_own_score = b""
+_own_nice = 0
+
+
+def take_precedence() -> None:
+    """What is started from now on is the first to be killed and comes second to a processor. Raises `OSError`."""
+    global _score, _own_score, _own_nice
+    _score = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    _own_score = os.read(_score, 16)
+    _own_nice = os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def start_program(
@@ -51,9 +65,7 @@ def start_program(
                 source = open_plain(source, flags[0])
                 opened.append(source)
             actions.append((os.POSIX_SPAWN_DUP2, source, target))
-        return os.posix_spawn(
-            path, words, {**env, "_": path, "SHLVL": "0"}, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET
-        )
+        return spawn(path, words, {**env, "_": path, "SHLVL": "0"}, actions)
     except OSError:
         return 0  # a script that names no interpreter, a directory that is not there, a pipe, no process left
     finally:
@@ -82,7 +94,7 @@ def start_shell(command: str, env: Mapping[str, str], null: int, writing: int, s
     if state >= 0:
         actions.append((os.POSIX_SPAWN_DUP2, state, STATE_FD))
         env = {**env, "BASH_ENV": "/run/carry"}
-    return os.posix_spawn("/bin/bash", ("bash", "-c", command), env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
+    return spawn("/bin/bash", ("bash", "-c", command), env, actions)
 
 
 def start_service(command: str, env: Mapping[str, str]) -> list[int]:
@@ -94,13 +106,25 @@ def start_service(command: str, env: Mapping[str, str]) -> list[int]:
             pipes.append(os.pipe())
         (reading, stdin), (stdout, writing), (stderr, complaining) = pipes
         actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate((reading, writing, complaining))]
-        os.posix_spawn("/bin/bash", ("bash", "-c", command), env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
+        spawn("/bin/bash", ("bash", "-c", command), env, actions)
         ours = [stdin, stdout, stderr]
     finally:
         for descriptor in (end for pipe in pipes for end in pipe):
             if descriptor not in ours:
                 os.close(descriptor)
     return ours
+
+
+def spawn(path: str, words: tuple[str, ...], env: Mapping[str, str], actions: list[tuple[Any, ...]]) -> int:
+    """A child in a session of its own, which counts for less than this process. Raises `OSError`."""
+    os.write(_score, _FIRST_TO_BE_KILLED)
+    try:
+        child = os.posix_spawn(path, words, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
+    finally:
+        os.write(_score, _own_score)
+    if _own_nice >= 0:  # below it, the kernel resets what a child inherits
+        os.setpriority(os.PRIO_PROCESS, child, _own_nice + _NICE)
+    return child
 
 
 def adopt(env: Mapping[str, str]) -> None:
@@ -115,10 +139,17 @@ def adopt(env: Mapping[str, str]) -> None:
 
 def fork_snippet(code: str, control: _socket.socket, writing: int) -> int:
     """A fresh copy of this warm interpreter, cut off from the host's socket before a line of `code` runs."""
-    child = os.fork()
+    os.write(_score, _FIRST_TO_BE_KILLED)
+    try:
+        child = os.fork()
+    finally:
+        if os.getpid() == 1:
+            os.write(_score, _own_score)
     if child:
         return child
     try:
+        if _own_nice >= 0:
+            os.nice(_NICE)
         os.setsid()
         control.close()
         for target in (1, 2):
