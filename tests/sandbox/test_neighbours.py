@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
 from agito.protocols import SandboxSpec
 from agito.world.sandbox import Pool
 from agito.world.sandbox import cgroup as cgroups
 from agito.world.sandbox.box import Box
+from agito.world.sandbox.launch import launch
+from agito.world.sandbox.link import Pulse
 
 pytestmark = pytest.mark.anyio
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has users to give away")
@@ -209,3 +212,119 @@ async def test_a_network_that_was_used_without_a_packet_is_not_used_again() -> N
                 await box.close()
             assert seen == {fresh}
             box = await pool.start(SandboxSpec())
+
+
+SHARED_MEMORY = """
+import mmap
+held = []
+for _ in range(24):
+    m = mmap.mmap(-1, 16 << 20)
+    for at in range(0, 16 << 20, 4096): m[at] = 1
+    m.madvise(mmap.MADV_DONTNEED); held.append(m)
+print("held")
+"""
+FIRST_THREAD_ENDED = """
+import ctypes, os, threading, time
+def hold():
+    time.sleep(0.1)
+    held = [bytearray(b"x") * (20 << 20) for _ in range(2)]
+    time.sleep(2); os._exit(0)
+for _ in range(8):
+    if os.fork() == 0:
+        threading.Thread(target=hold).start(); time.sleep(0.05)
+        ctypes.CDLL(None).syscall(60 if os.uname().machine == "x86_64" else 93, 0)
+time.sleep(1.5); print("held")
+"""
+PAGE_TABLES = """
+import ctypes, time
+l = ctypes.CDLL(None); l.mmap.restype = ctypes.c_void_p
+l.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+l.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+n = 300 << 8
+p = l.mmap(None, n << 21, 1, 0x4022, -1, 0)
+l.madvise(p, n << 21, 15)
+for i in range(n): ctypes.c_char.from_address(p + (i << 21)).value
+time.sleep(1); print("held")
+"""
+
+
+@pytest.mark.parametrize("code", [SHARED_MEMORY, FIRST_THREAD_ENDED, PAGE_TABLES], ids=["shared", "first thread ended", "page tables"])
+async def test_without_a_control_group_hidden_memory_is_found(code: str) -> None:
+    async with Pool(await launch(cgroup=False), 0) as pool:
+        result = await (await pool.start(SandboxSpec(mem_mb=64))).py(code, timeout_s=20)
+        assert (result.killed_by, result.output) == ("memory", b"")
+        roomy = await (await pool.start(SandboxSpec(mem_mb=900))).py(code, timeout_s=20)
+        assert (roomy.killed_by, roomy.output) == (None, b"held\n")  # the control
+
+
+@NEEDS_ROOT
+async def test_without_a_control_group_a_crowd_takes_turns() -> None:
+    code = (
+        "import os, time\nfor i in range(40):\n  if os.fork() == 0:\n    os.setsid(); f = os.open(f'{i}', 65)\n"
+        "    while True:\n      for _ in range(20000): pass\n      os.write(f, b'.')\ntime.sleep(60)"
+    )
+    async with Pool(await launch(cgroup=False), 0) as pool:
+        box = await pool.start(SandboxSpec())
+        (user,) = {status_of(box.pid, "Uid")[0]}
+        running: list[int] = []
+
+        async def look() -> None:
+            while True:
+                await anyio.sleep(0.1)
+                running.append(sum(is_running(entry, user) for entry in Path("/proc").iterdir() if entry.name.isdigit()))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(look)
+            assert (await box.py(code, timeout_s=3)).killed_by == "deadline"
+            group.cancel_scope.cancel()
+        files = await box.files()
+        assert len(files) == 40
+        assert all(files.values())  # everybody had a turn
+        assert sorted(running)[len(running) // 2] <= 2 * len(os.sched_getaffinity(0)) + 2
+
+
+def is_running(entry: Path, user: str) -> bool:
+    try:
+        status = (entry / "status").read_text()
+    except OSError:
+        return False
+    return "State:\tR" in status and f"Uid:\t{user}\t" in status
+
+
+@NEEDS_GROUPS
+async def test_a_sandbox_that_gets_no_processor_is_waited_for(box: Box) -> None:
+    lines = [line.split(":", 2) for line in Path(f"/proc/{box.pid}/cgroup").read_text().splitlines()]
+    group = next((name for _, controllers, name in lines if controllers == "cpu"), "").lstrip("/")
+    quota = Path("/sys/fs/cgroup/cpu") / group / "cpu.cfs_quota_us"
+    if not quota.exists():
+        pytest.skip("needs the cpu controller of control groups, version 1")
+    quota.with_name("cpu.cfs_period_us").write_text("1000000")
+    quota.write_text("1000")  # a thousandth of a processor
+
+    async def relieve() -> None:
+        await anyio.sleep(3)
+        quota.write_text("-1")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(relieve)
+        result = await box.sh("while :; do :; done", timeout_s=0.1)
+    assert result.killed_by == "deadline"
+    assert (await box.sh("echo alive")).output == b"alive\n"
+
+
+async def test_what_stands_still_has_no_pulse() -> None:
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    idle = subprocess.Popen(["sleep", "100"])
+    try:
+        pulses = [Pulse(busy.pid), Pulse(idle.pid)]
+        await anyio.sleep(0.2)
+        assert [pulse.is_alive() for pulse in pulses].count(True) >= 1
+        await anyio.sleep(0.2)
+        assert [pulse.is_alive() for pulse in pulses] == [True, False]
+        busy.send_signal(signal.SIGSTOP)
+        await anyio.sleep(0.1)
+        assert not pulses[0].is_alive()
+    finally:
+        for process in (busy, idle):
+            process.kill()
+            process.wait()

@@ -18,9 +18,10 @@ from agito.types import Fault
 from agito.world.sandbox import beneath, passed
 from agito.world.sandbox.commands import Program, as_program, is_stateless
 from agito.world.sandbox.inside import wire
-from agito.world.sandbox.link import Reply, exchange
+from agito.world.sandbox.link import Exchange, Pulse, Reply
 
 GRACE_S = 2.0  # pid 1 enforces deadlines; silent for this long past one, it is killed
+STARVED_S = 30.0  # unless the machine is so busy that it has not had its turn
 START_S = 30.0
 _RETRY_S = 0.01
 _KILLERS = {
@@ -195,8 +196,8 @@ class Box:
     @property
     def pid(self) -> int:
         """Of pid 1, as the host sees it; -1 when it is dead."""
-        with open(f"/proc/self/fdinfo/{self._pidfd}", encoding="ascii") as file:
-            return int(next(line for line in file if line.startswith("Pid:")).split()[1])
+        with open(f"/proc/self/fdinfo/{self._pidfd}", "rb") as file:
+            return int(next(line for line in file if line.startswith(b"Pid:")).split()[1])
 
     def suspend(self) -> None:
         """Stops pid 1 itself, so that it answers no more: what a fault of ours would look like. For tests."""
@@ -283,10 +284,16 @@ class Box:
             request, self._configuration = ("configure", *self._configuration, request), None
         self._is_busy = True
         try:
-            with anyio.move_on_after(timeout_s + GRACE_S):
-                reply = await exchange(self._link, wire.request(*request), descriptors)
-                self._is_idle = reply.is_idle
-                return reply
+            under_way = Exchange(self._link, wire.request(*request), descriptors)
+            pulse: Pulse | None = None
+            patience_s, wait_s = timeout_s + GRACE_S + STARVED_S, timeout_s + GRACE_S
+            while patience_s > 0 and (pulse is None or pulse.is_alive()):
+                with anyio.move_on_after(wait_s):
+                    reply = await under_way.finish()
+                    self._is_idle = reply.is_idle
+                    return reply
+                pulse = pulse or Pulse(self.pid)
+                patience_s, wait_s = patience_s - wait_s, GRACE_S
             self.discard("it was silent and had to be killed")
             raise TimeoutError
         except (OSError, SandboxFailure) as error:

@@ -21,8 +21,23 @@ from agito.world.sandbox.inside import kernel, wire
 from agito.world.sandbox.users import Users, take_users
 
 _MODULES = (
-    *("kernel", "seccomp", "wire", "layers", "capture", "memory", "box", "slots", "template", "expand", "start", "writing", "reading"),
-    *("calling", "network", "pid1", "groups", "keeper", "zygote"),
+    *(
+        "kernel",
+        "seccomp",
+        "wire",
+        "layers",
+        "capture",
+        "memory",
+        "usage",
+        "box",
+        "slots",
+        "template",
+        "expand",
+        "start",
+        "writing",
+        "reading",
+    ),
+    *("calling", "network", "crowd", "pid1", "groups", "keeper", "zygote"),
 )
 _START_S = 20.0
 _ABSENT = "the interpreter did not start"
@@ -63,7 +78,13 @@ class Zygote:
 
 
 async def launch(
-    *, limit_bytes: int | None = None, cgroup: bool = True, overlay: bool = True, landlock: bool = True, seccomp: bool = True
+    *,
+    limit_bytes: int | None = None,
+    cgroup: bool = True,
+    users: bool = True,
+    overlay: bool = True,
+    landlock: bool = True,
+    seccomp: bool = True,
 ) -> Zygote:
     """Raises `NoIsolation`, which names what this machine lacks and what to do about it.
 
@@ -75,17 +96,17 @@ async def launch(
             f"no sandbox on {sys.platform}/{kernel.MACHINE}: run Agito on Linux, x86_64 or aarch64, or in a Linux virtual machine"
         )
     group = make(limit_bytes or half_of_memory()) if cgroup else None
-    users = take_users()
+    taken = take_users(many=users)
     problems: list[str] = []
     for interpreter, prefix in _interpreters():
         settings = {"prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
-        answer = await _try(interpreter, settings, group, users)
+        answer = await _try(interpreter, settings, group, taken)
         if isinstance(answer, Zygote):
             return answer
         problems.append(f"{interpreter}: {answer}")
         if not answer.startswith(_ABSENT):
             break  # the kernel refused; another interpreter would not change that
-    users.give_back()
+    taken.give_back()
     if group is not None:
         group.remove()
     raise NoIsolation(f"no sandbox on this machine ({'; '.join(problems)}): {_remedy(problems[-1])}")

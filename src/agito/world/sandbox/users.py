@@ -27,8 +27,8 @@ class Users:
             self.claim.close()
 
 
-def take_users() -> Users:
-    """A block that no other pool has; where this process is not root, or its user namespace has no room, only its own user."""
+def take_users(*, many: bool = True) -> Users:
+    """A block that no other pool has, or one user; where this process is not root, or its user namespace has no room, its own user."""
     own = Users(os.geteuid(), 1)
     if own.first:
         return own
@@ -42,7 +42,7 @@ def take_users() -> Users:
         except OSError:
             claim.close()  # another pool's
         else:
-            return Users(start, _BLOCK, claim)
+            return Users(start, _BLOCK if many else 1, claim)
     return own
 
 

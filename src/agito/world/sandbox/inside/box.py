@@ -39,6 +39,7 @@ def close_in(shape: tuple[Any, ...], layers: tuple[str, ...], user: int, identit
     """
     work_mb, tmp_mb, mem_mb, procs, fsize_mb, cpu_s, is_stacked = shape
     flags = kernel.MS_NOSUID | kernel.MS_NODEV
+    os.setsid()  # processors are shared among sessions, where no control group weighs them
     reset = os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
     os.sched_setscheduler(0, reset, os.sched_param(0))  # where this process may come before others, its children may not
     if identity != os.geteuid():

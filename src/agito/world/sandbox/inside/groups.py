@@ -18,6 +18,9 @@ class Groups:
         self.places = places
         self.bounds = (0, 0)
 
+    def has(self, controller: str) -> bool:
+        return any(controller in controllers for _, controllers, _ in self.places)
+
     def enter(self, name: str) -> None:
         """Makes `name` and takes the calling process into it. Takes a grace period of the kernel, about 10 ms. Raises `OSError`."""
         inner: list[tuple[bool, tuple[str, ...], int]] = []

@@ -14,7 +14,7 @@ import os
 import select
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.world.sandbox.inside import box, kernel, network, pid1, slots, start, wire
+from agito.world.sandbox.inside import box, crowd, kernel, network, pid1, slots, start, wire
 
 if TYPE_CHECKING:
     from agito.world.sandbox.inside.groups import Groups
@@ -75,6 +75,7 @@ class Keeper:
         try:
             close_all_but(link, self.slot.user, features.devices)
             start.take_precedence()
+            crowd.is_watched = not groups.has("cpu")
             work, upper = box.close_in(shape, layers, self.slot.user, self.identity, features)
             kernel.key = 0
             pid1.run(link, work, upper)

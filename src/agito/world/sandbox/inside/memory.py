@@ -1,4 +1,4 @@
-"""How much memory an episode's processes hold, and how to stop them all; by looking into /proc from pid 1."""
+"""Which processes an episode has, and how to stop them all; by looking into /proc from pid 1."""
 
 from __future__ import annotations
 
@@ -10,20 +10,6 @@ if TYPE_CHECKING:
     import signal
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
-
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_MIB = 1 << 20
-
-
-def used_mb(limit_mb: float) -> float:
-    """Memory of every process but this one. Exact only near `limit_mb`; below, an overestimate that is cheap.
-
-    Files in /work and /tmp are bounded by their own sizes, and memfds do not exist here. Does not see socket and pipe buffers.
-    """
-    pids = others()
-    rough = sum(_resident(pid) for pid in pids) / _MIB
-    return rough if rough <= limit_mb else sum(_proportional(pid) for pid in pids) / _MIB
 
 
 def others() -> list[int]:
@@ -38,7 +24,7 @@ def stop_others() -> list[int]:
     """
     started = time.monotonic()
     stopped: list[int] = []
-    while running := {pid: state for pid in others() if (state := _state(pid)) not in "TtZX"}:
+    while running := {pid: state for pid in others() if (state := state_of(pid)) not in "TtZX"}:
         for pid in running:
             if pid not in stopped:
                 try:
@@ -64,32 +50,24 @@ def resume(stopped: list[int]) -> None:
             pass
 
 
-def _read(path: str) -> bytes:
+def read(path: str, most: int = 4096) -> bytes:
+    """What a file of /proc says, up to `most` bytes; nothing where it cannot be read."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
     try:
-        return os.read(handle, 4096)
+        found = os.read(handle, most)
+        while most > 4096 and len(found) < most and (more := os.read(handle, most - len(found))):
+            found += more
     except OSError:
-        return b""
+        return b""  # its process has ended
     finally:
         os.close(handle)
+    return found
 
 
-def _state(pid: int) -> str:
-    text = _read(f"/proc/{pid}/stat")
+def state_of(pid: int) -> str:
+    """One letter; X where there is no such process."""
+    text = read(f"/proc/{pid}/stat")
     return text[text.rfind(b")") + 2 :][:1].decode() or "X"
-
-
-def _resident(pid: int) -> int:
-    fields = _read(f"/proc/{pid}/statm").split()
-    return int(fields[1]) * _PAGE if len(fields) > 1 else 0
-
-
-def _proportional(pid: int) -> int:
-    """Shared pages divided among those who share them; where a process hides that, all of its resident pages."""
-    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
-        if line.startswith(b"Pss:"):
-            return int(line.split()[1]) * 1024
-    return _resident(pid)

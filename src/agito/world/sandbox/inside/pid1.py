@@ -13,11 +13,12 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.world.sandbox.inside import memory, network, wire
+from agito.world.sandbox.inside import crowd, memory, network, wire
 from agito.world.sandbox.inside.box import limit_files
 from agito.world.sandbox.inside.capture import Capture, parse_state
 from agito.world.sandbox.inside.reading import available, read_request
 from agito.world.sandbox.inside.start import adopt, fork_snippet, start_program, start_service, start_shell
+from agito.world.sandbox.inside.usage import Usage
 from agito.world.sandbox.inside.writing import write_file
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Pid1:
         self.adopted: dict[str, str] | None = None  # what of it is this process's own environment
         self.output_bytes = 64_000
         self.mem_mb = 0
+        self.usage = Usage()
         self.is_idle = True  # nothing else is alive
         self.output: tuple[int, int] | None = None  # a pipe that nobody else holds
         self.state: tuple[int, int] | None = None
@@ -219,7 +221,8 @@ class Pid1:
                 poller.unregister(descriptor)
 
     def holds_too_much(self) -> bool:
-        return self.mem_mb > 0 and memory.used_mb(self.mem_mb) > self.mem_mb
+        crowd.keep_small()
+        return self.mem_mb > 0 and self.usage.used_mb(self.mem_mb) > self.mem_mb
 
     def collect(self) -> None:
         """Reads what is left in the pipes; keeps them for the next action unless somebody else still holds them."""

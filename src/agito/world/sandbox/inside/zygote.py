@@ -92,6 +92,9 @@ def enter_namespaces(uid: int, num_uids: int) -> None:
     """Becomes `uid` in namespaces of its own. The `num_uids` after it are mapped too, for the sandboxes; only root can have that done."""
     if not num_uids:
         gid = os.getegid()
+        if uid != os.geteuid():
+            gid = uid
+            drop_to(uid)
         kernel.unshare(_ALL_NAMESPACES)
         write_maps("self", b"%d %d 1" % (box.ZYGOTE, uid), b"%d %d 1" % (box.ZYGOTE, gid))
         return
@@ -111,10 +114,7 @@ def enter_namespaces(uid: int, num_uids: int) -> None:
                 os._exit(0)
         finally:
             os._exit(1)
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+    drop_to(uid)
     kernel.unshare(_ALL_NAMESPACES)
     os.write(ready[1], b".")
     _, status = os.waitpid(mapper, 0)
@@ -122,6 +122,13 @@ def enter_namespaces(uid: int, num_uids: int) -> None:
         raise OSError(errno.EPERM, "map: users of sandboxes could not be mapped")
     for descriptor in ready:
         os.close(descriptor)
+
+
+def drop_to(uid: int) -> None:
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
 
 
 def write_maps(process: str, users: bytes, groups: bytes) -> None:
