@@ -299,15 +299,16 @@ async def test_a_sandbox_that_gets_no_processor_is_waited_for(box: Box) -> None:
     if not quota.exists():
         pytest.skip("needs the cpu controller of control groups, version 1")
     quota.with_name("cpu.cfs_period_us").write_text("1000000")
-    quota.write_text("1000")  # a thousandth of a processor
 
     async def relieve() -> None:
-        await anyio.sleep(3)
+        await anyio.sleep(0.2)
+        quota.write_text("1000")  # a thousandth of a processor
+        await anyio.sleep(2.8)
         quota.write_text("-1")
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(relieve)
-        result = await box.sh("while :; do :; done", timeout_s=0.1)
+        result = await box.sh("for i in $(seq 30); do while :; do :; done & done; wait", timeout_s=0.3)
     assert result.killed_by == "deadline"
     assert (await box.sh("echo alive")).output == b"alive\n"
 
