@@ -380,7 +380,10 @@ class Sandbox(Protocol):
         ...
 
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
-        """Every regular file beneath the workspace, or beneath its folder `under`, read by the host, links never followed."""
+        """Every regular file beneath the workspace, or beneath its folder `under`, read by the host, links never followed.
+
+        Raises `Uncapturable` for what the policy left too large, too deep or too long to be captured whole.
+        """
         ...
 
     async def kill(self) -> None:
@@ -400,7 +403,7 @@ class Sandbox(Protocol):
         ...
 
     async def snapshot(self) -> str:
-        """Freezes, copies, thaws; returns a layer's id."""
+        """Freezes, copies, thaws; returns a layer's id. Raises `Uncapturable` where what runs inside cannot be frozen."""
         ...
 
     async def close(self) -> None:

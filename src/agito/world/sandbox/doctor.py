@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from agito.errors import AgitoError
 from agito.protocols import SandboxSpec
 from agito.world.sandbox.pool import Pool
+from agito.world.sandbox.users import Users
 
 
 async def layers() -> dict[str, str]:
@@ -19,9 +22,7 @@ async def layers() -> dict[str, str]:
         return {
             "tier": pool.tier,
             "namespaces": "user, mount, pid, network (loopback only), ipc, uts, cgroup",
-            "user": f"one for each sandbox, from {users.first + 1} on"
-            if users.count > 1
-            else f"your own ({users.first}) for all sandboxes",
+            "user": _users(users),
             "seccomp": "deny-list" if zygote.has_seccomp else "off",
             "landlock": f"version {zygote.landlock}" if zygote.landlock >= 2 else "not in this kernel",
             "memory": f"a control group for each sandbox ({', '.join(group.controllers)}), and a watchdog in each"
@@ -30,6 +31,13 @@ async def layers() -> dict[str, str]:
             "workspace": "overlay on tmpfs" if zygote.has_overlay else "tmpfs; snapshots are copied whole (overlay needs Linux 6.6)",
             "interpreter": zygote.interpreter,
         }
+
+
+def _users(users: Users) -> str:
+    if users.count > 1:
+        return f"one for each sandbox, from {users.first + 1} on"
+    own = users.first == os.geteuid()
+    return f"your own ({users.first}), in its own user namespace" if own else f"dropped to {users.first}, the same for all sandboxes"
 
 
 async def probe() -> str:

@@ -27,6 +27,8 @@ _MODULES = (
         "wire",
         "layers",
         "capture",
+        "clocks",
+        "state",
         "memory",
         "usage",
         "box",
@@ -212,4 +214,6 @@ def _remedy(problem: str) -> str:
         )
     if "mount" in problem:
         return "needs Linux 5.12 or later and a /proc that is not masked (in a container: --security-opt systempaths=unconfined)"
-    return "install Python 3.10 or later as /usr/bin/python3 (Debian: apt install python3)"
+    if _ABSENT in problem:
+        return "install Python 3.10 or later as /usr/bin/python3 (Debian: apt install python3)"
+    return "this step is refused by the kernel or the container; run Agito outside of it, or in a virtual machine"

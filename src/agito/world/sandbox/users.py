@@ -12,6 +12,7 @@ _FIRST = 1_900_000_000  # outside the ranges of users, containers and services
 _LAST = 4_200_000_000
 _BLOCK = 1 << 14  # one for the zygote, the others for sandboxes that are alive at the same time
 _TRIES = 64
+_MOST_PEOPLE = 1000  # up to here, users may be somebody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Users:
 
 
 def take_users(*, many: bool = True) -> Users:
-    """A block that no other pool has, or one user; where this process is not root, or its user namespace has no room, its own user."""
+    """A block that no other pool has, or one user; where this process is not root, or nobody else is mapped here, its own user."""
     own = Users(os.geteuid(), 1)
     if own.first:
         return own
@@ -43,7 +44,7 @@ def take_users(*, many: bool = True) -> Users:
             claim.close()  # another pool's
         else:
             return Users(start, _BLOCK if many else 1, claim)
-    return own
+    return Users(last - 1, 1) if last - 1 > _MOST_PEOPLE else own
 
 
 def _range() -> tuple[int, int]:

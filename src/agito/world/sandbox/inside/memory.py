@@ -17,29 +17,32 @@ def others() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
 
 
+def num_threads() -> int:
+    """Of every process in the sandbox, this one too; the kernel counts what has ended and is not reaped."""
+    return 1 + sum(_num_threads(pid) for pid in others())
+
+
 def stop_others() -> list[int]:
-    """Stops every running process and waits until it stands still. Returns those to be continued; others stood already.
+    """Stops every process, all at once, and waits until each of their threads stands still. Returns those to be continued.
 
     Raises `TimeoutError`, with everything running again, when some do not stop within a second.
     """
     started = time.monotonic()
-    stopped: list[int] = []
-    while running := {pid: state for pid in others() if (state := state_of(pid)) not in "TtZX"}:
-        for pid in running:
-            if pid not in stopped:
-                try:
-                    os.kill(pid, signal.SIGSTOP)
-                    stopped.append(pid)
-                except ProcessLookupError:
-                    pass
+    stood = {pid for pid in others() if not _moving(pid)}
+    while True:
+        try:
+            os.kill(-1, signal.SIGSTOP)  # one after another, they could continue each other
+        except ProcessLookupError:
+            return []
+        states = {pid: _moving(pid) for pid in others()}
+        moving = "".join(states.values())
         waited = time.monotonic() - started
-        if waited > 0.02 and set(running.values()) == {"D"}:
-            break  # a parent in vfork waits for a child that stands still
+        if not moving or (waited > 0.02 and set(moving) == {"D"}):  # a parent in vfork waits for a child that stands still
+            return [pid for pid in states if pid not in stood]
         if waited > 1.0:
-            resume(stopped)
+            resume([pid for pid in states if pid not in stood])
             raise TimeoutError("processes did not stop")
         time.sleep(0.0002)
-    return stopped
 
 
 def resume(stopped: list[int]) -> None:
@@ -71,3 +74,20 @@ def state_of(pid: int) -> str:
     """One letter; X where there is no such process."""
     text = read(f"/proc/{pid}/stat")
     return text[text.rfind(b")") + 2 :][:1].decode() or "X"
+
+
+def _num_threads(pid: int) -> int:
+    try:
+        return max(1, len(os.listdir(f"/proc/{pid}/task")))
+    except OSError:
+        return 1
+
+
+def _moving(pid: int) -> str:
+    """The states of those threads of a process that do not stand still. The first may have ended, and the process goes on."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return ""
+    states = (read(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
+    return "".join(state for text in states if (state := text[text.rfind(b")") + 2 :][:1].decode()) not in "TtZX")

@@ -27,6 +27,7 @@ _ALL_NAMESPACES = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
     | kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET
 )  # fmt: skip
+_REMOVED_AT_ONCE = 500  # entries of a layer
 _FIRST_IDENTITY = 100_000  # of the users of sandboxes, as the zygote sees them
 _NEVER_KILLED = b"-1000"  # by a kernel that is short of memory
 _NICE = -5
@@ -38,7 +39,8 @@ def main(control: _socket.socket, settings: dict[str, Any], ancillary: list[tupl
     try:
         root, features = prepare(settings)
     except OSError as error:
-        control.send(marshal.dumps(("missing", error.errno, str(error.strerror)), wire.FORMAT))
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        control.send(marshal.dumps(("missing", error.errno, said), wire.FORMAT))
         os._exit(1)
     me = os.pidfd_open(os.getpid())
     report = marshal.dumps(("ready", features.overlay, features.landlock), wire.FORMAT)
@@ -125,7 +127,9 @@ def enter_namespaces(uid: int, num_uids: int) -> None:
 
 
 def drop_to(uid: int) -> None:
-    os.setgroups([])
+    with open("/proc/self/setgroups", encoding="ascii") as rule:
+        if rule.read().strip() != "deny":  # as it is where an ordinary user made the namespace; the groups are then that user's
+            os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
@@ -252,17 +256,23 @@ class Zygote:
         try:
             self.control.close()
             os.mkdir(f"run/layers/{name}", 0o755, dir_fd=self.root)
-            layers.copy_tree(source, os.open(f"run/layers/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root))
-            os.write(link, wire.reply(wire.DONE))
+            has_marks = layers.copy_tree(source, os.open(f"run/layers/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root))
+            os.write(link, wire.reply(wire.DONE, b"marks" if has_marks else b""))
         except OSError as error:
             os.write(link, wire.reply(wire.REFUSED, str(error).encode()))
         finally:
             os._exit(0)
 
     def drop(self, name: str) -> None:
+        """A large layer is removed by a child, so that no sandbox waits for it."""
         parent = os.open("run/layers", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root)
         try:
-            layers.remove_tree(parent, name)
+            if layers.remove_tree(parent, name, most=_REMOVED_AT_ONCE) or os.fork():
+                return
+            try:
+                layers.remove_tree(parent, name)
+            finally:
+                os._exit(0)
         except OSError:
             pass  # half copied, or never; the rest goes with the zygote
         finally:
