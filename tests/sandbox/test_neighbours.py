@@ -95,16 +95,19 @@ async def test_a_control_group_follows_what_its_sandbox_may_hold(pool: Pool) -> 
         await box.close()
 
 
-@NEEDS_ROOT
-async def test_descriptors_under_way_in_one_episode_hinder_no_other(pool: Pool) -> None:
-    bystander, bad = await pool.start(SandboxSpec()), await pool.start(SandboxSpec())
-    async with await Pool.open(warm=0) as second:
+@pytest.mark.parametrize("users", [True, False], ids=["a user each", "one user for all"])
+async def test_descriptors_under_way_in_one_episode_hinder_no_other(users: bool) -> None:
+    async with Pool(await launch(users=users), 0) as pool, await Pool.open(warm=0) as second:
+        bystander, bad = await pool.start(SandboxSpec()), await pool.start(SandboxSpec())
         held = await bad.py(IN_FLIGHT)
         assert int(held.output) >= 1000  # the control: it did reach the limit
         assert (await (await pool.start(SandboxSpec())).sh("echo new")).output == b"new\n"
         assert (await (await second.start(SandboxSpec())).sh("echo new")).output == b"new\n"
         listener = await bystander.listen()
         service = await bystander.launch("cat")
+        os.write(service.stdin, b"hello\n")
+        await anyio.wait_readable(service.stdout)
+        assert os.read(service.stdout, 10) == b"hello\n"
         for descriptor in (listener.detach(), service.stdin, service.stdout, service.stderr):
             os.close(descriptor)
         assert (await bystander.sh("echo fine")).output == b"fine\n"
@@ -329,3 +332,49 @@ async def test_what_stands_still_has_no_pulse() -> None:
         for process in (busy, idle):
             process.kill()
             process.wait()
+
+
+async def tried(box: Box, code: str) -> list[str]:
+    """What each call of `code` says: `t(name, function, argument...)` prints the name where the function does not fail."""
+    prelude = (
+        "import ctypes, fcntl, os, socket\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "def t(name, call, *arguments):\n  try:\n    if call(*arguments) != -1: print(name)\n  except OSError: pass\n"
+    )
+    result = await box.py(prelude + code)
+    assert result.exit_code == 0, result.output
+    return result.output.decode().split()
+
+
+async def test_an_episode_cannot_make_the_host_write_to_its_disk(box: Box) -> None:
+    """Answered before the kernel looks: even a descriptor that is not there is in order."""
+    code = "for name in ('syncfs', 'fsync', 'fdatasync'): t(name, getattr(libc, name), 999)\nt('msync', libc.msync, 1, 1, 4)\n"
+    assert await tried(box, code) == ["syncfs", "fsync", "fdatasync", "msync"]
+    async with Pool(await launch(seccomp=False), 0) as weaker:
+        assert await tried(await weaker.start(SandboxSpec()), code) == []
+
+
+async def test_what_is_counted_for_the_whole_machine_or_tells_of_shared_files_is_refused(box: Box) -> None:
+    code = (
+        "t('inotify', libc.inotify_init)\nfd = os.open('/usr/bin', 0)\nt('notify', fcntl.fcntl, fd, 1026, 1)\n"
+        "r, w = os.pipe()\nt('pipe', fcntl.fcntl, w, 1031, 1 << 20)\n"
+        "program = (ctypes.c_uint64 * 1)(0x7FFF000000000006)\nheader = (ctypes.c_uint64 * 2)(1, ctypes.addressof(program))\n"
+        "s = socket.socket()\nt('socket', libc.setsockopt, s.fileno(), 1, 26, header, 16)\nt('filter', libc.prctl, 22, 2, header, 0, 0)\n"
+        "u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n"
+        "t('group', u.setsockopt, 41, 20, socket.inet_pton(socket.AF_INET6, 'ff02::77') + bytes((1, 0, 0, 0)))\n"
+    )
+    assert await tried(box, code) == []
+    async with Pool(await launch(seccomp=False), 0) as weaker:
+        done = await tried(await weaker.start(SandboxSpec()), code)
+        assert [name for name in done if name != "socket"] == ["inotify", "notify", "pipe", "filter", "group"]  # a socket's, not everywhere
+
+
+async def test_programs_do_without_what_is_refused(box: Box) -> None:
+    """Options of sockets, pipes and files that have nothing to do with it still work."""
+    code = (
+        "r, w = os.pipe()\nfcntl.fcntl(w, fcntl.F_SETFL, os.O_NONBLOCK)\nt('size', fcntl.fcntl, w, 1032)\ns = socket.socket()\n"
+        "t('reuse', s.setsockopt, 1, 2, 1)\nt('nodelay', s.setsockopt, 6, 1, 1)\nt('ttl', s.setsockopt, 0, 2, 9)\n"
+        "t('name', libc.prctl, 15, b'me')\nt('lock', fcntl.flock, os.open('/work/f', 66), 2)\nt('nice', os.nice, 1)\n"
+        "t('advise', os.posix_fadvise, os.open('/usr/bin/env', 0), 0, 0, 2)\n"
+    )
+    assert await tried(box, code) == ["size", "reuse", "nodelay", "ttl", "name", "lock", "nice", "advise"]
+    assert (await box.sh("timeout 1 tail -f /etc/hostname; echo; sort -u /etc/group | tail -1")).output.startswith(b"sandbox\n")

@@ -203,7 +203,17 @@ class Box:
         problem = _unsayable(command)
         if problem:
             raise ValueError(f"command={command!r}: {problem.decode().strip()}")
-        stdin, stdout, stderr = passed.pipes(await self._passed("launch", command, 3))
+        pipes = [os.pipe() for _ in range(3)]
+        (reading, stdin), (stdout, writing), (stderr, complaining) = pipes
+        try:
+            await self._hand("launch", command, (reading, writing, complaining))
+        except BaseException:
+            passed.close((stdin, stdout, stderr))
+            raise
+        finally:
+            passed.close((reading, writing, complaining))
+        for descriptor in (stdin, stdout, stderr):
+            os.set_blocking(descriptor, False)
         return Service(stdin=stdin, stdout=stdout, stderr=stderr)
 
     async def close(self) -> None:
@@ -272,29 +282,26 @@ class Box:
             peak_mb=reply.peak_mb,
         )
 
-    async def _passed(self, kind: str, what: object, count: int = 1) -> list[int]:
-        """Descriptors that pid 1 hands over. Several may ask at once. Raises `OSError` where there are none."""
+    async def _hand(self, kind: str, what: object, handed: Sequence[int]) -> None:
+        """Gives pid 1 descriptors. Several may do so at once. Raises `OSError`.
+
+        It never gives any itself: an episode may have as many under way as the kernel allows a user.
+        """
         async with self._handing_over:
-            descriptors: list[int] = []
             reply: Reply | None = None
             try:
                 with anyio.CancelScope(shield=True):  # it takes no time, and to give up in the middle would end the sandbox
-                    reply = await self._call((kind, what), START_S, descriptors)
+                    reply = await self._call((kind, what), START_S, handed)
             except TimeoutError as error:
                 raise SandboxFailure("the sandbox was silent and had to be killed") from error
             assert reply is not None
             if reply.kind != wire.DONE:
-                passed.close(descriptors)
                 if reply.killer == wire.START:
                     raise SandboxExhausted(f"{kind} {what}: the episode holds every process that it may have")
                 raise OSError(reply.status, f"{kind} {what}: {reply.body.decode(errors='replace')}")
-            if len(descriptors) != count:
-                passed.close(descriptors)
-                raise self._failed("pid 1 handed over too much or too little")
-            return descriptors
 
-    async def _call(self, request: tuple[object, ...], timeout_s: float, descriptors: list[int] | None = None) -> Reply:
-        """One request, one reply, and what came with it into `descriptors`.
+    async def _call(self, request: tuple[object, ...], timeout_s: float, handed: Sequence[int] = ()) -> Reply:
+        """One request, with descriptors if there are any, and one reply.
 
         Raises `TimeoutError` after the sandbox had to be killed, `SandboxFailure` when it died.
         """
@@ -305,7 +312,7 @@ class Box:
             request, self._configuration = ("configure", *self._configuration, request), None
         self._is_busy = True
         try:
-            under_way = Exchange(self._link, wire.request(*request), descriptors)
+            under_way = Exchange(self._link, wire.request(*request), handed)
             pulse: Pulse | None = None
             patience_s, wait_s = timeout_s + GRACE_S + STARVED_S, timeout_s + GRACE_S
             while patience_s > 0 and (pulse is None or pulse.is_alive()):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import anyio
 
 from agito.errors import SandboxFailure
 from agito.world.sandbox.inside import wire
-
-_MOST_PASSED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +28,11 @@ class Reply:
 class Exchange:
     """One request and its answer. `finish` may be cancelled and called again: nothing is lost."""
 
-    def __init__(self, link: socket.socket, frame: bytes, descriptors: list[int] | None) -> None:
-        """What comes with the answer goes into `descriptors`, if asked for. Raises `OSError` when the other side is gone."""
+    def __init__(self, link: socket.socket, frame: bytes, handed: Sequence[int] = ()) -> None:
+        """`handed` are descriptors that go with the request. Raises `OSError` when the other side is gone."""
         self._link = link
         self._frame = frame
-        self._descriptors = descriptors
-        self._sent = link.send(frame)
+        self._sent = socket.send_fds(link, [frame], handed) if handed else link.send(frame)
         self._data = b""
 
     async def finish(self) -> Reply:
@@ -46,11 +44,7 @@ class Exchange:
         length = self._length()
         while len(self._data) < length:
             await anyio.wait_readable(link)
-            if self._descriptors is None:
-                more = link.recv(1 << 17)  # descriptors that nobody asked for are closed by the kernel
-            else:
-                more, came, _, _ = socket.recv_fds(link, 1 << 17, _MOST_PASSED, socket.MSG_CMSG_CLOEXEC)
-                self._descriptors.extend(came)
+            more = link.recv(1 << 17)  # descriptors that nobody asked for are closed by the kernel
             if not more:
                 raise SandboxFailure("pid 1 is gone")
             self._data = self._data + more if self._data else more

@@ -15,7 +15,7 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.world.sandbox.inside import clocks, crowd, memory, network, state, wire
+from agito.world.sandbox.inside import clocks, crowd, memory, state, wire
 from agito.world.sandbox.inside.box import limit_files
 from agito.world.sandbox.inside.capture import Capture
 from agito.world.sandbox.inside.reading import is_ended, pipe, read_request, take
@@ -56,11 +56,7 @@ def run(link: int, work: int, upper: int) -> NoReturn:
             answer = box.answer(request)
         except Exception as error:  # the boundary: the host hears of it and judges
             answer = wire.reply(wire.REFUSED, f"{type(error).__name__}: {error}".encode(errors="replace"), idle=box.is_idle)
-        if box.passing:
-            send(control, answer, box.passing)
-            box.forget_passed()
-        else:
-            control.sendall(answer)
+        control.sendall(answer)
 
 
 def send(control: _socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
@@ -86,7 +82,7 @@ class Pid1:
         self.output: tuple[int, int] | None = None  # a pipe that nobody else holds
         self.state: tuple[int, int] | None = None
         self.retired: list[int] = []  # read ends that background processes still write to
-        self.passing: list[int] = []  # what the host gets with the answer, and this process then closes
+        self.handed: list[int] = []  # what came with the request
         self.current = 0
         self.ended: tuple[int, Any] | None = None
         self.capture = Capture(0)
@@ -116,7 +112,8 @@ class Pid1:
                         self.kill_all()
                 except (OSError, MemoryError):
                     pass  # it is looked at again
-        return read_request(self.control)
+        request, self.handed = read_request(self.control)
+        return request
 
     def answer(self, request: tuple[Any, ...]) -> bytes:
         kind, *fields = request
@@ -136,8 +133,8 @@ class Pid1:
             return wire.reply(wire.DONE)
         if kind == "freeze":
             return self.freeze()
-        if kind in ("connect", "listen", "launch"):
-            return self.hand_over(kind, fields[0])
+        if kind == "launch":
+            return self.launch(fields[0])
         return wire.reply(wire.REFUSED, b"unknown request", idle=self.is_idle)
 
     # actions
@@ -311,26 +308,19 @@ class Pid1:
                 return wire.reply(wire.REFUSED, text, status=number, idle=self.is_idle)
         return wire.reply(wire.DONE, idle=self.is_idle)
 
-    # what the host is handed
-
-    def hand_over(self, kind: str, what: Any) -> bytes:
-        """A socket in this network, or the pipes of a new service; they go with the answer."""
+    def launch(self, command: str) -> bytes:
+        """A service on the pipes that came with the request."""
         try:
-            if kind == "launch":
-                self.passing = start_service(what, self.env, is_alone=self.is_idle)
-                self.is_idle = False
-            else:
-                self.passing = [network.connecting(what) if kind == "connect" else network.listening(what)]
+            start_service(command, self.env, self.handed, is_alone=self.is_idle)
+            self.is_idle = False
         except OSError as error:
             number = error.errno or errno.EIO
             killer = wire.START if number in (errno.EAGAIN, errno.ENOMEM) and self.is_full() else 0
             return wire.reply(wire.REFUSED, os.strerror(number).encode(), killer=killer, status=number, idle=self.is_idle)
+        finally:
+            for descriptor in self.handed:
+                os.close(descriptor)
         return wire.reply(wire.DONE, idle=self.is_idle)
-
-    def forget_passed(self) -> None:
-        for descriptor in self.passing:
-            os.close(descriptor)
-        self.passing = []
 
     # processes
 

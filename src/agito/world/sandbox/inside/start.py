@@ -12,7 +12,7 @@ import os
 import resource
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agito.world.sandbox.inside import kernel
@@ -115,21 +115,9 @@ def start_shell(command: str, env: Mapping[str, str], null: int, writing: int, s
     return _start_bash(command, env, places, is_alone)
 
 
-def start_service(command: str, env: Mapping[str, str], *, is_alone: bool) -> list[int]:
-    """A shell whose input, output and errors are pipes. Returns the ends that are for the host, in this order. Raises `OSError`."""
-    pipes: list[tuple[int, int]] = []
-    ours: list[int] = []
-    try:
-        for _ in range(3):
-            pipes.append(os.pipe())
-        (reading, stdin), (stdout, writing), (stderr, complaining) = pipes
-        _start_bash(command, env, [(reading, 0), (writing, 1), (complaining, 2)], is_alone)
-        ours = [stdin, stdout, stderr]
-    finally:
-        for descriptor in (end for pipe in pipes for end in pipe):
-            if descriptor not in ours:
-                os.close(descriptor)
-    return ours
+def start_service(command: str, env: Mapping[str, str], pipes: Sequence[int], *, is_alone: bool) -> int:
+    """A shell with these pipes for input, output and errors. Raises `OSError`."""
+    return _start_bash(command, env, [(pipe, target) for target, pipe in enumerate(pipes)], is_alone)
 
 
 def spawn(path: str, words: tuple[str, ...], env: Mapping[str, str], actions: list[tuple[Any, ...]]) -> int:
