@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -378,3 +379,31 @@ async def test_programs_do_without_what_is_refused(box: Box) -> None:
     )
     assert await tried(box, code) == ["size", "reuse", "nodelay", "ttl", "name", "lock", "nice", "advise"]
     assert (await box.sh("timeout 1 tail -f /etc/hostname; echo; sort -u /etc/group | tail -1")).output.startswith(b"sandbox\n")
+
+
+@pytest.mark.parametrize("path", ["/", "/usr", "/usr/bin/env", "/usr/lib", "/etc", "/etc/passwd", "/run", "/run/carry"])
+async def test_a_lock_on_a_file_that_all_see_is_seen_by_nobody_else(pool: Pool, path: str) -> None:
+    if not pool.zygote.has_overlay:
+        pytest.skip("needs Linux 6.6: an overlay that a user may mount")
+    first, second = await pool.start(SandboxSpec()), await pool.start(SandboxSpec())
+    hold = f"import fcntl, os, time\nfcntl.flock(os.open({path!r}, 0), fcntl.LOCK_EX)\nif os.fork() == 0: time.sleep(60)"
+    ask = f"import fcntl, os\nfcntl.flock(os.open({path!r}, 0), fcntl.LOCK_EX | fcntl.LOCK_NB); print('free')"
+    assert (await first.py(hold)).exit_code == 0
+    assert (await second.py(ask)).output == b"free\n"
+    assert b"BlockingIOError" in (await first.py(ask)).output  # the control: it is held
+    if Path(path).exists():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(handle)
+
+
+async def test_tools_can_be_used_and_not_opened(pool: Pool) -> None:
+    spec = SandboxSpec(tools=("cat", "python3"))
+    before = await pool.start(SandboxSpec())
+    box, other = await pool.start(spec), await pool.start(spec)
+    for each in (box, other):
+        assert (await each.sh("cat /etc/hostname")).output == b"sandbox\n"
+        assert b"PermissionError" in (await each.py("import os; os.open(os.environ['PATH'], 0)")).output
+    assert (await before.sh("ls / | tr '\\n' ' '")).output.split() >= [b"bin"]

@@ -39,7 +39,7 @@ _MODULES = (
         "writing",
         "reading",
     ),
-    *("calling", "network", "crowd", "pid1", "groups", "keeper", "zygote"),
+    *("calling", "network", "crowd", "pid1", "groups", "roots", "keeper", "zygote"),
 )
 _START_S = 20.0
 _ABSENT = "the interpreter did not start"

@@ -28,6 +28,7 @@ class Features:
     """What this machine offers beyond the mandatory layers; found out once, by the zygote."""
 
     overlay: bool = False
+    roots: bool = False  # whether keepers have roots of their own
     landlock: int = 0
     devices: int = -1  # an O_PATH descriptor of /dev, for landlock
 

@@ -14,7 +14,7 @@ import os
 import select
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.world.sandbox.inside import box, crowd, kernel, network, pid1, slots, start, wire
+from agito.world.sandbox.inside import box, crowd, kernel, network, pid1, roots, slots, start, wire
 
 if TYPE_CHECKING:
     from agito.world.sandbox.inside.groups import Groups
@@ -40,9 +40,13 @@ class Keeper:
         self.slot: slots.Slot | None = None
 
     def run(self, groups: Groups, features: box.Features) -> NoReturn:
-        """Until the zygote is gone, or something cannot be made."""
-        groups.enter(f"{self.number:x}")
-        self.slot = slots.Slot(self.identity)
+        """Until the zygote is gone, or something cannot be made: then whoever asked for the first sandbox hears why."""
+        try:
+            self.settle(groups, features)
+        except OSError as error:
+            _, descriptors = receive(self.requests)
+            os.write(descriptors[0], wire.reply(wire.REFUSED, f"{error.filename or 'keeper'}: {error.strerror}".encode()))
+            os._exit(1)
         while True:
             message, descriptors = receive(self.requests)
             match message:
@@ -59,6 +63,15 @@ class Keeper:
                 self.wait()
             if not self.pid:
                 self.renew()
+
+    def settle(self, groups: Groups, features: box.Features) -> None:
+        """All that outlives a sandbox. Raises `OSError`."""
+        os.setsid()  # processors are shared among sessions, where no control group weighs them
+        groups.enter(f"{self.number:x}")
+        if features.roots:
+            roots.move_in()
+        features.devices = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
+        self.slot = slots.Slot(self.identity)
 
     def spawn(self, link: int, shape: tuple[Any, ...], layers: tuple[str, ...], groups: Groups, features: box.Features) -> None:
         """One sandbox; `link` becomes its pid 1's socket."""

@@ -22,6 +22,7 @@ _NUMBERS = {  # name: (x86_64, aarch64)
     "seccomp": (317, 277),
     "open_tree": (428, 428),
     "move_mount": (429, 429),
+    "umount2": (166, 39),
 }
 SUPPORTED = MACHINE in ("x86_64", "aarch64")
 NR = {name: pair[0 if MACHINE == "x86_64" else 1] for name, pair in _NUMBERS.items()}
@@ -94,12 +95,13 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
 
 
 def umount(target: str) -> None:
-    _check(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
+    name = os.fsencode(target)
+    syscall("umount2", address(name), MNT_DETACH, 0, 0, 0, key)
 
 
 def pivot_root(new: str, old: str) -> None:
     new_bytes, old_bytes = os.fsencode(new), os.fsencode(old)
-    syscall("pivot_root", address(new_bytes), address(old_bytes))
+    syscall("pivot_root", address(new_bytes), address(old_bytes), 0, 0, 0, key)
 
 
 def make_read_only(path: str, *, recursive: bool) -> None:

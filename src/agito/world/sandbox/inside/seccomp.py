@@ -30,7 +30,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "process_madvise": (440, 440),
     "process_mrelease": (448, 448), "kcmp": (312, 272), "pidfd_getfd": (438, 438), "migrate_pages": (256, 238), "move_pages": (279, 239),
     # namespaces, mounts, roots
-    "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
+    "chroot": (161, 51),
     "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
     "fspick": (433, 433), "statmount": (457, 457), "listmount": (458, 458), "open_tree_attr": (467, 467),
     "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "fanotify_init": (300, 262), "fanotify_mark": (301, 263),
@@ -68,7 +68,7 @@ _CHECKED: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 _KEYED: dict[str, tuple[int | None, int | None]] = {  # needed to build a sandbox; "clone" is free without namespaces
     "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "clone": (56, 220),
-    "open_tree": (428, 428), "move_mount": (429, 429), "mount_setattr": (442, 442),
+    "open_tree": (428, 428), "move_mount": (429, 429), "mount_setattr": (442, 442), "umount2": (166, 39), "pivot_root": (155, 41),
 }  # fmt: skip
 _NAMESPACES = 0x7E020080  # every CLONE_NEW* flag, time included
 

@@ -31,7 +31,7 @@ def build(interpreter_prefix: str) -> int:
     copied = {name: content for name in _COPIED if (content := _content(f"/{name}")) is not None}
     kernel.mount("root", BASE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755")
     os.chdir(BASE)
-    for name in ("usr", "etc/alternatives", "dev", "proc", "work", "tmp", "run/tools", "run/layers", "old"):
+    for name in ("usr", "etc/alternatives", "dev", "proc", "work", "tmp", "run/tools", "run/layers", "run/empty", "run/root", "old"):
         os.makedirs(name, 0o755)
     _bind("/usr", "usr")
     for name in _LINKED:
@@ -43,6 +43,7 @@ def build(interpreter_prefix: str) -> int:
     if not interpreter_prefix.startswith("/usr"):
         os.makedirs(f".{interpreter_prefix}", 0o755)
         _bind(interpreter_prefix, f".{interpreter_prefix}")
+    kernel.mount("empty", f"{BASE}/run/empty", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_RDONLY, "mode=755,size=4k")
     for name in _DEVICES:
         os.close(os.open(f"dev/{name}", os.O_WRONLY | os.O_CREAT, 0o666))
         kernel.mount(f"/dev/{name}", f"{BASE}/dev/{name}", None, kernel.MS_BIND)
@@ -75,6 +76,7 @@ def add_tools(root: int, name: str, programs: tuple[str, ...], path: str) -> Non
             if os.access(f"{place}/{program}", os.X_OK):
                 os.symlink(f"{place}/{program}", f"{directory}/{program}", dir_fd=root)
                 break
+    os.chmod(directory, 0o111, dir_fd=root)  # what can be opened can be locked, and others have the same tools
 
 
 def _bind(source: str, target: str) -> None:

@@ -17,7 +17,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MIB = 1 << 20
 _SHARED = b"/dev/zero (deleted)"  # how the kernel names shared memory that is in no file
 _LARGEST_MAP = 1 << 22
-_COST = 20  # a thorough look costs at most this part of the time
+_COST = 20  # as long as nothing has grown past the limit, a thorough look costs at most this part of the time
 _SHORT = 0.06  # of the machine's memory that is available
 _MANY = 16
 
@@ -28,6 +28,7 @@ class Usage:
     def __init__(self) -> None:
         self.segments: dict[bytes, int] = {}  # by inode: the longest that a piece of shared memory has been seen to be
         self.not_before = 0.0
+        self.used = self.resident = 0  # as found by the last thorough look
 
     def used_mb(self, limit_mb: float) -> float:
         """Memory of every process but this one. Exact only near `limit_mb`; elsewhere what is cheap to know."""
@@ -35,10 +36,15 @@ class Usage:
         if sum(_pages(pid, 0) for pid in pids) * _PAGE <= limit_mb * _MIB:
             return 0.0  # they could not hold more if they wanted
         tables = sum(_field(read(f"/proc/{pid}/status"), b"VmPTE:") for pid in pids)
+        if tables > limit_mb * _MIB:
+            return tables / _MIB
         began = time.monotonic()
-        if began < self.not_before or tables > limit_mb * _MIB:
-            return (sum(_pages(pid, 1) for pid in pids) * _PAGE + tables) / _MIB
+        resident = sum(_pages(pid, 1) for pid in pids) * _PAGE
+        guess = self.used + max(0, resident - self.resident)
+        if began < self.not_before and guess <= limit_mb * _MIB:
+            return guess / _MIB
         used = tables + sum(map(_proportional, pids)) + self._shared(pids)
+        self.used, self.resident = used, resident
         self.not_before = time.monotonic() + _COST * (time.monotonic() - began)
         return used / _MIB if not (len(self.segments) > _MANY and _is_short()) else 2 * limit_mb
 

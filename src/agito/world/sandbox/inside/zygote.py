@@ -14,7 +14,7 @@ import os
 import resource
 from typing import TYPE_CHECKING, Any
 
-from agito.world.sandbox.inside import box, kernel, layers, seccomp, template, wire
+from agito.world.sandbox.inside import box, kernel, layers, roots, seccomp, template, wire
 from agito.world.sandbox.inside.groups import Groups
 from agito.world.sandbox.inside.keeper import Keeper, close_all_but, receive, rights
 
@@ -82,7 +82,7 @@ def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
     features = box.Features()
     features.landlock = box.landlock_version() if settings["landlock"] else 0
     features.overlay = settings["overlay"] and has_overlay(root)
-    features.devices = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
+    features.roots = settings["overlay"] and roots.can_be_had()
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if settings["seccomp"]:
         kernel.key = int.from_bytes(os.urandom(8), "little")
@@ -243,7 +243,7 @@ class Zygote:
             return number
         try:
             held = [descriptor for _, _, descriptor in self.groups.places]
-            close_all_but(theirs.fileno(), self.freed[1], self.features.devices, *held)
+            close_all_but(theirs.fileno(), self.freed[1], *held)
             identity = _FIRST_IDENTITY + number if self.num_uids else box.ZYGOTE
             Keeper(theirs, self.freed[1], number, identity).run(self.groups, self.features)
         finally:
