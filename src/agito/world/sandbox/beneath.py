@@ -98,14 +98,17 @@ class _Walk:
         names: list[str] = []
         length = len(os.fsencode(prefix))
         with os.scandir(handle) as listing:
-            for entry in listing:
-                self._count(length + len(os.fsencode(entry.name)))
-                if entry.is_dir(follow_symlinks=False):
-                    names.append(f"{entry.name}/")
-                elif entry.is_file(follow_symlinks=False):
-                    names.append(entry.name)
-                if self._is_time():
-                    yield
+            try:
+                for entry in listing:
+                    self._count(length + len(os.fsencode(entry.name)))
+                    if entry.is_dir(follow_symlinks=False):
+                        names.append(f"{entry.name}/")
+                    elif entry.is_file(follow_symlinks=False):
+                        names.append(entry.name)
+                    if self._is_time():
+                        yield
+            except FileNotFoundError:
+                pass  # the directory itself was removed
         return sorted(names)
 
     def _count(self, path_bytes: int) -> None:
@@ -195,7 +198,7 @@ def _content(handle: int, size: int, path: str, limit_bytes: int) -> bytes:
     """Raises `Uncapturable` past `limit_bytes`."""
     if size > limit_bytes:
         raise Uncapturable(f"path={path!r}: {size} bytes, over the limit of {limit_bytes}")
-    data = os.read(handle, limit_bytes + 1)
+    data = os.read(handle, size + 1)
     while len(data) < size and len(data) <= limit_bytes and (more := os.read(handle, limit_bytes + 1 - len(data))):
         data += more
     if len(data) > limit_bytes:

@@ -33,7 +33,7 @@ def remove_tree(parent: int, name: str, *, most: int | None = None) -> bool:
     os.chmod(name, 0o700, dir_fd=parent)
     here = os.open(name, _DIRECTORY, dir_fd=parent)
     names: list[str] = []  # of the directories down to here
-    pending = [_entries(here)]
+    pending = [_names(here)]
     left = most
     try:
         while True:
@@ -44,12 +44,12 @@ def remove_tree(parent: int, name: str, *, most: int | None = None) -> bool:
                 here = _climb(here)
                 os.rmdir(names.pop(), dir_fd=here)
                 continue
-            entry, info = pending[-1].pop()
-            if stat.S_ISDIR(info.st_mode):
+            entry, is_directory = pending[-1].pop()
+            if is_directory:
                 os.chmod(entry, 0o700, dir_fd=here)
                 here = _descend(here, entry)
                 names.append(entry)
-                pending.append(_entries(here))
+                pending.append(_names(here))
             else:
                 os.unlink(entry, dir_fd=here)
             if left is not None:
@@ -122,8 +122,8 @@ class _Copy:
         self.has_marks |= _copy_attributes(self.source, self.target)
         os.fchmod(self.target, stat.S_IMODE(info.st_mode))
         self.source, self.target = _climb(self.source), _climb(self.target)
-        outer = self.above[-1][1] if self.above else self.top
-        if not os.path.samestat(os.fstat(self.source), outer):
+        here, outer = os.fstat(self.source), self.above[-1][1] if self.above else self.top
+        if here.st_ino != outer.st_ino or here.st_dev != outer.st_dev:
             raise OSError(errno.ESTALE, "a directory was moved while it was copied")
         os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=self.target, follow_symlinks=False)
 
@@ -183,6 +183,12 @@ def _entries(directory: int) -> list[Entry]:
     """In the order in which they are to be taken from the end."""
     with os.scandir(directory) as entries:
         return [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+
+
+def _names(directory: int) -> list[tuple[str, bool]]:
+    """With whether it is a directory."""
+    with os.scandir(directory) as entries:
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
 
 
 def _descend(here: int, name: str, flags: int = _DIRECTORY) -> int:

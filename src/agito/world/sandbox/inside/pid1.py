@@ -34,6 +34,9 @@ _TICK_S = 0.05  # how often a longer command's memory is looked at
 _MOST_OUTPUT = 1 << 26  # a command that prints more is stopped
 _MOST_STATE = 1 << 20
 _REST_S = 0.01  # how long the pipes of background processes are left alone after each look
+_ENDING_S = 1.0  # how long a killed command may take to be gone before its end is said
+_GONE_S = 20.0  # and before a sandbox is said not to be rid of it
+_REAPED_AT_ONCE = 500
 _TRIES = 3  # to start a process: those that have just been killed count for a moment
 _TRY_S = 0.005
 
@@ -129,8 +132,8 @@ class Pid1:
                 self.env["PWD"] = "/work"
             return self.answer(first)
         if kind == "kill":
-            self.kill_all()
-            return wire.reply(wire.DONE)
+            self.kill_all(_GONE_S)
+            return wire.reply(wire.DONE if self.is_idle else wire.REFUSED, idle=self.is_idle)
         if kind == "freeze":
             return self.freeze()
         if kind == "launch":
@@ -156,18 +159,11 @@ class Pid1:
         self.collect()
         if carries and self.dumped:
             self.carry(bytes(self.dumped))
-        status, usage = self.how_it_ended()
+        status, cpu, peak = self.how_it_ended()
         return wire.reply(
-            wire.RESULT,
-            self.capture.value(),
-            killer=killer,
-            idle=self.is_idle,
-            status=status & 0xFFFF,
-            total=self.capture.total,
-            wall=wall,
-            cpu=usage.ru_utime + usage.ru_stime,
-            peak=usage.ru_maxrss / 1024,
-        )
+            wire.RESULT, self.capture.value(), killer=killer, idle=self.is_idle, status=status & 0xFFFF, total=self.capture.total,
+            wall=wall, cpu=cpu, peak=peak,
+        )  # fmt: skip
 
     def start(self, command: str, is_python: bool, carries: bool, program: tuple[Any, ...] | None) -> None:
         """Raises `OSError`, after several tries where the episode has not used up its processes."""
@@ -215,9 +211,13 @@ class Pid1:
         most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
         return most != resource.RLIM_INFINITY and memory.num_threads() + 2 >= most
 
-    def how_it_ended(self) -> tuple[int, Any]:
-        assert self.ended is not None
-        return self.ended
+    def how_it_ended(self) -> tuple[int, float, float]:
+        """Its wait status, CPU seconds and peak in MiB; of one that is not gone yet, only that it was killed."""
+        if self.ended is None:
+            self.current = 0
+            return signal.SIGKILL, 0.0, 0.0
+        status, usage = self.ended
+        return status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
     def watch(self, deadline: float) -> int:
         """Waits for a command that takes longer. Returns what killed it, or 0."""
@@ -242,6 +242,7 @@ class Pid1:
                 killer = wire.MEMORY if self.holds_too_much() else 0
             if killer:
                 self.kill_all()
+                break
         os.close(pidfd)
         return killer
 
@@ -326,7 +327,7 @@ class Pid1:
 
     def reap(self) -> None:
         """Collects the dead. Sets `is_idle` when nothing else is alive, `ended` when the current command is dead."""
-        while True:
+        for _ in range(_REAPED_AT_ONCE):  # they may end as fast as they are collected
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
@@ -339,19 +340,23 @@ class Pid1:
             if pid == self.current:
                 self.ended, self.current = (status, usage), 0
 
-    def kill_all(self) -> None:
-        """Ends everything but this process, stopped processes too, and waits until it has ended."""
+    def kill_all(self, patience_s: float = _ENDING_S) -> None:
+        """Ends everything but this process, stopped processes too, and waits until it is gone; `is_idle` says whether it is.
+
+        Nothing that was killed runs another instruction of its own, but the kernel can take long to take apart what it held.
+        """
+        until = time.monotonic() + patience_s
         while not self.is_idle:
             try:
                 os.kill(-1, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-            try:
-                pid, status, usage = os.wait4(-1, 0)
-                if pid == self.current:
-                    self.ended, self.current = (status, usage), 0
-            except ChildProcessError:
-                self.is_idle = True
+            self.reap()
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            if not self.is_idle:
+                signal.sigtimedwait((signal.SIGCHLD,), min(left, _TICK_S))
         self.close_retired()
 
     def close_retired(self) -> None:

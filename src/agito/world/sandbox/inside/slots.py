@@ -8,6 +8,7 @@ The sandbox has no capability over either. So what the next sandbox finds cannot
 from __future__ import annotations
 
 import _socket
+import errno
 import fcntl
 import os
 from typing import TYPE_CHECKING
@@ -72,16 +73,17 @@ def _user_namespace(identity: int) -> int:
         os.read(mapped[0], 1)
         try:
             box.write("/proc/sys/user/max_user_namespaces", b"0")
+            os.write(written[1], b".")
         except OSError:
-            pass  # seccomp refuses them too
-        os.write(written[1], b".")
+            os.write(written[1], b"!")
         while True:
             signal.pause()
     try:
         box.write(f"/proc/{child}/gid_map", b"%d %d 1" % (box.ZYGOTE, identity))
         box.write(f"/proc/{child}/uid_map", b"%d %d 1" % (box.ZYGOTE, identity))
         os.write(mapped[1], b".")
-        os.read(written[0], 1)
+        if os.read(written[0], 1) != b".":
+            raise OSError(errno.EPERM, "further user namespaces could not be forbidden")
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.kill(child, signal.SIGKILL)

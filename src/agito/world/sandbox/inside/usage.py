@@ -8,10 +8,19 @@ mappings of unknown content counts as holding too much. Files in /work and /tmp 
 
 from __future__ import annotations
 
+import marshal
 import os
+import select
 import time
+from typing import TYPE_CHECKING
 
+from agito.world.sandbox.inside import wire
 from agito.world.sandbox.inside.memory import others, read
+
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # without the enums, which would be copied into every sandbox
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MIB = 1 << 20
@@ -20,6 +29,7 @@ _LARGEST_MAP = 1 << 22
 _COST = 20  # as long as nothing has grown past the limit, a thorough look costs at most this part of the time
 _SHORT = 0.06  # of the machine's memory that is available
 _MANY = 16
+_LOOK_S = 0.25
 
 
 class Usage:
@@ -28,63 +38,102 @@ class Usage:
     def __init__(self) -> None:
         self.segments: dict[bytes, int] = {}  # by inode: the longest that a piece of shared memory has been seen to be
         self.not_before = 0.0
-        self.used = self.resident = 0  # as found by the last thorough look
+        self.used = self.own = 0  # as found by the last thorough look
 
     def used_mb(self, limit_mb: float) -> float:
         """Memory of every process but this one. Exact only near `limit_mb`; elsewhere what is cheap to know."""
+        limit = limit_mb * _MIB
         pids = [pid for pid in map(_living, others()) if pid]
-        if sum(_pages(pid, 0) for pid in pids) * _PAGE <= limit_mb * _MIB:
+        if sum(map(_reach, pids)) <= limit:
             return 0.0  # they could not hold more if they wanted
-        tables = sum(_field(read(f"/proc/{pid}/status"), b"VmPTE:") for pid in pids)
-        if tables > limit_mb * _MIB:
-            return tables / _MIB
-        began = time.monotonic()
-        resident = sum(_pages(pid, 1) for pid in pids) * _PAGE
-        guess = self.used + max(0, resident - self.resident)
-        if began < self.not_before and guess <= limit_mb * _MIB:
-            return guess / _MIB
-        used = tables + sum(map(_proportional, pids)) + self._shared(pids)
-        self.used, self.resident = used, resident
-        self.not_before = time.monotonic() + _COST * (time.monotonic() - began)
-        return used / _MIB if not (len(self.segments) > _MANY and _is_short()) else 2 * limit_mb
-
-    def _shared(self, pids: list[int]) -> int:
-        """What shared memory may hold beyond what is mapped of it at this moment and so counted already."""
-        mapped: dict[bytes, int] = {}
-        resident = 0
+        own = tables = 0
         for pid in pids:
-            for line in read(f"/proc/{pid}/maps", _LARGEST_MAP).splitlines():
-                if not line.endswith(_SHARED):
-                    continue
-                span, _, offset, _, inode, *_ = line.split()
-                first, last = (int(end, 16) for end in span.split(b"-"))
-                mapped[inode] = max(mapped.get(inode, 0), int(offset, 16) + last - first)
-            if mapped:
-                resident += _field(read(f"/proc/{pid}/smaps_rollup"), b"Pss_Shmem:")
+            status = read(f"/proc/{pid}/status")
+            own += _field(status, b"RssAnon:") + _field(status, b"RssShmem:")
+            tables += _field(status, b"VmPTE:")
+        began = time.monotonic()
+        guess = tables + self.used + max(0, own - self.own)
+        if tables <= limit and (began >= self.not_before or guess > limit):
+            looked = _look_closely(pids)
+            guess = tables + (own if looked is None else self._sum(*looked))
+            self.used, self.own = guess - tables, own
+            self.not_before = time.monotonic() + _COST * (time.monotonic() - began)
+        return guess / _MIB if not (len(self.segments) > _MANY and _is_short()) else 2 * limit_mb
+
+    def _sum(self, proportional: int, shared: int, mapped: dict[bytes, int]) -> int:
+        """With what shared memory may hold beyond what is mapped of it at this moment and so counted already."""
         self.segments = {inode: max(length, self.segments.get(inode, 0)) for inode, length in mapped.items()}
-        return max(0, sum(self.segments.values()) - resident)
+        return proportional + max(0, sum(self.segments.values()) - shared)
 
 
-def _proportional(pid: int) -> int:
-    """Shared pages divided among those who share them; where a process hides that, all of its resident pages."""
-    return _field(read(f"/proc/{pid}/smaps_rollup"), b"Pss:") or _pages(pid, 1) * _PAGE
+def _look_closely(pids: list[int]) -> tuple[int, int, dict[bytes, int]] | None:
+    """What `_look` finds; None where that takes too long.
+
+    The kernel lets a process make whoever looks at its pages wait. So a child looks, and this process waits for it no longer than it
+    wants to.
+    """
+    reading, writing = os.pipe()
+    try:
+        looker = os.fork()
+    except OSError:
+        looker = -1
+    if not looker:
+        try:
+            data = marshal.dumps(_look(pids), wire.FORMAT)
+            while data:
+                data = data[os.write(writing, data) :]
+        finally:
+            os._exit(0)
+    os.close(writing)
+    said, until = b"", time.monotonic() + _LOOK_S
+    poller = select.poll()
+    poller.register(reading, select.POLLIN)
+    while looker > 0 and poller.poll(max(0.0, until - time.monotonic()) * 1000):
+        more = os.read(reading, 1 << 16)
+        if not more:
+            break
+        said += more
+    os.close(reading)
+    if looker > 0:
+        os.kill(looker, signal.SIGKILL)
+    try:
+        return marshal.loads(said)
+    except (EOFError, ValueError, TypeError):
+        return None  # it was not done, or the episode has ended it
+
+
+def _look(pids: list[int]) -> tuple[int, int, dict[bytes, int]]:
+    """Shared pages divided among those who share them (all resident pages where a process hides that); how much of it is shared memory
+    that is in no file; and how long each piece of that is, as far as it is mapped, by its inode."""
+    proportional = shared = 0
+    mapped: dict[bytes, int] = {}
+    for pid in pids:
+        rollup = read(f"/proc/{pid}/smaps_rollup")
+        proportional += _field(rollup, b"Pss:") or _field(read(f"/proc/{pid}/status"), b"VmRSS:")
+        lines = [line for line in read(f"/proc/{pid}/maps", _LARGEST_MAP).splitlines() if line.endswith(_SHARED)]
+        for line in lines:
+            span, _, offset, _, inode, *_ = line.split()
+            first, last = (int(end, 16) for end in span.split(b"-"))
+            mapped[inode] = max(mapped.get(inode, 0), int(offset, 16) + last - first)
+        shared += _field(rollup, b"Pss_Shmem:") if lines else 0
+    return proportional, shared, mapped
 
 
 def _living(pid: int) -> int:
     """A thread of the process that has its memory: not the first one where that has ended. 0 where all have."""
-    if _pages(pid, 0):
+    if _reach(pid):
         return pid
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return 0
-    return next((int(thread) for thread in threads if _pages(int(thread), 0)), 0)
+    return next((int(thread) for thread in threads if _reach(int(thread))), 0)
 
 
-def _pages(pid: int, column: int) -> int:
-    """Column 0: all that it could hold; 1: what is in memory."""
+def _reach(pid: int) -> int:
+    """All that a process could hold, in bytes."""
     fields = read(f"/proc/{pid}/statm").split()
-    return int(fields[column]) if len(fields) > column else 0
+    return int(fields[0]) * _PAGE if fields else 0
 
 
 def _field(text: bytes, name: bytes) -> int:

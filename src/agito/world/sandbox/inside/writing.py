@@ -39,8 +39,11 @@ def write_file(work: int, path: str, data: bytes, mode: int) -> None:
 def directory(work: int, path: str) -> int:
     """An open descriptor of a directory beneath the workspace, made where it is missing."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-    here = kernel.open_beneath(work, ".", flags)
-    for name in path.split("/") if path else ():
+    try:
+        return kernel.open_beneath(work, path or ".", flags)
+    except FileNotFoundError:
+        here = kernel.open_beneath(work, ".", flags)
+    for name in path.split("/"):
         outer = here
         try:
             try:
