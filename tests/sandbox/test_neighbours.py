@@ -399,6 +399,23 @@ async def test_a_lock_on_a_file_that_all_see_is_seen_by_nobody_else(pool: Pool, 
             os.close(handle)
 
 
+@NEEDS_ROOT
+@pytest.mark.parametrize("name", ["null", "zero", "full", "random", "urandom"])
+async def test_a_lock_on_a_device_is_seen_by_nobody_else(pool: Pool, name: str) -> None:
+    first, second = await pool.start(SandboxSpec()), await pool.start(SandboxSpec())
+    hold = f"import fcntl, os, time\nfcntl.flock(os.open('/dev/{name}', 0), fcntl.LOCK_EX)\nif os.fork() == 0: time.sleep(60)"
+    assert (await first.py(hold)).exit_code == 0
+    opened = os.open(f"/dev/{name}", os.O_RDONLY)
+    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the host's is free too
+    os.close(opened)
+    ask = f"import fcntl, os\nfcntl.flock(os.open('/dev/{name}', 0), fcntl.LOCK_EX | fcntl.LOCK_NB); print('free')"
+    assert (await second.py(ask)).output == b"free\n"
+    works = (
+        "head -c 3 /dev/zero | wc -c; echo x > /dev/null; echo x > /dev/full; head -c 2 /dev/urandom | wc -c; ls -l /dev/null | cut -c1-10"
+    )
+    assert (await first.sh(works)).output.split(b"\n")[0::3] == [b"3", b"crw-rw-rw-"]
+
+
 async def test_tools_can_be_used_and_not_opened(pool: Pool) -> None:
     spec = SandboxSpec(tools=("cat", "python3"))
     before = await pool.start(SandboxSpec())

@@ -69,7 +69,7 @@ class Keeper:
         os.setsid()  # processors are shared among sessions, where no control group weighs them
         groups.enter(f"{self.number:x}")
         if features.roots:
-            roots.move_in()
+            roots.move_in(self.number)
         features.devices = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
         self.slot = slots.Slot(self.identity)
 

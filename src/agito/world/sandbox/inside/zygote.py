@@ -105,6 +105,10 @@ def enter_namespaces(uid: int, num_uids: int) -> None:
         box.write("/proc/self/oom_score_adj", _NEVER_KILLED)
     except OSError:
         pass  # a root that lacks this privilege: sandboxes' processes are still killed before this one
+    try:
+        template.make_nodes()
+    except OSError:
+        pass  # a root that may not make devices: keepers share the machine's
     ready = os.pipe()
     mapper = os.fork()
     if not mapper:
