@@ -227,6 +227,14 @@ for _ in range(24):
     m.madvise(mmap.MADV_DONTNEED); held.append(m)
 print("held")
 """
+HIDING = "import ctypes; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)" + SHARED_MEMORY
+UNREADABLE = f"""
+import os, shutil
+open("hold.py", "w").write({SHARED_MEMORY!r})
+shutil.copy(os.path.realpath("/usr/bin/python3"), "python"); os.chmod("python", 0o111)
+os.execv("./python", ["python", "hold.py"])
+"""
+ZERO = SHARED_MEMORY.replace("mmap.mmap(-1, 16 << 20)", "mmap.mmap(os.open('/dev/zero', 2), 16 << 20)").replace("mmap\n", "mmap, os\n", 1)
 FIRST_THREAD_ENDED = """
 import ctypes, os, threading, time
 def hold():
@@ -252,7 +260,11 @@ time.sleep(1); print("held")
 """
 
 
-@pytest.mark.parametrize("code", [SHARED_MEMORY, FIRST_THREAD_ENDED, PAGE_TABLES], ids=["shared", "first thread ended", "page tables"])
+@pytest.mark.parametrize(
+    "code",
+    [SHARED_MEMORY, ZERO, HIDING, UNREADABLE, FIRST_THREAD_ENDED, PAGE_TABLES],
+    ids=["shared", "of a device", "hiding", "unreadable program", "first thread ended", "page tables"],
+)
 async def test_without_a_control_group_hidden_memory_is_found(code: str) -> None:
     async with Pool(await launch(cgroup=False), 0) as pool:
         result = await (await pool.start(SandboxSpec(mem_mb=64))).py(code, timeout_s=20)

@@ -64,7 +64,7 @@ def close_in(shape: tuple[Any, ...], layers: tuple[str, ...], user: int, identit
     if features.landlock >= 2:
         restrict_files(work, features)
     os.close(features.devices)
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    kernel.hide()
     return work, upper if upper >= 0 else work
 
 

@@ -23,6 +23,7 @@ _NUMBERS = {  # name: (x86_64, aarch64)
     "open_tree": (428, 428),
     "move_mount": (429, 429),
     "umount2": (166, 39),
+    "prctl": (157, 167),
 }
 SUPPORTED = MACHINE in ("x86_64", "aarch64")
 NR = {name: pair[0 if MACHINE == "x86_64" else 1] for name, pair in _NUMBERS.items()}
@@ -126,6 +127,11 @@ def shift_owner(path: str, user: int) -> None:
         syscall("move_mount", tree, address(empty), AT_FDCWD, address(name), 4, key)  # from the descriptor itself
     finally:
         os.close(tree)
+
+
+def hide() -> None:
+    """Nobody may look into the calling process any more."""
+    syscall("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0, key)
 
 
 def prctl(option: int, value: int = 0) -> None:

@@ -127,8 +127,12 @@ def _argument_check(name: str, key: int) -> bytes:
         return _any_of(_argument(1), (1024, 1026, 1031), _op(_JGE, 1039, 0, 1) + no + yes, no)
     if name == "fadvise64":  # POSIX_FADV_DONTNEED: others read the same files
         return _any_of(_argument(3), (4,), yes, _deny(0))
-    if name == "prctl":  # PR_SET_SECCOMP: the room for filters is the whole machine's
-        return _any_of(_argument(0), (22,), yes, _deny(errno.EINVAL))
+    if name == "prctl":  # PR_SET_SECCOMP: the room for filters is the whole machine's. PR_SET_DUMPABLE: pid 1 must see what is held
+        low, high = key & 0xFFFFFFFF, key >> 32
+        knows = _argument(5) + _op(_JEQ, low, 0, 3) + _op(_LD, 16 + 8 * 5 + 4) + _op(_JEQ, high, 0, 1) + yes + _deny(0)
+        of_others = _any_of(_argument(0), (22,), yes, _deny(errno.EINVAL))
+        hiding = _argument(1) + _op(_JEQ, 0, 1, 0) + yes + knows
+        return _argument(0) + _op(_JEQ, 4, 0, len(hiding) // 8) + hiding + of_others
     if name == "setsockopt":  # the same for filters of sockets; and no groups, whose reports would come after the sandbox is gone
         of_socket = _any_of(_argument(2), (26, 50, 51, 52), yes, no)
         of_group = _any_of(_argument(2), (20, 27, 35, 36, 39, 42, 46), yes, no)

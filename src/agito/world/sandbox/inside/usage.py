@@ -103,13 +103,13 @@ def _look_closely(pids: list[int]) -> tuple[int, int, dict[bytes, int]] | None:
 
 
 def _look(pids: list[int]) -> tuple[int, int, dict[bytes, int]]:
-    """Shared pages divided among those who share them (all resident pages where a process hides that); how much of it is shared memory
+    """Shared pages divided among those who share them (all that it could hold where a process hides that); how much of it is shared memory
     that is in no file; and how long each piece of that is, as far as it is mapped, by its inode."""
     proportional = shared = 0
     mapped: dict[bytes, int] = {}
     for pid in pids:
         rollup = read(f"/proc/{pid}/smaps_rollup")
-        proportional += _field(rollup, b"Pss:") or _field(read(f"/proc/{pid}/status"), b"VmRSS:")
+        proportional += _field(rollup, b"Pss:") or _reach(pid)
         lines = [line for line in read(f"/proc/{pid}/maps", _LARGEST_MAP).splitlines() if line.endswith(_SHARED)]
         for line in lines:
             span, _, offset, _, inode, *_ = line.split()
