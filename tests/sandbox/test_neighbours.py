@@ -67,6 +67,19 @@ async def test_memory_that_no_process_seems_to_hold_ends_in_its_own_sandbox() ->
         assert (await (await pool.start(SandboxSpec())).sh("echo new")).output == b"new\n"
 
 
+@NEEDS_GROUPS
+async def test_what_the_kernel_ends_for_memory_is_said_to_be_ended_for_memory(pool: Pool) -> None:
+    box = await pool.start(SandboxSpec(mem_mb=64, work_mb=1, tmp_mb=1))
+    buffers = (  # in no account of a process, and so not seen by pid 1
+        "import resource, socket\nkeep = []\nwhile True:\n  a, b = socket.socketpair(); a.setblocking(False); keep += [a, b]\n"
+        "  try:\n    while True: a.send(b'x' * 65536)\n  except BlockingIOError: pass"
+    )
+    assert (await box.py("import os; os.kill(os.getpid(), 9)")).killed_by == "signal 9"
+    result = await box.py(buffers, timeout_s=20)
+    assert (result.killed_by, result.exit_code) == ("memory", None)
+    assert (await box.py("import os; os.kill(os.getpid(), 9)")).killed_by == "signal 9"
+
+
 @NEEDS_ROOT
 async def test_each_sandbox_has_a_user_and_a_control_group_of_its_own(pool: Pool) -> None:
     boxes = [await pool.start(SandboxSpec()) for _ in range(3)]
@@ -436,3 +449,39 @@ async def test_tools_can_be_used_and_not_opened(pool: Pool) -> None:
         assert (await each.sh("cat /etc/hostname")).output == b"sandbox\n"
         assert b"PermissionError" in (await each.py("import os; os.open(os.environ['PATH'], 0)")).output
     assert (await before.sh("ls / | tr '\\n' ' '")).output.split() >= [b"bin"]
+
+
+async def test_keepers_that_are_not_needed_end() -> None:
+    async with Pool(await launch(), 0) as pool:
+
+        async def crowd(count: int) -> None:
+            boxes: list[Box] = []
+
+            async def start() -> None:
+                boxes.append(await pool.start(SandboxSpec()))
+
+            async with anyio.create_task_group() as group:
+                for _ in range(count):
+                    group.start_soon(start)
+            assert (await boxes[-1].sh("echo fine")).output == b"fine\n"
+            zygote.add(int(Path(f"/proc/{parent(boxes[0].pid)}/stat").read_text().rpartition(")")[2].split()[1]))
+            for box in boxes:
+                await box.close()
+
+        zygote: set[int] = set()
+        await crowd(150)
+        with anyio.fail_after(20):
+            while True:
+                await (await pool.start(SandboxSpec())).close()  # the zygote hears of what is free with its next request
+                (first,) = zygote
+                keepers = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and parent(int(entry.name)) == first]
+                if len(keepers) <= 130:
+                    break
+        await crowd(150)
+
+
+def parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0

@@ -25,13 +25,23 @@ class Groups:
         """Makes `name` and takes the calling process into it. Takes a grace period of the kernel, about 10 ms. Raises `OSError`."""
         inner: list[tuple[bool, tuple[str, ...], int]] = []
         for is_v1, controllers, place in self.places:
-            os.mkdir(name, 0o755, dir_fd=place)
+            try:
+                os.mkdir(name, 0o755, dir_fd=place)
+            except FileExistsError:
+                pass  # of a keeper that has ended
             own = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
             _write(own, "cgroup.procs", b"0")
             inner.append((is_v1, controllers, own))
         for _, _, place in self.places:
             os.close(place)
         self.places = inner
+
+    def account(self) -> int:
+        """A descriptor of the file that says how many processes the kernel has killed for memory; -1 where nobody counts."""
+        for is_v1, controllers, place in self.places:
+            if "memory" in controllers:
+                return os.open("memory.oom_control" if is_v1 else "memory.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=place)
+        return -1
 
     def bound(self, memory_bytes: int, procs: int) -> None:
         """What the group may hold from now on. Raises `OSError`."""

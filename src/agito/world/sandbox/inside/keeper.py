@@ -14,7 +14,7 @@ import os
 import select
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.world.sandbox.inside import box, crowd, kernel, network, pid1, roots, slots, start, wire
+from agito.world.sandbox.inside import box, crowd, kernel, network, pid1, roots, slots, start, usage, wire
 
 if TYPE_CHECKING:
     from agito.world.sandbox.inside.groups import Groups
@@ -86,7 +86,8 @@ class Keeper:
         if self.pid:
             return
         try:
-            close_all_but(link, self.slot.user, features.devices)
+            usage.account = groups.account()
+            close_all_but(link, self.slot.user, features.devices, usage.account)
             start.take_precedence()
             crowd.is_watched = not groups.has("cpu")
             work, upper = box.close_in(shape, layers, self.slot.user, self.identity, features)
@@ -159,7 +160,7 @@ def rights(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 def close_all_but(*kept: int) -> None:
     """Closes every descriptor above the standard ones; other sandboxes' among them."""
     at = 3
-    for descriptor in sorted(set(kept)):
+    for descriptor in sorted({descriptor for descriptor in kept if descriptor >= 0}):
         os.closerange(at, descriptor)
         at = descriptor + 1
     os.closerange(at, 1 << 20)

@@ -160,6 +160,8 @@ class Pid1:
         if carries and self.dumped:
             self.carry(bytes(self.dumped))
         status, cpu, peak = self.how_it_ended()
+        if not killer and status == signal.SIGKILL and self.usage.has_killed():
+            killer = wire.MEMORY
         return wire.reply(
             wire.RESULT, self.capture.value(), killer=killer, idle=self.is_idle, status=status & 0xFFFF, total=self.capture.total,
             wall=wall, cpu=cpu, peak=peak,

@@ -31,6 +31,8 @@ _SHORT = 0.06  # of the machine's memory that is available
 _MANY = 16
 _LOOK_S = 0.25
 
+account = -1  # where the kernel says how many processes of this sandbox it has killed for memory
+
 
 class Usage:
     """One episode's memory, look after look."""
@@ -39,6 +41,12 @@ class Usage:
         self.segments: dict[bytes, int] = {}  # by inode: the longest that a piece of shared memory has been seen to be
         self.not_before = 0.0
         self.used = self.own = 0  # as found by the last thorough look
+        self.num_killed = _num_killed()
+
+    def has_killed(self) -> bool:
+        """Whether the kernel has killed a process of this sandbox for memory since the last time."""
+        before, self.num_killed = self.num_killed, _num_killed()
+        return self.num_killed > before
 
     def used_mb(self, limit_mb: float) -> float:
         """Memory of every process but this one. Exact only near `limit_mb`; elsewhere what is cheap to know."""
@@ -141,6 +149,13 @@ def _field(text: bytes, name: bytes) -> int:
         if line.startswith(name):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def _num_killed() -> int:
+    if account < 0:
+        return 0
+    text = os.pread(account, 4096, 0).split()
+    return int(text[text.index(b"oom_kill") + 1]) if b"oom_kill" in text else 0
 
 
 def _is_short() -> bool:

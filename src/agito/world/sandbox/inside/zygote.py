@@ -27,6 +27,7 @@ _ALL_NAMESPACES = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
     | kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET
 )  # fmt: skip
+_SPARE = 128  # keepers without a sandbox that stay
 _REMOVED_AT_ONCE = 500  # entries of a layer
 _FIRST_IDENTITY = 100_000  # of the users of sandboxes, as the zygote sees them
 _NEVER_KILLED = b"-1000"  # by a kernel that is short of memory
@@ -175,7 +176,7 @@ class Zygote:
         self.num_uids = num_uids
         self.freed = os.pipe()  # where keepers say that they are free
         os.set_blocking(self.freed[0], False)
-        self.keepers: list[_socket.socket] = []
+        self.keepers: dict[int, _socket.socket] = {}
         self.free: list[int] = []
         self.busy: dict[str, int] = {}  # by the name of the sandbox
         self.names: dict[int, str] = {}
@@ -213,6 +214,8 @@ class Zygote:
                     self.free.append(number)
         except BlockingIOError:
             pass
+        while len(self.free) > max(_SPARE, len(self.busy)):
+            self.keepers.pop(self.free.pop(0)).close()  # it ends; its number is free for another
 
     def spawn(self, name: str, message: tuple[Any, ...], link: int) -> None:
         """One sandbox; `link` becomes its pid 1's socket."""
@@ -231,19 +234,20 @@ class Zygote:
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptor.to_bytes(4, "little"))]
         try:
             self.keepers[number].sendmsg([marshal.dumps(message, wire.FORMAT)], rights)
-        except OSError:
-            return False  # dead
+        except OSError:  # dead
+            self.keepers.pop(number).close()
+            return False
         return True
 
     def add_keeper(self) -> int:
         """Raises `OSError`."""
-        number = len(self.keepers)
+        number = next(number for number in range(len(self.keepers) + 1) if number not in self.keepers)
         if self.num_uids and number >= self.num_uids:
             raise OSError(errno.EUSERS, f"{self.num_uids} sandboxes are alive, and no user is left for another")
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         if os.fork():
             theirs.close()
-            self.keepers.append(ours)
+            self.keepers[number] = ours
             return number
         try:
             held = [descriptor for _, _, descriptor in self.groups.places]
