@@ -30,7 +30,7 @@ _MODULES = (
         "clocks",
         "state",
         "memory",
-        "usage",
+        "holding",
         "box",
         "slots",
         "template",

@@ -14,7 +14,7 @@ import os
 import select
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.world.sandbox.inside import box, crowd, kernel, network, pid1, roots, slots, start, usage, wire
+from agito.world.sandbox.inside import box, crowd, holding, kernel, network, pid1, roots, slots, start, wire
 
 if TYPE_CHECKING:
     from agito.world.sandbox.inside.groups import Groups
@@ -86,8 +86,8 @@ class Keeper:
         if self.pid:
             return
         try:
-            usage.account = groups.account()
-            close_all_but(link, self.slot.user, features.devices, usage.account)
+            holding.account = groups.account()
+            close_all_but(link, self.slot.user, features.devices, holding.account)
             start.take_precedence()
             crowd.is_watched = not groups.has("cpu")
             work, upper = box.close_in(shape, layers, self.slot.user, self.identity, features)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from agito.world.sandbox.inside import clocks, crowd, memory, state, wire
 from agito.world.sandbox.inside.box import limit_files
 from agito.world.sandbox.inside.capture import Capture
+from agito.world.sandbox.inside.holding import Holding
 from agito.world.sandbox.inside.reading import is_ended, pipe, read_request, take
 from agito.world.sandbox.inside.start import adopt, fork_snippet, start_program, start_service, start_shell
-from agito.world.sandbox.inside.usage import Usage
 from agito.world.sandbox.inside.writing import write_file
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Pid1:
         self.adopted: dict[str, str] | None = None  # what of it is this process's own environment
         self.output_bytes = 64_000
         self.mem_mb = 0
-        self.usage = Usage()
+        self.holding = Holding()
         self.is_idle = True  # nothing else is alive
         self.output: tuple[int, int] | None = None  # a pipe that nobody else holds
         self.state: tuple[int, int] | None = None
@@ -160,7 +160,7 @@ class Pid1:
         if carries and self.dumped:
             self.carry(bytes(self.dumped))
         status, cpu, peak = self.how_it_ended()
-        if not killer and status == signal.SIGKILL and self.usage.has_killed():
+        if not killer and status == signal.SIGKILL and self.holding.has_killed():
             killer = wire.MEMORY
         return wire.reply(
             wire.RESULT, self.capture.value(), killer=killer, idle=self.is_idle, status=status & 0xFFFF, total=self.capture.total,
@@ -264,7 +264,7 @@ class Pid1:
     def holds_too_much(self) -> bool:
         crowd.keep_small()
         clocks.end_spenders(memory.others(), self.cpu_s + 1)
-        return self.mem_mb > 0 and self.usage.used_mb(self.mem_mb) > self.mem_mb
+        return self.mem_mb > 0 and self.holding.used_mb(self.mem_mb) > self.mem_mb
 
     def collect(self) -> None:
         """Reads what is left in the pipes; keeps them for the next action unless somebody else still holds them."""

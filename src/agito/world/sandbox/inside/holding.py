@@ -34,7 +34,7 @@ _LOOK_S = 0.25
 account = -1  # where the kernel says how many processes of this sandbox it has killed for memory
 
 
-class Usage:
+class Holding:
     """One episode's memory, look after look."""
 
     def __init__(self) -> None:
