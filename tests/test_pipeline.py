@@ -114,7 +114,7 @@ async def test_every_group_is_looked_at_once_and_no_token_is_too_old(mode: str, 
                 assert step.index + 1 - oldest <= (staleness if mode == "decoupled" else 0)
     assert found.positions[-1].outstanding == ()
     for name in ("trainer/idle_ratio", "trainer/gate_wait_ratio", "engine/busy_ratio", "engine/publish_pause_ratio"):
-        assert all(0 <= step.figures[name] <= 1.001 for step in found.steps), name
+        assert all(0 <= step.metrics[name] <= 1.001 for step in found.steps), name
 
 
 async def test_a_resumed_run_takes_up_the_groups_that_were_out() -> None:

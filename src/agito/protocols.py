@@ -50,7 +50,7 @@ class Session(Protocol):
         """Carries out `calls` in order; one event each, fewer when one of them ends the episode.
 
         A failing tool is an event with a fault, never an exception. Raises `SandboxFailure` only when the machinery itself
-        broke, and `RuntimeError` after the end of the episode.
+        broke, and `RuntimeError` after the end of the episode. A harness never sees the former: the driver ends the episode by an event.
         """
         ...
 
@@ -126,7 +126,8 @@ class Environment(Protocol):
         ...
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        """A pure function of captured data. Void is never zero: what could not be judged is `Verdict.void`. Raises `SandboxFailure`."""
+        """A pure function of captured data. What the policy left there is judged as it stands; `Verdict.void` is for what the machinery
+        could not judge, and is asked again beside a solved episode before it is believed. Raises `SandboxFailure`."""
         ...
 
     def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
@@ -176,6 +177,16 @@ class Validated(Protocol):
 
     async def gold(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         """As `Environment.grade`, on the same scale; it may cost more. Asked about a share of attempts: see `agito.grading.monitor`."""
+        ...
+
+
+@runtime_checkable
+class Ranged(Protocol):
+    """An environment whose rewards are not between 0 and 1. Optional."""
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """The lowest and the highest reward that a verdict can give."""
         ...
 
 
@@ -295,8 +306,9 @@ class Harness(Protocol):
 class Credit(Protocol):
     """Group to token advantages."""
 
-    def __call__(self, group: Group) -> tuple[Sample, ...]:
-        """Samples of the scored attempts. Raises `ValueError` for a void group."""
+    def __call__(self, group: Group, *, running_mean: float) -> tuple[Sample, ...]:
+        """Samples of the scored attempts. `running_mean` is of the trusted rewards in the group's cell, NaN where there were none: the
+        baseline of a penalised attempt without a trusted peer. Raises `ValueError` for a void group."""
         ...
 
 
@@ -360,6 +372,14 @@ class Service:
     stderr: int
 
 
+class Standing(Protocol):
+    """A workspace as it stood at one moment."""
+
+    def is_as_it_was(self) -> bool:
+        """Whether nothing was made, changed, renamed, linked, touched or removed since. Kill everything first."""
+        ...
+
+
 class Sandbox(Protocol):
     """One episode's box. Methods raise `SandboxFailure` when the box itself is gone or silent."""
 
@@ -367,8 +387,8 @@ class Sandbox(Protocol):
         """A fresh `bash -c`; working directory and exported variables carry over."""
         ...
 
-    async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
-        """A snippet in a fresh fork of the warm interpreter."""
+    async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
+        """A snippet in a fresh fork of the warm interpreter. With `cpu_s`, the processor time of the whole process tree is bounded."""
         ...
 
     async def read(self, path: str, *, limit_bytes: int = 1 << 20) -> bytes:
@@ -384,6 +404,10 @@ class Sandbox(Protocol):
 
         Raises `Uncapturable` for what the policy left too large, too deep or too long to be captured whole.
         """
+        ...
+
+    async def standing(self) -> Standing:
+        """What stands in the workspace now, to be compared with later."""
         ...
 
     async def kill(self) -> None:

@@ -2,7 +2,7 @@
 replayed and simulated.
 
 `Schedule` collects for one step, on-policy. `Flow` feeds a trainer that works while others still act, under a bound on staleness. Voids
-are tried again, then masked; a quarantined attempt is masked at once; never more than `max_live` attempts are out at once.
+are tried again, then masked; a penalised attempt always teaches; never more than `max_live` attempts are out at once.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from agito.types import AttemptId
+from agito.types import AttemptId, is_mixed
 
-# What became of an attempt: its reward; `masked`: it ended with a verdict, but nothing may be learned from it; None: void.
-Outcome: TypeAlias = float | Literal["masked"] | None
+# What became of an attempt: its reward; `penalised`: its verdict is not believed, and it costs; None: void.
+Outcome: TypeAlias = float | Literal["penalised"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +37,8 @@ class _Open:
     due: int = 0  # the last batch that may train on it
 
     def is_mixed(self) -> bool:
-        scored = [reward for reward in self.rewards.values() if isinstance(reward, int | float)]
-        return len(scored) >= 2 and max(scored) - min(scored) > 1e-9
+        trusted = [reward for reward in self.rewards.values() if isinstance(reward, int | float)]
+        return is_mixed(trusted, sum(reward == "penalised" for reward in self.rewards.values()))
 
 
 class _Issue:

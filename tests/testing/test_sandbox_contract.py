@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agito.errors import SandboxFailure, Uncapturable
-from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec, Service
+from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
 from agito.testing import SandboxContract, Violation
 from agito.world.sandbox import Pool
 
@@ -28,8 +28,8 @@ class Box:
     async def sh(self, command: str, *, timeout_s: float = 30.0) -> Result:
         return await self.real.sh(command, timeout_s=timeout_s)
 
-    async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
-        return await self.real.py(code, timeout_s=timeout_s)
+    async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
+        return await self.real.py(code, timeout_s=timeout_s, cpu_s=cpu_s)
 
     async def read(self, path: str, *, limit_bytes: int = 1 << 20) -> bytes:
         return await self.real.read(path, limit_bytes=limit_bytes)
@@ -39,6 +39,9 @@ class Box:
 
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
         return await self.real.files(limit_bytes=limit_bytes, under=under)
+
+    async def standing(self) -> Standing:
+        return await self.real.standing()
 
     async def kill(self) -> None:
         await self.real.kill()
@@ -103,9 +106,9 @@ class Remembering(Box):
 
     past = ""
 
-    async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
+    async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
         self.past += "\n" + code
-        return await super().py(self.past, timeout_s=timeout_s)
+        return await super().py(self.past, timeout_s=timeout_s, cpu_s=cpu_s)
 
 
 class HeadOnly(Box):
@@ -215,8 +218,8 @@ def saying(output: str, when: str) -> type[Box]:
             result = await super().sh(command, timeout_s=timeout_s)
             return replace(result, output=output.encode(), exit_code=0) if when in command else result
 
-        async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
-            result = await super().py(code, timeout_s=timeout_s)
+        async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
+            result = await super().py(code, timeout_s=timeout_s, cpu_s=cpu_s)
             return replace(result, output=output.encode(), exit_code=0) if when in code else result
 
     return Saying

@@ -119,7 +119,6 @@ class Weather:
     delay_s: float = 0.0  # median of a lognormal distribution; really waited
     delay_p99_s: float = 0.0  # at least the median
     says: str = "error: temporarily unavailable"
-    commands: tuple[str, ...] = ()  # only calls whose `command` begins with one of these; none: every call
 
     def __post_init__(self) -> None:
         chances = (self.timeout, self.error, self.lost)
@@ -127,10 +126,6 @@ class Weather:
             raise ValueError(f"timeout={self.timeout} error={self.error} lost={self.lost}: chances, together at most 1")
         if self.delay_s < 0:
             raise ValueError(f"delay_s={self.delay_s}: at least 0")
-
-    def befalls(self, call: Call) -> bool:
-        """Can anything happen to this call?"""
-        return self != CALM and (not self.commands or str(call.arguments.get("command")).startswith(self.commands))
 
     def draw(self, rng: random.Random) -> tuple[str | None, float]:
         """(`timeout`, `error`, `lost` or None, seconds to wait)."""

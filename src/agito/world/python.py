@@ -21,7 +21,7 @@ SPEC = SandboxSpec(work_mb=32, tmp_mb=8, mem_mb=256, procs=32, fsize_mb=16, cpu_
 class PythonTool:
     """Implements `Component`. The sandbox starts with the first snippet. `files` stand in its workspace from the beginning.
 
-    Two states with equal values can differ in their digests where pickling does, as for sets of strings in two pools.
+    Two states with equal values can differ in their digests where pickling does.
     """
 
     exactness = Exactness.FILESYSTEM
@@ -108,9 +108,9 @@ def run(code, path):
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     failed = False
     try:
-        exec(compile(tree, "<snippet>", "exec"), space)
+        exec(compile(tree, "<snippet>", "exec", dont_inherit=True), space)
         if last is not None:
-            value = eval(compile(ast.Expression(last.value), "<snippet>", "eval"), space)
+            value = eval(compile(ast.Expression(last.value), "<snippet>", "eval", dont_inherit=True), space)
             if value is not None:
                 print(repr(value))
     except SystemExit:

@@ -109,7 +109,7 @@ class World:
     async def _in_weather(self, component: Component, call: Call) -> Answer:
         timeout_s = self.task.limits.call_seconds
         weather = self._weather.get(call.tool, CALM)
-        if not weather.befalls(call):
+        if weather == CALM:
             self._had_fault = False
             return await component.call(call, timeout_s=timeout_s)
         rng = random.Random(f"{self._noise_seed}/{self._attempt.group}.{self._attempt.slot}/{self._num_calls}")

@@ -20,16 +20,20 @@ from agito.world.sandbox import beneath, passed
 from agito.world.sandbox.commands import Program, as_program, is_stateless
 from agito.world.sandbox.inside import wire
 from agito.world.sandbox.link import Exchange, Pulse, Reply
+from agito.world.sandbox.standing import Standing
 
 GRACE_S = 2.0  # pid 1 enforces deadlines; silent for this long past one, it is killed
 STARVED_S = 30.0  # unless the machine is so busy that it has not had its turn
 START_S = 30.0
 _RETRY_S = 0.01
+_ASLEEP = 4.0  # times its seconds of the processor that a metered snippet may sleep
 _KILLERS = {
     wire.DEADLINE: ("deadline", Fault.TIMEOUT),
     wire.MEMORY: ("memory", Fault.BUDGET),
     wire.OUTPUT: ("output", Fault.BUDGET),
     wire.START: ("no process left", Fault.BUDGET),
+    wire.CPU: ("cpu", Fault.BUDGET),
+    wire.ASLEEP: ("asleep", Fault.TIMEOUT),
 }
 
 
@@ -101,9 +105,13 @@ class Box:
         program = as_program(command)
         return await self._act(command, False, timeout_s, program is None and not is_stateless(command), program)
 
-    async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
-        """A snippet in a fresh fork of the warm interpreter; it sees the shell's directory and variables."""
-        return await self._act(code, True, timeout_s, False, None)
+    async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
+        """A snippet in a fresh fork of the warm interpreter; it sees the shell's directory and variables.
+
+        `cpu_s` bounds what it and all that it starts may use of the processor, and `cpu_s` counts in the result are then those of the whole
+        tree; one that mostly sleeps is stopped after four times as long. `timeout_s` is then for a machine that gives it no processor.
+        """
+        return await self._act(code, True, timeout_s, False, None, None if cpu_s is None else (cpu_s, _ASLEEP * cpu_s))
 
     async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:
         """One message. Raises `ValueError` for a path outside, a link on the way or anything but a regular file at its end.
@@ -149,6 +157,11 @@ class Box:
             return end.value
         finally:
             reading.close()
+
+    async def standing(self) -> Standing:
+        """What stands in the workspace now; compare it later by `is_as_it_was`, with everything killed."""
+        self._check()
+        return Standing(self.work)
 
     async def kill(self) -> None:
         """Kills everything inside but pid 1; costs nothing when nothing else is alive."""
@@ -249,7 +262,15 @@ class Box:
             if self.on_close is not None:
                 self.on_close(self)
 
-    async def _act(self, text: str, is_python: bool, timeout_s: float, carries: bool, program: Program | None) -> Result:
+    async def _act(
+        self,
+        text: str,
+        is_python: bool,
+        timeout_s: float,
+        carries: bool,
+        program: Program | None,
+        allowed: tuple[float, float] | None = None,
+    ) -> Result:
         if not 0 < timeout_s < math.inf:
             raise ValueError(f"timeout_s={timeout_s}: every action needs a finite deadline above 0")
         problem = _unsayable(text)
@@ -257,7 +278,7 @@ class Box:
             return Result(exit_code=127, output=problem, total_bytes=len(problem), fault=Fault.POLICY)
         direct = (program.words, program.globs, program.redirections) if program is not None else None
         try:
-            reply = await self._call(("act", text, is_python, timeout_s, carries, direct), timeout_s)
+            reply = await self._call(("act", text, is_python, timeout_s, carries, direct, allowed), timeout_s)
         except TimeoutError:
             return Result(
                 exit_code=None, output=b"", total_bytes=0, fault=Fault.TIMEOUT, killed_by="pid 1 silent", wall_s=timeout_s + GRACE_S
@@ -273,9 +294,10 @@ class Box:
             killed_by, fault, exit_code = f"signal {number}", None, 128 + number
         else:
             killed_by, fault, exit_code = None, None, os.WEXITSTATUS(reply.status)
-        # The kernel counts whole ticks for the limit, and exact time for what is told here: on a busy machine much less.
-        least = {128 + signal.SIGXCPU: 0.5, 137: 0.9}.get(exit_code or 0)
-        if least is not None and reply.cpu_s >= least * self._spec.cpu_s:
+        share = {128 + signal.SIGXCPU: 0.5, 137: 0.9}.get(
+            exit_code or 0, math.inf
+        )  # the kernel's two clocks differ where a host takes time
+        if reply.cpu_s >= share * self._spec.cpu_s:
             killed_by, fault = "cpu", Fault.BUDGET
         return Result(
             exit_code=exit_code,

@@ -31,6 +31,7 @@ _MODULES = (
         "state",
         "memory",
         "holding",
+        "usage",
         "box",
         "slots",
         "template",
@@ -42,11 +43,13 @@ _MODULES = (
     *("calling", "network", "crowd", "pid1", "groups", "roots", "keeper", "zygote"),
 )
 _START_S = 20.0
+HASH_SEED = 0
 _ABSENT = "the interpreter did not start"
 # The whole command line of the zygote, and so of every pid 1: it names no path of the host.
 _COMMAND = "import _socket;s=_socket.socket(fileno=0);exec(s.recv(9999))"
 _BOOT = b"""
 import marshal, os, sys
+sys.path[:] = [path for path in sys.path if path]
 control = _socket.socket(fileno=os.dup(0))
 os.dup2(os.open("/dev/null", os.O_RDWR), 0)
 message, ancillary, _, _ = control.recvmsg(1 << 20, 4096)
@@ -87,9 +90,11 @@ async def launch(
     overlay: bool = True,
     landlock: bool = True,
     seccomp: bool = True,
+    hash_seed: int = HASH_SEED,
 ) -> Zygote:
     """Raises `NoIsolation`, which names what this machine lacks and what to do about it.
 
+    `hash_seed` orders the sets of every interpreter inside alike, so that what a program answers does not depend on the pool.
     `limit_bytes` bounds all sandboxes together, half of the machine's memory by default. The flags exist for tests, which prove with
     them that an attack fires where a layer is missing.
     """
@@ -102,7 +107,7 @@ async def launch(
     problems: list[str] = []
     for interpreter, prefix in _interpreters():
         settings = {"prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
-        answer = await _try(interpreter, settings, group, taken)
+        answer = await _try(interpreter, settings, group, taken, hash_seed)
         if isinstance(answer, Zygote):
             return answer
         problems.append(f"{interpreter}: {answer}")
@@ -132,20 +137,22 @@ def _interpreters() -> list[tuple[str, str]]:
     return [*found, (own, sys.base_prefix)]
 
 
-async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None, users: Users) -> Zygote | str:
+async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None, users: Users, hash_seed: int) -> Zygote | str:
     """A zygote, or why there is none."""
     inside = Path(__file__).parent / "inside"
     sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
     control, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    command = [interpreter, "-I", "-S", "-c", _COMMAND]
+    # Isolated (-I) but for its two variables: -P, no user site, and an empty environment otherwise.
+    command = [interpreter, "-s", "-S", "-c", _COMMAND]
+    variables = {"PYTHONHASHSEED": str(hash_seed), "PYTHONSAFEPATH": "1"}
     null = subprocess.DEVNULL
     answer = b""
     descriptors: list[int] = []
     with remote:
         try:
             process = subprocess.Popen(  # noqa: ASYNC220 - a vfork, once per pool
-                command, stdin=remote.fileno(), stdout=null, stderr=null, env={}, cwd="/", close_fds=True, start_new_session=True
+                command, stdin=remote.fileno(), stdout=null, stderr=null, env=variables, cwd="/", close_fds=True, start_new_session=True
             )
         except OSError as error:
             control.close()

@@ -18,7 +18,7 @@ from agito.errors import NotFound, SandboxFailure
 from agito.protocols import SandboxSpec
 from agito.world.sandbox.box import START_S, Box, Frozen
 from agito.world.sandbox.inside import wire
-from agito.world.sandbox.launch import Zygote, launch, stop
+from agito.world.sandbox.launch import HASH_SEED, Zygote, launch, stop
 
 COPY_S = 60.0
 MOST_LAYERS = 32  # of one sandbox: beyond, its next snapshot is whole
@@ -30,8 +30,9 @@ _ENV = {"HOME": "/work", "USER": "agent", "LOGNAME": "agent", "SHELL": "/bin/bas
 class Pool:
     """Implements `SandboxPool`. Use `await Pool.open()` and `await pool.aclose()`, or `async with`."""
 
-    def __init__(self, zygote: Zygote, warm: int) -> None:
+    def __init__(self, zygote: Zygote, warm: int, hash_seed: int = HASH_SEED) -> None:
         self.zygote = zygote
+        self._hash_seed = hash_seed
         self._num_warm = warm
         self._warm: deque[Box] = deque()
         self._live: set[Box] = set()
@@ -45,15 +46,16 @@ class Pool:
         self._is_closed = False
 
     @classmethod
-    async def open(cls, *, warm: int = 8, limit_mb: int | None = None) -> Pool:
+    async def open(cls, *, warm: int = 8, limit_mb: int | None = None, hash_seed: int = HASH_SEED) -> Pool:
         """Keeps `warm` sandboxes started ahead. `limit_mb` bounds the memory of all together: half of the machine's by default.
 
+        `hash_seed` is Python's in all of them; another shows which programs depend on the order of a set.
         Raises `NoIsolation`.
         """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:  # four descriptors a sandbox
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        pool = cls(await launch(limit_bytes=limit_mb << 20 if limit_mb else None), warm)
+        pool = cls(await launch(limit_bytes=limit_mb << 20 if limit_mb else None, hash_seed=hash_seed), warm, hash_seed)
         await pool._refill(SandboxSpec())
         return pool
 
@@ -264,7 +266,7 @@ class Pool:
                 name = self._tools[key] = hashlib.blake2b(repr(key).encode(), digest_size=8).hexdigest()
                 await self._request("tools", name, spec.tools, path)
             path = f"/run/tools/{name}"
-        return {**_ENV, "PATH": path, **spec.env}
+        return {**_ENV, "PATH": path, "PYTHONHASHSEED": str(self._hash_seed), **spec.env}
 
 
 def _shape(spec: SandboxSpec) -> tuple[float, ...]:

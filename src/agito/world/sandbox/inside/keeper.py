@@ -24,7 +24,7 @@ _NAMESPACES = (
 )  # user and network namespaces come from a slot
 _MIB = 1 << 20
 _OWN_MB = 48  # for pid 1, page tables, the kernel's own records, and what a watchdog is late by
-_OWN_PROCESSES = 3  # the keeper, pid 1, and one that is just being reaped
+_OWN_PROCESSES = 16  # the keeper, pid 1, and what has ended and is not yet gone; the rlimit is what counts
 
 
 class Keeper:

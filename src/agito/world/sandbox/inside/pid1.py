@@ -15,17 +15,16 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.world.sandbox.inside import clocks, crowd, memory, state, wire
+from agito.world.sandbox.inside import clocks, crowd, memory, state, usage, wire
 from agito.world.sandbox.inside.box import limit_files
 from agito.world.sandbox.inside.capture import Capture
 from agito.world.sandbox.inside.holding import Holding
 from agito.world.sandbox.inside.reading import is_ended, pipe, read_request, take
 from agito.world.sandbox.inside.start import adopt, fork_snippet, start_program, start_service, start_shell
-from agito.world.sandbox.inside.writing import write_file
+from agito.world.sandbox.inside.writing import send, write_file
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Sequence
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
@@ -50,9 +49,8 @@ def run(link: int, work: int, upper: int) -> NoReturn:
     me = os.pidfd_open(os.getpid())
     send(control, wire.reply(wire.READY), (me, work, upper))
     limit_files()
-    os.close(me)
-    if upper != work:
-        os.close(upper)
+    for descriptor in {me, upper} - {work}:
+        os.close(descriptor)
     while True:
         request = box.receive()
         try:
@@ -60,12 +58,6 @@ def run(link: int, work: int, upper: int) -> NoReturn:
         except Exception as error:  # the boundary: the host hears of it and judges
             answer = wire.reply(wire.REFUSED, f"{type(error).__name__}: {error}".encode(errors="replace"), idle=box.is_idle)
         control.sendall(answer)
-
-
-def send(control: _socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
-    """A short message, and descriptors that the host gets with it."""
-    rights = b"".join(descriptor.to_bytes(4, "little") for descriptor in descriptors)
-    control.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
 
 
 class Pid1:
@@ -142,8 +134,18 @@ class Pid1:
 
     # actions
 
-    def act(self, command: str, is_python: bool, timeout: float, carries: bool, program: tuple[Any, ...] | None) -> bytes:
+    def act(
+        self,
+        command: str,
+        is_python: bool,
+        timeout: float,
+        carries: bool,
+        program: tuple[Any, ...] | None,
+        allowed: tuple[float, float] | None = None,
+    ) -> bytes:
+        """`allowed`: seconds of the processor and asleep for the whole tree of processes; None: `timeout` alone counts."""
         started = time.monotonic()
+        meter = usage.Meter(*allowed) if allowed is not None else None
         self.output = self.output or pipe()
         self.state = self.state or (pipe() if carries else None)
         try:
@@ -154,7 +156,7 @@ class Pid1:
         self.capture, self.dumped = Capture(self.output_bytes), bytearray()
         signal.sigtimedwait((signal.SIGCHLD,), min(_QUICK_S, timeout))
         self.reap()
-        killer = self.watch(started + timeout) if self.ended is None else 0
+        killer = self.watch(started + timeout, meter) if self.ended is None else 0
         wall = time.monotonic() - started
         self.collect()
         if carries and self.dumped:
@@ -162,6 +164,7 @@ class Pid1:
         status, cpu, peak = self.how_it_ended()
         if not killer and status == signal.SIGKILL and self.holding.has_killed():
             killer = wire.MEMORY
+        cpu = meter.settle(self.is_idle) if meter is not None else cpu
         return wire.reply(
             wire.RESULT, self.capture.value(), killer=killer, idle=self.is_idle, status=status & 0xFFFF, total=self.capture.total,
             wall=wall, cpu=cpu, peak=peak,
@@ -218,10 +221,10 @@ class Pid1:
         if self.ended is None:
             self.current = 0
             return signal.SIGKILL, 0.0, 0.0
-        status, usage = self.ended
-        return status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        status, spent = self.ended
+        return status, spent.ru_utime + spent.ru_stime, spent.ru_maxrss / 1024
 
-    def watch(self, deadline: float) -> int:
+    def watch(self, deadline: float, meter: usage.Meter | None) -> int:
         """Waits for a command that takes longer. Returns what killed it, or 0."""
         poller = select.poll()
         pidfd = os.pidfd_open(self.current)
@@ -241,7 +244,7 @@ class Pid1:
                 killer = wire.OUTPUT
             elif now - looked >= _TICK_S:
                 looked = now
-                killer = wire.MEMORY if self.holds_too_much() else 0
+                killer = wire.MEMORY if self.holds_too_much() else meter.look() if meter is not None else 0
             if killer:
                 self.kill_all()
                 break
@@ -331,7 +334,7 @@ class Pid1:
         """Collects the dead. Sets `is_idle` when nothing else is alive, `ended` when the current command is dead."""
         for _ in range(_REAPED_AT_ONCE):  # they may end as fast as they are collected
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                pid, status, spent = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 self.is_idle = True
                 self.close_retired()
@@ -340,7 +343,7 @@ class Pid1:
                 self.is_idle = False
                 return
             if pid == self.current:
-                self.ended, self.current = (status, usage), 0
+                self.ended, self.current = (status, spent), 0
 
     def kill_all(self, patience_s: float = _ENDING_S) -> None:
         """Ends everything but this process, stopped processes too, and waits until it is gone; `is_idle` says whether it is.

@@ -207,7 +207,7 @@ def run_snippet(code: str) -> NoReturn:
     """Never returns, whatever `code` does."""
     status = 0
     try:
-        exec(compile(code, "<snippet>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
+        exec(compile(code, "<snippet>", "exec", dont_inherit=True), {"__name__": "__main__", "__builtins__": __builtins__})
     except SystemExit as leave:
         if isinstance(leave.code, int):
             status = leave.code & 0xFF
