@@ -178,20 +178,22 @@ async def settled(before: dict[str, int], places: Sequence[Path], users: tuple[i
 
 
 def counts(places: Sequence[Path], users: tuple[int, int] = (0, 0)) -> dict[str, int]:
-    """Processes are those of the pool's users; this one does not count."""
-    processes = 0
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                processes += users[0] <= entry.stat().st_uid < sum(users)
-            except OSError:
-                continue  # ended meanwhile
+    """Processes and folders are those of the pool's users; this process does not count, the folder for temporary files does."""
+
+    def is_ours(entry: Path) -> bool:
+        try:
+            return users[0] <= entry.lstat().st_uid < sum(users)
+        except OSError:
+            return False  # gone meanwhile
+
+    everywhere = [entry for place in SHARED for entry in Path(place).iterdir()]
+    processes = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) != os.getpid()]
     return {
-        "processes": processes,
+        "processes": sum(map(is_ours, processes)),
         "descriptors": len(list(Path("/proc/self/fd").iterdir())),
         "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
         "groups": sum(place.exists() for place in places),
-        "folders": len(list(Path(tempfile.gettempdir()).iterdir())) + sum(len(list(Path(place).glob("agito*"))) for place in SHARED),
+        "folders": len(list(Path(tempfile.gettempdir()).iterdir())) + sum(map(is_ours, everywhere)),
     }
 
 
