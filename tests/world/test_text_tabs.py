@@ -124,11 +124,10 @@ async def used(tabs: Tabs, html: str, uses: random.Random, **headers: str) -> tu
 
 @pytest.mark.parametrize("html", PAGES, ids=[str(number) for number in range(len(PAGES))])
 async def test_both_browsers_show_and_send_the_same(farm: Farm, html: str) -> None:
-    for seed in range(2):
-        real, text = [await used(tabs, html, random.Random(seed), cache_control="no-store") for tabs in (farm, TextTabs())]
-        if text[0][-1] == "Unsupported":  # to go back to what was filled in
-            text, real = (text[0][:-1], text[1]), (real[0][:-1], real[1][: len(text[1])])
-        assert real == text
+    real, text = [await used(tabs, html, random.Random(len(html)), cache_control="no-store") for tabs in (farm, TextTabs())]
+    if text[0][-1] == "Unsupported":  # to go back to what was filled in
+        text, real = (text[0][:-1], text[1]), (real[0][:-1], real[1][: len(text[1])])
+    assert real == text
 
 
 def page_of(rng: random.Random, depth: int = 0) -> str:
@@ -152,7 +151,7 @@ def page_of(rng: random.Random, depth: int = 0) -> str:
 
 async def test_pages_put_together_at_random_read_the_same(farm: Farm) -> None:
     num_read = 0
-    for seed in range(60):
+    for seed in range(40):
         html = page_of(random.Random(seed))
         try:
             page = await TextTabs().page(Site(html).respond)

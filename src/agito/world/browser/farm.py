@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -13,9 +14,11 @@ from agito.errors import AgitoError, SandboxFailure
 from agito.protocols import Sandbox, SandboxSpec
 from agito.world.browser.cdp import Link
 from agito.world.browser.page import Page, Site
+from agito.world.http1 import Request, Response
 from agito.world.sandbox import Pool
 
-PROGRAMS = ("chromium-headless-shell", "chromium", "google-chrome")
+PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+_LIBRARIES = ("lib", "lib64", "local/lib")
 REMEDY = "install Chromium beneath /usr: apt install chromium-headless-shell (Debian), or chromium"
 _SPEC = SandboxSpec(work_mb=16, tmp_mb=1024, mem_mb=8192, procs=4096, fsize_mb=512, cpu_s=10_000_000)
 _FLAGS = (
@@ -36,13 +39,41 @@ class NoBrowser(AgitoError):
     exit_code = 6
 
 
-def program() -> str:
-    """Which browser there is. Raises `NoBrowser`, with the remedy."""
+def program(root: Path = Path("/usr")) -> str:
+    """Which browser there is beneath `root`. Raises `NoBrowser`, with the remedy.
+
+    Distributions put a script in front of the program that reads files from outside; it is the program itself that starts in a sandbox.
+    """
     for name in PROGRAMS:
-        found = shutil.which(name, path="/usr/local/bin:/usr/bin")
-        if found is not None:
-            return found
+        for folder in ("local/bin", "bin", *(f"{lib}/{each}" for lib in _LIBRARIES for each in (name, "chromium", "chromium-browser"))):
+            found = (root / folder / name).resolve()
+            if found.is_relative_to(root) and os.access(found, os.X_OK) and found.is_file() and _is_program(found):
+                return str(found)
     raise NoBrowser(f"no Chromium on this machine: {REMEDY}")
+
+
+def _is_program(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
+async def probe() -> str:
+    """What the browser here calls itself, found out by reading a page with it. Raises `NoBrowser`, `NoIsolation` and `SandboxFailure`."""
+    farm = Farm()
+
+    async def site(request: Request) -> Response:
+        return Response(status=200, headers=(("content-type", "text/html"),), body=b"<h1>ready</h1>")
+
+    try:
+        page = await farm.page(site)
+        with anyio.fail_after(_STEP_S):
+            view = await page.goto("http://probe.test/")
+        await page.close()
+        if view.text != "# ready":
+            raise SandboxFailure(f"{program()} started, but it shows {view.text[:80]!r} where a page says `ready`")
+        return farm.version
+    finally:
+        await farm.aclose()
 
 
 class Farm:

@@ -6,35 +6,17 @@ For training where Chromium would cost more than the model. It builds the tree t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 from urllib.parse import urlencode, urljoin, urlsplit
 
+from agito.world.browser.document import Control, Document
 from agito.world.browser.markup import Node, Unsupported, parse
 from agito.world.browser.page import Site, Unusable
-from agito.world.browser.tree import CHOICES, FIELDS, Element, View, read
+from agito.world.browser.tree import CHOICES, FIELDS, Element, View
 from agito.world.http1 import Request, Response
 
 _MOST_REDIRECTS = 8
-_ROLES = {
-    "p": "paragraph", "li": "listitem", "ul": "list", "ol": "list", "strong": "strong", "em": "emphasis", "label": "LabelText",
-    "br": "LineBreak", "hr": "separator", "tr": "row", "td": "cell", "th": "cell", "table": "table", "form": "form",
-    "article": "article", "nav": "navigation", "main": "main", "aside": "complementary", "blockquote": "blockquote", "code": "code",
-    "mark": "mark", **{f"h{level}": "heading" for level in range(1, 7)},
-}  # fmt: skip
-_CONTROLS = {
-    "text": "textbox",
-    "search": "searchbox",
-    "tel": "textbox",
-    "password": "textbox",
-    "checkbox": "checkbox",
-    "radio": "radio",
-    "submit": "button",
-}
-_UNSEEN = frozenset(("title", "head", "meta", "noscript", "template"))
-_BREAKS = frozenset(("br", "p", "div", "li", "ul", "ol", "td", "th", "tr", "table", "section", "article", "blockquote", "hr", "form"))
 _COOKIES = frozenset(("path=/", "httponly", "samesite=lax", "samesite=strict"))  # what else they say is not known here
-_HELD = frozenset(("input", "select", "textarea", "button"))
 
 
 class TextTabs:
@@ -45,34 +27,6 @@ class TextTabs:
 
     async def aclose(self) -> None:
         return
-
-
-@dataclass(slots=True, eq=False)
-class _Control:
-    """A control and its state."""
-
-    node: Node
-    kind: str  # of an input; select, textarea or button
-    form: Node | None
-    value: str = ""
-    is_on: bool = False
-    options: list[tuple[Node, str]] = field(default_factory=list[tuple[Node, str]])  # of a choice, with their labels
-
-    @property
-    def name(self) -> str:
-        return self.node.given.get("name", "")
-
-    @property
-    def sent(self) -> str | None:
-        """What a form sends for it; None: nothing."""
-        if not self.name or "disabled" in self.node.given:
-            return None
-        if self.kind in ("checkbox", "radio"):
-            return self.node.given.get("value", "on") if self.is_on else None
-        if self.kind == "select":
-            chosen = next(((node, label) for node, label in self.options if label == self.value), None)
-            return None if chosen is None or "disabled" in chosen[0].given else chosen[0].given.get("value", chosen[1])
-        return self.value.replace("\n", "\r\n") if self.kind == "textarea" else self.value
 
 
 @dataclass(slots=True)
@@ -90,7 +44,7 @@ class TextPage:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._document = _Document(Node("body"))
+        self._document = Document(Node("body"))
         self._history: list[_Entry] = []
         self._cookies: dict[str, dict[str, str]] = {}  # by host
 
@@ -171,7 +125,7 @@ class TextPage:
             raise Unsupported("going back to a form that was sent or filled in (autocomplete=off keeps it empty)")
         self._history.pop()
         if entry.response is not None:
-            self._document = _Document(parse(entry.response.body.decode("utf-8", "replace")))
+            self._document = Document(parse(entry.response.body.decode("utf-8", "replace")))
             return self._document.view()
         self._history.pop()
         return await self._load("GET", entry.url)
@@ -189,12 +143,12 @@ class TextPage:
             raise Unusable(f"{element.name or element.role} is {element.problem}")
         return self._document.nodes[element.node]
 
-    def _edited(self, control: _Control) -> None:
+    def _edited(self, control: Control) -> None:
         switches = (control.node.given.get("autocomplete"), control.form.given.get("autocomplete") if control.form is not None else None)
         if self._history and next((each for each in switches if each is not None), "").lower() != "off":
             self._history[-1].is_edited = True
 
-    async def _submit(self, form: Node, pressed: _Control | None) -> View:
+    async def _submit(self, form: Node, pressed: Control | None) -> View:
         sent = [
             (each.name, each.sent)
             for each in self._document.controls
@@ -217,7 +171,7 @@ class TextPage:
             response = await self._ask(method, url, body)
         if not response.header("content-type").startswith("text/html"):
             raise Unsupported(f"a page of type {response.header('content-type') or 'none'}")
-        self._document = _Document(parse(response.body.decode("utf-8", "replace")))
+        self._document = Document(parse(response.body.decode("utf-8", "replace")))
         is_kept = method == "GET" and "no-store" not in response.header("cache-control")
         entry = _Entry(url=url, response=response if is_kept else None, is_sent=method == "POST")
         if self._history and self._history[-1].url == url:  # a browser replaces an entry by itself
@@ -246,159 +200,3 @@ class TextPage:
         if not (is_pair and name) or {each.lower() for each in attributes} - _COOKIES:
             raise Unsupported(f"the cookie {cookie[:40]!r}")
         self._cookies.setdefault(host, {})[name.strip()] = value.strip()
-
-
-class _Document:
-    """A parsed page, the state of its controls, and the tree that Chromium would make of it."""
-
-    def __init__(self, body: Node) -> None:
-        self.nodes: list[Node] = []
-        self.controls: list[_Control] = []
-        self._labels: dict[int, list[Node]] = {}  # by the number of the control
-        self._hidden: set[int] = set()
-        self._layout: set[int] = set()
-        self._number: dict[int, int] = {}
-        self._elements: tuple[Element, ...] = ()
-        self._body = body
-        self._collect(body, None, is_hidden=False)
-        self._name()
-
-    def control(self, node: Node) -> _Control:
-        return next(each for each in self.controls if each.node is node)
-
-    def is_of(self, element: Element) -> bool:
-        return any(each is element for each in self._elements)
-
-    def view(self) -> View:
-        tree: list[dict[str, Any]] = []
-        self._build(self._body, tree)
-        view = read(tree)
-        self._elements = view.elements
-        return view
-
-    def _collect(self, node: Node, form: Node | None, *, is_hidden: bool) -> None:
-        self._number[id(node)] = len(self.nodes)
-        self.nodes.append(node)
-        is_hidden = is_hidden or "hidden" in node.given or node.tag in _UNSEEN
-        if is_hidden:
-            self._hidden.add(id(node))
-        if node.tag in ("noscript", "template"):
-            return
-        if node.tag in _HELD:
-            self.controls.append(_control(node, form))
-        for child in node.children:
-            self._collect(child, node if node.tag == "form" else form, is_hidden=is_hidden)
-
-    def _name(self) -> None:
-        labels = [node for node in self.nodes if node.tag == "label"]
-        for label in labels:
-            held = [each for each in _walk(label) if each.tag in _HELD and each.given.get("type") != "hidden"]
-            if len(held) > 1 or ("for" in label.given and held and held[0].given.get("id") != label.given["for"]):
-                raise Unsupported("<label> of more than one control")
-            aimed = (
-                [node for node in self.nodes if node.tag in _HELD and node.given.get("id") == label.given.get("for")]
-                if "for" in label.given
-                else held
-            )
-            for node in aimed[:1]:
-                self._labels.setdefault(self._number[id(node)], []).append(label)
-
-    def _build(self, node: Node, tree: list[dict[str, Any]]) -> str | None:
-        """Adds what Chromium would; returns its id."""
-        if id(node) in self._hidden or (node.tag == "input" and node.given.get("type", "").lower() == "hidden"):
-            return None
-        number = self._number[id(node)]
-        made: dict[str, Any] = {"nodeId": str(number), "backendDOMNodeId": number, "childIds": [], "properties": []}
-        tree.append(made)
-        if not node.tag:
-            return _fill(made, "StaticText", " ".join(node.text.split()))
-        if node.tag in _HELD:
-            control = self.control(node)
-            self._build_control(made, control)
-            made["childIds"] = [self._build_option(each, label, control, tree) for each, label in control.options]
-            return made["nodeId"]
-        if node.tag == "table" and not any(each.tag in ("th", "thead", "tfoot") for each in _walk(node)):
-            self._layout.update(id(each) for each in _walk(node))  # for Chromium a table without heads serves the layout
-        name = _content(node) if node.tag[0] == "h" or node.tag == "a" else ""
-        role = "link" if node.tag == "a" and "href" in node.given else _ROLES.get(node.tag, "generic")
-        if role == "paragraph" and not _content(node) and not any(each.tag in _HELD | _BREAKS for each in _walk(node)):
-            role = "generic"  # it takes no room
-        _fill(made, "LayoutTableRow" if role == "row" and id(node) in self._layout else role, name)
-        made["childIds"] = [child for each in node.children if (child := self._build(each, tree)) is not None]
-        return made["nodeId"]
-
-    def _build_option(self, node: Node, label: str, control: _Control, tree: list[dict[str, Any]]) -> str:
-        number = self._number[id(node)]
-        flags = [("selected", label == control.value), ("disabled", "disabled" in node.given or "disabled" in control.node.given)]
-        made: dict[str, Any] = {"nodeId": str(number), "backendDOMNodeId": number}
-        made["properties"] = [{"name": flag, "value": {"value": value}} for flag, value in flags]
-        tree.append(made)
-        return _fill(made, "option", label)
-
-    def _build_control(self, made: dict[str, Any], control: _Control) -> None:
-        given, role = (
-            control.node.given,
-            _CONTROLS.get(control.kind, {"select": "combobox", "textarea": "textbox"}.get(control.kind, "button")),
-        )
-        labels = [_content(label) for label in self._labels.get(made["backendDOMNodeId"], [])]
-        own = _content(control.node) if control.kind == "button" else given.get("value", "Submit") if control.kind == "submit" else ""
-        name = given.get("aria-label", "").strip() or (
-            " ".join(labels) if labels else own or given.get("title") or given.get("placeholder", "")
-        )
-        if given.get("title") and given.get("placeholder"):
-            raise Unsupported("a field with both a title and a placeholder")
-        _fill(made, role, name)
-        flags: list[tuple[str, Any]] = []
-        if role in ("checkbox", "radio"):
-            flags.append(("checked", "true" if control.is_on else "false"))
-        elif role != "button":
-            value = "\u2022" * len(control.value) if control.kind == "password" else control.value
-            made["value"] = {"value": value}
-        if control.kind == "textarea":
-            flags.append(("multiline", True))
-        if "disabled" in given:
-            flags.append(("disabled", True))
-        elif "readonly" in given and role in FIELDS:
-            flags.append(("readonly", True))
-        made["properties"] = [{"name": flag, "value": {"value": value}} for flag, value in flags]
-
-
-def _control(node: Node, form: Node | None) -> _Control:
-    kind = node.given.get("type", "text").lower() if node.tag == "input" else node.tag
-    control = _Control(node=node, kind=kind, form=form, value=node.given.get("value", ""), is_on="checked" in node.given)
-    if kind in ("text", "search", "tel", "password"):
-        control.value = control.value.replace("\n", "").replace("\r", "")
-    if kind == "textarea":
-        control.value = "".join(child.text for child in node.children)
-    if kind == "select":
-        control.options = [(each, " ".join(_content(each).split())) for each in _walk(node) if each.tag == "option"]
-        labels = [label for _, label in control.options]
-        if len(set(labels)) < len(labels):
-            raise Unsupported("<select> with an option twice")
-        chosen = [label for each, label in control.options if "selected" in each.given]
-        free = [label for each, label in control.options if "disabled" not in each.given]
-        control.value = [*chosen[-1:], *free, ""][0]
-    return control
-
-
-def _fill(made: dict[str, Any], role: str, name: str) -> str:
-    made["role"], made["name"] = {"value": role}, {"value": name}
-    return made["nodeId"]
-
-
-def _walk(node: Node) -> list[Node]:
-    return [each for child in node.children for each in (child, *_walk(child))]
-
-
-def _content(node: Node) -> str:
-    """The words inside, as they name it; controls inside are not part of it."""
-    return " ".join(_raw(node).split())
-
-
-def _raw(node: Node) -> str:
-    if not node.tag:
-        return node.text
-    if "hidden" in node.given:
-        return ""
-    inner = "".join(_raw(child) for child in node.children if child.tag not in _HELD)
-    return f" {inner} " if node.tag in _BREAKS else inner
