@@ -28,11 +28,12 @@ def demonstrator(studio: Studio) -> Callable[[Task, Key, AttemptId], ScriptFacto
 
 
 async def survey(studio: Studio) -> None:
-    """Learns the studio's vocabulary from what demonstrators say and read."""
+    """Learns the studio's vocabulary from what demonstrators say and read. Raises `BadRecipe` when openings then do not fit."""
     script = demonstrator(studio)
     studio.vocabulary = await studio.survey(
         studio.recipe.sft.survey, lambda task, key, index: script(task, key, AttemptId(group=_SURVEY_BASE + index, slot=0))
     )
+    studio.require_room()
 
 
 async def teach(studio: Studio, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]) -> tuple[Attempt, ...]:

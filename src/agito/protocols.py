@@ -374,6 +374,14 @@ class Service:
     stderr: int
 
 
+class Standing(Protocol):
+    """A workspace as it stood at one moment."""
+
+    def is_as_it_was(self) -> bool:
+        """Whether nothing was made, changed, renamed, linked, touched or removed since. Kill everything first."""
+        ...
+
+
 class Sandbox(Protocol):
     """One episode's box. Methods raise `SandboxFailure` when the box itself is gone or silent."""
 
@@ -381,8 +389,8 @@ class Sandbox(Protocol):
         """A fresh `bash -c`; working directory and exported variables carry over."""
         ...
 
-    async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
-        """A snippet in a fresh fork of the warm interpreter."""
+    async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
+        """A snippet in a fresh fork of the warm interpreter. With `cpu_s`, the processor time of the whole process tree is bounded."""
         ...
 
     async def read(self, path: str, *, limit_bytes: int = 1 << 20) -> bytes:
@@ -394,7 +402,14 @@ class Sandbox(Protocol):
         ...
 
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
-        """Every regular file beneath the workspace, or beneath its folder `under`, read by the host, links never followed."""
+        """Every regular file beneath the workspace, or beneath its folder `under`, read by the host, links never followed.
+
+        Raises `Uncapturable` for what the policy left too large, too deep or too long to be captured whole.
+        """
+        ...
+
+    async def standing(self) -> Standing:
+        """What stands in the workspace now, to be compared with later."""
         ...
 
     async def kill(self) -> None:
@@ -414,7 +429,7 @@ class Sandbox(Protocol):
         ...
 
     async def snapshot(self) -> str:
-        """Freezes, copies, thaws; returns a layer's id."""
+        """Freezes, copies, thaws; returns a layer's id. Raises `Uncapturable` where what runs inside cannot be frozen."""
         ...
 
     async def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -18,10 +19,12 @@ from agito.grading.monitor import Monitor
 from agito.harness import SoloHarness
 from agito.protocols import Environment, Renderer, ScriptFactory, Session, Validated
 from agito.recipe import Recipe
-from agito.render import Vocabulary, learn, renderer
+from agito.render import Vocabulary, learn, renderer, texts_of
 from agito.rollout import AttemptRunner, Collected, EpisodeDriver, Observed, Plan, collect, reward_range, scripted
 from agito.schedule import Quota
-from agito.types import Attempt, AttemptId, Fault, Key, Task, Trajectory
+from agito.types import Attempt, AttemptId, Dialect, Fault, Key, Task, Trajectory
+
+_OPENINGS = 8  # looked at in each cell
 
 
 @dataclass(slots=True)
@@ -66,6 +69,7 @@ class Studio:
     def task(self, split: str, index: int) -> tuple[Task, Key]:
         family, level = self.cells[index % len(self.cells)]
         task, key = self.environment.task(split=split, index=index, seed=self.recipe.seed, family=family, level=level)
+        task = task.in_dialect(self.recipe.env.dialect)
         tokens = min(task.limits.tokens, self.recipe.compute.context)
         return replace(task, limits=replace(task.limits, tokens=tokens)), key
 
@@ -109,11 +113,9 @@ class Studio:
 
             async with limiter:
                 trajectory = (await driver.run(task, key, attempt, act, is_graded=False)).trajectory
-            events = trajectory.events
             if trajectory.fault not in (None, Fault.BUDGET):
                 broke.append(f"{trajectory.fault}: {trajectory.detail}")
-            said = [f"{event.call.tool} {argument}" for event in events for argument in event.call.arguments.values()]
-            texts[index] = [task.prompt[self.recipe.env.dialect], *said, *(event.text for event in events)]
+            texts[index] = texts_of(self.recipe.env.dialect, task, trajectory.events)
 
         async with anyio.create_task_group() as tasks:
             for index in range(size):
@@ -122,6 +124,23 @@ class Studio:
             raise BadEnvironment(f"{self.environment.name}: not one of {size} demonstrations could be played; the first: {broke[0]}")
         numbers = [str(number) for number in range(20)] * size
         return learn([*(text for index in sorted(texts) for text in texts[index]), *numbers], size=self.recipe.model.vocab_size)
+
+    def require_room(self) -> None:
+        """Raises `BadRecipe` unless an opening and one turn fit into what an attempt may spend, in every cell."""
+        for number, at in itertools.product(range(len(self.cells)), range(_OPENINGS)):
+            task, _ = self.task("train", at * len(self.cells) + number)
+            self._require_room(task, len(self.renderer.opening(task)))
+
+    def _require_room(self, task: Task, opening: int) -> None:
+        turn, allowed, context = task.limits.turn_tokens, task.limits.tokens, self.recipe.compute.context
+        if opening + turn <= allowed:
+            return
+        key = "natural_limits" if self.recipe.env.dialect is Dialect.NATURAL else "limits"
+        remedy = f"set compute.context={opening + turn} or more" if allowed == context else f"raise its environment's Task.{key}.tokens"
+        raise BadRecipe(
+            f"compute.context={context}: the opening of a task of {task.cell} has {opening} tokens in the {self.recipe.env.dialect} "
+            f"dialect and a turn up to {turn}, but an attempt may spend {allowed}; {remedy}"
+        )
 
     def start_compute(self) -> None:
         """Starts the workers ahead of their use; they take seconds to come up, beside whatever else is done."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import TypeAlias
 
@@ -141,11 +141,17 @@ class Task:
     prompt: Mapping[Dialect, str]
     tools: tuple[ToolSpec, ...]
     limits: Limits = field(default_factory=Limits)
+    natural_limits: Limits | None = None  # in the natural dialect, which takes several times the tokens; None: as `limits`
     tags: tuple[str, ...] = ()  # what an analyst groups by, such as "fallback"; never rendered
 
     @property
     def cell(self) -> str:
         return f"{self.family}-{self.level}"
+
+    def in_dialect(self, dialect: Dialect) -> Task:
+        """This task with the limits of one dialect, which hold from here on."""
+        limits = self.natural_limits if dialect is Dialect.NATURAL and self.natural_limits is not None else self.limits
+        return replace(self, limits=limits, natural_limits=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,7 +116,7 @@ async def test_an_environment_that_raises_voids_the_attempt_and_is_not_graded() 
 async def test_a_grader_that_raises_gives_no_verdict() -> None:
     found = await attempt(Troubled(grade=KeyError("answer")))
     assert found.verdict.status is Status.VOID
-    assert "the grader failed: grade: KeyError" in found.verdict.evidence
+    assert "KeyError: 'answer'" in found.verdict.evidence
     assert found.trajectory.end is End.SUBMITTED, "what the policy did is kept"
 
 

@@ -45,7 +45,7 @@ def run(token, tests):
     for name, source in sources.items():
         spaces[name] = {"__name__": name, "__file__": "/work/" + name + ".py"}
         try:
-            exec(compile(source, name, "exec"), spaces[name])
+            exec(compile(source, name, "exec", dont_inherit=True), spaces[name])
         except BaseException as error:
             told.append([name, "collection", type(error).__name__])
             spaces[name] = None

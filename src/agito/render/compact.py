@@ -99,6 +99,12 @@ class CompactRenderer:
         return self.vocabulary.decode(ids)
 
 
+def texts_of(task: Task, events: Sequence[Event]) -> list[str]:
+    """What is said and read in an episode."""
+    said = [f"{event.call.tool} {argument}" for event in events for argument in event.call.arguments.values()]
+    return [task.prompt[Dialect.COMPACT], *said, *(event.text for event in events)]
+
+
 def _parameters(tool: ToolSpec) -> dict[str, str]:
     """Names and JSON types, in order."""
     properties = tool.parameters.get("properties")

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import anyio
 
-from agito.errors import SandboxFailure
+from agito.grading.retry import Grade, ask, judge
 from agito.protocols import Control, Environment, Ranged, ScriptFactory, Session
 from agito.rollout.guarded import ENDS_EVERYTHING, Batch, Failure, GuardedSession, what_broke, within
 from agito.rollout.observed import DeadlineLog, Observed
@@ -93,21 +93,26 @@ class EpisodeDriver:
         return Finished(trajectory=trajectory, verdict=verdict, sealed=sealed)
 
     async def judge(self, sealed: Sealed, task: Task, key: Key) -> Verdict:
-        """The environment's verdict on a capture. What the policy left there is judged as it stands."""
-        verdict = await self.ask(self.environment.grade, sealed, key)
-        return self.lowest(sealed.problem) if verdict.status is Status.VOID and sealed.problem else verdict
+        """The environment's verdict on a capture, whatever the policy left there: a grader that fails on it is asked again beside a
+        solved episode."""
+        low, _ = reward_range(self.environment)
+        return await judge(
+            self.environment.grade, sealed, key, self._grade_seed, partial(self.solved, task, key),
+            deadline_s=self._deadlines.grade_s, lowest=low,
+        )  # fmt: skip
 
-    async def ask(self, grade: Callable[[Sealed, Key, int], Awaitable[Verdict]], sealed: Sealed, key: Key) -> Verdict:
-        """One grading, within its deadline. Void when it raises or does not answer."""
+    async def solved(self, task: Task, key: Key) -> Sealed:
+        """The capture of an episode that a shipped solution acted out. Raises whatever goes wrong."""
+        control = await self.environment.open(task, key, AttemptId(group=0, slot=0), noise_seed=self.noise_seed)
         try:
-            with anyio.fail_after(self._deadlines.grade_s):
-                return await grade(sealed, key, self._grade_seed)
-        except ENDS_EVERYTHING:
-            raise
-        except (SandboxFailure, TimeoutError) as error:
-            return Verdict.void(f"infra: no verdict: {error or f'the grader did not answer within {self._deadlines.grade_s:.0f} s'}")
-        except Exception as error:  # the boundary: a grader that breaks gives no verdict
-            return Verdict.void(f"env: the grader failed: {what_broke('grade', error)}")
+            await act_out(control.session, task.limits, self.environment.solutions(task, key)[0])
+            return await control.seal()
+        finally:
+            await self._close(control)
+
+    async def ask(self, grade: Grade, sealed: Sealed, key: Key) -> Verdict:
+        """One grading that is no reward, within its deadline. Void when it raises or does not answer."""
+        return await ask(grade, sealed, key, self._grade_seed, deadline_s=self._deadlines.grade_s)
 
     def lowest(self, why: str) -> Verdict:
         """The environment's lowest reward, where there is nothing to grade."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Protocol
 
-from agito.errors import InvalidArguments
+from agito.errors import InvalidArguments, Uncapturable
+from agito.protocols import Sandbox
 from agito.types import Call, Exactness, Fault, ToolSpec
 
 _P99 = NormalDist().inv_cdf(0.99)
@@ -59,7 +60,10 @@ class Component(Protocol):
         ...
 
     async def capture(self) -> Mapping[str, bytes]:
-        """Kills what runs, then says what the grader may read, by path. Called once; only `digest` and `close` follow."""
+        """Kills what runs, then says what the grader may read, by path. Called once; only `digest` and `close` follow.
+
+        Nothing where the policy left what cannot be captured whole: it has no artefacts then, and is judged by that.
+        """
         ...
 
     async def close(self) -> None:
@@ -115,7 +119,6 @@ class Weather:
     delay_s: float = 0.0  # median of a lognormal distribution; really waited
     delay_p99_s: float = 0.0  # at least the median
     says: str = "error: temporarily unavailable"
-    commands: tuple[str, ...] = ()  # only calls whose `command` begins with one of these; none: every call
 
     def __post_init__(self) -> None:
         chances = (self.timeout, self.error, self.lost)
@@ -123,10 +126,6 @@ class Weather:
             raise ValueError(f"timeout={self.timeout} error={self.error} lost={self.lost}: chances, together at most 1")
         if self.delay_s < 0:
             raise ValueError(f"delay_s={self.delay_s}: at least 0")
-
-    def befalls(self, call: Call) -> bool:
-        """Can anything happen to this call?"""
-        return self != CALM and (not self.commands or str(call.arguments.get("command")).startswith(self.commands))
 
     def draw(self, rng: random.Random) -> tuple[str | None, float]:
         """(`timeout`, `error`, `lost` or None, seconds to wait)."""
@@ -153,6 +152,14 @@ def text_of(call: Call, name: str) -> str:
     if not value.isascii() and any("\ud800" <= each <= "\udfff" for each in value):
         raise InvalidArguments(f"{call.tool}: `{name}` holds half a character (a lone surrogate)")
     return value
+
+
+async def captured(sandbox: Sandbox, *, limit_bytes: int = 1 << 22) -> Mapping[str, bytes]:
+    """The files of `sandbox`; nothing where the policy left what cannot be captured whole."""
+    try:
+        return await sandbox.files(limit_bytes=limit_bytes)
+    except Uncapturable:
+        return {}
 
 
 def wrong(problem: object) -> Answer:

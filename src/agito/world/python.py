@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec
 from agito.types import Call, Exactness, Fault, ToolSpec
-from agito.world.component import Answer, spec, text_of
+from agito.world.component import Answer, captured, spec, text_of
 
 PYTHON = spec("python", "Runs Python code; shows what it prints and the value of a last expression.", ["code"])
 STATE = ".python/state"
@@ -21,7 +21,7 @@ SPEC = SandboxSpec(work_mb=32, tmp_mb=8, mem_mb=256, procs=32, fsize_mb=16, cpu_
 class PythonTool:
     """Implements `Component`. The sandbox starts with the first snippet. `files` stand in its workspace from the beginning.
 
-    Two states with equal values can differ in their digests where pickling does, as for sets of strings in two pools.
+    Two states with equal values can differ in their digests where pickling does.
     """
 
     exactness = Exactness.FILESYSTEM
@@ -62,7 +62,7 @@ class PythonTool:
         return twin
 
     async def digest(self) -> str:
-        files = await self._sandbox.files() if self._sandbox else {path: text.encode() for path, text in self._files.items()}
+        files = await captured(self._sandbox) if self._sandbox else {path: text.encode() for path, text in self._files.items()}
         hashes = sorted((path, hashlib.sha256(data).hexdigest()) for path, data in files.items())
         return hashlib.blake2b(repr(hashes).encode(), digest_size=16).hexdigest()
 
@@ -71,7 +71,7 @@ class PythonTool:
         if self._sandbox is None:
             return {path: text.encode() for path, text in self._files.items()}
         await self._sandbox.kill()
-        return {path: data for path, data in (await self._sandbox.files()).items() if path != STATE}
+        return {path: data for path, data in (await captured(self._sandbox)).items() if path != STATE}
 
     async def close(self) -> None:
         if self._sandbox is not None:
@@ -108,9 +108,9 @@ def run(code, path):
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     failed = False
     try:
-        exec(compile(tree, "<snippet>", "exec"), space)
+        exec(compile(tree, "<snippet>", "exec", dont_inherit=True), space)
         if last is not None:
-            value = eval(compile(ast.Expression(last.value), "<snippet>", "eval"), space)
+            value = eval(compile(ast.Expression(last.value), "<snippet>", "eval", dont_inherit=True), space)
             if value is not None:
                 print(repr(value))
     except SystemExit:

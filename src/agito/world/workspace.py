@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from agito.errors import NotFound
 from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec
 from agito.types import Call, Exactness, ToolSpec
-from agito.world.component import Answer, Component, spec, text_of, wrong
+from agito.world.component import Answer, Component, captured, spec, text_of, wrong
 
 SH = spec("sh", "Run a command with bash in the working directory. Directory and exported variables carry over.", ["command"])
 EDIT = spec("edit", "Replace a text in a file. `old` must stand there exactly once; `new` may be empty.", ["path", "old", "new"])
@@ -107,15 +107,11 @@ class LiveWorkspace:
         return self._captured
 
     async def _files(self) -> Mapping[str, bytes]:
-        """Nothing where the policy made a tree that cannot be read, by its depth say: it has no artefacts then."""
         if self._captured is not None:
             return self._captured
         if self._sandbox is None:
             return self._workspace.tree
-        try:
-            return await self._sandbox.files(limit_bytes=self._workspace.capture_bytes or _DIGESTED_BYTES)
-        except ValueError:
-            return {}
+        return await captured(self._sandbox, limit_bytes=self._workspace.capture_bytes or _DIGESTED_BYTES)
 
     async def close(self) -> None:
         if self._sandbox is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from agito.errors import InvalidArguments
+from agito.errors import InvalidArguments, Uncapturable
 from agito.protocols import Control, Session, WorldSnapshot
 from agito.types import AttemptId, Budget, Call, Event, Exactness, Fault, Sealed, Task, ToolSpec
 from agito.world.component import CALM, Answer, Component, Weather, clip, spec, text_of, wrong
@@ -109,7 +109,7 @@ class World:
     async def _in_weather(self, component: Component, call: Call) -> Answer:
         timeout_s = self.task.limits.call_seconds
         weather = self._weather.get(call.tool, CALM)
-        if not weather.befalls(call):
+        if weather == CALM:
             self._had_fault = False
             return await component.call(call, timeout_s=timeout_s)
         rng = random.Random(f"{self._noise_seed}/{self._attempt.group}.{self._attempt.slot}/{self._num_calls}")
@@ -145,7 +145,7 @@ class World:
     async def digest(self) -> str:
         if self._sealed is not None:
             return self._sealed.digest
-        parts = {component.name: await component.digest() for component in self._components}
+        parts = {component.name: await _digest(component) for component in self._components}
         state = [self.task.id, self._submitted, parts]
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -153,7 +153,7 @@ class World:
         if self._sealed is None:
             files: dict[str, bytes] = {}
             for component in self._components:
-                files |= await component.capture()
+                files |= await _capture(component)
             digest = await self.digest()
             await self.close()
             self._sealed = Sealed(task_id=self.task.id, submitted=self._submitted, files=files, digest=digest)
@@ -162,6 +162,22 @@ class World:
     async def close(self) -> None:
         for component in self._components:
             await component.close()
+
+
+async def _capture(component: Component) -> Mapping[str, bytes]:
+    """Nothing where the policy left what cannot be captured, whatever the component makes of it."""
+    try:
+        return await component.capture()
+    except Uncapturable:
+        return {}
+
+
+async def _digest(component: Component) -> str:
+    """Of any state, also of one that cannot be captured."""
+    try:
+        return await component.digest()
+    except Uncapturable:
+        return "uncapturable"
 
 
 def _readable(text: str) -> str:

@@ -128,7 +128,7 @@ class Family:
     """One of the worlds. What its impostors know is the compact prompt."""
 
     draw: Callable[[str, int, random.Random], Case]  # (split, level, rng)
-    blind: Callable[[str, random.Random], Script]  # acts as the optimum would, but reads nothing of what it is answered
+    open_loop: Callable[[str, int, random.Random], Script]  # (prompt, turns, rng): acts as well as one can who reads nothing
     anything: Callable[[str, random.Random], Call]  # a well-formed call at random
 
 
@@ -167,7 +167,10 @@ def impostors(family: Family, task: Task, seed: int) -> dict[str, ScriptFactory]
         while True:
             yield family.anything(prompt, rng)
 
-    return {"null": null, "random": noise, "blind": lambda: family.blind(prompt, random.Random(f"decisions/blind/{seed}"))}
+    def open_loop() -> Script:
+        return family.open_loop(prompt, task.limits.turns, random.Random(f"decisions/open_loop/{seed}"))
+
+    return {"null": null, "random": noise, "open_loop": open_loop}
 
 
 def call(tool: str, **arguments: str) -> Call:

@@ -11,23 +11,28 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
+import anyio.lowlevel
 
-from agito.errors import SandboxFailure
+from agito.errors import SandboxExhausted, SandboxFailure, Uncapturable
 from agito.protocols import Result, SandboxSpec, Service
 from agito.types import Fault
 from agito.world.sandbox import beneath, passed
 from agito.world.sandbox.commands import Program, as_program, is_stateless
 from agito.world.sandbox.inside import wire
 from agito.world.sandbox.link import Reply, exchange
+from agito.world.sandbox.standing import Standing
 
 GRACE_S = 2.0  # pid 1 enforces deadlines; silent for this long past one, it is killed
 START_S = 30.0
 _RETRY_S = 0.01
+_ASLEEP = 4.0  # times its seconds of the processor that a metered snippet may sleep
 _KILLERS = {
     wire.DEADLINE: ("deadline", Fault.TIMEOUT),
     wire.MEMORY: ("memory", Fault.BUDGET),
     wire.OUTPUT: ("output", Fault.BUDGET),
     wire.START: ("no process left", Fault.BUDGET),
+    wire.CPU: ("cpu", Fault.BUDGET),
+    wire.ASLEEP: ("asleep", Fault.TIMEOUT),
 }
 
 
@@ -37,6 +42,7 @@ class Frozen:
 
     spec: SandboxSpec
     layers: tuple[str, ...]  # uppermost first
+    is_stacked: bool  # whether forks lie above the layers; else they are copies of the only one
     cwd: str
     env: dict[str, str]
 
@@ -51,6 +57,7 @@ class Box:
         self._spec = spec
         self._on_snapshot = on_snapshot
         self.layers = layers
+        self.is_stacked = False  # above its layers
         self.work = self.upper = self._pidfd = -1
         self._configuration: tuple[dict[str, str], int, int, str] | None = None
         self._is_busy = False
@@ -91,9 +98,13 @@ class Box:
         program = as_program(command)
         return await self._act(command, False, timeout_s, program is None and not is_stateless(command), program)
 
-    async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
-        """A snippet in a fresh fork of the warm interpreter; it sees the shell's directory and variables."""
-        return await self._act(code, True, timeout_s, False, None)
+    async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
+        """A snippet in a fresh fork of the warm interpreter; it sees the shell's directory and variables.
+
+        `cpu_s` bounds what it and all that it starts may use of the processor, and `cpu_s` counts in the result are then those of the whole
+        tree; one that mostly sleeps is stopped after four times as long. `timeout_s` is then for a machine that gives it no processor.
+        """
+        return await self._act(code, True, timeout_s, False, None, None if cpu_s is None else (cpu_s, _ASLEEP * cpu_s))
 
     async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:
         """One message. Raises `ValueError` for a path outside, a link on the way or anything but a regular file at its end.
@@ -111,6 +122,8 @@ class Box:
         reply = await self._call(("write", rows), START_S)
         if reply.status in (errno.ELOOP, errno.EXDEV, errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
             raise ValueError(f"path={reply.body.decode(errors='replace')}; only regular files without links on the way are written")
+        if reply.kind != wire.DONE and not reply.status:
+            raise self._failed(reply.body.decode(errors="replace"))
         if reply.kind != wire.DONE:
             raise OSError(reply.status, reply.body.decode(errors="replace"))
 
@@ -122,31 +135,52 @@ class Box:
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
         """Every regular file beneath the workspace or its folder `under`, links never followed.
 
-        Raises `ValueError` past `limit_bytes` in all.
+        Raises `Uncapturable` past `limit_bytes` in all, and for what else cannot be captured whole: the policy left it so.
 
         What processes write meanwhile may be missed: `kill` first.
         """
         self._check()
-        return beneath.read_all(self.work, limit_bytes, beneath.relative(under) if under else "")
+        reading = beneath.read_all(self.work, limit_bytes, beneath.relative(under) if under else "")
+        try:
+            while True:
+                next(reading)
+                await anyio.lowlevel.checkpoint()
+                self._check()
+        except StopIteration as end:
+            return end.value
+        finally:
+            reading.close()
+
+    async def standing(self) -> Standing:
+        """What stands in the workspace now; compare it later by `is_as_it_was`, with everything killed."""
+        self._check()
+        return Standing(self.work)
 
     async def kill(self) -> None:
         """Kills everything inside but pid 1; costs nothing when nothing else is alive."""
         self._check()
         if not self._is_idle:
-            await self._call(("kill",), START_S)
+            reply = await self._call(("kill",), START_S)
+            if reply.kind != wire.DONE:
+                reason = "the kernel has not yet taken apart what the episode's processes held"
+                self.discard(reason)
+                raise SandboxExhausted(reason)
 
     async def snapshot(self) -> str:
-        """Freezes, copies, thaws; the sandbox goes on. Returns what `pool.fork` takes."""
+        """Freezes, copies, thaws; the sandbox goes on. Returns what `pool.fork` takes.
+
+        Raises `Uncapturable` where the episode's processes keep one another running.
+        """
         reply = await self._call(("freeze",), START_S)
         if reply.kind != wire.FROZEN:
-            raise SandboxFailure(f"the sandbox could not be frozen: {reply.body.decode(errors='replace')}")
+            raise Uncapturable(f"what runs in the sandbox could not be frozen: {reply.body.decode(errors='replace')}")
         cwd, *assignments = (os.fsdecode(part) for part in reply.body.split(b"\0"))
         env: dict[str, str] = {}
         for assignment in assignments:
             name, _, value = assignment.partition("=")
             env[name] = value
         try:
-            return await self._on_snapshot(self, Frozen(spec=self._spec, layers=self.layers, cwd=cwd, env=env))
+            return await self._on_snapshot(self, Frozen(spec=self._spec, layers=self.layers, is_stacked=self.is_stacked, cwd=cwd, env=env))
         finally:
             with anyio.CancelScope(shield=True):
                 await self._call(("thaw",), START_S)
@@ -209,7 +243,15 @@ class Box:
             if self.on_close is not None:
                 self.on_close(self)
 
-    async def _act(self, text: str, is_python: bool, timeout_s: float, carries: bool, program: Program | None) -> Result:
+    async def _act(
+        self,
+        text: str,
+        is_python: bool,
+        timeout_s: float,
+        carries: bool,
+        program: Program | None,
+        allowed: tuple[float, float] | None = None,
+    ) -> Result:
         if not 0 < timeout_s < math.inf:
             raise ValueError(f"timeout_s={timeout_s}: every action needs a finite deadline above 0")
         problem = _unsayable(text)
@@ -217,11 +259,13 @@ class Box:
             return Result(exit_code=127, output=problem, total_bytes=len(problem), fault=Fault.POLICY)
         direct = (program.words, program.globs, program.redirections) if program is not None else None
         try:
-            reply = await self._call(("act", text, is_python, timeout_s, carries, direct), timeout_s)
+            reply = await self._call(("act", text, is_python, timeout_s, carries, direct, allowed), timeout_s)
         except TimeoutError:
             return Result(
                 exit_code=None, output=b"", total_bytes=0, fault=Fault.TIMEOUT, killed_by="pid 1 silent", wall_s=timeout_s + GRACE_S
             )
+        if reply.kind != wire.RESULT:
+            raise self._failed(reply.body.decode(errors="replace"))
         exit_code: int | None
         if reply.killer:
             killed_by, fault = _KILLERS[reply.killer]
@@ -231,7 +275,10 @@ class Box:
             killed_by, fault, exit_code = f"signal {number}", None, 128 + number
         else:
             killed_by, fault, exit_code = None, None, os.WEXITSTATUS(reply.status)
-        if exit_code in (128 + signal.SIGXCPU, 137) and reply.cpu_s >= 0.9 * self._spec.cpu_s:
+        share = {128 + signal.SIGXCPU: 0.5, 137: 0.9}.get(
+            exit_code or 0, math.inf
+        )  # the kernel's two clocks differ where a host takes time
+        if reply.cpu_s >= share * self._spec.cpu_s:
             killed_by, fault = "cpu", Fault.BUDGET
         return Result(
             exit_code=exit_code,
@@ -257,6 +304,8 @@ class Box:
             assert reply is not None
             if reply.kind != wire.DONE:
                 passed.close(descriptors)
+                if reply.killer == wire.START:
+                    raise SandboxExhausted(f"{kind} {what}: the episode holds every process that it may have")
                 raise OSError(reply.status, f"{kind} {what}: {reply.body.decode(errors='replace')}")
             if len(descriptors) != count:
                 passed.close(descriptors)

@@ -21,15 +21,34 @@ from agito.world.sandbox.inside import kernel, wire
 
 DROPPED_UID = 1_900_000_001  # nobody's: outside the ranges of users, containers and services
 _MODULES = (
-    *("kernel", "seccomp", "wire", "layers", "capture", "memory", "box", "slots", "template", "expand", "start", "writing", "reading"),
+    *(
+        "kernel",
+        "seccomp",
+        "wire",
+        "layers",
+        "capture",
+        "clocks",
+        "state",
+        "memory",
+        "usage",
+        "box",
+        "slots",
+        "template",
+        "expand",
+        "start",
+        "writing",
+        "reading",
+    ),
     *("calling", "network", "pid1", "zygote"),
 )
 _START_S = 20.0
+HASH_SEED = 0
 _ABSENT = "the interpreter did not start"
 # The whole command line of the zygote, and so of every pid 1: it names no path of the host.
 _COMMAND = "import _socket;s=_socket.socket(fileno=0);exec(s.recv(9999))"
 _BOOT = b"""
 import marshal, os, sys
+sys.path[:] = [path for path in sys.path if path]
 control = _socket.socket(fileno=os.dup(0))
 os.dup2(os.open("/dev/null", os.O_RDWR), 0)
 settings, sources = marshal.loads(control.recv(1 << 20))
@@ -49,6 +68,7 @@ class Zygote:
     control: socket.socket
     pidfd: int
     interpreter: str
+    user: int  # whom it has become
     has_overlay: bool
     has_seccomp: bool
     landlock: int  # ABI version; 0: none
@@ -61,10 +81,17 @@ class Zygote:
 
 
 async def launch(
-    *, limit_bytes: int | None = None, cgroup: bool = True, overlay: bool = True, landlock: bool = True, seccomp: bool = True
+    *,
+    limit_bytes: int | None = None,
+    cgroup: bool = True,
+    overlay: bool = True,
+    landlock: bool = True,
+    seccomp: bool = True,
+    hash_seed: int = HASH_SEED,
 ) -> Zygote:
     """Raises `NoIsolation`, which names what this machine lacks and what to do about it.
 
+    `hash_seed` orders the sets of every interpreter inside alike, so that what a program answers does not depend on the pool.
     `limit_bytes` bounds all sandboxes together, half of the machine's memory by default. The flags exist for tests, which prove with
     them that an attack fires where a layer is missing.
     """
@@ -75,8 +102,8 @@ async def launch(
     group = make(limit_bytes or half_of_memory()) if cgroup else None
     problems: list[str] = []
     for interpreter, prefix in _interpreters():
-        settings = {"uid": DROPPED_UID, "prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
-        answer = await _try(interpreter, settings, group)
+        settings = {"uid": _user(), "prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
+        answer = await _try(interpreter, settings, group, hash_seed)
         if isinstance(answer, Zygote):
             return answer
         problems.append(f"{interpreter}: {answer}")
@@ -97,6 +124,21 @@ async def stop(zygote: Zygote) -> None:
     os.close(zygote.pidfd)
 
 
+def _user() -> int:
+    """Whom the zygote becomes: where this process is root, somebody who is mapped in its user namespace and whom nobody else is."""
+    if os.geteuid():
+        return os.geteuid()
+    users, groups = (
+        [range(int(line.split()[0]), int(line.split()[0]) + int(line.split()[2])) for line in Path(name).read_text().splitlines()]
+        for name in ("/proc/self/uid_map", "/proc/self/gid_map")
+    )
+    last = min(max(each.stop for each in users), max(each.stop for each in groups)) - 1
+    for user in (DROPPED_UID, last):
+        if user > 1000 and any(user in each for each in users) and any(user in each for each in groups):
+            return user
+    return 0  # the only one there is: an ordinary user, as seen from outside
+
+
 def _interpreters() -> list[tuple[str, str]]:
     """Executables and the directories that they need, the system's own first: it is inside /usr, which sandboxes see."""
     found = [("/usr/bin/python3", "/usr")] if os.access("/usr/bin/python3", os.X_OK) else []
@@ -104,20 +146,22 @@ def _interpreters() -> list[tuple[str, str]]:
     return [*found, (own, sys.base_prefix)]
 
 
-async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None) -> Zygote | str:
+async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None, hash_seed: int) -> Zygote | str:
     """A zygote, or why there is none."""
     inside = Path(__file__).parent / "inside"
     sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
     control, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    command = [interpreter, "-I", "-S", "-c", _COMMAND]
+    # Isolated (-I) but for its two variables: -P, no user site, and an empty environment otherwise.
+    command = [interpreter, "-s", "-S", "-c", _COMMAND]
+    variables = {"PYTHONHASHSEED": str(hash_seed), "PYTHONSAFEPATH": "1"}
     null = subprocess.DEVNULL
     answer = b""
     descriptors: list[int] = []
     with remote:
         try:
             process = subprocess.Popen(  # noqa: ASYNC220 - a vfork, once per pool
-                command, stdin=remote.fileno(), stdout=null, stderr=null, env={}, cwd="/", close_fds=True, start_new_session=True
+                command, stdin=remote.fileno(), stdout=null, stderr=null, env=variables, cwd="/", close_fds=True, start_new_session=True
             )
         except OSError as error:
             control.close()
@@ -150,6 +194,7 @@ async def _try(interpreter: str, settings: Mapping[str, object], group: Group | 
         control=control,
         pidfd=descriptors[0],
         interpreter=interpreter,
+        user=_user(),
         has_overlay=overlay,
         has_seccomp=has_seccomp,
         landlock=landlock,
@@ -165,4 +210,6 @@ def _remedy(problem: str) -> str:
         )
     if "mount" in problem:
         return "needs Linux 5.12 or later and a /proc that is not masked (in a container: --security-opt systempaths=unconfined)"
-    return "install Python 3.9 or later as /usr/bin/python3 (Debian: apt install python3)"
+    if _ABSENT in problem:
+        return "install Python 3.9 or later as /usr/bin/python3 (Debian: apt install python3)"
+    return "this step is refused by the kernel or the container; run Agito outside of it, or in a virtual machine"
