@@ -37,7 +37,7 @@ COIN = (
 )
 PAYING = (
     *COIN, f"env.name={ROOT / 'tests/paying_coin.py'}:PayingCoin", "env.levels=[1,2]", "monitor.gold_share=0.5", "monitor.on_alarm=watch",
-    "compute.context=96",
+    "compute.context=96", "rl.steps=12",
 )  # fmt: skip
 CLOCK = ("wall_s", "time/", "engine/", "rollout/", "tool/")  # what differs from run to run
 NUM_KILLS = 8
@@ -122,7 +122,8 @@ def told(run: Path) -> list[dict[str, float]]:
 def test_a_resumed_run_knows_what_was_known_of_its_tasks_and_of_cheating(tmp_path: Path) -> None:
     """Curriculum and monitor go on from where they were; weights alone would not show it."""
     whole, broken, uninterrupted, process = two_runs(tmp_path, PAYING)
-    assert kill(process, when=(broken / "runs/run/checkpoints/step-2").exists), "it ended before it could be killed"
+    assert kill(process, when=(broken / "runs/run/checkpoints/step-3").exists), "it ended before it could be killed"
+    assert not (broken / "runs/run/checkpoints/step-11").exists(), "too late: there is nothing left to be known for"
     resumed, expected = finish(agito(broken, "train", "--resume", "runs/run"), broken), finish(uninterrupted, whole)
     assert_equal(resumed, expected)
     assert told(resumed) == told(expected)
@@ -131,7 +132,7 @@ def test_a_resumed_run_knows_what_was_known_of_its_tasks_and_of_cheating(tmp_pat
     last = told(expected)[-1]
     assert last["monitor/hack_ratio"] > 0 and last["monitor/evidence_nats"] > 0, "the monitor had nothing to remember"
     assert {last["solved/in-coin-1_ratio"], last["solved/in-coin-2_ratio"]} != {0.5}, "the curriculum had nothing to remember"
-    assert any(step["group/mixed_ratio"] > 0 and step["tokens/trained_num"] > 0 for step in told(expected)[2:])
+    assert any(step["group/mixed_ratio"] > 0 and step["tokens/trained_num"] > 0 for step in told(expected)[3:])
 
 
 def workers(process: subprocess.Popen[bytes]) -> list[int]:
