@@ -135,7 +135,7 @@ class Environment(Protocol):
         ...
 
     def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        """Scripts that must stay at the floor: doing nothing, guessing, claiming."""
+        """Scripts that must stay at the floor: doing nothing, guessing, claiming; `open_loop`: all that can be had without reading."""
         ...
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:

@@ -67,11 +67,15 @@ class Studio:
         return shared(weights, self.parts)
 
     def task(self, split: str, index: int) -> tuple[Task, Key]:
-        family, level = self.cells[index % len(self.cells)]
-        task, key = self.environment.task(split=split, index=index, seed=self.recipe.seed, family=family, level=level)
-        task = task.in_dialect(self.recipe.env.dialect)
+        task, key = self._whole_task(split, index)
         tokens = min(task.limits.tokens, self.recipe.compute.context)
         return replace(task, limits=replace(task.limits, tokens=tokens)), key
+
+    def _whole_task(self, split: str, index: int) -> tuple[Task, Key]:
+        """Whatever the context."""
+        family, level = self.cells[index % len(self.cells)]
+        task, key = self.environment.task(split=split, index=index, seed=self.recipe.seed, family=family, level=level)
+        return task.in_dialect(self.recipe.env.dialect), key
 
     def plan(self, split: str, base: int, script: Callable[[Task, Key, AttemptId], ScriptFactory] | None = None) -> Plan:
         """Group `base + i` attempts the `i`-th task of the split."""
@@ -128,18 +132,18 @@ class Studio:
     def require_room(self) -> None:
         """Raises `BadRecipe` unless an opening and one turn fit into what an attempt may spend, in every cell."""
         for number, at in itertools.product(range(len(self.cells)), range(_OPENINGS)):
-            task, _ = self.task("train", at * len(self.cells) + number)
+            task, _ = self._whole_task("train", at * len(self.cells) + number)
             self._require_room(task, len(self.renderer.opening(task)))
 
     def _require_room(self, task: Task, opening: int) -> None:
-        turn, allowed, context = task.limits.turn_tokens, task.limits.tokens, self.recipe.compute.context
-        if opening + turn <= allowed:
+        turn, own, context, dialect = task.limits.turn_tokens, task.limits.tokens, self.recipe.compute.context, self.recipe.env.dialect
+        if opening + turn <= min(own, context):
             return
-        key = "natural_limits" if self.recipe.env.dialect is Dialect.NATURAL else "limits"
-        remedy = f"set compute.context={opening + turn} or more" if allowed == context else f"raise its environment's Task.{key}.tokens"
+        key = "natural_limits" if dialect is Dialect.NATURAL else "limits"
+        remedy = f"set compute.context={own}" if opening + turn <= own else f"its environment must raise Task.{key}.tokens, now {own}"
         raise BadRecipe(
-            f"compute.context={context}: the opening of a task of {task.cell} has {opening} tokens in the {self.recipe.env.dialect} "
-            f"dialect and a turn up to {turn}, but an attempt may spend {allowed}; {remedy}"
+            f"compute.context={context}: the opening of a task of {task.cell} has {opening} tokens in the {dialect} dialect and a turn up "
+            f"to {turn}, but an attempt may spend {min(own, context)}; {remedy}"
         )
 
     def start_compute(self) -> None:
