@@ -39,12 +39,16 @@ def test_by_default_the_run_stops_with_a_checkpoint_and_says_so_and_says_so_agai
 
 @pytest.mark.timeout(300)
 def test_if_asked_to_the_run_goes_back_takes_no_contradicted_reward_and_goes_on(agito: Agito, tmp_path: Path) -> None:
-    out = agito("train", "quickstart", "--name", "masked", *sets(*PAYING, "monitor.on_alarm=quarantine"), "--admit-anyway").stdout
+    options = (*PAYING, "monitor.on_alarm=quarantine", "rl.checkpoint_every=10")
+    out = agito("train", "quickstart", "--name", "masked", *sets(*options), "--admit-anyway").stdout
     run = tmp_path / "runs/masked"
     found = summary(run)
     alarm = found["monitor"]["alarm_step"]
     assert found["paused"] is None and found["monitor"]["rolled_back_to"] <= alarm < 4
     assert f"alarm at RL step {alarm}" in " ".join(out.split())
+    back = found["monitor"]["rolled_back_to"]
+    kept = {int(path.name[5:]) for path in (run / "checkpoints").glob("step-*")}
+    assert alarm + 1 in kept and not kept & set(range(back + 1, alarm + 1)), "a resume would begin with what was taken back"
     for path in sorted((run / "trajectories").glob("rl-*.parquet")):
         for each in read_trajectories(path):
             attempt = each.attempt
