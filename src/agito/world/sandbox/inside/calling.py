@@ -46,7 +46,7 @@ def answer(token: bytes, path: str, name: str, packed: bytes) -> NoReturn:
     os.dup2(null, 1)
     os.dup2(null, 2)
     write, leave, known, deepen = os.write, os._exit, sys.stdlib_module_names, sys.setrecursionlimit
-    lengthen: Callable[[int], object] = getattr(sys, "set_int_max_str_digits", int)  # noqa: B009 - older ones have no limit
+    lengthen: Callable[[int], object] = getattr(sys, "set_int_max_str_digits", int)
 
     def say(kind: str, value: str) -> NoReturn:
         data = token + f'["{kind}",{value}]'.encode("utf-8", "surrogatepass")
