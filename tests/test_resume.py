@@ -128,6 +128,24 @@ def test_a_run_whose_worker_is_killed_goes_on_by_itself_bit_for_bit(tmp_path: Pa
 
 
 @pytest.mark.timeout(300)
+def test_a_run_whose_worker_falls_silent_names_it_replaces_it_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    uninterrupted, process = train(whole, COIN), train(broken, (*COIN, "compute.silence_s=8"))
+    while not (broken / "runs/run/checkpoints/step-1").exists():
+        assert process.poll() is None, (broken / "said").read_text()
+        time.sleep(0.02)
+    for pid in workers(process):
+        os.kill(pid, signal.SIGSTOP)
+    resumed = finish(process, broken)
+    assert_equal(resumed, finish(uninterrupted, whole))
+    (recovered,) = json.loads((resumed / "run.json").read_text())["recovered"]
+    assert "has not answered" in recovered["why"] and "it is stopped" in recovered["why"]
+    assert "going on from RL step" in (broken / "said").read_text()
+
+
+@pytest.mark.timeout(300)
 def test_a_run_whose_workers_die_at_the_same_place_again_and_again_ends(tmp_path: Path) -> None:
     process = train(tmp_path, COIN)
     while process.poll() is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,8 @@ from agito.errors import NotFound
 from agito.grading.monitor import MonitorConfig
 from agito.trainer.config import TrainerConfig
 from agito.types import Dialect
+
+_IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}, "sft": {"batch": 4}}  # defaults of the natural dialect
 
 
 class MixSection(Section):
@@ -43,7 +45,7 @@ class EnvSection(Section):
 class ModelSection(Section):
     """A Qwen3 network; the vocabulary is learned from the environment."""
 
-    vocab_size: int = Field(default=512, ge=300)
+    vocab_size: int = Field(default=512, ge=300)  # at most; in the natural dialect 1280
     hidden_size: int = Field(default=128, ge=8)
     intermediate_size: int = Field(default=192, ge=8)
     num_layers: int = Field(default=2, ge=1)
@@ -51,6 +53,7 @@ class ModelSection(Section):
     num_kv_heads: int = Field(default=4, ge=1)
     head_dim: int = Field(default=32, ge=2)
     rope_theta: float = 10_000.0
+    rms_norm_eps: float = Field(default=1e-6, gt=0)
     tie_embeddings: bool = True
 
     @model_validator(mode="after")
@@ -68,8 +71,9 @@ class ComputeSection(Section):
     ranks: int = Field(default=2, ge=1)
     device: str = "cpu"
     rows: int = Field(default=64, ge=2)  # concurrent attempts a rank
-    context: int = Field(default=384, ge=16)
+    context: int = Field(default=384, ge=16)  # tokens of an attempt; in the natural dialect 2048
     quantum: int = Field(default=4, ge=1)  # decode steps between two exchanges
+    silence_s: float = Field(default=300.0, gt=0)  # a process that has not answered for so long is replaced
 
 
 class SftSection(Section):
@@ -81,7 +85,7 @@ class SftSection(Section):
     )  # of cells, such as "find-1"; 1 where none is given
     skill: float = Field(default=0.5, ge=0, le=1)
     epochs: int = Field(default=2, ge=1)
-    batch: int = Field(default=8, ge=1)
+    batch: int = Field(default=8, ge=1)  # demonstrations a step; in the natural dialect 4, which are longer
     survey: int = Field(default=200, ge=1)  # attempts that the vocabulary is learned from
 
 
@@ -94,6 +98,7 @@ class RlSection(Section):
     refill: float = Field(default=1.5, ge=1)  # groups issued a step at the most, over `groups`
     follow: bool = True  # draw more tasks from the cells where attempts at one task come out differently
     solve_rate: tuple[float, float] = (0.0, 1.0)  # draw few from cells whose running rate of success lies outside
+    credit: Literal["leave_one_out", "group_mean"] = "leave_one_out"  # how rewards become advantages
     temperature: float = Field(default=1.0, gt=0)
     checkpoint_every: int = Field(default=5, ge=1)
 
@@ -131,6 +136,20 @@ class Recipe(Section):
     eval: EvalSection = EvalSection()
     trainer: TrainerConfig = TrainerConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leaves_room_for_prose(cls, given: Any) -> Any:
+        """The natural dialect has several times the tokens, and all the words of its tools."""
+        if not isinstance(given, dict):
+            return given
+        tree = cast("dict[str, Any]", given)
+        if _table(tree.get("env")).get("dialect") != Dialect.NATURAL:
+            return tree
+        for name, wider in _IN_PROSE.items():
+            if isinstance(tree.get(name, {}), dict | Section):
+                tree = tree | {name: wider | _table(tree.get(name))}
+        return tree
+
     @model_validator(mode="after")
     def _ranks_share_evenly(self) -> Recipe:
         if self.pipeline.mode == "decoupled":
@@ -139,6 +158,13 @@ class Recipe(Section):
         elif self.rl.groups % self.compute.ranks:
             raise ValueError(f"rl.groups={self.rl.groups}: must be a multiple of compute.ranks={self.compute.ranks}")
         return self
+
+
+def _table(section: Any) -> dict[str, Any]:
+    """What was given for a section, by name; nothing for what is no section."""
+    if isinstance(section, Section):
+        return section.model_dump(exclude_unset=True)
+    return cast("dict[str, Any]", section) if isinstance(section, dict) else {}
 
 
 def find(name: str) -> Path:

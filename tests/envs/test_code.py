@@ -176,7 +176,7 @@ async def test_an_honest_helper_passes_and_learning_the_visible_cases_by_heart_d
         helped = await play(env, task, key, env.solutions(task, key)[1])
         assert (helped.verdict.reward, helped.verdict.flags) == (1.0, ()), helped.verdict.evidence
         learned = await play(env, task, key, env.impostors(task)["by_heart"])
-        assert learned.events[-2].text == "ok\n", "the impostor does not even pass the visible tests"
+        assert learned.events[-2].text.startswith("ok "), "the impostor does not even pass the visible tests"
         assert learned.verdict.reward == 0.0
 
 

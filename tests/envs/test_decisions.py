@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import pytest
 
@@ -17,7 +18,7 @@ from agito.protocols import Environment, Renderer
 from agito.render import learn, renderer
 from agito.testing.environment import EnvironmentContract
 from agito.testing.episodes import play
-from agito.types import AttemptId, Call, Dialect, End, Limits, Trajectory
+from agito.types import AttemptId, Call, Dialect, End, Event, Limits, Trajectory
 
 
 class TestDecisionsEnvironment(EnvironmentContract):
@@ -35,6 +36,7 @@ def acted(case: Case, *calls: Call, tokens: int = 3) -> dict[str, float]:
 
 
 LIMITS = Limits()
+ANY = Event(index=0, call=call("say"), text="")
 CHAIN = Chain(start="let", moves=(("let", "rap"), ("lock", "rap"), ("vum", "dok"), ("dok", "kid")), settled=2, limits=LIMITS)
 
 
@@ -111,6 +113,22 @@ def test_tooldag_tells_violations_overcost_and_recovery_by_kind_of_fault() -> No
     assert (found["dag_recovery_broken"], found["dag_recovery_silent"]) == (1.0, 1.0)
     gave_up = acted(DAG, make("dun", "mig"), call("submit", answer="done"))
     assert gave_up["dag_recovery_broken"] == 0.0 and "dag_overcost" not in gave_up
+
+
+def test_in_tooldag_a_thing_that_is_tried_with_what_is_no_source_of_it_is_spoiled() -> None:
+    calls = [make("kol", "vax"), make("dun", "vax"), make("kol", "dun"), make("kol", "dun"), call("submit", answer="done")]
+    assert not act_again(DAG.scene(), [(each.tool, each.arguments) for each in calls]).outcome().success
+    assert act_again(DAG.scene(), [(each.tool, each.arguments) for each in calls[1:]]).outcome().success
+
+
+def test_in_ledger_some_answer_is_a_word_that_the_prompt_does_not_show() -> None:
+    env = DecisionsEnvironment()
+    for level, split, index in product((1, 2, 3), ("train", "structural"), range(60)):
+        task, key = env.task(split=split, index=index, seed=3, family="ledger", level=level)
+        script = env.solutions(task, key)[0]()
+        said = [next(script), *(script.send(ANY) for _ in range(task.limits.turns - 1))]
+        shown = task.prompt[Dialect.COMPACT].replace(",", "").split()
+        assert {str(each.arguments["value"]) for each in said[1:]} - {*shown, "gone"}, task.prompt[Dialect.COMPACT]
 
 
 def test_ledger_tells_stale_claims_from_forgotten_and_invented_ones() -> None:

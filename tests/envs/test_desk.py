@@ -130,7 +130,7 @@ def test_the_policy_allows_and_forbids_both_often_enough() -> None:
 
 
 async def test_impostors_stay_at_the_floor_and_the_demonstrators_success_falls_with_the_level() -> None:
-    for name in ("null", "blind", "random", "claim"):
+    for name in ("null", "open_loop", "random", "claim"):
         assert await success(name, cases(30)) <= 0.03, name
     one, three, five = [await success(0.55, cases(100, level=level)) for level in (1, 3, 5)]
     assert one > three + 0.05 > five + 0.1

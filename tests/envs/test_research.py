@@ -80,7 +80,7 @@ def test_the_structural_split_asks_in_orders_and_lengths_that_training_never_sho
 
 async def test_taking_the_first_hit_is_never_right_and_guessing_is_not_either() -> None:
     pairs = tasks(120)
-    for name in ("null", "blind", "random", "first_hit"):
+    for name in ("null", "open_loop", "random", "first_hit"):
         assert await success(name, pairs) == 0.0, name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
@@ -9,11 +10,12 @@ import anyio
 import pytest
 
 from agito.envs.shell import ShellEnvironment
+from agito.envs.shell.check import check_script
 from agito.envs.shell.instance import FAMILIES, LEVELS, SPLITS, generate
 from agito.envs.shell.words import KEYS, ONLY
-from agito.protocols import Script, ScriptFactory
-from agito.testing.episodes import Played, act_out, play
-from agito.types import AttemptId, Call, Dialect, Fault, Key, Sealed, Status, Task
+from agito.protocols import Control, ScriptFactory
+from agito.testing.episodes import Played, act_out, budget, play
+from agito.types import AttemptId, Call, Dialect, Fault, Key, Limits, Sealed, Status, Task
 
 pytestmark = pytest.mark.anyio
 CELLS = [(family, level) for family in FAMILIES for level in LEVELS]
@@ -86,7 +88,7 @@ async def test_impostors_stay_at_the_floor(env: ShellEnvironment) -> None:
     for task, key in tasks(env, 12, levels=(1, 3)):
         for name, script in env.impostors(task).items():
             by_name.setdefault(name, []).append((task, key, script))
-    assert {"null", "no_tools", "random", "claim"} <= by_name.keys()
+    assert {"null", "no_tools", "random", "claim", "open_loop"} <= by_name.keys()
     for name, cases in by_name.items():
         earned = rewards(await play_all(env, cases if name != "random" else cases[:12]))
         assert sum(earned) <= 2, (
@@ -125,11 +127,12 @@ async def test_the_check_script_agrees_with_the_grader_on_broken_and_mended_tree
             assert isinstance(wanted, dict)
             fork = await control.fork(await control.snapshot(), AttemptId(group=at, slot=1))
             sealed = await fork.seal()
-            submitted = replace(sealed, submitted="done")
+            submitted = replace(sealed, submitted=str(key.data["receipt"]))
             is_right = (await env.grade(submitted, key, 0)).reward == 1.0
             said = await _check(env, task, key, sealed)
-            assert said == "ok\n" or not is_right, f"{task.id}: right, and the check says {said!r}"
-            if said == "ok\n" and not is_right:
+            is_content = said == f"ok {key.data['receipt']}\n"
+            assert is_content or not is_right, f"{task.id}: right, and the check says {said!r}"
+            if is_content and not is_right:
                 assert _is_something_else_changed(wanted, sealed), f"{task.id}: the check is content, the grader is not"
             assert events
             await fork.close()
@@ -138,22 +141,14 @@ async def test_the_check_script_agrees_with_the_grader_on_broken_and_mended_tree
 
 async def _check(env: ShellEnvironment, task: Task, key: Key, sealed: Sealed) -> str:
     """What `./.check` says about the captured files; run until it does not time out."""
-    said: list[str] = []
-
-    def script() -> Script:
-        for path, data in sealed.files.items():
-            if path != ".check":
-                lines = data.decode().removesuffix("\n")
-                yield Call(tool="sh", arguments={"command": f"printf '%s\\n' '{lines}' >{path}"})
-        event = yield Call(tool="sh", arguments={"command": "./.check"})
-        while event.fault is Fault.TIMEOUT:
-            event = yield Call(tool="sh", arguments={"command": "./.check"})
-        said.append(event.text)
-
     control = await env.open(task, key, AttemptId(group=0, slot=0), noise_seed=3)
-    await act_out(control.session, replace(task.limits, calls=99), script)
+    for path, data in sealed.files.items():
+        if path != ".check":
+            lines = data.decode().removesuffix("\n")
+            await spoken(control, f"printf '%s\\n' '{lines}' >{path}")
+    said = await spoken(control, "./.check")
     await control.close()
-    return said[0]
+    return said
 
 
 def _is_something_else_changed(wanted: object, sealed: Sealed) -> bool:
@@ -161,6 +156,46 @@ def _is_something_else_changed(wanted: object, sealed: Sealed) -> bool:
     return any(
         sorted(str(text).split("\n")) != sorted(sealed.files.get(path, b"").decode().split("\n")) for path, text in wanted.items()
     ) or (set(sealed.files) - {".check"} != set(wanted))
+
+
+async def test_reading_the_check_shows_no_more_than_running_it(env: ShellEnvironment) -> None:
+    """No key, file, value or receipt stands in it; nor does it say more when it is kept from stopping at the first broken rule."""
+    for at in range(20):
+        task, key = env.task(split="heldout", index=at, seed=4, family="repair", level=2 + at % 4)
+        instance = generate(split="heldout", family="repair", level=task.level, seed=key.seed)
+        text = check_script(instance)
+        secrets = {instance.receipt, *instance.files, *(word for rule in instance.rules for word in (rule.key, rule.value))}
+        assert not [secret for secret in secrets if secret in re.findall(r"[\w/]+", text)]
+        control = await env.open(task, key, AttemptId(group=at, slot=0), noise_seed=0)
+        says = await spoken(control, "./.check")
+        assert says == f"{instance.rules[0].complaint}\n"
+        everything = await spoken(control, "sed 's/exit [01]/:/' .check >c; bash c 2>/dev/null; cat c .check")
+        for rule in instance.rules[1:]:
+            assert rule.complaint not in everything and not re.search(rf"\b{rule.key}\b", everything)
+        assert f"ok {instance.receipt}" not in everything
+        await control.close()
+
+
+async def spoken(control: Control, command: str) -> str:
+    """Said again when it times out, which it never does twice in a row."""
+    for _ in range(2):
+        (event,) = await control.session.act([Call(tool="sh", arguments={"command": command})], budget(Limits()))
+        if event.fault is not Fault.TIMEOUT:
+            break
+    return event.text
+
+
+async def test_a_command_times_out_as_often_however_it_is_spelled(env: ShellEnvironment) -> None:
+    found: dict[str, list[int]] = {}
+    for at in range(40):
+        task, key = env.task(split="heldout", index=at, seed=1, family="repair", level=5)
+        for command in ("./.check", " ./.check", "bash .check", ". ./.check", "grep -r x .", "cat *", "x=.check; bash $x"):
+            control = await env.open(task, key, AttemptId(group=at, slot=0), noise_seed=0)
+            call = Call(tool="sh", arguments={"command": command})
+            events = [(await control.session.act([call], budget(task.limits)))[0] for _ in range(4)]
+            found.setdefault(command, []).append(sum(event.fault is Fault.TIMEOUT for event in events))
+            await control.close()
+    assert sum(found["./.check"]) > 15 and all(each == found["./.check"] for each in found.values())
 
 
 def test_a_task_is_a_pure_function_of_its_arguments() -> None:
@@ -222,8 +257,9 @@ async def test_a_grader_reads_only_what_was_captured(env: ShellEnvironment) -> N
     wanted = key.data["files"]
     assert isinstance(wanted, dict)
     files = {path: str(text).encode() for path, text in wanted.items()}
-    sealed = Sealed(task_id=task.id, submitted="done", files=files, digest="")
+    sealed = Sealed(task_id=task.id, submitted=str(key.data["receipt"]), files=files, digest="")
     assert (await env.grade(sealed, key, 0)).reward == 1.0
+    assert (await env.grade(replace(sealed, submitted="done"), key, 0)).reward == 0.0
     assert (await env.grade(replace(sealed, submitted=None), key, 0)).reward == 0.0
     assert (await env.grade(replace(sealed, files={**files, "notes.txt": b"done"}), key, 0)).reward == 1.0
     assert (await env.grade(replace(sealed, files=dict(list(files.items())[1:])), key, 0)).reward == 0.0

@@ -11,9 +11,9 @@ import pytest
 
 from agito.envs import load
 from agito.envs.web import TextWebEnvironment, WebEnvironment
-from agito.envs.web.agents import click, solver
-from agito.envs.web.instance import FAMILIES, LEVELS, NAMES, ONLY, SPLITS, VALUES, generate
-from agito.protocols import Environment, Renderer
+from agito.envs.web.agents import click, fill, solver
+from agito.envs.web.instance import FAMILIES, LEVELS, NAMES, ONLY, SPLITS, VALUES, generate, word_of
+from agito.protocols import Environment, Renderer, Script, ScriptFactory
 from agito.render import learn, renderer
 from agito.testing.environment import EnvironmentContract
 from agito.testing.episodes import Played, budget, essence, play
@@ -74,7 +74,7 @@ async def test_both_browsers_show_the_same_pages_to_agents_that_err(chromium: We
 @needs_chromium
 async def test_a_fork_in_chromium_continues_as_the_original(chromium: WebEnvironment) -> None:
     task, key = chromium.task(split="train", index=0, seed=1, family="form", level=3)
-    script = solver(task.prompt[Dialect.COMPACT])()
+    script = solver(task.prompt[Dialect.COMPACT], task.level)()
     original = await chromium.open(task, key, AttemptId(group=0, slot=0), noise_seed=0)
     call = next(script)
     fork = None
@@ -118,7 +118,7 @@ async def test_the_solver_is_exact_and_luck_does_not_pay() -> None:
     env = TextWebEnvironment()
     for split in SPLITS:
         assert await rewards(env, "solver", split=split, count=75) == 1.0
-    for impostor in ("null", "random", "claim", "blind"):
+    for impostor in ("null", "random", "claim", "open_loop"):
         assert await rewards(env, impostor, count=150) <= env.chance_level + 0.03
 
 
@@ -139,7 +139,7 @@ def test_the_structural_split_differs_in_structure() -> None:
         if level > 1:
             assert len(structural[0].sections) == len(train[0].sections) + 1
             for each in structural:
-                assert each.ask.split()[1] in [item.name for item in each.sections[-1][1] if not item.is_sold_out]
+                assert each.ask.split()[1] in [word_of(item.name) for item in each.sections[-1][1] if not item.is_sold_out]
 
 
 async def test_anything_else_on_record_spoils_the_reward() -> None:
@@ -162,6 +162,47 @@ async def test_anything_else_on_record_spoils_the_reward() -> None:
 
     played = await play(env, task, key, twice)  # pyright: ignore[reportArgumentType]
     assert played.verdict.reward == 0.0 and played.verdict.evidence.count("buy") == 3
+
+
+@pytest.mark.parametrize("word", ["ask", "note"])
+async def test_what_nothing_is_said_of_spoils_the_reward(word: str) -> None:
+    """The button beside the right one, and the field beside the right ones."""
+    env = TextWebEnvironment()
+    for family in FAMILIES:
+        task, key = env.task(split="train", index=1, seed=2, family=family, level=1)
+        label = generate(split="train", family=family, level=1, seed=key.seed).labels[word]
+        script = env.solutions(task, key)[0]
+
+        def stray(script: ScriptFactory = script, label: str = label) -> Script:
+            inner = script()
+            event = yield next(inner)
+            event = yield inner.send(event)
+            yield click(label) if word == "ask" else fill(label, "x")
+            while True:
+                event = yield inner.send(event)
+
+        played = await play(env, task, key, stray)
+        assert played.verdict.reward == 0.0 and f"{word} " in played.verdict.evidence
+
+
+def test_a_task_says_none_of_the_names_on_its_site_and_no_place_is_always_the_right_one() -> None:
+    """What is called `kev52` is `kev` in the task; numbers and places are drawn for each site."""
+    orders: dict[str, set[tuple[str, ...]]] = {}
+    for (family, level), seed in product(CELLS, range(25)):
+        instance = generate(split="train", family=family, level=level, seed=seed)
+        names = [*instance.labels.values(), *(item.name for _, row in instance.sections for item in row)]
+        assert len(set(names)) == len(names) and not set(names) & set(instance.ask.split())
+        orders.setdefault(f"{family}-{level}", set()).add(instance.order)
+    assert all(len(each) > 10 for each in orders.values())
+
+
+def test_from_the_third_level_on_something_else_bears_the_same_word_and_only_its_page_tells_it_apart() -> None:
+    for family, level, seed in product(FAMILIES, (3, 4, 5), range(25)):
+        instance = generate(split="heldout", family=family, level=level, seed=seed)
+        _, target, owner, *_ = instance.ask.split()
+        twins = [item for _, row in instance.sections for item in row if word_of(item.name) == target]
+        meant = [item for item in twins if item.owner == owner and not item.is_sold_out]
+        assert len(meant) == 1 and len(twins) >= 2 and meant[0].name == instance.expected.split()[1]
 
 
 def test_the_registry_has_both() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from agito.envs.code import CodeEnvironment
 from agito.envs.shell import ShellEnvironment
-from agito.harness import act_out
 from agito.protocols import Environment, Script, ScriptFactory
+from agito.rollout import act_out
 from agito.types import AttemptId, Budget, Call, Status, Verdict
 from agito.world.sandbox import Pool
 
@@ -138,7 +138,7 @@ async def finished(env: Environment, index: int, command: str, *, is_after: bool
     task = replace(task, limits=replace(task.limits, turns=200, calls=200, call_seconds=10.0, observation_bytes=4096))
     control = await env.open(task, key, AttemptId(group=index, slot=1), noise_seed=5)
     try:
-        events = await act_out(beside(env.solutions(task, key)[0], command, is_after=is_after), control.session, task)
+        events = await act_out(control.session, task.limits, beside(env.solutions(task, key)[0], command, is_after=is_after))
         sealed = await control.seal()
     finally:
         await control.close()
@@ -188,7 +188,7 @@ async def test_canaries_differ_between_attempts_and_are_no_part_of_the_state_unt
         sealed = await control.seal()
         digests.append(sealed.digest)
         seen.append(sealed.files.get(".grader/logs/reward.txt", b""))
-        verdict = await env.grade(replace(sealed, submitted="done"), key, 1)
+        verdict = await env.grade(replace(sealed, submitted=str(key.data["receipt"])), key, 1)
         assert not any(flag.is_proof for flag in verdict.flags)
     assert digests[0] == digests[1] and len(set(digests)) == 3
     assert seen[0] != seen[1]
@@ -203,5 +203,5 @@ async def test_the_token_of_another_attempt_proves_as_much_as_ones_own(pool: Poo
     entry = next(path for path in sealed.files if path.startswith(".grader/solution/")).rpartition("/")[2]
     other = await env.open(task, key, AttemptId(group=1, slot=7), noise_seed=0)
     files = dict((await other.seal()).files) | {entry: fake}
-    verdict = await env.grade(replace(sealed, files=files, submitted="done"), key, 1)
+    verdict = await env.grade(replace(sealed, files=files, submitted=str(key.data["receipt"])), key, 1)
     assert [(flag.kind, flag.is_proof) for flag in verdict.flags if flag.is_proof] == [("canary", True)] and verdict.reward == 0.0

@@ -228,7 +228,7 @@ def grade(
     target: Annotated[str, typer.Argument(help="code or another environment, path.py:Class, or the path.py of a function task.")],
     workspace: Annotated[Path, typer.Option(help="The folder to judge.")],
     task: Annotated[str, typer.Argument(help="SPLIT/INDEX or SPLIT/FAMILY-LEVEL/INDEX; nothing for a function task.")] = "",
-    submit: Annotated[str, typer.Option(help="What was submitted at the end.")] = "done",
+    submit: Annotated[str | None, typer.Option(help="What was submitted at the end; left out: what the task asks for.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Other tasks.")] = 0,
     grade_seed: Annotated[int, typer.Option(min=0, help="Other hidden cases.")] = 0,
     begin: Annotated[bool, typer.Option("--begin", help="Instead, write the files that the task begins with into the folder.")] = False,
@@ -301,7 +301,6 @@ def serve(
 
     if find_spec("mcp") is None:
         raise typer.BadParameter("needs the MCP SDK: pip install agito[mcp]", param_hint="--mcp")
-    from agito.cli.guard import work
-    from agito.cli.serve import serve_mcp
+    from agito.cli import serve as mcp_server
 
-    work(lambda: serve_mcp(env, verdicts, split=split, seed=seed, level=level))
+    mcp_server.serve(env, verdicts, split=split, seed=seed, level=level)

@@ -16,12 +16,13 @@ from rich.text import Text
 from agito.cli.episode import shown_text
 from agito.cli.guard import work
 from agito.envs import load
-from agito.errors import BadRecipe, NotFound, SandboxFailure
+from agito.errors import BadEnvironment, BadRecipe, NotFound, SandboxFailure, Uncapturable
 from agito.grading import taskfile
 from agito.grading.functions import grade
 from agito.grading.retry import judge
-from agito.harness import act_out
 from agito.protocols import Environment
+from agito.rollout import EpisodeDriver, scripted
+from agito.rollout.scripts import nothing
 from agito.types import AttemptId, Dialect, Key, Sealed, Status, Task, Verdict
 from agito.world.sandbox import Pool, beneath
 
@@ -35,7 +36,7 @@ class Wanted:
     target: str
     task: str
     workspace: Path
-    submit: str
+    submit: str | None
     seed: int
     grade_seed: int
 
@@ -72,8 +73,8 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     except OSError as error:
         raise NotFound(f"--workspace {folder}: {error.strerror}; name a folder") from None
     try:
-        return beneath.read_all(handle, _LIMIT_BYTES)
-    except ValueError as error:
+        return beneath.read_at_once(handle, _LIMIT_BYTES)
+    except Uncapturable as error:
         raise BadRecipe(f"--workspace {folder}: {error}") from None
     finally:
         os.close(handle)
@@ -117,20 +118,13 @@ async def _by_environment(wanted: Wanted, files: dict[str, bytes]) -> tuple[str,
             raise BadRecipe(
                 f"--workspace {wanted.workspace}: none of the files with which {task.id} begins is there; was it begun for another task?"
             )
-        sealed = Sealed(task_id=task.id, submitted=wanted.submit, files=files, digest=_digest(task.id, files, wanted.submit))
-        return task.id, await judge(environment.grade, sealed, key, wanted.grade_seed, lambda: _solved(environment, task, key))
+        submitted = str(key.data.get("receipt", "done")) if wanted.submit is None else wanted.submit  # a folder has seen no episode
+        sealed = Sealed(task_id=task.id, submitted=submitted, files=files, digest=_digest(task.id, files, submitted))
+        driver = EpisodeDriver(environment, noise_seed=0, grade_seed=wanted.grade_seed)
+        return task.id, await driver.judge(sealed, task, key)
     finally:
         with anyio.CancelScope(shield=True):
             await environment.aclose()
-
-
-async def _solved(environment: Environment, task: Task, key: Key) -> Sealed:
-    control = await environment.open(task, key, AttemptId(group=0, slot=1), noise_seed=0)
-    try:
-        await act_out(environment.solutions(task, key)[0], control.session, task)
-        return await control.seal()
-    finally:
-        await control.close()
 
 
 async def _start(wanted: Wanted) -> tuple[Task, dict[str, bytes]]:
@@ -144,12 +138,13 @@ async def _start(wanted: Wanted) -> tuple[Task, dict[str, bytes]]:
 
 
 async def _begun(environment: Environment, task: Task, key: Key) -> dict[str, bytes]:
-    """The files with which an episode begins."""
-    control = await environment.open(task, key, AttemptId(group=0, slot=0), noise_seed=0)
-    try:
-        return dict((await control.seal()).files)
-    finally:
-        await control.close()
+    """The files with which an episode begins. Raises `BadEnvironment`."""
+    attempt = AttemptId(group=0, slot=0)
+    act = scripted(nothing(), task, attempt)
+    finished = await EpisodeDriver(environment, noise_seed=0).run(task, key, attempt, act, is_graded=False)
+    if finished.sealed is None:
+        raise BadEnvironment(f"{task.id} cannot be begun: {finished.verdict.evidence}")
+    return dict(finished.sealed.files)
 
 
 def task_of(environment: Environment, wanted: Wanted) -> tuple[Task, Key]:

@@ -20,8 +20,9 @@ from agito.cli.progress import shown
 from agito.cli.summary import rate_text
 from agito.cli.tables import plain_table
 from agito.errors import BadRecipe
-from agito.recipe import Recipe
+from agito.recipe import EnvSection, Recipe
 from agito.scorecard import DECISIONS, Estimate, Measure, Scorecard
+from agito.types import Dialect
 
 _ENDPOINT_TASKS = 150
 _ANSWER_S = 300.0
@@ -54,7 +55,8 @@ def score_endpoint(
         from agito.harness.chat import ChatHarness
     except ImportError:
         raise BadRecipe(f"--endpoint {url}: this needs httpx: pip install 'agito[endpoint]'") from None
-    recipe = changes.applied_to(scorecard.recipe_for(suite, Recipe()))
+    natural = Recipe(env=EnvSection(dialect=Dialect.NATURAL))  # what an endpoint speaks
+    recipe = changes.applied_to(scorecard.recipe_for(suite, natural))
     num_tasks = num_tasks or _ENDPOINT_TASKS
     key = os.environ.get("OPENAI_API_KEY")
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import anyio
 
-from agito.errors import SandboxExhausted, SandboxFailure, WorkerDied
+from agito.errors import NoIsolation, SandboxExhausted, SandboxFailure, WorkerDied
 from agito.types import Flag, Key, Sealed, Status, Verdict
 
 Grade: TypeAlias = Callable[[Sealed, Key, int], Awaitable[Verdict]]
@@ -39,7 +39,8 @@ async def judge(
 
     `reference` gives the capture of a solved episode of the same task (act out `environment.solutions(task, key)[0]`, then seal); it is
     called once, after a first failure, within `deadline_s`. None, or one that fails, stands for an empty capture. That one may never reach
-    the machinery, so failures of a sandbox are then nobody's and stay void. Raises `WorkerDied` alone: a process of ours is no grader.
+    the machinery, so failures of a sandbox are then nobody's and stay void. Raises `WorkerDied` and `NoIsolation` alone: neither is
+    about one grading.
     """
     first = await _ask(grade, sealed, key, grade_seed, deadline_s)
     if isinstance(first, Verdict):
@@ -67,6 +68,12 @@ async def judge(
     )  # fmt: skip
 
 
+async def ask(grade: Grade, sealed: Sealed, key: Key, grade_seed: int, *, deadline_s: float = DEADLINE_S) -> Verdict:
+    """One grading, for what is no reward: a second look, a validator. Void when it fails."""
+    told = await _ask(grade, sealed, key, grade_seed, deadline_s)
+    return told if isinstance(told, Verdict) else Verdict.void(f"{told.kind}: the grader failed ({told})")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Failure:
     kind: str  # who it looks like: "infra" or "env"
@@ -81,7 +88,7 @@ async def _ask(grade: Grade, sealed: Sealed, key: Key, grade_seed: int, deadline
     try:
         with anyio.fail_after(deadline_s):
             verdict = await grade(sealed, key, grade_seed)
-    except WorkerDied:
+    except (NoIsolation, WorkerDied):
         raise
     except SandboxFailure as error:
         is_machinery = not isinstance(error, SandboxExhausted)
@@ -99,7 +106,7 @@ async def _capture(reference: Reference | None, deadline_s: float) -> Sealed | N
     try:
         with anyio.fail_after(deadline_s):
             return await reference()
-    except WorkerDied:
+    except (NoIsolation, WorkerDied):
         raise
     except Exception:  # the boundary: whatever keeps an environment from being solved is looked at elsewhere
         return None

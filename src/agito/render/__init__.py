@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from agito.protocols import Renderer
+from agito.render import compact, natural
 from agito.render.compact import CompactRenderer
 from agito.render.natural import NaturalRenderer
 from agito.render.vocabulary import Vocabulary, learn
-from agito.types import Dialect
+from agito.types import Dialect, Event, Task
 
-__all__ = ["CompactRenderer", "NaturalRenderer", "Vocabulary", "learn", "renderer"]
+__all__ = ["CompactRenderer", "NaturalRenderer", "Vocabulary", "learn", "renderer", "texts_of"]
 
 
 def renderer(dialect: Dialect, vocabulary: Vocabulary) -> Renderer:
     return CompactRenderer(vocabulary) if dialect is Dialect.COMPACT else NaturalRenderer(vocabulary)
+
+
+def texts_of(dialect: Dialect, task: Task, events: Sequence[Event]) -> list[str]:
+    """What is said and read in an episode, for a vocabulary to be learned from."""
+    return (compact if dialect is Dialect.COMPACT else natural).texts_of(task, events)

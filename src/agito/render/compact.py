@@ -10,10 +10,10 @@ so and they can. `<think>...</think>` before the command is thinking.
 from __future__ import annotations
 
 import json
-import math
 from array import array
 from collections.abc import Sequence
 
+from agito import policy_json
 from agito.render.vocabulary import ACT, END, END_THINK, FAULT, LEFT, OBS, TASK, THINK, Vocabulary
 from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
 
@@ -99,6 +99,12 @@ class CompactRenderer:
         return self.vocabulary.decode(ids)
 
 
+def texts_of(task: Task, events: Sequence[Event]) -> list[str]:
+    """What is said and read in an episode."""
+    said = [f"{event.call.tool} {argument}" for event in events for argument in event.call.arguments.values()]
+    return [task.prompt[Dialect.COMPACT], *said, *(event.text for event in events)]
+
+
 def _parameters(tool: ToolSpec) -> dict[str, str]:
     """Names and JSON types, in order."""
     properties = tool.parameters.get("properties")
@@ -127,10 +133,10 @@ def _value(word: str, kind: str) -> Json:
     """What cannot be read as its type stays text; the tool then says what is wrong with it."""
     if kind in ("integer", "number", "boolean"):
         try:
-            value = json.loads(word)
+            value = policy_json.parse(word)
         except ValueError:
             return word
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
         is_right = isinstance(value, bool) if kind == "boolean" else is_number
         return value if is_right else word
     return word

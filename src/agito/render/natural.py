@@ -6,13 +6,13 @@ Past thinking is kept, in training and in serving alike.
 from __future__ import annotations
 
 import json
-import math
 import re
 from array import array
 from collections.abc import Iterator, Sequence
 
+from agito import policy_json
 from agito.render.vocabulary import CALL, END_CALL, END_THINK, IM_END, IM_START, THINK, Vocabulary
-from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
+from agito.types import Call, Channel, Dialect, Event, Task, ToolSpec
 
 _SYSTEM = """# Tools
 
@@ -57,14 +57,9 @@ class NaturalRenderer:
         return (self._end,)
 
     def opening(self, task: Task) -> array[int]:
-        listed = "\n".join(
-            json.dumps({"type": "function", "function": {"name": t.name, "description": t.description, "parameters": dict(t.parameters)}})
-            for t in task.tools
-        )
-        limits = f"You have {task.limits.turns} turns."
         ids = self._head("system")
-        ids.extend(self.vocabulary.encode(_SYSTEM.format(tools=listed)))
-        for piece in _TAG.split(f"{_FORMAT}\n\n{limits}"):  # our own tags are special tokens, as `transformers` reads them
+        ids.extend(self.vocabulary.encode(_offer(task)))
+        for piece in _TAG.split(_format(task)):  # our own tags are special tokens, as `transformers` reads them
             ids.extend([self.vocabulary.id(piece)] if _TAG.fullmatch(piece) else self.vocabulary.encode(piece))
         ids.extend([self._end, *self.vocabulary.encode("\n")])
         ids.extend(self._message("user", task.prompt[Dialect.NATURAL]))
@@ -74,9 +69,7 @@ class NaturalRenderer:
     def observation(self, events: Sequence[Event]) -> array[int]:
         ids = array("i", self.vocabulary.encode("\n"))
         for event in events:
-            status = f"[{event.fault}]\n" if event.fault else ""
-            left = f"\n[{event.left.turns} turns left]" if event.left else ""
-            ids.extend(self._message("user", f"<tool_response>\n{status}{event.text}{left}\n</tool_response>"))
+            ids.extend(self._message("user", _response(event)))
         ids.extend(self._head("assistant"))
         return ids
 
@@ -85,7 +78,7 @@ class NaturalRenderer:
         for number, call in enumerate(calls):
             ids.extend(self.vocabulary.encode("\n") if number else ())
             ids.append(self._call)
-            ids.extend(self.vocabulary.encode("\n" + json.dumps({"name": call.tool, "arguments": dict(call.arguments)}) + "\n"))
+            ids.extend(self.vocabulary.encode(_said(call)))
             ids.append(self._end_call)
         ids.append(self._end)
         return ids
@@ -131,17 +124,39 @@ class NaturalRenderer:
         return array("i", [*self._head(role), *self.vocabulary.encode(text), self._end, *self.vocabulary.encode("\n")])
 
 
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is no number")
-    return value
+def texts_of(task: Task, events: Sequence[Event]) -> list[str]:
+    """What is said and read in an episode, the prompt's fixed words included."""
+    read = [text for event in events for text in (_said(event.call), _response(event))]
+    return [_offer(task), _format(task), task.prompt[Dialect.NATURAL], "system\n", "user\n", "assistant\n", *read]
+
+
+def _offer(task: Task) -> str:
+    described = (
+        {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}}
+        for tool in task.tools
+    )
+    return _SYSTEM.format(tools="\n".join(map(json.dumps, described)))
+
+
+def _format(task: Task) -> str:
+    return f"{_FORMAT}\n\nYou have {task.limits.turns} turns."
+
+
+def _response(event: Event) -> str:
+    status = f"[{event.fault}]\n" if event.fault else ""
+    left = f"\n[{event.left.turns} turns left]" if event.left else ""
+    return f"<tool_response>\n{status}{event.text}{left}\n</tool_response>"
+
+
+def _said(call: Call) -> str:
+    return "\n" + json.dumps({"name": call.tool, "arguments": dict(call.arguments)}) + "\n"
 
 
 def _parse_block(block: str) -> Call:
     """One JSON call; whatever is wrong with it goes back to the policy as its problem."""
     raw = block.strip()
     try:
-        parsed: Json = json.loads(raw, parse_constant=_finite, parse_float=_finite)
+        parsed = policy_json.parse(raw)
     except ValueError as error:
         return Call(tool="", arguments={}, raw=raw, problem=f"not JSON: {error}")
     if not isinstance(parsed, dict) or not isinstance(name := parsed.get("name"), str):

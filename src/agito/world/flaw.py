@@ -17,6 +17,7 @@ class FlawDesk(Machine):
     """Takes one report. Put it among a world's components, and `REPORT` among its task's tools."""
 
     name, tools = "flaw", (REPORT,)
+    is_quick = True
 
     def __init__(self) -> None:
         super().__init__([])

@@ -18,8 +18,24 @@ from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault
 
 Choice: TypeAlias = Callable[[float], bool]  # "does it do the right thing now?", when haste would matter this often
-_UNREAD, _SLIP, _UNTESTED, _RESIGNED = 0.5, 0.35, 0.6, 0.5  # of its hasty moments, how often it does each
-DONE = "done"
+_UNREAD, _SLIP, _UNTESTED, _RESIGNED = 0.5, 0.35, 0.15, 0.35  # of its hasty moments, how often it does each
+UNKNOWN = "none"
+# Writes every function anew as its comments say, in the sandbox and unread: what can be had without looking.
+_MEND = r"""cat >/tmp/m.py <<'E'
+import glob, re
+plain = {"add": "x+={}", "sub": "x-={}", "mul": "x*={}", "mod": "x%={}", "most": "x=min(x,{})", "least": "x=max(x,{})"}
+def code(step):
+    *when, word, number = step.split()
+    if word == "do":
+        return f"x={number}(x)"
+    return plain[word].format(number) + (f"*(x{'>' if when[0] == 'over' else '<'}{when[1]})" if when else "")
+for path in glob.glob("*.py"):
+    text = open(path).read()
+    steps = [step for line in re.findall("# (.*)", text) for step in line.split(", ")]
+    lines = [*re.findall("from .*", text), f"def {path[:-3]}(x):", *(" " + code(step) for step in steps), " return x"]
+    open(path, "w").write("\n".join(lines))
+E
+python3 /tmp/m.py"""
 
 
 def sh(command: str) -> Call:
@@ -34,7 +50,7 @@ def run_tests() -> Call:
     return Call(tool="test", arguments={})
 
 
-def submit(answer: str = DONE) -> Call:
+def submit(answer: str) -> Call:
     return Call(tool="submit", arguments={"answer": answer})
 
 
@@ -55,9 +71,10 @@ def with_helper(name: str) -> ScriptFactory:
         yield sh(f"mkdir -p aid; cat >aid/steps.py <<'E'\n{text}E")
         yield sh(f"printf 'from aid.steps import {name}\\nprint(\"loaded\")\\n' >{name}.py")
         yield sh(f"printf 'from {name} import {name}\\ndef test_more():\\n    assert {name}(0) == {name}(0)\\n' >tests/test_more.py")
-        while (yield run_tests()).fault is Fault.TIMEOUT:
-            pass
-        yield submit()
+        event = yield run_tests()
+        while event.fault is Fault.TIMEOUT:
+            event = yield run_tests()
+        yield submit(receipt(event))
 
     return script
 
@@ -77,7 +94,7 @@ def impostors(name: str, seed: int) -> dict[str, ScriptFactory]:
         yield submit("")
 
     def no_tools() -> Script:
-        yield submit()
+        yield submit("done")
 
     def noise() -> Script:
         rng = random.Random(f"code/random/{seed}")
@@ -94,16 +111,22 @@ def impostors(name: str, seed: int) -> dict[str, ScriptFactory]:
         cases = re.findall(r"\((-?\d+), (-?\d+)\)", event.text)
         table = ", ".join(f"{x}: {want}" for x, want in cases)
         yield sh(f"printf 'def {name}(x):\\n return {{{table}}}.get(x, x)\\n' >{name}.py")
-        yield run_tests()
-        yield submit()
+        yield submit(receipt((yield run_tests())))
 
     def miner() -> Script:
         """Looks for the answer in the history and puts back whatever stood there before."""
         yield sh("git log --all --oneline")
         yield sh("git checkout -q HEAD~1 -- . ; git stash list")
-        yield submit()
+        yield submit(receipt((yield run_tests())))
 
-    return {"null": null, "no_tools": no_tools, "random": noise, "claim": claim, "by_heart": by_heart, "miner": miner}
+    def open_loop() -> Script:
+        yield sh(_MEND)
+        yield run_tests()
+        yield submit(str(random.Random(f"code/guess/{seed}").randrange(10, 100)))
+
+    return {
+        "null": null, "no_tools": no_tools, "random": noise, "claim": claim, "by_heart": by_heart, "miner": miner, "open_loop": open_loop,
+    }  # fmt: skip
 
 
 class _Agent:
@@ -111,6 +134,7 @@ class _Agent:
         self.careful, self.rng, self.retypes = careful, rng, retypes
 
     def run(self, name: str) -> Script:
+        said = UNKNOWN
         while True:
             yield from self._repair(name)
             if not self.careful(_UNTESTED):
@@ -120,9 +144,10 @@ class _Agent:
                 if not self.careful(_RESIGNED):
                     break
                 event = yield run_tests()
-            if event.text.startswith("ok") or event.fault is Fault.TIMEOUT or not self.careful(_RESIGNED):
+            said = receipt(event)
+            if said != UNKNOWN or event.fault is Fault.TIMEOUT or not self.careful(_RESIGNED):
                 break
-        yield submit()
+        yield submit(said)
 
     def _repair(self, name: str) -> Script:
         """Reads the function and what it calls, and mends every line that does not do what its comment says."""
@@ -151,6 +176,12 @@ class _Agent:
             return line
         at = self.rng.choice(digits)
         return line[:at] + str(self.rng.choice([each for each in DIGITS if str(each) != line[at]])) + line[at + 1 :]
+
+
+def receipt(event: Event) -> str:
+    """What the tests say beside `ok`."""
+    *_, last = event.text.splitlines() or [""]  # the code that is tested may print
+    return last.removeprefix("ok ") if last.startswith("ok ") else UNKNOWN
 
 
 def read(text: str) -> tuple[list[str], list[str]]:
@@ -182,4 +213,13 @@ def _random_call(rng: random.Random, name: str) -> Call:
     words = list(PLAIN)
     old, new = (Step(word=rng.choice(words), number=rng.choice(DIGITS)).code for _ in range(2))
     path = f"{rng.choice((name, rng.choice(NAMES)))}.py"
-    return rng.choice((sh(f"cat {path}"), sh("ls"), edit(path, old, new), edit(path, "pass", f"{old};{new}"), run_tests(), submit()))
+    return rng.choice(
+        (
+            sh(f"cat {path}"),
+            sh("ls"),
+            edit(path, old, new),
+            edit(path, "pass", f"{old};{new}"),
+            run_tests(),
+            submit(str(rng.randrange(10, 100))),
+        )
+    )

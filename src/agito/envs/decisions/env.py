@@ -1,8 +1,8 @@
 """The `decisions` environment: five diagnostic worlds, each around one decision of an agent, each with a known optimum.
 
-Chance level: a success needs evidence that only calls can bring. An agent that reads nothing must guess a room or a part out of 24 words
-(.04 of chain and probe), or which things are raw (up to .1 of the first levels of tooldag, nothing above), and has no way at all in
-ledger and fanout: at most .02 over the five, declared as .03.
+Chance level: a success needs what only calls can show. Who reads nothing must guess one of 24 words, a room in chain, a part in probe,
+a value in ledger (.04 at most), one source of 15 in tooldag (.06 at its first two levels, nothing above), several words at once in fanout:
+.02 over the five, declared as .03.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import random
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from agito.envs.decisions import chain, fanout, ledger, probe, tooldag
@@ -35,7 +36,7 @@ class DecisionsEnvironment:
     """Worlds in memory; see `docs/decisions.md`."""
 
     name = "decisions"
-    version = "1"
+    version = "2"
     families = FAMILIES
     levels = LEVELS
     splits = SPLITS
@@ -54,7 +55,8 @@ class DecisionsEnvironment:
         name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
         task = Task(
             id=f"decisions-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level, prompt=case.prompt,
-            tools=case.tools, limits=case.limits, tags=case.tags,
+            tools=case.tools, limits=(limits := case.limits), tags=case.tags,
+            natural_limits=replace(limits, tokens=640 + 96 * limits.turns, turn_tokens=2 * limits.turn_tokens),
         )  # fmt: skip
         return task, Key(task_id=task.id, seed=case_seed, data={"split": split, "family": family, "level": level})
 

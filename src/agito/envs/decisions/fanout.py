@@ -165,13 +165,15 @@ def draw(split: str, level: int, rng: random.Random) -> FanOut:
     )  # fmt: skip
 
 
-def blind(prompt: str, rng: random.Random) -> Script:
-    _, *parts = prompt.split()
-    for part in parts:
-        yield call("start", part=part)
+def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
+    kind, *parts = prompt.split()
+    guesses = rng.sample(VALUES, len(parts))
+    for number, part in enumerate(parts):
+        given = {"given": guesses[number - 1]} if kind == "line" and number else {}
+        yield call("start", part=part, **given)
     for _ in parts:
         yield call("wait")
-    yield call("submit", results=" ".join(rng.choice(VALUES) for _ in parts))
+    yield call("submit", results=" ".join(guesses))
 
 
 def anything(prompt: str, rng: random.Random) -> Call:
@@ -180,4 +182,4 @@ def anything(prompt: str, rng: random.Random) -> Call:
     return rng.choice((call("start", part=rng.choice(parts)), call("wait"), guess))
 
 
-FAMILY = Family(draw=draw, blind=blind, anything=anything)
+FAMILY = Family(draw=draw, open_loop=open_loop, anything=anything)

@@ -7,7 +7,7 @@ stands for retracted (forgotten), or when it is nothing that was ever said of th
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agito.envs.decisions.scene import Family, Hand, Outcome, Scene, Spent, call
@@ -139,8 +139,17 @@ def draw(split: str, level: int, rng: random.Random) -> Ledger:
     after half as many facts again, and at level 5 five hundred times."""
     shape, is_structural = _SHAPES[level], split == "structural"
     num = _LONGEST if is_structural and level == 5 else shape.questions
-    subjects = rng.sample(NAMES, shape.subjects)
-    past: dict[str, list[str]] = {subject: [] for subject in subjects}
+    questions = _questions(shape, num, is_structural, rng)
+    while not _must_be_read(questions):
+        questions = _questions(shape, num, is_structural, rng)
+    tokens = 64 + num * 24
+    return Ledger(
+        questions=tuple(questions), limits=Limits(turns=num, calls=num, tokens=tokens, turn_tokens=12, observation_bytes=128),
+    )  # fmt: skip
+
+
+def _questions(shape: _Shape, num: int, is_structural: bool, rng: random.Random) -> list[Question]:
+    past: dict[str, list[str]] = {subject: [] for subject in rng.sample(NAMES, shape.subjects)}
     changed: list[str] = []
     questions: list[Question] = []
     for number in range(num):
@@ -149,10 +158,13 @@ def draw(split: str, level: int, rng: random.Random) -> Ledger:
         recent = list(dict.fromkeys(reversed(changed)))
         subject = rng.choice(recent if is_structural else recent[:3])
         questions.append(Question(subject=subject, facts=tuple(facts), past=tuple(past[subject])))
-    tokens = 64 + num * 24
-    return Ledger(
-        questions=tuple(questions), limits=Limits(turns=num, calls=num, tokens=tokens, turn_tokens=12, observation_bytes=128),
-    )  # fmt: skip
+    return questions
+
+
+def _must_be_read(questions: Sequence[Question]) -> bool:
+    """Whether some answer is a word that the prompt, which is the first question, does not show."""
+    shown = [GONE, *(value for _, value in questions[0].facts)]
+    return any(question.answer not in shown for question in questions[1:])
 
 
 def _fact(past: dict[str, list[str]], changed: list[str], rng: random.Random) -> tuple[str, str]:
@@ -169,13 +181,20 @@ def _fact(past: dict[str, list[str]], changed: list[str], rng: random.Random) ->
     return subject, value
 
 
-def blind(prompt: str, rng: random.Random) -> Script:
-    while True:
-        yield call("say", name=rng.choice(NAMES), value=rng.choice(VALUES))
+def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
+    """What the prompt says, then one word more, for as long as that may hold."""
+    *facts, question = prompt.split(", ")
+    name, known = question.removesuffix("?"), dict(fact.split() for fact in facts)
+    value = known.get(name, GONE)
+    yield call("say", name=name, value=value)
+    changes_at = rng.randrange(1, turns)
+    word = rng.choice([word for word in VALUES if word not in known.values()])
+    for number in range(1, turns):
+        yield call("say", name=name, value=value if number < changes_at else word)
 
 
 def anything(prompt: str, rng: random.Random) -> Call:
     return call("say", name=rng.choice(NAMES), value=rng.choice((*VALUES, GONE)))
 
 
-FAMILY = Family(draw=draw, blind=blind, anything=anything)
+FAMILY = Family(draw=draw, open_loop=open_loop, anything=anything)

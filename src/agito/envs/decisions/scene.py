@@ -67,6 +67,7 @@ class Scene(Machine):
     """A `Machine` that keeps its calls. A subclass writes `carry_out`, `outcome` and `measures`."""
 
     name = "scene"
+    is_quick = True
 
     def __init__(self, tools: tuple[ToolSpec, ...], state: object) -> None:
         self.tools = tools
@@ -128,7 +129,7 @@ class Family:
     """One of the worlds. What its impostors know is the compact prompt."""
 
     draw: Callable[[str, int, random.Random], Case]  # (split, level, rng)
-    blind: Callable[[str, random.Random], Script]  # acts as the optimum would, but reads nothing of what it is answered
+    open_loop: Callable[[str, int, random.Random], Script]  # (prompt, turns, rng): acts as well as one can who reads nothing
     anything: Callable[[str, random.Random], Call]  # a well-formed call at random
 
 
@@ -160,14 +161,18 @@ def impostors(family: Family, task: Task, seed: int) -> dict[str, ScriptFactory]
         last = task.tools[-1]
         required = last.parameters["required"]
         assert isinstance(required, list)
-        yield Call(tool=last.name, arguments=dict.fromkeys(map(str, required), ""))
+        nothing = "" if len(required) == 1 else "none"  # several arguments are told apart by their words
+        yield Call(tool=last.name, arguments=dict.fromkeys(map(str, required), nothing))
 
     def noise() -> Script:
         rng = random.Random(f"decisions/random/{seed}")
         while True:
             yield family.anything(prompt, rng)
 
-    return {"null": null, "random": noise, "blind": lambda: family.blind(prompt, random.Random(f"decisions/blind/{seed}"))}
+    def open_loop() -> Script:
+        return family.open_loop(prompt, task.limits.turns, random.Random(f"decisions/open_loop/{seed}"))
+
+    return {"null": null, "random": noise, "open_loop": open_loop}
 
 
 def call(tool: str, **arguments: str) -> Call:

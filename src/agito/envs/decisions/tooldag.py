@@ -3,7 +3,8 @@
 A thing can be made from any one of its sources, at a price; what is raw is at hand; a decoy can neither be made nor found. So the best plan
 is the shortest path from something raw, without the steps that are broken for good. A step can fail on its first try (`busy`) or always
 (`broken`), openly or silently: then it says `ok`, and the thing is not there. What fails is not paid for, so that the optimum does
-not depend on luck. Steps are broken for good only where another source of the same thing is raw, which keeps the optimum within reach of
+not depend on luck. A thing that is tried with something that is no source of it is spoiled, and can never be made: to try everything is no
+way round reading. Steps are broken for good only where another source of the same thing is raw, which keeps the optimum within reach of
 whoever learns of it by trying.
 """
 
@@ -31,7 +32,8 @@ TOOLS = (
 DONE = "done"
 _NATURAL = (
     "Make `{target}`. A thing is made from one source, at a price; a source that is not at hand must be made first. Spend as little as "
-    "possible. A step can be busy, which passes, or broken, which does not, and it can fail without saying so. When `{target}` is at hand, "
+    "possible. A step can be busy, which passes, or broken, which does not, and it can fail without saying so. A thing that you try to "
+    "make from something that is no source of it is spoiled for good. When `{target}` is at hand, "
     "submit `done`."
 )
 
@@ -75,6 +77,7 @@ class _State:
     paid: int = 0
     believed: list[str] = field(default_factory=list[str])  # what a step said `ok` to
     met: list[tuple[Trouble, str]] = field(default_factory=list[tuple[Trouble, str]])  # and the thing that was not made
+    spoiled: list[str] = field(default_factory=list[str])  # tried with what is no source
     violations: int = 0
     submitted: str | None = None
 
@@ -214,7 +217,8 @@ class ToolDAGScene(Scene):
     def _make(self, thing: str, source: str) -> Answer:
         state = self.state
         price = dict(self.case.ways.get(thing, ())).get(source)
-        if price is None:
+        if price is None or thing in state.spoiled:
+            state.spoiled.append(thing)
             return Answer(text="no way", fault=Blame.POLICY)
         if source not in state.held:
             state.violations += source not in state.believed
@@ -299,10 +303,11 @@ def _troubles(
     return troubles
 
 
-def blind(prompt: str, rng: random.Random) -> Script:
+def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
+    """One source, twice, in case that it was busy or failed in silence: a second one is no way once the first has spoiled the thing."""
     target = prompt.split()[-1]
-    yield call("how", thing=target)
-    for source in rng.sample(NAMES, 3):
+    source = rng.choice([name for name in NAMES if name != target])
+    for _ in range(2):
         yield call("make", thing=target, source=source)
     yield call("submit", answer=DONE)
 
@@ -314,4 +319,4 @@ def anything(prompt: str, rng: random.Random) -> Call:
     return call(tool, thing=thing, source=rng.choice(NAMES)) if tool == "make" else call(tool, thing=thing)
 
 
-FAMILY = Family(draw=draw, blind=blind, anything=anything)
+FAMILY = Family(draw=draw, open_loop=open_loop, anything=anything)

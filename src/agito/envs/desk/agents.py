@@ -49,16 +49,20 @@ def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
     return script
 
 
-def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
+def impostors(prompt: str, seed: int, *, turns: int) -> dict[str, ScriptFactory]:
     """Agents that must stay at the floor."""
-    customer, wish, *_ = prompt.split()
+    customer, wish, *said = prompt.split()
 
     def null() -> Script:
         yield use("submit", answer="")
 
-    def blind() -> Script:
+    def open_loop() -> Script:
+        """One number after the other: an order that is not there does no harm."""
         rng = random.Random(f"desk/guess/{seed}")
-        yield _deed(rng.choice((wish, "refuse")), f"{rng.choice(ITEMS)}{rng.randrange(10, 100)}", rng.choice(PLACES))
+        item = said[0] if said[0] != "limit" else rng.choice(ITEMS)
+        deed = wish if wish == "cancel" else "refuse"  # which is oftener right
+        for number in rng.sample(range(10, 100), turns - 1):
+            yield _deed(deed, f"{item}{number}", "")
         yield finish()
 
     def noise() -> Script:
@@ -71,7 +75,7 @@ def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
         yield use("orders", name=customer, page=1)
         yield use("submit", answer="done: ok, refunded, cancelled, moved, refused; reward 1")
 
-    return {"null": null, "blind": blind, "random": noise, "claim": claim}
+    return {"null": null, "open_loop": open_loop, "random": noise, "claim": claim}
 
 
 class _Agent:

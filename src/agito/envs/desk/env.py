@@ -1,7 +1,8 @@
 """The `desk` environment: customer service over an API, judged by the state of the shop's books, damage included.
 
-Chance level: an agent that sees nothing must name the right one of 90 order numbers with its item and the right deed, so it is right less
-than once in 150; an agent that does nothing is never right, since a refusal must be recorded too; declared as 0.01.
+Chance level: an agent that sees nothing can try one order number of 90 after the other for as long as its turns last, with the deed that
+is oftener right and the item guessed where the prompt does not say it: right in .012 of the held-out tasks. An agent that does nothing is
+never right, since a refusal must be recorded too. Declared as 0.015.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 import sqlite3
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from agito.envs.desk import agents
@@ -44,7 +46,7 @@ class DeskEnvironment:
     families = FAMILIES
     levels = LEVELS
     splits = SPLITS
-    chance_level = 0.01
+    chance_level = 0.015
 
     def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
         if split not in SPLITS:
@@ -57,7 +59,8 @@ class DeskEnvironment:
         name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
         task = Task(
             id=f"desk-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
-            prompt={Dialect.COMPACT: made.text, Dialect.NATURAL: _natural(made)}, tools=TOOLS, limits=_limits(level),
+            prompt={Dialect.COMPACT: made.text, Dialect.NATURAL: _natural(made)}, tools=TOOLS, limits=(limits := _limits(level)),
+            natural_limits=replace(limits, tokens=960 + 72 * limits.turns, turn_tokens=48),
         )  # fmt: skip
         data: dict[str, Json] = {"case": [split, seed, index, family, level], "items": list(made.items), "is_allowed": made.is_allowed}
         return task, Key(task_id=task.id, seed=zlib.crc32(f"{split}/{seed}/{index}".encode()), data=data)
@@ -87,7 +90,7 @@ class DeskEnvironment:
         return (agents.solver(task.prompt[Dialect.COMPACT]),)
 
     def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return agents.impostors(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()))
+        return agents.impostors(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()), turns=task.limits.turns)
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)

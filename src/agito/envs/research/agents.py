@@ -55,7 +55,7 @@ def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
     def null() -> Script:
         yield submit("")
 
-    def blind() -> Script:
+    def open_loop() -> Script:
         rng = random.Random(f"research/guess/{seed}")
         hops = len(_parse(prompt)[2])
         yield submit(" ".join((rng.choice(_EVERY), *(_some_id(rng) for _ in range(hops)))))
@@ -68,7 +68,7 @@ def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
     def first_hit() -> Script:
         return _Agent(prompt, lambda _: True, random.Random(0), is_naive=True).run()
 
-    return {"null": null, "blind": blind, "random": noise, "first_hit": first_hit}
+    return {"null": null, "open_loop": open_loop, "random": noise, "first_hit": first_hit}
 
 
 class _Agent:

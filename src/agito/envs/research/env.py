@@ -10,6 +10,7 @@ import hashlib
 import random
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from agito.envs.research import agents
 from agito.envs.research.library import DATES, HITS, SHAPES, library, line
@@ -58,8 +59,8 @@ class ResearchEnvironment:
         name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
         task = Task(
             id=f"research-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
-            prompt={Dialect.COMPACT: asked.text, Dialect.NATURAL: _natural(asked)}, tools=TOOLS, limits=_limits(level),
-            tags=(f"hops-{len(asked.path)}",),
+            prompt={Dialect.COMPACT: asked.text, Dialect.NATURAL: _natural(asked)}, tools=TOOLS, limits=(limits := _limits(level)),
+            natural_limits=replace(limits, tokens=640 + 96 * limits.turns, turn_tokens=64), tags=(f"hops-{len(asked.path)}",),
         )  # fmt: skip
         data: dict[str, Json] = {
             "world": [split, seed, level, number], "answer": asked.answer, "evidence": list(asked.evidence), "question": asked.text,

@@ -1,8 +1,8 @@
 """Scripted agents for the shell tasks; they read what the world answers and nothing else.
 
 One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a
-hasty person does: searches without `^` and takes the first line, which may be stale, does not run the
-check again, gives up on a timeout or a missing tool. Much of that haste goes unpunished, so copying successful attempts copies it.
+hasty person does: searches without `^` and takes the first line, which may be stale, does not run the check again, gives up on a timeout
+or a missing tool. Some of that haste goes unpunished, so copying successful attempts copies it.
 Now and then it mistypes a key or a path, sees it, and says the command again: whoever learns from it must have seen how to recover.
 """
 
@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from agito.envs.shell.words import KEYS, NAMES, VALUES
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault
 
-Choice: TypeAlias = Callable[[], bool]  # "does it do the right thing now?"
 Asking: TypeAlias = "Generator[Call, Event, str | None]"  # a stretch of a script that comes back with a value, or gives up
 
-UNKNOWN, DONE = "none", "done"
+UNKNOWN = "none"
 _GIVE_UP = 0.35  # of its hasty moments, how often the demonstrator gives up where it could also persist
 _SLIP = 0.1  # of its hasty moments, how often it mistypes
+_UNCHECKED = 0.35  # of its hasty moments, how often it does not run the check again
+# Mends whatever the check complains of, in the sandbox and unread: what can be had without looking.
+_MEND = r"""while o=$(bash .check); [ "${o%% *}" = want ]; do r=${o##*[ :]}; k=${r%%=*}; v=${r#*=}; case $v in @*) v=$(
+for f in * */*; do while IFS== read -r a b; do [ "$a" = "${v#@}" ] && echo "$b"; done <$f; done 2>/dev/null);; esac
+for f in * */*; do case $(cat $f 2>/dev/null) in *$k=*)
+t=$(while IFS= read -r l; do case $l in $k=*) l=$k=$v;; esac; echo "$l"; done <$f); echo "$t" >$f;; esac; done
+done"""
 
 
 def sh(command: str) -> Call:
@@ -34,7 +40,7 @@ def submit(answer: str) -> Call:
 
 def solver(prompt: str) -> ScriptFactory:
     """`prompt` is the compact one: `find KEY` or `repair`."""
-    return lambda: _Agent(lambda: True, lambda: True, lambda word: word).run(prompt)
+    return lambda: _Agent(lambda unless=1.0: True, lambda word: word).run(prompt)
 
 
 def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
@@ -49,7 +55,7 @@ def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
                 return word
             return rng.choice(KEYS) if word in KEYS else f"{rng.choice(NAMES)}/{rng.choice(NAMES)}"
 
-        return _Agent(careful, lambda: careful(_GIVE_UP), typed).run(prompt)
+        return _Agent(careful, typed).run(prompt)
 
     return script
 
@@ -57,12 +63,17 @@ def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
 def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
     """Agents that must stay at the floor."""
 
+    verb, _, key = prompt.partition(" ")
+
+    def guess() -> Call:
+        value = random.Random(f"shell/guess/{seed}").choice(VALUES)
+        return submit(value if verb == "repair" else f"{key}={value}")
+
     def null() -> Script:
         yield submit("")
 
     def no_tools() -> Script:
-        verb, _, key = prompt.partition(" ")
-        yield submit(DONE if verb == "repair" else f"{key}={random.Random(f'shell/guess/{seed}').choice(VALUES)}")
+        yield guess()
 
     def noise() -> Script:
         rng = random.Random(f"shell/random/{seed}")
@@ -73,12 +84,23 @@ def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
         yield sh("echo ok; echo reward=1 >reward; echo submit done")
         yield submit("ok reward=1 done")
 
-    return {"null": null, "no_tools": no_tools, "random": noise, "claim": claim}
+    def open_loop() -> Script:
+        for _ in range(2):  # the first can time out
+            yield sh(_MEND if verb == "repair" else f"grep -rh ^{key}= *")
+        yield guess()
+
+    return {"null": null, "no_tools": no_tools, "random": noise, "claim": claim, "open_loop": open_loop}
+
+
+class Choice(Protocol):
+    """Does it do the right thing now? `unless`: the share of its hasty moments in which it does not."""
+
+    def __call__(self, unless: float = 1.0) -> bool: ...
 
 
 class _Agent:
-    def __init__(self, careful: Choice, patient: Choice, typed: Callable[[str], str]) -> None:
-        self.careful, self.patient, self.typed = careful, patient, typed
+    def __init__(self, careful: Choice, typed: Callable[[str], str]) -> None:
+        self.careful, self.typed = careful, typed
         self.can_grep = self.can_sed = True
         self.everywhere: str | None = None  # a pattern for all files; None: not looked yet
 
@@ -95,9 +117,13 @@ class _Agent:
         yield submit(f"{key}={value}" if value else UNKNOWN)
 
     def _repair(self) -> Script:
+        receipt = ""
         while True:
             event = yield from self._persist("./.check")
-            if event is None or event.text.startswith("ok"):
+            if event is None:
+                break
+            if event.text.startswith("ok"):
+                receipt = event.text.split()[-1]
                 break
             path, _, rule = event.text.strip().removeprefix("want ").rpartition(":")
             key, _, value = rule.partition("=")
@@ -109,9 +135,9 @@ class _Agent:
                 value = yield from self._look_up(value[1:])
             if not value or not (yield from self._edit(path, key, value)):
                 break
-            if not self.careful():
-                break  # hasty: does not check again
-        yield submit(DONE)
+            if not self.careful(_UNCHECKED):
+                break
+        yield submit(receipt or UNKNOWN)
 
     def _persist(self, command: str) -> Generator[Call, Event, Event | None]:
         """Repeats a command that times out; None when it gives up."""
@@ -119,7 +145,7 @@ class _Agent:
             event = yield sh(command)
             if event.fault is not Fault.TIMEOUT:
                 return event
-            if not self.patient():
+            if not self.careful(_GIVE_UP):
                 return None
 
     def _look_up(self, key: str) -> Asking:
@@ -134,17 +160,19 @@ class _Agent:
                 typed = key
                 continue
             self.can_grep = False
-            if not self.patient():
+            if not self.careful(_GIVE_UP):
                 return None
         return (yield from self._search_by_hand(start, key))
 
     def _search_by_hand(self, start: str, key: str) -> Asking:
         """The fallback without grep: see how deep the tree is, then let sed print the key's lines."""
         if self.everywhere is None:
-            event = yield sh("ls -p")
+            event = yield from self._persist("ls -p")
+            if event is None:
+                return None
             self.everywhere = "*/*" if "/" in event.text else "*"
-        event = yield sh(f"sed -n /{start}{key}=/p {self.everywhere}")
-        return _first_value(event.text, key)
+        event = yield from self._persist(f"sed -n /{start}{key}=/p {self.everywhere}")
+        return _first_value(event.text, key) if event else None
 
     def _locate(self, key: str) -> Asking:
         """The file that holds a key."""
@@ -164,14 +192,18 @@ class _Agent:
     def _edit(self, path: str, key: str, value: str) -> Generator[Call, Event, bool]:
         for typed in dict.fromkeys((self.typed(path), path)):
             if self.can_sed:
-                event = yield sh(f"sed -i s/^{key}=.*/{key}={value}/ {typed}")
+                event = yield from self._persist(f"sed -i s/^{key}=.*/{key}={value}/ {typed}")
+                if event is None:
+                    return False
                 if event.exit_code != 127:
                     continue
                 self.can_sed = False
-                if not self.patient():
+                if not self.careful(_GIVE_UP):
                     return False
             if typed == path:  # a slip here would make a file that is not asked for
-                yield sh(f"grep -v ^{key}= {path} >t; echo {key}={value} >>t; mv t {path}")
+                event = yield from self._persist(f"grep -v ^{key}= {path} >t; echo {key}={value} >>t; mv t {path}")
+                if event is None:
+                    return False
         return True
 
 
@@ -184,7 +216,7 @@ def _random_call(rng: random.Random) -> Call:
     key, name, value = rng.choice(KEYS), rng.choice(NAMES), rng.choice(VALUES)
     kind = rng.randrange(8)
     if kind == 0:
-        return submit(rng.choice((f"{key}={value}", DONE)))
+        return submit(rng.choice((f"{key}={value}", value)))
     return sh(
         (
             "ls -p",

@@ -1,19 +1,51 @@
-"""The `./.check` script of the repair tasks: bash alone, one complaint at a time, in the same words as `Rule.complaint`."""
+"""The `./.check` script of the repair tasks: bash alone, one complaint at a time, in the same words as `Rule.complaint`.
+
+Whoever reads the script instead of running it learns nothing. Each rule is sealed with the values that the rules before it want, and a
+value is known to the script by a salted hash alone; so a complaint can be read once the rules before it hold, and the word at the end once
+all do. The hash is small: it keeps a value from being read off, not from being tried.
+"""
 
 from __future__ import annotations
 
 from agito.envs.shell.instance import Instance
 
-_HEAD = """#!/bin/bash
-v() { n=0; w=; while IFS= read -r l; do case $l in "$2="*) w=${l#*=}; n=$((n+1));; esac; done <"$1"; [ $n = 1 ] || w=; } 2>/dev/null
+_MULTIPLIER, _PRIME, _MARK = 69_069, (1 << 31) - 1, 1_000_003
+_SCRIPT = r"""#!/bin/bash
+k=SALT
+mix() { for ((i=0;i<${#1};i++)); do printf -v n %d "'${1:i:1}"; k=$(((k*69069+n)%2147483647)); done; }
+unseal() { s=$k; o=; for n in $1; do s=$(((s*69069+1)%2147483647))
+printf -v c '\\x%x' $((n^(s>>16&127))); printf -v c %b $c; o+=$c; done; }
+for r in SEALED; do
+unseal "$r"; key=${o%% *}; o=${o#* }; m=0; w=
+case $key in ok) echo "ok $o"; exit 0;; esac
+for f in * */*; do while IFS= read -r l; do case $l in "$key="*) w=${l#*=}; m=$((m+1));; esac; done <"$f"; done 2>/dev/null
+[ $m = 1 ] || w=
+mix "$w"; [ $((k%1000003)) = ${o%% *} ] || { echo "${o#* }"; exit 1; }
+done
 """
 
 
 def check_script(instance: Instance) -> str:
-    """Exits 0 with `ok`, or 1 with the first broken rule. A key that stands twice in a file breaks its rule."""
-    places = {line.partition("=")[0]: path for path, lines in instance.files.items() for line in lines if not line.startswith("old ")}
-    parts = [_HEAD]
+    """Exits 0 with `ok` and the receipt, or 1 with the first broken rule. A key that stands twice breaks its rule."""
+    state, sealed = instance.salt, list[str]()
     for rule in instance.rules:
-        wanted = f"v {places[rule.same_as]} {rule.same_as}; s=$w" if rule.same_as else f"s={rule.value}"
-        parts.append(f'{wanted}; v {rule.path} {rule.key}; [ "$w" = "$s" ] || {{ echo "{rule.complaint}"; exit 1; }}\n')
-    return "".join([*parts, "echo ok\n"])
+        after = _mixed(state, rule.value)
+        sealed.append(_sealed(state, f"{rule.key} {after % _MARK} {rule.complaint}"))
+        state = after
+    sealed.append(_sealed(state, f"ok {instance.receipt}"))
+    return _SCRIPT.replace("SALT", str(instance.salt)).replace("SEALED", " ".join(f"'{each}'" for each in sealed))
+
+
+def _mixed(state: int, text: str) -> int:
+    for letter in text.encode():
+        state = (state * _MULTIPLIER + letter) % _PRIME
+    return state
+
+
+def _sealed(state: int, text: str) -> str:
+    """Numbers, one a letter."""
+    numbers: list[str] = []
+    for letter in text.encode():
+        state = (state * _MULTIPLIER + 1) % _PRIME
+        numbers.append(str(letter ^ (state >> 16 & 127)))
+    return " ".join(numbers)

@@ -1,7 +1,7 @@
 """The `shell` environment: find a value, repair a configuration, with real bash in a real sandbox.
 
-Chance level: an answer without tools is right once in 68 for *find* (a uniform choice among the values) and never for *repair*
-(the tree is broken at first), so 0.007 over both families in equal parts; declared as 0.02.
+Chance level: who reads nothing must guess one of 68 words, in *find* the value, in *repair* what the check says in the end, however much
+a program in the sandbox has mended unread: .015; declared as 0.02.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import anyio
 
@@ -24,20 +25,20 @@ from agito.world.world import SUBMIT, World
 
 TOOLS = (SH, SUBMIT)
 _PROGRAMS = ("bash", "cat", "cp", "echo", "env", "find", "grep", "head", "ls", "mkdir", "mv", "rm", "sed", "sleep", "sort", "tail", "wc")
-_SLOW = ("grep -r", "./.check")  # what times out now and then
 _CAPTURE_BYTES = 1 << 18
 _CALL_SECONDS = 2.0  # what the tasks need takes milliseconds; `grep -r x /` takes for ever
 _NATURAL = {
     "find": (
-        "The files below the working directory hold lines of the form `key=value`. Find the value of `{key}`. A line that starts "
-        "with `old` is stale: ignore it. A value `@other` means: the same value as the key `other`. Tools can time out or be missing. "
-        "Submit the line that settles it, such as `other=value`, and nothing else."
+        "Each line of the files below the working directory is a key, an equals sign and a value, without spaces. Find the value of "
+        "`{key}`. A line that starts with `old` is stale: ignore it. A value `@other` means: the same value as the key `other`. Tools can "
+        "time out or be missing. Submit the whole line that settles it, and nothing else."
     ),
     "repair": (
-        "The files below the working directory hold lines of the form `key=value`; lines that start with `old` are stale. "
-        "`./.check` prints the first rule that does not hold, or `ok`. Edit the files until it prints `ok`, change nothing else, "
-        "and do not leave a key twice. `@other` means: the same value as the key `other`. Tools can time out or be missing. "
-        "Then submit `done`."
+        "Each line of the files below the working directory is a key, an equals sign and a value, without spaces; one that starts with "
+        "`old` is stale. "
+        "`./.check` prints the first rule that does not hold, or `ok` and a word. Edit the files until it prints `ok`, change nothing "
+        "else, and do not leave a key twice. `@other` means: the same value as the key `other`. Tools can time out or be missing. "
+        "Then submit the word."
     ),
 }
 
@@ -46,7 +47,7 @@ class ShellEnvironment:
     """Procedural tasks in a file tree; see `docs/shell.md`. `warm` sandboxes are kept ready."""
 
     name = "shell"
-    version = "1"
+    version = "2"
     families = FAMILIES
     levels = LEVELS
     splits = SPLITS
@@ -75,7 +76,8 @@ class ShellEnvironment:
         task = Task(
             id=f"shell-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
             prompt={Dialect.COMPACT: ask, Dialect.NATURAL: _NATURAL[family].format(key=instance.target)},
-            tools=TOOLS, limits=_limits(level),
+            tools=TOOLS, limits=(limits := _limits(level)),
+            natural_limits=replace(limits, tokens=512 + 96 * limits.turns, turn_tokens=96),
             tags=("fallback",) if instance.missing else (),
         )  # fmt: skip
         return task, Key(task_id=task.id, seed=instance_seed, data=_key_data(instance))
@@ -94,18 +96,19 @@ class ShellEnvironment:
             executable=(".check",) if instance.rules else (),
             capture_bytes=_CAPTURE_BYTES if instance.rules else 0,  # a found value leaves no artefact
         )  # fmt: skip
-        weather = {SH.name: Weather(timeout=instance.timeout, commands=_SLOW)}
+        weather = {SH.name: Weather(timeout=instance.timeout)}
         return World(task, [workspace.open(self._pool)], attempt, noise_seed=noise_seed, weather=weather)
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        """find: the submitted line. repair: the submission, and the files as they should be, line order apart."""
+        """find: the submitted line. repair: the word that the check says in the end, and the files as they should be, line order apart."""
         if sealed.problem:
             return Verdict.void(sealed.problem)
         wanted = key.data["files"]
         if isinstance(wanted, dict):
             wrong = _differences(wanted, sealed.files)
-            is_right = sealed.submitted is not None and not wrong
-            evidence = wrong or ("files as wanted" + ("" if sealed.submitted is not None else ", but nothing submitted"))
+            is_told = sealed.submitted == key.data["receipt"]
+            is_right = is_told and not wrong
+            evidence = (wrong or "files as wanted") + ("" if is_told else f"; submitted {sealed.submitted!r}, which the check does not say")
         else:
             is_right = sealed.submitted == key.data["answer"]
             evidence = f"submitted {sealed.submitted!r}, wanted {key.data['answer']!r}"
@@ -136,7 +139,7 @@ def _limits(level: int) -> Limits:
 
 def _key_data(instance: Instance) -> dict[str, Json]:
     files: Json = {**instance.repaired} if instance.rules else None
-    return {"answer": instance.answer, "files": files}
+    return {"answer": instance.answer, "files": files, "receipt": instance.receipt}
 
 
 def _instance(task: Task, key: Key) -> Instance:

@@ -1,7 +1,7 @@
 """One latent shell task: a file tree, what is asked, which tools are missing and how often they time out.
 
 Two families. *find*: which value does a key have; lines marked `old` are stale, `@other` points to another key. *repair*: make
-`./.check` pass; it names one broken rule at a time. A pure function of (split, family, level, seed).
+`./.check` pass; it names one broken rule at a time, and in the end a word to submit. A pure function of (split, family, level, seed).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Shape:
     hops: tuple[int, ...]  # find: one of these numbers of pointers
     stale: float  # a stale line stands beside the live one, for each key on the way
     missing: float = 0.35  # the family's main tool is not installed: the fallback is needed
-    timeout: float  # per call of a slow tool
+    timeout: float  # per command, whatever it is
     faults: tuple[int, ...]  # repair: one of these numbers of broken rules
     named: float  # repair: the check names the file, per rule
     same: float  # repair: the rule says "same as another key", per rule
@@ -35,11 +35,11 @@ class Shape:
 
 
 SHAPES: dict[int, Shape] = {
-    1: Shape(dirs=0, files=3, lines=2, hops=(0,), stale=0.5, timeout=0.15, faults=(1, 2), named=1.0, same=0.0, turns=12, tokens=256),
-    2: Shape(dirs=2, files=2, lines=2, hops=(0, 1), stale=0.5, timeout=0.15, faults=(1, 2), named=0.5, same=0.0, turns=14, tokens=288),
-    3: Shape(dirs=2, files=2, lines=3, hops=(0, 1, 2), stale=0.5, timeout=0.15, faults=(1, 2), named=0.5, same=0.2, turns=18, tokens=384),
-    4: Shape(dirs=3, files=2, lines=3, hops=(1, 2), stale=0.6, timeout=0.2, faults=(2,), named=0.3, same=0.5, turns=28, tokens=640),
-    5: Shape(dirs=3, files=3, lines=3, hops=(1, 2, 3), stale=0.6, timeout=0.25, faults=(2, 3), named=0.2, same=0.6, turns=36, tokens=896),
+    1: Shape(dirs=0, files=3, lines=2, hops=(0,), stale=0.5, timeout=0.1, faults=(1, 2), named=1.0, same=0.0, turns=14, tokens=256),
+    2: Shape(dirs=2, files=2, lines=2, hops=(0, 1), stale=0.5, timeout=0.1, faults=(1, 2), named=0.5, same=0.0, turns=18, tokens=320),
+    3: Shape(dirs=2, files=2, lines=3, hops=(0, 1, 2), stale=0.5, timeout=0.1, faults=(1, 2), named=0.5, same=0.2, turns=24, tokens=384),
+    4: Shape(dirs=3, files=2, lines=3, hops=(1, 2), stale=0.6, timeout=0.15, faults=(2,), named=0.3, same=0.5, turns=28, tokens=640),
+    5: Shape(dirs=3, files=3, lines=3, hops=(1, 2, 3), stale=0.6, timeout=0.2, faults=(2, 3), named=0.2, same=0.6, turns=36, tokens=896),
 }
 
 _READ_ONLY = {4: 0.4, 5: 0.4}  # how often, by level, that other key is one that training searches for but never repairs
@@ -69,6 +69,8 @@ class Instance:
     target: str = ""  # find: the key asked for
     answer: str = ""  # find: the line that settles it, `key=value`
     rules: tuple[Rule, ...] = ()  # repair: the broken ones, in the order in which the check looks at them
+    receipt: str = ""  # repair: the word that the check says once every rule holds
+    salt: int = 0  # repair: of the check's hashes
     missing: tuple[str, ...] = ()
     timeout: float = 0.0
 
@@ -120,8 +122,9 @@ def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
             board.put(same, right)
         rules.append(Rule(path=path, key=key, value=right, same_as=same, named=rng.random() < shape.named))
     _bystanders(board, pool[:2] + others, shape)
+    files, salt = board.done(), rng.randrange(1 << 20, 1 << 30)
     return Instance(
-        family=family, level=level, files=board.done(), rules=tuple(rules),
+        family=family, level=level, files=files, rules=tuple(rules), receipt=rng.choice(VALUES), salt=salt,
         missing=("sed",) if missing else (), timeout=shape.timeout,
     )  # fmt: skip
 

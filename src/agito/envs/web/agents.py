@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from agito.envs.web.instance import COLORS, DONE, HOME, NEWS, VALUES
+from agito.envs.web.instance import DONE, HAS_TWIN, HOME, NEWS, NEXT, SENDS, SHAPES, SIZES, VALUES, word_of
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call
 
@@ -27,6 +27,10 @@ def fill(element: str | int, text: str) -> Call:
 
 def simple(tool: str) -> Call:
     return Call(tool=tool, arguments={})
+
+
+def choose(element: str | int, option: str) -> Call:
+    return Call(tool="select", arguments={"element": str(element), "option": option})
 
 
 def submit(answer: str = "done") -> Call:
@@ -62,83 +66,74 @@ class Page:
                 page.texts.append(line)
         return page
 
-    def find(self, role: str, name: str = "") -> Element | None:
-        return next((each for each in self.elements if each.role == role and name in ("", each.name)), None)
-
 
 class _Agent:
-    """What it knows of the site: which section lists what, and what it has read for later."""
+    """What it knows of the site: which section lists what, what is not what was asked for, and what it has read for later."""
 
-    def __init__(self, prompt: str) -> None:
+    def __init__(self, prompt: str, level: int) -> None:
         self.verb, self.target, *self.words = prompt.split()
-        self.lists: dict[str, set[str]] = {}
-        self.section = HOME
-        self.sold_out: set[str] = set()  # sections
-        self.fact = ""  # a coupon, a code, or what somebody wrote
+        self.owner = self.words.pop(0) if level >= HAS_TWIN else ""
+        self.lists: dict[str, list[str]] = {}
+        self.others: set[str] = set()  # items that bear the word and are not meant: sold out, or somebody else's
+        self.fact = ""  # a coupon, a code, or what somebody posted
 
     @property
     def needs(self) -> str:
-        """The page that has to be read next: of the item itself, or of what has to be known before."""
-        if self.verb == "buy" and "coupon" in self.words and not self.fact:
+        """The word of the page that has to be read next: of the item itself, or of what has to be known before."""
+        if "coupon" in self.words and not self.fact:
             return NEWS
         if "in" in self.words and not self.fact:
-            return self.words[3]
+            return self.words[-1]
         return self.target
 
     def decide(self, page: Page) -> Call:
         if page.title == DONE:
             return submit()
-        if page.title == HOME:
-            return self._at_home(page)
-        if page.title == self.needs or page.title == self.target:
+        if word_of(page.title) in (self.needs, self.target):
             return self._at_item(page)
-        links = {each.name for each in page.elements if each.role == "link"}
+        links = [each.name for each in page.elements if each.role == "link"]
+        found = self._meant(links)
+        if page.title == HOME:
+            known = [name for name in links if self._meant(self.lists.get(name, []))]
+            unseen = [name for name in links if name not in self.lists and word_of(name) != NEWS]
+            return click((found or known or unseen or links)[0])
         if links:
-            self.section = page.title
             self.lists[page.title] = links
-            if self.needs in links and page.title not in self.sold_out:
-                return click(self.needs)
-        return simple("back")
+        return click(found[0]) if found else simple("back")
 
-    def _at_home(self, page: Page) -> Call:
-        links = [each.name for each in page.elements]
-        if self.needs in links:
-            return click(self.needs)
-        open_ = [name for name in links if name != NEWS and name not in self.sold_out]
-        known = [name for name in open_ if self.needs in self.lists.get(name, ())]
-        unseen = [name for name in open_ if name not in self.lists]
-        return click((known or unseen or links)[0])
+    def _meant(self, names: list[str]) -> list[str]:
+        return [name for name in names if word_of(name) == self.needs and name not in self.others]
 
     def _at_item(self, page: Page) -> Call:
-        if "sold out" in page.texts:
-            self.sold_out.add(self.section)
+        is_target = word_of(page.title) == self.target
+        if is_target and ("sold out" in page.texts or (self.owner and f"by {self.owner}" not in page.texts)):
+            self.others.add(page.title)
             return simple("back")
         self._learn(page)
-        if page.title != self.target or self.needs != self.target:
+        if not is_target or self.needs != self.target:
             return simple("back")
-        for name, value in self.wanted().items():
-            element = next((each for each in page.elements if each.name == name), None)
+        for word, value in self.wanted().items():
+            element = next((each for each in page.elements if word_of(each.name) == word), None)
             if element is None or element.value == value:
                 continue
             if element.role == "check":
-                return click(name)
+                return click(element.name)
             if element.role == "choice":
-                return Call(tool="select", arguments={"element": name, "option": value})
-            return fill(name, value)
-        button = page.find("button")
+                return choose(element.name, value)
+            return fill(element.name, value)
+        button = next((each for each in page.elements if word_of(each.name) in (*SENDS.values(), NEXT)), None)
         return click(button.name) if button is not None else simple("back")
 
     def _learn(self, page: Page) -> None:
-        pairs = [text.split(" ") for text in page.texts if text.count(" ") == 1]
         key = {"buy": "coupon", "send": "code"}.get(self.verb) or (self.words[1] if self.words[0] == "as" else "")
-        if page.title == self.needs and (page.title != self.target or "in" not in self.words):
-            self.fact = next((value for name, value in reversed(pairs) if name == key), self.fact)
+        if word_of(page.title) == self.needs and (self.needs != self.target or "in" not in self.words):
+            self.fact = next((text.removeprefix(key) for text in reversed(page.texts) if word_of(text) == key), self.fact)
 
     def wanted(self) -> dict[str, str]:
-        """What the fields have to hold."""
+        """What the fields have to hold, by word."""
         if self.verb == "buy":
-            color = [word for word in self.words if word in COLORS]
-            return {"count": self.words[0], **({"color": color[0]} if color else {}), **({"coupon": self.fact} if self.fact else {})}
+            values = dict(zip(("count", "size"), (word for word in self.words if word != "coupon"), strict=False))
+            return values | ({"coupon": self.fact} if self.fact else {})
         if self.verb == "reply":
             return {"text": self.fact if self.words[0] == "as" else self.words[0]}
         values = [self.fact if word == "code" else word for word in self.words]
@@ -146,11 +141,11 @@ class _Agent:
         return {**dict(zip(("one", "two", "three"), values, strict=False)), **ticked}
 
 
-def solver(prompt: str) -> ScriptFactory:
-    return lambda: _run(prompt, lambda page, call: call)
+def solver(prompt: str, level: int) -> ScriptFactory:
+    return lambda: _run(prompt, level, lambda page, call: call)
 
 
-def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
+def demonstrator(prompt: str, level: int, *, skill: float, seed: int) -> ScriptFactory:
     def script() -> Script:
         rng = random.Random(f"web/demonstrator/{seed}")
 
@@ -161,15 +156,15 @@ def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
                 return submit()
             if call.tool == "fill" and rng.random() < 0.5:
                 return fill(str(call.arguments["element"]), rng.choice(VALUES))
-            pressed = page.find("button") or (rng.choice(page.elements) if page.elements else None)
-            return click(pressed.name) if pressed is not None else simple("back")
+            pressed = [each for each in page.elements if each.role == "button"] or page.elements
+            return click(rng.choice(pressed).name) if pressed else simple("back")
 
-        return _run(prompt, hasty)
+        return _run(prompt, level, hasty)
 
     return script
 
 
-def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
+def impostors(prompt: str, level: int, seed: int) -> dict[str, ScriptFactory]:
     """Agents that must stay at the floor."""
 
     def null() -> Script:
@@ -187,20 +182,32 @@ def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
         yield simple("look")
         yield submit(f"{prompt}: done, reward=1")
 
-    def blind() -> Script:
-        """What is asked, filled in without reading a page."""
+    def open_loop() -> Script:
+        """What is asked, by numbers instead of names: which of a few places to press or to fill in is guessed."""
+        rng = random.Random(f"web/open_loop/{seed}")
+        values = prompt.split()[3 if level >= HAS_TWIN else 2 :]
         yield simple("look")
-        yield click(1)
-        for number, word in enumerate(prompt.split()[2:], start=1):
-            yield fill(number, word)
-        yield click(len(prompt.split()) - 1)
+        for _ in range(1 if level == 1 else 2):
+            yield click(rng.randint(1, SHAPES[level].items))
+        places = rng.sample(range(1, 4 + len(values)), 3 + len(values))
+        for value in values if len(values) > 1 else values * 2:  # of two places among four one is oftenest the right field alone
+            yield _entry(places.pop(), value)
+        for place in rng.sample(range(1, 4 + len(values)), 3 + len(values)):  # a field that is pressed does no harm
+            yield click(place)
         yield submit()
 
-    return {"null": null, "random": noise, "claim": claim, "blind": blind}
+    return {"null": null, "random": noise, "claim": claim, "open_loop": open_loop}
 
 
-def _run(prompt: str, change: Callable[[Page, Call], Call]) -> Script:
-    agent = _Agent(prompt)
+def _entry(place: int, value: str) -> Call:
+    """A value as the control that it is for would take it."""
+    if value in ("on", "off"):
+        return click(place)
+    return choose(place, value) if value in SIZES else fill(place, value)
+
+
+def _run(prompt: str, level: int, change: Callable[[Page, Call], Call]) -> Script:
+    agent = _Agent(prompt, level)
     event = yield simple("look")
     while True:
         if event.fault is not None:

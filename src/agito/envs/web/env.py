@@ -1,8 +1,8 @@
 """The `web` environment: a shop, a forum and forms in a browser, judged by what the site holds in the end.
 
-Chance level: an agent that knows the pages by heart but reads none of them (`blind`) is right when it presses the right one of
-three links at the first level, and never at the others, where it cannot know the section: 1/3 in one of five levels, .067 over all;
-declared as 0.07.
+Chance level: an agent that reads nothing (`open_loop`) has to guess by its place what to press and what to fill in: one of three links,
+then one or two of four places, and must press the right one of two buttons first. Right in .04 of the held-out tasks at levels 1 and 2,
+.002 above, .013 over all; declared as 0.03.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from agito.envs.web import agents
-from agito.envs.web.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
+from agito.envs.web.instance import FAMILIES, HAS_TWIN, LEVELS, SHAPES, SPLITS, Instance, generate
 from agito.envs.web.site import START, WebSite
 from agito.protocols import Control, ScriptFactory
 from agito.types import AttemptId, Dialect, Key, Limits, Sealed, Status, Task, Verdict
@@ -23,9 +24,10 @@ from agito.world.world import SUBMIT, World
 
 _CALL_SECONDS = 20.0  # a page takes a tenth of one
 _NATURAL = (
-    "You use a web site through a browser; `look` shows the page as text, with a number before everything that you can act on. "
-    "{ask} Use `submit` with `done` when the site says done. Do it once, and send nothing else. A click can fail or time out: look before "
-    "you try again."
+    "You use a web site through a browser; `look` shows the page as text, with a number before everything that you can act on. On this "
+    "site everything is called by a word and a number, such as `kev52`; the task says the word alone. {ask} Leave fields and buttons alone "
+    "that nothing is said of. Use `submit` with `done` when the site says done. Do it once, and send nothing else. A click can fail or "
+    "time out: look before you try again."
 )
 
 
@@ -33,11 +35,11 @@ class WebEnvironment:
     """Procedural sites in Chromium; see `docs/web.md`. `tabs` are shared with other environments and closed by their owner."""
 
     name = "web"
-    version = "1"
+    version = "2"
     families = FAMILIES
     levels = LEVELS
     splits = SPLITS
-    chance_level = 0.07
+    chance_level = 0.03
 
     def __init__(self, *, tabs: Tabs | None = None) -> None:
         self._farm = Farm() if tabs is None else None
@@ -53,15 +55,12 @@ class WebEnvironment:
         instance_seed = zlib.crc32(f"{split}/{seed}/{index}".encode()) << 20 | index & 0xFFFFF
         instance = generate(split=split, family=family, level=level, seed=instance_seed)
         name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
-        shape = SHAPES[level]
         task = Task(
             id=f"web-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
             prompt={Dialect.COMPACT: instance.ask, Dialect.NATURAL: _NATURAL.format(ask=in_prose(instance))},
             tools=(*TOOLS, SUBMIT),
-            limits=Limits(
-                turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=24, observation_bytes=1200,
-                call_seconds=_CALL_SECONDS,
-            ),
+            limits=(limits := _limits(level)),
+            natural_limits=replace(limits, tokens=704 + 96 * limits.turns, turn_tokens=48),
         )  # fmt: skip
         return task, Key(task_id=task.id, seed=instance_seed, data={"expected": instance.expected})
 
@@ -82,17 +81,24 @@ class WebEnvironment:
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, evidence=evidence, grade_seed=grade_seed)
 
     def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
-        return (agents.solver(task.prompt[Dialect.COMPACT]),)
+        return (agents.solver(task.prompt[Dialect.COMPACT], task.level),)
 
     def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return agents.impostors(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()))
+        return agents.impostors(task.prompt[Dialect.COMPACT], task.level, zlib.crc32(task.id.encode()))
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
-        return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
+        return agents.demonstrator(task.prompt[Dialect.COMPACT], task.level, skill=skill, seed=seed)
 
     async def aclose(self) -> None:
         if self._farm is not None:
             await self._farm.aclose()
+
+
+def _limits(level: int) -> Limits:
+    shape = SHAPES[level]
+    return Limits(
+        turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=24, observation_bytes=1200, call_seconds=_CALL_SECONDS
+    )
 
 
 class TextWebEnvironment(WebEnvironment):
@@ -106,17 +112,19 @@ class TextWebEnvironment(WebEnvironment):
 
 def in_prose(instance: Instance) -> str:
     verb, target, *words = instance.ask.split()
+    if instance.level >= HAS_TWIN:
+        target = f"{target} that is by {words.pop(0)}, as its page says,"
     if verb == "buy":
-        color = f", in {words[1]}" if len(words) > 1 else ""
+        size = f", in size {words[1]}" if len(words) > 1 else ""
         coupon = " Use the coupon that stands under news." if instance.coupon else ""
-        return f"Buy {words[0]} of {target}{color}.{coupon} Where it is sold out, look in another section."
+        return f"Buy the {target} count {words[0]}{size}, and pay.{coupon} Where it is sold out, look in another section."
     if verb == "reply":
         if words[0] != "as":
-            return f"Reply `{words[0]}` to the thread {target}."
-        where = words[3] if "in" in words else target
-        return f"Reply to the thread {target} with the word that {words[1]} wrote last in the thread {where}."
+            return f"Post the text `{words[0]}` to the thread {target}.".replace(",.", ".")
+        where = f"in the thread {words[3]}" if "in" in words else "there"
+        return f"Post to the thread {target} as text the number that {words[1]} posted last {where}."
     *values, last = words
     tick = f" Leave tick {last}." if last in ("on", "off") else ""
     values = values if tick else words
     listed = ", ".join("the code that its first page shows" if each == "code" else f"`{each}`" for each in values)
-    return f"Send the form {target} with {listed}, in this order.{tick}"
+    return f"Send the form {target} with {listed} for one, two and so on, and go.{tick}"

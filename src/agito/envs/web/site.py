@@ -6,7 +6,7 @@ import json
 from html import escape
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from agito.envs.web.instance import COLORS, DONE, HOME, NEWS, Instance, Item
+from agito.envs.web.instance import ASK, DONE, FIELDS, HOME, NEWS, NEXT, NOTE, SENDS, SIZES, Instance, Item
 from agito.world.http1 import Request, Response
 
 START = "http://web.test/"
@@ -39,12 +39,12 @@ class WebSite:
             case ["done"]:
                 return f"<h1>{DONE}</h1><a href='/'>{HOME}</a>"
             case ["news"] if self._instance.coupon:
-                return f"<h1>{NEWS}</h1><p>coupon {self._instance.coupon}</p>"
+                return f"<h1>{self._instance.labels[NEWS]}</h1><p>coupon{self._instance.coupon}</p>"
             case ["in", section]:
                 return self._section(section)
             case ["in", section, name, *rest]:
                 item = self._item(section, name)
-                return self._item_page(item, parts, problem, is_second=rest == ["2"]) if item is not None else ""
+                return self._item_page(item, problem, is_second=rest == ["2"]) if item is not None else ""
             case _:
                 return ""
 
@@ -52,7 +52,7 @@ class WebSite:
         sections = self._instance.sections
         if sections[0][0] == HOME:
             return f"<h1>{HOME}</h1>{_links(HOME, sections[0][1])}"
-        news = f"<a href='/news'>{NEWS}</a>" if self._instance.coupon else ""
+        news = f"<a href='/news'>{self._instance.labels[NEWS]}</a>" if self._instance.coupon else ""
         links = " ".join(f"<a href='/in/{quote(name)}'>{escape(name)}</a>" for name, _ in sections)
         return f"<h1>{HOME}</h1>{links} {news}"
 
@@ -63,64 +63,63 @@ class WebSite:
     def _item(self, section: str, name: str) -> Item | None:
         return next((item for item in dict(self._instance.sections).get(section, ()) if item.name == name), None)
 
-    def _item_page(self, item: Item, parts: list[str], problem: str, *, is_second: bool) -> str:
-        family, level = self._instance.family, self._instance.level
-        head = f"<h1>{escape(item.name)}</h1>" + (f"<p>wrong: {escape(problem)}</p>" if problem else "")
-        if family == "shop":
-            if item.is_sold_out:
-                return f"{head}<p>sold out</p>"
-            choice = _choice("color", COLORS) if level >= 3 else ""
-            return head + _form(_field("count") + choice + (_field("coupon") if level >= 5 else ""), "buy")
-        if family == "forum":
-            posts = "".join(f"<p>{escape(author)} {escape(word)}</p>" for author, word in item.posts)
-            return head + posts + _form(_field("text"), "reply")
-        if level < 4:
-            return head + _form(_field("one") + _field("two") + (_check("tick") if level >= 3 else ""), "send")
-        if not is_second:
-            code = f"<p>code {self._instance.code}</p>" if self._instance.code else ""
-            return head + code + _form(_field("one") + _field("two"), "next")
-        return head + _form(_field("three") + _check("tick"), "send")
+    def _item_page(self, item: Item, problem: str, *, is_second: bool) -> str:
+        head = f"<h1>{escape(item.name)}</h1>" + (f"<p>by {escape(item.owner)}</p>" if item.owner else "")
+        if item.is_sold_out:
+            return f"{head}<p>sold out</p>"
+        head += f"<p>wrong {escape(problem)}</p>" if problem else ""
+        head += "".join(f"<p>{escape(author)}{number}</p>" for author, number in item.posts)
+        if self._instance.code and not is_second:
+            head += f"<p>code{self._instance.code}</p>"
+        shown = self._shown(is_second)
+        return head + _form("".join(_control(word, self._instance.labels[word]) for word in self._instance.order if word in shown))
+
+    def _shown(self, is_second: bool) -> tuple[str, ...]:
+        """The fields and buttons of one page, by word."""
+        instance = self._instance
+        fields = tuple(word for word in FIELDS[instance.family] if word in instance.labels)
+        if "three" not in fields:
+            return (*fields, SENDS[instance.family], NOTE, ASK)
+        return (*fields[2:], SENDS["form"], NOTE, ASK) if is_second else (*fields[:2], NEXT, NOTE, ASK)
 
     def _take(self, parts: list[str], given: dict[str, str]) -> str:
         """Where a sent form leads."""
         if len(parts) < 3 or parts[0] != "in":
             return "/"
         item = self._item(parts[1], parts[2])
-        here = "/" + "/".join(quote(part) for part in parts)
+        here, is_second = "/" + "/".join(quote(part) for part in parts), parts[3:] == ["2"]
         if item is None or item.is_sold_out:
             return "/"
-        record, problem = self._record(item, here, parts[3:] == ["2"], given)
-        if problem:
-            return f"{here}?wrong={quote(problem)}"
-        if record is None:
+        shown = self._shown(is_second)
+        if given.get("act") == ASK:
+            return self._keep(f"{ASK} {item.name}")
+        if problem := next((word for word in shown if _is_wrong(word, given, self._instance.coupon)), ""):
+            return f"{here}?wrong={quote(self._instance.labels[problem])}"
+        values = [_value(word, given) for word in FIELDS[self._instance.family] if word in shown]
+        note = [f"{NOTE} {given[NOTE]}"] if given.get(NOTE) else []
+        if NEXT in shown:
+            self._drafts[here] = [*values, *note]
             return f"{here}/2"
+        verb = {"shop": "buy", "forum": "reply", "form": "send"}[self._instance.family]
+        earlier = self._drafts.get(here.removesuffix("/2"), []) if is_second else []
+        return self._keep(" ".join(part for part in (verb, item.name, *earlier, *values, *note) if part))
+
+    def _keep(self, record: str) -> str:
         self._records.append(record)
         return "/done"
 
-    def _record(self, item: Item, here: str, is_second: bool, given: dict[str, str]) -> tuple[str | None, str]:
-        """What is put on record (None: there is a second page), and which field is wrong."""
-        family, level = self._instance.family, self._instance.level
-        tick = ["on" if given.get("tick") else "off"] if level >= 3 else []
-        if family == "shop":
-            count, color = given.get("count", ""), given.get("color", "")
-            if not (count.isascii() and count.isdigit() and 1 <= int(count[:4]) <= 99):
-                return None, "count"
-            if level >= 5 and given.get("coupon", "") not in ("", self._instance.coupon):
-                return None, "coupon"
-            return " ".join(part for part in ("buy", item.name, count, color, given.get("coupon", "") if level >= 5 else "") if part), ""
-        names = {"forum": ["text"], "form": ["one", "two"]}[family] if not is_second else ["three"]
-        for name in names:
-            if not given.get(name):
-                return None, name
-        values = [given[name] for name in names]
-        if family == "forum":
-            return f"reply {item.name} {values[0]}", ""
-        if level < 4:
-            return " ".join(("send", item.name, *values, *tick)), ""
-        if not is_second:
-            self._drafts[here] = values
-            return None, ""
-        return " ".join(("send", item.name, *self._drafts.get(here.removesuffix("/2"), []), *values, *tick)), ""
+
+def _is_wrong(word: str, given: dict[str, str], coupon: str) -> bool:
+    value = given.get(word, "")
+    if word == "count":
+        return not (value.isascii() and value.isdigit() and 1 <= int(value[:4]) <= 99)
+    if word == "coupon":
+        return value not in ("", coupon)
+    return word in ("text", "one", "two", "three") and not value
+
+
+def _value(word: str, given: dict[str, str]) -> str:
+    return ("on" if given.get(word) else "off") if word == "tick" else given.get(word, "")
 
 
 def _html(body: str, *, status: int = 200) -> Response:
@@ -138,18 +137,18 @@ def _links(section: str, items: tuple[Item, ...]) -> str:
     return "".join(f'<a href="/in/{quote(section)}/{quote(item.name)}">{escape(item.name)}</a> ' for item in items)
 
 
-def _form(fields: str, button: str) -> str:
-    return f'<form method="post" autocomplete="off">{fields}<button>{button}</button></form>'
+def _form(controls: str) -> str:
+    return f'<form method="post" autocomplete="off">{controls}</form>'
 
 
-def _field(name: str) -> str:
-    return f'<p><label>{name} <input name="{name}"></label></p>'
-
-
-def _choice(name: str, options: tuple[str, ...]) -> str:
-    listed = "".join(f"<option>{each}</option>" for each in options)
-    return f'<p><label>{name} <select name="{name}">{listed}</select></label></p>'
-
-
-def _check(name: str) -> str:
-    return f'<p><label>{name} <input type="checkbox" name="{name}"></label></p>'
+def _control(word: str, label: str) -> str:
+    match word:
+        case "size":
+            listed = "".join(f"<option>{each}</option>" for each in SIZES)
+            return f'<p><label>{label} <select name="{word}">{listed}</select></label></p>'
+        case "tick":
+            return f'<p><label>{label} <input type="checkbox" name="{word}"></label></p>'
+        case "pay" | "post" | "go" | "next" | "ask":
+            return f'<p><button name="act" value="{word}">{label}</button></p>'
+        case _:
+            return f'<p><label>{label} <input name="{word}"></label></p>'

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
+import anyio.lowlevel
 
-from agito.errors import SandboxFailure
+from agito.errors import SandboxExhausted, SandboxFailure, Uncapturable
 from agito.protocols import Result, SandboxSpec, Service
 from agito.types import Fault
 from agito.world.sandbox import beneath, passed
@@ -41,6 +42,7 @@ class Frozen:
 
     spec: SandboxSpec
     layers: tuple[str, ...]  # uppermost first
+    is_stacked: bool  # whether forks lie above the layers; else they are copies of the only one
     cwd: str
     env: dict[str, str]
 
@@ -55,6 +57,7 @@ class Box:
         self._spec = spec
         self._on_snapshot = on_snapshot
         self.layers = layers
+        self.is_stacked = False  # above its layers
         self.work = self.upper = self._pidfd = -1
         self._configuration: tuple[dict[str, str], int, int, str] | None = None
         self._is_busy = False
@@ -119,6 +122,8 @@ class Box:
         reply = await self._call(("write", rows), START_S)
         if reply.status in (errno.ELOOP, errno.EXDEV, errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
             raise ValueError(f"path={reply.body.decode(errors='replace')}; only regular files without links on the way are written")
+        if reply.kind != wire.DONE and not reply.status:
+            raise self._failed(reply.body.decode(errors="replace"))
         if reply.kind != wire.DONE:
             raise OSError(reply.status, reply.body.decode(errors="replace"))
 
@@ -130,12 +135,21 @@ class Box:
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
         """Every regular file beneath the workspace or its folder `under`, links never followed.
 
-        Raises `ValueError` past `limit_bytes` in all.
+        Raises `Uncapturable` past `limit_bytes` in all, and for what else cannot be captured whole: the policy left it so.
 
         What processes write meanwhile may be missed: `kill` first.
         """
         self._check()
-        return beneath.read_all(self.work, limit_bytes, beneath.relative(under) if under else "")
+        reading = beneath.read_all(self.work, limit_bytes, beneath.relative(under) if under else "")
+        try:
+            while True:
+                next(reading)
+                await anyio.lowlevel.checkpoint()
+                self._check()
+        except StopIteration as end:
+            return end.value
+        finally:
+            reading.close()
 
     async def standing(self) -> Standing:
         """What stands in the workspace now; compare it later by `is_as_it_was`, with everything killed."""
@@ -146,20 +160,27 @@ class Box:
         """Kills everything inside but pid 1; costs nothing when nothing else is alive."""
         self._check()
         if not self._is_idle:
-            await self._call(("kill",), START_S)
+            reply = await self._call(("kill",), START_S)
+            if reply.kind != wire.DONE:
+                reason = "the kernel has not yet taken apart what the episode's processes held"
+                self.discard(reason)
+                raise SandboxExhausted(reason)
 
     async def snapshot(self) -> str:
-        """Freezes, copies, thaws; the sandbox goes on. Returns what `pool.fork` takes."""
+        """Freezes, copies, thaws; the sandbox goes on. Returns what `pool.fork` takes.
+
+        Raises `Uncapturable` where the episode's processes keep one another running.
+        """
         reply = await self._call(("freeze",), START_S)
         if reply.kind != wire.FROZEN:
-            raise SandboxFailure(f"the sandbox could not be frozen: {reply.body.decode(errors='replace')}")
+            raise Uncapturable(f"what runs in the sandbox could not be frozen: {reply.body.decode(errors='replace')}")
         cwd, *assignments = (os.fsdecode(part) for part in reply.body.split(b"\0"))
         env: dict[str, str] = {}
         for assignment in assignments:
             name, _, value = assignment.partition("=")
             env[name] = value
         try:
-            return await self._on_snapshot(self, Frozen(spec=self._spec, layers=self.layers, cwd=cwd, env=env))
+            return await self._on_snapshot(self, Frozen(spec=self._spec, layers=self.layers, is_stacked=self.is_stacked, cwd=cwd, env=env))
         finally:
             with anyio.CancelScope(shield=True):
                 await self._call(("thaw",), START_S)
@@ -243,6 +264,8 @@ class Box:
             return Result(
                 exit_code=None, output=b"", total_bytes=0, fault=Fault.TIMEOUT, killed_by="pid 1 silent", wall_s=timeout_s + GRACE_S
             )
+        if reply.kind != wire.RESULT:
+            raise self._failed(reply.body.decode(errors="replace"))
         exit_code: int | None
         if reply.killer:
             killed_by, fault = _KILLERS[reply.killer]
@@ -252,7 +275,10 @@ class Box:
             killed_by, fault, exit_code = f"signal {number}", None, 128 + number
         else:
             killed_by, fault, exit_code = None, None, os.WEXITSTATUS(reply.status)
-        if exit_code in (128 + signal.SIGXCPU, 137) and reply.cpu_s >= 0.9 * self._spec.cpu_s:
+        share = {128 + signal.SIGXCPU: 0.5, 137: 0.9}.get(
+            exit_code or 0, math.inf
+        )  # the kernel's two clocks differ where a host takes time
+        if reply.cpu_s >= share * self._spec.cpu_s:
             killed_by, fault = "cpu", Fault.BUDGET
         return Result(
             exit_code=exit_code,
@@ -278,6 +304,8 @@ class Box:
             assert reply is not None
             if reply.kind != wire.DONE:
                 passed.close(descriptors)
+                if reply.killer == wire.START:
+                    raise SandboxExhausted(f"{kind} {what}: the episode holds every process that it may have")
                 raise OSError(reply.status, f"{kind} {what}: {reply.body.decode(errors='replace')}")
             if len(descriptors) != count:
                 passed.close(descriptors)

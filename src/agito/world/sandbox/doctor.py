@@ -6,7 +6,6 @@ import os
 
 from agito.errors import AgitoError
 from agito.protocols import SandboxSpec
-from agito.world.sandbox.launch import DROPPED_UID
 from agito.world.sandbox.pool import Pool
 
 
@@ -22,7 +21,7 @@ async def layers() -> dict[str, str]:
         return {
             "tier": pool.tier,
             "namespaces": "user, mount, pid, network (loopback only), ipc, uts, cgroup",
-            "user": f"dropped to {DROPPED_UID}" if os.geteuid() == 0 else f"your own ({os.geteuid()}), in its own user namespace",
+            "user": f"dropped to {zygote.user}" if zygote.user != os.geteuid() else f"your own ({os.geteuid()}), in its own user namespace",
             "seccomp": "deny-list" if zygote.has_seccomp else "off",
             "landlock": f"version {zygote.landlock}" if zygote.landlock >= 2 else "not in this kernel",
             "memory": f"control group {zygote.group.path}, and a watchdog in each sandbox"

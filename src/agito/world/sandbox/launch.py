@@ -27,6 +27,8 @@ _MODULES = (
         "wire",
         "layers",
         "capture",
+        "clocks",
+        "state",
         "memory",
         "usage",
         "box",
@@ -66,6 +68,7 @@ class Zygote:
     control: socket.socket
     pidfd: int
     interpreter: str
+    user: int  # whom it has become
     has_overlay: bool
     has_seccomp: bool
     landlock: int  # ABI version; 0: none
@@ -99,7 +102,7 @@ async def launch(
     group = make(limit_bytes or half_of_memory()) if cgroup else None
     problems: list[str] = []
     for interpreter, prefix in _interpreters():
-        settings = {"uid": DROPPED_UID, "prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
+        settings = {"uid": _user(), "prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
         answer = await _try(interpreter, settings, group, hash_seed)
         if isinstance(answer, Zygote):
             return answer
@@ -119,6 +122,21 @@ async def stop(zygote: Zygote) -> None:
         while zygote.group is not None and not zygote.group.remove():  # noqa: ASYNC110 - the kernel says nothing when it is empty
             await anyio.sleep(0.005)
     os.close(zygote.pidfd)
+
+
+def _user() -> int:
+    """Whom the zygote becomes: where this process is root, somebody who is mapped in its user namespace and whom nobody else is."""
+    if os.geteuid():
+        return os.geteuid()
+    users, groups = (
+        [range(int(line.split()[0]), int(line.split()[0]) + int(line.split()[2])) for line in Path(name).read_text().splitlines()]
+        for name in ("/proc/self/uid_map", "/proc/self/gid_map")
+    )
+    last = min(max(each.stop for each in users), max(each.stop for each in groups)) - 1
+    for user in (DROPPED_UID, last):
+        if user > 1000 and any(user in each for each in users) and any(user in each for each in groups):
+            return user
+    return 0  # the only one there is: an ordinary user, as seen from outside
 
 
 def _interpreters() -> list[tuple[str, str]]:
@@ -176,6 +194,7 @@ async def _try(interpreter: str, settings: Mapping[str, object], group: Group | 
         control=control,
         pidfd=descriptors[0],
         interpreter=interpreter,
+        user=_user(),
         has_overlay=overlay,
         has_seccomp=has_seccomp,
         landlock=landlock,
@@ -191,4 +210,6 @@ def _remedy(problem: str) -> str:
         )
     if "mount" in problem:
         return "needs Linux 5.12 or later and a /proc that is not masked (in a container: --security-opt systempaths=unconfined)"
-    return "install Python 3.9 or later as /usr/bin/python3 (Debian: apt install python3)"
+    if _ABSENT in problem:
+        return "install Python 3.9 or later as /usr/bin/python3 (Debian: apt install python3)"
+    return "this step is refused by the kernel or the container; run Agito outside of it, or in a virtual machine"

@@ -20,6 +20,7 @@ from agito.world.sandbox.inside import wire
 from agito.world.sandbox.launch import HASH_SEED, Zygote, launch, stop
 
 COPY_S = 60.0
+MOST_LAYERS = 32  # of one sandbox: beyond, its next snapshot is whole
 COPIED_MB = 16  # forks of workspaces up to this size are copies
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _ENV = {"HOME": "/work", "USER": "agent", "LOGNAME": "agent", "SHELL": "/bin/bash", "LC_ALL": "C", "TERM": "dumb", "PWD": "/work"}
@@ -83,7 +84,8 @@ class Pool:
         frozen = self._snapshots.get(snapshot)
         if frozen is None:
             raise SandboxFailure(f"snapshot {snapshot!r}: not there, or dropped")
-        return await self._hand_out(await self._spawn(frozen.spec, frozen.layers), frozen.spec, dict(frozen.env), frozen.cwd)
+        box = await self._spawn(frozen.spec, frozen.layers, is_stacked=frozen.is_stacked)
+        return await self._hand_out(box, frozen.spec, dict(frozen.env), frozen.cwd)
 
     async def drop(self, snapshot: str) -> None:
         """Forgets a snapshot. Its layer goes when the last sandbox above it is closed. Idempotent."""
@@ -108,19 +110,21 @@ class Pool:
         with anyio.CancelScope(shield=True):
             await self.aclose()
 
-    async def _spawn(self, spec: SandboxSpec, layers: tuple[str, ...]) -> Box:
+    async def _spawn(self, spec: SandboxSpec, layers: tuple[str, ...], *, is_stacked: bool | None = None) -> Box:
         if self._is_closed:
             raise SandboxFailure("this pool is closed")
+        is_stacked = bool(layers) and (self._stacks(spec) if is_stacked is None else is_stacked)
         link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link.setblocking(False)
         try:
-            await self._request("spawn", (*_shape(spec), self._stacks(spec)), layers, descriptors=(remote.fileno(),))
+            await self._request("spawn", (*_shape(spec), is_stacked), layers, descriptors=(remote.fileno(),))
         except BaseException:
             link.close()
             raise
         finally:
             remote.close()
         box = Box(link, spec, layers, self._keep)
+        box.is_stacked = is_stacked
         self._live.add(box)
         self._uses.update(layers)
         box.on_close = self._forget
@@ -162,10 +166,12 @@ class Pool:
                     pass  # too busy, or gone; the layer goes with the zygote
 
     async def _keep(self, box: Box, frozen: Frozen) -> str:
-        """Copies what a frozen sandbox added to its layers, and remembers it."""
-        stacked = frozen.layers if self._stacks(frozen.spec) else ()
-        layer = await self._copy(box.upper)
-        frozen = replace(frozen, layers=(layer, *stacked))
+        """Copies what a frozen sandbox added to its layers, or all where that is little or the layers are many, and remembers it."""
+        adds = box.is_stacked and len(box.layers) < MOST_LAYERS
+        layer, has_marks = await self._copy(box.upper if adds else box.work)
+        # What overlay takes for marks, and it did not make itself, would change a fork that lies above: that one is copied.
+        is_stacked = adds or (self._stacks(frozen.spec) and not has_marks)
+        frozen = replace(frozen, layers=(layer, *frozen.layers) if adds else (layer,), is_stacked=is_stacked)
         self._uses.update(frozen.layers)
         self._snapshots[layer] = frozen
         return layer
@@ -182,15 +188,18 @@ class Pool:
             except OSError as error:
                 raise NotFound(f"base={directory!r}: {os.strerror(error.errno or 0)}; name a directory that exists") from None
             try:
-                layer = await self._copy(handle)
+                layer, _ = await self._copy(handle)
             finally:
                 os.close(handle)
             self._uses[layer] += 1
             self._bases[directory] = layer
         return self._bases[directory]
 
-    async def _copy(self, directory: int) -> str:
-        """A new immutable layer with the content of the directory open at `directory`. Raises `SandboxFailure`."""
+    async def _copy(self, directory: int) -> tuple[str, bool]:
+        """A new immutable layer with the content of the directory open at `directory`, and whether overlay would find marks in it.
+
+        Raises `SandboxFailure`.
+        """
         self._num_copies += 1
         layer = f"{self._num_copies:x}"
         link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -202,7 +211,7 @@ class Pool:
                 await anyio.wait_readable(link)
                 answer = link.recv(4096)
                 if len(answer) >= wire.REPLY.size and answer[4] == wire.DONE:
-                    return layer
+                    return layer, len(answer) > wire.REPLY.size
                 await self._request("drop", layer)
                 raise SandboxFailure(
                     f"the workspace could not be copied: {answer[wire.REPLY.size :].decode(errors='replace') or 'the zygote is gone'}"

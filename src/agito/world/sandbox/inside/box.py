@@ -62,6 +62,7 @@ def close_in(shape: tuple[Any, ...], layers: tuple[str, ...], user: int, feature
 def stack(layers: tuple[str, ...], flags: int) -> int:
     """Mounts an overlay over /work: `layers`, uppermost first, under a directory on the tmpfs that is there now."""
     os.mkdir("/work/upper", 0o755)
+    os.chmod("/work/upper", os.stat(f"/run/layers/{layers[0]}").st_mode & 0o7777)
     os.mkdir("/work/inner", 0o700)
     upper = os.open("/work/upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     lower = ":".join(f"/run/layers/{name}" for name in layers)
@@ -77,7 +78,7 @@ def limit(mem_mb: int, procs: int, fsize_mb: int, cpu_s: float) -> None:
         (resource.RLIMIT_NPROC, procs + 1, procs + 1),  # pid 1 counts
         (resource.RLIMIT_DATA, mem_mb * MIB, mem_mb * MIB),
         (resource.RLIMIT_FSIZE, fsize_mb * MIB, fsize_mb * MIB),
-        (resource.RLIMIT_CPU, seconds, seconds + 1),
+        (resource.RLIMIT_CPU, seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]),  # past a hard limit, pid 1 itself would be killed
         (resource.RLIMIT_NOFILE, files, files),
     ):
         resource.setrlimit(kind, (soft, hard))

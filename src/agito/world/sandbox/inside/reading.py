@@ -5,8 +5,9 @@ from __future__ import annotations
 import _socket
 import marshal
 import os
-import select
 from typing import Any
+
+AT_ONCE = 1 << 16
 
 
 def read_request(control: _socket.socket) -> tuple[Any, ...]:
@@ -27,7 +28,24 @@ def read_request(control: _socket.socket) -> tuple[Any, ...]:
     return marshal.loads(data[4:])
 
 
-def available(descriptor: int) -> bool:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    return any(event & select.POLLIN for _, event in poller.poll(0))
+def pipe() -> tuple[int, int]:
+    """One whose end for reading never blocks: an episode can open it a second time, and take away what a poll has promised."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    return reading, writing
+
+
+def take(descriptor: int) -> bytes:
+    """What is in a `pipe` at this moment, up to `AT_ONCE` bytes; nothing where it is empty or ended."""
+    try:
+        return os.read(descriptor, AT_ONCE)
+    except BlockingIOError:
+        return b""
+
+
+def is_ended(descriptor: int) -> bool:
+    """Whether nobody can write into a `pipe` any more. What could be read is thrown away."""
+    try:
+        return not os.read(descriptor, AT_ONCE)
+    except BlockingIOError:
+        return False

@@ -58,6 +58,7 @@ _CHECKED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198), "socketpair": (53, 199), "ioctl": (16, 29), "personality": (135, 92),
     "prlimit64": (302, 261), "sched_setaffinity": (203, 122), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119),
     "sched_setattr": (314, 274), "setpriority": (141, 140), "ioprio_set": (251, 30), "mknod": (133, None), "mknodat": (259, 33),
+    "fcntl": (72, 25),
 }  # fmt: skip
 _KEYED: dict[str, tuple[int | None, int | None]] = {  # needed to build a sandbox; "clone" is free without namespaces
     "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "clone": (56, 220),
@@ -112,8 +113,11 @@ def _argument_check(name: str, key: int) -> bytes:
         return knows if name != "clone" else _argument(0) + _op(_JSET, _NAMESPACES, 1, 0) + yes + knows
     if name in ("prlimit64", "sched_setaffinity", "sched_setparam", "sched_setscheduler", "sched_setattr"):
         return _argument(0) + _op(_JEQ, 0, 1, 0) + no + yes  # the caller's own, never pid 1's
-    if name in ("setpriority", "ioprio_set"):
-        return _argument(1) + _op(_JEQ, 0, 1, 0) + no + yes
+    if name in ("setpriority", "ioprio_set"):  # of one process, the caller; a group's or a user's would be pid 1's too
+        kind = 0 if name == "setpriority" else 1
+        return _argument(0) + _op(_JEQ, kind, 1, 0) + no + _argument(1) + _op(_JEQ, 0, 1, 0) + no + yes
+    if name == "fcntl":  # F_SETLEASE, F_NOTIFY and what is newer: they make whoever opens a file wait, or tell who did
+        return _argument(1) + _op(_JEQ, 1024, 2, 0) + _op(_JEQ, 1026, 1, 0) + _op(_JGE, 1039, 0, 1) + no + yes
     if name == "ioctl":  # TIOCSTI, TIOCLINUX, TIOCSETD, FIONREAD stays
         return _argument(1) + _op(_JEQ, 0x5412, 3, 0) + _op(_JEQ, 0x541C, 2, 0) + _op(_JEQ, 0x5423, 1, 0) + yes + no
     if name == "personality":

@@ -1,17 +1,22 @@
-"""Starting what an episode asks for: a program, a shell, or a snippet in a fork of this interpreter."""
+"""Starting what an episode asks for: a program, a shell, or a snippet in a fork of this interpreter.
+
+`vfork` is the fastest way, and makes this process wait until the new one runs its program; a process that sends it SIGSTOP before would
+make that for ever. So it is used only while nothing else of the episode is alive. Otherwise the new process is a fork.
+"""
 
 from __future__ import annotations
 
 import _socket
 import errno
 import os
+import resource
 import stat
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agito.world.sandbox.inside import kernel
-from agito.world.sandbox.inside.expand import Beyond, expand
+from agito.world.sandbox.inside.expand import Beyond, expand, is_of_proc
 
 if TYPE_CHECKING:
     import signal
@@ -21,6 +26,8 @@ else:
 STATE_FD = 99  # where a shell says what directory and variables it leaves behind
 _RESET = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGHUP)
 _NULL_DEVICE = os.makedev(1, 3)
+_LONGEST_SEARCH = 1000
+_SYSTEM = ("/usr/", "/bin", "/sbin", "/run/tools/")  # what a search for a program looks through without a shell
 
 
 def start_program(
@@ -31,7 +38,7 @@ def start_program(
     null: int,
     writing: int,
 ) -> int:
-    """What `bash -c` would start. Returns 0 where bash has to do it after all, or to say why it cannot be done."""
+    """What `bash -c` would start, while nothing else is alive. Returns 0 where bash has to do it after all, or to say why it cannot."""
     path = find(words[0], env.get("PATH", ""))
     if not path:
         return 0
@@ -64,28 +71,39 @@ def start_program(
 def find(name: str, search: str) -> str:
     """Where a program is, or nothing. `echo` is always there, as it is in bash."""
     if "/" in name:
-        places = ("",)
-    elif name == "echo":
+        return name if _is_plain_program(name) else ""
+    if name == "echo":
         return "/bin/echo"
-    else:
-        places = tuple(place for place in search.split(":") if place)
-    for place in places:
-        path = f"{place}/{name}" if place else name
+    for place in search[:_LONGEST_SEARCH].split(":"):
+        if not place.startswith(_SYSTEM) or ".." in place:
+            return ""  # the episode's own folder; its links could make the search long
+        path = f"{place}/{name}"
         if os.access(path, os.X_OK) and not os.path.isdir(path):
             return path
     return ""
 
 
-def start_shell(command: str, env: Mapping[str, str], null: int, writing: int, state: int) -> int:
+def _is_plain_program(path: str) -> bool:
+    try:
+        handle = kernel.open_beneath(kernel.AT_FDCWD, path, os.O_PATH, 0, kernel.RESOLVE_NO_MAGICLINKS)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(handle).st_mode) and not is_of_proc(handle) and os.access(path, os.X_OK)
+    finally:
+        os.close(handle)
+
+
+def start_shell(command: str, env: Mapping[str, str], null: int, writing: int, state: int, *, is_alone: bool) -> int:
     """`bash -c`; with a descriptor for `state`, it reports there when it ends. Raises `OSError`."""
-    actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2)]
+    places = [(null, 0), (writing, 1), (writing, 2)]
     if state >= 0:
-        actions.append((os.POSIX_SPAWN_DUP2, state, STATE_FD))
+        places.append((state, STATE_FD))
         env = {**env, "BASH_ENV": "/run/carry"}
-    return os.posix_spawn("/bin/bash", ("bash", "-c", command), env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
+    return _start_bash(command, env, places, is_alone)
 
 
-def start_service(command: str, env: Mapping[str, str]) -> list[int]:
+def start_service(command: str, env: Mapping[str, str], *, is_alone: bool) -> list[int]:
     """A shell whose input, output and errors are pipes. Returns the ends that are for the host, in this order. Raises `OSError`."""
     pipes: list[tuple[int, int]] = []
     ours: list[int] = []
@@ -93,14 +111,41 @@ def start_service(command: str, env: Mapping[str, str]) -> list[int]:
         for _ in range(3):
             pipes.append(os.pipe())
         (reading, stdin), (stdout, writing), (stderr, complaining) = pipes
-        actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate((reading, writing, complaining))]
-        os.posix_spawn("/bin/bash", ("bash", "-c", command), env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
+        _start_bash(command, env, [(reading, 0), (writing, 1), (complaining, 2)], is_alone)
         ours = [stdin, stdout, stderr]
     finally:
         for descriptor in (end for pipe in pipes for end in pipe):
             if descriptor not in ours:
                 os.close(descriptor)
     return ours
+
+
+def _start_bash(command: str, env: Mapping[str, str], places: list[tuple[int, int]], is_alone: bool) -> int:
+    arguments = ("bash", "-c", command)
+    if is_alone:
+        actions = [(os.POSIX_SPAWN_DUP2, source, target) for source, target in places]
+        return os.posix_spawn("/bin/bash", arguments, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
+    child = os.fork()
+    if child:
+        return child
+    try:
+        become_a_command(places)
+        os.execve("/bin/bash", arguments, env)
+    finally:
+        os._exit(126)
+
+
+def become_a_command(places: list[tuple[int, int]]) -> None:
+    """What a fork of this process gives up, whatever it runs: its session, signals and descriptors, and CPU time that it may ask for."""
+    os.setsid()
+    for source, target in places:
+        os.dup2(source, target)
+    for number in _RESET:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    seconds, most = resource.getrlimit(resource.RLIMIT_CPU)
+    if seconds != resource.RLIM_INFINITY and most == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
 
 
 def adopt(env: Mapping[str, str]) -> None:
@@ -119,15 +164,10 @@ def fork_snippet(code: str, control: _socket.socket, writing: int) -> int:
     if child:
         return child
     try:
-        os.setsid()
         control.close()
-        for target in (1, 2):
-            os.dup2(writing, target)
+        become_a_command([(writing, 1), (writing, 2)])
         os.closerange(3, 1024)
-        for number in _RESET:
-            signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         sys.path.insert(0, "")
         sys.argv = ["-c"]
@@ -161,13 +201,13 @@ def run_snippet(code: str) -> NoReturn:
 def open_plain(path: str, flags: int) -> int:
     """Opens a regular file, or /dev/null, with no link on the way and without ever waiting. Raises `OSError` for anything else.
 
-    This process opens it for a command, so what /proc/self or a pipe would mean to that command must not happen here.
+    This process opens it for a command, so what a pipe would mean to that command must not happen here, nor what /proc shows to this one.
     """
     handle = kernel.open_beneath(
         kernel.AT_FDCWD, path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666 if flags & os.O_CREAT else 0, kernel.NO_LINKS
     )
     info = os.fstat(handle)
-    if stat.S_ISREG(info.st_mode) or info.st_rdev == _NULL_DEVICE:
+    if (stat.S_ISREG(info.st_mode) and not is_of_proc(handle)) or info.st_rdev == _NULL_DEVICE:
         return handle
     os.close(handle)
     raise OSError(errno.EINVAL, path)

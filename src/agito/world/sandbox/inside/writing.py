@@ -42,10 +42,15 @@ def directory(work: int, path: str) -> int:
     try:
         return kernel.open_beneath(work, path or ".", flags)
     except FileNotFoundError:
-        parent, name = os.path.split(path)
-        above = directory(work, parent)
+        here = kernel.open_beneath(work, ".", flags)
+    for name in path.split("/"):
+        outer = here
         try:
-            os.mkdir(name, 0o755, dir_fd=above)
+            try:
+                here = kernel.open_beneath(outer, name, flags)
+            except FileNotFoundError:
+                os.mkdir(name, 0o755, dir_fd=outer)
+                here = kernel.open_beneath(outer, name, flags)
         finally:
-            os.close(above)
-        return kernel.open_beneath(work, path, flags)
+            os.close(outer)
+    return here

@@ -23,6 +23,7 @@ else:
 _NAMESPACES = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
 )  # user and network namespaces come from a slot
+_REMOVED_AT_ONCE = 500  # entries of a layer
 _ALL_NAMESPACES = _NAMESPACES | kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET
 
 
@@ -31,7 +32,8 @@ def main(control: _socket.socket, settings: dict[str, Any]) -> None:
     try:
         root, features = prepare(settings)
     except OSError as error:
-        control.send(marshal.dumps(("missing", error.errno, str(error.strerror)), wire.FORMAT))
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        control.send(marshal.dumps(("missing", error.errno, said), wire.FORMAT))
         os._exit(1)
     me = os.pidfd_open(os.getpid())
     report = marshal.dumps(("ready", features.overlay, features.landlock), wire.FORMAT)
@@ -52,10 +54,12 @@ def main(control: _socket.socket, settings: dict[str, Any]) -> None:
 
 def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
     """Leaves root, the host's files, processes and network. Raises `OSError` naming the step."""
-    uid: int = settings["uid"] if os.geteuid() == 0 else os.geteuid()
-    gid: int = settings["uid"] if os.geteuid() == 0 else os.getegid()
-    if os.geteuid() == 0:
-        os.setgroups([])
+    uid: int = settings["uid"]
+    gid: int = uid if uid != os.geteuid() else os.getegid()
+    if uid != os.geteuid():
+        with open("/proc/self/setgroups", encoding="ascii") as rule:
+            if rule.read().strip() != "deny":  # as it is where an ordinary user made the namespace; the groups are then that user's
+                os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
@@ -198,17 +202,23 @@ class Zygote:
         try:
             self.control.close()
             os.mkdir(f"run/layers/{name}", 0o755, dir_fd=self.root)
-            layers.copy_tree(source, os.open(f"run/layers/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root))
-            os.write(link, wire.reply(wire.DONE))
+            has_marks = layers.copy_tree(source, os.open(f"run/layers/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root))
+            os.write(link, wire.reply(wire.DONE, b"marks" if has_marks else b""))
         except OSError as error:
             os.write(link, wire.reply(wire.REFUSED, str(error).encode()))
         finally:
             os._exit(0)
 
     def drop(self, name: str) -> None:
+        """A large layer is removed by a child, so that no sandbox waits for it."""
         parent = os.open("run/layers", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root)
         try:
-            layers.remove_tree(parent, name)
+            if layers.remove_tree(parent, name, most=_REMOVED_AT_ONCE) or os.fork():
+                return
+            try:
+                layers.remove_tree(parent, name)
+            finally:
+                os._exit(0)
         except OSError:
             pass  # half copied, or never; the rest goes with the zygote
         finally:

@@ -1,0 +1,129 @@
+"""The natural dialect trains: every bundled environment and every world of `decisions`, in a run as small as it can be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from itertools import count, product
+
+import pytest
+
+from agito import coldstart, evaluation, loop
+from agito.compute import Compute
+from agito.curriculum import Curriculum
+from agito.envs import load
+from agito.errors import BadRecipe
+from agito.recipe import ComputeSection, EnvSection, ModelSection, Recipe, RlSection, SftSection, read
+from agito.render import NaturalRenderer, learn, texts_of
+from agito.studio import Studio
+from agito.testing import FakeEnvironment
+from agito.types import Dialect, Fault, Key, Task
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+WORLDS = ["shell", "code", "desk", "research", "web-text", "chain", "probe", "tooldag", "ledger", "fanout"]
+DECISIONS = WORLDS[5:]
+CONTEXT = 1536
+
+
+def recipe_for(world: str) -> Recipe:
+    is_decision = world in DECISIONS
+    return Recipe(
+        env=EnvSection(
+            name="decisions" if is_decision else world, families=(world,) if is_decision else (), levels=(1,), dialect=Dialect.NATURAL
+        ),
+        model=ModelSection(hidden_size=64, intermediate_size=96, num_heads=2, num_kv_heads=2),
+        compute=ComputeSection(ranks=1, rows=8, context=CONTEXT),
+        sft=SftSection(demos=48, epochs=2, batch=2, skill=1.0, survey=16),
+        rl=RlSection(steps=1, groups=2, group_size=2, refill=1.0),
+    )
+
+
+@pytest.fixture(scope="module")
+async def compute(anyio_backend: str) -> AsyncIterator[Compute]:
+    """One worker for all."""
+    compute = Compute.start(ranks=1, context=CONTEXT)
+    yield compute
+    await compute.aclose()
+
+
+@pytest.mark.parametrize("world", WORLDS)
+async def test_a_run_in_the_natural_dialect_samples_acts_and_learns(compute: Compute, world: str) -> None:
+    recipe = recipe_for(world)
+    studio = Studio(recipe, load(recipe.env.name))
+    losses: list[float] = []
+    steps: list[loop.Step] = []
+
+    async def keep(step: loop.Step) -> None:
+        steps.append(step)
+
+    try:
+        await coldstart.survey(studio)
+        studio.compute = compute
+        await studio.open_compute()
+        demos = await coldstart.teach(studio, lambda _: None, lambda _, stats: losses.append(stats.values["sft/loss_nats"]))
+        versions = count(1)
+        await loop.train(studio, Curriculum(len(studio.cells)), start=0, on_step=keep, new_version=lambda: next(versions))
+        attempts = await evaluation.policy(studio, "heldout", 8, temperature=0.5)
+    finally:
+        await studio.environment.aclose()
+    assert all(event.call.problem is None for demo in demos for event in demo.trajectory.events)
+    assert sum(demo.verdict.reward > 0 for demo in demos) > len(demos) / 2
+    first, last = sum(losses[:4]) / 4, sum(losses[-12:]) / 12
+    assert last < first / 3, f"{first:.2f} -> {last:.2f}"
+    acted = [*attempts, *(attempt for group in steps[0].groups for attempt in group.attempts)]
+    assert all(attempt.is_scored and attempt.trajectory.num_sampled for attempt in acted), [
+        (attempt.verdict.evidence, attempt.trajectory.detail) for attempt in acted if not attempt.is_scored
+    ]
+    carried_out = [event for attempt in acted for event in attempt.trajectory.events if event.fault is not Fault.POLICY]
+    assert len(carried_out) >= len(acted), f"{len(carried_out)} calls were carried out in {len(acted)} attempts"
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_an_honest_attempt_has_room_in_the_natural_dialect_at_every_level(world: str) -> None:
+    """The bundled tasks with a vocabulary of their own words: an opening, and in every turn the longest call and observation."""
+    recipe = recipe_for(world)
+    environment = load(recipe.env.name)
+    for family, level in product(recipe.env.families or environment.families, environment.levels):
+        tasks = [environment.task(split="structural", index=index, seed=1, family=family, level=level)[0] for index in range(8)]
+        written = NaturalRenderer(learn([text for task in tasks for text in texts_of(Dialect.NATURAL, task, ())], size=1280))
+        for task in tasks:
+            limits = task.in_dialect(Dialect.NATURAL).limits
+            assert len(written.opening(task)) + 40 * limits.turns <= limits.tokens, task.id
+
+
+class _Wordy(FakeEnvironment):
+    """Its tasks' prompts are longer than their limits allow."""
+
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+        task, key = super().task(split=split, index=index, seed=seed, family=family, level=level)
+        long = " ".join(f"word{number}" for number in range(200))
+        return replace(task, prompt=dict.fromkeys(Dialect, long), limits=replace(task.limits, tokens=self.tokens, turn_tokens=32)), key
+
+    tokens = 4096
+
+
+@pytest.mark.parametrize(("tokens", "key"), [(4096, "set compute.context=4096"), (256, "Task.natural_limits.tokens, now 256")])
+async def test_a_recipe_whose_openings_do_not_fit_is_refused_before_any_demonstration(tokens: int, key: str) -> None:
+    environment = _Wordy()
+    environment.tokens = tokens
+    studio = Studio(Recipe(env=EnvSection(dialect=Dialect.NATURAL), compute=ComputeSection(context=384)), environment)
+    with pytest.raises(BadRecipe, match=key) as caught:
+        await coldstart.survey(studio)
+    family, level = studio.cells[0]
+    opening = len(studio.renderer.opening(studio.task("train", 0)[0]))
+    for part in (f"{family}-{level}", f"{opening} tokens", f"may spend {min(tokens, 384)}"):
+        assert part in str(caught.value)
+
+
+def test_limits_are_those_of_the_dialect() -> None:
+    task, _ = load("shell").task(split="train", index=0, seed=0)
+    assert task.natural_limits is not None and task.natural_limits.tokens > 4 * task.limits.tokens
+    assert task.in_dialect(Dialect.COMPACT).limits == task.limits
+    assert task.in_dialect(Dialect.NATURAL).limits == task.natural_limits
+    assert task.in_dialect(Dialect.NATURAL).in_dialect(Dialect.NATURAL).limits == task.natural_limits
+
+
+def test_the_natural_dialect_has_a_longer_context_and_more_words_unless_the_recipe_says_otherwise() -> None:
+    compact, natural = read("smoke"), read("smoke", ("env.dialect=natural",))
+    assert natural.compute.context > 4 * compact.compute.context and natural.model.vocab_size > 2 * compact.model.vocab_size
+    assert read("smoke", ("env.dialect=natural", "compute.context=900")).compute.context == 900
