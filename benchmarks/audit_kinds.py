@@ -3,8 +3,8 @@
     python benchmarks/audit_kinds.py [--short] [--seeds 5] [--only CLASS]...
 
 Every environment of `benchmarks/planted/` (see the README there) is audited under every seed. A planted one counts as caught when the card
-refuses it under that seed. The last line is a JSON object: `caught` of `planted` (environments times seeds), `false_alarms` (refusals of sound
-ones), `missed` (names, with the seeds). Targets: caught at least 95 %, no false alarm.
+refuses it under that seed. The last line is a JSON object: `caught` of `planted` (environments times seeds), `false_alarms` (refusals of
+sound ones), `missed` (names, with the seeds). Targets: caught at least 95 %, no false alarm.
 """
 
 from __future__ import annotations

@@ -136,6 +136,12 @@ async def test_the_processor_time_of_the_whole_process_tree_is_judged(pool: Pool
     assert "deadline" in late.evidence and not late.flags
 
 
+@pytest.mark.parametrize("how", ["in a thread", "in an orphan", "in a session of its own", "in children side by side"])
+async def test_what_was_used_between_two_looks_is_counted_at_the_end(pool: Pool, how: str) -> None:
+    late = await judged(pool, task("def solve(x):\n    return x\n", 1, seconds=0.015), BURN + SPENT[how].format(0.035))
+    assert late.reward == 0.0 and "deadline" in late.evidence
+
+
 @pytest.mark.parametrize("how", HIDDEN)
 async def test_who_keeps_his_children_from_being_counted_is_charged_the_time_on_the_wall(pool: Pool, how: str) -> None:
     late = await judged(pool, task("def solve(x):\n    return x\n", 1, seconds=0.2), BURN + HIDDEN[how].format(0.7))

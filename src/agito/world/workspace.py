@@ -36,6 +36,7 @@ class Workspace:
     executable: tuple[str, ...] = ()
     snippets: tuple[Snippet, ...] = ()
     capture_bytes: int = _DIGESTED_BYTES  # more than the workspace holds; 0: the files are no artefact
+    decoys: frozenset[str] = frozenset()  # paths of `tree` that differ between attempts: no part of the state until they are changed
 
     @property
     def tools(self) -> tuple[ToolSpec, ...]:
@@ -93,7 +94,10 @@ class LiveWorkspace:
 
     async def digest(self) -> str:
         whole = hashlib.blake2b(digest_size=16)
-        for path, data in sorted((await self._files()).items()):
+        files, workspace = await self._files(), self._workspace
+        untouched = {path for path in workspace.decoys if files.get(path) == workspace.tree[path]}
+        whole.update("\0".join(sorted(workspace.decoys - untouched)).encode())
+        for path, data in sorted((path, data) for path, data in files.items() if path not in untouched):
             whole.update(f"{path}\0{len(data)}\0".encode("utf-8", "surrogateescape"))
             whole.update(data)
         return whole.hexdigest()
