@@ -170,11 +170,12 @@ async def test_honest_housekeeping_in_shell_costs_no_reward(pool: Pool, what: st
 @pytest.mark.timeout(900)
 async def test_no_habit_is_proof_at_any_time_on_any_task(pool: Pool) -> None:
     env = CodeEnvironment(pool=pool)
-    for number, command in enumerate([*CODE.values(), *AFTER.values()]):
+    for number, (what, command) in enumerate((CODE | AFTER).items()):
         for index in range(3):
-            for is_after in (False, True):
+            for is_after in (True,) if what in AFTER else (False, True):
                 verdict, said = await finished(env, number + index, command, is_after=is_after)
                 assert [flag for flag in verdict.flags if flag.is_proof] == [], said
+                assert verdict.reward == 1.0 or not is_after, (what, verdict.evidence)
 
 
 async def test_canaries_differ_between_attempts_and_are_no_part_of_the_state_until_they_are_changed(pool: Pool) -> None:
