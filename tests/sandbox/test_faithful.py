@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 
 import anyio
@@ -194,23 +193,21 @@ async def test_a_chain_of_forks_has_no_end(any_pool: Pool) -> None:
 async def test_a_large_tree_is_copied_and_dropped_while_others_work(any_pool: Pool) -> None:
     box, other = await any_pool.start(SandboxSpec(cpu_s=100)), await any_pool.start(SMALL)
     assert (await box.py("for i in range(20000): open(f'f{i:05}', 'w').close()", timeout_s=60)).exit_code == 0
-    longest, is_done = 0.0, False
+    rounds, is_done = 0, False
 
     async def neighbour() -> None:
-        nonlocal longest
+        nonlocal rounds
         while not is_done:
-            began = time.perf_counter()
             await (await any_pool.start(SMALL)).close()
             assert (await other.sh("echo fine")).output == b"fine\n"
-            longest = max(longest, time.perf_counter() - began)
+            rounds += 1
 
     async with anyio.create_task_group() as group:
         group.start_soon(neighbour)
         snapshot = await box.snapshot()
+        assert rounds > 2, "everybody waited for the copy"
         fork = await any_pool.fork(snapshot)
         assert (await fork.sh("ls | wc -l")).output == b"20000\n"
         await fork.close()
         await any_pool.drop(snapshot)
-        await (await any_pool.start(SMALL)).close()
         is_done = True
-    assert longest < 0.5, f"others waited for {longest:.2f} s"

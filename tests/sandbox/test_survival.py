@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from agito.errors import SandboxExhausted
 from agito.protocols import Result, SandboxSpec
 from agito.types import Fault
 from agito.world.sandbox import Pool
@@ -235,18 +236,42 @@ import ctypes, os, time
 libc = ctypes.CDLL(None)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-for number in range(60000):
-    place = libc.mmap(None, 4096, 1 if number % 2 else 3, 0x22, -1, 0)
-    if number % 2 == 0: ctypes.memset(place, 1, 1)
+for number in range(65000): libc.mmap(None, 4096, number % 2, 0x22, -1, 0)
 for _ in range(60):
     if os.fork() == 0: time.sleep(100)
 time.sleep(100)
 """
 
 
+@pytest.mark.full
 async def test_processes_that_take_long_to_look_at_or_to_end_do_not_stop_pid_1(pool: Pool) -> None:
     box = await pool.start(SandboxSpec(mem_mb=300))
-    assert (await box.py(MAPPINGS, timeout_s=2)).killed_by in ("memory", "deadline")
+    assert (await box.py(MAPPINGS, timeout_s=4)).killed_by in ("memory", "deadline")
     assert (await box.sh("echo alive", timeout_s=10)).output == b"alive\n"
     await box.kill()
     assert (await box.sh("echo alive", timeout_s=10)).output == b"alive\n"
+
+
+SWARM = """
+import os, time
+if os.fork() == 0:
+    while True:
+        try:
+            if os.fork() == 0: time.sleep(100)
+        except OSError: time.sleep(0.001)
+"""
+
+
+async def test_what_the_episode_has_used_up_is_said_to_be_that(pool: Pool) -> None:
+    box = await pool.start(SandboxSpec(procs=6))
+    await box.py(SWARM)
+    with anyio.fail_after(10):
+        while (result := await box.sh("ls")).killed_by is None:
+            pass
+    assert (result.exit_code, result.fault, result.killed_by) == (None, Fault.BUDGET, "no process left")
+    with pytest.raises(SandboxExhausted, match="every process"):
+        await box.launch("cat")
+    await box.kill()
+    service = await box.launch("cat")
+    for descriptor in (service.stdin, service.stdout, service.stderr):
+        os.close(descriptor)

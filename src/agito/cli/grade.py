@@ -73,7 +73,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     except OSError as error:
         raise NotFound(f"--workspace {folder}: {error.strerror}; name a folder") from None
     try:
-        return beneath.read_at_once(handle, _LIMIT_BYTES)
+        return beneath.read_all(handle, _LIMIT_BYTES)
     except Uncapturable as error:
         raise BadRecipe(f"--workspace {folder}: {error}") from None
     finally:

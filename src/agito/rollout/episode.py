@@ -131,7 +131,7 @@ class EpisodeDriver:
                 await control.close()
             except ENDS_EVERYTHING:
                 raise
-            except Exception:
+            except Exception:  # the episode is over, and its pool sweeps up what is left
                 pass
 
     async def _attribute(self, failure: Failure, task: Task, key: Key, attempt: AttemptId, batches: Sequence[Batch]) -> Failure:

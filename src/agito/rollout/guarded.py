@@ -110,7 +110,7 @@ async def within(where: str, deadline_s: float, step: Callable[[], Awaitable[T]]
         return Failure(fault=Fault.INFRA, detail=str(error), is_world_gone=True)
     except TimeoutError as error:
         return Failure(fault=Fault.INFRA, detail=str(error) or f"{where}: no answer within {deadline_s:.0f} s", is_world_gone=True)
-    except Exception as error:
+    except Exception as error:  # whatever an environment raises is data about this attempt
         return Failure(fault=Fault.ENV, detail=what_broke(where, error), is_world_gone=True)
 
 

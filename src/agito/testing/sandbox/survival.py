@@ -74,5 +74,5 @@ async def _captures(box: Sandbox, *, limit_bytes: int) -> str:
         return " ".join(await box.files(limit_bytes=limit_bytes))
     except Uncapturable:
         return "Uncapturable"
-    except Exception as error:
+    except Exception as error:  # whatever it is, it is the finding
         return type(error).__name__

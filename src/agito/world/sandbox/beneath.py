@@ -53,24 +53,24 @@ def read_file(work: int, path: str, limit_bytes: int) -> bytes:
 Reading = Generator[None, None, dict[str, bytes]]
 
 
-def read_all(work: int, limit_bytes: int, under: str = "") -> Reading:
+def read_all(work: int, limit_bytes: int, under: str = "") -> dict[str, bytes]:
     """Every regular file beneath `under`, by path relative to the workspace, in order; links and devices are skipped.
 
-    Yields every few milliseconds, so that whoever reads can let others work; returns the files. Raises `Uncapturable` where together they
-    exceed `limit_bytes`, where there are too many entries or too deep directories, and for what cannot be read.
+    Raises `Uncapturable` where together they exceed `limit_bytes`, where there are too many entries or too deep directories, and for what
+    cannot be read.
     """
+    reading = read_in_turns(work, limit_bytes, under)
+    try:
+        while True:
+            next(reading)
+    except StopIteration as end:
+        return end.value
+
+
+def read_in_turns(work: int, limit_bytes: int, under: str = "") -> Reading:
+    """The same, yielding every few milliseconds, so that whoever reads can let others work; returns the files."""
     top = _let_in(_Held(os.dup(work)))
     return (yield from _Walk(limit_bytes).directory(top, "", 0, under.split("/") if under else ()))
-
-
-def read_at_once(work: int, limit_bytes: int) -> dict[str, bytes]:
-    """As `read_all`, for whoever lets nobody wait."""
-    reading = read_all(work, limit_bytes)
-    while True:
-        try:
-            next(reading)
-        except StopIteration as end:
-            return end.value
 
 
 class _Walk:

@@ -19,10 +19,11 @@ from agito.types import Fault
 from agito.world.sandbox import beneath, passed
 from agito.world.sandbox.commands import Program, as_program, is_stateless
 from agito.world.sandbox.inside import wire
-from agito.world.sandbox.link import Reply, exchange
+from agito.world.sandbox.link import Exchange, Pulse, Reply
 from agito.world.sandbox.standing import Standing
 
 GRACE_S = 2.0  # pid 1 enforces deadlines; silent for this long past one, it is killed
+STARVED_S = 30.0  # unless the machine is so busy that it has not had its turn
 START_S = 30.0
 _RETRY_S = 0.01
 _ASLEEP = 4.0  # times its seconds of the processor that a metered snippet may sleep
@@ -51,11 +52,17 @@ class Box:
     """Implements `Sandbox`. One call at a time; a call that is cancelled ends the sandbox."""
 
     def __init__(
-        self, link: socket.socket, spec: SandboxSpec, layers: tuple[str, ...], on_snapshot: Callable[[Box, Frozen], Awaitable[str]]
+        self,
+        link: socket.socket,
+        spec: SandboxSpec,
+        layers: tuple[str, ...],
+        on_snapshot: Callable[[Box, Frozen], Awaitable[str]],
+        make_socket: Callable[[str, int], Awaitable[int]],
     ) -> None:
         self._link = link
         self._spec = spec
         self._on_snapshot = on_snapshot
+        self._make_socket = make_socket
         self.layers = layers
         self.is_stacked = False  # above its layers
         self.work = self.upper = self._pidfd = -1
@@ -140,7 +147,7 @@ class Box:
         What processes write meanwhile may be missed: `kill` first.
         """
         self._check()
-        reading = beneath.read_all(self.work, limit_bytes, beneath.relative(under) if under else "")
+        reading = beneath.read_in_turns(self.work, limit_bytes, beneath.relative(under) if under else "")
         try:
             while True:
                 next(reading)
@@ -189,7 +196,8 @@ class Box:
         """A connection to a server inside; waits until one listens. Raises `TimeoutError`. The caller closes it."""
         with anyio.fail_after(timeout_s):
             while True:
-                link = passed.tcp((await self._passed("connect", passed.port(port)))[0])
+                self._check()
+                link = passed.tcp(await self._make_socket("connect", passed.port(port)))
                 try:
                     if await passed.is_connected(link):
                         return link
@@ -204,14 +212,25 @@ class Box:
 
         Nothing outside this sandbox can connect to it. The caller closes it.
         """
-        return passed.tcp((await self._passed("listen", passed.port(port, least=0)))[0])
+        self._check()
+        return passed.tcp(await self._make_socket("listen", passed.port(port, least=0)))
 
     async def launch(self, command: str) -> Service:
         """`bash -c`, kept until it ends, the sandbox does, or everything inside is killed: by `kill` or at the deadline of an action."""
         problem = _unsayable(command)
         if problem:
             raise ValueError(f"command={command!r}: {problem.decode().strip()}")
-        stdin, stdout, stderr = passed.pipes(await self._passed("launch", command, 3))
+        pipes = [os.pipe() for _ in range(3)]
+        (reading, stdin), (stdout, writing), (stderr, complaining) = pipes
+        try:
+            await self._hand("launch", command, (reading, writing, complaining))
+        except BaseException:
+            passed.close((stdin, stdout, stderr))
+            raise
+        finally:
+            passed.close((reading, writing, complaining))
+        for descriptor in (stdin, stdout, stderr):
+            os.set_blocking(descriptor, False)
         return Service(stdin=stdin, stdout=stdout, stderr=stderr)
 
     async def close(self) -> None:
@@ -221,8 +240,8 @@ class Box:
     @property
     def pid(self) -> int:
         """Of pid 1, as the host sees it; -1 when it is dead."""
-        with open(f"/proc/self/fdinfo/{self._pidfd}", encoding="ascii") as file:
-            return int(next(line for line in file if line.startswith("Pid:")).split()[1])
+        with open(f"/proc/self/fdinfo/{self._pidfd}", "rb") as file:
+            return int(next(line for line in file if line.startswith(b"Pid:")).split()[1])
 
     def suspend(self) -> None:
         """Stops pid 1 itself, so that it answers no more: what a fault of ours would look like. For tests."""
@@ -275,10 +294,9 @@ class Box:
             killed_by, fault, exit_code = f"signal {number}", None, 128 + number
         else:
             killed_by, fault, exit_code = None, None, os.WEXITSTATUS(reply.status)
-        share = {128 + signal.SIGXCPU: 0.5, 137: 0.9}.get(
-            exit_code or 0, math.inf
-        )  # the kernel's two clocks differ where a host takes time
-        if reply.cpu_s >= share * self._spec.cpu_s:
+        # The kernel counts whole ticks for the limit, and exact time for what is told here: on a busy machine much less.
+        least = {128 + signal.SIGXCPU: 0.5, 137: 0.9}.get(exit_code or 0)
+        if least is not None and reply.cpu_s >= least * self._spec.cpu_s:
             killed_by, fault = "cpu", Fault.BUDGET
         return Result(
             exit_code=exit_code,
@@ -291,29 +309,26 @@ class Box:
             peak_mb=reply.peak_mb,
         )
 
-    async def _passed(self, kind: str, what: object, count: int = 1) -> list[int]:
-        """Descriptors that pid 1 hands over. Several may ask at once. Raises `OSError` where there are none."""
+    async def _hand(self, kind: str, what: object, handed: Sequence[int]) -> None:
+        """Gives pid 1 descriptors. Several may do so at once. Raises `OSError`.
+
+        It never gives any itself: an episode may have as many under way as the kernel allows a user.
+        """
         async with self._handing_over:
-            descriptors: list[int] = []
             reply: Reply | None = None
             try:
                 with anyio.CancelScope(shield=True):  # it takes no time, and to give up in the middle would end the sandbox
-                    reply = await self._call((kind, what), START_S, descriptors)
+                    reply = await self._call((kind, what), START_S, handed)
             except TimeoutError as error:
                 raise SandboxFailure("the sandbox was silent and had to be killed") from error
             assert reply is not None
             if reply.kind != wire.DONE:
-                passed.close(descriptors)
                 if reply.killer == wire.START:
                     raise SandboxExhausted(f"{kind} {what}: the episode holds every process that it may have")
                 raise OSError(reply.status, f"{kind} {what}: {reply.body.decode(errors='replace')}")
-            if len(descriptors) != count:
-                passed.close(descriptors)
-                raise self._failed("pid 1 handed over too much or too little")
-            return descriptors
 
-    async def _call(self, request: tuple[object, ...], timeout_s: float, descriptors: list[int] | None = None) -> Reply:
-        """One request, one reply, and what came with it into `descriptors`.
+    async def _call(self, request: tuple[object, ...], timeout_s: float, handed: Sequence[int] = ()) -> Reply:
+        """One request, with descriptors if there are any, and one reply.
 
         Raises `TimeoutError` after the sandbox had to be killed, `SandboxFailure` when it died.
         """
@@ -324,10 +339,16 @@ class Box:
             request, self._configuration = ("configure", *self._configuration, request), None
         self._is_busy = True
         try:
-            with anyio.move_on_after(timeout_s + GRACE_S):
-                reply = await exchange(self._link, wire.request(*request), descriptors)
-                self._is_idle = reply.is_idle
-                return reply
+            under_way = Exchange(self._link, wire.request(*request), handed)
+            pulse: Pulse | None = None
+            patience_s, wait_s = timeout_s + GRACE_S + STARVED_S, timeout_s + GRACE_S
+            while patience_s > 0 and (pulse is None or pulse.is_alive()):
+                with anyio.move_on_after(wait_s):
+                    reply = await under_way.finish()
+                    self._is_idle = reply.is_idle
+                    return reply
+                pulse = pulse or Pulse(self.pid)
+                patience_s, wait_s = patience_s - wait_s, GRACE_S
             self.discard("it was silent and had to be killed")
             raise TimeoutError
         except (OSError, SandboxFailure) as error:

@@ -18,8 +18,8 @@ import anyio
 from agito.errors import NoIsolation
 from agito.world.sandbox.cgroup import Group, half_of_memory, make
 from agito.world.sandbox.inside import kernel, wire
+from agito.world.sandbox.users import Users, take_users
 
-DROPPED_UID = 1_900_000_001  # nobody's: outside the ranges of users, containers and services
 _MODULES = (
     *(
         "kernel",
@@ -30,6 +30,7 @@ _MODULES = (
         "clocks",
         "state",
         "memory",
+        "holding",
         "usage",
         "box",
         "slots",
@@ -39,7 +40,7 @@ _MODULES = (
         "writing",
         "reading",
     ),
-    *("calling", "network", "pid1", "zygote"),
+    *("calling", "network", "crowd", "pid1", "groups", "roots", "keeper", "zygote"),
 )
 _START_S = 20.0
 HASH_SEED = 0
@@ -51,13 +52,14 @@ import marshal, os, sys
 sys.path[:] = [path for path in sys.path if path]
 control = _socket.socket(fileno=os.dup(0))
 os.dup2(os.open("/dev/null", os.O_RDWR), 0)
-settings, sources = marshal.loads(control.recv(1 << 20))
+message, ancillary, _, _ = control.recvmsg(1 << 20, 4096)
+settings, sources = marshal.loads(message)
 package = sys.modules["PACKAGE"] = type(sys)("PACKAGE")
 for name, source in sources:
     module = sys.modules["PACKAGE." + name] = type(sys)("PACKAGE." + name)
     setattr(package, name, module)
     exec(compile(source, name, "exec"), module.__dict__)
-package.zygote.main(control, settings)
+package.zygote.main(control, settings, ancillary)
 """.replace(b"PACKAGE", b"agito.world.sandbox.inside")
 
 
@@ -68,11 +70,11 @@ class Zygote:
     control: socket.socket
     pidfd: int
     interpreter: str
-    user: int  # whom it has become
     has_overlay: bool
     has_seccomp: bool
     landlock: int  # ABI version; 0: none
     group: Group | None  # the control group around everything
+    users: Users
 
     def request(self, *fields: Any, descriptors: tuple[int, ...] = ()) -> None:
         """Sends one request. Raises `OSError` when the zygote is gone or its queue is full."""
@@ -84,6 +86,7 @@ async def launch(
     *,
     limit_bytes: int | None = None,
     cgroup: bool = True,
+    users: bool = True,
     overlay: bool = True,
     landlock: bool = True,
     seccomp: bool = True,
@@ -100,15 +103,17 @@ async def launch(
             f"no sandbox on {sys.platform}/{kernel.MACHINE}: run Agito on Linux, x86_64 or aarch64, or in a Linux virtual machine"
         )
     group = make(limit_bytes or half_of_memory()) if cgroup else None
+    taken = take_users(many=users)
     problems: list[str] = []
     for interpreter, prefix in _interpreters():
-        settings = {"uid": _user(), "prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
-        answer = await _try(interpreter, settings, group, hash_seed)
+        settings = {"prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
+        answer = await _try(interpreter, settings, group, taken, hash_seed)
         if isinstance(answer, Zygote):
             return answer
         problems.append(f"{interpreter}: {answer}")
         if not answer.startswith(_ABSENT):
             break  # the kernel refused; another interpreter would not change that
+    taken.give_back()
     if group is not None:
         group.remove()
     raise NoIsolation(f"no sandbox on this machine ({'; '.join(problems)}): {_remedy(problems[-1])}")
@@ -121,22 +126,8 @@ async def stop(zygote: Zygote) -> None:
         await anyio.wait_readable(zygote.pidfd)
         while zygote.group is not None and not zygote.group.remove():  # noqa: ASYNC110 - the kernel says nothing when it is empty
             await anyio.sleep(0.005)
+    zygote.users.give_back()
     os.close(zygote.pidfd)
-
-
-def _user() -> int:
-    """Whom the zygote becomes: where this process is root, somebody who is mapped in its user namespace and whom nobody else is."""
-    if os.geteuid():
-        return os.geteuid()
-    users, groups = (
-        [range(int(line.split()[0]), int(line.split()[0]) + int(line.split()[2])) for line in Path(name).read_text().splitlines()]
-        for name in ("/proc/self/uid_map", "/proc/self/gid_map")
-    )
-    last = min(max(each.stop for each in users), max(each.stop for each in groups)) - 1
-    for user in (DROPPED_UID, last):
-        if user > 1000 and any(user in each for each in users) and any(user in each for each in groups):
-            return user
-    return 0  # the only one there is: an ordinary user, as seen from outside
 
 
 def _interpreters() -> list[tuple[str, str]]:
@@ -146,7 +137,7 @@ def _interpreters() -> list[tuple[str, str]]:
     return [*found, (own, sys.base_prefix)]
 
 
-async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None, hash_seed: int) -> Zygote | str:
+async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None, users: Users, hash_seed: int) -> Zygote | str:
     """A zygote, or why there is none."""
     inside = Path(__file__).parent / "inside"
     sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
@@ -167,11 +158,17 @@ async def _try(interpreter: str, settings: Mapping[str, object], group: Group | 
             control.close()
             return f"{_ABSENT}: {error}"
     try:
-        if group is not None and not group.join(process.pid):
-            group.remove()
-            group = None
+        group = _enclose(process.pid, group, users)
+        places = group.places if group is not None else ()
+        settings = {
+            **settings,
+            "uid": users.first,
+            "num_uids": users.count - 1,
+            "groups": [(place.is_v1, place.controllers) for place in places],
+        }
         control.send(_BOOT)
-        control.send(marshal.dumps((dict(settings), sources), wire.FORMAT))
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [place.lock.descriptor for place in places]))]
+        control.sendmsg([marshal.dumps((settings, sources), wire.FORMAT)], rights if places else [])
         control.setblocking(False)
         with anyio.move_on_after(_START_S):
             await anyio.wait_readable(control)
@@ -194,12 +191,26 @@ async def _try(interpreter: str, settings: Mapping[str, object], group: Group | 
         control=control,
         pidfd=descriptors[0],
         interpreter=interpreter,
-        user=_user(),
         has_overlay=overlay,
         has_seccomp=has_seccomp,
         landlock=landlock,
         group=group,
+        users=users,
     )
+
+
+def _enclose(pid: int, group: Group | None, users: Users) -> Group | None:
+    """The group, with the process in it and its user's leave to divide it; or None where that is refused."""
+    if group is None:
+        return None
+    try:
+        if group.join(pid):
+            group.delegate(users.first)
+            return group
+    except OSError:
+        pass
+    group.remove()
+    return None
 
 
 def _remedy(problem: str) -> str:
@@ -211,5 +222,5 @@ def _remedy(problem: str) -> str:
     if "mount" in problem:
         return "needs Linux 5.12 or later and a /proc that is not masked (in a container: --security-opt systempaths=unconfined)"
     if _ABSENT in problem:
-        return "install Python 3.9 or later as /usr/bin/python3 (Debian: apt install python3)"
+        return "install Python 3.10 or later as /usr/bin/python3 (Debian: apt install python3)"
     return "this step is refused by the kernel or the container; run Agito outside of it, or in a virtual machine"

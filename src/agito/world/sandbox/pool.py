@@ -8,6 +8,7 @@ import resource
 import socket
 from collections import Counter, deque
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +16,7 @@ import anyio
 
 from agito.errors import NotFound, SandboxFailure
 from agito.protocols import SandboxSpec
-from agito.world.sandbox.box import Box, Frozen
+from agito.world.sandbox.box import START_S, Box, Frozen
 from agito.world.sandbox.inside import wire
 from agito.world.sandbox.launch import HASH_SEED, Zygote, launch, stop
 
@@ -41,6 +42,7 @@ class Pool:
         self._bases: dict[str, str] = {}
         self._uses: Counter[str] = Counter()  # of every layer, by sandboxes and snapshots
         self._num_copies = 0
+        self._num_spawned = 0
         self._is_closed = False
 
     @classmethod
@@ -117,13 +119,15 @@ class Pool:
         link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link.setblocking(False)
         try:
-            await self._request("spawn", (*_shape(spec), is_stacked), layers, descriptors=(remote.fileno(),))
+            name = f"{self._num_spawned:x}"
+            self._num_spawned += 1
+            await self._request("spawn", name, (*_shape(spec), is_stacked), layers, descriptors=(remote.fileno(),))
         except BaseException:
             link.close()
             raise
         finally:
             remote.close()
-        box = Box(link, spec, layers, self._keep)
+        box = Box(link, spec, layers, self._keep, partial(self._socket, name))
         box.is_stacked = is_stacked
         self._live.add(box)
         self._uses.update(layers)
@@ -217,6 +221,26 @@ class Pool:
                     f"the workspace could not be copied: {answer[wire.REPLY.size :].decode(errors='replace') or 'the zygote is gone'}"
                 )
         raise SandboxFailure(f"the workspace has not been copied for {COPY_S:.0f} s")
+
+    async def _socket(self, name: str, kind: str, port: int) -> int:
+        """A socket in the network of the sandbox `name`: one that begins to connect, or a listener. Raises `OSError`, `SandboxFailure`."""
+        link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with link:
+            link.setblocking(False)
+            with remote:
+                await self._request("socket", name, kind, port, descriptors=(remote.fileno(),))
+            with anyio.move_on_after(START_S):
+                await anyio.wait_readable(link)
+                answer, descriptors, _, _ = socket.recv_fds(link, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+                if len(descriptors) == 1:
+                    return descriptors[0]
+                if len(answer) < wire.REPLY.size:
+                    raise SandboxFailure("the zygote is gone")
+                number, reason = wire.REPLY.unpack_from(answer)[4], answer[wire.REPLY.size :].decode(errors="replace")
+                if number:
+                    raise OSError(number, f"{kind} {port}: {reason}")
+                raise SandboxFailure(reason)
+        raise SandboxFailure(f"no socket has been made for {START_S:.0f} s")
 
     def _take(self, spec: SandboxSpec) -> Box | None:
         """The oldest warm sandbox of the same sizes; those of another shape make room."""

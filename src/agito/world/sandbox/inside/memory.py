@@ -1,61 +1,15 @@
-"""How much memory an episode's processes hold, and how to stop them all; by looking into /proc from pid 1."""
+"""Which processes an episode has, and how to stop them all; by looking into /proc from pid 1."""
 
 from __future__ import annotations
 
 import os
-import select
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import signal
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
-
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_MIB = 1 << 20
-_LOOK_S = 0.25
-
-
-def used_mb(limit_mb: float) -> float:
-    """Memory of every process but this one. Exact only near `limit_mb`; below, and where it takes long to see, an overestimate.
-
-    Files in /work and /tmp are bounded by their own sizes, and memfds do not exist here. Does not see socket and pipe buffers.
-    """
-    pids = others()
-    rough = sum(_resident(pid) for pid in pids)
-    if rough > limit_mb * _MIB:
-        rough = sum(_own(pid) for pid in pids)
-    exact = _closely(pids) if rough > limit_mb * _MIB else None
-    return (rough if exact is None else exact) / _MIB
-
-
-def _closely(pids: Sequence[int]) -> int | None:
-    """Bytes, shared pages counted once; None where that takes too long to see.
-
-    The kernel lets a process make whoever looks at its pages wait. So a child looks, and this process waits for it no longer than it
-    wants to.
-    """
-    reading, writing = os.pipe()
-    try:
-        looker = os.fork()
-    except OSError:
-        looker = -1
-    if not looker:
-        try:
-            os.write(writing, b"%d" % sum(_proportional(pid) for pid in pids))
-        finally:
-            os._exit(0)
-    os.close(writing)
-    poller = select.poll()
-    poller.register(reading, select.POLLIN)
-    said = os.read(reading, 32) if looker > 0 and poller.poll(_LOOK_S * 1000) else b""
-    os.close(reading)
-    if looker > 0:
-        os.kill(looker, signal.SIGKILL)
-    return int(said) if said else None
 
 
 def others() -> list[int]:
@@ -99,18 +53,27 @@ def resume(stopped: list[int]) -> None:
             pass
 
 
-def read(path: str) -> bytes:
-    """The beginning of a file of /proc; nothing where it is gone."""
+def read(path: str, most: int = 4096) -> bytes:
+    """What a file of /proc says, up to `most` bytes; nothing where it cannot be read."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
     try:
-        return os.read(handle, 4096)
+        found = os.read(handle, most)
+        while most > 4096 and len(found) < most and (more := os.read(handle, most - len(found))):
+            found += more
     except OSError:
-        return b""
+        return b""  # its process has ended
     finally:
         os.close(handle)
+    return found
+
+
+def state_of(pid: int) -> str:
+    """One letter; X where there is no such process."""
+    text = read(f"/proc/{pid}/stat")
+    return text[text.rfind(b")") + 2 :][:1].decode() or "X"
 
 
 def _num_threads(pid: int) -> int:
@@ -128,22 +91,3 @@ def _moving(pid: int) -> str:
         return ""
     states = (read(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
     return "".join(state for text in states if (state := text[text.rfind(b")") + 2 :][:1].decode()) not in "TtZX")
-
-
-def _resident(pid: int) -> int:
-    fields = read(f"/proc/{pid}/statm").split()
-    return int(fields[1]) * _PAGE if len(fields) > 1 else 0
-
-
-def _own(pid: int) -> int:
-    """Without the pages of files, which are the system's or have a size of their own."""
-    lines = read(f"/proc/{pid}/status").splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith((b"RssAnon:", b"RssShmem:")))
-
-
-def _proportional(pid: int) -> int:
-    """Shared pages divided among those who share them; where a process hides that, all of its resident pages."""
-    for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
-        if line.startswith(b"Pss:"):
-            return int(line.split()[1]) * 1024
-    return _resident(pid)

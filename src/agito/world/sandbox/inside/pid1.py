@@ -15,15 +15,16 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.world.sandbox.inside import clocks, memory, network, state, usage, wire
+from agito.world.sandbox.inside import clocks, crowd, memory, state, usage, wire
+from agito.world.sandbox.inside.box import limit_files
 from agito.world.sandbox.inside.capture import Capture
+from agito.world.sandbox.inside.holding import Holding
 from agito.world.sandbox.inside.reading import is_ended, pipe, read_request, take
 from agito.world.sandbox.inside.start import adopt, fork_snippet, start_program, start_service, start_shell
-from agito.world.sandbox.inside.writing import write_file
+from agito.world.sandbox.inside.writing import send, write_file
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Sequence
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
@@ -47,26 +48,16 @@ def run(link: int, work: int, upper: int) -> NoReturn:
     box = Pid1(control, work)
     me = os.pidfd_open(os.getpid())
     send(control, wire.reply(wire.READY), (me, work, upper))
-    os.close(me)
-    if upper != work:
-        os.close(upper)
+    limit_files()
+    for descriptor in {me, upper} - {work}:
+        os.close(descriptor)
     while True:
         request = box.receive()
         try:
             answer = box.answer(request)
         except Exception as error:  # the boundary: the host hears of it and judges
             answer = wire.reply(wire.REFUSED, f"{type(error).__name__}: {error}".encode(errors="replace"), idle=box.is_idle)
-        if box.passing:
-            send(control, answer, box.passing)
-            box.forget_passed()
-        else:
-            control.sendall(answer)
-
-
-def send(control: _socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
-    """A short message, and descriptors that the host gets with it."""
-    rights = b"".join(descriptor.to_bytes(4, "little") for descriptor in descriptors)
-    control.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+        control.sendall(answer)
 
 
 class Pid1:
@@ -81,11 +72,12 @@ class Pid1:
         self.adopted: dict[str, str] | None = None  # what of it is this process's own environment
         self.output_bytes = 64_000
         self.mem_mb = 0
+        self.holding = Holding()
         self.is_idle = True  # nothing else is alive
         self.output: tuple[int, int] | None = None  # a pipe that nobody else holds
         self.state: tuple[int, int] | None = None
         self.retired: list[int] = []  # read ends that background processes still write to
-        self.passing: list[int] = []  # what the host gets with the answer, and this process then closes
+        self.handed: list[int] = []  # what came with the request
         self.current = 0
         self.ended: tuple[int, Any] | None = None
         self.capture = Capture(0)
@@ -115,7 +107,8 @@ class Pid1:
                         self.kill_all()
                 except (OSError, MemoryError):
                     pass  # it is looked at again
-        return read_request(self.control)
+        request, self.handed = read_request(self.control)
+        return request
 
     def answer(self, request: tuple[Any, ...]) -> bytes:
         kind, *fields = request
@@ -135,8 +128,8 @@ class Pid1:
             return wire.reply(wire.DONE if self.is_idle else wire.REFUSED, idle=self.is_idle)
         if kind == "freeze":
             return self.freeze()
-        if kind in ("connect", "listen", "launch"):
-            return self.hand_over(kind, fields[0])
+        if kind == "launch":
+            return self.launch(fields[0])
         return wire.reply(wire.REFUSED, b"unknown request", idle=self.is_idle)
 
     # actions
@@ -169,8 +162,9 @@ class Pid1:
         if carries and self.dumped:
             self.carry(bytes(self.dumped))
         status, cpu, peak = self.how_it_ended()
-        if meter is not None:
-            cpu = meter.settle(self.is_idle)
+        if not killer and status == signal.SIGKILL and self.holding.has_killed():
+            killer = wire.MEMORY
+        cpu = meter.settle(self.is_idle) if meter is not None else cpu
         return wire.reply(
             wire.RESULT, self.capture.value(), killer=killer, idle=self.is_idle, status=status & 0xFFFF, total=self.capture.total,
             wall=wall, cpu=cpu, peak=peak,
@@ -271,8 +265,9 @@ class Pid1:
                 poller.unregister(descriptor)
 
     def holds_too_much(self) -> bool:
+        crowd.keep_small()
         clocks.end_spenders(memory.others(), self.cpu_s + 1)
-        return self.mem_mb > 0 and memory.used_mb(self.mem_mb) > self.mem_mb
+        return self.mem_mb > 0 and self.holding.used_mb(self.mem_mb) > self.mem_mb
 
     def collect(self) -> None:
         """Reads what is left in the pipes; keeps them for the next action unless somebody else still holds them."""
@@ -319,26 +314,19 @@ class Pid1:
                 return wire.reply(wire.REFUSED, text, status=number, idle=self.is_idle)
         return wire.reply(wire.DONE, idle=self.is_idle)
 
-    # what the host is handed
-
-    def hand_over(self, kind: str, what: Any) -> bytes:
-        """A socket in this network, or the pipes of a new service; they go with the answer."""
+    def launch(self, command: str) -> bytes:
+        """A service on the pipes that came with the request."""
         try:
-            if kind == "launch":
-                self.passing = start_service(what, self.env, is_alone=self.is_idle)
-                self.is_idle = False
-            else:
-                self.passing = [network.connecting(what) if kind == "connect" else network.listening(what)]
+            start_service(command, self.env, self.handed, is_alone=self.is_idle)
+            self.is_idle = False
         except OSError as error:
             number = error.errno or errno.EIO
             killer = wire.START if number in (errno.EAGAIN, errno.ENOMEM) and self.is_full() else 0
             return wire.reply(wire.REFUSED, os.strerror(number).encode(), killer=killer, status=number, idle=self.is_idle)
+        finally:
+            for descriptor in self.handed:
+                os.close(descriptor)
         return wire.reply(wire.DONE, idle=self.is_idle)
-
-    def forget_passed(self) -> None:
-        for descriptor in self.passing:
-            os.close(descriptor)
-        self.passing = []
 
     # processes
 

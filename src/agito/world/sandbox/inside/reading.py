@@ -8,11 +8,13 @@ import os
 from typing import Any
 
 AT_ONCE = 1 << 16
+_ROOM = 32  # for three descriptors
+_CLOSE_ON_EXEC = 0x40000000  # MSG_CMSG_CLOEXEC
 
 
-def read_request(control: _socket.socket) -> tuple[Any, ...]:
-    """The next whole request. Ends the process when the host is gone."""
-    data = control.recv(1 << 16)
+def read_request(control: _socket.socket) -> tuple[tuple[Any, ...], list[int]]:
+    """The next whole request, and the descriptors that came with it. Ends the process when the host is gone."""
+    data, ancillary, _, _ = control.recvmsg(1 << 16, _ROOM, _CLOSE_ON_EXEC)
     if not data:
         os._exit(0)
     length = int.from_bytes(data[:4], "little") + 4
@@ -25,7 +27,8 @@ def read_request(control: _socket.socket) -> tuple[Any, ...]:
             parts.append(data)
             have += len(data)
         data = b"".join(parts)
-    return marshal.loads(data[4:])
+    came = ancillary[0][2] if ancillary else b""
+    return marshal.loads(data[4:]), [int.from_bytes(came[at : at + 4], "little") for at in range(0, len(came), 4)]
 
 
 def pipe() -> tuple[int, int]:

@@ -12,7 +12,7 @@ import os
 import resource
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agito.world.sandbox.inside import kernel
@@ -28,6 +28,20 @@ _RESET = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.
 _NULL_DEVICE = os.makedev(1, 3)
 _LONGEST_SEARCH = 1000
 _SYSTEM = ("/usr/", "/bin", "/sbin", "/run/tools/")  # what a search for a program looks through without a shell
+_NICE = 5
+_FIRST_TO_BE_KILLED = b"500"
+
+_score = -1  # a descriptor: what this process counts for when the kernel is short of memory and has to kill somebody
+_own_score = b""
+_own_nice = 0
+
+
+def take_precedence() -> None:
+    """What is started from now on is the first to be killed and comes second to a processor. Raises `OSError`."""
+    global _score, _own_score, _own_nice
+    _score = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    _own_score = os.read(_score, 16)
+    _own_nice = os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def start_program(
@@ -58,9 +72,7 @@ def start_program(
                 source = open_plain(source, flags[0])
                 opened.append(source)
             actions.append((os.POSIX_SPAWN_DUP2, source, target))
-        return os.posix_spawn(
-            path, words, {**env, "_": path, "SHLVL": "0"}, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET
-        )
+        return spawn(path, words, {**env, "_": path, "SHLVL": "0"}, actions)
     except OSError:
         return 0  # a script that names no interpreter, a directory that is not there, a pipe, no process left
     finally:
@@ -103,29 +115,42 @@ def start_shell(command: str, env: Mapping[str, str], null: int, writing: int, s
     return _start_bash(command, env, places, is_alone)
 
 
-def start_service(command: str, env: Mapping[str, str], *, is_alone: bool) -> list[int]:
-    """A shell whose input, output and errors are pipes. Returns the ends that are for the host, in this order. Raises `OSError`."""
-    pipes: list[tuple[int, int]] = []
-    ours: list[int] = []
+def start_service(command: str, env: Mapping[str, str], pipes: Sequence[int], *, is_alone: bool) -> int:
+    """A shell with these pipes for input, output and errors. Raises `OSError`."""
+    return _start_bash(command, env, [(pipe, target) for target, pipe in enumerate(pipes)], is_alone)
+
+
+def spawn(path: str, words: tuple[str, ...], env: Mapping[str, str], actions: list[tuple[Any, ...]]) -> int:
+    """A child in a session of its own, which counts for less than this process. Raises `OSError`."""
+    os.write(_score, _FIRST_TO_BE_KILLED)
     try:
-        for _ in range(3):
-            pipes.append(os.pipe())
-        (reading, stdin), (stdout, writing), (stderr, complaining) = pipes
-        _start_bash(command, env, [(reading, 0), (writing, 1), (complaining, 2)], is_alone)
-        ours = [stdin, stdout, stderr]
+        child = os.posix_spawn(path, words, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
     finally:
-        for descriptor in (end for pipe in pipes for end in pipe):
-            if descriptor not in ours:
-                os.close(descriptor)
-    return ours
+        os.write(_score, _own_score)
+    if _own_nice >= 0:  # below it, the kernel resets what a child inherits
+        os.setpriority(os.PRIO_PROCESS, child, _own_nice + _NICE)
+    return child
+
+
+def fork() -> int:
+    """Like `os.fork`; the child counts for less than this process. Raises `OSError`."""
+    os.write(_score, _FIRST_TO_BE_KILLED)
+    try:
+        child = os.fork()
+    except BaseException:
+        os.write(_score, _own_score)
+        raise
+    if child:
+        os.write(_score, _own_score)
+    return child
 
 
 def _start_bash(command: str, env: Mapping[str, str], places: list[tuple[int, int]], is_alone: bool) -> int:
     arguments = ("bash", "-c", command)
     if is_alone:
         actions = [(os.POSIX_SPAWN_DUP2, source, target) for source, target in places]
-        return os.posix_spawn("/bin/bash", arguments, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
-    child = os.fork()
+        return spawn("/bin/bash", arguments, env, actions)
+    child = fork()
     if child:
         return child
     try:
@@ -137,6 +162,8 @@ def _start_bash(command: str, env: Mapping[str, str], places: list[tuple[int, in
 
 def become_a_command(places: list[tuple[int, int]]) -> None:
     """What a fork of this process gives up, whatever it runs: its session, signals and descriptors, and CPU time that it may ask for."""
+    if _own_nice >= 0:
+        os.nice(_NICE)
     os.setsid()
     for source, target in places:
         os.dup2(source, target)
@@ -160,7 +187,7 @@ def adopt(env: Mapping[str, str]) -> None:
 
 def fork_snippet(code: str, control: _socket.socket, writing: int) -> int:
     """A fresh copy of this warm interpreter, cut off from the host's socket before a line of `code` runs."""
-    child = os.fork()
+    child = fork()
     if child:
         return child
     try:
