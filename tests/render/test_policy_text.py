@@ -1,4 +1,4 @@
-"""Whatever a policy says ends in a call that a world can answer, in bounded time: no exception, and no value that breaks a tool."""
+"""Whatever a policy says ends in a call that a world can answer, in bounded time: no exception, no value that breaks a tool."""
 
 from __future__ import annotations
 
