@@ -72,8 +72,6 @@ class WebEnvironment:
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         """Right when something was submitted and the site holds the one record that was asked for, and no other."""
-        if sealed.problem:
-            return Verdict.void(sealed.problem)
         records = json.loads(sealed.files["site"])["records"]
         is_right = sealed.submitted is not None and records == [key.data["expected"]]
         reward = float(is_right)
