@@ -96,7 +96,7 @@ class Flawed:
         return (lambda: _copy(_first(task), random.Random(0), 1.0, lost=str(key.data["answer"])),)
 
     def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return {"nothing": lambda: _submit(), "guess": lambda: _guess(random.Random(task.id))}
+        return {"nothing": lambda: _submit(), "open_loop": lambda: _guess(random.Random(task.id))}
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: _copy(_first(task), random.Random(f"loophole/{seed}"), skill)

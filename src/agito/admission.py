@@ -7,7 +7,7 @@ Where there is none, a short audit makes one and keeps it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +16,7 @@ import anyio
 
 from agito.envs import load
 from agito.errors import NotAdmitted
-from agito.grading.audit import SHORT, Card, Watcher, audit, digest_of, read_card
+from agito.grading.audit import SHORT, SPLITS, Card, Watcher, audit, digest_of, read_card
 from agito.protocols import Environment
 from agito.types import Json
 
@@ -63,6 +63,9 @@ async def admit(
 async def _admit(name: str, anyway: bool, watcher: Watcher | None, begins: Callable[[str], None]) -> Admission:
     environment = load(name)
     try:
+        missing = [split for split in SPLITS if split not in environment.splits]
+        if missing and not anyway:
+            raise NotAdmitted(without_splits(name, environment, missing))
         digest = digest_of(environment)
         card, source = known_card(environment)
     finally:
@@ -72,20 +75,28 @@ async def _admit(name: str, anyway: bool, watcher: Watcher | None, begins: Calla
         begins(name)
         card, source = await audit(lambda: load(name), depth=SHORT, watcher=watcher), Source.AUDITED
         keep(card)
-    failed = card.failed if card else ()
+    failed = [gate.name for gate in card.failed] if card else ["splits"] if missing else []
     if failed and not anyway:
         raise NotAdmitted(refusal(name, card))
-    return Admission(
-        digest=digest, source=source, failed=tuple(gate.name for gate in failed), anyway=anyway and (card is None or bool(failed))
+    return Admission(digest=digest, source=source, failed=tuple(failed), anyway=anyway and (card is None or bool(failed)))
+
+
+def without_splits(name: str, environment: Environment, missing: Sequence[str]) -> str:
+    """Said before anything is audited: training would notice after it has trained, when it evaluates."""
+    return (
+        f"environment {name} has the splits {', '.join(environment.splits)} and lacks {', '.join(missing)}. Remedy: let `splits` and "
+        "`task()` know train, heldout (other seeds) and structural (another structure, such as other parts). To train all the same, with a "
+        "note in the run: --admit-anyway"
     )
 
 
 def refusal(name: str, card: Card | None) -> str:
     """Which gates do not hold, and what to do about each."""
     failed = card.failed if card else ()
+    raised = [f"  It raised, {case.where}: {case.what}" for case in card.broke[:3]] if card else []
     lines = [f"  {gate.name}: {gate.found}. Remedy: {gate.remedy}." for gate in failed]
     return "\n".join(
-        [f"environment {name} is not fit to train on: {', '.join(gate.name for gate in failed)}", *lines,
+        [f"environment {name} is not fit to train on: {', '.join(gate.name for gate in failed)}", *raised, *lines,
          f"  Look at the cases: agito audit {name}. To train all the same, with a note in the run: --admit-anyway"]
     )  # fmt: skip
 

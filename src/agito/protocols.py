@@ -36,6 +36,8 @@ from agito.types import (
 Script: TypeAlias = Generator[Call, Event, None]
 ScriptFactory: TypeAlias = Callable[[], Script]
 
+OPEN_LOOP = "open_loop"  # the impostor that acts from the prompt alone: it looks at no event
+
 
 # ---- policy and world ------------------------------------------------------------------------------------------------
 
@@ -168,6 +170,16 @@ class Measured(Protocol):
     def measured(self) -> tuple[Measure, ...]: ...
     def measures(self, task: Task, key: Key, trajectory: Trajectory) -> Mapping[str, float]:
         """On the trusted side, from the events; by name. What an attempt says nothing about is left out."""
+        ...
+
+
+@runtime_checkable
+class Informed(Protocol):
+    """An environment whose tasks no script can solve without the target, not even its own. Optional: the audit refuses them otherwise."""
+
+    @property
+    def solutions_need_key(self) -> str:
+        """Why, in a sentence."""
         ...
 
 

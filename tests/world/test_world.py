@@ -79,7 +79,7 @@ class ShelfEnvironment:
         return (lambda: _copy("bc"[: task.level]),)
 
     def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return {"claim": lambda: _claim()}
+        return {"claim": lambda: _claim(), "open_loop": lambda: _blind()}
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: _copy("bc"[: task.level] if random.Random(seed).random() < skill else "b")
@@ -100,6 +100,12 @@ def _copy(names: str) -> Script:
         while (yield _call("set", name=name, value=int(value))).fault is not None:
             pass
     yield _call("submit", answer="done")
+
+
+def _blind() -> Script:
+    for name in "bc":
+        yield Call(tool="set", arguments={"name": name, "value": 500})
+    yield Call(tool="submit", arguments={"answer": "done"})
 
 
 def _claim() -> Script:

@@ -90,18 +90,29 @@ def _shown(name: str) -> Generator[Watcher]:
 
 
 def print_card(card: Card, console: Console) -> None:
+    """What the environment raised, then the gates in sentences, then figures, and the outcome last."""
     title = Text.assemble((f"{card.environment} {card.version}", "bold"), (f"  {card.digest[:12]}", "dim"))
     cores, load = card.machine.get("cores"), card.machine.get("load")
     about = f"{card.depth} audit, {card.episodes} episodes in {card.seconds:.0f} s on {cores} cores at load {load}"
     console.print(title, Text(about, "dim"), sep="\n")
+    if card.broke:
+        console.print(Text("\nThe environment raised, in honest episodes:", "red"))
+        for case in card.broke:
+            console.print(Text.assemble("  ", case.what, (f"  {case.where}", "dim")))
+    console.print()
+    _print_gates(card, console)
     for quality in card.qualities:
         console.print()
         console.print(Text.assemble(_SIGNS[quality.mark], "  ", (quality.name, "bold"), "  ", quality.says))
         console.print(_numbers(quality))
         for case in quality.cases:
             console.print(Text.assemble(("     case  ", "yellow"), case.what, (f"  {case.where}", "dim")))
-    console.print()
-    _print_gates(card, console)
+    ends = (
+        Text("\nfit to train on", "green")
+        if not card.failed
+        else Text(f"\nnot fit to train on: {', '.join(g.name for g in card.failed)}", "red")
+    )
+    console.print(ends)
 
 
 def _numbers(quality: Quality) -> Table:
@@ -128,16 +139,12 @@ def value_of(measure: Measure) -> str:
 
 
 def _print_gates(card: Card, console: Console) -> None:
+    """Those that do not hold first, each with its remedy."""
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
-    for width in (1, 12, 8, 8):
-        table.add_column(min_width=width)
-    table.add_column(ratio=1, style="dim")
-    table.add_row("", *(Text(word, "dim") for word in ("gate", "found", "at most", "")))
-    for gate in card.gates:
-        found = "–" if gate.value is None else f"{gate.value:g}"
-        table.add_row(_SIGNS[Mark.GOOD if gate.holds else Mark.BAD], gate.name, found, f"{gate.limit:g}", gate.found)
+    table.add_column(min_width=1)
+    table.add_column(min_width=13)
+    table.add_column(ratio=1)
+    for gate in sorted(card.gates, key=lambda gate: gate.holds):
+        said = Text(gate.found, "dim") if gate.holds else Text.assemble(gate.found, (f"\nremedy: {gate.remedy}", "red"))
+        table.add_row(_SIGNS[Mark.GOOD if gate.holds else Mark.BAD], gate.name, said)
     console.print(table)
-    for gate in card.failed:
-        console.print(Text.assemble((f"\n✗ {gate.name}: ", "red"), f"{gate.found}\n  remedy: {gate.remedy}"))
-    ends = Text("\nfit to train on", "green") if not card.failed else Text("\nnot fit to train on", "red")
-    console.print(ends)

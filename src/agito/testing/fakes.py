@@ -99,7 +99,9 @@ class FakeEnvironment:
         return (lambda: search(task, 1.0, 0),)
 
     def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return {"first": lambda: submit(0), "guess": lambda: submit(random.Random(task.id).randrange(8))}
+        boxes, rng = int(task.prompt[Dialect.COMPACT].split()[-1]), random.Random(task.id)
+        few, any_of_them = rng.randrange(8), rng.randrange(boxes)
+        return {"first": lambda: submit(0), "guess": lambda: submit(few), "open_loop": lambda: submit(any_of_them)}
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: search(task, skill, seed)

@@ -20,7 +20,8 @@ def write_card(card: dict[str, Any], path: Path) -> Path:
         "title": f"{escape(card['environment'])} · card · Agito",
         "style": (folder / "style.css").read_text(encoding="utf-8") + (folder / "card.css").read_text(encoding="utf-8"),
         "head": _head(card, gates),
-        "gates": _gates(gates),
+        "broke": _broke(card["broke"]),
+        "gates": _gates(sorted(gates, key=lambda gate: gate["holds"])),
         "qualities": "\n".join(_quality(each) for each in card["qualities"]),
     }
     pieces: list[str] = []
@@ -47,14 +48,18 @@ def _head(card: dict[str, Any], gates: Sequence[dict[str, Any]]) -> str:
     return f'<h1>{escape(card["environment"])} is {verdict}</h1><p class="sub">{about}</p>'
 
 
+def _broke(cases: Sequence[dict[str, Any]]) -> str:
+    rows = "".join(f"<li>{escape(case['what'])} <code>{escape(case['where'])}</code></li>" for case in cases)
+    return f'<section><h2 class="bad">What it raised, in honest episodes</h2><ul class="cases">{rows}</ul></section>' if rows else ""
+
+
 def _gates(gates: Sequence[dict[str, Any]]) -> str:
     rows: list[str] = []
     for gate in gates:
         mark = "good" if gate["holds"] else "bad"
         remedy = "" if gate["holds"] else f'<p class="remedy">Remedy: {escape(gate["remedy"])}.</p>'
         rows.append(
-            f'<tr><td class="{mark}">{_SIGNS[mark]}</td><td><b>{escape(gate["name"])}</b></td><td class="num">{_number(gate["value"])}</td>'
-            f'<td class="num">{_number(gate["limit"])}</td><td>{escape(gate["found"])}{remedy}</td></tr>'
+            f'<tr><td class="{mark}">{_SIGNS[mark]}</td><td><b>{escape(gate["name"])}</b></td><td>{escape(gate["found"])}{remedy}</td></tr>'
         )
     return "".join(rows)
 

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from agito.grading.audit.card import Card, Case, Gate, Mark, Measure, Quality, read_card
 from agito.grading.audit.digest import digest_of
+from agito.grading.audit.pool import SPLITS
 from agito.grading.audit.run import audit
 from agito.grading.audit.stage import FULL, SHORT, Depth, Watcher
 
-__all__ = ["FULL", "SHORT", "Card", "Case", "Depth", "Gate", "Mark", "Measure", "Quality", "Watcher", "audit", "digest_of", "read_card"]
+__all__ = [
+    "FULL",
+    "SHORT",
+    "SPLITS",
+    "Card",
+    "Case",
+    "Depth",
+    "Gate",
+    "Mark",
+    "Measure",
+    "Quality",
+    "Watcher",
+    "audit",
+    "digest_of",
+    "read_card",
+]

@@ -82,6 +82,52 @@ def at_random(task: Task, seed: int) -> ScriptFactory:
     return script
 
 
+def exploring(task: Task, seed: int, guide: ScriptFactory = nothing) -> ScriptFactory:
+    """Follows `guide` for a few calls, then says to every tool what it has read, newest first, and what the prompt says; never ends on
+    purpose."""
+
+    def script() -> Script:
+        rng = random.Random(f"audit/exploring/{seed}")
+        end = ending(task)
+        tools = [tool for tool in task.tools if end is None or tool.name != end.name]
+        words = [*words_of(" ".join(task.prompt.values())), "1", "2", "0"]
+        rng.shuffle(words)
+        said: set[str] = set()
+        inner, follows = coping(guide)(), rng.randrange(5)
+        call = next(inner, None)
+        while tools:
+            if call is None or follows == 0 or (end is not None and call.tool == end.name):
+                call, follows = _said(rng, rng.choice(tools), words, said), 0
+            event = yield call
+            words = list(dict.fromkeys([*words_of(event.text)[:40], *words]))[:_MOST_WORDS]
+            follows = max(follows - 1, 0)
+            call = _next(inner, event) if follows else None
+
+    return script
+
+
+def _next(script: Script, event: Event) -> Call | None:
+    try:
+        return script.send(event)
+    except StopIteration:
+        return None
+
+
+def _said(rng: random.Random, tool: ToolSpec, words: Sequence[str], said: set[str]) -> Call:
+    """A call of words that this tool was not told yet, as far as there are any; notes them in `said`."""
+    drawn: dict[str, Json] = {}
+    for name, schema in parameters(tool).items():
+        fresh = [word for word in words if f"{tool.name}.{name}.{word}" not in said] or words
+        word = fresh[0] if rng.random() < 0.7 else rng.choice(fresh)
+        said.add(f"{tool.name}.{name}.{word}")
+        drawn[name] = word if kind_of(schema) == "string" and not _choices(schema) else _random_value(rng, schema, words)
+    return replace(fill(tool, ""), arguments=drawn)
+
+
+def _choices(schema: Json) -> bool:
+    return isinstance(schema, dict) and isinstance(schema.get("enum"), list)
+
+
 def _random_value(rng: random.Random, schema: Json, words: Sequence[str]) -> Json:
     choices = schema.get("enum") if isinstance(schema, dict) else None
     if isinstance(choices, list) and choices:
@@ -112,6 +158,23 @@ def blind(factory: ScriptFactory) -> ScriptFactory:
                 event = yield call
                 call = inner.send(replace(event, text="", exit_code=None))
         except Exception:  # the boundary: a script that cannot cope without its eyes has said all it has to say
+            return
+        finally:
+            inner.close()
+
+    return script
+
+
+def coping(factory: ScriptFactory) -> ScriptFactory:
+    """The same agent, which stops where it would break."""
+
+    def script() -> Script:
+        inner = factory()
+        try:
+            call = next(inner, None)
+            while call is not None:
+                call = inner.send((yield call))
+        except Exception:  # the boundary: StopIteration too; a script that cannot go on has said all it has to say
             return
         finally:
             inner.close()

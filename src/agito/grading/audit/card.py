@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-SCHEMA = 1  # of a card's JSON
+SCHEMA = 2  # of a card's JSON
 MAX_CASES = 12  # of one quality that the card keeps
 
 
@@ -78,6 +78,7 @@ class Card:
     episodes: int
     seed: int
     machine: Mapping[str, str]
+    broke: tuple[Case, ...] = ()  # what the environment raised in honest episodes, with its place, and how often
     qualities: tuple[Quality, ...]
 
     @property
@@ -118,3 +119,12 @@ def judged(name: str, says: str, measures: tuple[Measure, ...], gates: tuple[Gat
     is_bad = not all(gate.holds for gate in gates)
     mark = Mark.BAD if is_bad else Mark.DOUBT if doubt else Mark.GOOD
     return Quality(name=name, mark=mark, says=says, measures=measures, gates=gates, cases=tuple(cases[:MAX_CASES]))
+
+
+def with_gates(quality: Quality, gates: Sequence[Gate], cases: Sequence[Case]) -> Quality:
+    """The same quality, which these decide too; their cases come first."""
+    first = [case for case in cases if case not in quality.cases]
+    whole = judged(
+        quality.name, quality.says, quality.measures, (*quality.gates, *gates), [*first, *quality.cases], doubt=quality.mark is Mark.DOUBT
+    )
+    return whole if whole.mark is Mark.BAD or quality.mark is not Mark.BAD else replace(whole, mark=Mark.BAD)

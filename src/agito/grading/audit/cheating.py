@@ -1,4 +1,4 @@
-"""Resistance to cheating: what attacks earn, what nothing and junk earn, whether wrong answers lose and honest ones win."""
+"""Resistance to cheating: what attacks earn, what can be earned blindly or by forging, whether wrong answers lose and honest ones win."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agito.grading.audit import limits
-from agito.grading.audit.agents import prompt_of, stumbling, words_of
-from agito.grading.audit.attacks import ATTACKERS, Attackers
+from agito.grading.audit.agents import nothing, prompt_of, words_of
+from agito.grading.audit.attacks import Attackers, impostors
+from agito.grading.audit.blindly import BLIND, CONSTANT, blindly
 from agito.grading.audit.card import Case, Gate, Measure, Quality, judged
-from agito.grading.audit.numbers import average, bounds, luck, share
+from agito.grading.audit.forging import FORGED, forging
+from agito.grading.audit.numbers import average, bounds, earns_more, share
 from agito.grading.audit.stage import GRADE_SEED, Drawn, Episode, Stage
-from agito.protocols import ScriptFactory
+from agito.grading.audit.telling import ASKED, asking
+from agito.protocols import OPEN_LOOP, ScriptFactory
 from agito.types import Sealed, Status, mean
 
-_TASKS, _LEAST_TASKS = 40, 4  # for every attack
+_FIRST_TASK = 5_000  # of those attacked, which are none of those that were solved before
+_TASKS, _LEAST_TASKS, _MORE = 40, 1, 600  # for every attack, and for those that earned anything
 _SURE = 1e-3  # an attack works when luck explains its successes with a smaller probability than this, over the number of attacks
-_HONEST = 120
 _MUTATED = 16
 
 
@@ -37,41 +40,103 @@ class Attacked:
             self.example = episode.task.id
 
 
-async def cheating(stage: Stage, attackers: Sequence[Attackers] = ATTACKERS) -> Quality:
-    attacked = await _attack(stage, attackers)
-    cases: list[Case] = []
-    exploits = _exploits(stage, attacked, cases)
-    floor, floor_gate = _floor(stage, attacked, cases)
-    honest, honest_gate = await _honest(stage, cases)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Attacks that one gate judges, by how their names begin."""
+
+    gate: str
+    begins: tuple[str, ...]
+    limit: float
+    remedy: str
+    fine: str  # what is said when none passes
+    works: str
+
+
+_KINDS = (
+    Kind(
+        gate="constants", begins=(CONSTANT,), limit=limits.EXPLOITS, fine="no answer that is right elsewhere earns more than luck",
+        works="the same answer everywhere earns more than luck",
+        remedy="make the answers even, or declare the commonest one's share as the chance level",
+    ),
+    Kind(
+        gate="open loop", begins=(BLIND, OPEN_LOOP), limit=limits.EXPLOITS,
+        fine="who never looks at what the world answers earns no more than luck",
+        works="who never looks at what the world answers earns more than luck",
+        remedy="let the way to the answer, and the answer, hang on what the world says and the prompt does not",
+    ),
+    Kind(
+        gate="forged", begins=(FORGED,), limit=limits.FORGED, fine="nothing that the tools can write is taken for success",
+        works="the verdict trusts what the tools can write",
+        remedy="judge on the trusted side, by what was done; read no result, log or state that the agent can write",
+    ),
+    Kind(
+        gate="asked", begins=(ASKED,), limit=limits.TOLD, fine="no tool tells what an answer would earn",
+        works="a tool tells what an answer would earn", remedy="let no tool compare with the key",
+    ),
+    Kind(
+        gate="exploits", begins=("",), limit=limits.EXPLOITS, fine="no attack earns more than luck", works="attacks earn more than luck",
+        remedy="grade what was done, not what was said: compare strictly with the key, on the trusted side",
+    ),
+)  # fmt: skip
+
+
+async def cheating(stage: Stage, attackers: Sequence[Attackers], cases: list[Case]) -> Quality:
+    """After `honest`: it attacks with what solutions did."""
+    donors = [episode for episode in stage.solved if episode.task.split == "train"] or stage.solved
+    prepared = [
+        *attackers,
+        blindly(stage.environment, donors),
+        forging(stage.environment, donors, await _failed(stage)),
+        asking(stage, donors),
+    ]
+    attacked = await _attack(stage, prepared)
+    works = {name for name, found in attacked.items() if _is_sure(stage, found, len(attacked))}
+    gates = [_judged_kind(kind, attacked, works, cases) for kind in reversed(_KINDS)]
+    gates = [_needs_open_loop(stage, gate) if gate.name == "open loop" else gate for gate in gates]
+    floor, floor_gate = _floor(stage, {name: found for name, found in attacked.items() if _kind_of(name).gate == "exploits"}, cases)
     killed, survivors = await _mutants(stage)
     cases += [Case(what=f"mutant accepted: {name}", where=where) for name, where in survivors[:4]]
-    num, works = len(attacked), ", ".join(name for name, does in exploits.items() if does)
-    passing = share("attacks passing", sum(exploits.values()), num, note="attacks that luck at the chance level does not explain")
-    gate = Gate(
-        name="exploits", value=float(sum(exploits.values())), limit=limits.EXPLOITS, holds=not any(exploits.values()),
-        found=f"{sum(exploits.values())} of {num} attacks pass" + (f": {works}"[:160] if works else ""),
-        remedy="grade what was done, not what was said: compare strictly with the key, on the trusted side",
-    )  # fmt: skip
-    says = f"{sum(exploits.values())} of {num} attacks pass (at most {passing.high or 1.0:.0%}), the floor is {floor.value or 0:.3f}"
-    gates = (gate, floor_gate, honest_gate)
-    return judged("anti-cheating", says, (passing, floor, honest, killed), gates, cases, doubt=(killed.value or 1.0) < 0.9)
+    passing = share("attacks passing", len(works), len(attacked), note="attacks that luck at the chance level does not explain")
+    blind = max(
+        (found.successes / len(found.rewards) for name, found in attacked.items() if _kind_of(name).gate == "open loop" and found.rewards),
+        default=None,
+    )
+    bought = Measure(
+        name="bought by the prompt",
+        value=None if blind is None else round(blind, 4),
+        num=_TASKS,
+        note="success of the best agent that never looks",
+    )
+    says = f"{len(works)} of {len(attacked)} attacks pass, the floor is {floor.value or 0:.3f}"
+    doubt = (killed.value if killed.value is not None else 1.0) < 0.9
+    return judged("anti-cheating", says, (passing, floor, bought, killed), (*gates, floor_gate), cases, doubt=doubt)
+
+
+async def _failed(stage: Stage) -> list[Episode]:
+    """Episodes in which nothing was done."""
+    drawn = stage.draw("train", stage.depth.of(8, least=2), first=700)
+    return await stage.each(drawn, lambda each: stage.play(each, nothing, provokes=True), least=1)
 
 
 async def _attack(stage: Stage, attackers: Sequence[Attackers]) -> dict[str, Attacked]:
-    """Every attack on a few tasks; whatever earned anything there, on many more, to tell a loophole from luck."""
-    tasks = stage.depth.of(_TASKS, least=_LEAST_TASKS + 2)
+    """Every attack on a few tasks; whatever earned more than its share there, on many more, to tell a loophole from luck."""
+    tasks = stage.depth.of(_TASKS, least=4)
     attacked: dict[str, Attacked] = {}
 
     async def strike(job: tuple[str, Drawn, ScriptFactory]) -> None:
-        attacked.setdefault(job[0], Attacked()).add(await stage.play(job[1], job[2]))
+        attacked.setdefault(job[0], Attacked()).add(await stage.play(job[1], job[2], provokes=True))
 
-    drawn = stage.draw("heldout", tasks)
+    drawn = stage.draw("heldout", tasks, first=_FIRST_TASK, within_s=stage.seconds_left / 8)
     jobs = [(name, each, script) for each in drawn for name, script in _scripts(stage, attackers, each).items()]
     await stage.each(jobs, strike, least=_LEAST_TASKS * len(jobs) // max(len(drawn), 1))
     suspects = {name for name, found in attacked.items() if found.successes and not _is_sure(stage, found, len(attacked))}
-    more = stage.draw("heldout", 3 * tasks, first=tasks)
+    more = (
+        stage.draw("heldout", stage.depth.of(_MORE, least=tasks), first=_FIRST_TASK + tasks, within_s=stage.seconds_left / 8)
+        if suspects
+        else []
+    )
     jobs = [(name, each, script) for each in more for name, script in _scripts(stage, attackers, each).items() if name in suspects]
-    await stage.each(jobs, strike, least=len(jobs) // 3)
+    await stage.each(jobs, strike, least=min(len(jobs), tasks * len(suspects)))
     return attacked
 
 
@@ -80,15 +145,37 @@ def _scripts(stage: Stage, attackers: Sequence[Attackers], drawn: Drawn) -> Mapp
 
 
 def _is_sure(stage: Stage, found: Attacked, num: int) -> bool:
-    return luck(found.successes, len(found.rewards), stage.environment.chance_level) < _SURE / max(num, 1)
+    chance = min(stage.environment.chance_level + limits.FLOOR, 1.0)
+    return earns_more(found.successes, len(found.rewards), chance, _SURE / max(num, 1))
 
 
-def _exploits(stage: Stage, attacked: Mapping[str, Attacked], cases: list[Case]) -> dict[str, bool]:
-    works = {name: found.successes > 0 and _is_sure(stage, found, len(attacked)) for name, found in attacked.items()}
-    for name in (name for name, does in works.items() if does):
+def _kind_of(name: str) -> Kind:
+    return next(kind for kind in _KINDS if name.startswith(kind.begins))
+
+
+def _judged_kind(kind: Kind, attacked: Mapping[str, Attacked], works: set[str], cases: list[Case]) -> Gate:
+    tried = [name for name in attacked if _kind_of(name) is kind]
+    passing = sorted((name for name in tried if name in works), key=lambda name: -attacked[name].successes / len(attacked[name].rewards))
+    for name in passing[:3]:
         found = attacked[name]
         cases.append(Case(what=f"{name} earns full marks in {found.successes} of {len(found.rewards)} episodes", where=found.example))
-    return works
+    said = (
+        f"{kind.works}: {', '.join(name.removeprefix(kind.begins[0]) for name in passing)}"[:200]
+        if passing
+        else f"{kind.fine} ({len(tried)} tried)"
+    )
+    return Gate(name=kind.gate, value=float(len(passing)), limit=kind.limit, holds=not passing, found=said, remedy=kind.remedy)
+
+
+def _needs_open_loop(stage: Stage, gate: Gate) -> Gate:
+    """Whether the author's own open-loop control is there."""
+    task, _ = stage.draw("heldout", 1)[0]
+    if OPEN_LOOP in impostors(stage.environment, task) or not gate.holds:
+        return gate
+    return replace(
+        gate, holds=False, value=1.0, found=f"it ships no impostor {OPEN_LOOP!r}",
+        remedy=f"let `impostors` give a script {OPEN_LOOP!r}: the best that can be made of the prompt alone, without a look at any event",
+    )  # fmt: skip
 
 
 def _floor(stage: Stage, attacked: Mapping[str, Attacked], cases: list[Case]) -> tuple[Measure, Gate]:
@@ -96,57 +183,35 @@ def _floor(stage: Stage, attacked: Mapping[str, Attacked], cases: list[Case]) ->
     paid = {name: found.rewards for name, found in attacked.items() if found.rewards}
     name = max(paid, key=lambda each: (bounds(paid[each])[0], mean(paid[each])), default="")
     measure = average("floor", paid.get(name, []), note=f"the best paid of {len(paid)}: {name}")
-    limit = round(stage.environment.chance_level + limits.FLOOR, 4)
+    chance, limit = stage.environment.chance_level, round(stage.environment.chance_level + limits.FLOOR, 4)
     holds = measure.low is not None and measure.low <= limit
+    earns = (
+        f"{measure.value:.0%} on average ({measure.low:.0%} to {measure.high:.0%} with 95 % confidence)"
+        if measure.low is not None
+        else "nothing"
+    )
     if not holds and name:
-        cases.append(
-            Case(what=f"{name} earns {measure.value} on average, where guessing is declared to earn {stage.environment.chance_level:g}")
-        )
-    found = f"{name or 'nobody'} earns {measure.value} (at least {measure.low}); the chance level is {stage.environment.chance_level:g}"
+        cases.append(Case(what=f"{name} earns {earns}, where guessing is declared to earn {chance:.0%}"))
+    found = f"the best paid of those who do nothing, guess or claim ({name or 'nobody'}) earns {earns}: "
+    found += (
+        f"no more than guessing, declared to earn {chance:.0%}, explains"
+        if holds
+        else f"more than guessing, which is declared to earn {chance:.0%}"
+    )
+    if not paid:
+        found = "no attack came to a verdict"
     remedy = "close what pays without doing the task, or declare and justify a higher chance level"
     return measure, Gate(name="floor", value=measure.value, limit=limit, holds=holds, found=found, remedy=remedy)
 
 
-async def _honest(stage: Stage, cases: list[Case]) -> tuple[Measure, Gate]:
-    """Every solution, on every split, under many noises, and again after two slips of the pen."""
-    number = stage.depth.of(_HONEST, least=24)
-    splits = stage.environment.splits
-    jobs: list[tuple[str, Drawn, ScriptFactory, int, float]] = []
-    for at in range(number):
-        drawn = stage.draw(splits[at % len(splits)], 1, first=at // len(splits))[0]
-        for order, solution in enumerate(stage.environment.solutions(*drawn)):
-            slips = at % 4 == 3
-            script = stumbling(solution) if slips else solution
-            jobs.append((f"solution {order}{' after two slips' if slips else ''}", drawn, script, at, 0.5 if slips else 1.0))
-
-    async def work(job: tuple[str, Drawn, ScriptFactory, int, float]) -> bool | None:
-        name, drawn, script, noise, wanted = job
-        episode = await stage.play(drawn, script, noise=noise)
-        stage.honest.append(episode)
-        if episode.reward is None:
-            return None
-        is_cut = wanted < 1 and len(episode.events) >= min(drawn[0].limits.calls, drawn[0].limits.turns)  # no room for slips
-        wins = episode.reward >= wanted - 1e-9 or is_cut
-        if not wins:
-            cases.append(Case(what=f"{name} earns {episode.reward:g}: {episode.verdict.evidence}"[:200], where=drawn[0].id))
-        return wins
-
-    wins = [won for won in await stage.each(jobs, work, least=24) if won is not None]
-    rejected = share("honest rejected", wins.count(False), len(wins))
-    gate = Gate(
-        name="honest", value=rejected.value, limit=limits.HONEST, holds=rejected.value is not None and rejected.value <= limits.HONEST,
-        found=f"{wins.count(False)} of {len(wins)} honest runs are rejected",
-        remedy="accept every right answer: look at the cases above, and at what the grader compares",
-    )  # fmt: skip
-    return rejected, gate
-
-
 async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
     """Captures of solved episodes, spoilt in one place each. Some spoil nothing that matters: a survivor is a case to look at."""
-    solved = [episode for episode in stage.honest if episode.is_success and episode.sealed][: stage.depth.of(_MUTATED, least=6)]
+    solved = [episode for episode in stage.solved if episode.sealed][: stage.depth.of(_MUTATED, least=6)]
     survivors: list[tuple[str, str]] = []
     killed = num = 0
     for episode in solved:
+        if num and stage.is_late:
+            break
         assert episode.sealed is not None
         others: list[str | None] = [other.sealed.submitted for other in solved if other.sealed and other is not episode]
         others += words_of(prompt_of(episode.task))

@@ -18,13 +18,14 @@ from agito.protocols import Environment
 def digest_of(environment: Environment) -> str:
     """Equal for the same source, wherever it lies."""
     found = hashlib.sha256(f"{type(environment).__qualname__}\n{environment.name}\n{environment.version}".encode())
-    for path in sorted(_sources(type(environment)), key=lambda path: (path.parent.name, path.name)):
+    for path in sorted(sources_of(type(environment)), key=lambda path: (path.parent.name, path.name)):
         found.update(f"\n{path.parent.name if (path.parent / '__init__.py').exists() else ''}/{path.name}\n".encode())
         found.update(path.read_bytes())
     return found.hexdigest()[:32]
 
 
-def _sources(environment: type) -> set[Path]:
+def sources_of(environment: type) -> set[Path]:
+    """The files that its card speaks of."""
     found: set[Path] = set()
     todo = [path for each in environment.__mro__ for path in _file_of(each)]
     while todo:

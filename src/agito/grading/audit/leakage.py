@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from agito.grading.audit.agents import ending, fill, strings
 from agito.grading.audit.card import Case
+from agito.grading.audit.literals import words_in
 from agito.grading.audit.stage import Drawn, Stage
 from agito.grading.audit.visit import Visit
 from agito.types import Call, Json, Task, ToolSpec
@@ -56,6 +57,7 @@ _READS = {
     ),
 }
 _TASKS = 4
+_WORDS, _LEAST_WORDS, _AFTER = 80, 10, 12  # that may show or keep something; in front of a mark
 
 
 @dataclass(slots=True)
@@ -85,15 +87,16 @@ class _Marks:
 async def leakage(stage: Stage, cases: list[Case]) -> Leaks:
     """On one task of every family, and some more."""
     leaks = Leaks()
+    words = words_in(stage.environment, stage.depth.of(_WORDS, least=_LEAST_WORDS))
     number = max(stage.depth.of(_TASKS, least=2), len(stage.environment.families))
     for at, drawn in enumerate(stage.draw("train", number)):
         if at >= 2 and stage.is_late:
             break
-        await _on_one_task(stage, drawn, leaks, cases)
+        await _on_one_task(stage, drawn, words, leaks, cases)
     return leaks
 
 
-async def _on_one_task(stage: Stage, drawn: Drawn, leaks: Leaks, cases: list[Case]) -> None:
+async def _on_one_task(stage: Stage, drawn: Drawn, words: Sequence[str], leaks: Leaks, cases: list[Case]) -> None:
     task, key = drawn
     marks = _Marks()
     trace = (await stage.play(drawn, stage.environment.solutions(task, key)[0])).calls
@@ -101,9 +104,9 @@ async def _on_one_task(stage: Stage, drawn: Drawn, leaks: Leaks, cases: list[Cas
     planting = await Visit.open(stage, drawn)
     began = await planting.digest()
     runners = await _runners(planting, task)
-    for call in _plants(task, trace, marks, runners):
+    for call in _plants(task, trace, words, marks, runners):
         await planting.act(call)
-    planted = marks.seen_in(await _search(planting, trace, runners))
+    planted = marks.seen_in(await _search(planting, trace, words, runners))
     end = ending(task)
     if end is not None:
         await planting.act(fill(end, marks.new(f"{end.name}: the submission")))
@@ -115,7 +118,7 @@ async def _on_one_task(stage: Stage, drawn: Drawn, leaks: Leaks, cases: list[Cas
         leaks.found += 1
     seen: set[str] = set()
     for visit in (beside, after, elsewhere):
-        seen |= marks.seen_in(await _search(visit, trace, runners) + await _captured(visit))
+        seen |= marks.seen_in(await _search(visit, trace, words, runners) + await _captured(visit))
     leaks.tried += len(marks.surfaces)
     leaks.planted += len(planted | seen)
     leaks.found += len(seen)
@@ -140,7 +143,7 @@ async def _runners(visit: Visit, task: Task) -> dict[tuple[str, str], str]:
     return found
 
 
-def _plants(task: Task, trace: Sequence[Call], marks: _Marks, runners: Mapping[tuple[str, str], str]) -> list[Call]:
+def _plants(task: Task, trace: Sequence[Call], words: Sequence[str], marks: _Marks, runners: Mapping[tuple[str, str], str]) -> list[Call]:
     """Every free text as text, and where it is run as the commands that write; then the solution's own calls, marked."""
     found: list[Call] = []
     end = ending(task)
@@ -148,6 +151,8 @@ def _plants(task: Task, trace: Sequence[Call], marks: _Marks, runners: Mapping[t
         found.append(fill(tool, "x", **{name: marks.new(f"{tool.name}.{name}")}))
         for surface, command in _WRITES.get(runners.get((tool.name, name), ""), {}).items():
             found.append(fill(tool, "x", **{name: command.format(mark=marks.new(f"{tool.name}.{name}: {surface}"))}))
+        if (tool.name, name) not in runners:
+            found += [fill(tool, "x", **{name: f"{word} {marks.new(f'{tool.name}.{name}, after {word!r}')}"}) for word in words[:_AFTER]]
     for call in trace:
         texts = [(name, value) for name, value in call.arguments.items() if isinstance(value, str)]
         if texts and not (end is not None and call.tool == end.name):
@@ -161,11 +166,12 @@ def _asking(kind: str) -> Sequence[str]:
     return _READS.get(kind, (PREFIX, "", "*"))
 
 
-async def _search(visit: Visit, trace: Sequence[Call], runners: Mapping[tuple[str, str], str]) -> str:
+async def _search(visit: Visit, trace: Sequence[Call], words: Sequence[str], runners: Mapping[tuple[str, str], str]) -> str:
     """All that the tools show: to the commands that read, to a question for the mark's beginning, and to the solution's calls."""
     task = visit.episode.task
     end = ending(task)
     calls = [fill(tool, "x", **{name: text}) for tool, name in _texts(task) for text in _asking(runners.get((tool.name, name), ""))]
+    calls += [fill(tool, "x", **{name: word}) for tool, name in _texts(task) if (tool.name, name) not in runners for word in words]
     calls += [fill(tool, "") for tool in task.tools if not strings(tool) and not (end is not None and tool.name == end.name)]
     calls += [call for call in trace if end is None or call.tool != end.name]
     events = [await visit.act(call) for call in calls]

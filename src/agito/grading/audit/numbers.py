@@ -33,7 +33,17 @@ def bounds(values: Sequence[float]) -> tuple[float, float]:
 
 def luck(successes: int, num: int, chance: float) -> float:
     """P(X >= successes) for X binomial in `num` at `chance`."""
-    return sum(math.comb(num, k) * chance**k * (1 - chance) ** (num - k) for k in range(successes, num + 1))
+    if successes <= 0:
+        return 1.0
+    chance = min(max(chance, 0.0), 1.0)
+    if chance in (0.0, 1.0):
+        return chance
+    logs = [_log_choose(num, k) + k * math.log(chance) + (num - k) * math.log1p(-chance) for k in range(successes, num + 1)]
+    return min(sum(map(math.exp, logs)), 1.0)
+
+
+def _log_choose(num: int, k: int) -> float:
+    return math.lgamma(num + 1) - math.lgamma(k + 1) - math.lgamma(num - k + 1)
 
 
 def percentile(values: Sequence[float], part: float) -> float | None:
@@ -44,3 +54,18 @@ def percentile(values: Sequence[float], part: float) -> float | None:
 def milliseconds(name: str, seconds: Sequence[float], part: float) -> Measure:
     found = percentile(seconds, part)
     return Measure(name=name, value=None if found is None else round(1e3 * found, 3), num=len(seconds), unit="ms")
+
+
+def earns_more(successes: int, num: int, chance: float, sure: float) -> bool:
+    """Whether luck at `chance` explains so many successes with a probability below `sure` only."""
+    return successes > chance * num and luck(successes, num, chance) < sure
+
+
+def differs(hits: int, num: int, other_hits: int, other_num: int, *, sure: float = 1e-5) -> bool:
+    """Whether the first share lies above the second by more than luck: Fisher's exact test, one-sided."""
+    total, marked = num + other_num, hits + other_hits
+    if not num or not other_num or hits * other_num <= other_hits * num:
+        return False
+    ways = math.comb(total, marked)
+    tail = sum(math.comb(num, each) * math.comb(other_num, marked - each) for each in range(hits, min(num, marked) + 1))
+    return tail / ways < sure

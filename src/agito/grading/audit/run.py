@@ -6,18 +6,25 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import anyio
 
 from agito.grading.audit.attacks import ATTACKERS, Attackers
-from agito.grading.audit.card import Card
+from agito.grading.audit.card import MAX_CASES, Card, Case, Quality, with_gates
 from agito.grading.audit.cheating import cheating
 from agito.grading.audit.digest import digest_of
+from agito.grading.audit.elsewhere import elsewhere
 from agito.grading.audit.feedback import feedback
 from agito.grading.audit.gradient import gradient
+from agito.grading.audit.honest import honest, informed
+from agito.grading.audit.levels import levels
+from agito.grading.audit.pool import duplicates, overlap, splits_gate
 from agito.grading.audit.scale import scalability
-from agito.grading.audit.stability import stability, with_incidents
+from agito.grading.audit.stability import record, stability, with_incidents
 from agito.grading.audit.stage import FULL, Depth, Stage, Watcher
+from agito.grading.audit.telling import telling
+from agito.grading.audit.voiding import ways_out
 from agito.grading.audit.worlds import coverage, diversity, realism
 from agito.protocols import Environment
 from agito.running import first_error
@@ -50,29 +57,53 @@ async def audit(
     began, environment = time.monotonic(), make()
     stage = Stage(environment, make, depth, seed, watcher or Silent())
     try:
-        stage.begin("stability", 0.25)
-        steady = await stability(stage)
-        stage.begin("anti-cheating", 0.45)
-        guarded = await cheating(stage, attackers)
-        stage.begin("difficulty gradient", 0.6)
-        graded = await gradient(stage)
-        stage.begin("scalability", 0.5)
-        scaled = await scalability(stage)
-        stage.begin("feedback richness", 0.5)
-        told = await feedback(stage)
-        stage.begin("realism, coverage, diversity", 1.0)
-        looks = [await realism(stage), await coverage(stage), await diversity(stage)]
+        qualities = await _qualities(stage, attackers)
     except BaseExceptionGroup as group:
         raise first_error(group) from None
     finally:
         with anyio.CancelScope(shield=True):
             await environment.aclose()
-    real, covered, diverse = looks
     return Card(
         environment=environment.name, version=environment.version, digest=digest_of(environment), chance_level=environment.chance_level,
         depth=depth.name, seconds=round(time.monotonic() - began, 1), episodes=stage.num_episodes, seed=seed, machine=_machine(),
-        qualities=(with_incidents(steady, stage), real, covered, graded, diverse, told, guarded, scaled),
+        broke=tuple(Case(what=what, where=f"{count} times") for what, count in stage.incidents.most_common(MAX_CASES)),
+        qualities=qualities,
     )  # fmt: skip
+
+
+async def _qualities(stage: Stage, attackers: Sequence[Attackers]) -> tuple[Quality, ...]:
+    """What was played early is used late: traces are acted again when everything else has left its marks, and solved episodes are attacked,
+    graded again elsewhere, and read."""
+    looks, work, steadies, tells, grows = (list[Case]() for _ in range(5))
+    stage.begin("tasks", 0.08)
+    pools = [splits_gate(stage), overlap(stage, looks)]
+    stage.begin("traces", 0.08)
+    traces = await record(stage)
+    stage.begin("honest work", 0.2)
+    accepted, accepted_gate = await honest(stage, work)
+    stage.begin("without the target", 0.1)
+    free = await informed(stage, work)
+    stage.begin("anti-cheating", 0.4)
+    guarded = await cheating(stage, attackers, work)
+    stage.begin("ways out", 0.2)
+    kept = await ways_out(stage, steadies)
+    stage.begin("stability", 0.4)
+    steady = await stability(stage, traces, steadies)
+    stage.begin("elsewhere", 0.3)
+    acted = [trace.episode for trace in traces if not trace.differs]
+    clock = await elsewhere(stage, acted, [*acted, *stage.solved], steadies)
+    stage.begin("feedback richness", 0.4)
+    told = with_gates(await feedback(stage), [await telling(stage, stage.solved, tells)], tells)
+    stage.begin("difficulty gradient", 0.6)
+    graded = with_gates(await gradient(stage), [await levels(stage, grows)], grows)
+    stage.begin("scalability", 0.5)
+    scaled = await scalability(stage)
+    stage.begin("realism, coverage, diversity", 1.0)
+    real, covered = await realism(stage), await coverage(stage)
+    diverse = with_gates(await diversity(stage), [*pools, duplicates(stage.solved, looks)], looks)
+    guarded = replace(guarded, measures=(*guarded.measures, accepted))
+    guarded = with_gates(guarded, [accepted_gate, free], work)
+    return (with_incidents(with_gates(steady, [kept, clock], steadies), stage), real, covered, graded, diverse, told, guarded, scaled)
 
 
 def _machine() -> dict[str, str]:

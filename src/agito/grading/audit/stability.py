@@ -7,45 +7,52 @@ from dataclasses import dataclass, replace
 
 import anyio
 
+from agito.errors import SandboxFailure
 from agito.grading.audit import limits
+from agito.grading.audit.agents import ending, exploring, fill, nothing, strings
 from agito.grading.audit.card import Case, Gate, Measure, Quality, judged
 from agito.grading.audit.leakage import Leaks, leakage
+from agito.grading.audit.literals import words_in
 from agito.grading.audit.numbers import share
 from agito.grading.audit.stage import GRADE_SEED, Drawn, Episode, Stage, replay
 from agito.grading.audit.visit import Visit
-from agito.protocols import ScriptFactory
+from agito.protocols import Environment, ScriptFactory
 from agito.testing.episodes import essence
-from agito.types import AttemptId, Event, Fault
+from agito.types import Event, Fault
 
 _REPEATS = 5  # k: as often is every trace acted, the first time included; the last time in another environment
-_TRACES, _LEAST_TRACES = 24, 6
+_TRACES, _LEAST_TRACES = 24, 4
+_EXPLORED, _EXPLORERS, _WORDS = 24, 4, 120  # tasks, scripts on each, words in all
 _BESIDE = 8  # episodes that are interleaved
-_GRADES = 5
+_GRADES, _SEEDS, _REGRADED, _LEAST_REGRADED = 5, 40, 400, 4
+_REPEATED = 3_000  # gradings in all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """An episode to act again: whose attempt it was, under which noise."""
+    """An episode to act again."""
 
     episode: Episode
-    attempt: AttemptId
-    noise: int
     differs: str = ""  # how it came out differently, alone
     num_repeats: int = 0  # that did not break
 
 
-async def stability(stage: Stage) -> Quality:
-    """Without the share of infrastructure errors, which is known when everything else is done: see `with_incidents`."""
-    cases: list[Case] = []
-    traces = await _traces(stage)
-    repeated = await stage.each(traces, lambda trace: _repeat(stage, trace), least=_LEAST_TRACES, width=1)
+async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> Quality:
+    """Without the share of infrastructure errors, which is known when everything else is done: see `with_incidents`. `traces` were recorded
+    long before: whatever has been played since must not show."""
+    elsewhere = stage.make()
+    try:
+        repeated = await stage.each(traces, lambda trace: _repeat(stage, trace, elsewhere), least=_LEAST_TRACES, width=1)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await elsewhere.aclose()
     repeated = [trace for trace in repeated if trace.num_repeats]
     cases += [Case(what=f"acted again: {trace.differs}", where=trace.episode.task.id) for trace in repeated if trace.differs]
     steady = share("deterministic", sum(not trace.differs for trace in repeated), len(repeated), note=f"acted {_REPEATS} times")
     disturbed, num_beside = await _beside(stage, [trace for trace in repeated if not trace.differs], cases)
     beside = share("disturbed", disturbed, num_beside, note="interleaved call by call, and concurrent")
-    mixed, num_graded = await _regrade(stage, [trace.episode for trace in traces], cases)
-    flake = share("flake", mixed, num_graded, note=f"one capture, graded {_GRADES} times with one seed")
+    flaky = await regrade(stage, cases)
+    flake = share("flake", flaky.mixed, flaky.captures, note=f"{flaky.gradings} gradings of solved and failed captures")
     leaks = await leakage(stage, cases)
     says = (
         f"{steady.value or 0:.0%} of {steady.num} episodes repeat, {disturbed} of {num_beside} are disturbed by others, "
@@ -53,25 +60,37 @@ async def stability(stage: Stage) -> Quality:
     )
     gates = (
         _gate("determinism", 1 - steady.value if steady.value is not None else None, limits.NONDETERMINISM,
-              f"{sum(bool(trace.differs) for trace in repeated)} of {len(repeated)} episodes go differently when they are acted again",
+              _of(sum(bool(trace.differs) for trace in repeated), len(repeated), "episodes go differently when they are acted again"),
               "key every random choice by (noise_seed, attempt, call); use no clock, no shared generator, no hash()"),
-        _gate("interference", beside.value, limits.INTERFERENCE, f"{disturbed} of {num_beside} episodes go differently beside others",
+        _gate("interference", beside.value, limits.INTERFERENCE, _of(disturbed, num_beside, "episodes go differently beside others"),
               "give every episode its own state and its own random.Random; nothing global, nothing shared that can be written"),
-        _gate("flake", flake.value, limits.FLAKE, f"{mixed} of {num_graded} captures get different verdicts",
+        _gate("flake", flake.value, limits.FLAKE, _of(flaky.mixed, flaky.captures, f"captures get two verdicts in {flaky.gradings}"),
               "make grade a pure function of the capture, the key and the grade seed"),
-        _gate("leakage", float(leaks.found), limits.LEAKAGE, f"{leaks.found} of {leaks.planted} marks are seen by another episode",
+        _gate("leakage", float(leaks.found), limits.LEAKAGE,
+              _of(leaks.found, leaks.planted, "marks are seen by another episode", "no mark could be left"),
               "build each world from the task and the key alone, and destroy it whole"),
     )  # fmt: skip
     return judged("stability", says, (steady, beside, flake, *_leak_measures(leaks)), gates, cases, doubt=not leaks.planted)
 
 
+def _of(hits: int, num: int, what: str, none: str = "") -> str:
+    if not num:
+        return none or f"nothing to measure it on: whether {what} is not known, since no episode came to its end"
+    return f"{hits or 'none'} of {num} {what}"
+
+
 def with_incidents(quality: Quality, stage: Stage) -> Quality:
     """Adds how many episodes of the whole audit broke."""
-    broke = sum(stage.incidents.values())
-    errors = share("broken episodes", min(broke, stage.num_episodes), stage.num_episodes, note="no verdict: infra or env")
-    cases = [Case(what=f"{count}x {what}"[:200]) for what, count in stage.incidents.most_common(3)]
-    gate = _gate("broken", errors.value, limits.BROKEN, f"{broke} of {stage.num_episodes} episodes broke",
-                 "look at the cases: an exception out of the world or the grader, or machinery that fails")  # fmt: skip
+    broke, num = sum(stage.incidents.values()), stage.num_episodes - stage.num_provoked
+    errors = share("broken episodes", min(broke, num), num, note="no verdict: infra or env; without those that try to break something")
+    cases = [Case(what=f"{count}x {what}"[:240]) for what, count in stage.incidents.most_common(6)]
+    is_own = any(what.startswith("env") for what in stage.incidents)
+    gate = _gate(
+        "broken", errors.value, limits.BROKEN,
+        f"{broke or 'none'} of {num} episodes broke" + (f", most of them by {stage.incidents.most_common(1)[0][0]}" if broke else ""),
+        "repair what raises: the line stands with the case" if is_own else "look at the machine: its sandboxes or its time gave out",
+    )  # fmt: skip
+    gate = replace(gate, holds=gate.holds and not is_own)
     measures, gates = (*quality.measures, errors), (*quality.gates, gate)
     found = judged(quality.name, quality.says, measures, gates, [*cases, *quality.cases], doubt=broke > 0)
     return replace(found, says=quality.says + (f", {broke} episodes broke" if broke else ""))
@@ -79,6 +98,7 @@ def with_incidents(quality: Quality, stage: Stage) -> Quality:
 
 def _gate(name: str, value: float | None, limit: float, found: str, remedy: str) -> Gate:
     value = None if value is None else round(value, 4)
+    remedy = "let an episode come to its end first: see what broke" if value is None else remedy
     return Gate(name=name, value=value, limit=limit, holds=value is not None and value <= limit, found=found, remedy=remedy)
 
 
@@ -89,20 +109,42 @@ def _leak_measures(leaks: Leaks) -> tuple[Measure, ...]:
     )
 
 
-async def _traces(stage: Stage) -> list[Trace]:
-    """Solvers and middling demonstrators in turn, each with its digests after every call."""
-    jobs = list(enumerate(stage.draw("train", stage.depth.of(_TRACES, least=_LEAST_TRACES))))
-
-    async def work(job: tuple[int, Drawn]) -> Trace:
-        at, (task, key) = job
-        environment, attempt = stage.environment, stage.attempt()
+async def record(stage: Stage) -> list[Trace]:
+    """Solvers, middling demonstrators and explorers in turn, each with its digests after every call. Before anything else is played."""
+    environment = stage.environment
+    number = stage.depth.of(_TRACES, least=_LEAST_TRACES)
+    jobs: list[tuple[Drawn, ScriptFactory, bool]] = []
+    for at, (task, key) in enumerate(stage.draw("train", number)):
         script = environment.demonstrator(task, key, skill=0.5, seed=at) if at % 2 else environment.solutions(task, key)[0]
-        episode = await stage.play((task, key), script, attempt=attempt, noise=at, digests=True)
-        stage.honest.append(episode)
-        return Trace(episode=episode, attempt=attempt, noise=at)
+        jobs.append(((task, key), script, True))
+    explored = stage.draw("train", stage.depth.of(_EXPLORED, least=2), first=400)
+    words = words_in(environment, _WORDS)
+    jobs += [(each, script, False) for at, each in enumerate(explored) for script in _explorers(each, words, at)]
+    jobs += [(each, exploring(each[0], at, environment.solutions(*each)[0]), False) for at, each in enumerate(explored)]
+    jobs = [jobs[at] for at in sorted(range(len(jobs)), key=lambda at: (at % number, at))]
 
-    traces = await stage.each(jobs, work, least=_LEAST_TRACES, width=1)
+    async def work(job: tuple[int, tuple[Drawn, ScriptFactory, bool]]) -> Trace:
+        at, (drawn, script, is_honest) = job
+        episode = await stage.play(drawn, script, noise=at, digests=True, provokes=not is_honest)
+        if is_honest:
+            stage.honest.append(episode)
+        return Trace(episode=episode)
+
+    traces = await stage.each(list(enumerate(jobs)), work, least=_LEAST_TRACES, width=1)
     return [trace for trace in traces if trace.episode.sealed and not _met_a_deadline(trace.episode.events)]
+
+
+def _explorers(drawn: Drawn, words: Sequence[str], at: int) -> list[ScriptFactory]:
+    """Who says to every tool each of the words that the environment knows, some a script; another part of them on every task."""
+    task = drawn[0]
+    end = ending(task)
+    tools = [tool for tool in task.tools if end is None or tool.name != end.name]
+    calls = [fill(tool, word) for word in words for tool in tools if strings(tool)] + [
+        fill(tool, "") for tool in tools if not strings(tool)
+    ]
+    most = max(min(task.limits.calls, task.limits.turns), 1)
+    scripts = [replay(calls[start : start + most]) for start in range(0, len(calls), most)]
+    return [scripts[(at * _EXPLORERS + number) % len(scripts)] for number in range(min(_EXPLORERS, len(scripts)))]
 
 
 def _met_a_deadline(events: Sequence[Event]) -> bool:
@@ -110,22 +152,19 @@ def _met_a_deadline(events: Sequence[Event]) -> bool:
     return any(event.fault is Fault.TIMEOUT and event.wall_s > 0 for event in events)
 
 
-async def _repeat(stage: Stage, trace: Trace) -> Trace:
-    """With how it came out differently, if it did."""
+async def _repeat(stage: Stage, trace: Trace, elsewhere: Environment) -> Trace:
+    """With how it came out differently, if it did; the last time in a second environment."""
     first = trace.episode
     drawn, script = (first.task, first.key), replay(first.calls)
-    elsewhere = stage.make()
-    try:
-        for number in range(1, _REPEATS):
-            environment = elsewhere if number == _REPEATS - 1 else stage.environment
-            again = await stage.play(drawn, script, attempt=trace.attempt, noise=trace.noise, digests=True, environment=environment)
-            found = _difference(first, again)
-            trace = replace(trace, num_repeats=trace.num_repeats + (not again.problem))
-            if found:
-                return replace(trace, differs=found + (" (in a second environment)" if environment is elsewhere else ""))
-    finally:
-        with anyio.CancelScope(shield=True):
-            await elsewhere.aclose()
+    for number in range(1, _REPEATS):
+        environment = elsewhere if number == _REPEATS - 1 else stage.environment
+        again = await stage.play(
+            drawn, script, attempt=first.attempt, noise=first.noise, digests=True, environment=environment, provokes=True
+        )
+        found = _difference(first, again)
+        trace = replace(trace, num_repeats=trace.num_repeats + (not again.problem))
+        if found:
+            return replace(trace, differs=found + (" (in a second environment)" if environment is elsewhere else ""))
     return trace
 
 
@@ -172,7 +211,7 @@ async def _concurrent(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
     async def run(number: int, trace: Trace) -> None:
         first = trace.episode
         script: ScriptFactory = replay(first.calls)
-        found[number] = await stage.play((first.task, first.key), script, attempt=trace.attempt, noise=trace.noise)
+        found[number] = await stage.play((first.task, first.key), script, attempt=trace.episode.attempt, noise=trace.episode.noise)
 
     async with anyio.create_task_group() as tasks:
         for number, trace in enumerate(traces):
@@ -183,7 +222,8 @@ async def _concurrent(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
 async def _interleaved(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
     """All opened in turn, one call of each in turn, all sealed and graded in turn."""
     visits = [
-        await Visit.open(stage, (trace.episode.task, trace.episode.key), attempt=trace.attempt, noise=trace.noise) for trace in traces
+        await Visit.open(stage, (trace.episode.task, trace.episode.key), attempt=trace.episode.attempt, noise=trace.episode.noise)
+        for trace in traces
     ]
     try:
         for at in range(max(len(trace.episode.calls) for trace in traces)):
@@ -198,18 +238,54 @@ async def _interleaved(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
     return [visit.episode for visit in visits]
 
 
-async def _regrade(stage: Stage, episodes: Sequence[Episode], cases: list[Case]) -> tuple[int, int]:
-    mixed = num = 0
-    for episode in episodes:
-        if episode.sealed is None or (num >= _LEAST_TRACES and stage.is_late):
+@dataclass(slots=True)
+class Regraded:
+    captures: int = 0
+    mixed: int = 0
+    gradings: int = 0
+
+
+async def regrade(stage: Stage, cases: list[Case]) -> Regraded:
+    """Captures graded again and again: with one seed the verdict is one and the same; with other seeds the solved stay solved, and those in
+    which nothing was done stay failed."""
+    found = Regraded()
+    failed = await stage.each(stage.draw("train", 6, first=800), lambda each: stage.play(each, nothing), least=2)
+    solved = stage.solved[: stage.depth.of(_REGRADED, least=_LEAST_REGRADED)]
+    chosen = [*solved[:_LEAST_REGRADED], *failed, *solved[_LEAST_REGRADED:]]
+    for number, episode in enumerate(chosen):
+        if episode.sealed is None or episode.problem:
             continue
+        if found.captures >= _LEAST_REGRADED and stage.is_late:
+            break
+        times = max(_GRADES, _REPEATED // len(chosen))
+        seeds = [GRADE_SEED] * times + ([GRADE_SEED + 1 + at for at in range(_SEEDS if number < 24 else 4)])
+        problem = await _graded(stage, episode, seeds, found)
+        found.captures += 1
+        found.mixed += bool(problem)
+        if problem:
+            cases.append(Case(what=problem, where=episode.task.id))
+    return found
+
+
+async def _graded(stage: Stage, episode: Episode, seeds: Sequence[int], found: Regraded) -> str:
+    """How its verdict changes, in words; empty when it does not."""
+    sealed, first = episode.sealed, repr(episode.verdict)
+    assert sealed is not None
+    for at, seed in enumerate(seeds):
+        if at >= _GRADES and stage.is_late:
+            break
         try:
-            verdicts = {repr(await stage.environment.grade(episode.sealed, episode.key, GRADE_SEED)) for _ in range(_GRADES)}
+            verdict = await stage.environment.grade(sealed, episode.key, seed)
         except Exception as error:  # the boundary: a grader that breaks
-            stage.report(episode, error)
-            continue
-        num += 1
-        mixed += len(verdicts) > 1
-        if len(verdicts) > 1:
-            cases.append(Case(what=f"one capture, {len(verdicts)} verdicts in {_GRADES} gradings", where=episode.task.id))
-    return mixed, num
+            stage.report(replace(episode), error)
+            return (
+                ""
+                if isinstance(error, SandboxFailure)
+                else f"one capture gets a verdict, and {type(error).__name__}: {error} in grading {at + 1}"
+            )
+        found.gradings += 1
+        if seed == GRADE_SEED and repr(verdict) != first:
+            return f"one capture earns {episode.verdict.reward:g}, and {verdict.reward:g} in grading {at + 1} with the same seed"
+        if (verdict.reward >= 1.0 - 1e-9) != episode.is_success:
+            return f"one capture earns {episode.verdict.reward:g} with one grade seed, and {verdict.reward:g} with another"
+    return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from unittest import SkipTest
 
-from agito.protocols import Environment, ScriptFactory
+from agito.protocols import OPEN_LOOP, Environment, ScriptFactory
 from agito.testing.contract import require, rule
 from agito.testing.environment.base import EnvironmentBase, tail
 from agito.testing.episodes import nothing, play
@@ -56,11 +56,11 @@ class VerdictRules(EnvironmentBase):
         missing = set(Dialect) - {renderer.dialect for renderer in renderers}
         require(not missing, f"renderers() lacks {sorted(missing)}")
 
-    @rule("ship agents that do nothing, guess and claim, and close whatever pays them")
+    @rule("ship agents that do nothing, guess and claim, and `open_loop`, which acts from the prompt alone; close whatever pays them")
     async def test_impostors_stay_at_the_floor(self) -> None:
         async with self.environment() as env:
             names = set(env.impostors(env.task(split="train", index=0, seed=self.seed)[0]))
-            require(len(names) > 0, "there are no impostors")
+            require(OPEN_LOOP in names, f"the impostors are {', '.join(sorted(names)) or 'none'}: there is no {OPEN_LOOP!r}")
             for name in sorted(names):
                 rewards = [await self.reward_of_impostor(env, name, index) for index in range(self.num_episodes)]
                 require_floor(name, rewards, env.chance_level)
