@@ -66,7 +66,7 @@ async def measure(episodes: int, wait_s: float) -> dict[str, Json]:
     environment = Slow()
     environment.wait_s = wait_s
     vocabulary = learn(["find repair submit grep cat ls sed"] * 20, size=300)
-    runner = AttemptRunner(environment, SoloHarness(), renderer(Dialect.COMPACT, vocabulary), seed=0, strict_deadlines=False)
+    runner = AttemptRunner(environment, SoloHarness(), renderer(Dialect.COMPACT, vocabulary), seed=0)
 
     def patient(group: int) -> tuple[Task, Key]:
         """Twelve calls that wait five seconds each are more than a task's own limit allows."""

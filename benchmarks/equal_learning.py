@@ -44,7 +44,7 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
     versions, oldest = itertools.count(1), list[float]()
 
     async def on_step(step: Step, position: pipeline.Position) -> None:
-        oldest.append(step.figures.get("age/max_versions", 0.0))
+        oldest.append(step.metrics.get("age/max_versions", 0.0))
 
     async with open_studio(recipe) as studio:
         studio.vocabulary = Vocabulary.read(run / "checkpoints/step-0")

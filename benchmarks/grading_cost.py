@@ -1,22 +1,29 @@
 """What a trusted verdict costs, in CPU: per grading, per case, and as a share of whole rollouts.
 
-`python benchmarks/grading_cost.py [--short]`. A grading of n cases costs `fixed + n * per_case`, by least squares over interleaved rounds.
+`python benchmarks/grading_cost.py [--short] [--against SRC]`. A grading of n cases costs `fixed + n * per_case`, by least squares over
+interleaved rounds.
 The shares set the grading of the environment `code` against everything else that one attempt costs: its world (files, shell, tests) and the
 tokens of the quickstart's own model, batched as in training; once for the episode as it is, once for one of 2,000 sampled tokens. A larger
-model makes both shares smaller. CPU is counted as in `sandbox.py`.
+model makes both shares smaller. CPU is counted as in `sandbox.py`. `--against` names the `src` folder of another checkout: the same
+gradings run there too, in interleaved pairs of processes, and `ratio` says how much more this one costs.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
 import sys
 import time
 from array import array
+from pathlib import Path
 from typing import Any
 
 import anyio
 import numpy as np
 
+import agito
 from agito.engine.embedded import EmbeddedEngine
 from agito.engine.wire import Advance, RowRequest
 from agito.envs.code import CodeEnvironment
@@ -97,8 +104,35 @@ def engine_ms(rows: int, prompt: int, tokens: int) -> float:
     return (time.process_time() - began) * 1e3 / rows
 
 
-async def main(is_short: bool) -> None:
+async def only_gradings() -> None:
+    """One process of a pair: prints the median of each number of cases."""
+    meter = CpuMeter()
+    async with await Pool.open(warm=2) as pool:
+        await gradings(pool, meter, 1, 3)
+        figures = await gradings(pool, meter, 3, 12)
+    meter.close()
+    print(json.dumps([statistics.median(values) for values in figures.values()]))
+
+
+def pairs(other: str, num: int) -> list[list[float]]:
+    """For each number of cases, how many times as much a grading costs here, one figure a pair."""
+    ratios: list[list[float]] = [[] for _ in CASES]
+    for _ in range(num):
+        here, there = (_figures_of(source) for source in (str(Path(agito.__file__).parents[1]), other))
+        for values, one, two in zip(ratios, here, there, strict=True):
+            values.append(one / two)
+    return ratios
+
+
+def _figures_of(source: str) -> list[float]:
+    command = [sys.executable, __file__, "--gradings"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True, check=True, timeout=300)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+async def main(is_short: bool, other: str | None) -> None:
     rounds, count = (3, 8) if is_short else (9, 20)
+    ratios = pairs(other, 4 if is_short else 12) if other else []
     meter = CpuMeter()
     async with await Pool.open(warm=2) as pool:
         await gradings(pool, meter, 1, 3)
@@ -117,9 +151,11 @@ async def main(is_short: bool) -> None:
             "per_case_cpu_ms": round(float(per_case), 2),
             "share_tiny": round(grade_ms / (grade_ms + world_ms + tiny_ms), 3),
             "share_2k": round(grade_ms / (grade_ms + world_ms + long_ms), 3),
+            **({"ratio": round(statistics.median(value for values in ratios for value in values), 3)} if ratios else {}),
         },
         {
             "grading_ms": {str(num): spread(values) for num, values in figures.items()},
+            "ratio": {str(num): spread(values) for num, values in zip(CASES, ratios, strict=False)},
             "code_grade_ms": round(grade_ms, 2),
             "code_world_ms": round(world_ms, 2),
             "tokens_sampled": round(said),
@@ -132,4 +168,8 @@ async def main(is_short: bool) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, "--short" in sys.argv[1:])
+    words = sys.argv[1:]
+    if "--gradings" in words:
+        anyio.run(only_gradings)
+    else:
+        anyio.run(main, "--short" in words, words[words.index("--against") + 1] if "--against" in words else None)

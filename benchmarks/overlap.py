@@ -83,7 +83,7 @@ def _sum_up(name: str, latency: str, seen: Observed) -> Arm:
     attempts = [attempt for step in seen.steps for group in step.groups for attempt in group.attempts]
     sampled = sum(attempt.trajectory.num_sampled for attempt in attempts)
     stale = [
-        step.figures["policy/tokens"] * share for step in seen.steps for key, share in step.figures.items()
+        step.metrics["policy/tokens"] * share for step in seen.steps for key, share in step.metrics.items()
         if key.startswith("age/v") and int(key.removeprefix("age/v").removesuffix("_ratio")) > allowed
     ]  # fmt: skip
     return Arm(
@@ -96,7 +96,7 @@ def _sum_up(name: str, latency: str, seen: Observed) -> Arm:
 
 
 def mean_of(steps: Sequence[Step], name: str) -> float:
-    return statistics.fmean(step.figures[name] for step in steps)
+    return statistics.fmean(step.metrics[name] for step in steps)
 
 
 def foreseen(seen: Observed, name: str, steps: int) -> float:

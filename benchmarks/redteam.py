@@ -24,8 +24,8 @@ from agito.grading.redteam.exploit import MAIN, Twin
 from agito.grading.redteam.honest import honest_work
 from agito.grading.redteam.runner_site import runner_site
 from agito.grading.redteam.yard import Yard
-from agito.harness import act_out
 from agito.record.intervals import wilson
+from agito.rollout import act_out
 from agito.types import AttemptId, Sealed, Status, Verdict
 from agito.world.sandbox import Pool
 from harness import Json, report
@@ -42,7 +42,7 @@ async def shell_answers(pool: Pool, tasks: int) -> list[tuple[Verdict, str]]:
     for index in range(tasks):
         task, key = environment.task(split="heldout", index=index, seed=1)
         control = await environment.open(task, key, AttemptId(group=index, slot=0), noise_seed=1)
-        await act_out(environment.solutions(task, key)[0], control.session, task)
+        await act_out(control.session, task.limits, environment.solutions(task, key)[0])
         sealed = await control.seal()
         found.append((await environment.grade(sealed, key, 1), sealed.submitted or ""))
     return found

@@ -8,11 +8,14 @@ import random
 import signal
 import time
 from array import array
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from agito.compute import Compute, spread
@@ -39,9 +42,9 @@ def sample(slot: int, length: int, *, seed: int = 0) -> Sample:
 
 
 @asynccontextmanager
-async def compute(ranks: int) -> AsyncGenerator[Compute]:
+async def compute(ranks: int, silence_s: float = 300.0) -> AsyncGenerator[Compute]:
     settings = TrainerConfig(muon_dtype="float32").model_dump(mode="json")
-    opened = Compute.start(ranks=ranks, context=64)
+    opened = Compute.start(ranks=ranks, context=64, silence_s=silence_s)
     try:
         await opened.setup(rows=4, device="cpu", seed=3, model=MODEL, trainer=settings)
         yield opened
@@ -133,3 +136,106 @@ def test_a_batch_is_spread_evenly_whatever_order_it_came_in() -> None:
     assert max(loads) - min(loads) <= 60
     shuffled = rng.sample(batch, len(batch))
     assert [[each.attempt for each in share] for share in spread(shuffled, 3)] == [[each.attempt for each in share] for share in shares]
+
+
+class Heartbeat:
+    """How long the event loop ever stood still."""
+
+    longest_s = 0.0
+
+    async def run(self) -> None:
+        last = time.monotonic()
+        while True:
+            await anyio.sleep(0.02)
+            now = time.monotonic()
+            self.longest_s, last = max(self.longest_s, now - last), now
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+BIG = "x" * (1 << 24)  # more than any socket holds: as the name of a method, it is in the message and in the answer
+
+
+@pytest.mark.parametrize("doing", ["nothing", "computing", "reading", "writing"])
+async def test_a_worker_that_is_stopped_whatever_it_was_doing_is_named_in_time_and_the_loop_goes_on(doing: str) -> None:
+    """And whoever calls next is not kept waiting, and it is gone at once when the rest is closed."""
+    heartbeat, batch = Heartbeat(), [sample(slot, 60) for slot in range(64)]
+    async with compute(1, silence_s=1.5) as opened, anyio.create_task_group() as tasks:
+        await opened.begin_imitation(3)
+        (pid,) = children()
+        worker = opened._workers[0]  # pyright: ignore[reportPrivateUsage]
+        channel = worker._channel  # pyright: ignore[reportPrivateUsage]
+        is_time: Callable[[], bool] = {
+            "nothing": lambda: True,
+            "computing": lambda: not channel._unsent and state(pid) == "R",  # pyright: ignore[reportPrivateUsage]
+            "reading": lambda: 0 < len(channel._unsent) < len(BIG),  # pyright: ignore[reportPrivateUsage]
+            "writing": lambda: len(channel._unread) > 0,  # pyright: ignore[reportPrivateUsage]
+        }[doing]
+
+        async def stop() -> None:
+            while not is_time():
+                await anyio.lowlevel.checkpoint()
+            os.kill(pid, signal.SIGSTOP)
+
+        asked: tuple[Any, ...] = (
+            ("imitate", [batch] * 50, [1] * 50) if doing == "computing" else ("begin_imitation", 3) if doing == "nothing" else (BIG,)
+        )
+        if doing == "nothing":
+            await stop()
+        else:
+            tasks.start_soon(stop)
+        tasks.start_soon(heartbeat.run)
+        with pytest.raises(WorkerDied, match=r"worker 0 has not answered \w+ for 2 s: it is stopped") as caught:
+            await worker.call(*asked)
+        assert not isinstance(caught.value, WorkerFailed)
+        began = time.monotonic()
+        with pytest.raises(WorkerDied, match="has not answered"):
+            await opened.publish(3)
+        assert time.monotonic() - began < 0.5, "the next caller waited for a worker that was given up"
+        assert heartbeat.longest_s < 0.7, f"the event loop stood still for {heartbeat.longest_s:.1f} s"
+        tasks.cancel_scope.cancel()
+        began = time.monotonic()
+    assert time.monotonic() - began < 3, "it was given time to say goodbye"
+    assert not children()
+
+
+async def test_a_worker_that_is_stopped_and_goes_on_in_time_has_lost_nothing() -> None:
+    async with compute(1, silence_s=60.0) as opened, anyio.create_task_group() as tasks:
+        await opened.begin_imitation(3)
+        (pid,) = children()
+        os.kill(pid, signal.SIGSTOP)
+        tasks.start_soon(_later, partial(os.kill, pid, signal.SIGCONT))
+        batches = [[sample(slot, 60) for slot in range(64)]] * 40
+        assert len(await opened.imitate(batches)) == 40
+
+
+async def _later(act: Callable[[], object]) -> None:
+    await anyio.sleep(0.2)
+    act()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_call_that_is_given_up_at_any_point_leaves_nothing_for_the_next(seed: int) -> None:
+    """Neither half a message nor an answer: each later call gets its own."""
+    rng = random.Random(seed)
+    given_up = 0
+    async with compute(1) as opened:
+        await opened.begin_imitation(1000)
+        worker = opened._workers[0]  # pyright: ignore[reportPrivateUsage]
+        for _ in range(40):
+            with anyio.move_on_after(rng.choice([0.0, 0.001, 0.003, 0.01])) as scope:
+                with suppress(WorkerFailed):  # there is no such method, and the answer says so at length
+                    await worker.call("x" * rng.randrange(1, 1 << 22))
+            given_up += scope.cancelled_caught
+            num = rng.randrange(1, 9)
+            assert len(await opened.imitate([[sample(0, 30)]] * num)) == num, "it was given the answer to another call"
+    assert given_up > 10
+
+
+async def test_an_answer_that_cannot_be_read_is_a_failure_of_that_call_alone() -> None:
+    async with compute(1) as opened:
+        with pytest.raises(WorkerFailed, match="cannot be read"):
+            await opened._workers[0].call("__reduce_ex__", 4)  # pyright: ignore[reportPrivateUsage]
+        await opened.begin_imitation(3)

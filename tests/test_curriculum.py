@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agito.curriculum import Curriculum, Part, Seen, draw, shares
 from agito.errors import CorruptCheckpoint
+from agito.loop import stride
 
 WEIGHTS = st.lists(st.floats(0, 10), min_size=1, max_size=8).filter(lambda weights: sum(weights) > 1e-3)
 
@@ -93,3 +94,14 @@ def test_an_environment_of_a_mixture_keeps_its_weight_whatever_is_learned_of_its
     weights = curriculum.weights()
     assert weights[0] == pytest.approx(3.0) and sum(weights[1:]) == pytest.approx(1.0)
     assert weights[1] < weights[2] == weights[3]
+
+
+@pytest.mark.parametrize(("num_groups", "num_cells"), [(36, 9), (768, 24), (384, 48), (1, 20_000)])
+def test_a_step_has_task_numbers_enough_when_all_its_groups_come_from_one_cell(num_groups: int, num_cells: int) -> None:
+    taken: set[int] = set()
+    for step, cell in enumerate((0, num_cells - 1, num_cells // 2)):
+        first = step * stride(num_groups, num_cells)
+        numbers = draw([float(each == cell) for each in range(num_cells)], num_groups, seed="0", first=first)
+        assert {number % num_cells for number in numbers} == {cell}
+        assert not taken & set(numbers) and max(numbers) < first + stride(num_groups, num_cells)
+        taken |= set(numbers)

@@ -85,6 +85,14 @@ def test_no_token_is_trained_on_that_is_older_than_allowed_whatever_takes_how_lo
             assert batch.number - world.first_version[group] <= rules.max_staleness
 
 
+@given(rules=RULES, seed=st.integers(0, 10**6), mixed=st.sampled_from([0.0, 0.3, 0.6, 0.9]))
+def test_no_group_that_came_out_even_is_looked_at_later_than_its_bound(rules: FlowRules, seed: int, mixed: float) -> None:
+    world = World(rules, seed, mixed=mixed, void=0.0).run()
+    for batch in world.batches:
+        for group in batch.even:
+            assert batch.number - world.first_version[group] <= rules.max_staleness
+
+
 @given(rules=RULES, seed=st.integers(0, 10**6))
 def test_every_group_is_in_exactly_one_batch_however_long_it_took(rules: FlowRules, seed: int) -> None:
     world = World(rules, seed).run()
@@ -97,9 +105,11 @@ def test_every_group_is_in_exactly_one_batch_however_long_it_took(rules: FlowRul
 def test_every_batch_comes_once_is_big_enough_and_no_more_is_out_than_the_rules_say(rules: FlowRules, seed: int) -> None:
     world = World(rules, seed).run()
     assert [batch.number for batch in world.batches] == list(range(rules.batches))
+    looked_at = 0
     for batch in world.batches:
-        assert len(batch.groups) <= rules.groups
-        assert len(batch.groups) == rules.groups or len(batch.groups) + len(batch.even) == rules.looked_at
+        looked_at = max(looked_at - rules.looked_at, 0) + len(batch.groups) + len(batch.even)
+        assert len(batch.groups) + len(batch.even) > 0 and len(batch.groups) <= rules.groups
+        assert len(batch.groups) == rules.groups or looked_at >= rules.looked_at
     assert world.most_live <= rules.max_live
     assert world.most_outstanding <= (rules.max_staleness + 1) * rules.looked_at
 

@@ -6,8 +6,8 @@ import itertools
 import os
 import signal
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -17,14 +17,14 @@ from agito import pipeline
 from agito.curriculum import Curriculum
 from agito.errors import WorkerDied
 from agito.loop import Step
-from agito.pipeline import Position, ages
+from agito.pipeline import Position, ages, oldest
 from agito.protocols import Control
 from agito.recipe import Recipe
 from agito.render import learn
 from agito.studio import Studio
 from agito.testing import FakeEnvironment
 from agito.testing.fakes import FakeWorld
-from agito.types import AttemptId, Budget, Call, Event, Key, Sample, Task, VersionSpan
+from agito.types import AttemptId, Budget, Call, Event, Key, Sample, Sealed, Status, Task, Verdict, VersionSpan
 
 pytestmark = pytest.mark.anyio
 
@@ -35,28 +35,45 @@ class SlowWorld(FakeWorld):
             await anyio.sleep(0.05)
         return await super().act(calls, left)
 
+    async def seal(self) -> Sealed:
+        return replace(await super().seal(), submitted=str(self._attempt.slot))
+
 
 class SlowEnvironment(FakeEnvironment):
-    """The first attempt of every group has slow tools."""
+    """The first attempt of every group has slow tools, and earns nothing; the second earns all: every group teaches."""
 
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
         return SlowWorld(task, key, attempt, noise_seed)
+
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        reward = float(str(sealed.submitted))
+        return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 
 
 @dataclass
 class Run:
     steps: list[Step] = field(default_factory=list[Step])
     positions: list[Position] = field(default_factory=list[Position])
+    weights: list[str] = field(default_factory=list[str])  # before and after
 
 
 async def run(
-    mode: str, staleness: int, *, steps: int = 6, start: int = 0, position: Position | None = None, kill: int | None = None
+    mode: str,
+    staleness: int,
+    *,
+    steps: int = 6,
+    start: int = 0,
+    position: Position | None = None,
+    ranks: int = 2,
+    strike: Callable[[], object] = lambda: None,
+    directory: Path | None = None,
 ) -> Run:
+    """`strike` is called after every step."""
     recipe = Recipe.model_validate(
         {
             "env": {"levels": [1]},
             "model": {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1},
-            "compute": {"ranks": 2, "rows": 16, "context": 96},
+            "compute": {"ranks": ranks, "rows": 16, "context": 96, "silence_s": 5.0},
             "rl": {"steps": steps, "groups": 2, "group_size": 2, "refill": 1.0},
             "pipeline": {"mode": mode, "max_staleness": staleness},
         }
@@ -67,19 +84,25 @@ async def run(
     async def on_step(step: Step, position: Position) -> None:
         found.steps.append(step)
         found.positions.append(position)
-        if kill is not None:
-            os.kill(workers()[kill], signal.SIGKILL)
+        strike()
+
+    async def note_weights(name: str) -> None:
+        if directory is not None and studio.compute is not None:
+            await studio.compute.save(directory / name, meta={}, tokenizer={})
+            found.weights.append((directory / name / "model.safetensors").read_bytes().hex())
 
     try:
         await studio.open_compute()
         assert studio.compute is not None
         if start:
             await studio.compute.begin_phase("rl", steps)
+        await note_weights("before")
         with anyio.fail_after(120):
             await pipeline.train(
                 studio, Curriculum(len(studio.cells)), start=start, position=position or Position(), on_step=on_step,
                 new_version=lambda: next(versions),
             )  # fmt: skip
+        await note_weights("after")
     finally:
         if studio.compute is not None:
             await studio.compute.aclose()
@@ -100,21 +123,28 @@ def workers() -> list[int]:
     return [ranks[rank] for rank in sorted(ranks)]
 
 
-@pytest.mark.parametrize(("mode", "staleness"), [("decoupled", 0), ("decoupled", 2), ("concurrent", 5)])
-async def test_every_group_is_looked_at_once_and_no_token_is_too_old(mode: str, staleness: int) -> None:
-    found = await run(mode, staleness)
+@pytest.mark.parametrize(("mode", "staleness", "ranks"), [("decoupled", 0, 2), ("decoupled", 2, 3), ("concurrent", 5, 2)])
+async def test_every_group_is_learned_from_once_and_no_token_is_too_old(mode: str, staleness: int, ranks: int, tmp_path: Path) -> None:
+    """Whatever is trained on is checked against the weights that it says it was sampled by: see `agito.rl.agreement`."""
+    found = await run(mode, staleness, ranks=ranks, directory=tmp_path)
     assert [step.index for step in found.steps] == list(range(6))
     groups = [group.id for step in found.steps for group in step.groups]
     assert len(groups) == len(set(groups)) == 12
+    fresh = 0.0
     for step in found.steps:
+        assert all(group.is_mixed for group in step.groups)
+        assert {sample.attempt.group for sample in step.trained} == {group.id for group in step.groups}
+        assert step.metrics["tokens/trained_num"] > 0 and step.metrics["policy/loss"] != 0
+        assert step.metrics["age/max_versions"] <= (staleness if mode == "decoupled" else 0)
+        fresh += step.metrics.get("age/v0_ratio", 0.0)
         for group in step.groups:
             assert len(group.attempts) == 2
-            for attempt in group.attempts:
-                oldest = min(each.version for each in attempt.trajectory.segments[0].tokens.versions)
-                assert step.index + 1 - oldest <= (staleness if mode == "decoupled" else 0)
+            assert step.index + 1 - oldest(group) <= (staleness if mode == "decoupled" else 0)
+    assert fresh > 0, "nothing was new enough to be checked"
+    assert found.weights[0] != found.weights[1], "nothing was learned"
     assert found.positions[-1].outstanding == ()
     for name in ("trainer/idle_ratio", "trainer/gate_wait_ratio", "engine/busy_ratio", "engine/publish_pause_ratio"):
-        assert all(0 <= step.figures[name] <= 1.001 for step in found.steps), name
+        assert all(0 <= step.metrics[name] <= 1.001 for step in found.steps), name
 
 
 async def test_a_resumed_run_takes_up_the_groups_that_were_out() -> None:
@@ -132,7 +162,29 @@ async def test_a_resumed_run_takes_up_the_groups_that_were_out() -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 async def test_a_role_that_is_killed_ends_the_run_and_is_named(rank: int) -> None:
     with pytest.raises(WorkerDied, match=f"worker {rank}"):
-        await run("decoupled", 2, kill=rank)
+        await run("decoupled", 2, strike=lambda: os.kill(workers()[rank], signal.SIGKILL))
+
+
+async def test_one_of_two_engines_that_falls_silent_ends_the_run_and_is_named() -> None:
+    with pytest.raises(WorkerDied, match=r"worker 2 has not answered .*: it is stopped"):
+        await run("decoupled", 2, ranks=3, strike=lambda: os.kill(workers()[2], signal.SIGSTOP))
+
+
+async def test_two_policies_learn_side_by_side_each_from_its_own_engines(tmp_path: Path) -> None:
+    """Two sets of workers in one process: what one does is nothing to the other."""
+    found: dict[str, Run] = {}
+
+    async def train(name: str, mode: str, staleness: int) -> None:
+        found[name] = await run(mode, staleness, steps=3, directory=tmp_path / name)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(train, "one", "decoupled", 1)
+        tasks.start_soon(train, "other", "concurrent", 0)
+    for each in found.values():
+        assert [step.index for step in each.steps] == [0, 1, 2]
+        assert all(step.metrics["tokens/trained_num"] > 0 for step in each.steps)
+    assert found["one"].weights[0] == found["other"].weights[0], "they began alike"
+    assert len({each.weights[1] for each in found.values()} | {found["one"].weights[0]}) == 3
 
 
 def test_ages_are_shares_of_trained_tokens() -> None:

@@ -90,3 +90,14 @@ def test_a_run_can_be_foreseen_with_the_waits_of_a_real_one() -> None:
     found = Simulation(rules, latencies, wait_s=lambda attempt, call: waits.pop((attempt.group, attempt.slot, call))).run()
     assert found.wall_s == pytest.approx(3 * (0.02 + 1.0) + 3.0, abs=0.05)
     assert not waits, "each is asked for once"
+
+
+def test_engines_that_share_the_work_are_as_fast_as_one_engine_each_for_half_of_it() -> None:
+    """Cells are not foreseen, so every group is alike; dealing them out must cost no more than a few per cent."""
+    latencies = Latencies(exchange_s=0.01, row_s=0.002, token_s=0.0, train_s=0.01, turns=4, tool_median_s=0.05)
+
+    def step_s(groups: int, engines: int) -> float:
+        rules = FlowRules(groups=groups, group_size=4, batches=30, max_staleness=4, max_live=64 * engines)
+        return Simulation(rules, latencies, engines=engines).run().step_s
+
+    assert step_s(16, 2) < 1.1 * step_s(8, 1)

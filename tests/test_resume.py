@@ -35,6 +35,11 @@ COIN = (
     "sft.epochs=3",
     "rl.steps=4",
 )
+PAYING = (
+    *COIN, f"env.name={ROOT / 'tests/paying_coin.py'}:PayingCoin", "env.levels=[1,2]", "monitor.gold_share=0.5", "monitor.on_alarm=watch",
+    "compute.context=96", "rl.steps=12",
+)  # fmt: skip
+CLOCK = ("wall_s", "time/", "engine/", "rollout/", "tool/")  # what differs from run to run
 NUM_KILLS = 8
 
 
@@ -92,12 +97,12 @@ def assert_equal(resumed: Path, whole: Path) -> None:
     assert len(slots) == len(set(slots)) > 0, "a slot was consumed twice, or nothing was"
 
 
-def two_runs(home: Path) -> tuple[Path, Path, subprocess.Popen[bytes], subprocess.Popen[bytes]]:
+def two_runs(home: Path, recipe: tuple[str, ...] = COIN) -> tuple[Path, Path, subprocess.Popen[bytes], subprocess.Popen[bytes]]:
     """Equal ones, side by side: one to be left alone and one to be broken."""
     whole, broken = home / "whole", home / "broken"
     whole.mkdir()
     broken.mkdir()
-    return whole, broken, train(whole, COIN), train(broken, COIN)
+    return whole, broken, train(whole, recipe), train(broken, recipe)
 
 
 @pytest.mark.timeout(300)
@@ -106,6 +111,28 @@ def test_a_run_killed_in_the_middle_of_rl_goes_on_bit_for_bit(tmp_path: Path) ->
     assert kill(process, when=(broken / "runs/run/checkpoints/step-1").exists), "it ended before it could be killed"
     resumed = finish(agito(broken, "train", "--resume", "runs/run"), broken)
     assert_equal(resumed, finish(uninterrupted, whole))
+
+
+def told(run: Path) -> list[dict[str, float]]:
+    """What the steps of RL say of themselves, clocks apart."""
+    return [{name: value for name, value in json.loads(line).items() if not name.startswith(CLOCK)} for line in steps(run)]
+
+
+@pytest.mark.timeout(300)
+def test_a_resumed_run_knows_what_was_known_of_its_tasks_and_of_cheating(tmp_path: Path) -> None:
+    """Curriculum and monitor go on from where they were; weights alone would not show it."""
+    whole, broken, uninterrupted, process = two_runs(tmp_path, PAYING)
+    assert kill(process, when=(broken / "runs/run/checkpoints/step-3").exists), "it ended before it could be killed"
+    assert not (broken / "runs/run/checkpoints/step-11").exists(), "too late: there is nothing left to be known for"
+    resumed, expected = finish(agito(broken, "train", "--resume", "runs/run"), broken), finish(uninterrupted, whole)
+    assert_equal(resumed, expected)
+    assert told(resumed) == told(expected)
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (resumed, expected)]
+    assert summaries[0]["monitor"] == summaries[1]["monitor"]
+    last = told(expected)[-1]
+    assert last["monitor/hack_ratio"] > 0 and last["monitor/evidence_nats"] > 0, "the monitor had nothing to remember"
+    assert {last["solved/in-coin-1_ratio"], last["solved/in-coin-2_ratio"]} != {0.5}, "the curriculum had nothing to remember"
+    assert any(step["group/mixed_ratio"] > 0 and step["tokens/trained_num"] > 0 for step in told(expected)[3:])
 
 
 def workers(process: subprocess.Popen[bytes]) -> list[int]:
@@ -124,6 +151,24 @@ def test_a_run_whose_worker_is_killed_goes_on_by_itself_bit_for_bit(tmp_path: Pa
     resumed = finish(process, broken)
     assert_equal(resumed, finish(uninterrupted, whole))
     assert "signal SIGKILL" in json.loads((resumed / "run.json").read_text())["recovered"][0]["why"]
+    assert "going on from RL step" in (broken / "said").read_text()
+
+
+@pytest.mark.timeout(300)
+def test_a_run_whose_worker_falls_silent_names_it_replaces_it_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    uninterrupted, process = train(whole, COIN), train(broken, (*COIN, "compute.silence_s=8"))
+    while not (broken / "runs/run/checkpoints/step-1").exists():
+        assert process.poll() is None, (broken / "said").read_text()
+        time.sleep(0.02)
+    for pid in workers(process):
+        os.kill(pid, signal.SIGSTOP)
+    resumed = finish(process, broken)
+    assert_equal(resumed, finish(uninterrupted, whole))
+    (recovered,) = json.loads((resumed / "run.json").read_text())["recovered"]
+    assert "has not answered" in recovered["why"] and "it is stopped" in recovered["why"]
     assert "going on from RL step" in (broken / "said").read_text()
 
 

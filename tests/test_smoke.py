@@ -20,3 +20,12 @@ def test_success_on_held_out_tasks_rises_clearly(tmp_path: Path) -> None:
     assert summary.after.success >= AFTER
     assert summary.after.success - summary.before.success >= GAIN
     assert summary.void_attempts <= 2
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_the_natural_dialect_learns_by_the_same_recipe(tmp_path: Path) -> None:
+    """It begins from nothing; seed 0 comes to .34 by imitation and to .47 by RL."""
+    summary = agito.train("smoke", overrides=("env.dialect=natural",), out=tmp_path / "smoke")
+    assert summary.before.low > 0.1 and summary.after.success > summary.before.success
+    assert summary.after.success >= 0.3

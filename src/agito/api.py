@@ -31,6 +31,9 @@ class Silent:
     def recover(self, why: str, step: int) -> None:
         return
 
+    def note(self, text: str) -> None:
+        return
+
 
 def train(
     recipe: str | Path | Recipe,

@@ -117,7 +117,7 @@ async def checkpoint(
         watcher.phase("policy", num_tasks)
 
         def on_attempt(attempt: Attempt) -> None:
-            watcher.advance(evaluation.figures(attempt))
+            watcher.advance(evaluation.metrics(attempt))
 
         attempts = await evaluation.policy(studio, split, num_tasks, temperature=temperature, on_attempt=on_attempt)
         scripts: Mapping[str, Sequence[Attempt]] = {}

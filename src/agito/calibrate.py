@@ -51,7 +51,7 @@ class Observed:
 
     @property
     def train_s(self) -> float:
-        return statistics.fmean(step.figures["time/train_s"] for step in self.steps)
+        return statistics.fmean(step.metrics["time/train_s"] for step in self.steps)
 
     def latencies(self, *, turns: int, turn_tokens: int, quantum: int, tool_median_s: float, tool_p99_s: float) -> Latencies:
         """For a simulation; the costs of an exchange by least squares."""
@@ -119,7 +119,7 @@ async def calibrate(recipe: Recipe, *, turns: int, turn_tokens: int, words: int,
 def crowding(alone: Observed, together: Observed) -> float:
     """c of T_alone = T (1 - b) + T b / c: a batch that takes T while an engine is at work for the share b of it gets 1/c done in that time.
     b is taken of whole steps; those in which hardly an engine was at work are left out."""
-    crowded = [step.figures for step in together.steps if step.figures["engine/busy_ratio"] > 0.2]
+    crowded = [step.metrics for step in together.steps if step.metrics["engine/busy_ratio"] > 0.2]
     if not crowded:
         return 1.0
     busy = statistics.fmean(figures["engine/busy_ratio"] for figures in crowded)

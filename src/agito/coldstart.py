@@ -10,7 +10,6 @@ import anyio
 from agito.credit import demonstrations
 from agito.curriculum import draw
 from agito.errors import BadRecipe
-from agito.grading.monitor import is_report
 from agito.protocols import ScriptFactory, StepStats
 from agito.schedule import Quota
 from agito.studio import Studio
@@ -41,7 +40,7 @@ async def teach(studio: Studio, on_start: Callable[[int], None], on_step: Callab
     """Supervised steps. In the first epoch one rank takes them, beside the making of the demonstrations that they show; then all do.
 
     `on_start` hears how many steps there will be, `on_step` of each, some at a time. Returns the demonstrations, good and bad alike, as
-    many of each cell as the recipe says; quarantined ones are not shown. Raises `ValueError` when there is less than one batch.
+    many of each cell as the recipe says; penalised ones are not shown. Raises `ValueError` when there is less than one batch.
     """
     recipe, compute = studio.recipe.sft, studio.compute
     assert compute is not None
@@ -59,7 +58,7 @@ async def teach(studio: Studio, on_start: Callable[[int], None], on_step: Callab
     async def demonstrate() -> None:
         quota = Quota(ids=[DEMO_BASE + number for number in numbers], group_size=1, max_live=_LIVE)
         collected = await studio.attempts(studio.plan("train", DEMO_BASE, demonstrator(studio)), [quota], on_attempt=shelf.add)
-        made.extend(attempt for attempt in collected.attempts if attempt.is_scored)
+        made.extend(collected.attempts)
         shelf.complete()
 
     num_steps = sum(map(len, epochs))
@@ -96,7 +95,7 @@ class _Shelf:
         self._is_complete = False
 
     def add(self, attempt: Attempt) -> None:
-        if attempt.is_trusted or is_report(attempt):  # to say so is worth imitating
+        if attempt.is_trusted:
             self._samples[self._places[attempt.trajectory.attempt.group]] = tuple(demonstrations(attempt.trajectory))
             self._news.set()
 

@@ -78,6 +78,10 @@ class SandboxExhausted(SandboxFailure):
     """The episode used up what it was given (memory, processes, descriptors, time), and its sandbox went with it: scored as it stands."""
 
 
+class Uncapturable(AgitoError, ValueError):
+    """What an episode left behind cannot be captured whole, by its size, depth, names or modes. It has no artefacts then, and is scored."""
+
+
 class NotAdmitted(AgitoError):
     """An environment that fails its audit: which gates do not hold, and what to do about each."""
 

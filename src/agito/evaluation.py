@@ -9,6 +9,7 @@ from collections.abc import Callable
 from agito.grading.monitor import Monitor
 from agito.protocols import ScriptFactory
 from agito.record.trajectories import is_success
+from agito.rollout import Observed
 from agito.schedule import Quota
 from agito.studio import Studio
 from agito.types import Attempt, AttemptId, Key, Task
@@ -24,6 +25,7 @@ async def policy(
     temperature: float,
     on_attempt: Callable[[Attempt], None] = lambda _: None,
     monitor: Monitor | None = None,
+    observed: Observed | None = None,
 ) -> tuple[Attempt, ...]:
     """One attempt at each of the first `num_tasks` tasks of the split, in their order; always the same tasks, draws and faults.
 
@@ -36,11 +38,13 @@ async def policy(
         for start, stop in itertools.pairwise(bounds)
         if stop > start
     ]
-    collected = await studio.attempts(studio.plan(split, base), quotas, temperature=temperature, on_attempt=on_attempt, monitor=monitor)
+    collected = await studio.attempts(
+        studio.plan(split, base), quotas, temperature=temperature, on_attempt=on_attempt, monitor=monitor, observed=observed
+    )
     return collected.attempts
 
 
-def figures(attempt: Attempt) -> dict[str, float]:
+def metrics(attempt: Attempt) -> dict[str, float]:
     """What a watcher is told of one attempt."""
     outcome = is_success(attempt)
     return {

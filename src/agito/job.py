@@ -16,15 +16,29 @@ from typing import Protocol
 from agito import coldstart, config, evaluation, loop, pipeline
 from agito.admission import Admission, admit
 from agito.compiler import FORWARD, is_built
+from agito.credit import RunningMeans
 from agito.curriculum import Curriculum
 from agito.errors import BadRecipe, EnvironmentPaused, NotAdmitted, WorkerDied, WorkerFailed
 from agito.grading.monitor import Monitor
 from agito.protocols import StepStats
 from agito.recipe import Recipe
-from agito.record import Ledger, Metrics, Rate, RunDir, Summary, TokenStats, rate, rates_by_cell, read_trajectories, write_trajectories
+from agito.record import (
+    Ledger,
+    Metrics,
+    Rate,
+    RunDir,
+    Summary,
+    TokenStats,
+    rate,
+    rate_over_all,
+    rates_by_cell,
+    read_trajectories,
+    write_trajectories,
+)
 from agito.record.commits import latest, load_meta, newest, prune
 from agito.record.machine import facts
 from agito.render import Vocabulary
+from agito.rollout import DeadlineLog
 from agito.running import first_error
 from agito.studio import Studio, open_studio
 from agito.tally import Tally, load
@@ -47,6 +61,10 @@ class Watcher(Protocol):
 
     def recover(self, why: str, step: int) -> None:
         """A worker is gone; the run goes on with new ones, in RL from this step."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
         ...
 
 
@@ -123,6 +141,8 @@ class _Job:
         self._tier = "unknown"
         self._curriculum: Curriculum
         self._monitor: Monitor
+        self._means = RunningMeans()
+        self._observed = DeadlineLog(run.path / "deadlines.jsonl")
         self._watched: Json = None  # the monitor's state as of the last step that was learned from
         self._position = pipeline.Position()  # of the decoupled loop
 
@@ -178,6 +198,7 @@ class _Job:
         self._curriculum.restore(meta.get("curriculum"))
         self._position = pipeline.Position.from_json(meta.get("position"))
         self._monitor.restore(meta.get("monitor"))
+        self._means.restore(meta.get("running_means"))
         self._watched = self._monitor.to_json()
         attempts = {
             int(key): [AttemptId.parse(str(each)) for each in listed] for key, listed in consumed.items() if isinstance(listed, list)
@@ -206,7 +227,8 @@ class _Job:
         with self._tally.phase("sft"):
             demos = await coldstart.teach(studio, lambda steps: self._watcher.phase("sft", steps), on_step)
             self._write("demo", 0, demos)
-            self._monitor.meet(demos)
+            self._monitor.add_scripts(demos)
+            self._tally.add_causes(demos)
             self._watched = self._monitor.to_json()
             await self._save("step-0", 0)
 
@@ -220,6 +242,8 @@ class _Job:
                 on_step=self._after_step,
                 new_version=new_version,
                 monitor=monitor,
+                means=self._means,
+                observed=self._observed,
                 roll_back=self._load_before,
             )
             return
@@ -231,7 +255,8 @@ class _Job:
         with self._run.schedule.open("a", encoding="utf-8") as schedule:
             await pipeline.train(
                 studio, curriculum, start=start, position=self._position, on_step=on_step, new_version=new_version,
-                write_schedule=schedule.write, monitor=monitor, roll_back=self._load_before,
+                write_schedule=schedule.write, monitor=monitor, means=self._means, observed=self._observed,
+                roll_back=self._load_before,
             )  # fmt: skip
 
     async def _load_before(self, step: int) -> int:
@@ -255,9 +280,13 @@ class _Job:
             self._ledger.grade(attempt.trajectory.attempt, attempt.verdict.status, step=step.index)
         self._ledger.consume(step.index, sorted({sample.attempt for sample in step.trained}))
         self._write("rl", step.index, attempts, step.trained)
-        self._metrics.write(step.index, "rl", step.figures)
-        self._watcher.advance(step.figures)
-        if not step.paused and (step.index + 1) % self._recipe.rl.checkpoint_every == 0 and step.index + 1 < self._recipe.rl.steps:
+        self._metrics.write(step.index, "rl", step.metrics)
+        self._watcher.advance(step.metrics)
+        for note in step.notes:
+            self._watcher.note(note)
+        went_back = "monitor/rolled_back_to_step" in step.metrics  # then a resume must not begin with what was taken back
+        is_due = went_back or (step.index + 1) % self._recipe.rl.checkpoint_every == 0
+        if not step.paused and is_due and step.index + 1 < self._recipe.rl.steps:
             await self._save(f"step-{step.index + 1}", step.index + 1)
 
     async def _save(self, name: str, step: int) -> None:
@@ -272,13 +301,20 @@ class _Job:
             "curriculum": self._curriculum.to_json(),
             "position": self._position.to_json(),
             "monitor": self._watched,
+            "running_means": self._means.to_json(),
         }
         target = self._run.checkpoints / name
         if target.exists():  # a resumed run that had come this far
             return
-        await compute.save(target, meta=meta, tokenizer=vocabulary.files(chat_template=self._studio.renderer.chat_template))
+        renderer = self._studio.renderer
+        files = vocabulary.files(chat_template=renderer.chat_template, stop_ids=renderer.stop_ids)
+        await compute.save(target, meta=meta, tokenizer=files, eos_ids=renderer.stop_ids)
         self._ledger.commit(step - 1)
-        prune(self._run.checkpoints, keep=2, spared=frozenset({"step-0"}))  # the cold start, to compare with
+        monitor, revoked = self._monitor, range(0)
+        if monitor.rolled_back_to is not None and monitor.alarm_step is not None:
+            revoked = range(monitor.rolled_back_to + 1, monitor.alarm_step + 1)
+        # The cold start, to compare with, and where an alarm would go back to, are spared.
+        prune(self._run.checkpoints, keep=2, spared=frozenset({"step-0"}), reach=monitor.rise_step, revoked=revoked)
 
     async def _evaluate(self, phase: str, split: str, num_tasks: int) -> Sequence[Attempt]:
         """From the disk when a resumed run had come this far."""
@@ -292,13 +328,15 @@ class _Job:
             self._watcher.phase(phase, num_tasks)
             await self._studio.compute.publish(self._ledger.next_version())
             attempts = await evaluation.policy(
-                self._studio, split, num_tasks, temperature=self._recipe.eval.temperature, monitor=self._monitor,
-                on_attempt=lambda attempt: self._watcher.advance(evaluation.figures(attempt)),
+                self._studio, split, num_tasks, temperature=self._recipe.eval.temperature, monitor=self._monitor, observed=self._observed,
+                on_attempt=lambda attempt: self._watcher.advance(evaluation.metrics(attempt)),
             )  # fmt: skip
             self._tally.add(attempts)
             self._write(phase, 0, attempts)
             found = rate(attempts)
-            self._metrics.write(0, phase, {"success/num": found.num, "success/successes": found.successes})
+            self._metrics.write(
+                0, phase, {"success/num": found.num, "success/successes": found.successes, "success/all_num": len(attempts)}
+            )
         return attempts
 
     async def _baselines(self) -> dict[str, Rate]:
@@ -327,10 +365,13 @@ class _Job:
         summary = Summary(
             commit=str(self._run.meta.get("commit") or "unknown"), seed=self._recipe.seed, isolation_tier=self._tier,
             before=rate(before), after=rate(after), structural=rate(found.structural) if found.structural else None,
+            before_all=rate_over_all(before), after_all=rate_over_all(after),
+            structural_all=rate_over_all(found.structural) if found.structural else None,
             cells_before=rates_by_cell(before), cells_after=rates_by_cell(after), baselines=found.baselines, num_eval_tasks=len(after),
             wall_s=sum(phases.values()), cpu_s=tally.cpu_s(), load=load(), stolen_ratio=tally.stolen_ratio(),
             phase_wall_s=phases, sampled_tokens=tally.sampled_tokens,
             tool_calls=tally.tool_calls, tool_cpu_ms_p50=tally.tool_cpu_ms_p50, void_attempts=tally.void_attempts,
+            void_causes=tally.commonest_causes(),
             admission=admission if isinstance(admission, dict) else {},
             quarantined_attempts=tally.quarantined_attempts, monitor=self._monitor.summary(), paused=paused,
         )  # fmt: skip

@@ -20,15 +20,16 @@ from functools import partial
 import anyio
 
 from agito.compute import Compute
-from agito.credit import leave_one_out
+from agito.credit import RunningMeans
 from agito.curriculum import Curriculum, draw
+from agito.engine.balance import Balance
 from agito.engine.freerun import Freerun
 from agito.errors import EnvironmentPaused, WorkerDied
 from agito.flowlog import LoggedFlow
 from agito.grading.monitor import Monitor
-from agito.loop import RL_BASE, RollBack, Step, figures_of, paused, seen
-from agito.protocols import StepStats
-from agito.rollout import Collected, outcome
+from agito.learn import Learned, LearnStep, RollBack
+from agito.loop import RL_BASE, Step, learn_step, paused, step_of
+from agito.rollout import AttemptRunner, Observed, outcome
 from agito.running import first_error
 from agito.schedule import Batch, Flow, FlowRules
 from agito.studio import Studio
@@ -67,6 +68,8 @@ async def train(
     new_version: Callable[[], int],
     write_schedule: Callable[[str], object] = lambda line: None,
     monitor: Monitor | None = None,
+    means: RunningMeans | None = None,
+    observed: Observed | None = None,
     roll_back: RollBack | None = None,
 ) -> None:
     """RL from step `start` on; `on_step` is awaited after each, before the next step may change the weights.
@@ -89,7 +92,9 @@ async def train(
         flow = LoggedFlow(rules, version=start, reissued=position.outstanding, write=write_schedule)
         try:
             watch = monitor or studio.new_monitor()
-            await _Pipeline(studio, curriculum, watch, flow, position.issued, base - start, on_step, new_version, roll_back).run()
+            step = learn_step(studio, monitor=watch, curriculum=curriculum, means=means, roll_back=roll_back)
+            runner = studio.runner(temperature=recipe.rl.temperature, monitor=watch, observed=observed)
+            await _Pipeline(studio, curriculum, step, runner, flow, position.issued, base - start, on_step, new_version).run()
         except BaseExceptionGroup as group:
             raise first_error(group) from None
 
@@ -109,28 +114,29 @@ class _Pipeline:
         self,
         studio: Studio,
         curriculum: Curriculum,
-        monitor: Monitor,
+        step: LearnStep,
+        runner: AttemptRunner,
         flow: Flow,
         issued: int,
         base: int,
         on_step: Callable[[Step, Position], Awaitable[None]],
         new_version: Callable[[], int],
-        roll_back: RollBack | None,
     ) -> None:
         compute = studio.compute
         assert compute is not None
-        self._roll_back = roll_back
-        self._studio, self._compute, self._curriculum, self._monitor, self._flow = studio, compute, curriculum, monitor, flow
+        self._studio, self._compute, self._curriculum, self._learn_step, self._flow = studio, compute, curriculum, step, flow
         self._issued, self._base, self._on_step, self._new_version = issued, base, on_step, new_version
-        self._runner = studio.runner(temperature=studio.recipe.rl.temperature, strict_deadlines=False, monitor=monitor)
+        self._runner = runner
         self._plan = studio.plan("train", RL_BASE)
         steps, context = studio.recipe.compute.quantum, compute.context
         self._engines = [Freerun(partial(compute.advance, rank), context=context, steps=steps) for rank in _engine_ranks(compute)]
+        self._balance = Balance(len(self._engines), rows=studio.recipe.compute.rows)
         self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
         self._retried = 0
-        self._disowned: set[int] = set()
+        self._trusted = 0  # the oldest version whose weights were not taken back
         self._meters = _Meters(len(self._engines))
-        self._mailing = anyio.Lock()  # a version is with every engine before the next one is offered
+        self._delivered = anyio.Event()  # a version is with every engine before the next one is offered
+        self._delivered.set()
         self._send, self._receive = anyio.create_memory_object_stream["Attempt | _Trained | _Published"](_BACKLOG)
 
     async def run(self) -> None:
@@ -142,7 +148,8 @@ class _Pipeline:
                 if wanted := self._flow.num_wanted():
                     self._flow.issue(self._draw(wanted))
                 for attempt in self._flow.release():
-                    tasks.start_soon(self._act, attempt)
+                    engine = self._balance.place(attempt, (attempt.group - RL_BASE) % len(self._studio.cells))
+                    tasks.start_soon(self._act, attempt, self._engines[engine])
                 if batch := self._flow.batch():
                     tasks.start_soon(self._learn, batch)
                 self._meters.turn("gated" if self._flow.is_gated else "training" if self._flow.is_training else "starved")
@@ -173,46 +180,41 @@ class _Pipeline:
             case Attempt():
                 at = event.trajectory.attempt
                 self._attempts.setdefault(at.group, {})[at.slot] = event
+                self._balance.ended(at, sum(len(segment.tokens) for segment in event.trajectory.segments))
                 self._flow.finished(at, outcome(event))
             case _Trained():
                 self._flow.trained()
             case _Published():
                 self._flow.published(event.version)
 
-    async def _act(self, attempt: AttemptId) -> None:
-        engine = self._engines[attempt.group % len(self._engines)]
+    async def _act(self, attempt: AttemptId, engine: Freerun) -> None:
         await self._send.send(await self._runner.run(self._plan, attempt, engine))
 
     async def _learn(self, batch: Batch) -> None:
         """A step of the trainer, then its weights to every engine, between two of their exchanges."""
-        recipe, size = self._studio.recipe.rl, len(self._studio.cells)
-        groups, watched = self._monitor.see(batch.number, [self._group(number) for number in sorted([*batch.groups, *batch.even])])
-        if self._monitor.is_paused:
-            await self._on_step(pause := self._pause(batch, groups, watched), self._position())
-            raise EnvironmentPaused(pause.paused)
-        mixed = [group for group in groups if group.is_mixed and group.id not in self._disowned]
-        if self._roll_back is not None and self._monitor.masks and self._monitor.alarm_step == batch.number:
-            watched["monitor/rolled_back_to_step"] = float(await self._roll_back(self._monitor.rise_step))
-            mixed = []
-            self._disowned = set(self._flow.outstanding)  # sampled by the weights that were taken back
-        samples = tuple(sample for group in mixed for sample in leave_one_out(group))
-        began = time.monotonic()
-        stats = await self._compute.step(samples, rate=min(1.0, len(mixed) / recipe.groups)) if samples else None
-        async with self._mailing:
-            version = self._new_version()
-            assert version == self._base + batch.number + 1, "versions are counted in batches"
-            if self._compute.learns_alone:
-                await self._compute.offer(version)
-            else:  # nobody samples now
-                await self._compute.publish(version)
-            if recipe.follow:
-                self._curriculum.learn(seen(group, size) for group in groups if not group.is_void)
-            figures = {"time/train_s": time.monotonic() - began, **watched}
-            await self._on_step(self._step(batch, groups, samples, stats, figures), self._position())
-            await self._send.send(_Trained())
-            for rank in _engine_ranks(self._compute) if self._compute.learns_alone else ():
-                self._meters.paused_s += await self._compute.take(rank, version)
-            await self._send.send(_Published(batch.number + 1))
+        groups = [self._group(number) for number in sorted([*batch.groups, *batch.even])]
+        revoked = {group.id for group in groups if oldest(group) < self._trusted}
+        learned = await self._learn_step.learn(batch.number, groups, publish=partial(self._publish, batch), revoked=revoked)
+        if learned.is_rolled_back:  # engines sample with what was taken back until they have the next version
+            self._trusted = self._base + batch.number + 1
+        await self._on_step(self._step(batch, learned), self._position())
+        if learned.pause:
+            raise EnvironmentPaused(paused(self._studio, batch.number, learned))
+        await self._send.send(_Trained())
+        for rank in _engine_ranks(self._compute) if self._compute.learns_alone else ():
+            self._meters.paused_s += await self._compute.take(rank, self._base + batch.number + 1)
+        self._delivered.set()
+        await self._send.send(_Published(batch.number + 1))
+
+    async def _publish(self, batch: Batch) -> None:
+        await self._delivered.wait()
+        self._delivered = anyio.Event()
+        version = self._new_version()
+        assert version == self._base + batch.number + 1, "versions are counted in batches"
+        if self._compute.learns_alone:
+            await self._compute.offer(version)
+        else:  # nobody samples now
+            await self._compute.publish(version)
 
     def _group(self, number: int) -> Group:
         attempts = tuple(attempt for _, attempt in sorted(self._attempts.pop(number).items()))
@@ -221,23 +223,21 @@ class _Pipeline:
     def _position(self) -> Position:
         return Position(issued=self._issued, outstanding=self._flow.outstanding)
 
-    def _pause(self, batch: Batch, groups: tuple[Group, ...], watched: dict[str, float]) -> Step:
-        collected = Collected(groups=groups, retried=self._flow.retried - self._retried)
-        return paused(self._studio, self._monitor, batch.number, collected, watched)
-
-    def _step(
-        self, batch: Batch, groups: tuple[Group, ...], samples: tuple[Sample, ...], stats: StepStats | None, others: dict[str, float]
-    ) -> Step:
+    def _step(self, batch: Batch, learned: Learned) -> Step:
         retried, self._retried = self._flow.retried - self._retried, self._flow.retried
-        collected = Collected(groups=groups, retried=retried)
-        figures = figures_of(collected, samples, stats) | self._curriculum.figures(self._studio.cells) | others
-        figures |= ages(samples, self._base + batch.number)
-        figures |= self._meters.read(sum(engine.busy_s for engine in self._engines))
-        return Step(index=batch.number, groups=groups, trained=samples, figures=figures)
+        others = self._curriculum.figures(self._studio.cells) | ages(learned.samples, self._base + batch.number)
+        others |= self._meters.read(sum(engine.busy_s for engine in self._engines))
+        return step_of(batch.number, learned, retried=retried, others=others)
 
 
 def _engine_ranks(compute: Compute) -> range:
     return range(1 if compute.learns_alone else 0, compute.num_ranks)
+
+
+def oldest(group: Group) -> int:
+    """The version of the weights that sampled its oldest token."""
+    segments = [segment for attempt in group.attempts for segment in attempt.trajectory.segments]
+    return min((span.version for segment in segments for span in segment.tokens.versions), default=0)
 
 
 def ages(samples: Iterable[Sample], version: int) -> dict[str, float]:

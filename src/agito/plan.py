@@ -1,8 +1,8 @@
 """What a recipe will do with its time, foreseen: a simulation of the decoupled loop on the scheduler's own code.
 
 Episodes, engines and the trainer are queues with measured latencies; what starts and what is trained on when is decided by
-`schedule.Flow` itself. That roles compete for cores and memory is one measured factor, by which engines and trainer are slower while
-the other is at work.
+`schedule.Flow` itself, and on which engine by `engine.balance.Balance`. That roles compete for cores and memory is one measured factor, by
+which engines and trainer are slower while the other is at work.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from agito.engine.balance import Balance
 from agito.schedule import Batch, Flow, FlowRules
 from agito.types import AttemptId
 
@@ -62,19 +63,20 @@ class Foreseen:
 
 
 @dataclass(slots=True)
-class _Row:
-    attempt: AttemptId
-    extend: int  # tokens to compute before sampling
-    left: int = 0  # tokens to sample in this turn
-    turns: int = 0
+class _Engine:
+    waiting: list[_Row] = field(default_factory=list["_Row"])  # to be admitted at the next exchange
+    rows: list[_Row] = field(default_factory=list["_Row"])
+    is_running: bool = False
+    must_take: int | None = None  # the version to go on with after this exchange
 
 
 @dataclass(slots=True)
-class _Engine:
-    waiting: list[_Row] = field(default_factory=list[_Row])  # to be admitted at the next exchange
-    rows: list[_Row] = field(default_factory=list[_Row])
-    is_running: bool = False
-    must_take: int | None = None  # the version to go on with after this exchange
+class _Row:
+    attempt: AttemptId
+    engine: _Engine
+    extend: int  # tokens to compute before sampling
+    left: int = 0  # tokens to sample in this turn
+    turns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,7 @@ class Simulation:
         self._rules = rules
         self._wait_s = wait_s or self._drawn_s
         self._engines = [_Engine() for _ in range(engines)]
+        self._balance = Balance(engines, rows=max(rules.max_live // engines, 1))
         self._events: list[tuple[float, int, str, object]] = []
         self._order = itertools.count()
         self._now = 0.0
@@ -134,7 +137,8 @@ class Simulation:
             self._even |= {group: self._rng.random() < self._latencies.even for group in new}
         for attempt in flow.release():
             self._first_version.setdefault(attempt.group, self._version)
-            self._ask(_Row(attempt=attempt, extend=self._latencies.observed_tokens))
+            engine = self._engines[self._balance.place(attempt)]
+            self._ask(_Row(attempt=attempt, engine=engine, extend=self._latencies.observed_tokens))
         self._most_live = max(self._most_live, flow.num_live)
         batch = flow.batch()
         if batch is not None:
@@ -162,10 +166,9 @@ class Simulation:
         heapq.heappush(self._events, (self._now + delay_s, next(self._order), kind, what))
 
     def _ask(self, row: _Row) -> None:
-        engine = self._engines[row.attempt.group % len(self._engines)]
         row.left = self._latencies.turn_tokens
-        engine.waiting.append(row)
-        self._exchange(engine)
+        row.engine.waiting.append(row)
+        self._exchange(row.engine)
 
     def _exchange(self, engine: _Engine) -> None:
         if engine.is_running or not (engine.waiting or engine.rows):
@@ -202,6 +205,7 @@ class Simulation:
         if row.turns < self._latencies.turns:
             self._ask(row)
         else:
+            self._balance.ended(row.attempt, row.turns * (self._latencies.turn_tokens + self._latencies.observed_tokens))
             self._flow.finished(row.attempt, float(not self._even[row.attempt.group] and row.attempt.slot % 2))
 
     def _drawn_s(self, attempt: AttemptId, call: int) -> float:

@@ -52,7 +52,7 @@ class Session(Protocol):
         """Carries out `calls` in order; one event each, fewer when one of them ends the episode.
 
         A failing tool is an event with a fault, never an exception. Raises `SandboxFailure` only when the machinery itself
-        broke, and `RuntimeError` after the end of the episode.
+        broke, and `RuntimeError` after the end of the episode. A harness never sees the former: the driver ends the episode by an event.
         """
         ...
 
@@ -128,7 +128,8 @@ class Environment(Protocol):
         ...
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        """A pure function of captured data. Void is never zero: what could not be judged is `Verdict.void`. Raises `SandboxFailure`."""
+        """A pure function of captured data. What the policy left there is judged as it stands; `Verdict.void` is for what the machinery
+        could not judge, and is asked again beside a solved episode before it is believed. Raises `SandboxFailure`."""
         ...
 
     def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
@@ -136,7 +137,7 @@ class Environment(Protocol):
         ...
 
     def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        """Scripts that must stay at the floor: doing nothing, guessing, claiming, and, as `open_loop`, acting from the prompt alone."""
+        """Scripts that must stay at the floor: doing nothing, guessing, claiming; `open_loop`: all that can be had without reading."""
         ...
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
@@ -192,6 +193,16 @@ class Validated(Protocol):
 
 
 @runtime_checkable
+class Ranged(Protocol):
+    """An environment whose rewards are not between 0 and 1. Optional."""
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """The lowest and the highest reward that a verdict can give."""
+        ...
+
+
+@runtime_checkable
 class Answered(Protocol):
     """An environment that says which texts would give a task away, so that an attempt which read one is flagged. Optional."""
 
@@ -229,11 +240,13 @@ class Row(Protocol):
     """One growing sequence in an engine: open, then extend-and-sample any number of times, branch, close."""
 
     async def sample(self, request: SampleRequest) -> Sampled:
-        """Raises `ValueError` when the row would outgrow the engine's context and `WorkerDied` when the engine is gone."""
+        """Raises `ValueError` when the row would outgrow the engine's context, is closed, or samples already, and `WorkerDied` when the
+        engine is gone. A request that is cancelled closes the row."""
         ...
 
     def branch(self, seed: int) -> Row:
-        """A second row that shares everything so far."""
+        """A second row that shares everything so far, and lives on without this one. Raises `ValueError` while this one samples, and when
+        it is closed."""
         ...
 
     async def close(self) -> None:
@@ -307,8 +320,9 @@ class Harness(Protocol):
 class Credit(Protocol):
     """Group to token advantages."""
 
-    def __call__(self, group: Group) -> tuple[Sample, ...]:
-        """Samples of the scored attempts. Raises `ValueError` for a void group."""
+    def __call__(self, group: Group, *, running_mean: float) -> tuple[Sample, ...]:
+        """Samples of the scored attempts. `running_mean` is of the trusted rewards in the group's cell, NaN where there were none: the
+        baseline of a penalised attempt without a trusted peer. Raises `ValueError` for a void group."""
         ...
 
 
@@ -372,6 +386,14 @@ class Service:
     stderr: int
 
 
+class Standing(Protocol):
+    """A workspace as it stood at one moment."""
+
+    def is_as_it_was(self) -> bool:
+        """Whether nothing was made, changed, renamed, linked, touched or removed since. Kill everything first."""
+        ...
+
+
 class Sandbox(Protocol):
     """One episode's box. Methods raise `SandboxFailure` when the box itself is gone or silent."""
 
@@ -379,8 +401,8 @@ class Sandbox(Protocol):
         """A fresh `bash -c`; working directory and exported variables carry over."""
         ...
 
-    async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
-        """A snippet in a fresh fork of the warm interpreter."""
+    async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
+        """A snippet in a fresh fork of the warm interpreter. With `cpu_s`, the processor time of the whole process tree is bounded."""
         ...
 
     async def read(self, path: str, *, limit_bytes: int = 1 << 20) -> bytes:
@@ -392,7 +414,14 @@ class Sandbox(Protocol):
         ...
 
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
-        """Every regular file beneath the workspace, or beneath its folder `under`, read by the host, links never followed."""
+        """Every regular file beneath the workspace, or beneath its folder `under`, read by the host, links never followed.
+
+        Raises `Uncapturable` for what the policy left too large, too deep or too long to be captured whole.
+        """
+        ...
+
+    async def standing(self) -> Standing:
+        """What stands in the workspace now, to be compared with later."""
         ...
 
     async def kill(self) -> None:
@@ -412,7 +441,7 @@ class Sandbox(Protocol):
         ...
 
     async def snapshot(self) -> str:
-        """Freezes, copies, thaws; returns a layer's id."""
+        """Freezes, copies, thaws; returns a layer's id. Raises `Uncapturable` where what runs inside cannot be frozen."""
         ...
 
     async def close(self) -> None:

@@ -53,6 +53,7 @@ class ModelSection(Section):
     num_kv_heads: int = Field(default=4, ge=1)
     head_dim: int = Field(default=32, ge=2)
     rope_theta: float = 10_000.0
+    rms_norm_eps: float = Field(default=1e-6, gt=0)
     tie_embeddings: bool = True
 
     @model_validator(mode="after")
@@ -72,6 +73,7 @@ class ComputeSection(Section):
     rows: int = Field(default=64, ge=2)  # concurrent attempts a rank
     context: int = Field(default=384, ge=16)  # tokens of an attempt; in the natural dialect 2048
     quantum: int = Field(default=4, ge=1)  # decode steps between two exchanges
+    silence_s: float = Field(default=300.0, gt=0)  # a process that has not answered for so long is replaced
 
 
 class SftSection(Section):
@@ -96,6 +98,7 @@ class RlSection(Section):
     refill: float = Field(default=1.5, ge=1)  # groups issued a step at the most, over `groups`
     follow: bool = True  # draw more tasks from the cells where attempts at one task come out differently
     solve_rate: tuple[float, float] = (0.0, 1.0)  # draw few from cells whose running rate of success lies outside
+    credit: Literal["leave_one_out", "group_mean"] = "leave_one_out"  # how rewards become advantages
     temperature: float = Field(default=1.0, gt=0)
     checkpoint_every: int = Field(default=5, ge=1)
 

@@ -19,7 +19,7 @@ from agito.protocols import Row, Sampled, SampleRequest
 from agito.recipe import Recipe
 from agito.record import Recorded, RunDir, RunState, find_attempt
 from agito.render import Vocabulary
-from agito.rollout import Plan
+from agito.rollout import Plan, RecordedAttempt
 from agito.studio import Studio, open_studio
 from agito.types import Attempt, AttemptId, Event, Segment, Task, Trajectory, Turn, span
 
@@ -75,7 +75,7 @@ async def _again(studio: Studio, recorded: Recorded) -> Reenacted:
     except ValueError as error:
         raise AgitoError(f"attempt {was.attempt}: the environment no longer has this task: {error}") from error
     parrot = _Parrot(was)
-    runner = studio.runner(temperature=was.turns[0].temperature if was.turns else 1.0)
+    runner = studio.runner(temperature=was.turns[0].temperature if was.turns else 1.0, observed=RecordedAttempt(was))
     again = await runner.run(Plan(task=lambda _: (task, key)), was.attempt, parrot)
     found = [*_of_task(was.task, task), *_of_course(was, again.trajectory, parrot.heard), *_of_end(recorded.attempt, again)]
     return Reenacted(recorded=recorded, again=again, differences=tuple(found))

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from agito import config
 from agito.compute import Compute
-from agito.credit import leave_one_out
 from agito.errors import AgitoError, NotFound
+from agito.learn import LearnStep
+from agito.loop import learn_step
 from agito.recipe import Recipe
 from agito.record import read_trajectories
 from agito.render import Vocabulary
@@ -52,9 +53,9 @@ async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: No
         assert compute is not None
         await compute.load(run / _START)
         await compute.begin_phase("rl", max(recipe.rl.steps, 1))
-        version = 0
+        version, step = 0, learn_step(studio)
         for index, path in enumerate(files):
-            version = await _step(compute, recipe, path, version)
+            version = await _step(compute, step, index, path, version)
             on_step(index + 1)
             for name in (f"step-{index + 1}", *(("final",) if index + 1 == recipe.rl.steps else ())):
                 if not (run / "checkpoints" / name).is_dir():
@@ -65,20 +66,23 @@ async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: No
     return Relearned(steps=len(files), checked=tuple(checked))
 
 
-async def _step(compute: Compute, recipe: Recipe, path: Path, version: int) -> int:
+async def _step(compute: Compute, step: LearnStep, index: int, path: Path, version: int) -> int:
     """Returns the version that it began with."""
-    attempts = [recorded.attempt for recorded in read_trajectories(path)]
+    found = read_trajectories(path)
+    attempts = [recorded.attempt for recorded in found]
     groups = [
         Group(id=number, task=(each := tuple(members))[0].trajectory.task, attempts=each)
         for number, members in groupby(attempts, key=lambda attempt: attempt.trajectory.attempt.group)
     ]
-    mixed = [group for group in groups if group.is_mixed]
-    samples = [sample for group in mixed for sample in leave_one_out(group)]
-    if not samples:
-        return version
-    version = max([version + 1, *(span.version for sample in samples for span in sample.versions)])
+    versions = [span.version for attempt in attempts for segment in attempt.trajectory.segments for span in segment.tokens.versions]
+    version = max([version + 1, *versions])
     await compute.publish(version)  # the trainer must be as new as what it trains on
-    await compute.step(samples, rate=min(1.0, len(mixed) / recipe.rl.groups))
+
+    async def nothing() -> None:
+        return
+
+    untouched = {group.id for group in groups if not any(recorded.stats for recorded in found if recorded.attempt in group.attempts)}
+    await step.learn(index, groups, publish=nothing, revoked=untouched)
     return version
 
 

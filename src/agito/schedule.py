@@ -2,7 +2,7 @@
 replayed and simulated.
 
 `Schedule` collects for one step, on-policy. `Flow` feeds a trainer that works while others still act, under a bound on staleness. Voids
-are tried again, then masked; a quarantined attempt is masked at once; never more than `max_live` attempts are out at once.
+are tried again, then masked; a penalised attempt always teaches; never more than `max_live` attempts are out at once.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from agito.types import AttemptId
+from agito.types import AttemptId, is_mixed
 
-# What became of an attempt: its reward; `masked`: it ended with a verdict, but nothing may be learned from it; None: void.
-Outcome: TypeAlias = float | Literal["masked"] | None
+# What became of an attempt: its reward; `penalised`: its verdict is not believed, and it costs; None: void.
+Outcome: TypeAlias = float | Literal["penalised"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +37,8 @@ class _Open:
     due: int = 0  # the last batch that may train on it
 
     def is_mixed(self) -> bool:
-        scored = [reward for reward in self.rewards.values() if isinstance(reward, int | float)]
-        return len(scored) >= 2 and max(scored) - min(scored) > 1e-9
+        trusted = [reward for reward in self.rewards.values() if isinstance(reward, int | float)]
+        return is_mixed(trusted, sum(reward == "penalised" for reward in self.rewards.values()))
 
 
 class _Issue:
@@ -145,7 +145,7 @@ class Batch:
 
     number: int
     groups: tuple[int, ...]
-    even: tuple[int, ...]  # groups that taught nothing and were looked at for it
+    even: tuple[int, ...]  # groups that came out even and are looked at with it, earliest due first
 
 
 class Flow:
@@ -154,7 +154,8 @@ class Flow:
 
     Kept at all times: for every d, groups due by d <= `groups` x batches left to d. New groups are issued only if that still holds with
     them, and a batch forms only if it still holds without it; else the trainer waits for what is due. So no token trained on is older
-    than `max_staleness`, and none is thrown away for its age.
+    than `max_staleness`, and none is thrown away for its age. Groups that came out even keep to the same bound: a batch looks at all
+    that are due, however many, as something may be learned from them too.
 
     Feed it events (`issue`, `finished`, `trained`, `published`); after each, ask `num_wanted`, `release` and `batch`.
     """
@@ -167,7 +168,8 @@ class Flow:
         self._dues: Counter[int] = Counter()  # groups in play: those that are out and those that are ready
         self._ready: dict[int, list[int]] = {}  # due → mixed groups in order
         self._num_ready = 0
-        self._even: deque[int] = deque()
+        self._even: deque[tuple[int, int]] = deque()  # (due, group), in order
+        self._ahead = 0  # groups looked at because they were due, on account of the batches to come
         self._is_training = False
         self._add(reissued)
 
@@ -199,7 +201,7 @@ class Flow:
     @property
     def outstanding(self) -> tuple[int, ...]:
         """Groups issued and in no batch yet."""
-        return tuple(sorted([*self._issue.groups, *itertools.chain(*self._ready.values()), *self._even]))
+        return tuple(sorted([*self._issue.groups, *itertools.chain(*self._ready.values()), *(group for _, group in self._even)]))
 
     @property
     def waits_for(self) -> int | None:
@@ -223,7 +225,7 @@ class Flow:
         for day in range(first, max([due, *self._dues]) + 1):  # all that are due from the new ones' day on
             taken += self._dues[day]
             batches = min(day, last) - self._next + 1
-            rooms += [rules.groups * batches - taken, rules.looked_at * batches - taken - len(self._even)]
+            rooms += [rules.groups * batches - taken, rules.looked_at * batches - taken - len(self._even) - self._ahead]
         return max(min(rooms), 0)
 
     def issue(self, groups: Sequence[int]) -> None:
@@ -244,7 +246,7 @@ class Flow:
             insort(self._ready.setdefault(complete.due, []), attempt.group)
             self._num_ready += 1
         else:
-            self._even.append(attempt.group)
+            insort(self._even, (complete.due, attempt.group))
             self._forget(complete.due, 1)
 
     def batch(self) -> Batch | None:
@@ -257,7 +259,11 @@ class Flow:
             del self._ready[due][:count]
             self._forget(due, count)
         self._num_ready -= len(picked)
-        even = tuple(self._even.popleft() for _ in range(min(len(self._even), self._rules.looked_at - len(picked))))
+        room = max(self._rules.looked_at - len(picked) - self._ahead, 0)
+        num_even = max(min(room, len(self._even)), sum(due <= self._next for due, _ in self._even))
+        even = tuple(self._even.popleft()[1] for _ in range(num_even))
+        over = self._ahead + len(picked) + len(even) - self._rules.looked_at
+        self._ahead = max(min(over, self._rules.looked_at - 1), 0)  # at least one group is looked at with every batch
         self._is_training = True
         self._next += 1
         return Batch(number=self._next - 1, groups=tuple(picked), even=even)
@@ -285,7 +291,8 @@ class Flow:
             del self._dues[due]
 
     def _has_enough(self) -> bool:
-        return self._num_ready >= self._rules.groups or len(self._even) + self._num_ready >= self._rules.looked_at
+        looked_at = self._num_ready + len(self._even) + self._ahead
+        return self._num_ready >= self._rules.groups or looked_at >= self._rules.looked_at
 
     def _share(self) -> dict[int, int]:
         """How many groups the next batch takes of each due date: the earliest first."""

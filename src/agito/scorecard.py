@@ -16,12 +16,12 @@ import anyio
 
 from agito import evaluation, trained
 from agito.errors import BadRecipe
-from agito.harness import act_out
 from agito.protocols import Environment, Measure, Measured, ScriptFactory
 from agito.recipe import EnvSection, Recipe
 from agito.record import Rate, rate
+from agito.rollout import EpisodeDriver, scripted
 from agito.studio import Studio, open_studio
-from agito.types import Attempt, AttemptId, End, Json, Key, Task, Trajectory, Verdict, mean
+from agito.types import Attempt, AttemptId, Json, Key, Task, mean
 
 if TYPE_CHECKING:  # it needs httpx, which a checkpoint does not
     from agito.harness.chat import ChatHarness
@@ -163,7 +163,7 @@ async def of_checkpoints(
         own = trained.recipe_of(directory).model_copy(update={"env": recipe.env, "seed": recipe.seed})
         async with trained.open_trained(directory, own) as studio:
             attempts = await evaluation.policy(
-                studio, split, num_tasks, temperature=temperature, on_attempt=lambda attempt: watcher.advance(evaluation.figures(attempt))
+                studio, split, num_tasks, temperature=temperature, on_attempt=lambda attempt: watcher.advance(evaluation.metrics(attempt))
             )
             columns.append(column(name, studio, split, attempts))
     return await complete(columns, recipe, suite, split, num_tasks)
@@ -176,23 +176,15 @@ async def of_endpoint(
     watcher.phase(name, num_tasks)
     limiter, found = anyio.CapacityLimiter(_CONCURRENT), dict[int, Attempt]()
     async with open_studio(recipe) as studio:
-        environment = studio.environment
+        driver = EpisodeDriver(studio.environment, noise_seed=recipe.seed)
 
         async def run(index: int) -> None:
             task, key = studio.task(split, index)
             attempt = AttemptId(group=evaluation.HELDOUT_BASE + index, slot=0)
             async with limiter:
-                control = await environment.open(task, key, attempt, noise_seed=recipe.seed)
-                try:
-                    trajectory = await harness.run(task, control.session, attempt)
-                    is_void = trajectory.fault is not None
-                    verdict = (
-                        Verdict.void(trajectory.detail) if is_void else await environment.grade(await control.seal(), key, recipe.seed)
-                    )
-                finally:
-                    await control.close()
-            found[index] = Attempt(trajectory=trajectory, verdict=verdict)
-            watcher.advance(evaluation.figures(found[index]))
+                finished = await driver.run(task, key, attempt, lambda session: harness.run(task, session, attempt))
+            found[index] = Attempt(trajectory=finished.trajectory, verdict=finished.verdict)
+            watcher.advance(evaluation.metrics(found[index]))
 
         async with anyio.create_task_group() as tasks:
             for index in range(num_tasks):
@@ -245,18 +237,10 @@ def measured(environment: Environment) -> _MeasuredEnvironment:
 
 async def _acted(studio: Studio, split: str, num_tasks: int, way: Callable[[Task, Key], ScriptFactory]) -> list[Attempt]:
     """By a script, without tokens."""
-    environment, attempts = studio.environment, list[Attempt]()
+    driver, attempts = EpisodeDriver(studio.environment, noise_seed=studio.recipe.seed), list[Attempt]()
     for index in range(num_tasks):
         task, key = studio.task(split, index)
         attempt = AttemptId(group=evaluation.BASELINE_BASE + index, slot=0)
-        control = await environment.open(task, key, attempt, noise_seed=studio.recipe.seed)
-        try:
-            events = tuple(await act_out(way(task, key), control.session, task))
-            verdict = await environment.grade(await control.seal(), key, studio.recipe.seed)
-        finally:
-            await control.close()
-        end = End.SUBMITTED if events and events[-1].ended else End.TURNS
-        attempts.append(
-            Attempt(trajectory=Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=events, end=end), verdict=verdict)
-        )
+        finished = await driver.run(task, key, attempt, scripted(way(task, key), task, attempt))
+        attempts.append(Attempt(trajectory=finished.trajectory, verdict=finished.verdict))
     return attempts

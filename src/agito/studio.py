@@ -14,15 +14,15 @@ from agito.compute import Compute
 from agito.curriculum import Part, shared
 from agito.engine.lockstep import Lockstep
 from agito.envs import Mixture, load
-from agito.errors import BadRecipe
+from agito.errors import BadEnvironment, BadRecipe
 from agito.grading.monitor import Monitor
-from agito.harness import SoloHarness, act_out
-from agito.protocols import Environment, Renderer, ScriptFactory, Validated
+from agito.harness import SoloHarness
+from agito.protocols import Environment, Renderer, ScriptFactory, Session, Validated
 from agito.recipe import Recipe
 from agito.render import Vocabulary, learn, renderer, texts_of
-from agito.rollout import AttemptRunner, Collected, Plan, collect
+from agito.rollout import AttemptRunner, Collected, EpisodeDriver, Observed, Plan, collect, reward_range, scripted
 from agito.schedule import Quota
-from agito.types import Attempt, AttemptId, Dialect, Key, Task
+from agito.types import Attempt, AttemptId, Dialect, Fault, Key, Task, Trajectory
 
 _OPENINGS = 8  # looked at in each cell
 
@@ -67,11 +67,15 @@ class Studio:
         return shared(weights, self.parts)
 
     def task(self, split: str, index: int) -> tuple[Task, Key]:
-        family, level = self.cells[index % len(self.cells)]
-        task, key = self.environment.task(split=split, index=index, seed=self.recipe.seed, family=family, level=level)
-        task = task.in_dialect(self.recipe.env.dialect)
+        task, key = self._whole_task(split, index)
         tokens = min(task.limits.tokens, self.recipe.compute.context)
         return replace(task, limits=replace(task.limits, tokens=tokens)), key
+
+    def _whole_task(self, split: str, index: int) -> tuple[Task, Key]:
+        """Whatever the context."""
+        family, level = self.cells[index % len(self.cells)]
+        task, key = self.environment.task(split=split, index=index, seed=self.recipe.seed, family=family, level=level)
+        return task.in_dialect(self.recipe.env.dialect), key
 
     def plan(self, split: str, base: int, script: Callable[[Task, Key, AttemptId], ScriptFactory] | None = None) -> Plan:
         """Group `base + i` attempts the `i`-th task of the split."""
@@ -84,57 +88,68 @@ class Studio:
 
     def new_monitor(self) -> Monitor:
         """For one run of the loop."""
-        return Monitor(self.recipe.monitor, seed=self.recipe.seed, has_gold=isinstance(self.environment, Validated))
+        return Monitor(
+            self.recipe.monitor, seed=self.recipe.seed, has_gold=isinstance(self.environment, Validated),
+            reward_range=reward_range(self.environment),
+        )  # fmt: skip
 
-    def runner(self, *, temperature: float, strict_deadlines: bool = True, monitor: Monitor | None = None) -> AttemptRunner:
-        """With strict deadlines an attempt that met a real one is void, because nobody could repeat it."""
+    def runner(self, *, temperature: float, monitor: Monitor | None = None, observed: Observed | None = None) -> AttemptRunner:
         return AttemptRunner(
-            self.environment, SoloHarness(temperature=temperature), self.renderer, seed=self.recipe.seed,
-            strict_deadlines=strict_deadlines, monitor=monitor,
+            self.environment, SoloHarness(temperature=temperature), self.renderer, seed=self.recipe.seed, monitor=monitor,
+            observed=observed,
         )  # fmt: skip
 
     async def survey(self, size: int, scripts: Callable[[Task, Key, int], ScriptFactory]) -> Vocabulary:
-        """A vocabulary from what scripted agents say and read in `size` training tasks."""
+        """A vocabulary from what scripted agents say and read in `size` training tasks.
+
+        Raises `BadEnvironment` when not one of their episodes could be played.
+        """
         texts: dict[int, list[str]] = {}
-        limiter = anyio.CapacityLimiter(8)
+        broke: list[str] = []
+        limiter, driver = anyio.CapacityLimiter(8), EpisodeDriver(self.environment, noise_seed=self.recipe.seed)
 
         async def look(index: int) -> None:
             task, key = self.task("train", index)
+            attempt = AttemptId(group=index, slot=0)
+
+            async def act(session: Session) -> Trajectory:
+                return await scripted(scripts(task, key, index), task, attempt)(session)
+
             async with limiter:
-                attempt = AttemptId(group=index, slot=0)
-                control = await self.environment.open(task, key, attempt, noise_seed=self.recipe.seed)
-                try:
-                    events = await act_out(scripts(task, key, index), control.session, task)
-                finally:
-                    await control.close()
-            texts[index] = texts_of(self.recipe.env.dialect, task, events)
+                trajectory = (await driver.run(task, key, attempt, act, is_graded=False)).trajectory
+            if trajectory.fault not in (None, Fault.BUDGET):
+                broke.append(f"{trajectory.fault}: {trajectory.detail}")
+            texts[index] = texts_of(self.recipe.env.dialect, task, trajectory.events)
 
         async with anyio.create_task_group() as tasks:
             for index in range(size):
                 tasks.start_soon(look, index)
+        if len(broke) == size:
+            raise BadEnvironment(f"{self.environment.name}: not one of {size} demonstrations could be played; the first: {broke[0]}")
         numbers = [str(number) for number in range(20)] * size
         return learn([*(text for index in sorted(texts) for text in texts[index]), *numbers], size=self.recipe.model.vocab_size)
 
     def require_room(self) -> None:
         """Raises `BadRecipe` unless an opening and one turn fit into what an attempt may spend, in every cell."""
         for number, at in itertools.product(range(len(self.cells)), range(_OPENINGS)):
-            task, _ = self.task("train", at * len(self.cells) + number)
+            task, _ = self._whole_task("train", at * len(self.cells) + number)
             self._require_room(task, len(self.renderer.opening(task)))
 
     def _require_room(self, task: Task, opening: int) -> None:
-        turn, allowed, context = task.limits.turn_tokens, task.limits.tokens, self.recipe.compute.context
-        if opening + turn <= allowed:
+        turn, own, context, dialect = task.limits.turn_tokens, task.limits.tokens, self.recipe.compute.context, self.recipe.env.dialect
+        if opening + turn <= min(own, context):
             return
-        key = "natural_limits" if self.recipe.env.dialect is Dialect.NATURAL else "limits"
-        remedy = f"set compute.context={opening + turn} or more" if allowed == context else f"raise its environment's Task.{key}.tokens"
+        key = "natural_limits" if dialect is Dialect.NATURAL else "limits"
+        remedy = f"set compute.context={own}" if opening + turn <= own else f"its environment must raise Task.{key}.tokens, now {own}"
         raise BadRecipe(
-            f"compute.context={context}: the opening of a task of {task.cell} has {opening} tokens in the {self.recipe.env.dialect} "
-            f"dialect and a turn up to {turn}, but an attempt may spend {allowed}; {remedy}"
+            f"compute.context={context}: the opening of a task of {task.cell} has {opening} tokens in the {dialect} dialect and a turn up "
+            f"to {turn}, but an attempt may spend {min(own, context)}; {remedy}"
         )
 
     def start_compute(self) -> None:
         """Starts the workers ahead of their use; they take seconds to come up, beside whatever else is done."""
-        self.compute = Compute.start(ranks=self.recipe.compute.ranks, context=self.recipe.compute.context)
+        sizes = self.recipe.compute
+        self.compute = Compute.start(ranks=sizes.ranks, context=sizes.context, silence_s=sizes.silence_s)
 
     async def open_compute(self) -> None:
         """Raises `WorkerDied`. The vocabulary decides the size of the embedding."""
@@ -158,9 +173,10 @@ class Studio:
         temperature: float = 1.0,
         on_attempt: Callable[[Attempt], None] = lambda _: None,
         monitor: Monitor | None = None,
+        observed: Observed | None = None,
     ) -> Collected:
         """One quota a rank, all at once; without compute when the plan has scripts."""
-        runner = self.runner(temperature=temperature, monitor=monitor)
+        runner = self.runner(temperature=temperature, monitor=monitor, observed=observed)
         parts: dict[int, Collected] = {}
 
         async def run(rank: int, quota: Quota) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import time
 from collections import Counter
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from agito.types import Attempt, Json
 
+_NUMBERS = re.compile(r"\d+(\.\d+)?")
+_LONGEST_CAUSE, _MOST_CAUSES = 160, 50
 _BIN_MS = 0.05  # of the histogram of tool CPU times
 
 
@@ -24,6 +27,7 @@ class Tally:
     tool_calls: int = 0
     void_attempts: int = 0
     quarantined_attempts: int = 0
+    void_causes: Counter[str] = field(default_factory=Counter[str])  # of demonstrations too
     earlier_cpu_s: float = 0.0  # of sessions of this run before the last resume
     _phases: dict[str, float] = field(default_factory=dict[str, float])  # that have ended
     _began: dict[str, float] = field(default_factory=dict[str, float])  # that have not
@@ -33,6 +37,7 @@ class Tally:
     def add(self, attempts: Iterable[Attempt]) -> None:
         for attempt in attempts:
             self.void_attempts += not attempt.is_scored
+            self.add_causes([attempt])
             self.quarantined_attempts += bool(attempt.quarantine)
             trajectory = attempt.trajectory
             if trajectory.segments and trajectory.segments[0].tokens.versions and trajectory.segments[0].tokens.oldest_version() > 0:
@@ -41,6 +46,17 @@ class Tally:
                 if event.wall_s > 0:
                     self._tool_cpu[round(event.cpu_s * 1e3 / _BIN_MS)] += 1
                 self.tool_calls += event.wall_s > 0 or not (event.ended or event.fault or event.call.problem)
+
+    def add_causes(self, attempts: Iterable[Attempt]) -> None:
+        """Why there was no verdict, without what differs from one attempt to the next."""
+        for attempt in attempts:
+            if not attempt.is_scored:
+                self.void_causes[_NUMBERS.sub("N", attempt.verdict.evidence.partition("\n")[0])[:_LONGEST_CAUSE]] += 1
+        if len(self.void_causes) > _MOST_CAUSES:
+            self.void_causes = Counter(dict(self.void_causes.most_common(_MOST_CAUSES)))
+
+    def commonest_causes(self) -> dict[str, int]:
+        return dict(self.void_causes.most_common(5))
 
     @property
     def tool_cpu_ms_p50(self) -> float:
@@ -83,6 +99,7 @@ class Tally:
             "tool_calls": self.tool_calls,
             "void_attempts": self.void_attempts,
             "quarantined_attempts": self.quarantined_attempts,
+            "void_causes": dict(self.void_causes),
             "phase_wall_s": {**self.phase_wall_s},
             "cpu_s": self.cpu_s(),
             "tool_cpu": {str(number): count for number, count in self._tool_cpu.items()},
@@ -90,11 +107,12 @@ class Tally:
 
     @classmethod
     def from_json(cls, data: dict[str, Json]) -> Tally:
-        phases, tool_cpu = data["phase_wall_s"], data["tool_cpu"]
-        assert isinstance(phases, dict) and isinstance(tool_cpu, dict)
+        phases, tool_cpu, causes = data["phase_wall_s"], data["tool_cpu"], data["void_causes"]
+        assert isinstance(phases, dict) and isinstance(tool_cpu, dict) and isinstance(causes, dict)
         return cls(
             sampled_tokens=int(str(data["sampled_tokens"])), tool_calls=int(str(data["tool_calls"])),
             void_attempts=int(str(data["void_attempts"])), quarantined_attempts=int(str(data["quarantined_attempts"])),
+            void_causes=Counter({cause: int(str(num)) for cause, num in causes.items()}),
             earlier_cpu_s=float(str(data["cpu_s"])),
             _phases={name: float(str(wall_s)) for name, wall_s in phases.items()},
             _tool_cpu=Counter({int(number): int(str(count)) for number, count in tool_cpu.items()}),

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from agito import config
 from agito.errors import CorruptCheckpoint, NotFound
+from agito.models.config import CONFIG_NAME, read_config
 from agito.recipe import Recipe
 from agito.record.commits import newest
 from agito.render import Vocabulary
 from agito.studio import Studio, open_studio
-
-_SHAPE = {  # our names of what `config.json` holds
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "rope_theta": "rope_theta",
-    "tie_embeddings": "tie_word_embeddings",
-}
 
 
 def find(path: Path) -> Path:
@@ -43,18 +32,16 @@ def find(path: Path) -> Path:
 
 
 def recipe_of(checkpoint: Path) -> Recipe:
-    """The recipe of the run that the checkpoint lies in, else the defaults with its network. Raises `CorruptCheckpoint`, `BadRecipe`."""
+    """The recipe of the run that the checkpoint lies in, else the defaults with its network. Raises `CorruptCheckpoint`, `BadRecipe`,
+    and `UnsupportedCheckpoint` for another architecture."""
     beside = checkpoint.resolve().parents[1] / "config.toml"
     if beside.is_file():
         return config.read(Recipe, beside)
-    path = checkpoint / "config.json"
+    shape = asdict(read_config(checkpoint))
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        shape = {ours: found[theirs] for ours, theirs in _SHAPE.items() if theirs in found}
-        compute = {"context": found["max_position_embeddings"]} if "max_position_embeddings" in found else {}
-        return Recipe.model_validate({"model": shape, "compute": compute})
-    except (OSError, ValueError, TypeError, ValidationError) as error:
-        raise CorruptCheckpoint(f"{path}: {str(error).splitlines()[0]}: use another checkpoint") from error
+        return Recipe.model_validate({"compute": {"context": shape.pop("max_position")}, "model": shape})
+    except ValidationError as error:
+        raise CorruptCheckpoint(f"{checkpoint / CONFIG_NAME}: {str(error).splitlines()[0]}: use another checkpoint") from error
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import TypeAlias
@@ -124,7 +124,7 @@ class Limits:
     calls: int = 12
     tokens: int = 384  # the whole context, observations included
     turn_tokens: int = 48  # sampled in one turn
-    seconds: float = 60.0  # wall time of one attempt, tools included; running out is void, not zero
+    seconds: float = 60.0  # wall time that the world may take to answer, over the whole attempt
     call_seconds: float = 5.0  # one tool call
     observation_bytes: int = 2048  # what the policy reads of one result: head and tail
 
@@ -291,6 +291,7 @@ class End(StrEnum):
     TURNS = "turns"
     CALLS = "calls"
     TOKENS = "tokens"
+    SECONDS = "seconds"
     ABANDONED = "abandoned"  # the harness stopped it
     FAILED = "failed"  # see `fault`
 
@@ -326,7 +327,7 @@ class Sealed:
     submitted: str | None
     files: Mapping[str, bytes]
     digest: str
-    problem: str | None = None  # why the capture is incomplete; the verdict is then void
+    problem: str | None = None  # why the capture is incomplete: something that the policy left there, so it is judged as it stands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +337,7 @@ class Flag:
     kind: str  # such as "canary", "forged_report", "forbidden_write"
     is_proof: bool
     detail: str = ""
+    event: int | None = None  # the call that it is about; None: no one call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,12 +363,25 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Penalty:
+    """What training takes for the reward of an attempt whose verdict is not believed, from one call on.
+
+    Tokens of earlier turns keep the verdict's reward. The attempt is in nobody's baseline and is no success.
+    """
+
+    why: str  # proof of cheating, or what contradicts the verdict
+    reward: float
+    floor: float  # the environment's lowest reward: the baseline where nothing better is known
+    event: int = 0  # index of the first call that it applies to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """A trajectory and what became of it."""
 
     trajectory: Trajectory
     verdict: Verdict
-    quarantine: str = ""  # why nothing is learned from it, though it has a verdict; it is kept for reading
+    penalty: Penalty | None = None
     gold: Verdict | None = None  # of the held-out validator, where it was asked; never a reward
     gold_chance: float = 1.0  # with which it was asked, in (0, 1]: such an attempt stands for 1 / gold_chance
 
@@ -376,32 +391,45 @@ class Attempt:
 
     @property
     def is_trusted(self) -> bool:
-        """Scored, and nothing speaks against learning from it."""
-        return self.is_scored and not self.quarantine
+        """Scored, and the verdict is believed."""
+        return self.is_scored and self.penalty is None
+
+    @property
+    def quarantine(self) -> str:
+        """Why its reward is kept out of everybody's baseline, or nothing."""
+        return self.penalty.why if self.penalty else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Attempts at one task. Fewer than two trusted ones: the group is void and teaches nothing."""
+    """Attempts at one task. Void ones yield no sample; penalised ones are in nobody's baseline."""
 
     id: int
     task: Task
     attempts: tuple[Attempt, ...]
 
     @property
-    def scored(self) -> tuple[Attempt, ...]:
-        """Void and quarantined attempts are masked: no sample, and no part in anybody's baseline."""
+    def trusted(self) -> tuple[Attempt, ...]:
         return tuple(attempt for attempt in self.attempts if attempt.is_trusted)
 
     @property
+    def penalised(self) -> tuple[Attempt, ...]:
+        return tuple(attempt for attempt in self.attempts if attempt.is_scored and attempt.penalty)
+
+    @property
     def is_void(self) -> bool:
-        return len(self.scored) < 2
+        """Nothing can be learned from it, whatever the rewards were."""
+        return len(self.trusted) < 2 and not self.penalised
 
     @property
     def is_mixed(self) -> bool:
-        """Whether its scored attempts earned different rewards; the others teach nothing."""
-        rewards = [attempt.verdict.reward for attempt in self.scored]
-        return len(rewards) >= 2 and max(rewards) - min(rewards) > 1e-9
+        """Whether it teaches anything."""
+        return is_mixed([attempt.verdict.reward for attempt in self.trusted], len(self.penalised))
+
+
+def is_mixed(trusted: Sequence[float], num_penalised: int) -> bool:
+    """Whether attempts at one task teach anything: two trusted ones earned different rewards, or somebody is penalised."""
+    return num_penalised > 0 or (len(trusted) >= 2 and max(trusted) - min(trusted) > 1e-9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,22 +1,23 @@
-"""The torch process: one rank's engine and trainer behind a pipe. Started by `agito.compute`, ended by the pipe's end."""
+"""The torch process: one rank's engine and trainer behind a socket. Started by `agito.compute`, ended by the socket's end."""
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 import traceback
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from agito.channel import Answering
 from agito.compute import Failure
 from agito.engine.embedded import EmbeddedEngine
 from agito.engine.wire import Advance, Advanced
 from agito.errors import BadRecipe
-from agito.models import Qwen3, Qwen3Config, load_weights, save
+from agito.models import Qwen3, Qwen3Config, load_into, save
 from agito.protocols import StepStats
 from agito.record.commits import commit
 from agito.trainer import LocalTrainer, TrainerConfig
@@ -30,7 +31,7 @@ _TRAINER_NICE = 5  # more, where it learns beside an engine: what that has sampl
 
 
 class Worker:
-    """Methods are called by name with whatever came through the pipe; all ranks get the same calls in the same order."""
+    """Methods are called by name with whatever came through the socket; all ranks get the same calls in the same order."""
 
     def __init__(self, rank: int, ranks: int, meeting: Path) -> None:
         self._rank, self._ranks, self._meeting = rank, ranks, meeting
@@ -101,9 +102,9 @@ class Worker:
         self._engine.load_weights(self._mailbox.read(version), version)
         return time.perf_counter() - began
 
-    def save(self, directory: Path, meta: dict[str, Any], tokenizer: dict[str, str]) -> None:
+    def save(self, directory: Path, meta: dict[str, Any], tokenizer: dict[str, str], eos_ids: tuple[int, ...]) -> None:
         def write(into: Path) -> None:
-            save(self._model, into, version=self._trainer.version, extra=tokenizer)
+            save(self._model, into, version=self._trainer.version, extra=tokenizer, eos_ids=eos_ids)
             save_state(self._trainer, into)
 
         commit(directory, write, meta=meta)
@@ -113,33 +114,33 @@ class Worker:
 
     def load(self, directory: Path, weights_only: bool) -> None:
         if weights_only:
-            self._model.load_state_dict(load_weights(directory))
+            load_into(self._model, directory)
         else:
             self._trainer.reducer = self._together
             load_state(self._trainer, directory)
 
 
-def serve(pipe: Connection, worker: Worker) -> None:
+def serve(channel: Answering, worker: Worker) -> None:
     """Answers calls until the other side is gone."""
-    while True:
+    while (message := channel.receive()) is not None:
+        number, (method, args, kwargs) = message
         try:
-            method, args, kwargs = pipe.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            answer = getattr(worker, method)(*args, **kwargs)
+            answer: object = getattr(worker, method)(*args, **kwargs)
         except Exception as error:  # the boundary: the other side decides what a failure means
             answer = Failure(error=error, trace=traceback.format_exc())
         try:
-            pipe.send(answer)
-        except (BrokenPipeError, ConnectionResetError):
+            is_heard = channel.answer(number, answer)
+        except Exception as error:  # an answer that cannot be pickled, an exception among them
+            is_heard = channel.answer(number, Failure(error=RuntimeError(f"{method}: {error!r}"), trace=traceback.format_exc()))
+        if not is_heard:
             return
 
 
 def main() -> None:
     fd, rank, ranks, meeting = sys.argv[1:]
     os.nice(_NICE)
-    serve(Connection(int(fd)), Worker(int(rank), int(ranks), Path(meeting)))
+    with socket.socket(fileno=int(fd)) as link:
+        serve(Answering(link), Worker(int(rank), int(ranks), Path(meeting)))
 
 
 if __name__ == "__main__":

@@ -38,22 +38,27 @@ def test_by_default_the_run_stops_with_a_checkpoint_and_says_so_and_says_so_agai
 
 
 @pytest.mark.timeout(300)
-def test_if_asked_to_the_run_goes_back_masks_and_goes_on(agito: Agito, tmp_path: Path) -> None:
-    out = agito("train", "quickstart", "--name", "masked", *sets(*PAYING, "monitor.on_alarm=quarantine"), "--admit-anyway").stdout
+def test_if_asked_to_the_run_goes_back_takes_no_contradicted_reward_and_goes_on(agito: Agito, tmp_path: Path) -> None:
+    options = (*PAYING, "monitor.on_alarm=quarantine", "rl.checkpoint_every=10")
+    out = agito("train", "quickstart", "--name", "masked", *sets(*options), "--admit-anyway").stdout
     run = tmp_path / "runs/masked"
     found = summary(run)
     alarm = found["monitor"]["alarm_step"]
     assert found["paused"] is None and found["monitor"]["rolled_back_to"] <= alarm < 4
     assert f"alarm at RL step {alarm}" in " ".join(out.split())
+    back = found["monitor"]["rolled_back_to"]
+    kept = {int(path.name[5:]) for path in (run / "checkpoints").glob("step-*")}
+    assert alarm + 1 in kept and not kept & set(range(back + 1, alarm + 1)), "a resume would begin with what was taken back"
     for path in sorted((run / "trajectories").glob("rl-*.parquet")):
         for each in read_trajectories(path):
             attempt = each.attempt
             assert bool(attempt.quarantine) == (each.step >= alarm and attempt.verdict.reward == 1.0)
-            assert not (attempt.quarantine and each.stats), "a quarantined attempt was trained on"
-    assert found["success_after"] == 0.0, "what was masked is no success either"
+            for stats in each.stats if attempt.quarantine else ():
+                assert stats.advantages is not None and max(stats.advantages) <= 0.0, "a contradicted reward was learned from"
+    assert found["success_after"] == 0.0, "what is not believed is no success either"
     listed = agito("replay", "runs/masked", "--phase", "rl").stdout
-    assert "quarantined" in listed
-    number = next(line.split()[0] for line in listed.splitlines() if "quarantined" in line)
+    assert "penalised" in listed
+    number = next(line.split()[0] for line in listed.splitlines() if "penalised" in line)
     shown = agito("replay", "runs/masked", number, "--phase", "rl").stdout
     assert "contradicted: reward 1, gold 0" in shown and "identical" in shown
 

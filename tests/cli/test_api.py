@@ -34,6 +34,9 @@ class Counting:
     def recover(self, why: str, step: int) -> None:
         raise AssertionError(why)
 
+    def note(self, text: str) -> None:
+        raise AssertionError(text)
+
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ class Loose(FakeEnvironment):
         return task, type(key)(task_id=task.id, seed=next(COUNT), data=key.data)
 
     async def grade(self, sealed, key, grade_seed):
-        if sealed.problem:
+        if sealed.submitted is None:
             raise KeyError("nobody thought of this")
         reward = float(bool(sealed.submitted))
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
@@ -57,7 +57,7 @@ def test_check_names_the_line_and_the_remedy_of_every_broken_rule(agito: Agito, 
     at = lines.index("✗ a task is a pure function of its arguments")
     assert lines[at + 1].strip() == "own.py:11 in Loose.task"
     assert lines[at + 3].strip().startswith("Remedy: derive everything from the arguments")
-    at = lines.index("✗ an incomplete capture is void and never zero")
+    at = lines.index("✗ doing nothing is scored and earns nothing")
     assert lines[at + 1].strip() == "own.py:17 in grade"  # the line that raised
     assert lines[at + 2].strip() == "KeyError: 'nobody thought of this'"
     at = lines.index("✗ impostors stay at the floor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -70,3 +71,37 @@ def test_a_mistake_is_named_with_its_remedy(agito: Agito, tmp_path: Path, words:
     (tmp_path / "odd.py").write_text(TASK.replace("sorted(set(xs))", "set(xs)"))
     done = agito("grade", *words, expect=code)
     assert line in done.stderr and "Traceback" not in done.stderr
+
+
+TOUCHY = """from agito.testing import FakeEnvironment
+
+
+class Touchy(FakeEnvironment):
+    async def grade(self, sealed, key, grade_seed):
+        if sealed.submitted == "bomb" or {always}:
+            raise RecursionError("maximum recursion depth exceeded")
+        return await super().grade(sealed, key, grade_seed)
+"""
+
+
+def test_what_a_candidate_does_to_a_grader_is_a_verdict_and_no_report(agito: Agito, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "touchy.py").write_text(TOUCHY.format(always=False))
+    done = agito("grade", "touchy.py:Touchy", "train/0", "--workspace", "work", "--submit", "bomb")
+    assert done.stdout.startswith("reward 0") and "never on a reference" in done.stdout and "report it" not in done.stderr
+    (tmp_path / "touchy.py").write_text(TOUCHY.format(always=True))
+    done = agito("grade", "touchy.py:Touchy", "train/0", "--workspace", "work", "--submit", "bomb", expect=10)
+    assert "on a reference too" in done.stderr and "report it" not in done.stderr
+
+
+def test_names_and_values_that_no_terminal_can_show_are_shown_all_the_same(agito: Agito, tmp_path: Path) -> None:
+    (tmp_path / "distinct.py").write_text(TASK)
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / os.fsdecode(b".\xff\x1b[2J")).write_bytes(b"")
+    (work / "solution.py").write_text("def solve(xs):\n    return '\\ud83d\\x1b[2J' + str(xs)\n")
+    done = agito("grade", "distinct.py", "--workspace", "work")
+    assert done.stdout.startswith("reward 0") and "\\udcff" in done.stdout and "\x1b[2J" not in done.stdout
+    assert done.stderr == ""
+    (tmp_path / "distinct.py").write_text(TASK.replace("return [([", "raise KeyError('level')\n    return [(["))
+    assert "KeyError" in agito("grade", "distinct.py", "--workspace", "work", expect=3).stderr

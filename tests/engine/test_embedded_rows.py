@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,21 +69,56 @@ def assert_close(got: Sequence[float], expected: Tensor) -> None:
     torch.testing.assert_close(torch.tensor(got), expected, atol=TOLERANCE, rtol=0)
 
 
-def test_new_rows_wait_for_a_slot_first_come_first_served_and_parked_rows_keep_theirs() -> None:
+def test_rows_wait_for_a_slot_first_come_first_served_while_anybody_samples() -> None:
     of = new_engine(network(), rows=2, context=64)
-    answer = of.advance(Advance(requests=tuple(request(key, [key]) for key in (4, 3, 2, 1)), steps=9))
-    assert [done.key for done in answer.done] == [3, 4], "in order of key"
-    assert answer.live == 2
-    assert of.advance(Advance()).live == 2, "parked rows are not evicted"
-    answer = of.advance(Advance(requests=(request(4, [9]), request(0, [0])), steps=9))
-    assert [done.key for done in answer.done] == [4], "a parked row goes on at once"
-    assert answer.live == 3
-    order = []
-    for key in (3, 4, 2, 1):
-        answer = of.advance(Advance(closed=(key,), steps=9))
-        order += [done.key for done in answer.done]
-    assert order == [2, 1, 0]
-    assert answer.live == 0
+    answer = of.advance(Advance(requests=(request(0, [5], max_tokens=30), request(1, [6], max_tokens=2)), steps=4))
+    assert [done.key for done in answer.done] == [1], "it rests"
+    answer = of.advance(Advance(requests=(request(3, [3]), request(2, [2])), steps=1))
+    assert answer.live == 3 and answer.steps == 1, "two wait: the first still samples"
+    answer = of.advance(Advance(requests=(request(1, [9]),), steps=9))
+    assert [done.key for done in answer.done] == [1], "who has a slot goes on at once"
+    answer = of.advance(Advance(closed=(1,), steps=9))
+    assert [done.key for done in answer.done] == [3], "one slot: the first in the queue"
+    assert [done.key for done in of.advance(Advance(closed=(0, 3), steps=9)).done] == [2]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_where_nobody_samples_rows_that_rest_make_room_and_go_on_as_if_they_had_not(rows: int) -> None:
+    model, turns = network(), 4
+    of, roomy = new_engine(model, rows=rows, context=64), new_engine(model, rows=8, context=64)
+    for turn in range(turns):
+        asked = [request(key, [key, turn], max_tokens=4) for key in (4, 2, 0, 3, 1)]
+        crowded, alone = finish(of, *asked), finish(roomy, *asked)
+        assert {key: ids(done) for key, done in crowded.items()} == {key: ids(done) for key, done in alone.items()}
+        for key, done in crowded.items():
+            assert_close(sampled(done).logprobs, torch.tensor(sampled(alone[key]).logprobs))
+    assert of.num_rows == 5
+    finish(of, closed=tuple(range(5)))
+    assert of.num_rows == 0
+
+
+def test_who_begins_as_a_row_that_is_asked_again_does_not_wait_for_it() -> None:
+    """It once did, for ever: the one was behind the other in the queue of what is read."""
+    of = new_engine(network(), rows=4, chunk=8)
+    finish(of, request(0, [5, 6, 7]))
+    of.advance(Advance(requests=(request(1, range(20)), request(2, [5, 6, 7]))))
+    of.advance(Advance(requests=(request(0, [8, 9]),)))
+    done = list[int]()
+    for _ in range(8):
+        done += [each.key for each in of.advance(Advance(steps=9)).done]
+    assert sorted(done) == [0, 1, 2]
+
+
+def test_a_branch_lives_on_when_its_row_is_closed_in_the_same_exchange_and_one_that_is_closed_leaves_nothing() -> None:
+    model = network()
+    of, plain = new_engine(model, rows=2), new_engine(model, rows=4)
+    for engine in (of, plain):
+        finish(engine, request(0, [5, 6]))
+    asked = replace(request(0, [7]), key=1)
+    done = finish(of, asked, branched=(RowBranch(parent=0, child=1), RowBranch(parent=1, child=2)), closed=(0, 2))
+    assert ids(done[1]) == ids(finish(plain, request(0, [7]))[0])
+    finish(of, closed=(1,))
+    assert of.num_rows == 0
 
 
 def test_a_closed_row_is_never_answered_wherever_it_is() -> None:

@@ -19,6 +19,8 @@ from agito.engine.wire import Advance, Advanced, RowDone, RowRequest
 from agito.errors import WorkerDied
 from agito.models import Qwen3, Qwen3Config
 from agito.protocols import Sampled, SampleRequest
+from agito.testing import EngineContract
+from agito.testing.engine import Handled, Said
 from agito.types import Stop, span
 
 pytestmark = pytest.mark.anyio
@@ -50,14 +52,18 @@ class Counting:
         return Sampled(ids=ids, logprobs=array("f", [-1.0] * len(ids)), stopped=Stop.END, versions=versions)
 
 
-def embedded() -> Advancing:
+def new_engine() -> EmbeddedEngine:
     shape = Qwen3Config(
         vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, max_position=128
     )
     model = Qwen3(shape, seed=1)
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(3.0)
-    engine = EmbeddedEngine(model, rows=3, context=96)
+    return EmbeddedEngine(model, rows=3, context=96)
+
+
+def embedded() -> Advancing:
+    engine = new_engine()
 
     async def advance(exchange: Advance) -> Advanced:
         await anyio.lowlevel.checkpoint()
@@ -217,3 +223,68 @@ async def test_a_branch_reaches_the_engine_before_its_first_request() -> None:
     at = next(i for i, exchange in enumerate(engine.exchanges) if exchange.branched)
     assert [request.key for exchange in engine.exchanges[at:] for request in exchange.requests] == [branch.child, branch.parent]
     assert sorted(key for exchange in engine.exchanges for key in exchange.closed) == sorted((branch.parent, branch.child))
+
+
+class Contract(EngineContract):
+    vocab_size = 40
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_attempts_that_treat_their_rows_in_any_order_leave_nothing_and_never_stop_one_another(seed: int) -> None:
+    """Seven at a time, of up to five rows each, in an engine with room for three rows."""
+    engine, exchanges = new_engine(), 0
+
+    async def advance(exchange: Advance) -> Advanced:
+        nonlocal exchanges
+        await anyio.lowlevel.checkpoint()
+        exchanges += 1
+        answer = engine.advance(exchange)
+        assert answer.steps or answer.done or not answer.live, "an exchange came to nothing, though somebody waits"
+        return answer
+
+    lockstep, said = Lockstep(advance, context=96), list[Said]()
+
+    async def episode(lane: Lane) -> None:
+        rng = random.Random(f"{seed}/{lane.order}")
+        handled = Handled(Contract(), lane, rng)
+        await handled.run(keep=rng.randrange(3))  # whoever ends may have forgotten to close some
+        said.extend(handled.said)
+        await dawdle(rng)
+        lane.finish()
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(7):
+                tasks.start_soon(episode, lockstep.lane())
+            await lockstep.run(nobody)
+    assert engine.num_rows == 0
+    assert exchanges < 2000
+    alone = new_engine()
+    for key, each in enumerate(said):
+        request = SampleRequest(extend=array("i", each.past), max_tokens=len(each.sampled.ids), stop_ids=())
+        answer = alone.advance(Advance(requests=(RowRequest(key=key, seed=each.seed, request=request),), closed=(key - 1,), steps=9))
+        assert answer.done[0].sampled is not None and answer.done[0].sampled.ids == each.sampled.ids
+
+
+async def test_a_request_that_is_given_up_before_it_was_sent_is_not_sent_and_its_attempt_ends_in_peace() -> None:
+    engine = Counting()
+    lockstep = Lockstep(engine.advance, context=96)
+
+    async def hasty(lane: Lane) -> None:
+        row = lane.open(1)
+        with anyio.move_on_after(0):
+            await row.sample(ask(5))
+        with pytest.raises(ValueError, match="closed"):
+            await row.sample(ask(5))
+        lane.finish()
+
+    async def patient(lane: Lane) -> None:
+        await dawdle(random.Random(1))
+        await lane.open(2).sample(ask(6))
+        lane.finish()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hasty, lockstep.lane())
+        tasks.start_soon(patient, lockstep.lane())
+        await lockstep.run(nobody)
+    assert [request.seed for exchange in engine.exchanges for request in exchange.requests] == [2]

@@ -102,7 +102,7 @@ class _Wordy(FakeEnvironment):
     tokens = 4096
 
 
-@pytest.mark.parametrize(("tokens", "key"), [(4096, "set compute.context="), (256, "Task.natural_limits.tokens")])
+@pytest.mark.parametrize(("tokens", "key"), [(4096, "set compute.context=4096"), (256, "Task.natural_limits.tokens, now 256")])
 async def test_a_recipe_whose_openings_do_not_fit_is_refused_before_any_demonstration(tokens: int, key: str) -> None:
     environment = _Wordy()
     environment.tokens = tokens

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import anyio
 import pytest
 
 from agito.envs import load
 from agito.record import clopper_pearson
+from agito.render import learn, renderer, texts_of
 from agito.testing.episodes import play
-from agito.types import AttemptId
+from agito.types import AttemptId, Dialect
 
 pytestmark = pytest.mark.anyio
 COUNT = {"shell": 200, "code": 200}  # of each split; elsewhere 500
 
 
-@pytest.mark.parametrize("name", ["shell", "code", "decisions", "research", "desk", "web-text"])
+ENVIRONMENTS = ["shell", "code", "decisions", "research", "desk", "web-text"]
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
 async def test_an_agent_that_never_reads_an_observation_succeeds_by_chance_alone(name: str) -> None:
     env = load(name)
     successes: dict[str, list[bool]] = {}
@@ -39,3 +45,21 @@ async def test_an_agent_that_never_reads_an_observation_succeeds_by_chance_alone
         low, _ = clopper_pearson(sum(found), len(found))
         allowed = env.chance_level if part == "all" else env.chance_level + 0.02  # of one family, or of one split
         assert low <= allowed and sum(found) / len(found) <= allowed + 0.02, f"{part}: {sum(found)} of {len(found)}"
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+async def test_every_impostor_can_be_said_in_both_dialects(name: str) -> None:
+    """Or its attempts would be void, and its column in a run's table empty."""
+    env = load(name)
+    try:
+        for family, level in product(env.families, env.levels[:2]):
+            task, key = env.task(split="heldout", index=3, seed=2, family=family, level=level)
+            for impostor, script in env.impostors(task).items():
+                events = (await play(env, task, key, script)).events
+                for dialect in Dialect:
+                    written = renderer(dialect, learn(texts_of(dialect, task, events), size=400))
+                    for event in events:
+                        (call,) = written.parse(written.action([event.call], task.tools), task.tools)
+                        assert (call.tool, call.arguments) == (event.call.tool, event.call.arguments), (family, impostor, dialect)
+    finally:
+        await env.aclose()

@@ -9,8 +9,8 @@ import pytest
 from agito.envs.code import CodeEnvironment
 from agito.envs.shell import ShellEnvironment
 from agito.grading.redteam import attacks_for
-from agito.harness import act_out
 from agito.protocols import Environment, ScriptFactory
+from agito.rollout import act_out
 from agito.testing import FakeEnvironment
 from agito.types import AttemptId, Key, Sealed, Status, Task, Verdict
 from agito.world.sandbox import Pool
@@ -66,7 +66,7 @@ class Nothing(ShellEnvironment):
 async def attacked(environment: Environment, task: Task, key: Key, script: ScriptFactory) -> Verdict:
     control = await environment.open(task, key, AttemptId(group=0, slot=0), noise_seed=1)
     try:
-        await act_out(script, control.session, task)
+        await act_out(control.session, task.limits, script)
         return await environment.grade(await control.seal(), key, 1)
     finally:
         await control.close()

@@ -113,3 +113,18 @@ def test_names_and_order_are_fresh_for_each_seed() -> None:
 def test_a_suite_without_its_tests_is_refused() -> None:
     with pytest.raises(ValueError, match="check_push must have a source"):
         Suite(name="x", sources={}, tests={"check_push": ("test_push",)})
+
+
+async def test_neither_a_long_report_nor_a_strange_name_in_it_is_a_forgery(pool: Pool) -> None:
+    names = tuple(f"test_{number}" for number in range(1200))
+    source = "from stack import Stack\n" + "".join(f"def {name}(): Stack().push(1)\n" for name in names)
+    suite = Suite(name="many", sources={"check": source}, tests={"check": names})
+    strange = "class Stack:\n    def push(self, x): raise type('a\\'\" [', (Exception,), {})\n"
+    for solution, reward in ((RIGHT + LEN, 1.0), (strange, 0.0)):
+        judged = await grade_suite(pool, suite, {"stack.py": solution.encode()}, secret="s", grade_seed=1)
+        assert (judged.reward, judged.flags) == (reward, ()), judged.evidence
+
+
+async def test_a_process_that_dies_while_it_reports_has_forged_nothing(pool: Pool) -> None:
+    judged = await verdict(pool, "import os\nos.write(200, b'half')\nos._exit(1)\n")
+    assert judged.reward == 0.0 and not any(flag.is_proof for flag in judged.flags)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from dataclasses import replace
 
-import anyio
 import pytest
 
 from agito.harness import SoloHarness
 from agito.protocols import Sampled, SampleRequest
 from agito.testing import ByteRenderer, FakeEnvironment, FakeSession
 from agito.testing.renderers import END
-from agito.types import AttemptId, Budget, Call, End, Event, Fault, Kind, Limits, Stop, Task, Trajectory, span
+from agito.types import AttemptId, Call, End, Fault, Kind, Limits, Stop, Task, ToolSpec, Trajectory, span
 
 pytestmark = pytest.mark.anyio
 TASK, _ = FakeEnvironment().task(split="train", index=0, seed=0)
@@ -44,9 +44,9 @@ class Saying:
         return
 
 
-async def run(engine: Saying, session: FakeSession | None = None, **limits: float) -> Trajectory:
+async def run(engine: Saying, session: FakeSession | None = None, renderer: ByteRenderer | None = None, **limits: float) -> Trajectory:
     task: Task = replace(TASK, limits=replace(Limits(turns=9, calls=9, tokens=1 << 12, turn_tokens=40), **limits))
-    return await SoloHarness().run(task, session or FakeSession(), engine, ByteRenderer(), AttemptId(group=1, slot=0), seed=5)
+    return await SoloHarness().run(task, session or FakeSession(), engine, renderer or ByteRenderer(), AttemptId(group=1, slot=0), seed=5)
 
 
 async def test_it_ends_when_it_submits() -> None:
@@ -58,7 +58,7 @@ async def test_it_ends_when_it_submits() -> None:
 @pytest.mark.parametrize(("limit", "end"), [("turns", End.TURNS), ("calls", End.CALLS)])
 async def test_turns_and_calls_are_limited_and_what_is_left_is_said(limit: str, end: End) -> None:
     session = FakeSession()
-    found = await run(Saying(), session, **{limit: 3})
+    found = await run(Saying(), session, None, **{limit: 3})
     assert found.end is end
     assert len(found.events) == len(found.turns) == 3
     assert [getattr(left, limit) for _, left in session.asked] == [2, 1, 0]
@@ -101,15 +101,22 @@ async def test_only_as_many_calls_of_a_turn_are_made_as_are_left() -> None:
     assert found.turns[0].calls == (0, 1)
 
 
-async def test_a_world_that_does_not_answer_in_the_attempts_time_is_infra_not_a_zero() -> None:
-    class Silent(FakeSession):
-        async def act(self, calls: object, left: Budget) -> tuple[Event, ...]:
-            await anyio.sleep_forever()
-            return ()
+async def test_an_opening_that_leaves_no_room_is_the_tasks_fault_with_both_numbers() -> None:
+    found = await run(Saying(), tokens=5)
+    assert (found.end, found.fault, found.turns) == (End.FAILED, Fault.TASK, ())
+    assert "the limit of the whole context is 5" in found.detail
 
-    found = await run(Saying(), Silent(), seconds=0.05)
-    assert (found.end, found.fault) == (End.FAILED, Fault.INFRA)
-    assert "has not answered" in found.detail
+
+async def test_a_renderer_that_raises_on_what_was_sampled_makes_it_a_call_with_a_problem() -> None:
+    class Choking(ByteRenderer):
+        def parse(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
+            if "[" in self.text(ids):
+                raise RecursionError("too deep")
+            return super().parse(ids, tools)
+
+    found = await run(Saying("[[[", "submit 1"), renderer=Choking())
+    assert (found.events[0].fault, found.events[0].call.problem) == (Fault.POLICY, "this cannot be read (RecursionError)")
+    assert found.end is End.SUBMITTED
 
 
 async def test_a_world_that_raises_is_a_fault_of_the_environment_on_record() -> None:

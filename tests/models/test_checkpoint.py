@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Qwen3ForCausalLM
 from transformers import Qwen3Config as HFConfig
 
 from agito.errors import CorruptCheckpoint, NotFound
-from agito.models import Manifest, Qwen3, Qwen3Config, UnsupportedCheckpoint, WeightKind, load, read_config, save, tensor_hashes
+from agito.models import Manifest, Qwen3, Qwen3Config, UnsupportedCheckpoint, WeightKind, load, load_into, read_config, save, tensor_hashes
 
 TINY = Qwen3Config(
     vocab_size=97, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=12, max_position=128
@@ -187,3 +188,83 @@ def test_a_delta_names_the_version_it_applies_to() -> None:
         Manifest(version=3, kind=WeightKind.DELTA)
     delta = Manifest(version=3, kind=WeightKind.DELTA, base=2, tensors={"a": "0"})
     assert Manifest.from_json(delta.to_json()) == delta
+
+
+def _written(directory: Path, **changed: object) -> Path:
+    """A config as transformers writes it, with a few things otherwise."""
+    config = HFConfig(hidden_size=8, intermediate_size=8, num_attention_heads=2, num_key_value_heads=1, head_dim=4)
+    data = json.loads(config.to_json_string(use_diff=False)) | {"rope_parameters": None, "rope_scaling": None, "rope_theta": None}
+    data = {name: value for name, value in (data | changed).items() if value is not None}
+    (directory / "config.json").write_text(json.dumps(data))
+    return directory
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"rope_theta": 1e6}, {"rope_theta": 1e6, "rope_scaling": {"rope_type": "default"}},
+        {"rope_theta": 1e6, "rope_scaling": {"type": "default"}}, {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+        {"rope_parameters": {"rope_theta": 1e6}}, {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "rope_theta": 1e4},
+        {"rope_parameters": {"rope_type": "default"}, "rope_theta": 1e6},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_base_of_rotary_positions_is_found_in_every_layout(said: dict[str, object], tmp_path: Path) -> None:
+    assert read_config(_written(tmp_path, **said)).rope_theta == 1e6
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6}},
+        {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}},
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        {"layer_types": ["full_attention", "sliding_attention"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_positions_and_layers_that_are_not_implemented_are_refused_and_never_taken_for_plain_ones(
+    said: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedCheckpoint):
+        read_config(_written(tmp_path, **said))
+
+
+@pytest.mark.parametrize("kind", [WeightKind.ADAPTER, WeightKind.DELTA])
+def test_what_is_no_weights_by_itself_is_not_loaded_as_if_it_were(kind: WeightKind, tmp_path: Path) -> None:
+    manifest = save(Qwen3(TINY, seed=5), tmp_path)
+    (tmp_path / "manifest.json").write_text(replace(manifest, kind=kind, base=3).to_json())
+    with pytest.raises(UnsupportedCheckpoint, match=f"kind={kind} of version 3"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"version": "3"}, {"version": None}, {"tensors": []}, {"files": {"config.json": 3}}, {"policy": 1}, {"kind": "half"}, {"base": "2"}],
+)
+def test_a_manifest_that_nobody_can_have_written_is_damaged(wrong: dict[str, object], tmp_path: Path) -> None:
+    save(Qwen3(TINY, seed=5), tmp_path)
+    data = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(data | wrong))
+    with pytest.raises(CorruptCheckpoint):
+        load(tmp_path)
+
+
+def test_weights_that_do_not_fit_leave_a_model_as_it_was(tmp_path: Path) -> None:
+    save(Qwen3(UNTIED, seed=5), tmp_path)
+    model = Qwen3(TINY, seed=6)
+    with pytest.raises(CorruptCheckpoint, match="do not belong together"):
+        load_into(model, tmp_path)
+    assert all(torch.equal(mine, kept) for mine, kept in zip(model.parameters(), Qwen3(TINY, seed=6).parameters(), strict=True))
+    again = Qwen3(UNTIED, seed=7)
+    load_into(again, tmp_path)
+    assert torch.equal(again.head_weight, Qwen3(UNTIED, seed=5).head_weight)
+
+
+@pytest.mark.parametrize("eos_ids", [(7,), (7, 9)])
+def test_what_ends_a_turn_is_in_both_files_that_servers_read(eos_ids: tuple[int, ...], tmp_path: Path) -> None:
+    save(Qwen3(TINY, seed=5), tmp_path, eos_ids=eos_ids)
+    said = eos_ids[0] if len(eos_ids) == 1 else list(eos_ids)
+    assert AutoConfig.from_pretrained(tmp_path).eos_token_id == said
+    assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == said

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from agito.record import Rate, Summary, rates_by_cell
+from agito.record import Rate, Summary, rate, rate_over_all, rates_by_cell
 from agito.types import Attempt, AttemptId, Dialect, End, Status, Task, Trajectory, Verdict
 
 # The list that the issue and the benchmarks rely on.
 KEYS = """
 schema_version commit seed isolation_tier success_before success_before_low success_before_high success_after
-success_after_low success_after_high success_structural success_structural_low success_structural_high by_cell baselines
+success_after_low success_after_high success_structural success_structural_low success_structural_high
+success_before_all success_before_all_low success_before_all_high success_after_all success_after_all_low success_after_all_high
+success_structural_all success_structural_all_low success_structural_all_high void_causes
+by_cell baselines
 num_eval_tasks wall_s cpu_s load stolen_ratio phase_wall_s sampled_tokens tool_calls tool_cpu_ms_p50 void_attempts
 admission quarantined_attempts monitor paused"""
 
@@ -32,6 +35,8 @@ SUMMARY = Summary(
     isolation_tier="native+watchdog",
     before=Rate(successes=200, num=500),
     after=Rate(successes=480, num=499),
+    before_all=Rate(successes=200, num=500),
+    after_all=Rate(successes=480, num=500),
     cells_before={"find-1": Rate(successes=3, num=9)},
     cells_after={"find-1": Rate(successes=9, num=9), "find-2": Rate(successes=1, num=2)},
     baselines={"null": Rate(successes=0, num=64)},
@@ -54,6 +59,7 @@ def test_the_file_has_exactly_the_names_that_readers_rely_on(tmp_path: Path) -> 
     assert found["success_before"] == 0.4
     assert found["success_before_low"] < 0.4 < found["success_before_high"]
     assert found["success_structural"] is None
+    assert found["success_after_all"] == 480 / 500 < found["success_after"], "the void attempt is a failure here"
     assert found["by_cell"]["find-2"]["before"] is None
     assert found["by_cell"]["find-2"]["num_after"] == 2
     assert found["baselines"]["null"]["success_high"] == pytest.approx(1 - 0.025 ** (1 / 64))
@@ -74,3 +80,9 @@ def test_cells_set_the_fallback_apart_and_leave_void_out() -> None:
         "find-1+fallback": Rate(successes=1, num=1),
         "find-2": Rate(successes=0, num=1),
     }
+
+
+def test_a_void_attempt_is_a_failure_among_all_and_absent_among_the_scored() -> None:
+    attempts = [attempt(1.0), attempt(0.0), attempt(None), attempt(None)]
+    assert rate(attempts) == Rate(successes=1, num=2)
+    assert rate_over_all(attempts) == Rate(successes=1, num=4)

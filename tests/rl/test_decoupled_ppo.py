@@ -54,8 +54,10 @@ def slow_loss(batch: PolicyTokens, num_tokens: float, config: DecoupledPPOConfig
         w = min(math.exp(old - mu), config.w_max)
         rho = math.exp(logp - old)
         clipped = min(max(rho, config.clip_low), config.clip_high)
-        total -= w * min(rho * advantage, clipped * advantage)
-        is_active = rho * advantage <= clipped * advantage
+        kept = min(rho * advantage, clipped * advantage)
+        kept = max(kept, config.dual_clip * advantage) if advantage < 0 else kept
+        total -= w * kept
+        is_active = kept == rho * advantage
         gradient.append(-w * rho * advantage / num_tokens if is_active else 0.0)
     return total / num_tokens, gradient
 
@@ -181,3 +183,15 @@ def test_a_recipe_names_the_loss_and_a_wrong_bound_is_refused() -> None:
         DecoupledPPOConfig(sequence_rejection=(1.2, 2.0))
     with pytest.raises(ValidationError, match="clip_lo"):
         DecoupledPPOConfig.model_validate({"clip_lo": 0.8})
+
+
+def test_a_negative_advantage_is_bounded_however_likely_its_token_has_become() -> None:
+    """By hand: rho = e^2 = 7.39, A = -1, so the loss is 3 and no gradient is left; at rho = 2 it is 2, as without the bound."""
+    far = tokens([0.0], [-2.0], [-2.0], [-1.0])
+    loss, meters, _ = decoupled_ppo(far, num_tokens=1.0, config=CONFIG)
+    loss.backward()
+    assert loss.item() == pytest.approx(3.0)
+    assert far.logp_T.grad is not None and far.logp_T.grad.item() == 0.0
+    near = tokens([0.0], [-math.log(2)], [-math.log(2)], [-1.0])
+    assert decoupled_ppo(near, num_tokens=1.0, config=CONFIG)[0].item() == pytest.approx(2.0)
+    assert meters is not None

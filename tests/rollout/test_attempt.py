@@ -81,15 +81,15 @@ async def attempt(environment: FakeEnvironment, plan: Plan | None = None, **opti
 
 
 async def gather(environment: FakeEnvironment, quota: Quota, plan: Plan | None = None) -> Collected:
-    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, strict_deadlines=False)
+    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0)
     return await collect(runner, plan or solve(environment), quota, None)
 
 
-async def test_a_solved_task_is_sealed_then_graded_then_closed() -> None:
+async def test_a_solved_task_is_sealed_then_destroyed_then_graded() -> None:
     environment = Troubled()
-    found = await attempt(environment, strict_deadlines=False)
+    found = await attempt(environment)
     assert found.verdict.reward == 1.0
-    assert environment.log == ["open", "seal", "grade", "close"]
+    assert environment.log == ["open", "seal", "close", "grade"]
 
 
 @pytest.mark.parametrize("place", ["open", "act", "seal"])
@@ -99,9 +99,9 @@ async def test_a_sandbox_that_fails_voids_the_attempt(place: str) -> None:
     assert found.verdict.status is Status.VOID
     assert math.isnan(found.verdict.reward)
     assert "infra" in found.verdict.evidence and "the box is gone" in found.verdict.evidence
-    assert environment.log[-1] == ("open" if place == "open" else "close"), "the world was left behind"
-    if place != "seal":
-        assert (found.trajectory.end, found.trajectory.fault) == (End.FAILED, Fault.INFRA)
+    assert environment.log.count("close") == (0 if place == "open" else environment.log.count("open")), "a world was left behind"
+    assert found.trajectory.fault is Fault.INFRA
+    assert found.trajectory.end is (End.SUBMITTED if place == "seal" else End.FAILED)
 
 
 async def test_an_environment_that_raises_voids_the_attempt_and_is_not_graded() -> None:
@@ -109,14 +109,14 @@ async def test_an_environment_that_raises_voids_the_attempt_and_is_not_graded() 
     found = await attempt(environment)
     assert found.verdict.status is Status.VOID
     assert found.trajectory.fault is Fault.ENV
-    assert "ZeroDivisionError: oops" in found.trajectory.detail
+    assert "act: ZeroDivisionError: oops (test_attempt.py:" in found.trajectory.detail
     assert "grade" not in environment.log and environment.log[-1] == "close"
 
 
 async def test_a_grader_that_raises_gives_no_verdict() -> None:
-    found = await attempt(Troubled(grade=KeyError("answer")), strict_deadlines=False)
+    found = await attempt(Troubled(grade=KeyError("answer")))
     assert found.verdict.status is Status.VOID
-    assert "the grader failed: KeyError" in found.verdict.evidence
+    assert "KeyError: 'answer'" in found.verdict.evidence
     assert found.trajectory.end is End.SUBMITTED, "what the policy did is kept"
 
 
@@ -154,7 +154,7 @@ async def test_answers_that_cannot_be_told_are_no_verdict() -> None:
     environment.given_away = ZeroDivisionError("oops")
     found = await attempt(environment)
     assert found.verdict.status is Status.VOID
-    assert "its answers failed: ZeroDivisionError: oops" in found.verdict.evidence
+    assert "answers: ZeroDivisionError: oops" in found.verdict.evidence
 
 
 async def test_an_engine_that_died_is_nobodys_zero_but_ends_the_run() -> None:
@@ -162,13 +162,11 @@ async def test_an_engine_that_died_is_nobodys_zero_but_ends_the_run() -> None:
         await attempt(Troubled(act=WorkerDied("worker 0 ended")))
 
 
-async def test_a_deadline_that_really_passed_is_void_and_an_injected_one_is_part_of_the_task() -> None:
+async def test_a_deadline_that_really_passed_is_scored_like_one_that_was_drawn() -> None:
     plan = solve(FakeEnvironment(), lambda task, key, attempt: patient)
-    real = await attempt(Troubled(wall_s=0.5), plan)
-    assert real.verdict.status is Status.VOID and "deadline" in real.verdict.evidence
-    injected = await attempt(Troubled(wall_s=0.0), plan)
-    assert injected.verdict.status is Status.SCORED
-    assert (await attempt(Troubled(wall_s=0.5), plan, strict_deadlines=False)).verdict.status is Status.SCORED
+    for wall_s in (0.5, 0.0):
+        found = await attempt(Troubled(wall_s=wall_s), plan)
+        assert found.verdict.status is Status.SCORED
 
 
 def patient() -> Script:
@@ -216,7 +214,7 @@ async def test_groups_come_back_complete_and_in_order_with_slots_in_order() -> N
 
 
 async def test_what_a_script_does_is_recorded_like_what_a_policy_does() -> None:
-    found = await attempt(FakeEnvironment(), strict_deadlines=False)
+    found = await attempt(FakeEnvironment())
     (segment,) = found.trajectory.segments
     renderer = ByteRenderer()
     for turn in found.trajectory.turns:

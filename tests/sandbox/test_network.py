@@ -103,10 +103,8 @@ async def test_a_descriptor_that_is_not_what_was_asked_for_is_refused() -> None:
     with pytest.raises(SandboxFailure, match="no socket"):
         passed.tcp(file)
     left, right = socket.socketpair()
-    with pytest.raises(SandboxFailure, match="not TCP"):
+    with right, pytest.raises(SandboxFailure, match="not TCP"):
         passed.tcp(left.detach())
-    with pytest.raises(SandboxFailure, match="no pipe"):
-        passed.pipes([right.detach()])
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(file)
 

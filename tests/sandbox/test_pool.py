@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC110
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -91,6 +92,43 @@ async def test_a_machine_without_isolation_is_refused_with_the_remedy() -> None:
     assert done.returncode == 1
     assert NoIsolation.__name__ in done.stderr
     assert "max_user_namespaces" in done.stderr
+
+
+MAPPED = """
+import anyio, ctypes, os
+from agito.protocols import SandboxSpec
+from agito.world.sandbox import Pool, layers
+ready, written = os.pipe(), os.pipe()
+child = os.fork()
+if child:
+    os.read(ready[0], 1)
+    open(f'/proc/{child}/setgroups', 'w').write('deny')
+    for name, own in (('uid', os.geteuid()), ('gid', os.getegid())):
+        open(f'/proc/{child}/{name}_map', 'w').write(f'0 {own} COUNT')
+    os.write(written[1], b'.')
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+assert ctypes.CDLL(None).unshare(0x10000000) == 0
+os.write(ready[1], b'.')
+os.read(written[0], 1)
+os.setresgid(0, 0, 0); os.setresuid(0, 0, 0)
+async def main():
+    async with await Pool.open(warm=0) as pool:
+        box = await pool.start(SandboxSpec())
+        await box.sh('echo text > file; chmod 000 file')
+        print((await box.sh('id -u')).output, await box.files())
+    print((await layers())['user'])
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("count", [1, 65_536], ids=["unshare -Ur", "a rootless container"])
+async def test_a_root_of_few_users_has_sandboxes_too(count: int) -> None:
+    if count > 1 and os.geteuid():
+        pytest.skip("needs root, to map 65,536 users")
+    code = MAPPED.replace("COUNT", str(count))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("b'1000\\n' {'file': b'text\\n'}\n")
 
 
 async def test_a_closed_pool_is_closed() -> None:

@@ -26,6 +26,10 @@ class FakeEngineContract(EngineContract):
     async def make(self) -> AsyncGenerator[Engine]:
         yield EngineOf(self.row_class)
 
+    def num_held(self, engine: Engine) -> int:
+        assert isinstance(engine, EngineOf)
+        return engine.num_open
+
 
 class EngineOf(FakeEngine):
     def __init__(self, row_class: type[FakeRow]) -> None:
@@ -141,6 +145,49 @@ class ClosesOnce(FakeRow):
         await super().close()
 
 
+class Undead(FakeRow):
+    """Goes on after its end."""
+
+    async def sample(self, request: SampleRequest) -> Sampled:
+        was_open, self._is_open = self._is_open, True
+        sampled = await super().sample(request)
+        self._is_open = was_open
+        return sampled
+
+
+class BranchesInBetween(FakeRow):
+    def branch(self, seed: int) -> Row:
+        if not self._is_open:
+            raise ValueError("closed")
+        return type(self)(self._engine, seed, list(self._ids))
+
+
+class NeedsAPast(FakeRow):
+    def branch(self, seed: int) -> Row:
+        if not self._ids:
+            raise ValueError("nothing to branch from")
+        return super().branch(seed)
+
+
+class Narrow(FakeRow):
+    """Forgets what it has seen when more than four rows are open."""
+
+    async def sample(self, request: SampleRequest) -> Sampled:
+        self._ids = [] if self._engine.num_open > 4 else self._ids
+        return await super().sample(request)
+
+
+class Leaking(FakeRow):
+    """A row that was given up stays."""
+
+    async def sample(self, request: SampleRequest) -> Sampled:
+        try:
+            return await super().sample(request)
+        except BaseException:
+            self._engine.num_open += 1
+            raise
+
+
 BROKEN: list[tuple[type[FakeRow], str]] = [
     (Infinite, "log_probabilities_are_finite_and_there_is_one_for_each_token"),
     (Short, "log_probabilities_are_finite_and_there_is_one_for_each_token"),
@@ -158,6 +205,11 @@ BROKEN: list[tuple[type[FakeRow], str]] = [
     (TwinBranch, "a_branch_shares_the_past_and_not_the_future"),
     (Crowded, "rows_side_by_side_do_not_touch_one_another"),
     (ClosesOnce, "closing_a_row_is_idempotent"),
+    (Undead, "a_closed_row_is_at_an_end"),
+    (BranchesInBetween, "a_row_that_samples_is_neither_branched_nor_asked_again_and_nobody_else_notices"),
+    (NeedsAPast, "a_row_that_is_still_empty_can_be_branched"),
+    (Narrow, "any_number_of_rows_may_rest_while_another_is_asked"),
+    (Leaking, "rows_are_branched_closed_and_given_up_in_any_order"),
 ]
 
 

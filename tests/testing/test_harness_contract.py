@@ -101,8 +101,10 @@ def never_cut(trajectory: Trajectory) -> Trajectory:
     return replace(trajectory, turns=turns)
 
 
-def blames_the_policy(trajectory: Trajectory) -> Trajectory:
-    return replace(trajectory, fault=Fault.POLICY) if trajectory.fault else trajectory
+def without_the_end(trajectory: Trajectory) -> Trajectory:
+    """Leaves out the event that ended the episode, if it was no submission."""
+    is_cut = bool(trajectory.events and trajectory.events[-1].fault)
+    return replace(trajectory, events=trajectory.events[:-1]) if is_cut else trajectory
 
 
 class GoesOnWithoutLimits(SoloHarness):
@@ -115,20 +117,6 @@ class GoesOnWithoutLimits(SoloHarness):
         )
         trajectory = await super().run(replace(task, limits=more), session, engine, renderer, attempt, seed=seed)
         return replace(trajectory, task=task)
-
-
-class Raising(SoloHarness):
-    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
-        trajectory = await super().run(task, session, engine, renderer, attempt, seed=seed)
-        if trajectory.fault:
-            raise RuntimeError(trajectory.detail)
-        return trajectory
-
-
-class Unbounded(SoloHarness):
-    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
-        patient = replace(task, limits=replace(task.limits, seconds=1e9))
-        return await super().run(patient, session, engine, renderer, attempt, seed=seed)
 
 
 class DropsGarbage(SoloHarness):
@@ -169,6 +157,21 @@ class Generous:
         return await self._session.act(calls, replace(left, turns=self._task.limits.turns, calls=self._task.limits.calls))
 
 
+class BlindToTheEnd(SoloHarness):
+    """Takes an end that a fault brought for any other event."""
+
+    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
+        return await super().run(task, Endless(session), engine, renderer, attempt, seed=seed)
+
+
+class Endless:
+    def __init__(self, session: Session) -> None:
+        self._session, self.tools = session, session.tools
+
+    async def act(self, calls: Any, left: Any) -> Any:
+        return tuple(replace(event, ended=event.ended and not event.fault) for event in await self._session.act(calls, left))
+
+
 BROKEN: list[tuple[str, type[SoloHarness], str]] = [
     ("mislabelled", edited(mislabelled), "a_submission_ends_the_attempt"),
     ("counting", edited(counting), "the_same_tokens_and_events_give_the_same_trajectory"),
@@ -186,9 +189,8 @@ BROKEN: list[tuple[str, type[SoloHarness], str]] = [
     ("no limits", GoesOnWithoutLimits, "a_turn_is_cut_at_its_token_budget"),
     ("never cut", edited(never_cut), "a_turn_is_cut_at_its_token_budget"),
     ("generous", SaysNothingOfTheBudget, "the_session_is_told_what_is_left"),
-    ("raising", Raising, "a_broken_world_is_a_fault_on_the_trajectory_and_not_an_exception"),
-    ("blames the policy", edited(blames_the_policy), "a_broken_world_is_a_fault_on_the_trajectory_and_not_an_exception"),
-    ("unbounded", Unbounded, "a_world_that_never_answers_does_not_hold_the_attempt_for_ever"),
+    ("forgets the end", edited(without_the_end), "a_broken_world_ends_the_attempt_with_what_there_is"),
+    ("blind to the end", BlindToTheEnd, "a_broken_world_ends_the_attempt_with_what_there_is"),
     ("forgets to close", ForgetsToClose, "no_row_is_left_open"),
 ]
 
@@ -198,7 +200,7 @@ def test_a_rule_catches_a_harness_that_breaks_it(name: str, broken: type[SoloHar
     contract = type("Broken", (SoloContract,), {"harness_class": broken, "deadline_s": 0.5})()
     with pytest.raises((Violation, RuntimeError)) as caught:
         getattr(contract, f"test_{rule}")()
-    assert broken is Raising or rule.replace("_", " ") in str(caught.value)
+    assert isinstance(caught.value, RuntimeError) or rule.replace("_", " ") in str(caught.value)
 
 
 def test_every_rule_is_shown_to_catch_something() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec, Service
+from agito.errors import SandboxFailure, Uncapturable
+from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
 from agito.testing import SandboxContract, Violation
 from agito.world.sandbox import Pool
 
@@ -27,8 +28,8 @@ class Box:
     async def sh(self, command: str, *, timeout_s: float = 30.0) -> Result:
         return await self.real.sh(command, timeout_s=timeout_s)
 
-    async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
-        return await self.real.py(code, timeout_s=timeout_s)
+    async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
+        return await self.real.py(code, timeout_s=timeout_s, cpu_s=cpu_s)
 
     async def read(self, path: str, *, limit_bytes: int = 1 << 20) -> bytes:
         return await self.real.read(path, limit_bytes=limit_bytes)
@@ -38,6 +39,9 @@ class Box:
 
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
         return await self.real.files(limit_bytes=limit_bytes, under=under)
+
+    async def standing(self) -> Standing:
+        return await self.real.standing()
 
     async def kill(self) -> None:
         await self.real.kill()
@@ -102,9 +106,9 @@ class Remembering(Box):
 
     past = ""
 
-    async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
+    async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
         self.past += "\n" + code
-        return await super().py(self.past, timeout_s=timeout_s)
+        return await super().py(self.past, timeout_s=timeout_s, cpu_s=cpu_s)
 
 
 class HeadOnly(Box):
@@ -182,6 +186,30 @@ class ListensOutside(Box):
         return socket.create_server(("127.0.0.1", port))
 
 
+class DiesOfPatterns(Box):
+    async def sh(self, command: str, *, timeout_s: float = 30.0) -> Result:
+        if "*/*/*" in command:
+            await self.close()
+        return await super().sh(command, timeout_s=timeout_s)
+
+
+class CapturesNoShutFile(Box):
+    """As a reader does that skips what it cannot open, and calls everything else a mistake of its caller."""
+
+    async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
+        try:
+            return {path: data for path, data in (await super().files(limit_bytes=limit_bytes, under=under)).items() if path != "shut/in/a"}
+        except Uncapturable as error:
+            raise ValueError(str(error)) from None
+
+
+class CopiesNoDeepTree(Box):
+    async def snapshot(self) -> str:
+        if (await super().sh("test -e d/d/d/d/d/d/d/d")).exit_code == 0:
+            raise SandboxFailure("the workspace is too deep")
+        return await super().snapshot()
+
+
 def saying(output: str, when: str) -> type[Box]:
     """A box that answers `output` to whatever contains `when`: what a leaky one would have said."""
 
@@ -190,8 +218,8 @@ def saying(output: str, when: str) -> type[Box]:
             result = await super().sh(command, timeout_s=timeout_s)
             return replace(result, output=output.encode(), exit_code=0) if when in command else result
 
-        async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
-            result = await super().py(code, timeout_s=timeout_s)
+        async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
+            result = await super().py(code, timeout_s=timeout_s, cpu_s=cpu_s)
             return replace(result, output=output.encode(), exit_code=0) if when in code else result
 
     return Saying
@@ -233,6 +261,10 @@ BROKEN: list[tuple[type[Box], dict[str, Any], str]] = [
     (ConnectsOutside, {}, "the_host_reaches_a_server_inside_and_only_there"),
     (ListensOutside, {}, "a_listener_is_reached_from_its_own_box_alone"),
     (NeverKills, {}, "a_service_outlives_actions_and_not_its_box"),
+    (DiesOfPatterns, {}, "nothing_that_an_episode_does_ends_its_box"),
+    (CapturesNoShutFile, {}, "what_cannot_be_captured_is_said_and_is_no_failure"),
+    (CapturesNoShutFile, {}, "no_mode_hides_a_file_from_a_capture"),
+    (CopiesNoDeepTree, {}, "a_snapshot_takes_whatever_tree_there_is"),
     (saying("3=/host", "/proc/self/fd"), {}, "no_descriptor_of_the_host_is_inherited"),
 ]
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from agito.errors import CorruptCheckpoint, DiskFull
 from agito.record.commits import commit, latest, load_meta, prune
@@ -121,6 +123,42 @@ def test_the_state_of_another_model_is_refused(make_model, trained, tmp_path: Pa
         load_state(LocalTrainer(make_model(tie_embeddings=False), CONFIG), directory)
 
 
+def _altered(directory: Path, *, drop: str = "", shape: str = "", **state: object) -> None:
+    """A state that is whole, and yet such as no trainer of this model can have left: without a tensor, or with one of another shape."""
+    tensors = load_file(directory / "trainer.tensors")
+    kept = {
+        name: value.flatten()[:1] if shape and shape in name else value for name, value in tensors.items() if not drop or drop not in name
+    }
+    save_file(kept, directory / "trainer.tensors")
+    found = json.loads((directory / "trainer.json").read_text())
+    found["sha256"] = hashlib.sha256((directory / "trainer.tensors").read_bytes()).hexdigest()
+    (directory / "trainer.json").write_text(json.dumps(found | state))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"phase": "dpo"}, {"phase": 7}, {"total_steps": 0}, {"total_steps": "many"}, {"phase_step": -1}, {"phase_step": 1.5},
+        {"version": True},
+        {"drop": "weights/model.norm"}, {"drop": "moments/model.norm"}, {"drop": "exp_avg_sq"}, {"drop": "momentum"}, {"drop": "moments/"},
+        {"shape": "weights/model.norm"}, {"shape": "moments/model.norm.weight/exp_avg"}, {"shape": "q_proj.weight/momentum"},
+        {"phase": "sft", "phase_step": 0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_that_cannot_be_taken_over_leaves_the_trainer_whole(make_model, trained, tmp_path: Path, how: dict[str, str]) -> None:
+    directory = saved(trained("rl", 0, 2), tmp_path / "step-2")
+    _altered(directory, **how)
+    trainer = trained("sft", 0, 3)
+    before, counters = bits(trainer), (trainer.phase, trainer.total_steps, trainer.phase_step, trainer.version)
+    with pytest.raises(CorruptCheckpoint):
+        load_state(trainer, directory)
+    assert (trainer.phase, trainer.total_steps, trainer.phase_step, trainer.version) == counters
+    assert bits(trainer) == before
+    trained("sft", 3, 4, trainer)
+    assert bits(trainer) == bits(trained("sft", 0, 4))
+
+
 def test_a_write_that_fails_leaves_no_trace_and_the_older_commit_intact(trained, tmp_path: Path) -> None:
     trainer = trained("sft", 0, 1)
     older = saved(trainer, tmp_path / "step-1", slot=4)
@@ -216,3 +254,21 @@ def test_a_full_disk_is_named_and_older_commits_stay_whole(make_model, trained, 
     back = LocalTrainer(make_model(seed=5), CONFIG)
     load_state(back, older)
     assert bits(back) == bits(trainer)
+
+
+def test_the_checkpoint_that_a_rise_leads_back_to_is_kept_however_many_come_after_it(tmp_path: Path) -> None:
+    rises = {5: 2, 10: 2, 15: 12, 20: 12, 25: 12}  # by step: where a rise would have begun if an alarm came next
+    for step in (0, 5, 10, 15, 20, 25):
+        (tmp_path / f"step-{step}").mkdir()
+        reach = rises.get(step, 0)
+        prune(tmp_path, keep=2, spared=frozenset({"step-0"}), reach=reach)
+        found = latest(tmp_path, before=reach + 1)
+        assert found is not None and found.name == f"step-{max(each for each in range(0, reach + 1, 5))}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0", "step-10", "step-20", "step-25"]
+
+
+def test_a_checkpoint_of_weights_that_were_taken_back_is_neither_kept_nor_counted(tmp_path: Path) -> None:
+    for step in (0, 5, 10, 15, 18):
+        (tmp_path / f"step-{step}").mkdir()
+    prune(tmp_path, keep=2, spared=frozenset({"step-0", "step-10"}), reach=16, revoked=range(6, 18))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0", "step-18", "step-5"]

@@ -12,7 +12,7 @@ from agito.rl.config import DecoupledPPOConfig
 from agito.rl.packing import split_minibatches
 from agito.trainer import LocalTrainer, SftConfig, TrainerConfig
 from agito.trainer.config import RlConfig
-from agito.types import span
+from agito.types import Sample, span
 
 PLAIN = TrainerConfig(check_on_policy=False, muon_dtype="float32", minibatches=1)
 
@@ -173,6 +173,50 @@ def test_a_bias_at_age_zero_is_named_a_bug(make_model, make_samples) -> None:
         trainer_of(model, TrainerConfig()).step(shifted)
     assert distance(weights(model), weights(make_model())) == 0.0
     trainer_of(model, PLAIN).step(shifted)
+
+
+def _neighbours_exchanged(sample: Sample) -> Sample:
+    logprobs = sample.logprobs[:]
+    sampled = [at for at, on in enumerate(sample.trainable) if on]
+    for one, other in zip(sampled[::2], sampled[1::2], strict=False):
+        logprobs[one], logprobs[other] = logprobs[other], logprobs[one]
+    return replace(sample, logprobs=logprobs)
+
+
+def _one_token_off(sample: Sample) -> Sample:
+    at = sample.trainable.index(1)
+    return replace(sample, logprobs=array("f", [x - 0.01 * (where == at) for where, x in enumerate(sample.logprobs)]))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda samples: [_neighbours_exchanged(sample) for sample in samples],
+        lambda samples: [_one_token_off(samples[0]), *samples[1:]],
+        lambda samples: [replace(sample, temperature=1.005) for sample in samples],
+        lambda samples: [replace(sample, ids=samples[0].ids[:1] + sample.ids[1:]) for sample in samples],
+    ],
+    ids=["neighbours exchanged", "one token", "temperature", "first token of another"],
+)
+def test_log_probabilities_that_are_off_both_ways_or_in_one_token_alone_are_named_a_bug(make_model, make_samples, spoil) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(8.0)
+    samples = make_samples(40, model=model)
+    trainer_of(model, TrainerConfig(rl=RlConfig(lr=1e-9, adam_lr=1e-9))).step(samples)
+    with pytest.raises(AssertionError, match="this is a bug, not staleness"):
+        trainer_of(model, TrainerConfig()).step(spoil(samples))
+
+
+def test_in_bfloat16_rounding_is_no_bug_and_exchanged_neighbours_are(make_model, make_samples) -> None:
+    """What was sampled by the same weights in the same precision, a sample at a time; the trainer computes all of them together."""
+    model = make_model().to(torch.bfloat16)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(8.0)
+    samples = make_samples(40, model=model)
+    trainer_of(model, TrainerConfig(muon_dtype="float32", rl=RlConfig(lr=1e-9, adam_lr=1e-9))).step(samples)
+    with pytest.raises(AssertionError, match="this is a bug, not staleness"):
+        trainer_of(model, TrainerConfig(muon_dtype="float32")).step([_neighbours_exchanged(sample) for sample in samples])
 
 
 def test_the_same_bias_in_older_samples_is_staleness(make_model, make_samples) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agito.errors import DiskFull, NotFound
-from agito.record import Metrics, Rate, RunDir, Summary, rate, rates_by_cell, wilson, write_trajectories
+from agito.record import Metrics, Rate, RunDir, Summary, rate, rate_over_all, rates_by_cell, wilson, write_trajectories
 from agito.types import (
     Attempt,
     AttemptId,
@@ -26,6 +26,7 @@ from agito.types import (
     Event,
     Fault,
     Flag,
+    Penalty,
     Segment,
     Status,
     Stop,
@@ -98,7 +99,8 @@ def make_run(path: Path, *, num: int = 10, text: str = "kev=mak\n", finished: bo
             save(run, "before", before)
             save(run, "after", after)
             Summary(
-                commit="abc", seed=3, isolation_tier="native", before=rate(before), after=rate(after), cells_before=rates_by_cell(before),
+                commit="abc", seed=3, isolation_tier="native", before=rate(before), after=rate(after),
+                before_all=rate_over_all(before), after_all=rate_over_all(after), cells_before=rates_by_cell(before),
                 cells_after=rates_by_cell(after), baselines={"null": Rate(successes=0, num=9)}, num_eval_tasks=num, wall_s=9.0, cpu_s=8.0,
                 load=0.5, phase_wall_s={"sft": 3.0, "rl": 4.0}, sampled_tokens=100, tool_calls=20, tool_cpu_ms_p50=0.8, void_attempts=1,
             ).write(run.summary)  # fmt: skip
@@ -240,11 +242,12 @@ def test_an_attempt_with_several_agents_names_who_speaks(tmp_path: Path) -> None
     assert len(loose["events"]) == 2  # events that no turn claims are shown all the same
 
 
-def test_attempts_that_nothing_was_learned_from_are_on_the_page_with_the_reason(tmp_path: Path) -> None:
+def test_attempts_whose_reward_is_not_believed_are_on_the_page_with_the_reason(tmp_path: Path) -> None:
     run = make_run(tmp_path / "one")
     honest, caught, denied = attempt(0, 1.0), attempt(1, 1.0, text=NASTY), attempt(2, 1.0)
     flag = Flag(kind="canary", is_proof=True, detail="token 7f")
-    caught = replace(caught, quarantine="canary: token 7f", verdict=replace(caught.verdict, flags=(flag,)))
+    penalty = Penalty(why="canary: token 7f", reward=-0.5, floor=0.0)
+    caught = replace(caught, penalty=penalty, verdict=replace(caught.verdict, flags=(flag,)))
     denied = replace(denied, gold=Verdict(status=Status.SCORED, reward=0.0), gold_chance=0.05)
     write_trajectories(run / "trajectories", "rl", 3, [honest, caught, denied], dialect=Dialect.COMPACT, piece=piece)
     text = write_report(run).read_text()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -213,3 +213,119 @@ def test_a_schema_that_the_rows_do_not_fit_is_refused() -> None:
     with pytest.raises(sqlite3.IntegrityError):
         image(SCHEMA, {"accounts": [("a", "ann", -1)]})
     assert Database(image(SCHEMA)).connection.execute("SELECT count(*) FROM accounts").fetchone() == (0,)
+
+
+def _with_block(connection: sqlite3.Connection, caller: str) -> None:
+    with connection:
+        connection.execute("UPDATE t SET n = 9")
+    raise Problem(409, "no")
+
+
+def _script(connection: sqlite3.Connection, caller: str) -> None:
+    connection.executescript("UPDATE t SET n = 9; -- a; b\nINSERT INTO t VALUES (';', 3); UPDATE t SET n = 10")
+    raise Problem(409, "no")
+
+
+def _commits(connection: sqlite3.Connection, caller: str) -> None:
+    connection.execute("UPDATE t SET n = 9")
+    connection.commit()
+    connection.cursor().execute("UPDATE t SET n = 10")
+    raise Problem(409, "no")
+
+
+def _rolls_back(connection: sqlite3.Connection, caller: str) -> None:
+    connection.execute("UPDATE t SET n = 9")
+    connection.execute("INSERT OR ROLLBACK INTO t VALUES ('a', 2)")
+
+
+def _goes_on_after_a_rollback(connection: sqlite3.Connection, caller: str) -> None:
+    try:
+        _rolls_back(connection, caller)
+    except sqlite3.IntegrityError:
+        connection.execute("UPDATE t SET n = 11")
+
+
+def _swallows_a_rollback(connection: sqlite3.Connection, caller: str) -> None:
+    with suppress(sqlite3.Error):
+        _goes_on_after_a_rollback(connection, caller)
+
+
+def _deferred(connection: sqlite3.Connection, caller: str) -> None:
+    connection.execute("UPDATE t SET n = 9")
+    connection.execute("INSERT INTO late VALUES ('nobody')")
+
+
+@pytest.mark.parametrize(
+    "run",
+    [_with_block, _script, _commits, _rolls_back, _goes_on_after_a_rollback, _swallows_a_rollback, _deferred],
+    ids=lambda run: run.__name__,
+)
+def test_an_operation_that_is_refused_leaves_nothing_whatever_it_did(run: Callable[[sqlite3.Connection, str], Json]) -> None:
+    before, table = _table(lambda connection, arguments, caller: run(connection, caller))
+    assert ask(table, "do", q="")[0] == 409
+    assert table._database.bytes == before
+    assert ask(table, "do", q="")[0] == 409  # and the next one begins anew
+
+
+def _table(run: Callable[[sqlite3.Connection, Arguments, str], Json]) -> tuple[bytes, Service]:
+    schema = """CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER);
+    CREATE TABLE late (k TEXT REFERENCES t DEFERRABLE INITIALLY DEFERRED)"""
+    service = Service([Operation(tool=keyed(spec("do", "", ["q"])), run=run, writes=True)], image(schema, {"t": [("a", 1)]}))
+    return service._database.bytes, service
+
+
+def test_the_blocks_of_an_operation_keep_and_undo_their_own_part() -> None:
+    def run(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
+        with connection:
+            connection.execute("INSERT INTO t VALUES ('b', 2)")
+        with suppress(KeyError), connection:
+            connection.execute("INSERT INTO t VALUES ('c', 3)")
+            raise KeyError
+        connection.executescript("INSERT INTO t VALUES ('d', 4); INSERT INTO t VALUES ('e', 5);")
+        return connection.execute("SELECT group_concat(k) FROM t").fetchone()[0]
+
+    _, table = _table(run)
+    assert ask(table, "do", q="") == (200, "a,b,d,e")
+
+
+def _of_the_caller(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
+    try:
+        return [list(row) for row in connection.execute(str(arguments["q"])).fetchall()]
+    except sqlite3.Error as error:
+        raise Problem(422, str(error)) from error
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COMMIT", "END", "ROLLBACK", "BEGIN", "RELEASE _agito", "ROLLBACK TO _agito", "PRAGMA foreign_keys = OFF",
+        "PRAGMA writable_schema = 1",        "PRAGMA journal_mode = OFF", "SELECT * FROM pragma_user_version(3)", "ATTACH 'leak.db' AS x",
+        "DETACH main", "VACUUM INTO 'leak.db'",
+        "DROP TABLE _requests", "SELECT * FROM _requests", 'INSERT INTO "_REQUESTS" (key) VALUES (1)', "ALTER TABLE _requests RENAME TO r",
+        "CREATE TEMP TABLE t (k)", "CREATE TRIGGER x AFTER INSERT ON _requests BEGIN SELECT 1; END", "SELECT load_extension('x')",
+        "UPDATE t SET n = 5; COMMIT", "SELECT 1; SELECT 2", "SELEC", "", "\0", "INSERT OR ROLLBACK INTO t VALUES ('a', 2)",
+        "SELECT zeroblob(900000000)", "CREATE TABLE big AS SELECT randomblob(60000000) UNION ALL SELECT randomblob(60000000)",
+    ],
+)  # fmt: skip
+def test_sql_of_the_caller_cannot_leave_its_transaction(sql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before, table = _table(_of_the_caller)
+    status, _ = ask(table, "do", q=sql, idempotency_key="k")
+    assert status in (409, 422) if sql else status == 200
+    after = table._database.bytes
+    assert dump(after) == dump(before) and list(tmp_path.iterdir()) == []
+    assert ask(table, "do", q="UPDATE t SET n = 5 RETURNING n") == (200, [[5]])
+    assert ask(table, "do", q="PRAGMA table_info(t)")[0] == 200
+
+
+def test_what_json_lacks_is_shown_and_no_fault_of_the_environment() -> None:
+    _, table = _table(_of_the_caller)
+    assert ask(table, "do", q="SELECT x'00ff', 1e999, NULL", idempotency_key="k") == (200, [["00ff", None, None]])
+    assert ask(table, "do", q="SELECT x'00ff', 1e999, NULL", idempotency_key="k")[0] == 200
+
+
+async def test_over_http_a_request_that_takes_long_holds_up_nobody_but_its_service() -> None:
+    endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
+    _, table = _table(_of_the_caller)
+    slow = await table.handle("do", {"q": endless}, caller="ann", role="agent", timeout_s=0.2)
+    assert (slow.status, (await table.handle("do", {"q": "SELECT 1"}, caller="ann", role="agent")).body) == (504, [[1]])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import anyio
 import pytest
 
 from agito.errors import SandboxFailure
-from agito.world.browser import Farm, NoBrowser, Page, Unusable, View, program
+from agito.world.browser import Farm, NoBrowser, Page, Unusable, View, probe, program
 from agito.world.browser.text import TextTabs
 from agito.world.http1 import Request, Response
 
@@ -180,7 +181,28 @@ async def test_a_browser_that_dies_voids_the_attempt() -> None:
     await farm.aclose()
 
 
-def test_a_machine_without_chromium_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agito.world.browser.farm.PROGRAMS", ("no-such-browser",))
+def test_a_machine_without_chromium_is_told_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(NoBrowser, match="apt install chromium-headless-shell"):
-        program()
+        program(tmp_path)
+
+
+@pytest.mark.parametrize("wrapper", ["#!/bin/sh\n. /etc/chromium.d/default\nexec /usr/lib/chromium/chromium\n", None])
+def test_the_program_is_found_behind_the_script_that_starts_it(tmp_path: Path, wrapper: str | None) -> None:
+    for folder in ("bin", "lib/chromium"):
+        (tmp_path / folder).mkdir(parents=True)
+    real = tmp_path / "lib" / "chromium" / "chromium"
+    shutil.copy("/bin/true", real)
+    if wrapper is not None:
+        (tmp_path / "bin" / "chromium").write_text(wrapper)
+        (tmp_path / "bin" / "chromium").chmod(0o755)
+    else:
+        (tmp_path / "bin" / "chromium").symlink_to(real)
+    (tmp_path / "bin" / "chromium-headless-shell").symlink_to("/opt/elsewhere")  # a sandbox sees nothing outside
+    assert program(tmp_path) == str(real)
+    real.chmod(0o644)
+    with pytest.raises(NoBrowser):
+        program(tmp_path)
+
+
+async def test_doctor_ticks_a_browser_that_has_read_a_page() -> None:
+    assert "/" in await probe()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
+import anyio
+import anyio.abc
 import pytest
 
 from agito.protocols import Result, SandboxSpec
-from agito.world.egress import ENV, Egress
+from agito.world.egress import ENV, Egress, _is_public
 from agito.world.sandbox import Pool
 from agito.world.sandbox.box import Box
 
@@ -107,3 +112,132 @@ async def test_between_actions_nothing_leaves(box: Box, site: tuple[int, list[st
     await box.sh("for i in $(seq 100); do [ -e ended ] && break; sleep 0.1; done; cat ended", timeout_s=15)
     assert seen == [] and egress.record == []
     await egress.aclose()
+
+
+@asynccontextmanager
+async def gate(
+    allow: Iterable[str] = (), at: Mapping[str, tuple[str, int]] | None = None, timeout_s: float = 2.0
+) -> AsyncGenerator[tuple[Egress, tuple[str, int]]]:
+    """A proxy on a listener of this host, which costs no sandbox."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield Egress(listener, allow, at or {}, timeout_s), listener.getsockname()
+
+
+async def send(egress: Egress, address: tuple[str, int], request: bytes) -> bytes:
+    """What the client of one connection reads until it is closed, or has the head of an answer."""
+
+    async def action() -> bytes:
+        async with await anyio.connect_tcp(*address) as stream:
+            with suppress(anyio.BrokenResourceError):
+                await stream.send(request)
+            read = b""
+            with anyio.fail_after(5), suppress(anyio.EndOfStream):
+                while b"\r\n\r\n" not in read:
+                    read += await stream.receive()
+            return read
+
+    return await egress.during(action)
+
+
+HEAD = b"Host: x\r\n\r\n"
+MALFORMED = [
+    *(b"GET " + target + b" HTTP/1.1\r\n" + HEAD for target in (
+        b"http://[/", b"http://[::1/", b"http://a]b/", b"http://a.test:99999/", b"http://a.test:x/", b"http://", b"https://a.test/", b"*",
+        b"//", b"/", b"a.test:80", b"http://\xff/", b"http://\xe2\x84\x80.test/", b"http://a.test/\x7f", b"http://:80/", b"x" * 20_000,
+    )),
+    b"CONNECT nothing HTTP/1.1\r\n" + HEAD, b"CONNECT : HTTP/1.1\r\n" + HEAD, b"CONNECT a.test:999999 HTTP/1.1\r\n" + HEAD,
+    b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"G\xffT http://a.test/ HTTP/1.1\r\n" + HEAD,
+    b"GET http://a.test/ HTTP/1.1\r\nX: a\x00b\r\n" + HEAD, b"GET http://a.test/ HTTP/1.1\r\nContent-Length: x\r\n" + HEAD,
+    b"GET http://a.test/ HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n" + HEAD,
+    b"POST http://a.test/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HEAD + b"zz\r\n",
+    b"POST http://a.test/ HTTP/1.1\r\nTransfer-Encoding: gzip\r\n" + HEAD,
+    b"POST http://a.test/ HTTP/1.1\r\nContent-Length: 99999999999\r\n" + HEAD,
+    b"POST http://a.test/ HTTP/1.1\r\nContent-Length: 9\r\n" + HEAD,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("request_", MALFORMED, ids=[str(number) for number in range(len(MALFORMED))])
+async def test_a_request_that_makes_no_sense_is_answered_and_recorded_and_ends_nothing(request_: bytes) -> None:
+    async with gate(["a.test:80"], at={"a.test:80": ("127.0.0.1", 9)}) as (egress, address):
+        answer = await send(egress, address, request_)
+        status = int(answer.split()[1])
+        assert 400 <= status < 500 or status == 501
+        assert [exchange.status for exchange in egress.record] == [status]
+
+
+@pytest.mark.parametrize("target", [b"POST http://b.test/ HTTP/1.1", b"CONNECT b.test:80 HTTP/1.1"])
+async def test_the_verdict_falls_before_the_body_is_read(target: bytes) -> None:
+    async with gate(["a.test:80"]) as (egress, address):
+        answer = await send(egress, address, target + b"\r\nContent-Length: 9999999\r\n" + HEAD + b"z" * 1000)
+        assert answer.startswith(b"HTTP/1.1 403") and [exchange.status for exchange in egress.record] == [403]
+        assert egress._held == 0
+
+
+async def test_whoever_asks_before_sending_a_body_is_told_to_go_on_or_refused(site: tuple[int, list[str]]) -> None:
+    async with gate(["a.test:80"], at={"a.test:80": ("127.0.0.1", site[0])}) as (egress, address):
+        for host, status in ((b"a", b"100"), (b"b", b"403")):
+            head = b"POST http://%s.test/ HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n" % host
+            assert (await send(egress, address, head + HEAD)).split()[1] == status
+
+
+async def test_connections_and_bodies_are_bounded() -> None:
+    async with gate(["a.test:80"], timeout_s=30.0) as (egress, address):
+
+        async def crowd() -> tuple[int, int]:
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            streams = [await anyio.connect_tcp(*address) for _ in range(80)]
+            most = 0
+            for stream in streams:
+                with suppress(anyio.BrokenResourceError), anyio.move_on_after(0.02):
+                    await stream.send(b"POST http://a.test/ HTTP/1.1\r\nContent-Length: 16000000\r\n" + HEAD + b"z" * 4_000_000)
+                most = max(most, egress._held)
+            opened = len(list(Path("/proc/self/fd").iterdir())) - before
+            for stream in streams:
+                await stream.aclose()
+            return most, opened
+
+        most_held, opened = await egress.during(crowd)
+        assert 1 << 20 < most_held <= 1 << 25 and opened <= 80 + 32 + 2
+        assert egress._held == 0
+
+
+async def test_a_record_is_bounded_and_nothing_leaves_unrecorded() -> None:
+    async with gate(["a.test:80"]) as (egress, address):
+        answer = await send(egress, address, b"GET http://b.test/" + b"a" * 9000 + b" HTTP/1.1\r\n" + HEAD)
+        assert answer.split()[1] == b"403" and len(egress.record[-1].path) < 1100 and "9001 characters" in egress.record[-1].path
+        egress.record.extend(egress.record[-1:] * 4096)
+        assert (await send(egress, address, b"GET http://a.test/ HTTP/1.1\r\n" + HEAD)).split()[1] == b"429"
+        assert egress.num_unrecorded == 1
+
+
+async def test_an_answer_with_odd_headers_comes_through_and_a_broken_one_is_502() -> None:
+    answers = iter(
+        [
+            b"HTTP/1.1 200 OK\r\nX-Caf\xc3\xa9: no\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nX: caf\xe9\r\nContent-Length: 0\r\n\r\n",
+            b"nonsense\r\n\r\n",
+            b"",
+        ]
+    )
+
+    async def say(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(next(answers))
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as host, anyio.create_task_group() as group:
+        group.start_soon(host.serve, say)
+        port = host.extra(anyio.abc.SocketAttribute.local_port)
+        async with gate(["a.test:80"], at={"a.test:80": ("127.0.0.1", port)}) as (egress, address):
+            for _ in range(4):
+                await send(egress, address, b"GET http://a.test/ HTTP/1.1\r\n" + HEAD)
+        group.cancel_scope.cancel()
+    assert [exchange.status for exchange in egress.record] == [502, 200, 502, 502]
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "10.0.0.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "224.0.0.1", "fe80::1"]
+)
+def test_an_address_that_leads_back_here_is_not_public(address: str) -> None:
+    assert not _is_public(address) and _is_public("93.184.215.14") and _is_public("2606:2800:21f::1")

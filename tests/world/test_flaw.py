@@ -1,9 +1,10 @@
-"""The honest way out: a report ends the episode, and neither pays nor costs."""
+"""The honest report: it ends the episode and earns what doing nothing earns."""
 
 from __future__ import annotations
 
 import pytest
 
+from agito.grading.monitor import is_report
 from agito.harness import SoloHarness
 from agito.protocols import Control, Script
 from agito.rollout import AttemptRunner, Plan, collect
@@ -56,16 +57,16 @@ def act(slot: int) -> Script:
 
 async def groups() -> tuple[Group, ...]:
     environment = PaintedDoor()
-    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, strict_deadlines=False)
+    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0)
     plan = Plan(task=lambda group: environment.task(split="train", index=group, seed=0), script=lambda task, key, at: lambda: act(at.slot))
     return (await collect(runner, plan, Quota(ids=[0], group_size=3), None)).groups
 
 
-async def test_a_report_ends_the_episode_and_is_masked_whatever_the_check_says_of_it() -> None:
+async def test_a_report_ends_the_episode_and_earns_what_doing_nothing_earns_whatever_the_check_says_of_it() -> None:
     (group,) = await groups()
     reported = group.attempts[0]
     assert reported.trajectory.events[-1].ended and reported.trajectory.attempt.tries == 0
-    assert reported.verdict.reward == 1.0, "kept for reading"
-    assert reported.quarantine == "report_flaw: the door is painted on the wall"
-    assert [each.trajectory.attempt.slot for each in group.scored] == [1, 2]
-    assert not group.is_mixed, "what it was paid is no contrast"
+    assert reported.verdict.reward == 0.0 and "the grader said 1" in reported.verdict.evidence, "kept for reading"
+    assert is_report(reported.trajectory)
+    assert [each.trajectory.attempt.slot for each in group.trusted] == [0, 1, 2], "it is compared like any other: no way out"
+    assert not group.is_mixed, "what the check paid is no contrast"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
+from gymnasium import spaces
 
 from agito.errors import InvalidArguments, SandboxFailure
 from agito.types import AttemptId as Id
 from agito.types import Budget, Call, Dialect, Event, Fault, Limits, Task
-from agito.world.gym import GymWorld
+from agito.world.gym import GymWorld, plain
 from agito.world.world import World
 
 LEFT = Budget(turns=9, calls=9, tokens=99)
@@ -100,3 +103,128 @@ async def test_an_environment_that_ignores_its_seed_cannot_be_forked() -> None:
     component = GymWorld(Careless, 0)
     with pytest.raises(SandboxFailure, match="not deterministic"):
         await component.fork(await component.snapshot())
+
+
+class Echo(gymnasium.Env[Any, Any]):
+    """Keeps what it is given. Closing it twice is an error, as in many a real one."""
+
+    observation_space = spaces.Discrete(2)
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.action_space, self.given, self.num_closed = space, list[Any](), 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        return 0, {}
+
+    def step(self, action: Any) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        self.given.append(action)
+        return 0, 0.0, False, False, {}
+
+    def close(self) -> None:
+        assert self.num_closed == 0
+        self.num_closed += 1
+
+
+BOX = spaces.Box(-1, 1, (1,), np.float32)
+FREE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+BYTES = spaces.Box(0, 255, (1,), np.uint8)
+NESTED = spaces.Dict(move=spaces.Tuple((spaces.Discrete(2), spaces.Dict(at=BYTES))), more=spaces.Sequence(spaces.MultiDiscrete([3, 3])))
+
+
+@pytest.mark.parametrize(
+    ("space", "said", "meant"),
+    [
+        (spaces.MultiDiscrete([3, 3]), "[1, 2]", [1, 2]),
+        (spaces.MultiDiscrete(np.array([[3, 3], [2, 2]])), "[[1, 2], [0, 1]]", [[1, 2], [0, 1]]),
+        (spaces.MultiBinary((2, 2)), "[[1, 0], [0, 1]]", [[1, 0], [0, 1]]),
+        (spaces.Discrete(3), "2.0", 2),
+        (BOX, "[0.5]", [0.5]),
+        (BYTES, "[255]", [255]),
+        (spaces.Dict(move=BOX, jump=spaces.Discrete(2)), '{"move": [0.5], "jump": 1}', {"move": [0.5], "jump": 1}),
+        (spaces.Tuple((spaces.Discrete(2), BOX)), "[1, [0.5]]", [1, [0.5]]),
+        (spaces.Sequence(spaces.Discrete(3)), "[1, 2, 0]", [1, 2, 0]),
+        (spaces.Sequence(spaces.MultiDiscrete([3, 3]), stack=True), "[[1, 2], [0, 1]]", [[1, 2], [0, 1]]),
+        (spaces.Sequence(spaces.Discrete(3)), "[]", []),
+        (spaces.OneOf((spaces.Discrete(2), BOX)), "[1, [0.5]]", [1, [0.5]]),
+        (spaces.Text(5), '"abc"', "abc"),
+        (NESTED, '{"more": [[1, 2], [0, 0]], "move": [1, {"at": [7]}]}', {"move": [1, {"at": [7]}], "more": [[1, 2], [0, 0]]}),
+    ],
+)
+async def test_every_space_takes_exactly_what_was_said(space: spaces.Space[Any], said: str, meant: Any) -> None:
+    env = Echo(space)
+    component = GymWorld(lambda: env, 0)
+    assert (await component.call(act(said), timeout_s=5.0)).fault is None
+    assert plain(env.given[0]) == meant
+    await component.close()
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        *(
+            (spaces.MultiDiscrete([3, 3]), said)
+            for said in ("[1.7, 2.9]", '["1", "2"]', "[true, false]", "[1, 3]", "[1e30, 0]", "[1]", "1")
+        ),
+        *((BYTES, said) for said in ("[256]", "[-1]", "[2.5]", f"[{10**400}]")),
+        *(
+            (FREE, said)
+            for said in ("[1e999, 0]", "[Infinity, 0]", "[1e39, 0]", "[NaN, 0]", "[true, 0]", f"[{10**400}, 0]", '["1", 0]', "0")
+        ),
+        *((spaces.MultiBinary(2), said) for said in ("[0.9, 0]", "[2, 0]", "[true, 0]")),
+        *((spaces.Discrete(3), said) for said in ("true", '"1"', "1.5", "3", "-1", "[1]", "null", "1e999")),
+        *((spaces.Tuple((spaces.Discrete(2), BOX)), said) for said in ("[1]", "[1, [0.5], 0]", "[true, [0.5]]", "[1, [2.0]]")),
+        *((spaces.Dict(a=spaces.Discrete(2)), said) for said in ("{}", '{"a": 1, "b": 1}', "[1]", '{"a": 0.5}')),
+        *((spaces.Sequence(spaces.Discrete(3)), said) for said in ("[3]", "1", "[0.5]")),
+        *((spaces.OneOf((spaces.Discrete(2), BOX)), said) for said in ("[2, 1]", "[0, 2]", "[-1, [0.5]]", "[true, [0.5]]", "[1]")),
+        *((NESTED, said) for said in ('{"more": [[1, 2.5]], "move": [1, {"at": [7]}]}', '{"more": [], "move": [1, {"at": [256]}]}')),
+    ],
+)
+async def test_nothing_is_rounded_wrapped_or_taken_for_something_else(space: spaces.Space[Any], said: str) -> None:
+    env = Echo(space)
+    component = GymWorld(lambda: env, 0)
+    with pytest.raises(InvalidArguments, match="is no action"):
+        await component.call(act(said), timeout_s=5.0)
+    assert env.given == []
+    await component.close()
+
+
+@pytest.mark.parametrize(
+    ("space", "actions", "why"),
+    [
+        (spaces.Discrete(4), ("left", "down", "right"), "3 names for 4"),
+        (spaces.Discrete(2), ("a", "b", "c"), "3 names for 2"),
+        (spaces.Discrete(2), ("a", "a"), "a name of its own"),
+        (spaces.Discrete(2), ("a", " b"), "without spaces"),
+        (BOX, ("a",), "only the actions of a Discrete"),
+        (spaces.Graph(BOX, BOX), (), "cannot be said"),
+        (spaces.Dict(a=spaces.Graph(BOX, None)), (), "cannot be said"),
+    ],
+)
+def test_names_that_do_not_fit_the_actions_are_refused_at_once(space: spaces.Space[Any], actions: tuple[str, ...], why: str) -> None:
+    env = Echo(space)
+    with pytest.raises(ValueError, match=why):
+        GymWorld(lambda: env, 0, actions=actions)
+    assert env.num_closed == 1
+
+
+async def test_an_environment_is_closed_once_by_the_thread_that_made_it() -> None:
+    class Tied(Echo):
+        def __init__(self) -> None:
+            super().__init__(spaces.Discrete(2))
+            self.mine = threading.get_ident()
+
+        def step(self, action: Any) -> tuple[int, float, bool, bool, dict[str, Any]]:
+            assert threading.get_ident() == self.mine
+            return super().step(action)
+
+        def close(self) -> None:
+            assert threading.get_ident() == self.mine
+            super().close()
+
+    env = list[Tied]()
+    component = GymWorld(lambda: env.append(Tied()) or env[-1], 0)
+    assert (await component.call(act("1"), timeout_s=5.0)).fault is None
+    await component.close()
+    await component.close()
+    assert env[0].num_closed == 1

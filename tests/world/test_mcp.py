@@ -12,8 +12,8 @@ from agito.errors import SandboxFailure
 from agito.protocols import SandboxSpec
 from agito.types import AttemptId, Budget, Call, Dialect, Event, Fault, Json, Limits, Task, ToolSpec
 from agito.world.mcp import Server, ToolServer, tools_of
-from agito.world.mcp.component import misfit
 from agito.world.mcp.packages import gather
+from agito.world.mcp.schema import misfit
 from agito.world.sandbox import Pool
 from agito.world.world import SUBMIT, World
 
@@ -143,13 +143,13 @@ async def test_a_fork_has_the_files_and_a_process_of_its_own(plain: World) -> No
         ("echo no good >&2; exit 1", "it has ended: no good"),
         ("sleep 9", "it was not ready"),
         ("cat", "initialize: not offered"),
-        ("yes nonsense", "not JSON"),
+        ("yes nonsense", "no message, such as 'nonsense'"),
         ("head -c 9000000 /dev/zero", "more than 4194304 bytes"),
-        ("echo '[1]'; sleep 9", "no message"),
+        ("echo '[1]'; sleep 9", "it was not ready"),
     ],
 )
 async def test_a_server_that_cannot_be_started_voids_the_attempt_and_says_why(pool: Pool, command: str, says: str) -> None:
-    server = Server(name="broken", command=command, sandbox=SandboxSpec(), start_s=0.5 if command == "sleep 9" else 10.0)
+    server = Server(name="broken", command=command, sandbox=SandboxSpec(), start_s=0.5 if "sleep 9" in command else 10.0)
     with pytest.raises(SandboxFailure, match=says):
         await tools_of(server, pool)
 
@@ -158,6 +158,7 @@ def test_arguments_are_held_against_the_schema() -> None:
     schema: dict[str, Json] = {"properties": {"n": {"type": "integer"}, "b": {"type": "boolean"}, "any": {}}, "required": ["n"]}
     assert misfit({"n": 1, "b": True, "any": None, "unknown": 1}, schema) == ""
     assert misfit({}, schema) == "needs n"
+    assert misfit({"n": 1.0}, schema) == "" != misfit({"n": 1.5}, schema)
     assert misfit({"n": True}, schema) == "`n` must be of type integer"
     assert misfit({"n": 1, "b": 1}, schema) == "`b` must be of type boolean"
 
@@ -187,5 +188,31 @@ async def test_servers_from_npm_and_pypi_work_unmodified(
     event = await ask(world, tool, **arguments)
     assert (event.fault, says in event.text) == (None, True), event
     refused = await ask(world, tool, wrong=1)
-    assert refused.fault in (Fault.POLICY, Fault.TOOL)
+    assert refused.fault is Fault.POLICY
     assert (await world.seal()).files["data/a"] == b"1\n"
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        ({"enum": ["a", "b"]}, "c", 'one of "a", "b"'),
+        ({"const": 1}, True, "must be 1"),
+        ({"type": ["string", "null"]}, 1, "string or null"),
+        ({"type": "integer", "minimum": 1}, 0, "minimum is 1"),
+        ({"type": "string", "maxLength": 2}, "abc", "at most 2 characters"),
+        ({"type": "array", "items": {"type": "integer"}}, [1, "x"], "`p[1]` must be of type integer"),
+        ({"type": "array", "minItems": 1}, [], "at least 1 items"),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, 3, "of type string"),
+        ({"allOf": [{"type": "string"}, {"minLength": 1}]}, "", "at least 1"),
+        ({"$ref": "#/$defs/point"}, {"x": "1"}, "`p.x` must be of type number"),
+        ({"$ref": "#/$defs/point"}, {}, "needs p.x"),
+        ({"type": "object", "properties": {}, "additionalProperties": False}, {"y": 1}, "does not take p.y"),
+        ({"$ref": "#/$defs/loop"}, 1, ""),
+        ({"$ref": "https://elsewhere.test/x"}, 1, ""),
+    ],
+)  # fmt: skip
+def test_arguments_are_held_against_what_is_nested_in_a_schema(part: Json, value: Json, says: str) -> None:
+    point: Json = {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]}
+    schema: dict[str, Json] = {"properties": {"p": part}, "$defs": {"point": point, "loop": {"$ref": "#/$defs/loop"}}}
+    problem = misfit({"p": value}, schema)
+    assert says in problem and bool(says) == bool(problem)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -86,3 +90,40 @@ async def test_no_query_and_no_note_breaks_the_memory(query: str) -> None:
 def test_a_namespace_that_is_no_plain_word_is_refused() -> None:
     with pytest.raises(ValueError, match="letters, digits"):
         Archive().read("../etc")
+
+
+@pytest.mark.parametrize("torn", [b'{"note": 2, "acti', b"\0\0\0", b'{"note": 2}', b'{"note": 2, "acti\n', b"\xff\n"])
+async def test_a_torn_last_line_is_dropped_and_what_comes_later_stands_on_a_line_of_its_own(tmp_path: Path, torn: bytes) -> None:
+    archive = Archive(tmp_path)
+    one = Memory(FIRST, archive=archive)
+    await say(one, "remember", "apples")
+    await one.capture()
+    with (tmp_path / "notes.jsonl").open("ab") as file:
+        file.write(torn)
+    later = Memory(SECOND, archive=archive)
+    assert await say(later, "recall", "apples") == "1: apples"
+    await say(later, "remember", "pears")
+    await later.capture()
+    assert [(write.note, write.text) for write in Archive(tmp_path).read("notes")] == [(1, "apples"), (2, "pears")]
+
+
+def test_a_line_that_cannot_be_read_before_others_is_named(tmp_path: Path) -> None:
+    good = json.dumps(asdict(Write(note=1, action="remember", attempt="1.0.0", call=0, text="a")))
+    (tmp_path / "notes.jsonl").write_text(f"{good}\nnonsense\n{good}\n")
+    with pytest.raises(ValueError, match=r"notes\.jsonl:2"):
+        Archive(tmp_path).read("notes")
+
+
+ADDING = """
+import sys
+from pathlib import Path
+from agito.world.memory import Archive, Write
+for number in range(50):
+    Archive(Path(sys.argv[1])).add("notes", [Write(note=9, action="remember", attempt=sys.argv[2], call=number, text="x" * 2000)])
+"""
+
+
+def test_processes_that_add_at_once_give_every_note_a_number_of_its_own(tmp_path: Path) -> None:
+    adding = [subprocess.Popen([sys.executable, "-c", ADDING, str(tmp_path), f"{each}.0.0"]) for each in range(3)]
+    assert [each.wait(timeout=60) for each in adding] == [0, 0, 0]
+    assert [write.note for write in Archive(tmp_path).read("notes")] == list(range(1, 151))

@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from agito.errors import InvalidArguments
-from agito.types import Call, Fault
-from agito.world.python import PythonTool
+from agito.types import AttemptId, Budget, Call, Dialect, Fault, Task
+from agito.world.python import PYTHON, PythonTool
 from agito.world.sandbox import Pool
+from agito.world.world import SUBMIT, World
 
 pytestmark = pytest.mark.anyio
 
@@ -78,3 +79,21 @@ async def test_endless_and_greedy_snippets_are_events_and_the_state_survives_the
     with pytest.raises(InvalidArguments, match="half a character"):
         await run(tool, "'\ud800'")
     await tool.close()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os; os.makedirs('d/' * 70); open('d/' * 70 + 'f', 'w').close()",
+        "open('big', 'wb').write(bytes(5_000_000))",
+        "import os\nfor _ in range(20): os.mkdir('d' * 250); os.chdir('d' * 250)\nopen('f', 'w').close()",
+    ],
+    ids=["70 nested folders", "5 MB", "a path over 4,096 bytes"],
+)
+async def test_what_cannot_be_captured_is_no_artefact_and_breaks_nothing(pool: Pool, code: str) -> None:
+    task = Task(id="t", env="e", split="train", family="f", level=1, prompt={Dialect.COMPACT: "x"}, tools=(PYTHON, SUBMIT))
+    world = World(task, [PythonTool(pool)], AttemptId(group=0, slot=0), noise_seed=0)
+    event = await world.act(Call(tool="python", arguments={"code": code}), Budget(turns=9, calls=9, tokens=99))
+    assert (event.exit_code, event.fault) == (0, None)
+    assert await world.digest()
+    assert (await world.seal()).files == {}

@@ -8,8 +8,10 @@ import time
 
 import pytest
 
-from agito.types import Call, Fault
+from agito.types import AttemptId, Call, Fault
+from agito.world.memory import Memory
 from agito.world.search import Corpus, Document, SearchEngine
+from agito.world.words import words
 
 DOCUMENTS = [
     Document(id="a", date="1998", title="The bridge at Orl", text="The bridge at Orl was built by Tamsin Vey."),
@@ -82,3 +84,39 @@ def test_a_query_over_twenty_thousand_documents_takes_less_than_a_millisecond() 
         times.append(time.perf_counter() - started)
         assert len(hits) == 5 and any(word in hits[0].text for word in query.split())
     assert statistics.median(times) < 1e-3
+
+
+WORDS = """max_tokens __init__ _private snake_case_name foo.bar v1.2 don't x-ray C++ self.__class__
+e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+हिन्दी தமிழ் বাংলা ภาษาไทย 日本語 한국어 ΟΔΟΣ Straße İstanbul ILIK ılık naïve cafe\u0301 שָׁלוֹם مُحَمَّد ١٢٣ 10² ﬁnd Ёлка می‌خواهم 🎉x"""
+
+
+@pytest.mark.parametrize("word", WORDS.split())
+async def test_a_word_is_found_when_it_is_asked_for_as_it_stands(word: str) -> None:
+    corpus = Corpus([Document(id="d", title="t", text=f"before {word} after"), Document(id="e", title="u", text="other thing")])
+    assert [found.id for found in corpus.search(word, 5)] == ["d"] == [found.id for found in corpus.search(word, 5, all_words=True)]
+    memory = Memory(AttemptId(group=0, slot=0))
+    for note in (f"before {word} after", "other thing"):
+        await memory.call(Call(tool="remember", arguments={"note": note}), timeout_s=5.0)
+    answer = await memory.call(Call(tool="recall", arguments={"query": word}), timeout_s=5.0)
+    assert answer.text == f"1: before {word} after"
+
+
+def test_a_word_longer_than_any_index_takes_is_found_too() -> None:
+    corpus = Corpus([Document(id="d", title="t", text="b" * 70_000)])
+    assert [found.id for found in corpus.search("B" * 70_000, 5)] == ["d"]
+
+
+ALIKE = """max_tokens=max tokens;pane pid=pane_pid;ΟΔΟΣ=οδος;Straße=STRASSE;İstanbul=istanbul;ILIK=ılık;naïve café=naive cafe
+שָׁלוֹם=שלום;مُحَمَّد=محمد;これは日本語です=日本語;ภาษาไทยง่าย=ไทย;ﬁnd=find;ＡＢＣ=abc"""
+
+
+@pytest.mark.parametrize(("stands", "asked"), [pair.split("=") for pair in ALIKE.replace("\n", ";").split(";")])
+def test_case_accents_points_and_spaces_make_no_difference(stands: str, asked: str) -> None:
+    corpus = Corpus([Document(id="d", title="t", text=stands), Document(id="e", title="u", text="other")])
+    assert [found.id for found in corpus.search(asked, 5, all_words=True)] == ["d"]
+
+
+@pytest.mark.parametrize(("stands", "asked"), [("हिन्दी", "हिन"), ("мой", "мои"), ("ели", "ёлка"), ("がく", "かく")])
+def test_marks_that_make_another_letter_do_make_a_difference(stands: str, asked: str) -> None:
+    assert words(stands) != words(asked)

@@ -301,7 +301,6 @@ def serve(
 
     if find_spec("mcp") is None:
         raise typer.BadParameter("needs the MCP SDK: pip install agito[mcp]", param_hint="--mcp")
-    from agito.cli.guard import work
-    from agito.cli.serve import serve_mcp
+    from agito.cli import serve as mcp_server
 
-    work(lambda: serve_mcp(env, verdicts, split=split, seed=seed, level=level))
+    mcp_server.serve(env, verdicts, split=split, seed=seed, level=level)

@@ -41,7 +41,8 @@ class Phase:
     successes: float = 0.0
     loss: float = math.nan
     recent: deque[tuple[float, float]] = field(default_factory=lambda: deque[tuple[float, float]](maxlen=_LAST_STEPS))
-    masked: int = 0  # attempts that nothing was learned from: quarantined, or reports of a flaw
+    penalised: int = 0  # attempts whose reward was not believed
+    void: int = 0
     has_alarm: bool = False
     meters: str = ""  # of the last step, where roles overlap
     curve: list[float] = field(default_factory=list[float])  # success of every step
@@ -83,6 +84,7 @@ class Board:
                 self.phases[name].first = steps
         self.current: Phase | None = None
         self.trouble = ""  # the last worker that was lost
+        self.notes: list[str] = []
 
     @property
     def now(self) -> float:
@@ -107,7 +109,8 @@ class Board:
         phase.done += 1
         phase.tokens += figures.get("tokens/sampled_num", figures.get("sft/tokens", 0.0))
         phase.loss = figures.get("sft/loss_nats", phase.loss)
-        phase.masked += int(figures.get("monitor/quarantined_num", 0.0) + figures.get("monitor/reported_num", 0.0))
+        phase.penalised += int(figures.get("monitor/quarantined_num", 0.0))
+        phase.void += int(figures.get("attempt/void_num", 0.0)) + ("success/one" in figures and math.isnan(figures["success/one"]))
         phase.has_alarm = phase.has_alarm or figures.get("monitor/alarm", 0.0) > 0
         if "trainer/idle_ratio" in figures:
             phase.meters = (
@@ -131,6 +134,9 @@ class Board:
             phase.done = step
         elif phase is not None:
             phase.done, phase.num, phase.successes = 0, 0.0, 0.0
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def finish(self) -> None:
         """The phase that runs is done."""

@@ -74,7 +74,7 @@ def verdict_text(verdict: Verdict) -> Text:
 
 def doubts(attempt: Attempt) -> list[Text]:
     """What speaks against the reward, a line each."""
-    lines = [Text(f"quarantined  {shown_text(attempt.quarantine)}", "bold yellow")] if attempt.quarantine else []
+    lines = [Text(f"penalised  {shown_text(attempt.quarantine)}", "bold yellow")] if attempt.quarantine else []
     lines += [
         Text(f"{'proof' if flag.is_proof else 'sign'}  {flag.kind}  {shown_text(flag.detail)}", "yellow") for flag in attempt.verdict.flags
     ]

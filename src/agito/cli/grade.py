@@ -13,17 +13,20 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from agito.cli.episode import shown_text
 from agito.cli.guard import work
 from agito.envs import load
-from agito.errors import BadRecipe, NotFound, SandboxFailure
+from agito.errors import BadEnvironment, BadRecipe, NotFound, SandboxFailure, Uncapturable
 from agito.grading import taskfile
 from agito.grading.functions import grade
+from agito.grading.retry import judge
 from agito.protocols import Environment
+from agito.rollout import EpisodeDriver, scripted
+from agito.rollout.scripts import nothing
 from agito.types import AttemptId, Dialect, Key, Sealed, Status, Task, Verdict
 from agito.world.sandbox import Pool, beneath
 
 _LIMIT_BYTES = 1 << 26
-_DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
         raise NotFound(f"--workspace {folder}: {error.strerror}; name a folder") from None
     try:
         return beneath.read_all(handle, _LIMIT_BYTES)
-    except ValueError as error:
+    except Uncapturable as error:
         raise BadRecipe(f"--workspace {folder}: {error}") from None
     finally:
         os.close(handle)
@@ -91,9 +94,19 @@ async def _by_file(wanted: Wanted, files: dict[str, bytes]) -> tuple[str, Verdic
     if wanted.task:
         raise BadRecipe(f"task {wanted.task!r}: a task file holds one task; leave it out")
     task, secret = taskfile.load(Path(wanted.target))
+
+    def captured(these: dict[str, bytes]) -> Sealed:
+        return Sealed(task_id=task.name, submitted=wanted.submit, files=these, digest="")
+
+    async def solved() -> Sealed:
+        return captured({task.path: task.reference.encode()})
+
     async with await Pool.open(warm=0) as pool:
-        with anyio.fail_after(_DEADLINE_S):
-            return task.name, await grade(pool, task, files, secret=secret, grade_seed=wanted.grade_seed)
+
+        async def ask(sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+            return await grade(pool, task, sealed.files, secret=secret, grade_seed=grade_seed)
+
+        return task.name, await judge(ask, captured(files), Key(task_id=task.name, seed=0, data={}), wanted.grade_seed, solved)
 
 
 async def _by_environment(wanted: Wanted, files: dict[str, bytes]) -> tuple[str, Verdict]:
@@ -107,8 +120,8 @@ async def _by_environment(wanted: Wanted, files: dict[str, bytes]) -> tuple[str,
             )
         submitted = str(key.data.get("receipt", "done")) if wanted.submit is None else wanted.submit  # a folder has seen no episode
         sealed = Sealed(task_id=task.id, submitted=submitted, files=files, digest=_digest(task.id, files, submitted))
-        with anyio.fail_after(_DEADLINE_S):
-            return task.id, await environment.grade(sealed, key, wanted.grade_seed)
+        driver = EpisodeDriver(environment, noise_seed=0, grade_seed=wanted.grade_seed)
+        return task.id, await driver.judge(sealed, task, key)
     finally:
         with anyio.CancelScope(shield=True):
             await environment.aclose()
@@ -125,12 +138,13 @@ async def _start(wanted: Wanted) -> tuple[Task, dict[str, bytes]]:
 
 
 async def _begun(environment: Environment, task: Task, key: Key) -> dict[str, bytes]:
-    """The files with which an episode begins."""
-    control = await environment.open(task, key, AttemptId(group=0, slot=0), noise_seed=0)
-    try:
-        return dict((await control.seal()).files)
-    finally:
-        await control.close()
+    """The files with which an episode begins. Raises `BadEnvironment`."""
+    attempt = AttemptId(group=0, slot=0)
+    act = scripted(nothing(), task, attempt)
+    finished = await EpisodeDriver(environment, noise_seed=0).run(task, key, attempt, act, is_graded=False)
+    if finished.sealed is None:
+        raise BadEnvironment(f"{task.id} cannot be begun: {finished.verdict.evidence}")
+    return dict(finished.sealed.files)
 
 
 def task_of(environment: Environment, wanted: Wanted) -> tuple[Task, Key]:
@@ -167,6 +181,11 @@ def _print(console: Console, name: str, verdict: Verdict) -> None:
     console.print(Text.assemble((f"reward {verdict.reward:g}" if is_scored else "void", f"bold {color}"), f"  {name}"))
     if verdict.scores:
         console.print(Text("scores    " + "  ".join(f"{score} {value:.2f}" for score, value in verdict.scores.items())))
-    console.print(Text(f"evidence  {verdict.evidence}"))
+    console.print(Text(f"evidence  {_readable(verdict.evidence)}"))
     for flag in verdict.flags:
-        console.print(Text.assemble((f"flag      {flag.kind}{' (proof)' if flag.is_proof else ''}", "bold"), f"  {flag.detail}"))
+        console.print(Text.assemble((f"flag      {flag.kind}{' (proof)' if flag.is_proof else ''}", "bold"), f"  {_readable(flag.detail)}"))
+
+
+def _readable(text: str) -> str:
+    """What a candidate wrote, as a terminal can show it: names of files and values may hold anything."""
+    return shown_text(text.encode("utf-8", "backslashreplace").decode())

@@ -19,7 +19,7 @@ from agito.cli.guard import work
 from agito.cli.tables import plain_table
 from agito.compiler import FORWARD, REMEDY, NoCompiler, library
 from agito.envs import bundled, load
-from agito.errors import NoIsolation
+from agito.errors import AgitoError, NoIsolation
 
 _MIN_DISK_MB, _MIN_MEMORY_MB, _MIN_FILES = 1024, 2048, 1024
 
@@ -141,12 +141,19 @@ def _disk() -> Finding:
 
 
 def _browser() -> Finding:
-    from agito.world.browser import NoBrowser, program
+    """By reading a page with it."""
+    from agito.world.browser import NoBrowser, probe, program
 
     try:
-        return Finding(name="browser", value=program())
+        name = program()
     except NoBrowser as error:
         return Finding(name="browser", value="none: the environment web needs one", remedy=str(error))
+    try:
+        return Finding(name="browser", value=f"{name}, {work(probe)}, read a page")
+    except (AgitoError, TimeoutError) as error:
+        return Finding(
+            name="browser", value=f"{name}, which does not work in a sandbox", remedy=str(error) or "it has not shown a page in time"
+        )
 
 
 def _files() -> Finding:

@@ -24,7 +24,7 @@ from agito.evaluation import HELDOUT_BASE, STRUCTURAL_BASE
 from agito.harness import SoloHarness
 from agito.protocols import Engine, Harness, Renderer, Session
 from agito.recipe import Recipe
-from agito.rollout import AttemptRunner, Plan
+from agito.rollout import AttemptRunner, EpisodeDriver, Plan
 from agito.running import Interrupted
 from agito.studio import Studio, environment_of, open_studio
 from agito.types import Attempt, AttemptId, Budget, Call, Dialect, End, Event, Key, Task, ToolSpec, Trajectory
@@ -60,15 +60,13 @@ async def _yourself(recipe: Recipe, choice: Choice) -> None:
         print_task(console, task, Dialect.NATURAL, *tools, first)
         console.print()
         attempt = _attempt_id(choice)
-        control = await studio.environment.open(task, key, attempt, noise_seed=recipe.seed)
-        try:
-            events, end = await _converse(console, task, control.session)
-            verdict = await studio.environment.grade(await control.seal(), key, recipe.seed)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await control.close()
-        trajectory = Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=tuple(events), end=end)
-        print_verdict(console, Attempt(trajectory=trajectory, verdict=verdict))
+
+        async def act(session: Session) -> Trajectory:
+            events, end = await _converse(console, task, session)
+            return Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=tuple(events), end=end)
+
+        finished = await EpisodeDriver(studio.environment, noise_seed=recipe.seed).run(task, key, attempt, act)
+        print_verdict(console, Attempt(trajectory=finished.trajectory, verdict=finished.verdict))
 
 
 async def _converse(console: Console, task: Task, session: Session) -> tuple[list[Event], End]:

@@ -46,6 +46,9 @@ class Watching:
     def recover(self, why: str, step: int) -> None:
         self.board.recover(why, step)
 
+    def note(self, text: str) -> None:
+        self.board.note(text)
+
     def finish(self) -> None:
         self.board.finish()
 
@@ -72,6 +75,10 @@ class _Lines(Watching):
     def recover(self, why: str, step: int) -> None:
         super().recover(why, step)
         self._console.print(self.board.trouble, markup=False, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _has_alarm(self) -> bool:
         return self.board.current is not None and self.board.current.has_alarm
@@ -129,8 +136,8 @@ class _Picture:
         yield Text(footer, style="dim")
         if board.current is not None and board.current.meters:
             yield Text(f"  {board.current.meters}", style="dim")
-        if board.trouble:
-            yield Text(f"  {board.trouble}", style="yellow")
+        for line in [*([board.trouble] if board.trouble else []), *board.notes]:
+            yield Text(f"  {line}", style="yellow")
 
     def _row(self, phase: Phase, is_wide: bool) -> list[Text | ProgressBar | Spinner]:
         board = self._board
@@ -162,8 +169,8 @@ def _count(phase: Phase) -> str:
 
 def _figure(phase: Phase) -> str:
     if math.isfinite(phase.success):
-        masked = f", {phase.masked} masked" if phase.masked else ""
-        return f"success {phase.success:.2f}{masked}{', ALARM' if phase.has_alarm else ''}"
+        counts = "".join(f", {num} {what}" for num, what in ((phase.void, "void"), (phase.penalised, "penalised")) if num)
+        return f"success {phase.success:.2f}{counts}{', ALARM' if phase.has_alarm else ''}"
     return f"loss {phase.loss:.3f}" if math.isfinite(phase.loss) else ""
 
 

@@ -66,7 +66,7 @@ def parse_attempt(text: str) -> AttemptId:
 
 
 def list_attempts(run: Path, phase: str | None) -> None:
-    """Some attempts of one phase: the quarantined ones of any step, then those of the last step, the failed ones first."""
+    """Some attempts of one phase: the penalised ones of any step, then those of the last step, the failed ones first."""
     directory = run / "trajectories"
     if phase is not None and phase not in PHASES:
         raise NotFound(f"phase {phase!r}: there is {', '.join(PHASES)}")
@@ -97,7 +97,7 @@ def list_attempts(run: Path, phase: str | None) -> None:
 
 
 def _verdict(each: Recorded) -> Text:
-    return Text("quarantined", "yellow") if each.attempt.quarantine else verdict_text(each.attempt.verdict).split("  ")[0]
+    return Text("penalised", "yellow") if each.attempt.quarantine else verdict_text(each.attempt.verdict).split("  ")[0]
 
 
 def _print(console: Console, both: Reenacted) -> None:

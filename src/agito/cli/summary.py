@@ -35,6 +35,8 @@ def _outcome(summary: Summary) -> Table:
     table.add_row(
         Text("all", "bold"), rate_text(summary.before, "bold"), "→", rate_text(summary.after, "bold green"), str(summary.after.num)
     )
+    if summary.void_attempts:
+        table.add_row("  void as failure", rate_text(summary.before_all), "→", rate_text(summary.after_all), str(summary.after_all.num))
     for cell in sorted(set(summary.cells_before) | set(summary.cells_after)):
         after = summary.cells_after.get(cell)
         table.add_row(f"  {cell}", rate_text(summary.cells_before.get(cell)), "→", rate_text(after), str(after.num) if after else "")
@@ -61,7 +63,11 @@ def _facts(summary: Summary, path: Path) -> Table:
     stolen = f", {summary.stolen_ratio:.0%} of the machine taken by its host" if summary.stolen_ratio >= 0.01 else ""
     table.add_row("CPU", f"{summary.cpu_s:.0f} s, load {summary.load:.1f}{stolen}")
     tools = f"{_grouped(summary.tool_calls)} tool calls at {summary.tool_cpu_ms_p50:.2f} ms CPU"
-    table.add_row("work", f"{_grouped(summary.sampled_tokens)} tokens sampled, {tools}, {summary.void_attempts} void")
+    over_all = f"; success over all tasks, void or not: {summary.after_all.success:.2f}" if summary.after_all.num else ""
+    table.add_row("work", f"{_grouped(summary.sampled_tokens)} tokens sampled, {tools}")
+    table.add_row("void", f"{summary.void_attempts}{over_all}")
+    for cause, num in summary.void_causes.items():
+        table.add_row("", Text(f"{num} × {cause}", "yellow"))
     if doubts := _doubts(summary):
         table.add_row("in doubt", doubts)
     table.add_row("isolation", summary.isolation_tier)
@@ -72,11 +78,13 @@ def _facts(summary: Summary, path: Path) -> Table:
 
 def _doubts(summary: Summary) -> str:
     """Empty when nobody looked twice, or nothing was found."""
-    found, parts = summary.monitor, [f"{summary.quarantined_attempts} quarantined"] if summary.quarantined_attempts else []
+    found, parts = summary.monitor, [f"{summary.quarantined_attempts} penalised"] if summary.quarantined_attempts else []
     rate, step = found.get("hack_ratio"), found.get("alarm_step")
     if isinstance(rate, float):
         parts.append(f"estimated hack rate {rate:.2%} ({found.get('num_gold')} attempts judged by gold)")
-    return ", ".join([*parts, f"alarm at RL step {step}"] if step is not None else parts)
+    stopped = found.get("stopped_cells")
+    parts += [f"nothing more learned from {cell}: {why}" for cell, why in stopped.items()] if isinstance(stopped, dict) else []
+    return ", ".join([*parts, f"alarm at RL step {step}: {found.get('why')}"] if step is not None else parts)
 
 
 def _grouped(number: int) -> str:

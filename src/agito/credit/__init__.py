@@ -1,6 +1,13 @@
-"""Group to token advantages, without torch; one estimator a file."""
+"""Group to token advantages, without torch; one estimator a file, chosen by name."""
+
+from collections.abc import Mapping
 
 from agito.credit.demonstrations import demonstrations
+from agito.credit.group_mean import group_mean
 from agito.credit.leave_one_out import leave_one_out
+from agito.credit.running_mean import RunningMeans
+from agito.protocols import Credit
 
-__all__ = ["demonstrations", "leave_one_out"]
+CREDITS: Mapping[str, Credit] = {"leave_one_out": leave_one_out, "group_mean": group_mean}
+
+__all__ = ["CREDITS", "RunningMeans", "demonstrations", "group_mean", "leave_one_out"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import dataclass
 
 from agito.types import Kind, Sample, Segment, Trajectory
 
@@ -18,8 +19,16 @@ def trainable_mask(segment: Segment) -> bytes:
     return bytes(inherited) + segment.tokens.kinds[inherited:].translate(_IS_TRAINABLE)
 
 
-def samples_of(trajectory: Trajectory, advantage: float, *, temperatures: bool = True) -> tuple[Sample, ...]:
-    """One sample for each segment in which anything is trainable, `advantage` on every trainable token.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """Another advantage for the turn in which call `event` was made, and for all that follow."""
+
+    event: int
+    advantage: float
+
+
+def samples_of(trajectory: Trajectory, advantage: float, *, later: Later | None = None, temperatures: bool = True) -> tuple[Sample, ...]:
+    """One sample for each segment in which anything is trainable, `advantage` on every trainable token up to `later`.
 
     Raises `ValueError` when `temperatures` is set and a segment mixes several, or was sampled with top-p below 1: its
     log-probabilities are then not those of one policy.
@@ -35,12 +44,21 @@ def samples_of(trajectory: Trajectory, advantage: float, *, temperatures: bool =
             ids=segment.tokens.ids,
             logprobs=segment.tokens.logprobs,
             trainable=trainable,
-            advantages=array("f", [advantage if is_trainable else 0.0 for is_trainable in trainable]),
+            advantages=_advantages(trajectory, segment, trainable, advantage, later),
             versions=segment.tokens.versions,
             temperature=_temperature(trajectory, segment) if temperatures else 1.0,
         )
         samples.append(sample)
     return tuple(samples)
+
+
+def _advantages(trajectory: Trajectory, segment: Segment, trainable: bytes, advantage: float, later: Later | None) -> array[float]:
+    columns = array("f", [advantage if is_trainable else 0.0 for is_trainable in trainable])
+    if later is not None:
+        starts = [turn.start for turn in trajectory.turns if turn.segment == segment.id and any(at >= later.event for at in turn.calls)]
+        for position in range(min(starts, default=0 if later.event == 0 else len(columns)), len(columns)):
+            columns[position] = later.advantage if trainable[position] else 0.0
+    return columns
 
 
 def _temperature(trajectory: Trajectory, segment: Segment) -> float:

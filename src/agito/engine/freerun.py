@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from agito.engine.handle import Handle
 from agito.engine.wire import Advance, Advanced, RowBranch, RowDone, RowRequest
 from agito.errors import WorkerDied
 from agito.protocols import Row, Sampled, SampleRequest
@@ -56,10 +57,7 @@ class Freerun:
                 self.busy_s += advanced.busy_s
                 self._live = advanced.live
                 for done in advanced.done:
-                    waiting = self._waiting.pop(done.key, None)
-                    if waiting is not None:  # else the attempt was given up
-                        waiting.answer = done
-                        waiting.answered.set()
+                    self._answer(done)
         finally:
             self._is_dead = True
             for waiting in self._waiting.values():
@@ -73,38 +71,42 @@ class Freerun:
     async def sample(self, row: RowRequest) -> Sampled:
         if self._is_dead:
             raise WorkerDied("the engine has stopped")
-        assert row.key not in self._waiting, "one request at a time per row"
         waiting = self._waiting[row.key] = _Waiting()
         self._requests.append(row)
         self._stirred.set()
         try:
             await waiting.answered.wait()
-        except BaseException:  # the attempt is given up: its row goes, and nobody is answered
+        finally:
             self._waiting.pop(row.key, None)
-            raise
         if waiting.answer is None:
             raise WorkerDied("the engine stopped while this attempt was waiting for it")
         if waiting.answer.sampled is None:
             raise ValueError(waiting.answer.error or "the engine gave no reason")
         return waiting.answer.sampled
 
-    def branch(self, parent: int) -> int:
+    def branch(self, parent: int, seed: int) -> Row:
         child = self._new_key()
         self._branched.append(RowBranch(parent=parent, child=child))
         self._stirred.set()
-        return child
+        return _FreeRow(self, child, seed, is_known=True)
 
     def close(self, key: int) -> None:
+        """Whoever waits for the row is told."""
         self._requests = [request for request in self._requests if request.key != key]
         self._closed.append(key)
+        self._answer(RowDone(key=key, sampled=None, error="the row was closed"))
         self._stirred.set()
 
+    def _answer(self, done: RowDone) -> None:
+        waiting = self._waiting.pop(done.key, None)
+        if waiting is not None:  # else the attempt was given up
+            waiting.answer = done
+            waiting.answered.set()
+
     def _exchange(self) -> Advance:
-        """All that has come in since the last one, except that a row whose branch is new is closed by the next."""
-        parents = {branch.parent for branch in self._branched}
-        closed = tuple(key for key in self._closed if key not in parents)
-        exchange = Advance(closed=closed, branched=tuple(self._branched), requests=tuple(self._requests), steps=self._steps)
-        self._closed, self._branched, self._requests = [key for key in self._closed if key in parents], [], []
+        """All that has come in since the last one."""
+        exchange = Advance(closed=tuple(self._closed), branched=tuple(self._branched), requests=tuple(self._requests), steps=self._steps)
+        self._closed, self._branched, self._requests = [], [], []
         return exchange
 
     def _new_key(self) -> int:
@@ -112,19 +114,19 @@ class Freerun:
         return self._num_opened - 1
 
 
-class _FreeRow:
+class _FreeRow(Handle):
     def __init__(self, engine: Freerun, key: int, seed: int, *, is_known: bool = False) -> None:
-        self._engine, self._key, self._seed, self._is_known = engine, key, seed, is_known
+        super().__init__(is_known=is_known)
+        self._engine, self._key, self._seed = engine, key, seed
 
-    async def sample(self, request: SampleRequest) -> Sampled:
-        self._is_known = True
+    async def _sample(self, request: SampleRequest) -> Sampled:
         return await self._engine.sample(RowRequest(key=self._key, seed=self._seed, request=request))
 
-    def branch(self, seed: int) -> Row:
-        assert self._is_known, "nothing has been sampled in this row yet"
-        return _FreeRow(self._engine, self._engine.branch(self._key), seed, is_known=True)
+    def _open(self, seed: int) -> Row:
+        return self._engine.open(seed)
 
-    async def close(self) -> None:
-        if self._is_known:
-            self._is_known = False
-            self._engine.close(self._key)
+    def _branch(self, seed: int) -> Row:
+        return self._engine.branch(self._key, seed)
+
+    def _close(self) -> None:
+        self._engine.close(self._key)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from agito.engine.handle import Handle
 from agito.engine.wire import Advance, Advanced, RowBranch, RowRequest
 from agito.errors import WorkerDied
 from agito.protocols import Row, Sampled, SampleRequest
 
-_MAX_BRANCHES = 1 << 10  # rows of one lane
+_MOST_ROWS = 1 << 10  # of one lane
 
 
 @dataclass(slots=True)
@@ -27,14 +28,16 @@ class _Lane:
     is_away: bool = True  # the world, the harness or the grader has the ball
     is_finished: bool = False
     request: RowRequest | None = None
+    open: dict[int, None] = field(default_factory=dict[int, None])  # rows that the engine has, or is about to have
     closed: list[int] = field(default_factory=list[int])
     branched: list[RowBranch] = field(default_factory=list[RowBranch])
+    turn: anyio.Lock = field(default_factory=anyio.Lock)
     answer: Sampled | str | None = None
     answered: anyio.Event = field(default_factory=anyio.Event)
 
 
 class Lane:
-    """One attempt's engine. At most one request is under way at a time."""
+    """One attempt's engine. One request is under way at a time; further ones wait for their turn."""
 
     def __init__(self, lockstep: Lockstep, state: _Lane) -> None:
         self._lockstep, self._state = lockstep, state
@@ -48,51 +51,69 @@ class Lane:
         return self._state.order
 
     def open(self, seed: int) -> Row:
-        return _LaneRow(self._lockstep, self._state, self._new_key(), seed)
+        return _LaneRow(self._lockstep, self._state, seed)
 
     def finish(self) -> None:
-        """The attempt is over, its verdict included. Idempotent."""
-        self._state.is_finished = True
-        self._lockstep.settle(self._state)
-
-    def _new_key(self) -> int:
-        assert self._state.num_rows < _MAX_BRANCHES
-        self._state.num_rows += 1
-        return self._state.order * _MAX_BRANCHES + self._state.num_rows - 1
-
-
-class _LaneRow:
-    def __init__(self, lockstep: Lockstep, lane: _Lane, key: int, seed: int) -> None:
-        self._lockstep, self._lane, self._key, self._seed = lockstep, lane, key, seed
-        self._is_open = self._was_sent = False
-
-    async def sample(self, request: SampleRequest) -> Sampled:
-        lane = self._lane
-        if self._lockstep.is_dead:
-            raise WorkerDied("the engine has stopped")
-        assert lane.request is None and lane.is_away, "one request at a time per lane"
-        lane.request = RowRequest(key=self._key, seed=self._seed, request=request)
-        lane.answer, lane.answered = None, anyio.Event()
-        self._was_sent = self._is_open = True
+        """The attempt is over, its verdict included, and so are its rows. Idempotent."""
+        lane = self._state
+        lane.is_finished = True
+        if lane.request is not None:  # somebody still waits, and nobody will hear of it
+            lane.request, lane.answer = None, "the attempt is over"
+            lane.answered.set()
+        lane.closed += lane.open
+        lane.open.clear()
         self._lockstep.settle(lane)
-        await lane.answered.wait()
-        answer = self._lane.answer
+
+
+class _LaneRow(Handle):
+    def __init__(self, lockstep: Lockstep, lane: _Lane, seed: int, *, is_known: bool = False) -> None:
+        """Raises `ValueError` for one row too many."""
+        super().__init__(is_known=is_known)
+        if lane.num_rows >= _MOST_ROWS:
+            raise ValueError(f"this attempt has opened {_MOST_ROWS} rows: no more fit into one lane")
+        self._lockstep, self._lane, self._seed = lockstep, lane, seed
+        self._key = lane.order * _MOST_ROWS + lane.num_rows
+        lane.num_rows += 1
+        if is_known:
+            lane.open[self._key] = None
+
+    async def _sample(self, request: SampleRequest) -> Sampled:
+        lane = self._lane
+        async with lane.turn:
+            while not (lane.is_away or self._lockstep.is_dead):
+                await lane.answered.wait()  # to one that was given up
+            if self._lockstep.is_dead:
+                raise WorkerDied("the engine has stopped")
+            if lane.is_finished:
+                raise ValueError("the attempt is over")
+            lane.request = RowRequest(key=self._key, seed=self._seed, request=request)
+            lane.open[self._key] = None
+            lane.answer, lane.answered = None, anyio.Event()
+            self._lockstep.settle(lane)
+            try:
+                await lane.answered.wait()
+            except BaseException:
+                lane.request = None  # if it is not with the engine yet
+                raise
+            answer = self._lane.answer
         if answer is None:
             raise WorkerDied("the engine stopped while this attempt was waiting for it")
         if isinstance(answer, str):
             raise ValueError(answer)
         return answer
 
-    def branch(self, seed: int) -> Row:
-        assert self._was_sent, "nothing has been sampled in this row yet"
-        child = _LaneRow(self._lockstep, self._lane, Lane(self._lockstep, self._lane)._new_key(), seed)  # pyright: ignore[reportPrivateUsage]
+    def _open(self, seed: int) -> Row:
+        return _LaneRow(self._lockstep, self._lane, seed)
+
+    def _branch(self, seed: int) -> Row:
+        if self._lane.is_finished:
+            raise ValueError("the attempt is over")
+        child = _LaneRow(self._lockstep, self._lane, seed, is_known=True)
         self._lane.branched.append(RowBranch(parent=self._key, child=child._key))
-        child._was_sent = child._is_open = True
         return child
 
-    async def close(self) -> None:
-        if self._is_open:
-            self._is_open = False
+    def _close(self) -> None:
+        if self._lane.open.pop(self._key, self._key) is None:
             self._lane.closed.append(self._key)
 
 
@@ -174,7 +195,7 @@ class Lockstep:
         self.decode_steps += advanced.steps
         self.forwarded += advanced.forwarded
         for done in advanced.done:
-            lane = self._lanes[done.key // _MAX_BRANCHES]
+            lane = self._lanes[done.key // _MOST_ROWS]
             lane.is_away, lane.due = True, self._index + self._lag
             lane.answer = done.sampled if done.sampled is not None else (done.error or "the engine gave no reason")
             lane.answered.set()

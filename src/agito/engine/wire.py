@@ -29,7 +29,7 @@ class RowBranch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advance:
-    """One exchange: close, branch, admit, then run up to `steps` decode steps (fewer when nothing is left to decode)."""
+    """One exchange: branch, close, admit, then run up to `steps` decode steps (fewer when nothing is left to decode)."""
 
     closed: tuple[int, ...] = ()
     branched: tuple[RowBranch, ...] = ()

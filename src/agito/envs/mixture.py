@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import anyio
 
-from agito.protocols import Answered, Control, Environment, Measure, Measured, ScriptFactory, Validated
+from agito.protocols import Answered, Control, Environment, Measure, Measured, Ranged, ScriptFactory, Validated
 from agito.types import AttemptId, Json, Key, Sealed, Task, Trajectory, Verdict, mean
 
 NAME = "mixture"
@@ -41,6 +41,11 @@ class Mixture:
     @property
     def chance_level(self) -> float:
         return mean(each.chance_level for each in self._by_name.values())
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        ranges = [each.reward_range if isinstance(each, Ranged) else (0.0, 1.0) for each in self._by_name.values()]
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
 
     @property
     def isolation_tier(self) -> str:

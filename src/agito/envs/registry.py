@@ -62,7 +62,7 @@ def _from_file(path: Path) -> ModuleType:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
     try:
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
     except Exception as error:  # the boundary: it is somebody else's file
         raise BadEnvironment(f"environment file {path}: {_told(error)}") from error
     return module

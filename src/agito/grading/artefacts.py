@@ -6,45 +6,56 @@ import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# What changes how an interpreter or a test runner starts, what is compiled already, and the tests, which the grader brings itself.
-HOOKS = (
-    "conftest.py", "sitecustomize.py", "usercustomize.py", "*.pth", "*.ini", "*.cfg", "*.toml", "*.pyc", "*.so", "*.egg-link",
-    "test_*.py", "*_test.py",
-)  # fmt: skip
+from agito.grading.imports import imported
+
+# What changes how an interpreter or a test runner starts, and what is compiled already.
+HOOKS = ("conftest.py", "sitecustomize.py", "usercustomize.py", "*.pth", "*.ini", "*.cfg", "*.toml", "*.pyc", "*.so", "*.egg-link")
 HIDDEN_FOLDERS = ("tests", "test", "__pycache__", "*.egg-info", "*.dist-info", ".*")
+MOST_BESIDE = 64  # data files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artefacts:
-    """Globs of paths. A path is carried if `wanted` has it and neither its name is in `names` nor a folder of it in `folders`."""
+    """Globs of paths. A path is carried if neither its name is in `names` nor a folder of it in `folders`, and there is room.
+
+    What the solution imports must fit. Then `wanted` and all the rest come as far as there is room, the smallest first, so that a copy or a
+    log that somebody left costs nobody a verdict.
+    """
 
     wanted: tuple[str, ...] = ("*.py",)  # `*` matches `/` too
     names: tuple[str, ...] = HOOKS
     folders: tuple[str, ...] = HIDDEN_FOLDERS
     limit_bytes: int = 1 << 18  # of all that is carried
 
-    def split(self, files: Mapping[str, bytes]) -> tuple[dict[str, bytes], tuple[str, ...]]:
-        """What is carried, and what was stripped: paths, or the folder that is stripped whole. Raises `ValueError` past `limit_bytes`."""
-        carried: dict[str, bytes] = {}
-        stripped: dict[str, None] = {}
-        for path in sorted(files):
-            if self._carries(path):
-                carried[path] = files[path]
-            else:
-                stripped[self._folder(path) or path] = None
-        size = sum(map(len, carried.values()))
+    def split(self, files: Mapping[str, bytes], entry: str = "") -> tuple[dict[str, bytes], tuple[str, ...]]:
+        """What is carried, and what was stripped: paths, or the folder that is stripped whole.
+
+        With `entry`, what must fit are the files that it imports; without, all that are `wanted`. Raises `ValueError` past `limit_bytes`.
+        """
+        allowed = {path: data for path, data in files.items() if self._is_allowed(path)}
+        sources = {path for path in allowed if _any(path, self.wanted)}
+        needed = imported(allowed, entry) if entry else sources
+        size = sum(len(allowed[path]) for path in needed)
         if size > self.limit_bytes:
             raise ValueError(f"the solution has {size} bytes; at most {self.limit_bytes} are graded")
-        return carried, tuple(stripped)
+        chosen = set(needed)
+        beside = 0
+        for path in sorted(allowed.keys() - needed, key=lambda path: (path not in sources, len(allowed[path]), path)):
+            beside += path not in sources
+            if size + len(allowed[path]) <= self.limit_bytes and (path in sources or beside <= MOST_BESIDE):
+                chosen.add(path)
+                size += len(allowed[path])
+        stripped = {self._folder(path) or path: None for path in sorted(files.keys() - chosen)}
+        return {path: files[path] for path in sorted(chosen)}, tuple(stripped)
 
     def _folder(self, path: str) -> str:
         *folders, _ = path.split("/")
         at = next((at for at, folder in enumerate(folders) if _any(folder, self.folders)), None)
         return "" if at is None else "/".join(folders[: at + 1]) + "/"
 
-    def _carries(self, path: str) -> bool:
+    def _is_allowed(self, path: str) -> bool:
         name = path.rpartition("/")[2]
-        return _any(path, self.wanted) and not name.startswith(".") and not _any(name, self.names) and not self._folder(path)
+        return not name.startswith(".") and not _any(name, self.names) and not self._folder(path)
 
 
 def _any(text: str, patterns: tuple[str, ...]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from agito.errors import SandboxFailure
 from agito.grading.bench import BOX
-from agito.grading.functions import Case, FunctionTask
+from agito.grading.cases import Case, FunctionTask
 from agito.grading.runner import Told
 from agito.protocols import SandboxPool
 from agito.types import Flag
@@ -35,7 +35,7 @@ def load(name, text):
     module = types.ModuleType(name)
     module.__file__ = "/work/tests/" + name + ".py"
     sys.modules[name] = module
-    exec(compile(text, module.__file__, "exec"), module.__dict__)
+    exec(compile(text, module.__file__, "exec", dont_inherit=True), module.__dict__)
     return module
 sys.path[0] = "/work"
 support = load("support", "def check(got, expected):\\n    assert got == expected\\n    return True\\n")

@@ -125,7 +125,7 @@ def _writes(end: Finished, protected: Sequence[str], closed: Sequence[str]) -> l
     spoilt = [path for path in end.given if _matches(path, (*protected, *closed)) and end.files.get(path) != end.given[path]]
     added = [path for path in end.made if _matches(path, closed) and path not in end.given]
     wrong = [path for path in spoilt + added if not path.endswith(".pyc")]
-    return [Flag(kind="forbidden_write", is_proof=True, detail=path) for path in wrong[:8]]
+    return [Flag(kind="forbidden_write", is_proof=False, detail=path) for path in wrong[:8]]
 
 
 def _surroundings(end: Finished, start: Finished) -> list[Flag]:

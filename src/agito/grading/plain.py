@@ -4,48 +4,138 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Sequence
+from typing import Any, cast
 
 from agito.types import Json
 
+MAX_DEPTH = 500  # of lists and dictionaries in one another
+_DIGITS = 4000  # which `int` reads at once, whatever its limit is
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_SPACE = re.compile(r"[\s\ufeff]")
+
 
 def check(value: object, where: str) -> Json:
-    """Returns `value` if every part of it is exactly of a JSON type. Raises `ValueError` naming `where`; subclasses do not count."""
-    kind = type(value)
-    if value is None or kind in (bool, int, str):
-        return value  # type: ignore[return-value]
-    if type(value) is float and math.isfinite(value):
-        return value
-    if type(value) is list:
-        return [check(each, where) for each in value]  # type: ignore[reportUnknownVariableType]
-    if type(value) is dict and all(type(name) is str for name in value):  # type: ignore[reportUnknownVariableType]
-        return {name: check(each, where) for name, each in value.items()}  # type: ignore[reportUnknownVariableType]
-    raise ValueError(
-        f"{where}: {kind.__name__} is no plain JSON value; use None, bool, int, finite float, str, list, dict with string keys"
-    )
+    """A copy of `value` if every part of it is exactly of a JSON type. Raises `ValueError` naming `where`; subclasses do not count."""
+    top: list[Any] = [None]
+    pending: list[tuple[Any, Any, Any, int]] = [(value, top, 0, 0)]
+    while pending:
+        each, place, name, depth = pending.pop()
+        kind = cast("type[object]", type(each))
+        if each is None or kind in (bool, int, str) or (kind is float and math.isfinite(each)):
+            place[name] = each
+        elif kind is list and depth < MAX_DEPTH:
+            place[name] = [None] * len(each)
+            pending += [(part, place[name], at, depth + 1) for at, part in enumerate(each)]
+        elif kind is dict and depth < MAX_DEPTH and all(type(key) is str for key in each):
+            place[name] = dict.fromkeys(each)
+            pending += [(part, place[name], key, depth + 1) for key, part in each.items()]
+        else:
+            deep = f", {MAX_DEPTH} deep in others," if depth >= MAX_DEPTH and kind in (list, dict) else ""
+            raise ValueError(
+                f"{where}: {kind.__name__}{deep} is no plain JSON value; use None, bool, int, finite float, str, list, dict with text keys"
+            )
+    return top[0]
 
 
 def parse(data: bytes) -> Json:
-    """One JSON value and nothing else. Raises `ValueError` for everything else, values nested too deep to read among it."""
+    """One JSON value, written without spaces, and nothing else. Raises `ValueError` for everything else, names told twice among it."""
+    text = data.decode("utf-8", "surrogatepass")
+    if _SPACE.search(_STRING.sub("", text)):
+        raise ValueError("there are spaces between the values")
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, parse_int=_integer, parse_float=_finite, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
 def same(one: Json, other: Json, tolerance: float = 0.0) -> bool:
-    """Equal in type and value: 1, 1.0 and True are three things. `tolerance` is relative, absolute below 1, and for floats alone."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, list):
-        assert isinstance(other, list)
-        return len(one) == len(other) and all(same(a, b, tolerance) for a, b in zip(one, other, strict=True))
-    if isinstance(one, dict):
-        assert isinstance(other, dict)
-        return one.keys() == other.keys() and all(same(each, other[name], tolerance) for name, each in one.items())
-    if isinstance(one, float):
-        assert isinstance(other, float)
+    """Equal in type and value: 1, 1.0 and True are three things, and so are 0.0 and -0.0, and two ways to compose a letter.
+
+    `tolerance` is for floats alone: relative, absolute below 1. With one, 0.0 is -0.0.
+    """
+    pending: list[tuple[Json, Json]] = [(one, other)]
+    while pending:
+        one, other = pending.pop()
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, list) and isinstance(other, list):
+            if len(one) != len(other):
+                return False
+            pending += zip(one, other, strict=True)
+        elif isinstance(one, dict) and isinstance(other, dict):
+            if one.keys() != other.keys():
+                return False
+            pending += [(each, other[name]) for name, each in one.items()]
+        elif isinstance(one, float) and isinstance(other, float):
+            if not _close(one, other, tolerance):
+                return False
+        elif one != other:
+            return False
+    return True
+
+
+def written_bytes(values: Sequence[Json]) -> int:
+    """No more than so many bytes are needed to write any one of `values` down."""
+    return max((_size(value) for value in values), default=0)
+
+
+def shown(value: object, most: int = 80) -> str:
+    """For people: `repr`, cut."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or too deep
+        text = f"a {type(value).__name__} too long to show"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _close(one: float, other: float, tolerance: float) -> bool:
+    if tolerance:
         return one == other or abs(one - other) <= tolerance * max(1.0, abs(other))
-    return one == other
+    return one == other and math.copysign(1.0, one) == math.copysign(1.0, other)
+
+
+def _size(value: Json) -> int:
+    size, pending = 0, [value]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, str):
+            size += 6 * len(each) + 3
+        elif isinstance(each, list):
+            size += 2 + len(each)
+            pending += each
+        elif isinstance(each, dict):
+            size += 2 + sum(6 * len(name) + 4 for name in each)
+            pending += each.values()
+        else:
+            size += 32 + (each.bit_length() // 3 if isinstance(each, int) else 0)
+    return size
+
+
+def _integer(text: str) -> int:
+    """Of any length, which `int` refuses."""
+    if len(text) <= _DIGITS:
+        return int(text)
+    digits, value = text.lstrip("-"), 0
+    for at in range(0, len(digits), _DIGITS):
+        part = digits[at : at + _DIGITS]
+        value = value * 10 ** len(part) + int(part)
+    return -value if text.startswith("-") else value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is told twice")
+    return found
 
 
 def _refuse(name: str) -> Json:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from agito.errors import SandboxFailure
 from agito.grading.artefacts import Artefacts
 from agito.grading.bench import BOX, Bench
 from agito.grading.plain import parse
@@ -31,7 +32,11 @@ SENTINELS = (
     "assert 'a' in 'bcd'",
 )
 PER_FILE = 3
+_ROW_BYTES = 128  # of a report, at most
 _RUN = r"""
+def named(error):
+    return "".join(letter for letter in str(type(error).__name__) if letter.isalnum())[:40]
+
 def run(token, tests):
     import fcntl, os, sys
     out = fcntl.fcntl(1, 1030, 200)
@@ -45,9 +50,9 @@ def run(token, tests):
     for name, source in sources.items():
         spaces[name] = {"__name__": name, "__file__": "/work/" + name + ".py"}
         try:
-            exec(compile(source, name, "exec"), spaces[name])
+            exec(compile(source, name, "exec", dont_inherit=True), spaces[name])
         except BaseException as error:
-            told.append([name, "collection", type(error).__name__])
+            told.append([name, "collection", named(error)])
             spaces[name] = None
     for name, test in tests:
         if spaces[name] is None:
@@ -58,8 +63,8 @@ def run(token, tests):
         except AssertionError:
             told.append([test, "failed", "AssertionError"])
         except BaseException as error:
-            told.append([test, "failed", type(error).__name__])
-    data = token + repr(told).replace("'", '"').encode()
+            told.append([test, "failed", named(error)])
+    data = token + repr(told).replace("'", '"').replace(" ", "").encode()
     while data:
         data = data[write(out, data):]
     leave(0)
@@ -122,8 +127,13 @@ async def grade_suite(
         return _verdict(0.0, str(error), grade_seed)
     token = os.urandom(8).hex().encode()
     code = f"sources = {drawn.sources!r}\n{_RUN}run({token!r}, {[list(each) for each in drawn.order]!r})\n"
-    async with Bench(pool, spec, carried) as bench:
+    roomy = replace(spec, output_bytes=max(spec.output_bytes, _ROW_BYTES * (len(drawn.order) + 1)))
+    async with Bench(pool, roomy, carried) as bench:
         result = await bench.run(code, timeout_s=suite.seconds)
+    if result is not None and result.killed_by == "deadline":
+        raise SandboxFailure(
+            f"the suite got {result.cpu_s:.2f} s of the processor in {result.wall_s:.0f} s; the machine is too busy to judge"
+        )
     passed, evidence, flags = _read(suite, drawn, result, token)
     tail = f"; not carried: {', '.join(stripped[:8])}" if stripped else ""
     return _verdict(passed, evidence + tail, grade_seed, flags)
@@ -136,6 +146,8 @@ def _read(suite: Suite, drawn: _Drawn, result: Result | None, token: bytes) -> t
     if not result.output:
         return 0.0, "ended without a report", (Flag(kind="silent_exit", is_proof=False, detail=f"exit code {result.exit_code}"),)
     try:
+        if result.exit_code != 0:  # it died while it reported: half a report is nobody's forgery
+            return 0.0, f"ended within its report, exit code {result.exit_code}", ()
         if not result.output.startswith(token) or result.total_bytes != len(result.output):
             raise ValueError("no report of ours")
         rows = [_row(row) for row in _listed(parse(result.output[len(token) :]))]

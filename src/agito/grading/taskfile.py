@@ -19,15 +19,18 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 from agito.errors import BadRecipe, NotFound
-from agito.grading.functions import FunctionTask, draw
+from agito.grading.cases import FunctionTask, admit
 from agito.types import Json
 
 ENTRY = "solution.py:solve"
+_MODULE = "agito_task"
 _SETTINGS = {"ENTRY": str, "VISIBLE": list, "TOLERANCE": float, "CASE_SECONDS": float}
 
 
@@ -40,10 +43,14 @@ def load(path: Path) -> tuple[FunctionTask, str]:
         source = path.read_text(encoding="utf-8")
     except OSError as error:
         raise NotFound(f"task file {path}: {error.strerror or error}") from None
-    names: dict[str, Any] = {"__name__": "agito_task", "__file__": str(path)}
+    except UnicodeDecodeError as error:
+        raise BadRecipe(f"task file {path}: is no text in UTF-8: {error}") from None
+    module = sys.modules[_MODULE] = ModuleType(_MODULE)  # registered, as data classes look up the types of their fields there
+    module.__file__ = str(path)
+    names: dict[str, Any] = module.__dict__
     try:
-        exec(compile(source, str(path), "exec"), names)
-    except Exception as error:  # whatever the file does wrong is named, not passed on
+        exec(compile(source, str(path), "exec", dont_inherit=True), names)
+    except (Exception, SystemExit) as error:  # whatever the file does wrong is named, not passed on
         raise BadRecipe(f"task file {path}: {type(error).__name__}: {error}") from error
     for name, kind in _SETTINGS.items():
         if name in names and not isinstance(names[name], kind):
@@ -61,7 +68,9 @@ def load(path: Path) -> tuple[FunctionTask, str]:
             hidden=cast("Callable[[random.Random], Sequence[Sequence[Json]]]", hidden),
             tolerance=names.get("TOLERANCE", 0.0), case_seconds=names.get("CASE_SECONDS", 2.0),
         )  # fmt: skip
-        draw(task, secret=secret, grade_seed=random.Random(secret).randrange(1 << 30))
-    except (ValueError, TypeError) as error:
+        admit(task, secret=secret)
+    except ValueError as error:
         raise BadRecipe(f"task file {path}: {error}") from error
+    except Exception as error:  # from its own functions, or a VISIBLE that is no list of lists
+        raise BadRecipe(f"task file {path}: {type(error).__name__}: {error}") from error
     return task, secret

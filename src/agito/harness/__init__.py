@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agito.harness.scripted import ScriptedAgent, act_out
+from agito.harness.scripted import ScriptedAgent
 from agito.harness.solo import SoloHarness
 
-__all__ = ["ScriptedAgent", "SoloHarness", "act_out"]
+__all__ = ["ScriptedAgent", "SoloHarness"]

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 
 import httpx
 
+from agito import policy_json
 from agito.errors import SandboxFailure
 from agito.protocols import Session
 from agito.types import AttemptId, Budget, Call, Dialect, End, Event, Fault, Json, Stop, Task, ToolSpec, Trajectory, Turn
@@ -77,20 +78,28 @@ class ChatHarness:
         }  # fmt: skip
         answer = await self._client.post("chat/completions", json=body)
         answer.raise_for_status()
-        found: Any = answer.json()
         try:
-            message = cast("Message", found["choices"][0]["message"])
+            found: Any = json.loads(policy_json.printable(answer.text), parse_constant=str)
+        except RecursionError:  # whoever nests without end is the policy
+            return {"role": "assistant", "content": ""}, 0
+        try:
+            message = _sendable(found["choices"][0]["message"])
             usage: Any = found.get("usage")
             return message, int(usage["completion_tokens"]) if usage else 0
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"the endpoint's answer has no choices[0].message: {str(found)[:200]}") from error
 
 
+def _sendable(message: Message) -> Message:
+    """The same without halves of characters, which cannot be sent back."""
+    return cast("Message", json.loads(policy_json.printable(json.dumps(message, ensure_ascii=False))))
+
+
 def _calls(message: Message, tools: Sequence[ToolSpec]) -> tuple[list[Call], list[str]]:
     """The calls and their ids; one call with a problem, and no ids, where there is none."""
     made = message.get("tool_calls")
     if not isinstance(made, list) or not made:
-        return [Call(tool=tools[0].name, arguments={}, raw=str(message.get("content") or ""), problem=_NO_TOOL)], []
+        return [Call(tool=tools[0].name, arguments={}, raw=policy_json.printable(str(message.get("content") or "")), problem=_NO_TOOL)], []
     calls, ids = list[Call](), list[str]()
     for each in made:
         function = each.get("function") if isinstance(each, dict) else None
@@ -102,11 +111,13 @@ def _calls(message: Message, tools: Sequence[ToolSpec]) -> tuple[list[Call], lis
 
 
 def _call(function: Mapping[str, Json]) -> Call:
-    name, raw = str(function.get("name")), function.get("arguments")
+    name, found = policy_json.printable(str(function.get("name"))), function.get("arguments")
+    said = found if isinstance(found, str) else json.dumps(found)  # some endpoints send an object
+    raw = policy_json.printable(said)
     try:
-        arguments: Json = json.loads(raw) if isinstance(raw, str) else raw
-    except ValueError:
-        arguments = None
+        arguments = policy_json.parse(said)
+    except ValueError as error:
+        return Call(tool=name, arguments={}, raw=raw, problem=f"the arguments are not JSON: {error}")
     if not isinstance(arguments, dict):
-        return Call(tool=name, arguments={}, raw=str(raw), problem="the arguments are no JSON object")
-    return Call(tool=name, arguments=arguments, raw=str(raw))
+        return Call(tool=name, arguments={}, raw=raw, problem="the arguments are no JSON object")
+    return Call(tool=name, arguments=arguments, raw=raw)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from typing import cast
 
 from agito.protocols import Renderer, Row, Sampled, SampleRequest, Script, ScriptFactory, Session
-from agito.types import Budget, Call, Event, Stop, Task, ToolSpec, span
+from agito.types import Budget, Call, Event, Stop, ToolSpec, span
 
 
 class ScriptedAgent:
@@ -22,7 +23,7 @@ class ScriptedAgent:
     def __init__(self, script: ScriptFactory, session: Session, renderer: Renderer) -> None:
         self._script: Script = script()
         self._session, self._renderer = session, renderer
-        self._call: Call | None = next(self._script, None)
+        self._call = advance(self._script)
 
     @property
     def tools(self) -> tuple[ToolSpec, ...]:
@@ -31,7 +32,7 @@ class ScriptedAgent:
     async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
         events = await self._session.act(calls, left)
         for event in events:
-            self._call = None if event.ended else _send(self._script, event)
+            self._call = None if event.ended else advance(self._script, event)
         return events
 
     def open(self, seed: int) -> Row:
@@ -60,25 +61,17 @@ class _ScriptedRow:
         return
 
 
-async def act_out(script: ScriptFactory, session: Session, task: Task) -> list[Event]:
-    """Lets a script act without any tokens, within the task's limits on turns and calls."""
-    events: list[Event] = []
-    running = script()
-    call = next(running, None)
-    for number in range(min(task.limits.turns, task.limits.calls)):
-        if call is None:
-            break
-        left = Budget(turns=task.limits.turns - number - 1, calls=task.limits.calls - number - 1, tokens=task.limits.tokens)
-        (event,) = await session.act([call], left)
-        events.append(event)
-        if event.ended:
-            break
-        call = _send(running, event)
-    return events
-
-
-def _send(script: Script, event: Event) -> Call | None:
+def advance(script: Iterator[Call], event: Event | None = None) -> Call | None:
+    """The script's next call, or its first; None when it has nothing more to do. One that reads no event may be any iterator."""
+    if event is None or not isinstance(script, Generator):
+        return next(script, None)
     try:
-        return script.send(event)
+        return cast("Script", script).send(event)
     except StopIteration:
         return None
+
+
+def end(script: Iterator[Call]) -> None:
+    """Nothing more is asked of it."""
+    if isinstance(script, Generator):
+        script.close()

@@ -9,9 +9,9 @@ from dataclasses import replace
 import anyio
 
 from agito.engine.capture import Capture
-from agito.errors import SandboxFailure, WorkerDied
-from agito.protocols import Engine, Renderer, Session
-from agito.types import AttemptId, Budget, Call, Effort, End, Event, Fault, Kind, Stop, Task, Trajectory
+from agito.errors import WorkerDied
+from agito.protocols import Engine, Renderer, Sampled, Session
+from agito.types import AttemptId, Budget, Call, Effort, End, Event, Fault, Kind, Stop, Task, ToolSpec, Trajectory
 
 
 class SoloHarness:
@@ -30,9 +30,9 @@ class SoloHarness:
             end = await self._turns(task, session, renderer, capture, events)
         except WorkerDied:
             raise  # not this attempt's failure: the engine is gone
-        except SandboxFailure as error:
-            end, fault, detail = End.FAILED, Fault.INFRA, str(error)
-        except Exception as error:  # the boundary: whatever an environment raises is data about this attempt
+        except _NoRoom as error:
+            end, fault, detail = End.FAILED, Fault.TASK, str(error)
+        except Exception as error:  # the boundary: what a script or a renderer raises is data about this attempt
             end, fault, detail = End.FAILED, Fault.ENV, f"{type(error).__name__}: {error}"
         finally:
             with anyio.CancelScope(shield=True):
@@ -44,21 +44,20 @@ class SoloHarness:
 
     async def _turns(self, task: Task, session: Session, renderer: Renderer, capture: Capture, events: list[Event]) -> End:
         limits = task.limits
-        acting_s = 0.0
         capture.extend(renderer.opening(task))
+        if len(capture) >= limits.tokens:
+            raise _NoRoom(f"the opening has {len(capture)} tokens, and the limit of the whole context is {limits.tokens}")
         for number in range(limits.turns):
             room = min(limits.turn_tokens, limits.tokens - len(capture))
             if room < 1:
                 return End.TOKENS
             sampled = await capture.sample(max_tokens=room, temperature=self._temperature, top_p=self._top_p, effort=self._effort)
             capture.label(renderer.channels(sampled.ids))
-            calls = renderer.parse(sampled.ids, session.tools)[: limits.calls - len(events)]
+            calls = _calls(renderer, sampled, session.tools)[: limits.calls - len(events)]
             left = Budget(
                 turns=limits.turns - number - 1, calls=limits.calls - len(events) - len(calls), tokens=limits.tokens - len(capture)
             )
-            before = time.monotonic()
-            new = await _act(session, calls, left, deadline_s=limits.seconds - acting_s)
-            acting_s += time.monotonic() - before
+            new = await session.act(calls, left)
             capture.turns[-1] = replace(capture.turns[-1], calls=tuple(range(len(events), len(events) + len(new))))
             events.extend(new)
             if new and new[-1].ended:
@@ -71,8 +70,14 @@ class SoloHarness:
         return End.TURNS
 
 
-async def _act(session: Session, calls: Sequence[Call], left: Budget, *, deadline_s: float) -> tuple[Event, ...]:
-    """Raises `SandboxFailure` past the attempt's deadline: time is the machine's, not the policy's."""
-    with anyio.move_on_after(max(deadline_s, 0.0)):
-        return await session.act(calls, left)
-    raise SandboxFailure(f"the world has not answered within what was left of the attempt's time ({deadline_s:.1f} s)")
+class _NoRoom(Exception):
+    """The opening leaves no room for a single sampled token."""
+
+
+def _calls(renderer: Renderer, sampled: Sampled, tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
+    """What was sampled, as calls. A renderer that cannot read it says so in the call; one that raises is no way out of the episode."""
+    try:
+        return renderer.parse(sampled.ids, tools)
+    except Exception as error:  # whatever a policy can say must end in an event
+        problem = f"this cannot be read ({type(error).__name__})"
+        return (Call(tool=tools[0].name if tools else "", arguments={}, raw=renderer.text(sampled.ids), problem=problem),)

@@ -1,10 +1,39 @@
-"""The policy network, its checkpoints in the Hugging Face layout, and the manifest of published weights."""
+"""The policy network, its checkpoints in the Hugging Face layout, and the manifest of published weights.
 
-from agito.models.cached import CachedQwen3
-from agito.models.checkpoint import UnsupportedCheckpoint, load, load_weights, read_config, save
-from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, tensor_hashes
-from agito.models.native import NativeQwen3, is_supported
-from agito.models.network import Qwen3, Qwen3Config, num_params
+Names load on first use, so that the shape of a network can be read (`agito.models.config`) without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agito.models.cached import CachedQwen3
+    from agito.models.checkpoint import load, load_into, load_weights, save
+    from agito.models.config import Qwen3Config, UnsupportedCheckpoint, read_config
+    from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, tensor_hashes
+    from agito.models.native import NativeQwen3, is_supported
+    from agito.models.network import Qwen3, num_params
+
+_HOME = {
+    "MANIFEST_NAME": "manifest",
+    "CachedQwen3": "cached",
+    "Manifest": "manifest",
+    "NativeQwen3": "native",
+    "Qwen3": "network",
+    "Qwen3Config": "config",
+    "UnsupportedCheckpoint": "config",
+    "WeightKind": "manifest",
+    "is_supported": "native",
+    "load": "checkpoint",
+    "load_into": "checkpoint",
+    "load_weights": "checkpoint",
+    "num_params": "network",
+    "read_config": "config",
+    "save": "checkpoint",
+    "tensor_hashes": "manifest",
+}
 
 __all__ = [
     "MANIFEST_NAME",
@@ -17,9 +46,16 @@ __all__ = [
     "WeightKind",
     "is_supported",
     "load",
+    "load_into",
     "load_weights",
     "num_params",
     "read_config",
     "save",
     "tensor_hashes",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

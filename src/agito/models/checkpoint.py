@@ -12,26 +12,19 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from agito.errors import AgitoError, CorruptCheckpoint, DiskFull, NotFound
-from agito.models.manifest import MANIFEST_NAME, Manifest, file_hash, tensor_hashes
-from agito.models.network import Qwen3, Qwen3Config
+from agito.errors import CorruptCheckpoint, DiskFull, NotFound
+from agito.models.config import CONFIG_NAME, Qwen3Config, UnsupportedCheckpoint, damaged, read_config, read_json
+from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, file_hash, tensor_hashes
+from agito.models.network import Qwen3
 
-CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
-
-
-class UnsupportedCheckpoint(AgitoError, ValueError):
-    """A sound checkpoint of a network that Agito does not implement."""
-
-    exit_code = 5
 
 
 def save(
@@ -78,11 +71,22 @@ def load(directory: Path | str, *, device: torch.device | str | None = None, dty
     Raises `NotFound`, `CorruptCheckpoint`, or `UnsupportedCheckpoint` for another architecture.
     """
     directory = Path(directory)
-    config = read_config(directory)
-    weights = load_weights(directory)
-    model = Qwen3(config, seed=None, device="meta")
-    wanted = model.state_dict()
-    if config.tie_embeddings:
+    model = Qwen3(read_config(directory), seed=None, device="meta")
+    weights = _weights_for(model, directory)
+    stored = dtype or weights["model.embed_tokens.weight"].dtype
+    model.load_state_dict({name: tensor.to(device=device, dtype=stored) for name, tensor in weights.items()}, assign=True)
+    return model.requires_grad_(True)
+
+
+def load_into(model: Qwen3, directory: Path | str) -> None:
+    """The weights of a checkpoint of the same shape. Raises as `load` does, and the model is then as it was."""
+    model.load_state_dict(_weights_for(model, Path(directory)))
+
+
+def _weights_for(model: Qwen3, directory: Path) -> dict[str, Tensor]:
+    """Raises `CorruptCheckpoint` unless they are those that the model has."""
+    weights, wanted = load_weights(directory), model.state_dict()
+    if model.config.tie_embeddings:
         weights.pop("lm_head.weight", None)  # some writers store both names
     problems = [f"{name} is missing" for name in wanted if name not in weights]
     problems += [f"{name} is unknown" for name in weights if name not in wanted]
@@ -95,50 +99,14 @@ def load(directory: Path | str, *, device: torch.device | str | None = None, dty
         raise CorruptCheckpoint(
             f"{directory}: {problems[0]} (of {len(problems)} problems): weights and {CONFIG_NAME} do not belong together"
         )
-    stored = dtype or weights["model.embed_tokens.weight"].dtype
-    model.load_state_dict({name: tensor.to(device=device, dtype=stored) for name, tensor in weights.items()}, assign=True)
-    return model.requires_grad_(True)
-
-
-def read_config(directory: Path | str) -> Qwen3Config:
-    """The shape of a checkpoint's network, weights unread."""
-    path = Path(directory) / CONFIG_NAME
-    data = _read_json(path)
-    if data.get("model_type") != "qwen3":
-        raise UnsupportedCheckpoint(f"{path}: model_type={data.get('model_type')!r}: only qwen3 is implemented")
-    rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    refused = {
-        "attention_bias": data.get("attention_bias"),
-        "use_sliding_window": data.get("use_sliding_window"),
-        "rope_type": kind != "default" and kind,
-    }
-    for name, value in refused.items():
-        if value:
-            raise UnsupportedCheckpoint(f"{path}: {name}={value}: not implemented")
-    if data.get("hidden_act", "silu") != "silu":
-        raise UnsupportedCheckpoint(f"{path}: hidden_act={data['hidden_act']!r}: only silu is implemented")
-    try:
-        num_heads = data["num_attention_heads"]
-        return Qwen3Config(
-            vocab_size=data["vocab_size"],
-            hidden_size=data["hidden_size"],
-            intermediate_size=data["intermediate_size"],
-            num_layers=data["num_hidden_layers"],
-            num_heads=num_heads,
-            num_kv_heads=data.get("num_key_value_heads") or num_heads,
-            head_dim=data.get("head_dim") or data["hidden_size"] // num_heads,
-            rope_theta=float(rope.get("rope_theta", data.get("rope_theta", 10_000.0))),
-            rms_norm_eps=data.get("rms_norm_eps", 1e-6),
-            tie_embeddings=data.get("tie_word_embeddings", False),
-            max_position=data.get("max_position_embeddings", 32_768),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptCheckpoint(f"{path}: {error!r}: restore the file") from error
+    return weights
 
 
 def load_weights(directory: Path | str) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint, on the CPU, as stored, sharded or whole; verified where there is a manifest."""
+    """Every tensor of a checkpoint, on the CPU, as stored, sharded or whole; verified where there is a manifest.
+
+    Raises `NotFound`, `CorruptCheckpoint`, or `UnsupportedCheckpoint` for an adapter or a difference, which are no weights by themselves.
+    """
     directory = Path(directory)
     _verify(directory)
     weights: dict[str, Tensor] = {}
@@ -146,7 +114,7 @@ def load_weights(directory: Path | str) -> dict[str, Tensor]:
         try:
             weights |= safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError) as error:
-            raise _corrupt(path, str(error)) from error
+            raise damaged(path, str(error)) from error
     return weights
 
 
@@ -156,12 +124,12 @@ def _weight_files(directory: Path) -> Iterator[Path]:
         return
     if not (directory / INDEX_NAME).exists():
         raise NotFound(f"{directory}: neither {WEIGHTS_NAME} nor {INDEX_NAME} is there: not a checkpoint")
-    shards = _read_json(directory / INDEX_NAME).get("weight_map")
+    shards = read_json(directory / INDEX_NAME).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards.values()):
-        raise _corrupt(directory / INDEX_NAME, "weight_map does not name files")
+        raise damaged(directory / INDEX_NAME, "weight_map does not name files")
     for name in sorted(set(shards.values())):
         if not (directory / name).exists():
-            raise _corrupt(directory / name, f"{INDEX_NAME} names it, but it is not there")
+            raise damaged(directory / name, f"{INDEX_NAME} names it, but it is not there")
         yield directory / name
 
 
@@ -172,29 +140,17 @@ def _verify(directory: Path) -> None:
     try:
         manifest = Manifest.from_json(path.read_text())
     except (ValueError, OSError) as error:
-        raise _corrupt(path, str(error)) from error
+        raise damaged(path, str(error)) from error
+    if manifest.kind is not WeightKind.FULL:
+        raise UnsupportedCheckpoint(
+            f"{path}: kind={manifest.kind} of version {manifest.base}: only full weights can be loaded by themselves"
+        )
     for name, expected in manifest.files.items():
         file = directory / name
         if not file.is_file():
-            raise _corrupt(file, "the manifest names it, but it is not there")
+            raise damaged(file, "the manifest names it, but it is not there")
         if file_hash(file) != expected:
-            raise _corrupt(file, f"its hash is not the one in {MANIFEST_NAME}")
-
-
-def _corrupt(path: Path, why: str) -> CorruptCheckpoint:
-    return CorruptCheckpoint(f"{path}: {why}: the checkpoint is damaged; take an earlier one or copy this one again")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise NotFound(f"{path} is not there: not a checkpoint")
-    try:
-        data = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise _corrupt(path, str(error)) from error
-    if not isinstance(data, dict):
-        raise _corrupt(path, "not a JSON object")
-    return data
+            raise damaged(file, f"its hash is not the one in {MANIFEST_NAME}")
 
 
 def _write(path: Path, data: bytes) -> None:

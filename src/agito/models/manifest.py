@@ -49,9 +49,19 @@ class Manifest:
         if not isinstance(data, dict) or data.pop("schema_version", None) != _SCHEMA:
             raise ValueError(f"not a manifest of schema {_SCHEMA}")
         try:
-            return cls(**{**data, "kind": WeightKind(data["kind"])})
+            found = cls(**{**data, "kind": WeightKind(data["kind"])})
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a manifest: {error}") from error
+        for name, value, kinds in (
+            ("version", found.version, int), ("policy", found.policy, str), ("base", found.base, int | None),
+            ("tensors", found.tensors, dict), ("files", found.files, dict),
+        ):  # fmt: skip
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise ValueError(f"not a manifest: {name}={value!r}")
+        for listed in (found.tensors, found.files):
+            if not all(isinstance(each, str) for each in listed.values()):
+                raise ValueError("not a manifest: a hash is no text")
+        return found
 
 
 def tensor_hashes(weights: Mapping[str, Tensor]) -> dict[str, str]:

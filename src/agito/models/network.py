@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from agito.models.config import Qwen3Config
 
 ALIKE = 0.85  # correlation of a new network's keys with its queries
 _EMBEDDED = 0.05  # deviation of a new embedding's entries
@@ -24,32 +25,6 @@ _SHARED = 0.7  # of that, what all embeddings have in common
 _QUIET = 0.3  # of the usual scale: what layers of a new network add to the embeddings
 _SHARP = 3  # frequencies by which a new network tells the token before from its neighbours, the highest first
 SPREAD = 1.3  # longest over shortest sequence of a padded batch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Qwen3Config:
-    """The shape of a network. `head_dim` is free: it need not be `hidden_size / num_heads`."""
-
-    vocab_size: int
-    hidden_size: int = 96
-    intermediate_size: int = 256
-    num_layers: int = 3
-    num_heads: int = 4
-    num_kv_heads: int = 2
-    head_dim: int = 32
-    rope_theta: float = 10_000.0
-    rms_norm_eps: float = 1e-6
-    tie_embeddings: bool = True
-    max_position: int = 2048
-
-    def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "max_position"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads={self.num_heads}: must be a multiple of num_kv_heads={self.num_kv_heads}")
-        if self.head_dim < 2 or self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim}: rotary positions need an even width")
 
 
 class Qwen3(nn.Module):

@@ -10,7 +10,7 @@ from agito.record.ledger import Ledger, State
 from agito.record.metrics import Line, Metrics, read_metrics
 from agito.record.reading import Recorded, find_attempt, read_quarantined, read_trajectories
 from agito.record.rundir import PHASES, RunDir, RunState
-from agito.record.summary import Summary, rate, rates_by_cell
+from agito.record.summary import Summary, rate, rate_over_all, rates_by_cell
 from agito.record.trajectories import TokenStats, write_trajectories
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "State",
     "Summary",
     "rate",
+    "rate_over_all",
     "rates_by_cell",
     "Rate",
     "clopper_pearson",

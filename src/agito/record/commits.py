@@ -56,13 +56,18 @@ def newest(parent: Path) -> Path | None:
     return final if final.is_dir() else latest(parent)
 
 
-def prune(parent: Path, keep: int, *, spared: frozenset[str] = frozenset()) -> None:
-    """Removes all but the last `keep` committed `step-N`, and those `spared`; each vanishes under another name first, never by halves."""
+def prune(parent: Path, keep: int, *, spared: frozenset[str] = frozenset(), reach: int | None = None, revoked: range = range(0)) -> None:
+    """Removes all but the last `keep` committed `step-N`, those `spared`, and the last one that a run can go back to from before step
+    `reach`. Those that are `revoked` are removed first, whatever else holds. Each vanishes under another name first, never by halves."""
     if keep < 1:
         raise ValueError(f"keep={keep}: need at least 1")
-    steps = sorted((path for path in parent.glob("step-*") if path.name[5:].isdigit()), key=lambda path: int(path.name[5:]))
-    for path in steps[:-keep]:
-        if path.name in spared:
+    steps = {int(path.name[5:]): path for path in parent.glob("step-*") if path.name[5:].isdigit()}
+    kept = sorted(step for step in steps if step not in revoked)
+    needed = set(kept[-keep:]) | {step for step in kept if steps[step].name in spared}
+    if reach is not None:
+        needed |= set([step for step in kept if step <= reach][-1:])
+    for step, path in sorted(steps.items()):
+        if step in needed:
             continue
         rubbish = path.with_name(f".{path.name}.partial")
         shutil.rmtree(rubbish, ignore_errors=True)

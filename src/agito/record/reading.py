@@ -30,6 +30,7 @@ from agito.types import (
     Flag,
     Limits,
     Lineage,
+    Penalty,
     Segment,
     Status,
     Stop,
@@ -65,7 +66,7 @@ def read_trajectories(path: Path) -> list[Recorded]:
 
 
 def read_quarantined(path: Path) -> list[Recorded]:
-    """Only the attempts in one file that nothing was learned from because of what they did."""
+    """Only the attempts in one file whose reward is not believed."""
     if "quarantine" not in pq.read_schema(path).names:
         return []
     return [_recorded(row) for row in pq.read_table(path, filters=[("quarantine", "!=", "")]).to_pylist()]
@@ -114,13 +115,17 @@ def _recorded(row: Mapping[str, Any]) -> Recorded:
         attempt=Attempt(
             trajectory=trajectory,
             verdict=verdict,
-            quarantine=row.get("quarantine") or "",
+            penalty=_penalty(row),
             gold=_gold(gold),
             gold_chance=gold["chance"] if gold else 1.0,
         ),
         pieces=tuple(row["pieces"]),
         stats=_stats(at, row),
     )
+
+
+def _penalty(row: Mapping[str, Any]) -> Penalty | None:
+    return Penalty(why=row["quarantine"], **row["penalty"]) if row.get("penalty") else None
 
 
 def _gold(gold: Mapping[str, Any] | None) -> Verdict | None:

@@ -60,7 +60,8 @@ EVENT = pa.struct(
         "left": BUDGET,
     }
 )
-FLAG = pa.struct({"kind": pa.string(), "is_proof": pa.bool_(), "detail": pa.string()})
+FLAG = pa.struct({"kind": pa.string(), "is_proof": pa.bool_(), "detail": pa.string(), "event": pa.int32()})
+PENALTY = pa.struct({"reward": pa.float64(), "floor": pa.float64(), "event": pa.int32()})  # from that call on
 GOLD = pa.struct({"reward": pa.float64(), "evidence": pa.string(), "chance": pa.float64()})  # reward is null when void
 LINEAGE = pa.struct({"parent": pa.string(), "event": pa.int32(), "snapshot": pa.string()})
 
@@ -84,13 +85,14 @@ SCHEMA = pa.schema(
         "fault": pa.string(),
         "detail": pa.string(),
         "status": pa.string(),  # scored, void
-        "success": pa.bool_(),  # full marks, and not quarantined; null when void
+        "success": pa.bool_(),  # full marks, and no penalty; null when void
         "reward": pa.float64(),  # null when void
         "scores": pa.string(),  # JSON
         "evidence": pa.string(),
         "grade_seed": pa.int64(),
         "flags": pa.list_(FLAG),  # signs of cheating that the grader or the monitor saw
-        "quarantine": pa.string(),  # why nothing is learned from it; empty: nothing speaks against it
+        "quarantine": pa.string(),  # why its reward is not believed; empty: nothing speaks against it
+        "penalty": PENALTY,  # null where there is none
         "gold": GOLD,  # of the held-out validator; null where it was not asked
         "num_turns": pa.int32(),
         "num_calls": pa.int32(),

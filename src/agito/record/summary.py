@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The outcome of one run. Rates count scored attempts; void ones are in `void_attempts` and nowhere else."""
+    """The outcome of one run. Rates count scored attempts; those that end in `_all` count every one, a void one as a failure."""
 
     commit: str
     seed: int
@@ -26,6 +26,9 @@ class Summary:
     before: Rate  # held out, after the cold start
     after: Rate  # the same tasks, after RL
     structural: Rate | None = None  # None when the recipe has no such evaluation
+    before_all: Rate
+    after_all: Rate
+    structural_all: Rate | None = None
     cells_before: Mapping[str, Rate]
     cells_after: Mapping[str, Rate]
     baselines: Mapping[str, Rate]
@@ -39,6 +42,7 @@ class Summary:
     tool_calls: int
     tool_cpu_ms_p50: float
     void_attempts: int
+    void_causes: Mapping[str, int] = field(default_factory=dict[str, int])  # the commonest, with how often
     admission: Mapping[str, Json] = field(default_factory=dict[str, Json])  # why the environment was trained on: see `agito.admission`
     quarantined_attempts: int = 0
     monitor: Mapping[str, Json] = field(default_factory=dict[str, Json])  # see `agito.grading.monitor`
@@ -68,6 +72,9 @@ class Summary:
             **_named("success_before", self.before),
             **_named("success_after", self.after),
             **_named("success_structural", self.structural or none),
+            **_named("success_before_all", self.before_all),
+            **_named("success_after_all", self.after_all),
+            **_named("success_structural_all", self.structural_all or none),
             "by_cell": {
                 cell: {**_counted("before", self.cells_before.get(cell, none)), **_counted("after", self.cells_after.get(cell, none))}
                 for cell in cells
@@ -83,6 +90,7 @@ class Summary:
             "tool_calls": self.tool_calls,
             "tool_cpu_ms_p50": self.tool_cpu_ms_p50,
             "void_attempts": self.void_attempts,
+            "void_causes": dict(self.void_causes),
             "admission": dict(self.admission),
             "quarantined_attempts": self.quarantined_attempts,
             "monitor": dict(self.monitor),
@@ -95,9 +103,14 @@ class Summary:
 
 
 def rate(attempts: Iterable[Attempt]) -> Rate:
-    """Over scored attempts only; a quarantined one is no success."""
+    """Over scored attempts only; a penalised one is no success."""
     outcomes = [outcome for outcome in (is_success(attempt) for attempt in attempts) if outcome is not None]
     return Rate(successes=sum(outcomes), num=len(outcomes))
+
+
+def rate_over_all(attempts: Sequence[Attempt]) -> Rate:
+    """Over all attempts: a void one counts as a failure, so that leaving is never better than failing."""
+    return Rate(successes=sum(bool(is_success(attempt)) for attempt in attempts), num=len(attempts))
 
 
 def rates_by_cell(attempts: Iterable[Attempt], *, tags: tuple[str, ...] = ("fallback",)) -> dict[str, Rate]:

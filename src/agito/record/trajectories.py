@@ -63,7 +63,7 @@ def trajectory_file(directory: Path, phase: str, step: int) -> Path:
 
 
 def is_success(attempt: Attempt) -> bool | None:
-    """Full marks, or what the grader calls a success where rewards are graded, and not quarantined. None when void: neither success nor
+    """Full marks, or what the grader calls a success where rewards are graded, and no penalty. None when void: neither success nor
     failure."""
     if not attempt.is_scored:
         return None
@@ -130,8 +130,9 @@ def _row(attempt: Attempt, dialect: Dialect, tasks: dict[int, str]) -> dict[str,
         "scores": json.dumps(dict(verdict.scores)),
         "evidence": verdict.evidence,
         "grade_seed": verdict.grade_seed,
-        "flags": [{"kind": flag.kind, "is_proof": flag.is_proof, "detail": flag.detail} for flag in verdict.flags],
+        "flags": [{"kind": flag.kind, "is_proof": flag.is_proof, "detail": flag.detail, "event": flag.event} for flag in verdict.flags],
         "quarantine": attempt.quarantine,
+        "penalty": _penalty(attempt),
         "gold": _gold(attempt),
         "num_turns": len(trajectory.turns),
         "num_calls": len(trajectory.events),
@@ -144,6 +145,11 @@ def _row(attempt: Attempt, dialect: Dialect, tasks: dict[int, str]) -> dict[str,
         "events": [_event(event) for event in trajectory.events],
         "lineage": {"parent": str(lineage.parent), "event": lineage.event, "snapshot": lineage.snapshot} if lineage else None,
     }
+
+
+def _penalty(attempt: Attempt) -> dict[str, Any] | None:
+    penalty = attempt.penalty
+    return {"reward": penalty.reward, "floor": penalty.floor, "event": penalty.event} if penalty else None
 
 
 def _gold(attempt: Attempt) -> dict[str, Any] | None:

@@ -10,10 +10,10 @@ so and they can. `<think>...</think>` before the command is thinking.
 from __future__ import annotations
 
 import json
-import math
 from array import array
 from collections.abc import Sequence
 
+from agito import policy_json
 from agito.render.vocabulary import ACT, END, END_THINK, FAULT, LEFT, OBS, TASK, THINK, Vocabulary
 from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
 
@@ -133,10 +133,10 @@ def _value(word: str, kind: str) -> Json:
     """What cannot be read as its type stays text; the tool then says what is wrong with it."""
     if kind in ("integer", "number", "boolean"):
         try:
-            value = json.loads(word)
+            value = policy_json.parse(word)
         except ValueError:
             return word
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
         is_right = isinstance(value, bool) if kind == "boolean" else is_number
         return value if is_right else word
     return word

@@ -6,13 +6,13 @@ Past thinking is kept, in training and in serving alike.
 from __future__ import annotations
 
 import json
-import math
 import re
 from array import array
 from collections.abc import Iterator, Sequence
 
+from agito import policy_json
 from agito.render.vocabulary import CALL, END_CALL, END_THINK, IM_END, IM_START, THINK, Vocabulary
-from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
+from agito.types import Call, Channel, Dialect, Event, Task, ToolSpec
 
 _SYSTEM = """# Tools
 
@@ -152,17 +152,11 @@ def _said(call: Call) -> str:
     return "\n" + json.dumps({"name": call.tool, "arguments": dict(call.arguments)}) + "\n"
 
 
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is no number")
-    return value
-
-
 def _parse_block(block: str) -> Call:
     """One JSON call; whatever is wrong with it goes back to the policy as its problem."""
     raw = block.strip()
     try:
-        parsed: Json = json.loads(raw, parse_constant=_finite, parse_float=_finite)
+        parsed = policy_json.parse(raw)
     except ValueError as error:
         return Call(tool="", arguments={}, raw=raw, problem=f"not JSON: {error}")
     if not isinstance(parsed, dict) or not isinstance(name := parsed.get("name"), str):

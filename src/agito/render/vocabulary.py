@@ -55,10 +55,11 @@ class Vocabulary:
         """One piece of text per token, for people; half characters show as the replacement character."""
         return [self._tokenizer.decode([token], skip_special_tokens=False) for token in ids]
 
-    def files(self, *, chat_template: str) -> dict[str, str]:
-        """tokenizer.json and tokenizer_config.json by name, as `transformers` reads them."""
+    def files(self, *, chat_template: str, stop_ids: Sequence[int] = ()) -> dict[str, str]:
+        """tokenizer.json and tokenizer_config.json by name, as `transformers` reads them. The first of `stop_ids` ends a turn."""
         config = {
-            "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END, "clean_up_tokenization_spaces": False,
+            "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD,
+            "eos_token": self._tokenizer.id_to_token(stop_ids[0]) if stop_ids else END, "clean_up_tokenization_spaces": False,
             "chat_template": chat_template,
         }  # fmt: skip
         return {

@@ -10,12 +10,13 @@ from agito.config import Section
 
 
 class DecoupledPPOConfig(Section):
-    """Clip bounds of rho (asymmetric, as in DAPO, arXiv:2503.14476) and the cap of w."""
+    """Clip bounds of rho (asymmetric, as in DAPO, arXiv:2503.14476), the cap of w, and the bound for negative advantages (dual clip)."""
 
     name: Literal["decoupled_ppo"] = "decoupled_ppo"
     clip_low: float = Field(default=0.8, gt=0, le=1)
     clip_high: float = Field(default=1.28, ge=1)
     w_max: float = Field(default=2.0, gt=0)
+    dual_clip: float = Field(default=3.0, gt=1)  # largest rho that a negative advantage is multiplied with
     sequence_rejection: tuple[float, float] | None = None  # keep a sequence if the geometric mean of its w lies within
 
     @model_validator(mode="after")

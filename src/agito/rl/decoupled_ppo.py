@@ -15,6 +15,7 @@ from agito.rl.meters import PolicyMeters, PolicyTokens, measure
 def decoupled_ppo(tokens: PolicyTokens, *, num_tokens: float, config: LossConfig) -> tuple[Tensor, PolicyMeters, float]:
     """-sum_t keep·w̄_t·min(rho_t·A_t, clip(rho_t, low, high)·A_t) / N; also its meters and the largest w.
 
+    Where A < 0 the minimum has no lower bound as rho grows; it is bounded by `dual_clip`·A (arXiv:1912.09729).
     rho = pi/pi_old, w̄ = min(pi_old/mu, w_max) without gradient. N = `num_tokens`: the policy's tokens in the optimizer step over
     all ranks, before any rejection. Sequence rejection is by exp(mean log w) over one sample; it rejects long samples at another
     rate than short ones, which `policy/rejected_length_ratio` shows.
@@ -30,9 +31,11 @@ def decoupled_ppo(tokens: PolicyTokens, *, num_tokens: float, config: LossConfig
     rho_T = (tokens.logp_T - tokens.logp_old_T).exp()
     gain_T = rho_T * tokens.advantages_T
     clipped_gain_T = rho_T.clamp(config.clip_low, config.clip_high) * tokens.advantages_T
-    loss_T = -capped_w_T * torch.minimum(gain_T, clipped_gain_T)
+    bound_T = torch.where(tokens.advantages_T < 0, config.dual_clip * tokens.advantages_T, -torch.inf)
+    kept_gain_T = torch.maximum(torch.minimum(gain_T, clipped_gain_T), bound_T)
+    loss_T = -capped_w_T * kept_gain_T
 
-    is_clipped_T = (clipped_gain_T < gain_T).detach()
+    is_clipped_T = (kept_gain_T != gain_T).detach()
     meters, max_w = measure(tokens, loss_T=loss_T, is_clipped_T=is_clipped_T, is_kept_T=is_kept_T, is_kept_B=is_kept_B, w_cap=config.w_max)
     return loss_T.sum() / num_tokens, meters, max_w
 

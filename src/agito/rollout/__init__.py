@@ -4,5 +4,26 @@ from __future__ import annotations
 
 from agito.rollout.attempt import AttemptRunner, Plan
 from agito.rollout.collect import Collected, collect, outcome
+from agito.rollout.episode import Act, Deadlines, EpisodeDriver, Finished, reward_range
+from agito.rollout.observed import DeadlineLog, Observed, RecordedAttempt, is_real_deadline
+from agito.rollout.scripts import act_out, acted, scripted
 
-__all__ = ["AttemptRunner", "Collected", "Plan", "collect", "outcome"]
+__all__ = [
+    "Act",
+    "AttemptRunner",
+    "Collected",
+    "DeadlineLog",
+    "Deadlines",
+    "EpisodeDriver",
+    "Finished",
+    "Observed",
+    "Plan",
+    "RecordedAttempt",
+    "act_out",
+    "acted",
+    "collect",
+    "is_real_deadline",
+    "outcome",
+    "reward_range",
+    "scripted",
+]

@@ -1,24 +1,20 @@
-"""One attempt, from an open world to a verdict. Whatever goes wrong becomes a record; void is never zero."""
+"""One attempt of a policy or a script, from an open world to a verdict that training can go by."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import anyio
-
-from agito.errors import SandboxFailure, WorkerDied
+from agito.errors import AgitoError
 from agito.grading.leaks import leak_flags, leaks
-from agito.grading.monitor import Monitor, hard_evidence
+from agito.grading.monitor import Monitor, is_report, proof_of
 from agito.harness import ScriptedAgent
-from agito.protocols import Answered, Control, Engine, Environment, Harness, Renderer, ScriptFactory, Validated
-from agito.types import Attempt, AttemptId, End, Fault, Flag, Key, Sealed, Status, Task, Trajectory, Verdict
-
-_SEAL_DEADLINE_S = 20.0
-_CLOSE_DEADLINE_S = 10.0  # the pool sweeps up what is left
-_OPEN_DEADLINE_S = 30.0
-_GRADE_DEADLINE_S = 120.0
+from agito.protocols import Answered, Engine, Environment, Harness, Renderer, ScriptFactory, Session, Validated
+from agito.rollout.episode import Act, Deadlines, EpisodeDriver, Finished, reward_range
+from agito.rollout.guarded import what_broke
+from agito.rollout.observed import Observed
+from agito.types import Attempt, AttemptId, Dialect, End, Fault, Flag, Key, Sealed, Status, Task, Trajectory, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +28,7 @@ class Plan:
 class AttemptRunner:
     """Runs attempts of one environment through one harness; `seed` keys everything that is drawn.
 
-    Hard evidence always quarantines; with a monitor some attempts are graded again, and some by the environment's validator.
+    Proof of cheating always costs; with a monitor some attempts are graded again, and some by the environment's validator.
     """
 
     def __init__(
@@ -42,97 +38,89 @@ class AttemptRunner:
         renderer: Renderer,
         *,
         seed: int,
-        strict_deadlines: bool = True,
         monitor: Monitor | None = None,
-        grade_deadline_s: float = _GRADE_DEADLINE_S,
+        deadlines: Deadlines | None = None,
+        observed: Observed | None = None,
     ) -> None:
-        self._environment, self._harness, self._renderer = environment, harness, renderer
-        self._seed, self._strict_deadlines, self._monitor = seed, strict_deadlines, monitor
-        self._grade_deadline_s = grade_deadline_s
+        self._environment, self._harness, self._renderer, self._monitor = environment, harness, renderer, monitor
+        self._seed = seed
+        self._driver = EpisodeDriver(environment, noise_seed=seed, deadlines=deadlines, observed=observed)
 
     async def run(self, plan: Plan, attempt: AttemptId, engine: Engine | None) -> Attempt:
         """`engine` may be None when the plan has scripts. A retried slot draws the same stream again."""
-        task, key = plan.task(attempt.group)
-        stream = zlib.crc32(f"{self._seed}/{attempt.group}/{attempt.slot}".encode())
         try:
-            with anyio.fail_after(_OPEN_DEADLINE_S):
-                control = await self._environment.open(task, key, attempt, noise_seed=self._seed)
-        except (SandboxFailure, TimeoutError) as error:
-            return _stillborn(attempt, task, str(error) or f"no world within {_OPEN_DEADLINE_S:.0f} s")
-        try:
-            session = control.session
-            if plan.script is not None:
-                session = engine = ScriptedAgent(plan.script(task, key, attempt), session, self._renderer)
-            assert engine is not None
-            trajectory = await self._harness.run(task, session, engine, self._renderer, attempt, seed=stream)
-            return await self._judge(control, trajectory, key)
-        finally:
-            with anyio.move_on_after(_CLOSE_DEADLINE_S, shield=True):
-                await control.close()
+            task, key = plan.task(attempt.group)
+        except AgitoError:
+            raise
+        except Exception as error:  # the boundary, as for the rest of an environment
+            return _without_task(self._environment.name, attempt, what_broke("task", error))
 
-    async def _judge(self, control: Control, trajectory: Trajectory, key: Key) -> Attempt:
-        """Freeze, kill, capture, destroy, then grade what was captured."""
-        sealed = await self._capture(control, trajectory)
-        if isinstance(sealed, Verdict):
-            return Attempt(trajectory=trajectory, verdict=sealed)
-        verdict = await self._ask(self._environment.grade, sealed, key)
-        if isinstance(self._environment, Answered):
-            verdict = _given_away(self._environment, trajectory, sealed, key, verdict)
-        found = Attempt(trajectory=trajectory, verdict=verdict)
+        async def act(session: Session) -> Trajectory:
+            acting, stream = engine, zlib.crc32(f"{self._seed}/{attempt.group}/{attempt.slot}".encode())
+            if plan.script is not None:
+                session = acting = ScriptedAgent(plan.script(task, key, attempt), session, self._renderer)
+            assert acting is not None
+            return _asked(await self._harness.run(task, session, acting, self._renderer, attempt, seed=stream))
+
+        return await self.drive(task, key, attempt, act)
+
+    async def drive(self, task: Task, key: Key, attempt: AttemptId, act: Act) -> Attempt:
+        """The same for whoever acts."""
+        finished = await self._driver.run(task, key, attempt, act)
+        finished = self._without_given_answers(finished, key)
+        found = Attempt(trajectory=finished.trajectory, verdict=finished.verdict)
         if not found.is_scored:
             return found
-        found = replace(found, quarantine=hard_evidence(trajectory, verdict))
-        return found if self._monitor is None else await self._look_again(self._monitor, found, sealed, key)
+        low, _ = reward_range(self._environment)
+        if is_report(found.trajectory):  # earns what doing nothing earns
+            told = f"reported a flaw; the grader said {found.verdict.reward:g}: {found.verdict.evidence}"
+            found = replace(found, verdict=replace(found.verdict, reward=low, scores={"success": 0.0}, evidence=told))
+        found = replace(found, penalty=proof_of(found.verdict, floor=low, extra=self._monitor.penalty if self._monitor else 0.0))
+        if self._monitor is None or finished.sealed is None:
+            return found
+        return await self._look_again(self._monitor, found, finished.sealed, key)
 
-    async def _capture(self, control: Control, trajectory: Trajectory) -> Sealed | Verdict:
-        """Or why there is nothing to grade."""
-        if trajectory.fault in (Fault.INFRA, Fault.ENV, Fault.TASK):
-            return Verdict.void(f"{trajectory.fault}: {trajectory.detail}")
-        if self._strict_deadlines and any(event.fault is Fault.TIMEOUT and event.wall_s > 0 for event in trajectory.events):
-            return Verdict.void("infra: a real deadline passed, which this mode does not reproduce")
+    def _without_given_answers(self, finished: Finished, key: Key) -> Finished:
+        """With a flag for an answer that stood in what the agent read."""
+        environment, sealed = self._environment, finished.sealed
+        if not isinstance(environment, Answered) or sealed is None:
+            return finished
         try:
-            with anyio.fail_after(_SEAL_DEADLINE_S):
-                return await control.seal()
-        except (SandboxFailure, TimeoutError) as error:
-            return Verdict.void(f"infra: the world could not be sealed: {error}")
-
-    async def _ask(self, grade: Callable[[Sealed, Key, int], Awaitable[Verdict]], sealed: Sealed, key: Key) -> Verdict:
-        try:
-            with anyio.fail_after(self._grade_deadline_s):
-                return await grade(sealed, key, self._seed)
-        except WorkerDied:
-            raise
-        except (SandboxFailure, TimeoutError) as error:
-            return Verdict.void(f"infra: no verdict: {error or f'the grader did not answer within {self._grade_deadline_s:.0f} s'}")
-        except Exception as error:  # the boundary: a grader that breaks gives no verdict
-            return Verdict.void(f"env: the grader failed: {type(error).__name__}: {error}")
+            answers = environment.answers(finished.trajectory.task, key)
+            found = leaks(finished.trajectory.events, answers, submitted=sealed.submitted)
+        except Exception as error:  # the boundary, as for the grader
+            return replace(finished, verdict=Verdict.void(f"env: {what_broke('answers', error)}"))
+        return replace(finished, verdict=replace(finished.verdict, flags=(*finished.verdict.flags, *leak_flags(found))))
 
     async def _look_again(self, monitor: Monitor, found: Attempt, sealed: Sealed, key: Key) -> Attempt:
-        """The reward stays what it was: a second look adds flags, gold, and perhaps a quarantine."""
+        """The reward stays what it was: a second look adds flags, gold, and perhaps a penalty."""
         at, verdict = found.trajectory.attempt, found.verdict
         flags = monitor.soft_evidence(found.trajectory, verdict)
-        if monitor.wants_regrade(at):
-            again = await self._ask(self._environment.grade, sealed, key)
+        if monitor.wants_regrade(at) and not is_report(found.trajectory):
+            again = await self._driver.ask(self._environment.grade, sealed, key)
             if again.status is Status.SCORED and again.reward != verdict.reward:
                 said = f"reward {verdict.reward:g}, then {again.reward:g}: {again.evidence}"
                 flags = (*flags, Flag(kind="regrade_differs", is_proof=False, detail=said))
         verdict = replace(verdict, flags=(*verdict.flags, *flags))
         found = replace(found, verdict=verdict)
         if isinstance(self._environment, Validated) and monitor.wants_gold(at, verdict):
-            gold = await self._ask(self._environment.gold, sealed, key)
-            found = monitor.masked(replace(found, gold=gold, gold_chance=monitor.gold_chance(at, verdict)))
+            gold = await self._driver.ask(self._environment.gold, sealed, key)
+            found = monitor.disbelieved(replace(found, gold=gold, gold_chance=monitor.gold_chance(at, verdict)))
         return found
 
 
-def _given_away(environment: Answered, trajectory: Trajectory, sealed: Sealed, key: Key, verdict: Verdict) -> Verdict:
-    """With a flag for an answer that stood in what the agent read."""
-    try:
-        found = leaks(trajectory.events, environment.answers(trajectory.task, key), submitted=sealed.submitted)
-    except Exception as error:  # the boundary, as for the grader
-        return Verdict.void(f"env: its answers failed: {type(error).__name__}: {error}")
-    return replace(verdict, flags=(*verdict.flags, *leak_flags(found)))
+def _asked(trajectory: Trajectory) -> Trajectory:
+    """An attempt in which the policy was never asked for a token says nothing about the policy: its task does not fit."""
+    if trajectory.turns or trajectory.fault is not None or trajectory.events:
+        return trajectory
+    detail = trajectory.detail or f"the policy was never asked for a token: {trajectory.end}"
+    return replace(trajectory, end=End.FAILED, fault=Fault.TASK, detail=detail)
 
 
-def _stillborn(attempt: AttemptId, task: Task, reason: str) -> Attempt:
-    trajectory = Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=(), end=End.FAILED, fault=Fault.INFRA, detail=reason)
-    return Attempt(trajectory=trajectory, verdict=Verdict.void(f"infra: {reason}"))
+def _without_task(env: str, attempt: AttemptId, why: str) -> Attempt:
+    prompt = dict.fromkeys(Dialect, "")
+    task = Task(id=f"{env}-{attempt.group}", env=env, split="", family="unknown", level=0, prompt=prompt, tools=())
+    trajectory = Trajectory(
+        attempt=attempt, task=task, segments=(), turns=(), events=(), end=End.FAILED, fault=Fault.ENV, detail=why
+    )  # fmt: skip
+    return Attempt(trajectory=trajectory, verdict=Verdict.void(f"env: {why}"))

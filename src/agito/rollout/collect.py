@@ -101,6 +101,6 @@ class _Book:
 
 def outcome(attempt: Attempt) -> Outcome:
     """For a schedule."""
-    if attempt.quarantine:
-        return "masked"
+    if attempt.penalty and attempt.is_scored:
+        return "penalised"
     return attempt.verdict.reward if attempt.is_scored else None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import random
 from array import array
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import anyio
+import anyio.lowlevel
 
 from agito.protocols import Engine, Row, Sampled, SampleRequest
-from agito.testing.contract import Contract, require, rule
+from agito.testing.contract import Contract, Unmet, require, rule
 from agito.types import Stop
 
 
@@ -25,12 +28,26 @@ class EngineContract(Contract):
     prompt: Sequence[int] = (1, 2, 3)
     tolerance: float = 1e-4
     num_tokens: int = 24
+    num_rows: int = 12  # that are open at once; more than the engine under test has room for, if it has a limit
+    num_interleavings: int = 8
 
     @asynccontextmanager
     async def make(self) -> AsyncGenerator[Engine]:
         """A fresh engine with the same weights every time, closed at the end of the block."""
         raise NotImplementedError("override make() to say which engine is tested")
         yield
+
+    def num_held(self, engine: Engine) -> int | None:
+        """How many rows it holds; None: they cannot be counted, and whether any is left behind is not checked."""
+        return None
+
+    async def require_nothing_left(self, engine: Engine, after: str) -> None:
+        """Every row has been closed."""
+        row = engine.open(1)
+        await row.sample(self.ask(most=1))  # an engine may be told of what was closed when it is next asked
+        held = self.num_held(engine)
+        await row.close()
+        require(held in (None, 1), f"{after}: {held} rows are held where one is open")
 
     def ask(
         self,
@@ -190,16 +207,183 @@ class EngineContract(Contract):
                 for _ in range(2):
                     await row.close()
 
+    @rule("refuse it with ValueError, for a branch too: what a closed row held is gone")
+    async def test_a_closed_row_is_at_an_end(self) -> None:
+        async with self.make() as engine:
+            row = engine.open(1)
+            await row.sample(self.ask(most=2))
+            await row.close()
+            require(await refuses(row, self.ask(most=2)), "a closed row was sampled from")
+            require(branch_is_refused(row), "a closed row was branched")
+
+    @rule(
+        "raise ValueError for whoever branches a row, or asks it again, while it samples, and answer all others as if it had not happened"
+    )
+    async def test_a_row_that_samples_is_neither_branched_nor_asked_again_and_nobody_else_notices(self) -> None:
+        async with self.make() as engine, self.make() as alone:
+            expected = [await self.once(alone, self.ask(), seed=seed) for seed in range(2)]
+            rows, got, refused = [engine.open(seed) for seed in range(2)], dict[int, Sampled](), list[bool]()
+
+            async def run(number: int) -> None:
+                got[number] = await rows[number].sample(self.ask())
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(2):
+                    tasks.start_soon(run, number)
+                await anyio.lowlevel.checkpoint()
+                if 0 not in got:
+                    refused += [branch_is_refused(rows[0]), await is_refused(rows[0], self.ask(most=1))]
+            for row in rows:
+                await row.close()
+            require(all(refused), f"while it sampled, a row was branched, or asked again (refused: {refused})")
+            require([got[0].ids, got[1].ids] == [each.ids for each in expected], "the rows sampled other tokens for it")
+
+    @rule("make a branch of a row that has not sampled yet a new row")
+    async def test_a_row_that_is_still_empty_can_be_branched(self) -> None:
+        async with self.make() as engine:
+            row = engine.open(1)
+            try:
+                twin = row.branch(1)
+            except ValueError as error:
+                raise Unmet(f"it was refused: {error}") from None
+            one, two = await row.sample(self.ask()), await twin.sample(self.ask())
+            for each in (row, twin):
+                await each.close()
+            require(one.ids == two.ids, "the branch of an empty row, under the same seed, is another row")
+
+    @rule("let rows that rest make room: put aside what was computed for them, and take it up again when they are asked")
+    async def test_any_number_of_rows_may_rest_while_another_is_asked(self) -> None:
+        async with self.make() as engine, self.make() as alone:
+            rows = [engine.open(seed) for seed in range(self.num_rows)]
+            for _ in range(2):
+                for row in rows:
+                    await row.sample(self.ask(most=2))
+            for seed, row in enumerate(rows):
+                expected = alone.open(seed)
+                for _ in range(2):
+                    await expected.sample(self.ask(most=2))
+                last, other = [await each.sample(self.ask(most=4)) for each in (row, expected)]
+                await expected.close()
+                require(last.ids == other.ids, f"row {seed} of {len(rows)} goes on otherwise than alone")
+                require(close(last, other, self.tolerance), f"row {seed} of {len(rows)} has other log-probabilities than alone")
+            for row in rows:
+                await row.close()
+            await self.require_nothing_left(engine, f"{len(rows)} rows were closed")
+
+    @rule("keep each row's past apart from the order in which rows are branched, closed and given up, and hold nothing for a closed one")
+    async def test_rows_are_branched_closed_and_given_up_in_any_order(self) -> None:
+        for seed in range(self.num_interleavings):
+            async with self.make() as engine, self.make() as alone:
+                handled = [Handled(self, engine, random.Random(f"{seed}/{number}")) for number in range(3)]
+                async with anyio.create_task_group() as tasks:
+                    for each in handled:
+                        tasks.start_soon(each.run)
+                for said in (said for each in handled for said in each.said):
+                    again = await self.once(alone, self.ask(said.past, most=len(said.sampled.ids)), seed=said.seed)
+                    require(
+                        again.ids == said.sampled.ids, f"order {seed}: {list(said.sampled.ids)} after {said.past}, alone {list(again.ids)}"
+                    )
+                    require(close(again, said.sampled, self.tolerance), f"order {seed}: other log-probabilities than alone")
+                await self.require_nothing_left(engine, f"order {seed}")
+
+
+class Said(NamedTuple):
+    """What a row sampled after all that it had seen."""
+
+    seed: int
+    past: tuple[int, ...]
+    sampled: Sampled
+
+
+class Handled:
+    """Somebody who treats rows in every way that there is, at random."""
+
+    def __init__(self, contract: EngineContract, engine: Engine, rng: random.Random) -> None:
+        self._contract, self._engine, self._rng = contract, engine, rng
+        self._rows: list[tuple[Row, int, tuple[int, ...]]] = []  # with seed and past
+        self.said: list[Said] = []
+
+    async def run(self, *, keep: int = 0) -> None:
+        """Closes all but `keep` of them in the end."""
+        for _ in range(24):
+            await self._rng.choice((self._open, self._sample, self._sample, self._branch, self._close, self._give_up))()
+        self._rng.shuffle(self._rows)
+        for row, _, _ in self._rows[keep:]:
+            await row.close()
+
+    async def _open(self) -> None:
+        if len(self._rows) < 5:
+            seed = self._rng.randrange(1000)
+            self._rows.append((self._engine.open(seed), seed, ()))
+
+    async def _sample(self) -> None:
+        if not self._rows:
+            return
+        at = self._rng.randrange(len(self._rows))
+        row, seed, past = self._rows[at]
+        extend = tuple(self._rng.randrange(1, self._contract.vocab_size) for _ in range(self._rng.randrange(1, 4)))
+        sampled = await row.sample(self._contract.ask(extend, most=self._rng.randrange(1, 4)))
+        self.said.append(Said(seed, past + extend, sampled))
+        self._rows[at] = row, seed, (*past, *extend, *sampled.ids)
+        if len(self._rows[at][2]) > 40:
+            self._rows.pop(at)
+            await row.close()
+
+    async def _branch(self) -> None:
+        if self._rows:
+            row, _, past = self._rng.choice(self._rows)
+            seed = self._rng.randrange(1000)
+            self._rows.append((row.branch(seed), seed, past))
+
+    async def _close(self) -> None:
+        if self._rows:
+            row, _, _ = self._rows.pop(self._rng.randrange(len(self._rows)))
+            for _ in range(self._rng.randrange(1, 3)):
+                await row.close()
+
+    async def _give_up(self) -> None:
+        """After a moment, whatever it is doing then."""
+        if not self._rows:
+            return
+        row, _, _ = self._rows.pop(self._rng.randrange(len(self._rows)))
+        is_answered = False
+
+        async def sample() -> None:
+            nonlocal is_answered
+            await row.sample(self._contract.ask(most=8))
+            is_answered = True
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sample)
+            for _ in range(self._rng.randrange(6)):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        if is_answered or self._rng.random() < 0.5:  # else giving it up has closed it
+            await row.close()
+
 
 def close(one: Sampled, two: Sampled, tolerance: float) -> bool:
     return all(abs(a - b) <= tolerance for a, b in zip(one.logprobs, two.logprobs, strict=True))
 
 
-async def refuses(row: Row, request: SampleRequest) -> bool:
+async def is_refused(row: Row, request: SampleRequest) -> bool:
     try:
         await row.sample(request)
     except ValueError:
         return True
+    return False
+
+
+async def refuses(row: Row, request: SampleRequest) -> bool:
+    try:
+        return await is_refused(row, request)
     finally:
         await row.close()
+
+
+def branch_is_refused(row: Row) -> bool:
+    try:
+        row.branch(1)
+    except ValueError:
+        return True
     return False

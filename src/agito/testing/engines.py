@@ -56,11 +56,21 @@ class FakeEngine:
 class FakeRow:
     def __init__(self, engine: FakeEngine, seed: int, ids: list[int]) -> None:
         self._engine, self._seed, self._ids = engine, seed, ids
-        self._is_open = True
+        self._is_open, self._is_sampling = True, False
         engine.num_open += 1
 
     async def sample(self, request: SampleRequest) -> Sampled:
-        await anyio.lowlevel.checkpoint()  # lets other rows in, as a real engine does
+        self._refuse_unless_at_rest()
+        self._is_sampling = True
+        try:
+            await anyio.lowlevel.checkpoint()  # lets other rows in, as a real engine does
+        except BaseException:
+            await self.close()  # nobody knows how far a request has come that was given up
+            raise
+        finally:
+            self._is_sampling = False
+        if not self._is_open:
+            raise ValueError("the row was closed")
         if request.max_tokens < 1:
             raise ValueError(f"max_tokens={request.max_tokens}: sample at least one token")
         if len(self._ids) + len(request.extend) + request.max_tokens > self._engine.context:
@@ -95,7 +105,12 @@ class FakeRow:
         return kept[-1], logprobs[kept[-1]]
 
     def branch(self, seed: int) -> Row:
+        self._refuse_unless_at_rest()
         return FakeRow(self._engine, seed, list(self._ids))
+
+    def _refuse_unless_at_rest(self) -> None:
+        if not self._is_open or self._is_sampling:
+            raise ValueError("this row is closed" if not self._is_open else "this row samples already")
 
     async def close(self) -> None:
         self._engine.num_open -= self._is_open

@@ -92,8 +92,6 @@ class FakeEnvironment:
         return FakeWorld(task, key, attempt, noise_seed)
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        if sealed.problem:
-            return Verdict.void(sealed.problem)
         reward = float(sealed.submitted == str(key.data["coin"]))
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 

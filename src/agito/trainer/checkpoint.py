@@ -13,7 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from agito.errors import CorruptCheckpoint
-from agito.trainer.trainer import LocalTrainer
+from agito.trainer.trainer import Counters, LocalTrainer
 
 STATE = "trainer.json"
 TENSORS = "trainer.tensors"  # safetensors; not named so, for servers load every *.safetensors of a folder as the model
@@ -48,29 +48,20 @@ def load_state(trainer: LocalTrainer, directory: Path) -> None:
     tensors = _read_tensors(directory / TENSORS, state.get("sha256"))
     weights = {name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")}
     moments = {name.removeprefix("moments/"): value for name, value in tensors.items() if name.startswith("moments/")}
-    parameters = dict(trainer.model.named_parameters())
-    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in parameters.items()}:
-        raise CorruptCheckpoint(f"{directory}: its weights are not those of this model: resume with the run's own configuration")
-    if not {name.rpartition("/")[0] for name in moments} <= parameters.keys():
-        raise CorruptCheckpoint(f"{directory}: its moments are not those of this model: resume with the run's own configuration")
     try:
-        phase, total_steps = state["phase"], int(state["total_steps"])
-        phase_step, version = int(state["phase_step"]), int(state["version"])
-    except (KeyError, TypeError, ValueError) as error:
+        counters = Counters(**{name: state[name] for name in ("phase", "total_steps", "phase_step", "version")})
+    except (KeyError, ValueError) as error:
         raise CorruptCheckpoint(f"{directory / STATE}: {error!r}: use an earlier checkpoint") from error
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-    if phase is not None:
-        trainer.begin_phase(phase, total_steps)
-        trainer.optimizer.load_moments(moments)
-    trainer.phase_step, trainer.version = phase_step, version
+    try:
+        trainer.restore(weights, moments, counters)
+    except ValueError as error:
+        raise CorruptCheckpoint(f"{directory}: {error}: not those of this model: resume with the run's own configuration") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptCheckpoint(f"{path}: {error}: use an earlier checkpoint") from error
     if not isinstance(value, dict) or value.get("format") != _FORMAT:
         raise CorruptCheckpoint(f"{path}: not format {_FORMAT}: use an earlier checkpoint")

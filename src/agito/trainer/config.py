@@ -50,5 +50,5 @@ class TrainerConfig(Section):
     loss: LossConfig = DecoupledPPOConfig()
     minibatches: int = Field(default=2, ge=1)  # optimizer steps per RL batch
     micro_tokens: int = Field(default=2048, ge=1)  # tokens in one forward pass, unless one sample is longer; fits a CPU's cache
-    check_on_policy: bool = True  # at age 0 in fp32, |mean log w| > 1e-4 is a bug
+    check_on_policy: bool = True  # at age 0, more |log w| than the precision explains is a bug: see agito.rl.agreement
     muon_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the Newton-Schulz iteration; auto: bfloat16 where it is fast

@@ -103,12 +103,29 @@ class PhaseOptimizer:
         state = {parameter: moments for optimizer, _ in self._rates for parameter, moments in optimizer.state.items()}
         return {f"{name}/{moment}": value for name, at in self._named.items() for moment, value in state.get(at, {}).items()}
 
-    def load_moments(self, moments: dict[str, Tensor]) -> None:
-        """The inverse of `moments`. Raises `KeyError` for a parameter that is not trained."""
+    def load_moments(self, moments: dict[str, Tensor], *, is_fresh: bool) -> None:
+        """The inverse of `moments`; none where no step has been taken (`is_fresh`).
+
+        Raises `ValueError`, with nothing changed, unless there is just what steps leave behind for every parameter that is trained.
+        """
         owner = {parameter: optimizer for optimizer, _ in self._rates for group in optimizer.param_groups for parameter in group["params"]}
+        kinds = {} if is_fresh else {name: _MOMENTS[type(owner[parameter])] for name, parameter in self._named.items()}
+        wanted = {f"{name}/{moment}" for name, each in kinds.items() for moment in each}
+        if wanted != moments.keys():
+            raise ValueError(f"moments: {', '.join(sorted(wanted ^ moments.keys())[:3])}: missing, or of another optimizer")
+        for key, value in moments.items():
+            name, _, moment = key.rpartition("/")
+            if moment != "step" and value.shape != self._named[name].shape:
+                raise ValueError(f"moments: {key} has shape {tuple(value.shape)}, not {tuple(self._named[name].shape)}")
         for optimizer, _ in self._rates:
             optimizer.state.clear()
         for key, value in moments.items():
             name, _, moment = key.rpartition("/")
             parameter = self._named[name]
             owner[parameter].state[parameter][moment] = value.to(parameter.device, copy=True)
+
+
+_MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    Muon: ("momentum_buffer",),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+}

@@ -7,13 +7,15 @@ on how samples are spread over ranks; with several, each rank cuts up its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from agito.protocols import StepStats
+from agito.rl.agreement import BOUNDS, NUM_SUMS, agreement_sums, require_agreement
 from agito.rl.by_age import SUMS_BY_AGE, figures_by_age, sums_by_age
 from agito.rl.logprobs import entropy, log_distributions, token_logprobs
 from agito.rl.losses import LOSSES
@@ -29,7 +31,21 @@ from agito.types import Sample
 
 Phase: TypeAlias = Literal["sft", "rl"]
 
-MAX_ON_POLICY_LOG_W = 1e-4  # nats; engine and trainer agree to about 1e-6 in fp32
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """Where a trainer is. Raises `ValueError` where none can be."""
+
+    phase: Phase | None
+    total_steps: int
+    phase_step: int
+    version: int
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "phase_step", "version"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name}={value!r}: need a whole number from 0 on")
 
 
 class LocalTrainer:
@@ -47,6 +63,7 @@ class LocalTrainer:
         self.phase_step = 0  # steps taken in this phase
         self._optimizer: PhaseOptimizer | None = None
         self._parameters = [parameter for _, parameter in model.named_parameters()]
+        self._bounds = BOUNDS.get(self._parameters[0].dtype) if self.config.check_on_policy else None
 
     @property
     def optimizer(self) -> PhaseOptimizer:
@@ -57,15 +74,37 @@ class LocalTrainer:
 
     def begin_phase(self, phase: Phase, total_steps: int) -> None:
         """Forgets the optimizer's moments and starts the phase's schedule over `total_steps` calls."""
+        self._optimizer = self._new_optimizer(phase, total_steps)
+        self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
+
+    def restore(self, weights: Mapping[str, Tensor], moments: dict[str, Tensor], counters: Counters) -> None:
+        """Goes on from where a trainer of the same shape and configuration was. Raises `ValueError`, with nothing changed, for a state in
+        which none can have been."""
+        parameters = dict(self.model.named_parameters())
+        for name, parameter in parameters.items():
+            if name not in weights or (weights[name].shape, weights[name].dtype) != (parameter.shape, parameter.dtype):
+                raise ValueError(f"weights: {name} is missing, or of another shape or precision")
+        if unknown := weights.keys() - parameters.keys():
+            raise ValueError(f"weights: {min(unknown)} is unknown")
+        optimizer = None
+        if counters.phase is not None:
+            optimizer = self._new_optimizer(counters.phase, counters.total_steps)
+            optimizer.load_moments(moments, is_fresh=counters.phase_step == 0)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
+        self._optimizer, self.phase, self.total_steps = optimizer, counters.phase, counters.total_steps
+        self.phase_step, self.version = counters.phase_step, counters.version
+
+    def _new_optimizer(self, phase: Phase, total_steps: int) -> PhaseOptimizer:
         if phase not in ("sft", "rl"):
             raise ValueError(f"phase={phase!r}: write 'sft' or 'rl'")
         if total_steps < 1:
             raise ValueError(f"total_steps={total_steps}: need at least 1")
-        self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
         config = self.config.sft if phase == "sft" else self.config.rl
         wanted = self.config.muon_dtype
         dtype = iteration_dtype(self._parameters[0].device) if wanted == "auto" else getattr(torch, wanted)
-        self._optimizer = PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype, reducer=self.reducer)
+        return PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype, reducer=self.reducer)
 
     def imitate(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
         """One supervised step on the trainable tokens; advantages and log-probabilities are ignored.
@@ -133,7 +172,7 @@ class LocalTrainer:
         """Gradients of one minibatch; its meters, its largest w, its sums by age. pi_old is pi itself, frozen, where `old` is None."""
         self.optimizer.zero()
         loss_of, config = LOSSES[self.config.loss.name], self.config.loss
-        meters, max_w, fresh_log_w, fresh = PolicyMeters(), 0.0, 0.0, 0.0
+        meters, max_w, agreed = PolicyMeters(), 0.0, [0.0] * NUM_SUMS
         by_age: Tensor | float = 0.0
         for index, part in enumerate(packs):
             logp_TV = self._log_distributions(part)
@@ -151,14 +190,17 @@ class LocalTrainer:
             loss, found, found_max_w = loss_of(tokens, num_tokens=num_tokens, config=config)
             loss.backward()
             meters, max_w = meters + found, max(max_w, found_max_w)
-            fresh_log_w += float((logp_old_T - part.logp_mu_T)[part.is_fresh_T].double().sum())
-            fresh += float(part.is_fresh_T.sum())
-            by_age = by_age + sums_by_age(part.ages_T, logp_old_T - part.logp_mu_T)
+            log_w_T = logp_old_T - part.logp_mu_T
+            if self._bounds:
+                found_agreed = agreement_sums(log_w_T[part.is_fresh_T], self._bounds)
+                agreed = [mine + theirs for mine, theirs in zip(agreed, found_agreed, strict=True)]
+            by_age = by_age + sums_by_age(part.ages_T, log_w_T)
         ages = by_age.flatten().tolist() if isinstance(by_age, Tensor) else [0.0] * SUMS_BY_AGE
         count = len(meters.sums())
-        sums = self.reducer.sum([*meters.sums(), fresh_log_w, fresh, *ages])
-        self._check_on_policy(*sums[count : count + 2])
-        return PolicyMeters.of(sums[:count]), max_w, sums[count + 2 :]
+        sums = self.reducer.sum([*meters.sums(), *agreed, *ages])
+        if self._bounds:
+            require_agreement(sums[count : count + NUM_SUMS], self._bounds, version=self.version)
+        return PolicyMeters.of(sums[:count]), max_w, sums[count + NUM_SUMS :]
 
     def _apply(self, rate: float = 1.0, along: Tensor | None = None) -> dict[str, float]:
         """Reduces, clips and steps; `along` is summed over ranks on the way."""
@@ -195,15 +237,6 @@ class LocalTrainer:
             newest = max((span.version for span in sample.versions), default=0)
             if newest > self.version:
                 raise ValueError(f"sample {sample.attempt}: version {newest} is newer than the trainer's {self.version}")
-
-    def _check_on_policy(self, log_w: float, tokens: float) -> None:
-        if not (self.config.check_on_policy and tokens and self._parameters[0].dtype is torch.float32):
-            return
-        mean = log_w / tokens
-        assert abs(mean) <= MAX_ON_POLICY_LOG_W, (
-            f"mean log w = {mean:.3g} over {tokens:.0f} tokens of version {self.version} itself: this is a bug, not staleness; "
-            "engine and trainer disagree on tokens, positions, temperature or weights"
-        )
 
 
 def _trained(samples: Sequence[Sample]) -> list[Sample]:

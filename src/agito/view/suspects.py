@@ -1,4 +1,4 @@
-"""The attempts that nothing was learned from because of what they did, and those that gold contradicts, for the page.
+"""The attempts whose reward is not believed, and those that gold contradicts, for the page.
 
 `record/schema.py` says what the columns mean. The latest come first, as many as are asked for.
 """

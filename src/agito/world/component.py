@@ -6,13 +6,16 @@ import copy
 import hashlib
 import math
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Protocol
 
-from agito.errors import InvalidArguments
+from agito.errors import InvalidArguments, Uncapturable
+from agito.protocols import Result, Sandbox
 from agito.types import Call, Exactness, Fault, ToolSpec
+from agito.world.aside import Overdue, aside
 
 _P99 = NormalDist().inv_cdf(0.99)
 
@@ -46,7 +49,11 @@ class Component(Protocol):
         ...
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
-        """`call.tool` is one of `tools`; its arguments are whatever the policy wrote, so they are checked here."""
+        """`call.tool` is one of `tools`; its arguments are whatever the policy wrote, so they are checked here.
+
+        It never holds up the event loop. A call that runs out of `timeout_s` is answered with `overran`; the component then goes on as it
+        was, or says with every later call that it is gone.
+        """
         ...
 
     async def snapshot(self) -> object:
@@ -59,7 +66,10 @@ class Component(Protocol):
         ...
 
     async def capture(self) -> Mapping[str, bytes]:
-        """Kills what runs, then says what the grader may read, by path. Called once; only `digest` and `close` follow."""
+        """Kills what runs, then says what the grader may read, by path. Called once; only `digest` and `close` follow.
+
+        Nothing where the policy left what cannot be captured whole: it has no artefacts then, and is judged by that.
+        """
         ...
 
     async def close(self) -> None:
@@ -71,11 +81,13 @@ class Machine:
     """A component in memory: a subclass sets `name` and `tools`, keeps everything that changes in `state`, and writes `step`.
 
     `state` must be deep-copyable with a canonical `repr`: dataclasses, lists, dicts filled in one order; no sets.
+    A step is made on a copy, beside the event loop: one that raises, or runs out of time, has changed nothing.
     """
 
     name: str
     tools: tuple[ToolSpec, ...]
     exactness = Exactness.EXACT
+    is_quick = False  # a step takes microseconds, whatever it is asked, and then changes `state`: it is made on the loop, without a copy
 
     def __init__(self, state: object) -> None:
         self.state = state
@@ -84,7 +96,16 @@ class Machine:
         raise NotImplementedError
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
-        return self.step(call)
+        if self.is_quick:
+            return self.step(call)
+        began, twin = time.monotonic(), copy.copy(self)
+        twin.state = copy.deepcopy(self.state)
+        try:
+            answer = await aside(lambda: twin.step(call), timeout_s=timeout_s)
+        except Overdue:
+            return overran(began)
+        self.__dict__.update(twin.__dict__)
+        return answer
 
     async def snapshot(self) -> object:
         return copy.deepcopy(self.state)
@@ -150,9 +171,34 @@ def text_of(call: Call, name: str) -> str:
     return value
 
 
+async def captured(sandbox: Sandbox, *, limit_bytes: int = 1 << 22) -> Mapping[str, bytes]:
+    """The files of `sandbox`; nothing where the policy left what cannot be captured whole."""
+    try:
+        return await sandbox.files(limit_bytes=limit_bytes)
+    except Uncapturable:
+        return {}
+
+
 def wrong(problem: object) -> Answer:
     """The policy's own mistake, in words that it can act on."""
     return Answer(text=f"error: {problem}", fault=Fault.POLICY)
+
+
+def overran(began: float) -> Answer:
+    """To a call that ran out of its time. `began` is by `time.monotonic`."""
+    return Answer(text="timeout", fault=Fault.TIMEOUT, wall_s=time.monotonic() - began)
+
+
+def of_sandbox(result: Result) -> Answer:
+    """What an action in a sandbox printed; the last line says `timeout`, or what killed it."""
+    text = result.output.decode("utf-8", "replace")
+    how = "timeout" if result.fault is Fault.TIMEOUT else f"killed: {result.killed_by}" if result.killed_by else ""
+    if how:
+        text = f"{text.rstrip()}\n{how}".lstrip()
+    return Answer(
+        text=text, exit_code=result.exit_code, fault=result.fault, truncated_bytes=result.total_bytes - len(result.output),
+        wall_s=result.wall_s, cpu_s=result.cpu_s,
+    )  # fmt: skip
 
 
 def clip(output: bytes, limit_bytes: int) -> tuple[str, int]:

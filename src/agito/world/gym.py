@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import gymnasium
 import numpy as np
+from anyio import get_cancelled_exc_class
 
 from agito.errors import InvalidArguments, SandboxFailure
-from agito.types import Call, Exactness, Json, ToolSpec
-from agito.world.component import Answer, spec, text_of
+from agito.types import Call, Exactness, Fault, Json, ToolSpec
+from agito.world.aside import Aside, Overdue
+from agito.world.component import Answer, overran, spec, text_of
+from agito.world.gym_actions import NoAction, cast_to, check, described
 
 ACT = spec("act", "Takes one action; returns what is seen then, and the reward.", ["action"])
 TERMINATED, TRUNCATED = "terminated", "truncated"
+_REPLAYED_S = 60.0  # for one step that a fork plays again
+_CLOSE_S = 5.0
 
 
 @dataclass(slots=True)
@@ -35,9 +42,12 @@ class History:
 
 
 class GymWorld:
-    """Implements `Component`. `actions` names the actions of a discrete space; other spaces take JSON.
+    """Implements `Component`. `actions` names the actions of a discrete space, all of them; other spaces take JSON.
 
-    Captured under the component's name: the `History` as JSON.
+    The environment is made, stepped and closed by a thread of its own. A step that runs out of time leaves it in a state that nobody knows:
+    from then on it is gone, and says so. Captured under the component's name: the `History` as JSON.
+
+    Raises `ValueError` for `actions` that do not fit the space, and for a space of which no action can be said.
     """
 
     exactness = Exactness.EXACT
@@ -53,9 +63,15 @@ class GymWorld:
         name: str = "gym",
     ) -> None:
         self.name, self._make, self._actions, self._show = name, make, tuple(actions), show
-        self._env = make()
-        self._seen, _ = self._env.reset(seed=seed)
         self.history = History(seed)
+        self._end = ""  # why it takes no more actions
+        self._is_closed = False
+        self._thread = Aside()
+        try:
+            self._env, self._seen = self._thread.wait(lambda: _begun(make, seed, self._actions))
+        except BaseException:
+            self._thread.close()
+            raise
 
     @property
     def first_sight(self) -> str:
@@ -65,56 +81,78 @@ class GymWorld:
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         said = text_of(call, "action").strip()
         action = self._read(said)
-        self._seen, reward, terminated, truncated, _ = self._env.step(action)
+        if self._end:
+            return Answer(text=f"error: {self._end}", fault=Fault.TOOL)
+        began = time.monotonic()
+        try:
+            text, reward, terminated, truncated = await self._thread.run(lambda: self._step(action), timeout_s=timeout_s)
+        except Overdue:
+            self._end = f"{self.name} is gone: it did not end a step in time"
+            return overran(began)
+        except get_cancelled_exc_class():
+            self._end = f"{self.name} is gone: a step of it was cut off"
+            raise
         history = self.history
         history.actions.append(said)
-        history.rewards.append(float(reward))
-        history.terminated, history.truncated = bool(terminated), bool(truncated)
+        history.rewards.append(reward)
+        history.terminated, history.truncated = terminated, truncated
         how = TERMINATED if terminated else TRUNCATED if truncated else None
-        return Answer(text=f"{self._show(self._seen)}\nreward {float(reward):g}", submitted=how)
+        return Answer(text=f"{text}\nreward {reward:g}", submitted=how)
+
+    def _step(self, action: Any) -> tuple[str, float, bool, bool]:
+        self._seen, reward, terminated, truncated, _ = self._env.step(action)
+        return self._show(self._seen), float(reward), bool(terminated), bool(truncated)
 
     def _read(self, said: str) -> Any:
         """Raises `InvalidArguments`."""
         space = self._env.action_space
-        known = f"one of {', '.join(self._actions)}" if self._actions else f"JSON for {space}"
         if said in self._actions:
-            assert isinstance(space, gymnasium.spaces.Discrete)
-            return int(space.start) + self._actions.index(said)
+            return int(cast("gymnasium.spaces.Discrete", space).start) + self._actions.index(said)
         try:
-            action: Any = None if self._actions else json.loads(said)
+            if self._actions:
+                raise NoAction("no name of one")
+            return cast_to(space, json.loads(said))
         except (ValueError, RecursionError):
-            action = None
-        if isinstance(space, gymnasium.spaces.Box | gymnasium.spaces.MultiDiscrete | gymnasium.spaces.MultiBinary) and action is not None:
-            try:
-                action = np.asarray(action, dtype=cast("Any", space).dtype)
-            except (ValueError, TypeError, OverflowError):
-                action = None
-        if action is None or isinstance(action, bool) or not space.contains(action):
-            raise InvalidArguments(f"{said[:40]!r} is no action; say {known}")
-        return action
+            raise InvalidArguments(f"{said[:40]!r} is no action; say {described(space, self._actions)}") from None
 
     async def snapshot(self) -> object:
-        return self.history.seed, tuple(self.history.actions), await self.digest()
+        return self.history.seed, tuple(self.history.actions), self._end, await self.digest()
 
     async def fork(self, token: object) -> GymWorld:
         """Raises `SandboxFailure` when the environment does not come to the same place again."""
-        seed, actions, digest = cast("tuple[int, tuple[str, ...], str]", token)
+        seed, actions, end, digest = cast("tuple[int, tuple[str, ...], str, str]", token)
         twin = GymWorld(self._make, seed, actions=self._actions, show=self._show, name=self.name)
         for action in actions:
-            await twin.call(Call(tool="act", arguments={"action": action}), timeout_s=60.0)
+            await twin.call(Call(tool="act", arguments={"action": action}), timeout_s=_REPLAYED_S)
+        twin._end = twin._end or end
         if await twin.digest() != digest:
+            await twin.close()
             raise SandboxFailure(f"{self.name}: {twin._env} is not deterministic given its seed, so it cannot be forked")
         return twin
 
     async def digest(self) -> str:
-        state = json.dumps([asdict(self.history), plain(self._seen)])
+        state = json.dumps([asdict(self.history), self._end, plain(self._seen)])
         return hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
 
     async def capture(self) -> Mapping[str, bytes]:
         return {self.name: json.dumps(asdict(self.history)).encode()}
 
     async def close(self) -> None:
-        self._env.close()
+        if not self._is_closed:
+            self._is_closed = True
+            with suppress(Exception):
+                await self._thread.run(self._env.close, timeout_s=_CLOSE_S)
+            self._thread.close()
+
+
+def _begun(make: Callable[[], gymnasium.Env[Any, Any]], seed: int, actions: Sequence[str]) -> tuple[gymnasium.Env[Any, Any], Any]:
+    env = make()
+    try:
+        check(env.action_space, actions)
+        return env, env.reset(seed=seed)[0]
+    except BaseException:
+        env.close()
+        raise
 
 
 def plain(seen: Any) -> Json:

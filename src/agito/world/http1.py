@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -13,12 +14,19 @@ import h11
 from anyio.abc import ByteStream, SocketStream
 
 T = TypeVar("T")
+Hold = Callable[[int], None]  # told of bytes before they are kept; may raise `BadMessage`
 MOST_BYTES = 1 << 24  # of one body
 _CHUNK = 1 << 16
+_LINGER_S, _LINGER_BYTES = 1.0, 1 << 24
+_FULL_S = 0.05  # until another descriptor may be free
 
 
 class BadMessage(ValueError):
-    """The other side does not speak HTTP/1.1, or says too much."""
+    """The other side does not speak HTTP/1.1, or says too much. `status` is what a client is answered."""
+
+    def __init__(self, problem: str, status: int = 400) -> None:
+        super().__init__(problem)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +58,15 @@ class Server:
         self.stream, self._most = stream, most_bytes
         self._state = h11.Connection(h11.SERVER)
         self._method = ""  # of the request under way
+        self._is_last = False
 
     async def receive(self) -> Request | None:
         """The next request; None when the client has said its last. Raises `BadMessage`, and what the stream raises."""
+        request = await self.head()
+        return replace(request, body=await self.body()) if request is not None else None
+
+    async def head(self) -> Request | None:
+        """The next request without its body, which `body` reads, or nobody: then `refuse` is the last answer."""
         if self._state.our_state is h11.DONE and self._state.their_state is h11.DONE:
             self._state.start_next_cycle()
         if self._state.their_state is not h11.IDLE:
@@ -61,20 +75,36 @@ class Server:
         if not isinstance(first, h11.Request):
             return None
         self._method = first.method.decode()
-        body = await _body(self._state, self.stream, self._most)
-        return Request(method=self._method, target=first.target.decode("latin-1"), headers=_headers(first.headers), body=body)
+        return Request(method=self._method, target=first.target.decode("latin-1"), headers=_headers(first.headers))
+
+    async def body(self, hold: Hold = lambda num_bytes: None) -> bytes:
+        if self._state.they_are_waiting_for_100_continue:
+            await self.stream.send(self._state.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+        return await _body(self._state, self.stream, self._most, hold)
 
     async def send(self, response: Response) -> None:
         headers = [(name, value) for name, value in response.headers if name not in ("content-length", "transfer-encoding", "connection")]
         headers.append(("content-length", str(len(response.body))))
+        if self._is_last:
+            headers.append(("connection", "close"))
         try:
-            data = self._state.send(h11.Response(status_code=response.status, headers=headers)) or b""
+            data = self._state.send(h11.Response(status_code=response.status, headers=_raw(headers))) or b""
             if self._has_body(response):
                 data += self._state.send(h11.Data(data=response.body)) or b""
             data += self._state.send(h11.EndOfMessage()) or b""
         except h11.LocalProtocolError as error:  # the client's own message was broken, or it has gone
             raise BadMessage(f"no answer is possible: {error}") from None
         await self.stream.send(data)
+
+    async def refuse(self, status: int, why: str) -> None:
+        """The last answer on this connection, to a request that was not read to its end. What still comes is let go by, within bounds."""
+        self._is_last = True
+        await self.send(Response(status=status, body=f"{why}\n".encode("utf-8", "replace")))
+        num_bytes = 0
+        with anyio.move_on_after(_LINGER_S), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            await self.stream.send_eof()
+            while num_bytes < _LINGER_BYTES:  # closed at once, the connection would be reset, and the answer lost with it
+                num_bytes += len(await self.stream.receive(_CHUNK))
 
     def _has_body(self, response: Response) -> bool:
         """Answers to HEAD have none, nor those that open a tunnel, nor those that say so by their status."""
@@ -86,12 +116,13 @@ class Server:
         return self._state.trailing_data[0]
 
 
-async def ask(stream: ByteStream, request: Request, *, most_bytes: int = MOST_BYTES) -> Response:
+async def ask(stream: ByteStream, request: Request, *, most_bytes: int = MOST_BYTES, hold: Hold = lambda num_bytes: None) -> Response:
     """Sends one request and reads the whole answer. Raises `BadMessage`, and what the stream raises."""
     state = h11.Connection(h11.CLIENT)
     headers = [*request.headers, ("content-length", str(len(request.body)))] if request.body else list(request.headers)
     try:
-        data = state.send(h11.Request(method=request.method, target=request.target, headers=headers)) or b""
+        target = request.target.encode("latin-1", "replace")
+        data = state.send(h11.Request(method=request.method, target=target, headers=_raw(headers))) or b""
         if request.body:
             data += state.send(h11.Data(data=request.body)) or b""
         await stream.send(data + (state.send(h11.EndOfMessage()) or b""))
@@ -100,7 +131,8 @@ async def ask(stream: ByteStream, request: Request, *, most_bytes: int = MOST_BY
     while True:
         first = await _event(state, stream)
         if isinstance(first, h11.Response):
-            return Response(status=first.status_code, headers=_headers(first.headers), body=await _body(state, stream, most_bytes))
+            body = await _body(state, stream, most_bytes, hold)
+            return Response(status=first.status_code, headers=_headers(first.headers), body=body)
         if not isinstance(first, h11.InformationalResponse):
             raise BadMessage("the server closed the connection instead of answering")
 
@@ -110,7 +142,7 @@ async def _event(state: h11.Connection, stream: ByteStream) -> h11.Event | type[
         try:
             event = state.next_event()
         except h11.RemoteProtocolError as error:
-            raise BadMessage(str(error)) from None
+            raise BadMessage(str(error), error.error_status_hint) from None
         if event is not h11.NEED_DATA:
             return event
         try:
@@ -119,42 +151,67 @@ async def _event(state: h11.Connection, stream: ByteStream) -> h11.Event | type[
             state.receive_data(b"")
 
 
-async def _body(state: h11.Connection, stream: ByteStream, most_bytes: int) -> bytes:
+async def _body(state: h11.Connection, stream: ByteStream, most_bytes: int, hold: Hold) -> bytes:
     parts: list[bytes] = []
     size = 0
     while isinstance(event := await _event(state, stream), h11.Data):
         parts.append(bytes(event.data))
         size += len(event.data)
         if size > most_bytes:
-            raise BadMessage(f"a body of more than {most_bytes} bytes")
+            raise BadMessage(f"a body of more than {most_bytes} bytes", 413)
+        hold(len(event.data))
     return b"".join(parts)
+
+
+def _raw(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers]
 
 
 def _headers(raw: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
     return tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw)
 
 
-async def accept(listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]]) -> None:
-    """Hands every connection to `handle`, for as long as it is let. What goes wrong on one connection ends that one."""
+async def accept(listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]], *, most: int = 64) -> None:
+    """Hands every connection to `handle`, for as long as it is let, `most` at once; others wait.
+
+    What goes wrong on one connection ends that one.
+    """
+    free = anyio.Semaphore(most)
 
     async def one(link: socket.socket) -> None:
-        async with await SocketStream.from_socket(link) as stream:
-            with suppress(BadMessage, anyio.BrokenResourceError, anyio.EndOfStream, OSError):
-                await handle(stream)
+        try:
+            async with await SocketStream.from_socket(link) as stream:
+                with suppress(BadMessage, anyio.BrokenResourceError, anyio.EndOfStream, OSError):
+                    await handle(stream)
+        finally:
+            free.release()
 
     async with anyio.create_task_group() as group:
         while True:
-            await anyio.wait_readable(listener)
-            with suppress(BlockingIOError, ConnectionError):
-                group.start_soon(one, listener.accept()[0])
+            await free.acquire()
+            link = await _accepted(listener)
+            group.start_soon(one, link)
 
 
-async def meanwhile(listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]], action: Callable[[], Awaitable[T]]) -> T:
+async def _accepted(listener: socket.socket) -> socket.socket:
+    while True:
+        await anyio.wait_readable(listener)
+        try:
+            return listener.accept()[0]
+        except (BlockingIOError, ConnectionError):
+            continue
+        except OSError:  # this process has no descriptor left
+            await anyio.sleep(_FULL_S)
+
+
+async def meanwhile(
+    listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]], action: Callable[[], Awaitable[T]], *, most: int = 64
+) -> T:
     """Does `action`, and answers on `listener` until it is done. What the action raises comes out as it is, not in a group."""
     values: list[T] = []
     failed: Exception | None = None
     async with anyio.create_task_group() as group:
-        group.start_soon(accept, listener, handle)
+        group.start_soon(partial(accept, listener, handle, most=most))
         try:
             values.append(await action())
         except Exception as error:  # raised again below, outside of the group

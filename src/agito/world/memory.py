@@ -6,25 +6,34 @@ namespace, and what it adds is kept when the world is sealed. A fork that is onl
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from agito.errors import InvalidArguments
 from agito.types import AttemptId, Call, Exactness, Fault, ToolSpec
-from agito.world.component import Answer, spec, text_of
+from agito.world.aside import Overdue, aside
+from agito.world.component import Answer, overran, spec, text_of
+from agito.world.words import words
 
 REMEMBER = spec("remember", "Keeps a note.", ["note"])
 RECALL = spec("recall", "Finds notes by their words, the best first.", ["query"])
 FORGET = spec("forget", "Takes a note away.", {"id": "integer"})
 
-_SCHEMA = "CREATE VIRTUAL TABLE notes USING fts5(text); CREATE TABLE log (note, action, attempt, call, text)"
-_WORD = re.compile(r"\w+")
+# The tokenizer `ascii` parts words at spaces and leaves other scripts alone: `words` has done the rest.
+_SCHEMA = """CREATE VIRTUAL TABLE notes USING fts5(words, text UNINDEXED, tokenize = 'ascii');
+CREATE TABLE log (note, action, attempt, call, text)"""
+_NAME = re.compile(r"\w+")
 _MAX_NOTE = 4000
 _MAX_WORDS = 32
+_ARCHIVE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,25 +65,27 @@ class Archive:
 
     def read(self, namespace: str) -> tuple[Write, ...]:
         """Raises `ValueError` for a namespace that is no plain word."""
-        if not _WORD.fullmatch(namespace):
+        if not _NAME.fullmatch(namespace):
             raise ValueError(f"namespace={namespace!r}: letters, digits and underscores")
         if self._folder is None:
             return tuple(self._kept.get(namespace, ()))
         path = self._folder / f"{namespace}.jsonl"
-        return tuple(Write(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
+        return _written(path, path.read_bytes())[0] if path.exists() else ()
 
     def add(self, namespace: str, writes: Sequence[Write]) -> None:
-        """After those of other episodes, whose notes keep their numbers: ours get the next ones."""
-        known = self.read(namespace)
-        offset = max((write.note for write in known if write.action == "remember"), default=0)
-        ours = {write.note: offset + at for at, write in enumerate((w for w in writes if w.action == "remember"), start=1)}
-        moved = [replace(write, note=ours.get(write.note, write.note)) for write in writes]
+        """After those of other episodes, in this process or another, whose notes keep their numbers: ours get the next ones."""
         if self._folder is None:
-            self._kept[namespace] = [*known, *moved]
-        elif moved:
+            known = self.read(namespace)
+            self._kept[namespace] = [*known, *_renumbered(known, writes)]
+        elif writes:
+            self.read(namespace)
             self._folder.mkdir(parents=True, exist_ok=True)
-            with (self._folder / f"{namespace}.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(write)) + "\n" for write in moved)
+            path = self._folder / f"{namespace}.jsonl"
+            with _alone(path) as file:
+                known, size = _written(path, path.read_bytes())
+                os.ftruncate(file, size)  # what a kill or a full disk has torn
+                rows = (json.dumps(asdict(write)) + "\n" for write in _renumbered(known, writes))
+                _append(file, "".join(rows).encode())
 
 
 class Memory:
@@ -87,7 +98,7 @@ class Memory:
         self, attempt: AttemptId, *, namespace: str = "notes", archive: Archive | None = None, name: str = "memory", limit: int = 5
     ) -> None:
         self.name, self._attempt, self._namespace, self._archive, self._limit = name, attempt, namespace, archive, limit
-        self._database = sqlite3.connect(":memory:", isolation_level=None)
+        self._database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         self._database.executescript(_SCHEMA)
         self._num_calls = 0
         for write in archive.read(namespace) if archive else ():
@@ -103,9 +114,9 @@ class Memory:
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         self._num_calls += 1
         if call.tool == "recall":
-            return Answer(text="\n".join(f"{note}: {text}" for note, text in self._find(text_of(call, "query"))) or "nothing found")
+            return await self._recall(text_of(call, "query"), timeout_s)
         if call.tool == "remember":
-            text = text_of(call, "note").strip().encode("utf-8", "replace").decode()
+            text = text_of(call, "note").strip()
             if not 0 < len(text) <= _MAX_NOTE:
                 raise InvalidArguments(f"a note has 1 to {_MAX_NOTE} characters")
             (last,) = self._database.execute("SELECT coalesce(max(note), 0) FROM log WHERE action = 'remember'").fetchone()
@@ -121,11 +132,20 @@ class Memory:
         self._write(self._entry(number, "forget", row[0]))
         return Answer(text="gone")
 
+    async def _recall(self, query: str, timeout_s: float) -> Answer:
+        """A search grows with the notes, so it is made beside the loop; keeping and forgetting one does not."""
+        began = time.monotonic()
+        try:
+            found = await aside(lambda: self._find(query), timeout_s=timeout_s, stop=self._database.interrupt)
+        except Overdue:
+            return overran(began)
+        return Answer(text="\n".join(f"{note}: {text}" for note, text in found) or "nothing found")
+
     def _find(self, query: str) -> list[tuple[int, str]]:
-        words = list(dict.fromkeys(_WORD.findall(query.lower())))[:_MAX_WORDS]
-        if not words:
+        wanted = list(dict.fromkeys(words(query)))[:_MAX_WORDS]
+        if not wanted:
             return []
-        asked = " OR ".join(f'"{word}"' for word in words)
+        asked = " OR ".join(f'"{word}"' for word in wanted)
         found = self._database.execute(
             "SELECT rowid, text FROM notes WHERE notes MATCH ? ORDER BY rank, rowid LIMIT ?", (asked, self._limit)
         )
@@ -136,7 +156,9 @@ class Memory:
 
     def _write(self, write: Write) -> None:
         if write.action == "remember":
-            self._database.execute("INSERT INTO notes (rowid, text) VALUES (?, ?)", (write.note, write.text))
+            self._database.execute(
+                "INSERT INTO notes (rowid, words, text) VALUES (?, ?, ?)", (write.note, " ".join(words(write.text)), write.text)
+            )
         else:
             self._database.execute("DELETE FROM notes WHERE rowid = ?", (write.note,))
         self._database.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?)", (write.note, write.action, write.attempt, write.call, write.text))
@@ -159,9 +181,50 @@ class Memory:
     async def capture(self) -> Mapping[str, bytes]:
         """The log, as JSON lines; what is new goes to the archive."""
         writes = self.log
-        if self._archive is not None:
-            self._archive.add(self._namespace, writes[self._num_old :])
+        if (archive := self._archive) is not None:  # beside the loop: another process may be adding, too
+            await aside(lambda: archive.add(self._namespace, writes[self._num_old :]), timeout_s=_ARCHIVE_S)
         return {f"{self.name}.jsonl": "".join(json.dumps(asdict(write)) + "\n" for write in writes).encode()}
 
     async def close(self) -> None:
         self._database.close()
+
+
+@contextmanager
+def _alone(path: Path) -> Generator[int]:
+    """A descriptor for appending, which no other process holds meanwhile."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _append(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _written(path: Path, data: bytes) -> tuple[tuple[Write, ...], int]:
+    """The writes, and how many bytes hold them: a last line that is not whole does not count.
+
+    Raises `ValueError` for a broken line that others follow: that is no torn end.
+    """
+    found: list[Write] = []
+    size = 0
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            found.append(Write(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            if any(lines[number:]):
+                raise ValueError(f"{path}:{number}: no note can be read here ({error}); take the line out") from None
+            break
+        size += len(line) + 1
+    return tuple(found), size
+
+
+def _renumbered(known: Sequence[Write], writes: Sequence[Write]) -> list[Write]:
+    offset = max((write.note for write in known if write.action == "remember"), default=0)
+    ours = {write.note: offset + at for at, write in enumerate((w for w in writes if w.action == "remember"), start=1)}
+    return [replace(write, note=ours.get(write.note, write.note)) for write in writes]

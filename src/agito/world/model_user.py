@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import cast
 
+import anyio
 import httpx
 
 from agito.errors import SandboxFailure
-from agito.types import Call, Exactness, Fault, Json, ToolSpec
-from agito.world.component import Answer, text_of
+from agito.types import Call, Exactness, Json, ToolSpec
+from agito.world.component import Answer, overran, text_of
 from agito.world.users import ASK
 
 
@@ -43,12 +45,14 @@ class ModelUser:
         body = {
             "model": self._model, "messages": self._messages(said), "temperature": 0, "seed": self._seed, "max_tokens": self._max_tokens,
         }  # fmt: skip
+        began, response = time.monotonic(), None
         try:
-            response = await self._client.post("chat/completions", json=body, timeout=timeout_s)
+            with anyio.move_on_after(timeout_s):  # of the whole reply: a server may send it a byte at a time
+                response = await self._client.post("chat/completions", json=body, timeout=None)
+            if response is None:
+                return overran(began)
             response.raise_for_status()
             reply = response.json()["choices"][0]["message"]["content"]
-        except httpx.TimeoutException:
-            return Answer(text="timeout", fault=Fault.TIMEOUT)
         except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
             raise SandboxFailure(f"{self.name}: the server behind the simulated user failed: {type(error).__name__}: {error}") from error
         if not isinstance(reply, str):

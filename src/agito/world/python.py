@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec
-from agito.types import Call, Exactness, Fault, ToolSpec
-from agito.world.component import Answer, spec, text_of
+from agito.protocols import Sandbox, SandboxPool, SandboxSpec
+from agito.types import Call, Exactness, ToolSpec
+from agito.world.component import Answer, captured, of_sandbox, spec, text_of
 
 PYTHON = spec("python", "Runs Python code; shows what it prints and the value of a last expression.", ["code"])
 STATE = ".python/state"
@@ -21,10 +21,11 @@ SPEC = SandboxSpec(work_mb=32, tmp_mb=8, mem_mb=256, procs=32, fsize_mb=16, cpu_
 class PythonTool:
     """Implements `Component`. The sandbox starts with the first snippet. `files` stand in its workspace from the beginning.
 
-    Two states with equal values can differ in their digests where pickling does, as for sets of strings in two pools.
+    Two states with equal values can differ in their digests where pickling does.
     """
 
     exactness = Exactness.FILESYSTEM
+    captures = ""  # whatever files there are
     tools: tuple[ToolSpec, ...] = (PYTHON,)
 
     def __init__(
@@ -44,7 +45,7 @@ class PythonTool:
         code = text_of(call, "code")
         sandbox = await self._open()
         result = await sandbox.py(f"{_DRIVER}\nrun({code!r}, {STATE if self._keeps_state else None!r})", timeout_s=timeout_s)
-        return _answer(result)
+        return of_sandbox(result)
 
     async def _open(self) -> Sandbox:
         if self._sandbox is None:
@@ -62,7 +63,7 @@ class PythonTool:
         return twin
 
     async def digest(self) -> str:
-        files = await self._sandbox.files() if self._sandbox else {path: text.encode() for path, text in self._files.items()}
+        files = await captured(self._sandbox) if self._sandbox else {path: text.encode() for path, text in self._files.items()}
         hashes = sorted((path, hashlib.sha256(data).hexdigest()) for path, data in files.items())
         return hashlib.blake2b(repr(hashes).encode(), digest_size=16).hexdigest()
 
@@ -71,23 +72,11 @@ class PythonTool:
         if self._sandbox is None:
             return {path: text.encode() for path, text in self._files.items()}
         await self._sandbox.kill()
-        return {path: data for path, data in (await self._sandbox.files()).items() if path != STATE}
+        return {path: data for path, data in (await captured(self._sandbox)).items() if path != STATE}
 
     async def close(self) -> None:
         if self._sandbox is not None:
             await self._sandbox.close()
-
-
-def _answer(result: Result) -> Answer:
-    text = result.output.decode("utf-8", "replace")
-    if result.fault is Fault.TIMEOUT:
-        text = f"{text}\ntimeout".lstrip()
-    elif result.killed_by:
-        text = f"{text}\nkilled: {result.killed_by}".lstrip()
-    return Answer(
-        text=text, exit_code=result.exit_code, fault=result.fault, truncated_bytes=result.total_bytes - len(result.output),
-        wall_s=result.wall_s, cpu_s=result.cpu_s,
-    )  # fmt: skip
 
 
 # Runs inside the sandbox, where everything belongs to the policy: what it unpickles it has pickled itself.
@@ -108,9 +97,9 @@ def run(code, path):
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     failed = False
     try:
-        exec(compile(tree, "<snippet>", "exec"), space)
+        exec(compile(tree, "<snippet>", "exec", dont_inherit=True), space)
         if last is not None:
-            value = eval(compile(ast.Expression(last.value), "<snippet>", "eval"), space)
+            value = eval(compile(ast.Expression(last.value), "<snippet>", "eval", dont_inherit=True), space)
             if value is not None:
                 print(repr(value))
     except SystemExit:

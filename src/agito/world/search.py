@@ -6,7 +6,7 @@ there to be read. The corpus is read-only, so one `Corpus` serves any number of 
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -15,12 +15,14 @@ import tantivy
 
 from agito.errors import InvalidArguments
 from agito.types import Call, Fault, Json, ToolSpec
-from agito.world.component import Answer, Machine, spec, text_of
+from agito.world.aside import Overdue, aside
+from agito.world.component import Answer, Machine, overran, spec, text_of
+from agito.world.words import words
 
 SEARCH = spec("search", "Searches the documents; lists the best hits by id, date and title.", ["query"])
 OPEN = spec("open", "Shows the document with this id.", ["id"])
 
-_WORD = re.compile(r"\w+")
+_SPACED = "spaced"  # the index takes words as `words` gives them
 _MAX_WORDS = 32  # of a query
 _HEAP_BYTES = 15_000_000  # the least that tantivy takes; a corpus that fits is one segment, so ties come in the order of the corpus
 
@@ -53,10 +55,11 @@ class Corpus:
             raise ValueError(f"{len(documents)} documents have {len(self.documents)} different ids: give each its own")
         self._listed = tuple(documents)
         builder = tantivy.SchemaBuilder()
-        builder.add_text_field("text")
+        builder.add_text_field("text", tokenizer_name=_SPACED)
         builder.add_unsigned_field("number", stored=True)
         self._schema = builder.build()
         self._index = tantivy.Index(self._schema)
+        self._index.register_tokenizer(_SPACED, tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build())
         self._fill(documents)
         self._searcher = self._index.searcher()
 
@@ -65,7 +68,7 @@ class Corpus:
         writer = self._index.writer(heap_size=_HEAP_BYTES + 16 * num_bytes, num_threads=1)
         for number, document in enumerate(documents):
             row = tantivy.Document()
-            row.add_text("text", f"{document.title} {document.text}")
+            row.add_text("text", " ".join(words(f"{document.title} {document.text}")))
             row.add_unsigned("number", number)
             writer.add_document(row)
         writer.commit()
@@ -74,11 +77,11 @@ class Corpus:
 
     def search(self, query: str, limit: int, *, all_words: bool = False) -> list[Document]:
         """The best matches of any of the query's words, or of all, the best first; equals in the order of the corpus."""
-        words = list(dict.fromkeys(_WORD.findall(query.lower())))[:_MAX_WORDS]
-        if not words:
+        asked = list(dict.fromkeys(words(query)))[:_MAX_WORDS]
+        if not asked:
             return []
         occur = tantivy.Occur.Must if all_words else tantivy.Occur.Should
-        terms = [(occur, tantivy.Query.term_query(self._schema, "text", word)) for word in words]
+        terms = [(occur, tantivy.Query.term_query(self._schema, "text", word)) for word in asked]
         found = cast("_Hits", self._searcher.search(tantivy.Query.boolean_query(terms), limit))
         numbers = [cast("int", self._searcher.doc(address).get_first("number")) for _, address in found.hits]
         return [self._listed[number] for number in numbers]
@@ -108,6 +111,15 @@ class SearchEngine(Machine):
     ) -> None:
         super().__init__(Browsing())
         self.name, self._corpus, self._limit, self._all_words, self._line = name, corpus, limit, all_words, line
+
+    async def call(self, call: Call, *, timeout_s: float) -> Answer:
+        if call.tool != "search":
+            return self.step(call)
+        began = time.monotonic()
+        try:
+            return await aside(lambda: self.step(call), timeout_s=timeout_s)
+        except Overdue:
+            return overran(began)
 
     def step(self, call: Call) -> Answer:
         if call.tool == "search":

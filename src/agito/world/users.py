@@ -35,6 +35,7 @@ class User(Machine):
     """
 
     state: Mind
+    is_quick = True
 
     def __init__(
         self,

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agito.errors import NotFound
-from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec
+from agito.protocols import Sandbox, SandboxPool, SandboxSpec
 from agito.types import Call, Exactness, ToolSpec
-from agito.world.component import Answer, Component, spec, text_of, wrong
+from agito.world.component import Answer, Component, captured, of_sandbox, spec, text_of, wrong
 
 SH = spec("sh", "Run a command with bash in the working directory. Directory and exported variables carry over.", ["command"])
 EDIT = spec("edit", "Replace a text in a file. `old` must stand there exactly once; `new` may be empty.", ["path", "old", "new"])
@@ -36,6 +36,7 @@ class Workspace:
     executable: tuple[str, ...] = ()
     snippets: tuple[Snippet, ...] = ()
     capture_bytes: int = _DIGESTED_BYTES  # more than the workspace holds; 0: the files are no artefact
+    decoys: frozenset[str] = frozenset()  # paths of `tree` that differ between attempts: no part of the state until they are changed
 
     @property
     def tools(self) -> tuple[ToolSpec, ...]:
@@ -50,6 +51,7 @@ class LiveWorkspace:
 
     name = "workspace"
     exactness = Exactness.FILESYSTEM
+    captures = ""  # whatever files there are
 
     def __init__(self, workspace: Workspace, pool: SandboxPool, sandbox: Sandbox | None = None) -> None:
         self._workspace, self._pool, self._sandbox = workspace, pool, sandbox
@@ -60,11 +62,11 @@ class LiveWorkspace:
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         if call.tool == SH.name:
             sandbox = await self._open()
-            return _answer(await sandbox.sh(text_of(call, "command"), timeout_s=timeout_s))
+            return of_sandbox(await sandbox.sh(text_of(call, "command"), timeout_s=timeout_s))
         if call.tool == EDIT.name:
             return await self._edit(text_of(call, "path"), text_of(call, "old"), text_of(call, "new"))
         sandbox = await self._open()
-        return _answer(await sandbox.py(self._snippets[call.tool], timeout_s=timeout_s))
+        return of_sandbox(await sandbox.py(self._snippets[call.tool], timeout_s=timeout_s))
 
     async def _edit(self, path: str, old: str, new: str) -> Answer:
         """By the host, without a process: a fifth of the cost of `sed`."""
@@ -92,7 +94,10 @@ class LiveWorkspace:
 
     async def digest(self) -> str:
         whole = hashlib.blake2b(digest_size=16)
-        for path, data in sorted((await self._files()).items()):
+        files, workspace = await self._files(), self._workspace
+        untouched = {path for path in workspace.decoys if files.get(path) == workspace.tree[path]}
+        whole.update("\0".join(sorted(workspace.decoys - untouched)).encode())
+        for path, data in sorted((path, data) for path, data in files.items() if path not in untouched):
             whole.update(f"{path}\0{len(data)}\0".encode("utf-8", "surrogateescape"))
             whole.update(data)
         return whole.hexdigest()
@@ -107,15 +112,11 @@ class LiveWorkspace:
         return self._captured
 
     async def _files(self) -> Mapping[str, bytes]:
-        """Nothing where the policy made a tree that cannot be read, by its depth say: it has no artefacts then."""
         if self._captured is not None:
             return self._captured
         if self._sandbox is None:
             return self._workspace.tree
-        try:
-            return await self._sandbox.files(limit_bytes=self._workspace.capture_bytes or _DIGESTED_BYTES)
-        except ValueError:
-            return {}
+        return await captured(self._sandbox, limit_bytes=self._workspace.capture_bytes or _DIGESTED_BYTES)
 
     async def close(self) -> None:
         if self._sandbox is not None:
@@ -127,10 +128,3 @@ class LiveWorkspace:
             self._sandbox = sandbox
             await sandbox.write(self._workspace.tree, executable=self._workspace.executable)
         return self._sandbox
-
-
-def _answer(result: Result) -> Answer:
-    return Answer(
-        text=result.output.decode("utf-8", "replace"), exit_code=result.exit_code, fault=result.fault,
-        truncated_bytes=result.total_bytes - len(result.output), wall_s=result.wall_s, cpu_s=result.cpu_s,
-    )  # fmt: skip

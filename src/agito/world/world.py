@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from agito.errors import InvalidArguments
+from agito.errors import InvalidArguments, Uncapturable
 from agito.protocols import Control, Session, WorldSnapshot
 from agito.types import AttemptId, Budget, Call, Event, Exactness, Fault, Sealed, Task, ToolSpec
 from agito.world.component import CALM, Answer, Component, Weather, clip, spec, text_of, wrong
@@ -54,6 +54,7 @@ class World:
     """Implements `Control`. `task.tools` are the components' tools, and `SUBMIT` unless one of them ends the episode itself.
 
     Weather is keyed by (`noise_seed`, attempt, number of the call), so that the same calls meet the same faults.
+    Raises `ValueError` where two components, two tools or two captures would have one name.
     """
 
     def __init__(
@@ -68,6 +69,9 @@ class World:
         self.task = task
         self._components, self._attempt, self._noise_seed = tuple(components), attempt, noise_seed
         self._weather = weather or {}
+        _refuse_twice(task.id, "component", [component.name for component in self._components])
+        _refuse_twice(task.id, "tool", [tool.name for component in self._components for tool in component.tools])
+        _refuse_twice(task.id, "capture", [_captures(component) or "(the whole workspace)" for component in self._components])
         self._offers = {tool.name: component for component in self._components for tool in component.tools}
         self._known = {tool.name for tool in task.tools}
         self._num_calls, self._had_fault = 0, False
@@ -145,15 +149,16 @@ class World:
     async def digest(self) -> str:
         if self._sealed is not None:
             return self._sealed.digest
-        parts = {component.name: await component.digest() for component in self._components}
+        parts = {component.name: await _digest(component) for component in self._components}
         state = [self.task.id, self._submitted, parts]
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
 
     async def seal(self) -> Sealed:
         if self._sealed is None:
             files: dict[str, bytes] = {}
-            for component in self._components:
-                files |= await component.capture()
+            # No file of a policy hides another's capture: those that may be called anything come first.
+            for component in sorted(self._components, key=lambda each: _captures(each) != ""):
+                files |= await _capture(component)
             digest = await self.digest()
             await self.close()
             self._sealed = Sealed(task_id=self.task.id, submitted=self._submitted, files=files, digest=digest)
@@ -162,6 +167,33 @@ class World:
     async def close(self) -> None:
         for component in self._components:
             await component.close()
+
+
+async def _capture(component: Component) -> Mapping[str, bytes]:
+    """Nothing where the policy left what cannot be captured, whatever the component makes of it."""
+    try:
+        return await component.capture()
+    except Uncapturable:
+        return {}
+
+
+async def _digest(component: Component) -> str:
+    """Of any state, also of one that cannot be captured."""
+    try:
+        return await component.digest()
+    except Uncapturable:
+        return "uncapturable"
+
+
+def _captures(component: Component) -> str:
+    """Under which name or folder it is captured: its own name, unless it says otherwise; empty: any, as the policy likes."""
+    return str(getattr(component, "captures", component.name))
+
+
+def _refuse_twice(task: str, what: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{task}: more than one {what} {', '.join(twice)}; give each a name of its own")
 
 
 def _readable(text: str) -> str:

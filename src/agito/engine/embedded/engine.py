@@ -2,8 +2,9 @@
 
 Rows that begin alike share the work: a prompt is computed once for all that are open under the same weights, and copied.
 
-Every row is made by its first request and holds one of `rows` slots until it is closed; more rows than that wait their turn,
-so whoever keeps rows open while waiting for others must not open more than `rows`. Randomness is keyed by (seed, position in
+Every row is made by its first request and holds one of `rows` slots until it is closed; more rows than that wait their turn. Where some
+wait and nobody samples, rows that rest give up their slots, and what was computed for them is put aside until they come back: so there may
+be any number of rows, and whoever waits is served. Randomness is keyed by (seed, position in
 the row): a row's draws do not depend on its neighbours. Its log-probabilities do, in the last bits, because sums are made in
 another order when the batch differs; the same sequence of exchanges repeats bit for bit on the same build.
 
@@ -55,10 +56,15 @@ class EmbeddedEngine:
         self._uniforms_LC = torch.zeros(rows + 1, context, dtype=torch.float64, device=self.device)
         is_cuda = self.device.type == "cuda"
         self._steps = steps or (RecordedSteps(slots=rows, context=context, device=self.device) if is_cuda else LaunchedSteps(self.device))
-        self._stored: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of branches that found no slot
+        self._stored: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of rows that have no slot
         self._prompts: dict[bytes, tuple[EngineRow, int]] = {}  # what a row began with → the row, and the version that computed it
-        self._forwarded = 0
+        self._forwarded = self._num_exchanges = 0
         self.load_weights(model, version)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are open, those that wait for a slot included."""
+        return len(self._book.rows.keys() | self._book.busy())
 
     def load_weights(self, weights: Mapping[str, Tensor] | Qwen3, version: int) -> None:
         """Takes a copy; positions from here on carry `version`. Raises `ValueError` when the weights are of another shape."""
@@ -77,19 +83,20 @@ class EmbeddedEngine:
 
     @torch.inference_mode()
     def advance(self, exchange: Advance) -> Advanced:
-        """One exchange: close, branch, admit, decode up to `steps` tokens for each live row.
+        """One exchange: branch, close, admit, decode up to `steps` tokens for each live row.
 
-        A closed row is never answered. A request that cannot be served is answered with an error and leaves its row as it was.
-        Raises `ValueError`, before anything changes, for a request to a row that is busy or a branch of one that is unknown.
+        A closed row is never answered, and its branches live on. A request that cannot be served is answered with an error and leaves its
+        row as it was. Raises `ValueError`, before anything changes, for a request to a row that is busy or a branch of one that is unknown.
         """
         began = time.perf_counter()
         self._check(exchange)
         self._forwarded = 0
+        self._num_exchanges += 1
+        for branch in exchange.branched:
+            self._branch(branch)
         for key in exchange.closed:
             self._book.close(key)
             self._stored.pop(key, None)
-        for branch in exchange.branched:
-            self._branch(branch)
         done = self._admit(exchange.requests)
         stopped = self._read() if self._book.reading else []
         moves = self._book.gather() if self._network.packs_rows else []
@@ -107,14 +114,14 @@ class EmbeddedEngine:
         )
 
     def _check(self, exchange: Advance) -> None:
-        closed = set(exchange.closed)
-        known, busy = set(self._book.rows) - closed, self._book.busy() - closed
+        known, busy = set(self._book.rows), self._book.busy()
         for branch in exchange.branched:
             if branch.parent not in known or branch.parent in busy:
                 raise ValueError(f"branch of row {branch.parent}: it must be known and idle")
             if branch.child in known or branch.child in busy:
                 raise ValueError(f"branch to row {branch.child}: the key is taken")
             known.add(branch.child)
+        busy -= set(exchange.closed)
         for request in exchange.requests:
             if request.key in busy:
                 raise ValueError(f"request to row {request.key}: it has one already")
@@ -123,7 +130,9 @@ class EmbeddedEngine:
     def _branch(self, branch: RowBranch) -> None:
         book = self._book
         parent = book.rows[branch.parent]
-        child = EngineRow(key=branch.child, length=parent.length, computed=parent.computed, last_id=parent.last_id)
+        child = EngineRow(
+            key=branch.child, length=parent.length, computed=parent.computed, last_id=parent.last_id, rested=self._num_exchanges
+        )
         book.rows[child.key] = child
         if parent.slot < 0:
             self._stored[child.key] = self._stored[parent.key]
@@ -147,6 +156,10 @@ class EmbeddedEngine:
                 admitted.append((row, request))
             else:
                 book.queue.append(request)
+        if book.queue and book.is_full and not (book.live or book.reading or admitted):
+            for row in book.resting()[: len(book.queue)]:
+                self._stored[row.key] = self._network.read(row.slot, row.computed)
+                book.unseat(row)
         while book.queue and not book.is_full:
             request = book.queue.popleft()
             row = book.rows.setdefault(request.key, EngineRow(key=request.key))
@@ -185,7 +198,7 @@ class EmbeddedEngine:
         for row in book.reading:
             leader = self._leader(row)
             cost = 1 if leader else row.length - row.computed
-            if leader and leader in book.reading and leader not in alone:
+            if leader and not leader.start and leader in book.reading and leader not in alone:
                 break
             if cost > room:
                 cut = [row] if room and not leader else []
@@ -303,7 +316,7 @@ class EmbeddedEngine:
                 stopped=Stop.END if row.last_id in row.request.stop_ids else Stop.LENGTH,
                 versions=row.spans(),
             )
-            row.request = None
+            row.request, row.rested = None, self._num_exchanges
             done.append(RowDone(key=row.key, sampled=sampled))
             at = end
         return done

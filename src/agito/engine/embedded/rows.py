@@ -1,7 +1,8 @@
 """The book of rows: who has which slot of the cache, who is sampling, who waits. Plain Python, no tensors.
 
-A row keeps its slot from its first request until it is closed. A new row that finds no slot free waits, first come, first
-served. Slots are handed out lowest first, so the book is a pure function of what it was told.
+A row keeps its slot from its first request until it is closed, or until others wait for one and nobody is sampling: then it gives it up
+and waits its turn when it comes back. A row that finds no slot free waits, first come, first served. Slots are handed out lowest first, so
+the book is a pure function of what it was told.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Move(NamedTuple):
 class EngineRow:
     """One sequence. `lane` is its place in the engine's buffers for as long as it lives; `slot`, its place in the cache, may change.
 
-    Both are -1 in a branch that was made while every slot was taken, until its first request is admitted.
+    Both are -1 in a row that has none at the moment, until its next request is admitted.
     """
 
     key: int
@@ -41,6 +42,7 @@ class EngineRow:
     request: SampleRequest | None = None  # while it samples
     start: int = 0  # length before the request's extension
     first: int = 0  # position of the request's first sampled token
+    rested: int = 0  # when its last request was answered, counted in exchanges
     marks: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # (position, version) since `start`
 
     @property
@@ -86,6 +88,17 @@ class RowBook:
         """Gives a row its slot; one must be free."""
         row.lane, row.slot = heapq.heappop(self._free_lanes), heapq.heappop(self._free_slots)
 
+    def unseat(self, row: EngineRow) -> None:
+        """Takes a row's slot away."""
+        heapq.heappush(self._free_slots, row.slot)
+        heapq.heappush(self._free_lanes, row.lane)
+        row.slot = row.lane = -1
+
+    def resting(self) -> list[EngineRow]:
+        """Rows that hold a slot for nothing: those that have waited longest for their next request come first."""
+        busy = self.busy()
+        return sorted((row for row in self.rows.values() if row.slot >= 0 and row.key not in busy), key=lambda row: (row.rested, row.key))
+
     def busy(self) -> set[int]:
         """Keys with a request that is not answered yet."""
         return {row.key for row in (*self.live, *self.reading)} | {request.key for request in self.queue}
@@ -94,8 +107,7 @@ class RowBook:
         """Forgets a row wherever it is; an unknown one too, as closing is idempotent."""
         row = self.rows.pop(key, None)
         if row is not None and row.slot >= 0:
-            heapq.heappush(self._free_slots, row.slot)
-            heapq.heappush(self._free_lanes, row.lane)
+            self.unseat(row)
             self.live = [other for other in self.live if other is not row]
             self.reading = [other for other in self.reading if other is not row]
         else:

@@ -67,8 +67,6 @@ class DecisionsEnvironment:
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         """Acts the captured calls again in a world of its own. The reward of a success is what the optimum would have paid, as a share of
         what was paid: so the price of a decision counts, and never as much as the outcome."""
-        if sealed.problem:
-            return Verdict.void(sealed.problem)
         outcome = act_again(_of(key).scene(), json.loads(sealed.files["calls.json"])).outcome()
         scores = {"success": float(outcome.success), **outcome.scores}
         return Verdict(

@@ -168,8 +168,9 @@ def draw(split: str, level: int, rng: random.Random) -> FanOut:
 def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
     kind, *parts = prompt.split()
     guesses = rng.sample(VALUES, len(parts))
-    for part, given in zip(parts, ["", *guesses], strict=False):
-        yield call("start", part=part, given=given if kind == "line" else "")
+    for number, part in enumerate(parts):
+        given = {"given": guesses[number - 1]} if kind == "line" and number else {}
+        yield call("start", part=part, **given)
     for _ in parts:
         yield call("wait")
     yield call("submit", results=" ".join(guesses))

@@ -67,6 +67,7 @@ class Scene(Machine):
     """A `Machine` that keeps its calls. A subclass writes `carry_out`, `outcome` and `measures`."""
 
     name = "scene"
+    is_quick = True
 
     def __init__(self, tools: tuple[ToolSpec, ...], state: object) -> None:
         self.tools = tools
@@ -160,7 +161,8 @@ def impostors(family: Family, task: Task, seed: int) -> dict[str, ScriptFactory]
         last = task.tools[-1]
         required = last.parameters["required"]
         assert isinstance(required, list)
-        yield Call(tool=last.name, arguments=dict.fromkeys(map(str, required), ""))
+        nothing = "" if len(required) == 1 else "none"  # several arguments are told apart by their words
+        yield Call(tool=last.name, arguments=dict.fromkeys(map(str, required), nothing))
 
     def noise() -> Script:
         rng = random.Random(f"decisions/random/{seed}")

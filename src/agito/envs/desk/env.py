@@ -75,8 +75,6 @@ class DeskEnvironment:
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         """Full marks when the books are exactly as they should be: the deed done, and nothing else touched."""
-        if sealed.problem:
-            return Verdict.void(sealed.problem)
         try:
             found = dump(sealed.files["shop.sqlite"])
         except (KeyError, sqlite3.Error) as error:

@@ -78,8 +78,6 @@ class ResearchEnvironment:
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         """Full marks for the right answer with exactly the deciding documents, in any order; nothing for less."""
-        if sealed.problem:
-            return Verdict.void(sealed.problem)
         evidence = key.data["evidence"]
         assert isinstance(evidence, list)
         answer, *cited = (sealed.submitted or "").split() or [""]

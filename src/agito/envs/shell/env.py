@@ -101,8 +101,6 @@ class ShellEnvironment:
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         """find: the submitted line. repair: the word that the check says in the end, and the files as they should be, line order apart."""
-        if sealed.problem:
-            return Verdict.void(sealed.problem)
         wanted = key.data["files"]
         if isinstance(wanted, dict):
             wrong = _differences(wanted, sealed.files)
@@ -147,12 +145,10 @@ def _instance(task: Task, key: Key) -> Instance:
 
 
 def _differences(wanted: dict[str, Json], found: Mapping[str, bytes]) -> str:
-    """What is not as it should be, in words; empty when all is well. Line order and the check script do not count."""
-    for path in sorted(set(wanted) | set(found) - {".check"}):
+    """What is not as it should be, in words; empty when all is well. Neither line order counts, nor what else lies about, such as notes."""
+    for path in sorted(wanted):
         if path not in found:
             return f"{path} is gone"
-        if path not in wanted:
-            return f"{path} was left behind"
         if sorted(str(wanted[path]).split("\n")) != sorted(found[path].decode("utf-8", "replace").split("\n")):
             return f"{path} is not as wanted"
     return ""

@@ -190,9 +190,9 @@ def impostors(prompt: str, level: int, seed: int) -> dict[str, ScriptFactory]:
         for _ in range(1 if level == 1 else 2):
             yield click(rng.randint(1, SHAPES[level].items))
         places = rng.sample(range(1, 4 + len(values)), 3 + len(values))
-        for value in values:
+        for value in values if len(values) > 1 else values * 2:  # of two places among four one is oftenest the right field alone
             yield _entry(places.pop(), value)
-        for place in places:  # a field that is pressed does no harm
+        for place in rng.sample(range(1, 4 + len(values)), 3 + len(values)):  # a field that is pressed does no harm
             yield click(place)
         yield submit()
 

@@ -1,8 +1,8 @@
 """The `web` environment: a shop, a forum and forms in a browser, judged by what the site holds in the end.
 
 Chance level: an agent that reads nothing (`open_loop`) has to guess by its place what to press and what to fill in: one of three links,
-then one of four places for each value, and must press the right one of two buttons first. Right in .04 of the first level's tasks where
-there is one value, less elsewhere; declared as 0.02.
+then one or two of four places, and must press the right one of two buttons first. Right in .04 of the held-out tasks at levels 1 and 2,
+.002 above, .013 over all; declared as 0.03.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class WebEnvironment:
     families = FAMILIES
     levels = LEVELS
     splits = SPLITS
-    chance_level = 0.02
+    chance_level = 0.03
 
     def __init__(self, *, tabs: Tabs | None = None) -> None:
         self._farm = Farm() if tabs is None else None
@@ -72,8 +72,6 @@ class WebEnvironment:
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         """Right when something was submitted and the site holds the one record that was asked for, and no other."""
-        if sealed.problem:
-            return Verdict.void(sealed.problem)
         records = json.loads(sealed.files["site"])["records"]
         is_right = sealed.submitted is not None and records == [key.data["expected"]]
         reward = float(is_right)

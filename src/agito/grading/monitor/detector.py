@@ -28,7 +28,9 @@ class HackRate:
         self.weight = 0.0  # estimated number of hacks so far
         self._recent = deque[float](maxlen=WINDOW)
         # One stake suits hacks that are found by chance, each worth 1/share, the other those that are always found.
-        self._stakes = sorted({_ODDS / (weight - limit / 2) for weight in ((1.0, 1 / share) if share else (1.0,))})
+        # No stake may lose more than all where a high rate is allowed.
+        weights = (1.0, 1 / share) if share else (1.0,)
+        self._stakes = sorted({min(_ODDS / (weight - limit / 2), 1 / limit) for weight in weights})
         self._capital = [0.0] * len(self._stakes)  # log, one a stake
         self.since = 0  # attempts since the capital was last down to its beginning
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import pairwise
 
-from agito.types import Attempt, Call, Flag, Trajectory, Verdict
+from agito.types import Call, Flag, Penalty, Trajectory, Verdict
 
 REPORT_FLAW = "report_flaw"  # the tool with which a policy says that the task or its check is broken; see `agito.world.flaw`
 
@@ -13,19 +13,25 @@ REPORT_FLAW = "report_flaw"  # the tool with which a policy says that the task o
 WATCHED_ONLY = frozenset({"canary_touch"})
 
 
-def hard_evidence(trajectory: Trajectory, verdict: Verdict) -> str:
-    """Why nothing may be learned from the attempt, or nothing: proof of cheating, or a reported flaw, whose reward is nobody's business."""
-    for flag in verdict.flags:
-        if flag.is_proof and flag.kind not in WATCHED_ONLY:
-            return f"{flag.kind}: {flag.detail}" if flag.detail else flag.kind
+def proofs(verdict: Verdict) -> tuple[Flag, ...]:
+    """Hard evidence of cheating. Only detectors with a measured precision of .99 on honest work may set `is_proof`."""
+    return tuple(flag for flag in verdict.flags if flag.is_proof and flag.kind not in WATCHED_ONLY)
+
+
+def proof_of(verdict: Verdict, *, floor: float, extra: float) -> Penalty | None:
+    """What proof of cheating costs: the lowest reward and `extra` below it, from the first call that is proved to cheat."""
+    found = proofs(verdict)
+    if not found:
+        return None
+    flag = found[0]
+    why = f"{flag.kind}: {flag.detail}" if flag.detail else flag.kind
+    return Penalty(why=why, reward=floor - extra, floor=floor, event=min(each.event or 0 for each in found))
+
+
+def is_report(trajectory: Trajectory) -> bool:
+    """Whether the policy ended the episode by saying that the task or its check is broken."""
     last = trajectory.events[-1] if trajectory.events else None
-    if last is not None and last.ended and last.call.tool == REPORT_FLAW:
-        return f"{REPORT_FLAW}: {' '.join(str(value) for value in last.call.arguments.values())}"
-    return ""
-
-
-def is_report(attempt: Attempt) -> bool:
-    return attempt.quarantine.startswith(REPORT_FLAW)
+    return last is not None and last.ended and last.fault is None and last.call.tool == REPORT_FLAW
 
 
 def is_suspect(verdict: Verdict) -> bool:

@@ -14,6 +14,8 @@ function headline() {
     host.append(h("p", { class: "sub" }, `${whole(SUMMARY.num_eval_tasks)} tasks that training never saw, the same before and after RL. `,
       `95 % exact intervals: ${interval(SUMMARY.success_before_low, SUMMARY.success_before_high)} before, ${interval(SUMMARY.success_after_low, SUMMARY.success_after_high)} after.`,
       isNumber(SUMMARY.success_structural) ? ` On tasks of another structure: ${percent(SUMMARY.success_structural)}.` : ""));
+    if (SUMMARY.void_attempts) host.append(h("p", { class: "note" }, `${whole(SUMMARY.void_attempts)} attempts ended void, without a verdict. Counted as failures, success went from ${percent(SUMMARY.success_before_all)} to ${percent(SUMMARY.success_after_all)}. `,
+      Object.entries(SUMMARY.void_causes ?? {}).map(([cause, num]) => `${whole(num)} × ${cause}`).join("; ")));
     const panel = h("div", { class: "panel" });
     host.append(panel);
     outcomeScale(panel);
@@ -28,7 +30,7 @@ function headline() {
     ["run", DATA.name], ["seed", SUMMARY?.seed ?? DATA.run.seed], ["commit", SUMMARY?.commit ?? DATA.run.commit], ["isolation", SUMMARY?.isolation_tier ?? DATA.run.isolation_tier],
     ["wall time after set-up", SUMMARY && seconds(SUMMARY.wall_s)], ["CPU time", SUMMARY && `${whole(SUMMARY.cpu_s)} CPU-s`], ["load at the end", SUMMARY?.load?.toFixed(2)], ["taken by the host", SUMMARY?.stolen_ratio >= 0.01 ? percent(SUMMARY.stolen_ratio, 0) : undefined],
     ["tool calls", SUMMARY && whole(SUMMARY.tool_calls)], ["CPU of a tool call, median", SUMMARY && `${SUMMARY.tool_cpu_ms_p50.toFixed(2)} ms`],
-    ["sampled tokens", SUMMARY && whole(SUMMARY.sampled_tokens)], ["void attempts", SUMMARY && whole(SUMMARY.void_attempts)], ["started", started],
+    ["sampled tokens", SUMMARY && whole(SUMMARY.sampled_tokens)], ["void attempts", SUMMARY && whole(SUMMARY.void_attempts)], ["success, void as failure", isNumber(SUMMARY?.success_after_all) ? percent(SUMMARY.success_after_all) : undefined], ["started", started],
   ];
   host.append(h("dl", { class: "tiles" }, tiles.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => h("div", { class: "tile" }, h("dt", {}, name), h("dd", {}, String(value))))));
 }
@@ -166,10 +168,10 @@ const HEALTH = {
     { title: "Sampler against trainer", about: "mean |log w|; above 1e-4 at age 0 is a bug", names: ["policy/log_w_abs_mean|policy/log_w_abs_mean_nats"], floor: 0 },
     { title: "Paid and confirmed", about: "reward, and the held-out validator's", names: ["reward/mean", "monitor/gold_mean"], labels: ["reward", "gold"], floor: 0, only: "monitor/gold_mean" },
     { title: "Hack rate", about: "estimated, last 500 attempts", names: ["monitor/hack_ratio"], format: share(1), floor: 0 },
-    { title: "Masked attempts", about: "nothing is learned from them", names: ["monitor/quarantined_num", "monitor/reported_num"], labels: ["quarantined", "reported a flaw"], floor: 0 },
+    { title: "Ways out", about: "attempts with proof of cheating, which cost, and reports of a flaw, which earn nothing", names: ["monitor/quarantined_num", "monitor/reported_num"], labels: ["penalised", "reported a flaw"], floor: 0 },
     { title: "Tokens an attempt", about: "sampled, mean", names: ["length/sampled_tokens_mean"], floor: 0 },
     { title: "Turns an attempt", about: "mean", names: ["length/turns_mean"], floor: 0 },
-    { title: "Void attempts", about: "infrastructure failed; never counted as zero", names: ["attempt/void_num"], floor: 0 },
+    { title: "Void attempts", about: "no verdict: something outside the attempt failed", names: ["attempt/void_num"], floor: 0 },
     { title: "Tokens a second", about: "sampled, over the whole step", names: ["tokens/per_s"], floor: 0 },
     { title: "Engine busy", about: "share of the rollout", names: ["engine/busy_ratio"], format: share(0), floor: 0 },
     { title: "A tool call, ms", about: "median", names: ["tool/wall_ms_p50", "tool/cpu_ms_p50"], labels: ["wall", "CPU"], floor: 0 },

@@ -1,13 +1,13 @@
 "use strict";
-// What the monitor kept from the gradient, and what the held-out validator denies: see docs/monitor.md.
+// Attempts whose reward is not believed, and what the held-out validator denies: see docs/monitor.md.
 
 function suspects() {
   const { num, shown } = DATA.suspects, watched = SUMMARY?.monitor ?? {};
   const nav = document.querySelector('nav a[href="#suspects"]');
   if (!num && !SUMMARY?.paused && !watched.num_gold) return nav.remove(), drop("suspects");
-  const counts = [[watched.num_quarantined, "quarantined"], [watched.num_reported, "reported a flaw"], [watched.num_suspect, "looked at twice"], [watched.num_gold, "judged by gold"]];
+  const counts = [[watched.num_quarantined, "penalised"], [watched.num_reported, "reported a flaw"], [watched.num_suspect, "looked at twice"], [watched.num_gold, "judged by gold"]];
   const rate = isNumber(watched.hack_ratio) ? ` Estimated hack rate over the run: ${percent(watched.hack_ratio, 2)}.` : "";
-  const alarm = isNumber(watched.alarm_step) ? ` The alarm came at RL step ${watched.alarm_step}${isNumber(watched.rolled_back_to) ? `; the weights went back to those of step ${watched.rolled_back_to}` : ""}.` : "";
+  const alarm = isNumber(watched.alarm_step) ? ` The alarm came at RL step ${watched.alarm_step}${watched.why ? ` (${watched.why})` : ""}${isNumber(watched.rolled_back_to) ? `; the weights went back to those of step ${watched.rolled_back_to}` : ""}.` : "";
   say("suspects", `${counts.filter(([count]) => isNumber(count)).map(([count, what]) => `${whole(count)} ${what}`).join(", ")}.${rate}${alarm}`);
   const host = place("suspects");
   if (SUMMARY?.paused) host.append(h("p", { class: "note" }, SUMMARY.paused));

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
+from agito.world.api.transaction import opened
+
 Cell: TypeAlias = "None | int | float | str | bytes"
 Row: TypeAlias = "tuple[Cell, ...]"
 Tables: TypeAlias = "Mapping[str, Mapping[Row, Mapping[str, Cell]]]"  # table -> primary key -> column -> value
@@ -18,9 +20,7 @@ class Database:
     """One SQLite database in memory. `image` is what `bytes` gave."""
 
     def __init__(self, image: bytes) -> None:
-        self.connection = sqlite3.connect(":memory:", isolation_level=None)
-        self.connection.deserialize(image)
-        self.connection.execute("PRAGMA foreign_keys = ON")
+        self.connection = opened(image)
 
     @property
     def bytes(self) -> bytes:

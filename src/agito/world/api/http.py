@@ -40,9 +40,8 @@ def app(service: Service, tokens: Mapping[str, tuple[str, str]]) -> Starlette:
             return _response(arguments)
         key = request.headers.get("idempotency-key")
         caller, role = known
-        return _response(
-            service.request(request.path_params["operation"], arguments | ({KEY: key} if key else {}), caller=caller, role=role)
-        )
+        operation = request.path_params["operation"]
+        return _response(await service.handle(operation, arguments | ({KEY: key} if key else {}), caller=caller, role=role))
 
     return Starlette(routes=[Route("/{operation}", serve, methods=["POST"])])
 

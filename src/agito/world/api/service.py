@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
+
+import anyio
 
 from agito.types import Call, Exactness, Fault, Json, ToolSpec
 from agito.world.api.database import Database
-from agito.world.component import Answer
+from agito.world.api.transaction import REQUESTS, Undone
+from agito.world.aside import Overdue, aside
+from agito.world.component import Answer, overran
 
 Arguments: TypeAlias = "Mapping[str, Json]"
 KEY = "idempotency_key"  # an optional parameter of every operation that writes
-_KEYS = "CREATE TABLE IF NOT EXISTS _requests (key TEXT PRIMARY KEY, caller TEXT, request TEXT, status INTEGER, body TEXT)"
+_KEYS = f"CREATE TABLE IF NOT EXISTS {REQUESTS} (key TEXT PRIMARY KEY, caller TEXT, request TEXT, status INTEGER, body TEXT)"
+LONGEST_S = 30.0  # of a request over HTTP
 _TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
 
 
@@ -33,7 +40,11 @@ class Problem(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One thing that the service does. `run` gets the connection, inside a transaction, and arguments that fit the tool's schema."""
+    """One thing that the service does. `run` gets the connection, inside a transaction, and arguments that fit the tool's schema.
+
+    It may commit and roll back, use `with connection` and scripts, and run SQL that the caller wrote: all of it is a part of the one
+    transaction (`agito.world.api.transaction`). Bytes that it returns are shown in hexadecimal, numbers that JSON lacks as null.
+    """
 
     tool: ToolSpec
     run: Callable[[sqlite3.Connection, Arguments, str], Json]
@@ -69,9 +80,12 @@ class Service:
         self.tools = tuple(operation.tool for operation in operations)
         self._database = Database(image)
         self._database.connection.execute(_KEYS)
+        self._turn = anyio.Lock()
+        self._done: Reply | None = None  # what was committed last, though its caller may have given up
+        self._end = ""  # why it answers no more
 
     def request(self, name: str, arguments: Arguments, *, caller: str, role: str) -> Reply:
-        """Never raises for what a caller can send."""
+        """In this thread, without a deadline. Never raises for what a caller can send."""
         operation = self._operations.get(name)
         try:
             if operation is None:
@@ -87,30 +101,47 @@ class Service:
         except Problem as problem:
             return Reply(status=problem.status, body={"error": str(problem)})
 
+    async def handle(self, name: str, arguments: Arguments, *, caller: str, role: str, timeout_s: float = LONGEST_S) -> Reply:
+        """Beside the loop, one request at a time. What runs out of time is interrupted and undone: status 504."""
+        connection = self._database.connection
+        async with self._turn:
+            if self._end:
+                return Reply(status=503, body={"error": self._end})
+            self._done = None
+            try:
+                return await aside(
+                    lambda: self.request(name, arguments, caller=caller, role=role), timeout_s=timeout_s, stop=connection.stop
+                )
+            except Overdue as late:
+                if not late.is_over:
+                    self._end = f"{self.name} is gone: {name} cannot be interrupted"
+                    await aside(connection.undo, timeout_s=LONGEST_S)
+                return self._done or Reply(status=504, body={"error": "timeout"})
+
     def _in_transaction(self, operation: Operation, asked: Arguments, caller: str, key: str | None) -> Reply:
         connection = self._database.connection
-        connection.execute("BEGIN IMMEDIATE")
         try:
-            known = _recorded(connection, operation, asked, caller, key) if key else None
-            if known is None:
-                known = Reply(status=200, body=operation.run(connection, asked, caller))
-                if key:
-                    _record(connection, operation, asked, caller, key, known)
-        except (sqlite3.IntegrityError, OverflowError, UnicodeEncodeError) as error:
-            connection.execute("ROLLBACK")
+            with connection.operation():
+                reply = _recorded(connection, operation, asked, caller, key) if key else None
+                if reply is None:
+                    with connection.guarded():
+                        reply = Reply(status=200, body=_as_json(operation.run(connection, asked, caller)))
+                    if key:
+                        _record(connection, operation, asked, caller, key, reply)
+        except (sqlite3.IntegrityError, OverflowError, UnicodeEncodeError, Undone) as error:
             raise Problem(409, f"{operation.tool.name}: {error}") from error
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
-        return known
+        self._done = reply
+        return reply
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
-        reply = self.request(call.tool, call.arguments, caller=self._caller, role=self._role)
+        began = time.monotonic()
+        reply = await self.handle(call.tool, call.arguments, caller=self._caller, role=self._role, timeout_s=timeout_s)
         if reply.status == 200:
             return Answer(text=self._text(reply.body))
+        if reply.status == 504:
+            return overran(began)
         assert isinstance(reply.body, dict)
-        return Answer(text=f"error {reply.status}: {reply.body['error']}", fault=Fault.POLICY)
+        return Answer(text=f"error {reply.status}: {reply.body['error']}", fault=Fault.TOOL if reply.status == 503 else Fault.POLICY)
 
     async def snapshot(self) -> object:
         return self._database.bytes
@@ -162,7 +193,7 @@ def _validate(tool: ToolSpec, arguments: Arguments) -> None:
 
 
 def _recorded(connection: sqlite3.Connection, operation: Operation, asked: Arguments, caller: str, key: str) -> Reply | None:
-    row = connection.execute("SELECT caller, request, status, body FROM _requests WHERE key = ?", (key,)).fetchone()
+    row = connection.execute(f"SELECT caller, request, status, body FROM {REQUESTS} WHERE key = ?", (key,)).fetchone()
     if row is None:
         return None
     if row[:2] != (caller, _fingerprint(operation, asked)):
@@ -172,8 +203,20 @@ def _recorded(connection: sqlite3.Connection, operation: Operation, asked: Argum
 
 def _record(connection: sqlite3.Connection, operation: Operation, asked: Arguments, caller: str, key: str, reply: Reply) -> None:
     row = (key, caller, _fingerprint(operation, asked), reply.status, json.dumps(reply.body))
-    connection.execute("INSERT INTO _requests VALUES (?, ?, ?, ?, ?)", row)
+    connection.execute(f"INSERT INTO {REQUESTS} VALUES (?, ?, ?, ?, ?)", row)
 
 
 def _fingerprint(operation: Operation, asked: Arguments) -> str:
     return hashlib.sha256(json.dumps([operation.tool.name, asked], sort_keys=True).encode()).hexdigest()
+
+
+def _as_json(value: Any) -> Json:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(name): _as_json(each) for name, each in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(each) for each in cast("Sequence[Any]", value)]
+    return value

@@ -49,7 +49,7 @@ class Link:
         return bool(self._end)
 
     def listen(self, session: str, hear: Callable[[str, dict[str, Any]], None] | None) -> None:
-        """What a page says of its own accord is given to `hear`, by name and parameters; None: to nobody."""
+        """What a page (without a session: the browser) says of its own accord goes to `hear`, by name and parameters; None: to nobody."""
         if hear is None:
             self._listeners.pop(session, None)
         else:
@@ -57,6 +57,12 @@ class Link:
 
     async def command(self, method: str, session: str = "", **parameters: Any) -> dict[str, Any]:
         """Raises `Refused`."""
+        reply = await self.ask(method, session, lambda: False, **parameters)
+        assert reply is not None
+        return reply
+
+    async def ask(self, method: str, session: str, gives_up: Callable[[], bool], **parameters: Any) -> dict[str, Any] | None:
+        """The reply, or None as soon as `gives_up` without one. Raises `Refused`."""
         self._num_sent += 1
         mine, waiting = self._num_sent, _Waiting()
         message: dict[str, Any] = {"id": mine, "method": method, "params": parameters}
@@ -65,10 +71,11 @@ class Link:
         self._waiting[mine] = waiting
         try:
             await self._send(json.dumps(message).encode() + b"\0")
-            await self.until(lambda: waiting.reply is not None, waiting)
+            await self.until(lambda: waiting.reply is not None or gives_up(), waiting)
         finally:
             del self._waiting[mine]
-        assert waiting.reply is not None
+        if waiting.reply is None:
+            return None
         if "error" in waiting.reply:
             raise Refused(f"{method}: {waiting.reply['error'].get('message')}")
         return waiting.reply.get("result", {})

@@ -1,40 +1,22 @@
 """A browser for static pages, without a process: links, forms, history, and the same lines as Chromium's tree.
 
-For training where Chromium would cost more than the model. It runs no scripts and no styles: a page that needs them must be seen in
-Chromium. A test holds the two against each other on the pages of our own environments.
+For training where Chromium would cost more than the model. It builds the tree that Chromium would build of the part of HTML that it knows
+(`markup`), and refuses every page with anything else in it: no scripts, no styles, no frames. Tests hold the two against each other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html.parser import HTMLParser
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode, urljoin, urlsplit
 
+from agito.world.browser.document import Control, Document
+from agito.world.browser.markup import Node, Unsupported, parse
 from agito.world.browser.page import Site, Unusable
-from agito.world.browser.tree import CHOICES, FIELDS, Element, View, line_of
-from agito.world.http1 import Request
+from agito.world.browser.tree import CHOICES, FIELDS, Element, View
+from agito.world.http1 import Request, Response
 
-_BLOCKS = frozenset(("p", "div", "li", "ul", "form", "body", "section", "tr", "table"))
-_ROLES = {"text": "textbox", "search": "searchbox", "number": "spinbutton", "checkbox": "checkbox", "submit": "button"}
 _MOST_REDIRECTS = 8
-
-
-@dataclass(slots=True, kw_only=True)
-class _Form:
-    action: str
-    method: str
-
-
-@dataclass(slots=True, kw_only=True)
-class _Thing:
-    role: str
-    name: str = ""
-    key: str = ""  # under which it is sent
-    value: str = ""
-    is_on: bool = False
-    href: str = ""
-    form: _Form | None = None
-    options: list[str] | None = None
+_COOKIES = frozenset(("path=/", "httponly", "samesite=lax", "samesite=strict"))  # what else they say is not known here
 
 
 class TextTabs:
@@ -47,49 +29,106 @@ class TextTabs:
         return
 
 
+@dataclass(slots=True)
+class _Entry:
+    """A page that was visited; `response` where going back shows it as it was."""
+
+    url: str
+    response: Response | None
+    is_sent: bool = False  # by a form, and not led on from there
+    is_edited: bool = False  # fields that Chromium would fill in again
+
+
 class TextPage:
-    """One page of one episode."""
+    """One page of one episode. Raises `Unsupported` for what only Chromium reads."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._document = _Document("")
-        self._history: list[str] = []
-        self._is_open = True
+        self._document = Document(Node("body"))
+        self._history: list[_Entry] = []
+        self._cookies: dict[str, dict[str, str]] = {}  # by host
 
     @property
     def url(self) -> str:
-        return self._history[-1] if self._history else "about:blank"
+        return self._history[-1].url if self._history else "about:blank"
 
     async def goto(self, url: str) -> View:
         return await self._load("GET", url)
 
     async def click(self, element: Element) -> View:
-        thing = self._document.things[element.node]
-        if thing.href:
-            return await self._load("GET", urljoin(self.url, thing.href))
-        if thing.role == "checkbox":
-            thing.is_on = not thing.is_on
-        elif thing.role == "button" and thing.form is not None:
-            return await self._submit(thing)
+        """Raises `Unusable`."""
+        node = self._usable(element)
+        if node.tag == "a":
+            return await self._load("GET", urljoin(self.url, node.given["href"].strip()))
+        control = self._document.control(node)
+        if control.kind == "checkbox":
+            control.is_on = not control.is_on
+        elif control.kind == "radio":
+            for each in self._document.controls:
+                if each is control or (each.kind == "radio" and each.form is control.form and each.name and each.name == control.name):
+                    each.is_on = each is control
+        elif control.kind in ("submit", "button") and node.given.get("type", "submit").lower() == "submit" and control.form is not None:
+            return await self._submit(control.form, control)
+        self._edited(control)
         return self._document.view()
 
     async def fill(self, element: Element, text: str) -> View:
+        """Raises `Unusable`."""
+        node = self._usable(element)
         if element.role not in FIELDS:
             raise Unusable(f"{element.name or element.role} is no field")
-        self._document.things[element.node].value = text
+        control = self._document.control(node)
+        control.value = text
+        self._edited(control)
         return self._document.view()
 
     async def select(self, element: Element, label: str) -> View:
+        """Raises `Unusable`."""
+        node = self._usable(element)
         if element.role not in CHOICES or label not in element.options:
             raise Unusable(f"{element.name or element.role} does not offer {label!r}")
-        self._document.things[element.node].value = label
+        control = self._document.control(node)
+        control.value = label
+        self._edited(control)
         return self._document.view()
 
+    async def press(self, element: Element, key: str) -> View:
+        """Only Enter, which sends the form of a field. Raises `Unusable`."""
+        node = self._usable(element)
+        if key != "Enter" or node.tag != "input" or element.role not in FIELDS:
+            raise Unsupported(f"press {key[:20]}")
+        control = self._document.control(node)
+        own = [each for each in self._document.controls if each.form is control.form and control.form is not None]
+        buttons = [each for each in own if each.kind in ("submit", "button") and each.node.given.get("type", "submit").lower() == "submit"]
+        if buttons and "disabled" not in buttons[0].node.given:
+            return await self._submit(buttons[0].form or node, buttons[0])
+        num_fields = sum(each.kind in ("text", "search", "tel", "password") for each in own)
+        if control.form is not None and not buttons and num_fields == 1:
+            return await self._submit(control.form, None)
+        return self._document.view()
+
+    async def scroll(self, direction: str) -> View:
+        """Everything is in view. Raises `Unusable`."""
+        if direction not in ("up", "down"):
+            raise Unusable("direction: up or down")
+        return self._document.view()
+
+    async def upload(self, element: Element, name: str, data: bytes) -> View:
+        raise Unusable(f"{element.name or element.role} takes no file")
+
     async def back(self) -> View:
+        """Raises `Unusable`."""
         if len(self._history) < 2:
             raise Unusable("there is no page before this one")
+        entry = self._history[-2]
+        if entry.is_sent or entry.is_edited:
+            raise Unsupported("going back to a form that was sent or filled in (autocomplete=off keeps it empty)")
         self._history.pop()
-        return await self._load("GET", self._history.pop())
+        if entry.response is not None:
+            self._document = Document(parse(entry.response.body.decode("utf-8", "replace")))
+            return self._document.view()
+        self._history.pop()
+        return await self._load("GET", entry.url)
 
     async def look(self) -> View:
         return self._document.view()
@@ -97,124 +136,67 @@ class TextPage:
     async def close(self) -> None:
         return
 
-    async def _submit(self, pressed: _Thing) -> View:
-        form = pressed.form
-        assert form is not None
+    def _usable(self, element: Element) -> Node:
+        if element.node >= len(self._document.nodes) or not self._document.is_of(element):
+            raise Unusable(f"{element.name or element.role} is gone")
+        if element.problem:
+            raise Unusable(f"{element.name or element.role} is {element.problem}")
+        return self._document.nodes[element.node]
+
+    def _edited(self, control: Control) -> None:
+        switches = (control.node.given.get("autocomplete"), control.form.given.get("autocomplete") if control.form is not None else None)
+        if self._history and next((each for each in switches if each is not None), "").lower() != "off":
+            self._history[-1].is_edited = True
+
+    async def _submit(self, form: Node, pressed: Control | None) -> View:
         sent = [
-            (each.key, "on" if each.role == "checkbox" else each.value)
-            for each in self._document.things
-            if each.form is form and each.key and (each is pressed or each.role != "button") and (each.role != "checkbox" or each.is_on)
+            (each.name, each.sent)
+            for each in self._document.controls
+            if each.form is form and each.sent is not None and (each is pressed or each.kind not in ("submit", "button"))
         ]
-        url = urljoin(self.url, form.action)
-        if form.method == "post":
+        url = urljoin(self.url, form.given.get("action", ""))
+        if form.given.get("method", "get").lower() == "post":
             return await self._load("POST", url, urlencode(sent).encode())
-        return await self._load("GET", f"{url.partition('?')[0]}?{urlencode(sent)}")
+        return await self._load("GET", f"{url.partition('#')[0].partition('?')[0]}?{urlencode(sent)}")
 
     async def _load(self, method: str, url: str, body: bytes = b"") -> View:
-        response = await self._site(Request(method=method, target=url, body=body))
+        if urlsplit(url).scheme != "http":
+            raise Unsupported(url[:80])
+        response = await self._ask(method, url, body)
         for _ in range(_MOST_REDIRECTS):
-            if response.status not in (301, 302, 303):
+            if response.status not in (301, 302, 303, 307, 308):
                 break
             url = urljoin(url, response.header("location"))
-            response = await self._site(Request(method="GET", target=url))
-        if not self._history or self._history[-1] != url:  # a browser replaces an entry by itself
-            self._history.append(url)
-        self._document = _Document(response.body.decode("utf-8", "replace"))
+            method, body = (method, body) if response.status in (307, 308) else ("GET", b"")
+            response = await self._ask(method, url, body)
+        if not response.header("content-type").startswith("text/html"):
+            raise Unsupported(f"a page of type {response.header('content-type') or 'none'}")
+        self._document = Document(parse(response.body.decode("utf-8", "replace")))
+        is_kept = method == "GET" and "no-store" not in response.header("cache-control")
+        entry = _Entry(url=url, response=response if is_kept else None, is_sent=method == "POST")
+        if self._history and self._history[-1].url == url:  # a browser replaces an entry by itself
+            self._history.pop()
+        self._history.append(entry)
         return self._document.view()
 
+    async def _ask(self, method: str, url: str, body: bytes) -> Response:
+        whole = url.partition("#")[0]
+        whole, host = whole if urlsplit(whole).path else f"{whole}/", urlsplit(whole).netloc
+        kept = "; ".join(f"{name}={value}" for name, value in self._cookies.get(host, {}).items())
+        headers = (("cookie", kept),) if kept else ()
+        if method == "POST":
+            headers = (*headers, ("content-type", "application/x-www-form-urlencoded"))
+        response = await self._site(Request(method=method, target=whole, headers=headers, body=body))
+        if response.status in (204, 205) or response.header("refresh") or response.header("content-disposition"):
+            raise Unsupported(f"an answer with status {response.status}, a refresh or a file")
+        for name, value in response.headers:
+            if name == "set-cookie":
+                self._keep(host, value)
+        return response
 
-class _Document(HTMLParser):
-    """A parsed page and the state of its fields."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.things: list[_Thing] = []
-        self._lines: list[str | int] = []  # a number: of a thing
-        self._words: list[str] = []
-        self._form: _Form | None = None
-        self._label: list[str] | None = None
-        self._open: _Thing | None = None  # whose text is its name
-        self._heading: list[str] | None = None
-        self._is_hidden = False
-        self.feed(text)
-        self._end_line()
-
-    def view(self) -> View:
-        elements = tuple(
-            Element(node=at, role=each.role, name=each.name, options=tuple(each.options or ())) for at, each in enumerate(self.things)
-        )
-        lines = [line if isinstance(line, str) else self._line(line) for line in self._lines]
-        return View(text="\n".join(lines), elements=elements)
-
-    def _line(self, at: int) -> str:
-        each = self.things[at]
-        return line_of(at + 1, each.role, each.name, each.value, each.is_on, tuple(each.options or ()))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        if tag in _BLOCKS:
-            self._end_line()
-        if tag in ("title", "style", "script"):
-            self._is_hidden = True
-        elif tag == "h1":
-            self._end_line()
-            self._heading = []
-        elif tag == "form":
-            self._form = _Form(action=given.get("action", ""), method=given.get("method", "get").lower())
-        elif tag == "label":
-            self._label = []
-        elif tag == "a":
-            self._add(_Thing(role="link", href=given.get("href", "")), is_open=True)
-        elif tag == "button":
-            self._add(_Thing(role="button", key=given.get("name", ""), value=given.get("value", ""), form=self._form), is_open=True)
-        elif tag == "input":
-            role = _ROLES.get(given.get("type", "text"), "textbox")
-            name = given.get("aria-label") or " ".join(self._label or [])
-            self._add(_Thing(role=role, name=name, key=given.get("name", ""), value=given.get("value", ""), form=self._form))
-        elif tag == "select":
-            name = given.get("aria-label") or " ".join(self._label or [])
-            self._add(_Thing(role="combobox", name=name, key=given.get("name", ""), form=self._form, options=[]))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("title", "style", "script"):
-            self._is_hidden = False
-        elif tag == "h1" and self._heading is not None:
-            self._lines.append(f"# {' '.join(self._heading)}")
-            self._heading = None
-        elif tag == "form":
-            self._form = None
-        elif tag == "label":
-            self._label = None
-        elif tag in ("a", "button"):
-            self._open = None
-        if tag in _BLOCKS:
-            self._end_line()
-
-    def handle_data(self, data: str) -> None:
-        words = " ".join(data.split())
-        if not words or self._is_hidden:
-            return
-        if self.lasttag == "option" and self.things and self.things[-1].options is not None:
-            thing = self.things[-1]
-            assert thing.options is not None
-            thing.options.append(words)
-            thing.value = thing.value or words
-        elif self._heading is not None:
-            self._heading.append(words)
-        elif self._open is not None:
-            self._open.name = f"{self._open.name} {words}".strip()
-        elif self._label is not None:
-            self._label.append(words)
-        else:
-            self._words.append(words)
-
-    def _add(self, thing: _Thing, *, is_open: bool = False) -> None:
-        self._end_line()
-        self.things.append(thing)
-        self._lines.append(len(self.things) - 1)
-        self._open = thing if is_open else None
-
-    def _end_line(self) -> None:
-        if self._words:
-            self._lines.append(" ".join(self._words))
-            self._words = []
+    def _keep(self, host: str, cookie: str) -> None:
+        pair, *attributes = (part.strip() for part in cookie.split(";"))
+        name, is_pair, value = pair.partition("=")
+        if not (is_pair and name) or {each.lower() for each in attributes} - _COOKIES:
+            raise Unsupported(f"the cookie {cookie[:40]!r}")
+        self._cookies.setdefault(host, {})[name.strip()] = value.strip()

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 
 import anyio
 
 from agito.protocols import Sandbox, SandboxPool
-from agito.types import Call, Exactness, Fault, Json, ToolSpec
-from agito.world.component import Answer, Component, wrong
+from agito.types import Call, Exactness, Fault, ToolSpec
+from agito.world.aside import aside
+from agito.world.component import Answer, Component, overran, wrong
+from agito.world.mcp.base import Fingerprints, differing, fingerprints
 from agito.world.mcp.client import INVALID_PARAMS, METHOD_NOT_FOUND, Client, Gone, Refused
-from agito.world.mcp.server import Server, start
+from agito.world.mcp.content import answer
+from agito.world.mcp.schema import misfit
+from agito.world.mcp.server import Server, refuse_twice, start
 
 _GIVE_UP_S = 1.0
-_LIMIT_BYTES = 1 << 22
-_KINDS: dict[str, tuple[type, ...]] = {
-    "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,), "array": (list,), "object": (dict,),
-}  # fmt: skip
+_LIMIT_BYTES = 1 << 22  # of its state
+_BASE_S = 60.0  # for reading a base
 
 
 class ToolServer:
@@ -26,12 +29,16 @@ class ToolServer:
 
     Faults: arguments that do not fit the tool's schema, and what the server itself calls a bad request, are the policy's; an answer
     marked as an error, an internal error and a server that has ended are the tool's.
+
+    Its state is what lies in `keeps`, or all that differs from the base. A state of more than 4 MiB is no artefact.
+    Raises `ValueError` for a tool that stands twice among `tools`.
     """
 
     exactness = Exactness.FILESYSTEM
 
     def __init__(self, pool: SandboxPool, server: Server, tools: tuple[ToolSpec, ...], *, layer: str | None = None) -> None:
-        self.name, self.tools = server.name, tools
+        refuse_twice(server.name, tools)
+        self.name, self.tools, self.captures = server.name, tools, server.keeps
         self._pool, self._server, self._layer = pool, server, layer
         self._sandbox: Sandbox | None = None
         self._client: Client | None = None
@@ -45,14 +52,15 @@ class ToolServer:
         if self._end:
             return Answer(text=f"error: the tool server is gone: {self._end}", fault=Fault.TOOL)
         client = await self._start()
+        began = time.monotonic()
         try:
             with anyio.move_on_after(timeout_s):
-                return _answer(await client.request("tools/call", {"name": call.tool, "arguments": {**call.arguments}}))
+                return answer(await client.request("tools/call", {"name": call.tool, "arguments": {**call.arguments}}))
             with anyio.move_on_after(_GIVE_UP_S) as telling:
                 await client.give_up()
             if telling.cancelled_caught:
                 raise Gone("it reads nothing any more")
-            return Answer(text="timeout", fault=Fault.TIMEOUT)
+            return overran(began)
         except Refused as error:
             is_ours = error.code in (METHOD_NOT_FOUND, INVALID_PARAMS)
             return Answer(text=f"error: {error}", fault=Fault.POLICY if is_ours else Fault.TOOL)
@@ -70,13 +78,14 @@ class ToolServer:
         return twin
 
     async def digest(self) -> str:
-        state = {path: hashlib.sha256(data).hexdigest() for path, data in (await self._files()).items()}
-        return hashlib.sha256(json.dumps([state, self._end]).encode()).hexdigest()[:32]
+        files, gone = await self._state()
+        state = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()} if files is not None else None
+        return hashlib.sha256(json.dumps([state, gone, self._end]).encode()).hexdigest()[:32]
 
     async def capture(self) -> Mapping[str, bytes]:
         if self._sandbox is not None:
             await self._sandbox.kill()
-        return await self._files()
+        return (await self._state())[0] or {}
 
     async def close(self) -> None:
         if self._client is not None:
@@ -97,38 +106,17 @@ class ToolServer:
             self._client = await start(self._server, await self._open())
         return self._client
 
-    async def _files(self) -> Mapping[str, bytes]:
-        return await (await self._open()).files(limit_bytes=_LIMIT_BYTES, under=self._server.keeps)
-
-
-def misfit(arguments: Mapping[str, Json], schema: Mapping[str, Json]) -> str:
-    """What is plainly wrong with `arguments`: a missing one, or one of another type. The server checks the rest."""
-    required, properties = schema.get("required"), schema.get("properties")
-    missing = [str(name) for name in (required if isinstance(required, list) else []) if name not in arguments]
-    if missing:
-        return f"needs {', '.join(missing)}"
-    for name, value in arguments.items():
-        known = properties.get(name) if isinstance(properties, dict) else None
-        kind = known.get("type") if isinstance(known, dict) else None
-        if isinstance(kind, str) and kind in _KINDS:
-            fits = isinstance(value, _KINDS[kind]) and (kind == "boolean" or not isinstance(value, bool))
-            if not fits:
-                return f"`{name}` must be of type {kind}"
-    return ""
-
-
-def _answer(result: Mapping[str, Json]) -> Answer:
-    """The text of a result; what is no text is named."""
-    content = result.get("content")
-    parts = [_part(each) for each in (content if isinstance(content, list) else [])]
-    if not parts and result.get("structuredContent") is not None:
-        parts = [json.dumps(result["structuredContent"])]
-    return Answer(text="\n".join(parts), fault=Fault.TOOL if result.get("isError") else None)
-
-
-def _part(content: Json) -> str:
-    if not isinstance(content, dict):
-        return ""
-    resource = content.get("resource")
-    text = resource.get("text") if isinstance(resource, dict) else content.get("text")
-    return text if isinstance(text, str) else f"[{content.get('type')}]"
+    async def _state(self) -> tuple[Mapping[str, bytes] | None, list[str]]:
+        """The files that are not the base's own (None: too much), and which of the base are gone."""
+        sandbox, base = await self._open(), self._server.sandbox.base
+        known: Fingerprints = {}
+        if base is not None:
+            known = await aside(lambda: fingerprints(base, self._server.keeps), timeout_s=_BASE_S)
+        try:
+            files = await sandbox.files(limit_bytes=_LIMIT_BYTES + sum(size for size, _ in known.values()), under=self._server.keeps)
+        except ValueError:
+            return None, []
+        gone = sorted(known.keys() - files.keys())
+        if known:
+            files = await aside(lambda: differing(files, known), timeout_s=_BASE_S)
+        return (files if sum(map(len, files.values())) <= _LIMIT_BYTES else None), gone

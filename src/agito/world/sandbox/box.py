@@ -11,23 +11,29 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
+import anyio.lowlevel
 
-from agito.errors import SandboxFailure
+from agito.errors import SandboxExhausted, SandboxFailure, Uncapturable
 from agito.protocols import Result, SandboxSpec, Service
 from agito.types import Fault
 from agito.world.sandbox import beneath, passed
 from agito.world.sandbox.commands import Program, as_program, is_stateless
 from agito.world.sandbox.inside import wire
-from agito.world.sandbox.link import Reply, exchange
+from agito.world.sandbox.link import Exchange, Pulse, Reply
+from agito.world.sandbox.standing import Standing
 
 GRACE_S = 2.0  # pid 1 enforces deadlines; silent for this long past one, it is killed
+STARVED_S = 30.0  # unless the machine is so busy that it has not had its turn
 START_S = 30.0
 _RETRY_S = 0.01
+_ASLEEP = 4.0  # times its seconds of the processor that a metered snippet may sleep
 _KILLERS = {
     wire.DEADLINE: ("deadline", Fault.TIMEOUT),
     wire.MEMORY: ("memory", Fault.BUDGET),
     wire.OUTPUT: ("output", Fault.BUDGET),
     wire.START: ("no process left", Fault.BUDGET),
+    wire.CPU: ("cpu", Fault.BUDGET),
+    wire.ASLEEP: ("asleep", Fault.TIMEOUT),
 }
 
 
@@ -37,6 +43,7 @@ class Frozen:
 
     spec: SandboxSpec
     layers: tuple[str, ...]  # uppermost first
+    is_stacked: bool  # whether forks lie above the layers; else they are copies of the only one
     cwd: str
     env: dict[str, str]
 
@@ -45,12 +52,19 @@ class Box:
     """Implements `Sandbox`. One call at a time; a call that is cancelled ends the sandbox."""
 
     def __init__(
-        self, link: socket.socket, spec: SandboxSpec, layers: tuple[str, ...], on_snapshot: Callable[[Box, Frozen], Awaitable[str]]
+        self,
+        link: socket.socket,
+        spec: SandboxSpec,
+        layers: tuple[str, ...],
+        on_snapshot: Callable[[Box, Frozen], Awaitable[str]],
+        make_socket: Callable[[str, int], Awaitable[int]],
     ) -> None:
         self._link = link
         self._spec = spec
         self._on_snapshot = on_snapshot
+        self._make_socket = make_socket
         self.layers = layers
+        self.is_stacked = False  # above its layers
         self.work = self.upper = self._pidfd = -1
         self._configuration: tuple[dict[str, str], int, int, str] | None = None
         self._is_busy = False
@@ -91,9 +105,13 @@ class Box:
         program = as_program(command)
         return await self._act(command, False, timeout_s, program is None and not is_stateless(command), program)
 
-    async def py(self, code: str, *, timeout_s: float = 30.0) -> Result:
-        """A snippet in a fresh fork of the warm interpreter; it sees the shell's directory and variables."""
-        return await self._act(code, True, timeout_s, False, None)
+    async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
+        """A snippet in a fresh fork of the warm interpreter; it sees the shell's directory and variables.
+
+        `cpu_s` bounds what it and all that it starts may use of the processor, and `cpu_s` counts in the result are then those of the whole
+        tree; one that mostly sleeps is stopped after four times as long. `timeout_s` is then for a machine that gives it no processor.
+        """
+        return await self._act(code, True, timeout_s, False, None, None if cpu_s is None else (cpu_s, _ASLEEP * cpu_s))
 
     async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:
         """One message. Raises `ValueError` for a path outside, a link on the way or anything but a regular file at its end.
@@ -111,6 +129,8 @@ class Box:
         reply = await self._call(("write", rows), START_S)
         if reply.status in (errno.ELOOP, errno.EXDEV, errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
             raise ValueError(f"path={reply.body.decode(errors='replace')}; only regular files without links on the way are written")
+        if reply.kind != wire.DONE and not reply.status:
+            raise self._failed(reply.body.decode(errors="replace"))
         if reply.kind != wire.DONE:
             raise OSError(reply.status, reply.body.decode(errors="replace"))
 
@@ -122,31 +142,52 @@ class Box:
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
         """Every regular file beneath the workspace or its folder `under`, links never followed.
 
-        Raises `ValueError` past `limit_bytes` in all.
+        Raises `Uncapturable` past `limit_bytes` in all, and for what else cannot be captured whole: the policy left it so.
 
         What processes write meanwhile may be missed: `kill` first.
         """
         self._check()
-        return beneath.read_all(self.work, limit_bytes, beneath.relative(under) if under else "")
+        reading = beneath.read_in_turns(self.work, limit_bytes, beneath.relative(under) if under else "")
+        try:
+            while True:
+                next(reading)
+                await anyio.lowlevel.checkpoint()
+                self._check()
+        except StopIteration as end:
+            return end.value
+        finally:
+            reading.close()
+
+    async def standing(self) -> Standing:
+        """What stands in the workspace now; compare it later by `is_as_it_was`, with everything killed."""
+        self._check()
+        return Standing(self.work)
 
     async def kill(self) -> None:
         """Kills everything inside but pid 1; costs nothing when nothing else is alive."""
         self._check()
         if not self._is_idle:
-            await self._call(("kill",), START_S)
+            reply = await self._call(("kill",), START_S)
+            if reply.kind != wire.DONE:
+                reason = "the kernel has not yet taken apart what the episode's processes held"
+                self.discard(reason)
+                raise SandboxExhausted(reason)
 
     async def snapshot(self) -> str:
-        """Freezes, copies, thaws; the sandbox goes on. Returns what `pool.fork` takes."""
+        """Freezes, copies, thaws; the sandbox goes on. Returns what `pool.fork` takes.
+
+        Raises `Uncapturable` where the episode's processes keep one another running.
+        """
         reply = await self._call(("freeze",), START_S)
         if reply.kind != wire.FROZEN:
-            raise SandboxFailure(f"the sandbox could not be frozen: {reply.body.decode(errors='replace')}")
+            raise Uncapturable(f"what runs in the sandbox could not be frozen: {reply.body.decode(errors='replace')}")
         cwd, *assignments = (os.fsdecode(part) for part in reply.body.split(b"\0"))
         env: dict[str, str] = {}
         for assignment in assignments:
             name, _, value = assignment.partition("=")
             env[name] = value
         try:
-            return await self._on_snapshot(self, Frozen(spec=self._spec, layers=self.layers, cwd=cwd, env=env))
+            return await self._on_snapshot(self, Frozen(spec=self._spec, layers=self.layers, is_stacked=self.is_stacked, cwd=cwd, env=env))
         finally:
             with anyio.CancelScope(shield=True):
                 await self._call(("thaw",), START_S)
@@ -155,7 +196,8 @@ class Box:
         """A connection to a server inside; waits until one listens. Raises `TimeoutError`. The caller closes it."""
         with anyio.fail_after(timeout_s):
             while True:
-                link = passed.tcp((await self._passed("connect", passed.port(port)))[0])
+                self._check()
+                link = passed.tcp(await self._make_socket("connect", passed.port(port)))
                 try:
                     if await passed.is_connected(link):
                         return link
@@ -170,14 +212,25 @@ class Box:
 
         Nothing outside this sandbox can connect to it. The caller closes it.
         """
-        return passed.tcp((await self._passed("listen", passed.port(port, least=0)))[0])
+        self._check()
+        return passed.tcp(await self._make_socket("listen", passed.port(port, least=0)))
 
     async def launch(self, command: str) -> Service:
         """`bash -c`, kept until it ends, the sandbox does, or everything inside is killed: by `kill` or at the deadline of an action."""
         problem = _unsayable(command)
         if problem:
             raise ValueError(f"command={command!r}: {problem.decode().strip()}")
-        stdin, stdout, stderr = passed.pipes(await self._passed("launch", command, 3))
+        pipes = [os.pipe() for _ in range(3)]
+        (reading, stdin), (stdout, writing), (stderr, complaining) = pipes
+        try:
+            await self._hand("launch", command, (reading, writing, complaining))
+        except BaseException:
+            passed.close((stdin, stdout, stderr))
+            raise
+        finally:
+            passed.close((reading, writing, complaining))
+        for descriptor in (stdin, stdout, stderr):
+            os.set_blocking(descriptor, False)
         return Service(stdin=stdin, stdout=stdout, stderr=stderr)
 
     async def close(self) -> None:
@@ -187,8 +240,8 @@ class Box:
     @property
     def pid(self) -> int:
         """Of pid 1, as the host sees it; -1 when it is dead."""
-        with open(f"/proc/self/fdinfo/{self._pidfd}", encoding="ascii") as file:
-            return int(next(line for line in file if line.startswith("Pid:")).split()[1])
+        with open(f"/proc/self/fdinfo/{self._pidfd}", "rb") as file:
+            return int(next(line for line in file if line.startswith(b"Pid:")).split()[1])
 
     def suspend(self) -> None:
         """Stops pid 1 itself, so that it answers no more: what a fault of ours would look like. For tests."""
@@ -209,7 +262,15 @@ class Box:
             if self.on_close is not None:
                 self.on_close(self)
 
-    async def _act(self, text: str, is_python: bool, timeout_s: float, carries: bool, program: Program | None) -> Result:
+    async def _act(
+        self,
+        text: str,
+        is_python: bool,
+        timeout_s: float,
+        carries: bool,
+        program: Program | None,
+        allowed: tuple[float, float] | None = None,
+    ) -> Result:
         if not 0 < timeout_s < math.inf:
             raise ValueError(f"timeout_s={timeout_s}: every action needs a finite deadline above 0")
         problem = _unsayable(text)
@@ -217,11 +278,13 @@ class Box:
             return Result(exit_code=127, output=problem, total_bytes=len(problem), fault=Fault.POLICY)
         direct = (program.words, program.globs, program.redirections) if program is not None else None
         try:
-            reply = await self._call(("act", text, is_python, timeout_s, carries, direct), timeout_s)
+            reply = await self._call(("act", text, is_python, timeout_s, carries, direct, allowed), timeout_s)
         except TimeoutError:
             return Result(
                 exit_code=None, output=b"", total_bytes=0, fault=Fault.TIMEOUT, killed_by="pid 1 silent", wall_s=timeout_s + GRACE_S
             )
+        if reply.kind != wire.RESULT:
+            raise self._failed(reply.body.decode(errors="replace"))
         exit_code: int | None
         if reply.killer:
             killed_by, fault = _KILLERS[reply.killer]
@@ -231,7 +294,9 @@ class Box:
             killed_by, fault, exit_code = f"signal {number}", None, 128 + number
         else:
             killed_by, fault, exit_code = None, None, os.WEXITSTATUS(reply.status)
-        if exit_code in (128 + signal.SIGXCPU, 137) and reply.cpu_s >= 0.9 * self._spec.cpu_s:
+        # The kernel counts whole ticks for the limit, and exact time for what is told here: on a busy machine much less.
+        least = {128 + signal.SIGXCPU: 0.5, 137: 0.9}.get(exit_code or 0)
+        if least is not None and reply.cpu_s >= least * self._spec.cpu_s:
             killed_by, fault = "cpu", Fault.BUDGET
         return Result(
             exit_code=exit_code,
@@ -244,27 +309,26 @@ class Box:
             peak_mb=reply.peak_mb,
         )
 
-    async def _passed(self, kind: str, what: object, count: int = 1) -> list[int]:
-        """Descriptors that pid 1 hands over. Several may ask at once. Raises `OSError` where there are none."""
+    async def _hand(self, kind: str, what: object, handed: Sequence[int]) -> None:
+        """Gives pid 1 descriptors. Several may do so at once. Raises `OSError`.
+
+        It never gives any itself: an episode may have as many under way as the kernel allows a user.
+        """
         async with self._handing_over:
-            descriptors: list[int] = []
             reply: Reply | None = None
             try:
                 with anyio.CancelScope(shield=True):  # it takes no time, and to give up in the middle would end the sandbox
-                    reply = await self._call((kind, what), START_S, descriptors)
+                    reply = await self._call((kind, what), START_S, handed)
             except TimeoutError as error:
                 raise SandboxFailure("the sandbox was silent and had to be killed") from error
             assert reply is not None
             if reply.kind != wire.DONE:
-                passed.close(descriptors)
+                if reply.killer == wire.START:
+                    raise SandboxExhausted(f"{kind} {what}: the episode holds every process that it may have")
                 raise OSError(reply.status, f"{kind} {what}: {reply.body.decode(errors='replace')}")
-            if len(descriptors) != count:
-                passed.close(descriptors)
-                raise self._failed("pid 1 handed over too much or too little")
-            return descriptors
 
-    async def _call(self, request: tuple[object, ...], timeout_s: float, descriptors: list[int] | None = None) -> Reply:
-        """One request, one reply, and what came with it into `descriptors`.
+    async def _call(self, request: tuple[object, ...], timeout_s: float, handed: Sequence[int] = ()) -> Reply:
+        """One request, with descriptors if there are any, and one reply.
 
         Raises `TimeoutError` after the sandbox had to be killed, `SandboxFailure` when it died.
         """
@@ -275,10 +339,16 @@ class Box:
             request, self._configuration = ("configure", *self._configuration, request), None
         self._is_busy = True
         try:
-            with anyio.move_on_after(timeout_s + GRACE_S):
-                reply = await exchange(self._link, wire.request(*request), descriptors)
-                self._is_idle = reply.is_idle
-                return reply
+            under_way = Exchange(self._link, wire.request(*request), handed)
+            pulse: Pulse | None = None
+            patience_s, wait_s = timeout_s + GRACE_S + STARVED_S, timeout_s + GRACE_S
+            while patience_s > 0 and (pulse is None or pulse.is_alive()):
+                with anyio.move_on_after(wait_s):
+                    reply = await under_way.finish()
+                    self._is_idle = reply.is_idle
+                    return reply
+                pulse = pulse or Pulse(self.pid)
+                patience_s, wait_s = patience_s - wait_s, GRACE_S
             self.discard("it was silent and had to be killed")
             raise TimeoutError
         except (OSError, SandboxFailure) as error:

@@ -1,65 +1,108 @@
-"""One control group around the zygote and all of its sandboxes: the kernel's own bound on what they hold together.
+"""The control groups of a pool: one around the zygote and everything, and room in it for one around each sandbox.
 
-What a single sandbox may hold is watched from inside it. Joining a group per sandbox would be exact, and would stop the host for
-10 ms whenever the kernel has to wait for a grace period.
+The host makes the outer group and hands it to the zygote's user; the zygote's keepers make the inner ones and join them once (see
+`inside/keeper.py`), because joining makes the kernel wait for a grace period. A group is locked for as long as its host lives, so that
+nobody sweeps away the group of another live pool, in whatever process or container it is.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_V1 = Path("/sys/fs/cgroup/memory")
-_V2 = Path("/sys/fs/cgroup")
+_ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "agito-"
+_CONTROLLERS = ("memory", "pids", "cpu")
+_TRIES = 8
+_NAME_BYTES = 5
+_SHARES_PER_CPU = 1024  # so much for one busy process outside
+
+
+class Lock:
+    """A directory held open and locked; `close` is idempotent."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One directory of a group. With version 1 there is one for each controller."""
+
+    path: Path
+    controllers: tuple[str, ...]
+    is_v1: bool
+    lock: Lock  # of the directory
+
+    @property
+    def entrance(self) -> Path:
+        """Where the zygote goes: with version 2, a group whose children are limited holds no process itself."""
+        return self.path if self.is_v1 else self.path / "zygote"
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A directory of ours in the control group file system."""
+    """Directories of ours in the control group file systems; the first one bounds memory."""
 
-    path: Path
+    places: tuple[Place, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.places[0].path
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        return tuple(name for place in self.places for name in place.controllers)
 
     def join(self, pid: int) -> bool:
         """Whether `pid`, and what it starts from now on, is now inside."""
         try:
-            (self.path / "cgroup.procs").write_text(str(pid))
+            for place in self.places:
+                (place.entrance / "cgroup.procs").write_text(str(pid))
         except OSError:
             return False
         return True
 
+    def delegate(self, uid: int) -> None:
+        """Lets `uid` make groups inside and move its own processes among them. Raises `OSError`."""
+        for place in self.places:
+            for path in {place.path, place.path / "cgroup.procs", place.entrance, place.entrance / "cgroup.procs"}:
+                os.chown(path, uid, -1)
+
     def remove(self) -> bool:
         """Whether it is gone; it stays while a process is left in it."""
-        try:
-            self.path.rmdir()
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        return True
+        removed = [_remove(place) for place in self.places]
+        return all(removed)
 
 
 def make(limit_bytes: int) -> Group | None:
     """A new group that may hold `limit_bytes`, or None where this user may not make one."""
-    for parent, is_v1 in _parents():
-        try:
-            for stale in parent.glob(f"{_PREFIX}*"):  # of a host that was killed
-                Group(stale).remove()
-            path = parent / f"{_PREFIX}{os.getpid()}-{os.urandom(3).hex()}"
-            path.mkdir()
-        except OSError:
+    name = f"{_PREFIX}{os.urandom(_NAME_BYTES).hex()}"
+    found: list[Place] = []
+    for parent, controllers, is_v1 in _parents():
+        place = _place(parent, name, controllers, is_v1)
+        if place is None:
             continue
         try:
-            if is_v1:
-                (path / "memory.limit_in_bytes").write_text(str(limit_bytes))
-            else:
-                (path / "memory.max").write_text(str(limit_bytes))
-                (path / "memory.oom.group").write_text("0")
+            _bound(place, limit_bytes)
         except OSError:
-            Group(path).remove()
+            _remove(place)
             continue
-        return Group(path)
+        found.append(place)
+        if not is_v1:
+            break
+    if found and "memory" in found[0].controllers:
+        return Group(tuple(found))
+    for place in found:
+        _remove(place)
     return None
 
 
@@ -68,25 +111,113 @@ def half_of_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
-def _parents() -> list[tuple[Path, bool]]:
-    """Where a group could be made: below our own; with version 2, where a group with processes has no limited children, beside it."""
+def _bound(place: Place, limit_bytes: int) -> None:
+    """Raises `OSError`. Where a group starts with what is its parent's, there is nothing to write."""
+    shares = _SHARES_PER_CPU * (os.cpu_count() or 1)
+    if place.is_v1:
+        if "memory" in place.controllers:
+            (place.path / "memory.limit_in_bytes").write_text(str(limit_bytes))
+        if "cpu" in place.controllers:
+            (place.path / "cpu.shares").write_text(str(shares))
+        return
+    (place.path / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in place.controllers))
+    place.entrance.mkdir()
+    if "memory" in place.controllers:
+        (place.path / "memory.max").write_text(str(limit_bytes))
+        (place.path / "memory.oom.group").write_text("0")
+    if "cpu" in place.controllers:
+        (place.path / "cpu.weight").write_text(str(min(10_000, shares * 100 // 1024)))
+
+
+def _place(parent: Path, name: str, controllers: tuple[str, ...], is_v1: bool) -> Place | None:
+    """A new, locked directory under `parent`, or None where this user may not make one. Sweeps what dead hosts left there."""
+    try:
+        for stale in parent.glob(f"{_PREFIX}*"):
+            _sweep(stale)
+        for attempt in range(_TRIES):
+            path = parent / (f"{name}-{attempt}" if attempt else name)
+            path.mkdir()
+            lock = _lock(path)
+            if lock is not None:
+                return Place(path, controllers, is_v1, lock)
+    except OSError:
+        pass
+    return None
+
+
+def _lock(path: Path) -> Lock | None:
+    """None where somebody else holds it or has removed the directory."""
+    try:
+        lock = Lock(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.stat().st_ino == os.fstat(lock.descriptor).st_ino:
+            return lock
+    except OSError:
+        pass
+    lock.close()
+    return None
+
+
+def _sweep(path: Path) -> None:
+    lock = _lock(path)
+    if lock is not None:  # its host is dead
+        _remove_tree(path)
+        lock.close()
+
+
+def _remove(place: Place) -> bool:
+    if not _remove_tree(place.path):
+        return False
+    place.lock.close()
+    return True
+
+
+def _remove_tree(path: Path) -> bool:
+    """Whether the group and those inside are gone."""
+    try:
+        for inner in path.iterdir():
+            if inner.is_dir():
+                inner.rmdir()
+        path.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _parents() -> Iterator[tuple[Path, tuple[str, ...], bool]]:
+    """Where groups could be made: below our own; with version 2, where a group with processes has no limited children, beside it too."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return []
-    found: list[tuple[Path, bool]] = []
+        return
+    found: dict[str, Path] = {}
+    unified: Path | None = None
     for line in lines:
         _, controllers, name = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            found.append((_V1 / name.lstrip("/"), True))
-        elif not controllers:
-            own = _V2 / name.lstrip("/")
-            found.extend((place, False) for place in (own, own.parent) if _limits_memory(place))
-    return found
+        for controller in controllers.split(","):
+            if controller in _CONTROLLERS:
+                found[controller] = _ROOT / controller / name.lstrip("/")
+        if not controllers:
+            unified = _ROOT / name.lstrip("/")
+    for controller in _CONTROLLERS:
+        if controller in found:
+            yield found[controller], (controller,), True
+    if unified is not None and "memory" not in found:
+        for place in (unified, unified.parent):
+            controllers = _controllers(place)
+            if "memory" in controllers:
+                yield place, controllers, False
 
 
-def _limits_memory(place: Path) -> bool:
+def _controllers(place: Path) -> tuple[str, ...]:
+    """Those that `place` hands to groups below it."""
     try:
-        return "memory" in (place / "cgroup.subtree_control").read_text().split()
+        handed = (place / "cgroup.subtree_control").read_text().split()
     except OSError:
-        return False
+        return ()
+    return tuple(name for name in _CONTROLLERS if name in handed)

@@ -6,8 +6,8 @@ import os
 
 from agito.errors import AgitoError
 from agito.protocols import SandboxSpec
-from agito.world.sandbox.launch import DROPPED_UID
 from agito.world.sandbox.pool import Pool
+from agito.world.sandbox.users import Users
 
 
 async def layers() -> dict[str, str]:
@@ -18,19 +18,26 @@ async def layers() -> dict[str, str]:
         await box.close()
         if result.exit_code != 0 or not result.output.startswith(b"1000\n/work\n"):
             raise AgitoError(f"the sandbox started, but its first command did not work: {result.output[:200]!r}")
-        zygote = pool.zygote
+        zygote, group, users = pool.zygote, pool.zygote.group, pool.zygote.users
         return {
             "tier": pool.tier,
             "namespaces": "user, mount, pid, network (loopback only), ipc, uts, cgroup",
-            "user": f"dropped to {DROPPED_UID}" if os.geteuid() == 0 else f"your own ({os.geteuid()}), in its own user namespace",
+            "user": _users(users),
             "seccomp": "deny-list" if zygote.has_seccomp else "off",
             "landlock": f"version {zygote.landlock}" if zygote.landlock >= 2 else "not in this kernel",
-            "memory": f"control group {zygote.group.path}, and a watchdog in each sandbox"
-            if zygote.group
-            else "a watchdog in each sandbox",
+            "memory": f"a control group for each sandbox ({', '.join(group.controllers)}), and a watchdog in each"
+            if group
+            else "a watchdog in each sandbox; no control group may be made here",
             "workspace": "overlay on tmpfs" if zygote.has_overlay else "tmpfs; snapshots are copied whole (overlay needs Linux 6.6)",
             "interpreter": zygote.interpreter,
         }
+
+
+def _users(users: Users) -> str:
+    if users.count > 1:
+        return f"one for each sandbox, from {users.first + 1} on"
+    own = users.first == os.geteuid()
+    return f"your own ({users.first}), in its own user namespace" if own else f"dropped to {users.first}, the same for all sandboxes"
 
 
 async def probe() -> str:

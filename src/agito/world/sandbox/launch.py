@@ -18,27 +18,48 @@ import anyio
 from agito.errors import NoIsolation
 from agito.world.sandbox.cgroup import Group, half_of_memory, make
 from agito.world.sandbox.inside import kernel, wire
+from agito.world.sandbox.users import Users, take_users
 
-DROPPED_UID = 1_900_000_001  # nobody's: outside the ranges of users, containers and services
 _MODULES = (
-    *("kernel", "seccomp", "wire", "layers", "capture", "memory", "box", "slots", "template", "expand", "start", "writing", "reading"),
-    *("calling", "network", "pid1", "zygote"),
+    *(
+        "kernel",
+        "seccomp",
+        "wire",
+        "layers",
+        "capture",
+        "clocks",
+        "state",
+        "memory",
+        "holding",
+        "usage",
+        "box",
+        "slots",
+        "template",
+        "expand",
+        "start",
+        "writing",
+        "reading",
+    ),
+    *("calling", "network", "crowd", "pid1", "groups", "roots", "keeper", "zygote"),
 )
 _START_S = 20.0
+HASH_SEED = 0
 _ABSENT = "the interpreter did not start"
 # The whole command line of the zygote, and so of every pid 1: it names no path of the host.
 _COMMAND = "import _socket;s=_socket.socket(fileno=0);exec(s.recv(9999))"
 _BOOT = b"""
 import marshal, os, sys
+sys.path[:] = [path for path in sys.path if path]
 control = _socket.socket(fileno=os.dup(0))
 os.dup2(os.open("/dev/null", os.O_RDWR), 0)
-settings, sources = marshal.loads(control.recv(1 << 20))
+message, ancillary, _, _ = control.recvmsg(1 << 20, 4096)
+settings, sources = marshal.loads(message)
 package = sys.modules["PACKAGE"] = type(sys)("PACKAGE")
 for name, source in sources:
     module = sys.modules["PACKAGE." + name] = type(sys)("PACKAGE." + name)
     setattr(package, name, module)
     exec(compile(source, name, "exec"), module.__dict__)
-package.zygote.main(control, settings)
+package.zygote.main(control, settings, ancillary)
 """.replace(b"PACKAGE", b"agito.world.sandbox.inside")
 
 
@@ -53,6 +74,7 @@ class Zygote:
     has_seccomp: bool
     landlock: int  # ABI version; 0: none
     group: Group | None  # the control group around everything
+    users: Users
 
     def request(self, *fields: Any, descriptors: tuple[int, ...] = ()) -> None:
         """Sends one request. Raises `OSError` when the zygote is gone or its queue is full."""
@@ -61,10 +83,18 @@ class Zygote:
 
 
 async def launch(
-    *, limit_bytes: int | None = None, cgroup: bool = True, overlay: bool = True, landlock: bool = True, seccomp: bool = True
+    *,
+    limit_bytes: int | None = None,
+    cgroup: bool = True,
+    users: bool = True,
+    overlay: bool = True,
+    landlock: bool = True,
+    seccomp: bool = True,
+    hash_seed: int = HASH_SEED,
 ) -> Zygote:
     """Raises `NoIsolation`, which names what this machine lacks and what to do about it.
 
+    `hash_seed` orders the sets of every interpreter inside alike, so that what a program answers does not depend on the pool.
     `limit_bytes` bounds all sandboxes together, half of the machine's memory by default. The flags exist for tests, which prove with
     them that an attack fires where a layer is missing.
     """
@@ -73,15 +103,17 @@ async def launch(
             f"no sandbox on {sys.platform}/{kernel.MACHINE}: run Agito on Linux, x86_64 or aarch64, or in a Linux virtual machine"
         )
     group = make(limit_bytes or half_of_memory()) if cgroup else None
+    taken = take_users(many=users)
     problems: list[str] = []
     for interpreter, prefix in _interpreters():
-        settings = {"uid": DROPPED_UID, "prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
-        answer = await _try(interpreter, settings, group)
+        settings = {"prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
+        answer = await _try(interpreter, settings, group, taken, hash_seed)
         if isinstance(answer, Zygote):
             return answer
         problems.append(f"{interpreter}: {answer}")
         if not answer.startswith(_ABSENT):
             break  # the kernel refused; another interpreter would not change that
+    taken.give_back()
     if group is not None:
         group.remove()
     raise NoIsolation(f"no sandbox on this machine ({'; '.join(problems)}): {_remedy(problems[-1])}")
@@ -94,6 +126,7 @@ async def stop(zygote: Zygote) -> None:
         await anyio.wait_readable(zygote.pidfd)
         while zygote.group is not None and not zygote.group.remove():  # noqa: ASYNC110 - the kernel says nothing when it is empty
             await anyio.sleep(0.005)
+    zygote.users.give_back()
     os.close(zygote.pidfd)
 
 
@@ -104,30 +137,38 @@ def _interpreters() -> list[tuple[str, str]]:
     return [*found, (own, sys.base_prefix)]
 
 
-async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None) -> Zygote | str:
+async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None, users: Users, hash_seed: int) -> Zygote | str:
     """A zygote, or why there is none."""
     inside = Path(__file__).parent / "inside"
     sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
     control, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    command = [interpreter, "-I", "-S", "-c", _COMMAND]
+    # Isolated (-I) but for its two variables: -P, no user site, and an empty environment otherwise.
+    command = [interpreter, "-s", "-S", "-c", _COMMAND]
+    variables = {"PYTHONHASHSEED": str(hash_seed), "PYTHONSAFEPATH": "1"}
     null = subprocess.DEVNULL
     answer = b""
     descriptors: list[int] = []
     with remote:
         try:
             process = subprocess.Popen(  # noqa: ASYNC220 - a vfork, once per pool
-                command, stdin=remote.fileno(), stdout=null, stderr=null, env={}, cwd="/", close_fds=True, start_new_session=True
+                command, stdin=remote.fileno(), stdout=null, stderr=null, env=variables, cwd="/", close_fds=True, start_new_session=True
             )
         except OSError as error:
             control.close()
             return f"{_ABSENT}: {error}"
     try:
-        if group is not None and not group.join(process.pid):
-            group.remove()
-            group = None
+        group = _enclose(process.pid, group, users)
+        places = group.places if group is not None else ()
+        settings = {
+            **settings,
+            "uid": users.first,
+            "num_uids": users.count - 1,
+            "groups": [(place.is_v1, place.controllers) for place in places],
+        }
         control.send(_BOOT)
-        control.send(marshal.dumps((dict(settings), sources), wire.FORMAT))
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [place.lock.descriptor for place in places]))]
+        control.sendmsg([marshal.dumps((settings, sources), wire.FORMAT)], rights if places else [])
         control.setblocking(False)
         with anyio.move_on_after(_START_S):
             await anyio.wait_readable(control)
@@ -154,7 +195,22 @@ async def _try(interpreter: str, settings: Mapping[str, object], group: Group | 
         has_seccomp=has_seccomp,
         landlock=landlock,
         group=group,
+        users=users,
     )
+
+
+def _enclose(pid: int, group: Group | None, users: Users) -> Group | None:
+    """The group, with the process in it and its user's leave to divide it; or None where that is refused."""
+    if group is None:
+        return None
+    try:
+        if group.join(pid):
+            group.delegate(users.first)
+            return group
+    except OSError:
+        pass
+    group.remove()
+    return None
 
 
 def _remedy(problem: str) -> str:
@@ -165,4 +221,6 @@ def _remedy(problem: str) -> str:
         )
     if "mount" in problem:
         return "needs Linux 5.12 or later and a /proc that is not masked (in a container: --security-opt systempaths=unconfined)"
-    return "install Python 3.9 or later as /usr/bin/python3 (Debian: apt install python3)"
+    if _ABSENT in problem:
+        return "install Python 3.10 or later as /usr/bin/python3 (Debian: apt install python3)"
+    return "this step is refused by the kernel or the container; run Agito outside of it, or in a virtual machine"

@@ -32,16 +32,6 @@ def tcp(descriptor: int) -> socket.socket:
     return found
 
 
-def pipes(descriptors: Sequence[int]) -> tuple[int, ...]:
-    """Raises `SandboxFailure` for anything but pipes."""
-    if not all(stat.S_ISFIFO(os.fstat(descriptor).st_mode) for descriptor in descriptors):
-        close(descriptors)
-        raise SandboxFailure("the sandbox handed over something that is no pipe")
-    for descriptor in descriptors:
-        os.set_blocking(descriptor, False)
-    return tuple(descriptors)
-
-
 async def is_connected(link: socket.socket) -> bool:
     """Whether a connection that has begun succeeds. One to itself, which TCP can make on a free port, does not count."""
     await anyio.wait_writable(link)

@@ -8,6 +8,7 @@ import resource
 import socket
 from collections import Counter, deque
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -15,11 +16,12 @@ import anyio
 
 from agito.errors import NotFound, SandboxFailure
 from agito.protocols import SandboxSpec
-from agito.world.sandbox.box import Box, Frozen
+from agito.world.sandbox.box import START_S, Box, Frozen
 from agito.world.sandbox.inside import wire
-from agito.world.sandbox.launch import Zygote, launch, stop
+from agito.world.sandbox.launch import HASH_SEED, Zygote, launch, stop
 
 COPY_S = 60.0
+MOST_LAYERS = 32  # of one sandbox: beyond, its next snapshot is whole
 COPIED_MB = 16  # forks of workspaces up to this size are copies
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _ENV = {"HOME": "/work", "USER": "agent", "LOGNAME": "agent", "SHELL": "/bin/bash", "LC_ALL": "C", "TERM": "dumb", "PWD": "/work"}
@@ -28,8 +30,9 @@ _ENV = {"HOME": "/work", "USER": "agent", "LOGNAME": "agent", "SHELL": "/bin/bas
 class Pool:
     """Implements `SandboxPool`. Use `await Pool.open()` and `await pool.aclose()`, or `async with`."""
 
-    def __init__(self, zygote: Zygote, warm: int) -> None:
+    def __init__(self, zygote: Zygote, warm: int, hash_seed: int = HASH_SEED) -> None:
         self.zygote = zygote
+        self._hash_seed = hash_seed
         self._num_warm = warm
         self._warm: deque[Box] = deque()
         self._live: set[Box] = set()
@@ -39,18 +42,20 @@ class Pool:
         self._bases: dict[str, str] = {}
         self._uses: Counter[str] = Counter()  # of every layer, by sandboxes and snapshots
         self._num_copies = 0
+        self._num_spawned = 0
         self._is_closed = False
 
     @classmethod
-    async def open(cls, *, warm: int = 8, limit_mb: int | None = None) -> Pool:
+    async def open(cls, *, warm: int = 8, limit_mb: int | None = None, hash_seed: int = HASH_SEED) -> Pool:
         """Keeps `warm` sandboxes started ahead. `limit_mb` bounds the memory of all together: half of the machine's by default.
 
+        `hash_seed` is Python's in all of them; another shows which programs depend on the order of a set.
         Raises `NoIsolation`.
         """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:  # four descriptors a sandbox
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        pool = cls(await launch(limit_bytes=limit_mb << 20 if limit_mb else None), warm)
+        pool = cls(await launch(limit_bytes=limit_mb << 20 if limit_mb else None, hash_seed=hash_seed), warm, hash_seed)
         await pool._refill(SandboxSpec())
         return pool
 
@@ -81,7 +86,8 @@ class Pool:
         frozen = self._snapshots.get(snapshot)
         if frozen is None:
             raise SandboxFailure(f"snapshot {snapshot!r}: not there, or dropped")
-        return await self._hand_out(await self._spawn(frozen.spec, frozen.layers), frozen.spec, dict(frozen.env), frozen.cwd)
+        box = await self._spawn(frozen.spec, frozen.layers, is_stacked=frozen.is_stacked)
+        return await self._hand_out(box, frozen.spec, dict(frozen.env), frozen.cwd)
 
     async def drop(self, snapshot: str) -> None:
         """Forgets a snapshot. Its layer goes when the last sandbox above it is closed. Idempotent."""
@@ -106,19 +112,23 @@ class Pool:
         with anyio.CancelScope(shield=True):
             await self.aclose()
 
-    async def _spawn(self, spec: SandboxSpec, layers: tuple[str, ...]) -> Box:
+    async def _spawn(self, spec: SandboxSpec, layers: tuple[str, ...], *, is_stacked: bool | None = None) -> Box:
         if self._is_closed:
             raise SandboxFailure("this pool is closed")
+        is_stacked = bool(layers) and (self._stacks(spec) if is_stacked is None else is_stacked)
         link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link.setblocking(False)
         try:
-            await self._request("spawn", (*_shape(spec), self._stacks(spec)), layers, descriptors=(remote.fileno(),))
+            name = f"{self._num_spawned:x}"
+            self._num_spawned += 1
+            await self._request("spawn", name, (*_shape(spec), is_stacked), layers, descriptors=(remote.fileno(),))
         except BaseException:
             link.close()
             raise
         finally:
             remote.close()
-        box = Box(link, spec, layers, self._keep)
+        box = Box(link, spec, layers, self._keep, partial(self._socket, name))
+        box.is_stacked = is_stacked
         self._live.add(box)
         self._uses.update(layers)
         box.on_close = self._forget
@@ -160,10 +170,12 @@ class Pool:
                     pass  # too busy, or gone; the layer goes with the zygote
 
     async def _keep(self, box: Box, frozen: Frozen) -> str:
-        """Copies what a frozen sandbox added to its layers, and remembers it."""
-        stacked = frozen.layers if self._stacks(frozen.spec) else ()
-        layer = await self._copy(box.upper)
-        frozen = replace(frozen, layers=(layer, *stacked))
+        """Copies what a frozen sandbox added to its layers, or all where that is little or the layers are many, and remembers it."""
+        adds = box.is_stacked and len(box.layers) < MOST_LAYERS
+        layer, has_marks = await self._copy(box.upper if adds else box.work)
+        # What overlay takes for marks, and it did not make itself, would change a fork that lies above: that one is copied.
+        is_stacked = adds or (self._stacks(frozen.spec) and not has_marks)
+        frozen = replace(frozen, layers=(layer, *frozen.layers) if adds else (layer,), is_stacked=is_stacked)
         self._uses.update(frozen.layers)
         self._snapshots[layer] = frozen
         return layer
@@ -180,15 +192,18 @@ class Pool:
             except OSError as error:
                 raise NotFound(f"base={directory!r}: {os.strerror(error.errno or 0)}; name a directory that exists") from None
             try:
-                layer = await self._copy(handle)
+                layer, _ = await self._copy(handle)
             finally:
                 os.close(handle)
             self._uses[layer] += 1
             self._bases[directory] = layer
         return self._bases[directory]
 
-    async def _copy(self, directory: int) -> str:
-        """A new immutable layer with the content of the directory open at `directory`. Raises `SandboxFailure`."""
+    async def _copy(self, directory: int) -> tuple[str, bool]:
+        """A new immutable layer with the content of the directory open at `directory`, and whether overlay would find marks in it.
+
+        Raises `SandboxFailure`.
+        """
         self._num_copies += 1
         layer = f"{self._num_copies:x}"
         link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -200,12 +215,32 @@ class Pool:
                 await anyio.wait_readable(link)
                 answer = link.recv(4096)
                 if len(answer) >= wire.REPLY.size and answer[4] == wire.DONE:
-                    return layer
+                    return layer, len(answer) > wire.REPLY.size
                 await self._request("drop", layer)
                 raise SandboxFailure(
                     f"the workspace could not be copied: {answer[wire.REPLY.size :].decode(errors='replace') or 'the zygote is gone'}"
                 )
         raise SandboxFailure(f"the workspace has not been copied for {COPY_S:.0f} s")
+
+    async def _socket(self, name: str, kind: str, port: int) -> int:
+        """A socket in the network of the sandbox `name`: one that begins to connect, or a listener. Raises `OSError`, `SandboxFailure`."""
+        link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with link:
+            link.setblocking(False)
+            with remote:
+                await self._request("socket", name, kind, port, descriptors=(remote.fileno(),))
+            with anyio.move_on_after(START_S):
+                await anyio.wait_readable(link)
+                answer, descriptors, _, _ = socket.recv_fds(link, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+                if len(descriptors) == 1:
+                    return descriptors[0]
+                if len(answer) < wire.REPLY.size:
+                    raise SandboxFailure("the zygote is gone")
+                number, reason = wire.REPLY.unpack_from(answer)[4], answer[wire.REPLY.size :].decode(errors="replace")
+                if number:
+                    raise OSError(number, f"{kind} {port}: {reason}")
+                raise SandboxFailure(reason)
+        raise SandboxFailure(f"no socket has been made for {START_S:.0f} s")
 
     def _take(self, spec: SandboxSpec) -> Box | None:
         """The oldest warm sandbox of the same sizes; those of another shape make room."""
@@ -231,7 +266,7 @@ class Pool:
                 name = self._tools[key] = hashlib.blake2b(repr(key).encode(), digest_size=8).hexdigest()
                 await self._request("tools", name, spec.tools, path)
             path = f"/run/tools/{name}"
-        return {**_ENV, "PATH": path, **spec.env}
+        return {**_ENV, "PATH": path, "PYTHONHASHSEED": str(self._hash_seed), **spec.env}
 
 
 def _shape(spec: SandboxSpec) -> tuple[float, ...]:

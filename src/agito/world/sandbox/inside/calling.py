@@ -7,49 +7,70 @@ read it; it is a sign, not a lock. Prints go nowhere. Nothing is imported after 
 
 from __future__ import annotations
 
+import builtins
 import fcntl
+import marshal
 import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 OUT = 200  # where the answer leaves; far from what code opens by accident
-DIRTY = 77  # exit code: /tmp holds something that was there before the code
-
+DIRTY = 77  # exit code: something ran in this box before, and left more than nothing
+MAX_DEPTH = 500  # of lists and dictionaries in one another
+_RECURSION = 4 * MAX_DEPTH  # frames that are enough to write an answer, whatever the code has set
+_DICTS = ("Counter", "OrderedDict", "defaultdict")  # equal to a plain dictionary, as Python's own `==` says
+_ESCAPES = {code: f"\\u{code:04x}" for code in range(32)} | {34: '\\"', 92: "\\\\"}
+_EXCEPTIONS = {id(kind): kind.__name__ for kind in vars(builtins).values() if isinstance(kind, type) and issubclass(kind, BaseException)}
 
 _type: Callable[[object], Any] = type
 
 
-def answer(token: bytes, path: str, name: str, arguments: list[Any]) -> NoReturn:
-    """Prints `token` and ["value", V], ["raises", TYPE], ["odd", TYPE] or ["missing", TYPE]. `path` is a dotted module beneath /work."""
+def clean(pid: int) -> None:
+    """Leaves with `DIRTY` where an earlier snippet left something that lasts. The workspace is the host's to compare, which did so last.
+
+    What is seen here: a change in /tmp, which is shared memory too, since the workspace was prepared (nobody can set the time of a change);
+    how many processes there have been, as this must be number `pid`; and packets on the loopback.
+    """
+    if os.getpid() != pid or os.stat("/tmp").st_ctime_ns >= os.stat("/work").st_ctime_ns or _has_traffic():
+        os._exit(DIRTY)
+
+
+def answer(token: bytes, path: str, name: str, packed: bytes) -> NoReturn:
+    """Prints `token` and ["value", V], ["raises", TYPE], ["odd", TYPE] or ["missing", TYPE]. `path` is a dotted module beneath /work.
+
+    `packed` are the arguments, marshalled. An exception counts as the closest of the builtin ones that it is.
+    """
     out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, OUT)
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    if os.listdir("/tmp"):
-        os._exit(DIRTY)
-    write, leave, known = os.write, os._exit, sys.stdlib_module_names
+    write, leave, known, deepen = os.write, os._exit, sys.stdlib_module_names, sys.setrecursionlimit
+    lengthen: Callable[[int], object] = getattr(sys, "set_int_max_str_digits", int)
 
     def say(kind: str, value: str) -> NoReturn:
-        data = token + f'["{kind}",{value}]'.encode()
+        data = token + f'["{kind}",{value}]'.encode("utf-8", "surrogatepass")
         while data:
             data = data[write(out, data) :]
         leave(0)
 
+    arguments = marshal.loads(packed)
     sys.path[0] = "/work"
     sys.dont_write_bytecode = True
     try:
         function = getattr(load(path), name)
     except BaseException as error:  # whatever the code raises is its own result
-        say("missing", text(type(error).__name__))
+        say("missing", text(_type(error).__name__))
     try:
         value = function(*arguments)
     except BaseException as error:  # whatever the code raises is its own result
-        say("raises", text(type(error).__name__))
+        say("raises", text(next(_EXCEPTIONS[id(kind)] for kind in _type(error).__mro__ if id(kind) in _EXCEPTIONS)))
     try:
+        deepen(_RECURSION)
+        lengthen(0)
         plain = text(value)
     except BaseException as error:  # a value that is not plain, or that fights back
-        kind: Any = error.args[0] if type(error) is TypeError and error.args and isinstance(error.args[0], type) else type(error)
+        kind: Any = error.args[0] if _type(error) is TypeError and error.args and isinstance(error.args[0], type) else _type(error)
         say("odd", text(("" if kind.__module__ in known else "its own ") + kind.__name__))
     say("value", plain)
 
@@ -62,14 +83,17 @@ def load(path: str) -> Any:
     file = os.open(name, os.O_RDONLY)
     source = os.read(file, os.fstat(file).st_size)
     os.close(file)
-    module = sys.modules[path] = type(sys)(path)
+    module = sys.modules[path] = _type(sys)(path)
     module.__file__, module.__package__ = name, ""
-    exec(compile(source, name, "exec"), module.__dict__)
+    exec(compile(source, name, "exec", dont_inherit=True), module.__dict__)
     return module
 
 
-def text(value: Any) -> str:
-    """JSON, without the `json` module, which is slow to import. Raises `TypeError` with the type that is not plain."""
+def text(value: Any, depth: int = 0) -> str:
+    """JSON, without the `json` module, which is slow to import. Raises `TypeError` with the type that is not plain, or is too deep.
+
+    Half characters stay halves: two that would make one are not joined, as an escape would join them.
+    """
     kind = _type(value)
     if value is None:
         return "null"
@@ -80,14 +104,27 @@ def text(value: Any) -> str:
     if kind is str:
         if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:
             return f'"{value}"'
-        units = value.encode("utf-16-be", "surrogatepass")
-        return '"' + "".join(f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2)) + '"'
+        return f'"{value.translate(_ESCAPES)}"'
+    if depth >= MAX_DEPTH:
+        raise TypeError(kind)
+    parts: list[str] = []
     if kind is list:
-        return "[" + ",".join([text(each) for each in value]) + "]"
-    if kind is dict:
-        entries: list[tuple[Any, Any]] = list(value.items())
-        for key, _ in entries:
-            if type(key) is not str:
+        for each in value:
+            parts.append(text(each, depth + 1))
+        return f"[{','.join(parts)}]"
+    if kind is dict or (issubclass(kind, dict) and kind.__module__ == "collections" and kind.__name__ in _DICTS):
+        entries: list[tuple[Any, Any]] = list(dict.items(value))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        for key, each in entries:
+            if _type(key) is not str:
                 raise TypeError(_type(key))
-        return "{" + ",".join([f"{text(key)}:{text(each)}" for key, each in entries]) + "}"
-    raise TypeError(kind)
+            parts.append(f"{text(key)}:{text(each, depth + 1)}")
+        return f"{{{','.join(parts)}}}"
+    raise TypeError(kind)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _has_traffic() -> bool:
+    """Whether a packet has passed through the loopback; there is no other network."""
+    file = os.open("/proc/1/net/dev", os.O_RDONLY)
+    line = os.read(file, 4096).rpartition(b"lo:")[2].split()
+    os.close(file)
+    return line[0] != b"0"

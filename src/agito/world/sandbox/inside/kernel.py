@@ -21,6 +21,9 @@ _NUMBERS = {  # name: (x86_64, aarch64)
     "landlock_restrict_self": (446, 446),
     "seccomp": (317, 277),
     "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "umount2": (166, 39),
+    "prctl": (157, 167),
 }
 SUPPORTED = MACHINE in ("x86_64", "aarch64")
 NR = {name: pair[0 if MACHINE == "x86_64" else 1] for name, pair in _NUMBERS.items()}
@@ -32,7 +35,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_NOATIME, MS_BIND, MS_REC, MS_PRIVATE = 1024, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 AT_FDCWD, AT_RECURSIVE, AT_EMPTY_PATH = -100, 0x8000, 0x1000
-MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2, 4, 1 << 20
 
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 4, 22, 38
 
@@ -93,12 +96,13 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
 
 
 def umount(target: str) -> None:
-    _check(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
+    name = os.fsencode(target)
+    syscall("umount2", address(name), MNT_DETACH, 0, 0, 0, key)
 
 
 def pivot_root(new: str, old: str) -> None:
     new_bytes, old_bytes = os.fsencode(new), os.fsencode(old)
-    syscall("pivot_root", address(new_bytes), address(old_bytes))
+    syscall("pivot_root", address(new_bytes), address(old_bytes), 0, 0, 0, key)
 
 
 def make_read_only(path: str, *, recursive: bool) -> None:
@@ -111,6 +115,23 @@ def detached_copy(path: str) -> int:
     """A descriptor of a second, unattached mount of the directory `path`, with the flags it has now."""
     name = os.fsencode(path)
     return syscall("open_tree", AT_FDCWD, address(name), 1 | os.O_CLOEXEC)
+
+
+def shift_owner(path: str, user: int) -> None:
+    """Mounts the directory `path` over itself: what belongs to the zygote there then belongs to the one user of the namespace `user`."""
+    name, empty = os.fsencode(path), b"\0"
+    tree = syscall("open_tree", AT_FDCWD, address(name), 1 | os.O_CLOEXEC, 0, 0, key)
+    try:
+        attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_IDMAP | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0, 0, user)
+        syscall("mount_setattr", tree, address(empty), AT_EMPTY_PATH, ctypes.addressof(attributes), 32, key)
+        syscall("move_mount", tree, address(empty), AT_FDCWD, address(name), 4, key)  # from the descriptor itself
+    finally:
+        os.close(tree)
+
+
+def hide() -> None:
+    """Nobody may look into the calling process any more."""
+    syscall("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0, key)
 
 
 def prctl(option: int, value: int = 0) -> None:

@@ -1,7 +1,8 @@
 """Copying a directory tree that an episode wrote, by descriptors only, into an immutable layer.
 
-Hard links stay links, holes stay holes, overlay's own marks (whiteouts, opaque directories) are kept. Sockets are left out.
-Directories of a copy list their entries in the order of the original.
+Hard links stay links, holes stay holes, extended attributes are kept, overlay's own marks (whiteouts, opaque directories) among them.
+Sockets are left out. Directories of a copy list their entries in the order of the original. Neither depth nor length of a path matters:
+one directory is open at a time, and its parent is found again by `..`, which leads nowhere else while nothing in the tree moves.
 """
 
 from __future__ import annotations
@@ -10,101 +11,192 @@ import errno
 import os
 import stat
 
-MAX_DEPTH = 128
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_DIRECTORY = _READ | os.O_DIRECTORY
+_USER = "user."
 _OVERLAY = "user.overlay."
+_NUM_NAMES = 15  # of a path in one call: at most 255 bytes each
+
+Entry = tuple[str, os.stat_result]
 
 
-def copy_tree(source: int, target: int) -> None:
-    """From the directory open at `source` into the empty one open at `target`. Raises `OSError`."""
-    _copy_directory(source, target, target, "", {}, 0)
+def copy_tree(source: int, target: int) -> bool:
+    """From the directory open at `source` into the empty one open at `target`. Raises `OSError`.
+
+    Returns whether anything in it is what overlay takes for a mark of its own.
+    """
+    return _Copy(source, target).run()
 
 
-def remove_tree(parent: int, name: str) -> None:
-    """Removes `name` under the directory open at `parent`. Raises `OSError`."""
+def remove_tree(parent: int, name: str, *, most: int | None = None) -> bool:
+    """Removes `name` under the directory open at `parent`, or begins to: whether it is gone after `most` entries. Raises `OSError`."""
     os.chmod(name, 0o700, dir_fd=parent)
-    directory = os.open(name, _READ | os.O_DIRECTORY, dir_fd=parent)
+    here = os.open(name, _DIRECTORY, dir_fd=parent)
+    names: list[str] = []  # of the directories down to here
+    pending = [_names(here)]
+    left = most
     try:
-        for entry in _entries(directory):
-            if entry.is_dir(follow_symlinks=False):
-                remove_tree(directory, entry.name)
-            else:
-                os.unlink(entry.name, dir_fd=directory)
-    finally:
-        os.close(directory)
-    os.rmdir(name, dir_fd=parent)
-
-
-def _copy_directory(source: int, target: int, root: int, path: str, linked: dict[int, str], depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise OSError(errno.ELOOP, f"the workspace is deeper than {MAX_DEPTH} directories")
-    for entry in reversed(_entries(source)):  # a tmpfs lists the newest first
-        info = entry.stat(follow_symlinks=False)
-        name, kind = entry.name, stat.S_IFMT(info.st_mode)
-        here = f"{path}/{name}" if path else name
-        if kind == stat.S_IFREG and info.st_nlink > 1 and info.st_ino in linked:
-            os.link(linked[info.st_ino], name, src_dir_fd=root, dst_dir_fd=target)
-            continue
-        if kind == stat.S_IFDIR:
-            os.mkdir(name, 0o700, dir_fd=target)
-            inner_source = os.open(name, _READ | os.O_DIRECTORY, dir_fd=source)
-            inner_target = os.open(name, _READ | os.O_DIRECTORY, dir_fd=target)
-            try:
-                _copy_directory(inner_source, inner_target, root, here, linked, depth + 1)
-                _copy_marks(inner_source, inner_target)
-                os.fchmod(inner_target, stat.S_IMODE(info.st_mode))
-            finally:
-                os.close(inner_source)
-                os.close(inner_target)
-        elif kind == stat.S_IFREG:
-            _copy_file(source, target, name, info)
-            if info.st_nlink > 1:
-                linked[info.st_ino] = here
-        elif kind == stat.S_IFLNK:
-            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-        elif kind == stat.S_IFIFO or (kind == stat.S_IFCHR and info.st_rdev == 0):
-            os.mknod(name, info.st_mode, 0, dir_fd=target)
-        else:
-            continue
-        os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=target, follow_symlinks=False)
-
-
-def _copy_file(source: int, target: int, name: str, info: os.stat_result) -> None:
-    reading = os.open(name, _READ, dir_fd=source)
-    try:
-        writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
-        try:
-            at, size = 0, info.st_size
-            while at < size:
-                try:
-                    at = os.lseek(reading, at, os.SEEK_DATA)
-                except OSError as error:
-                    if error.errno != errno.ENXIO:
-                        raise
+        while True:
+            if not pending[-1]:
+                pending.pop()
+                if not names:
                     break
-                hole = os.lseek(reading, at, os.SEEK_HOLE)
-                os.lseek(writing, at, os.SEEK_SET)
-                while at < hole and (sent := os.sendfile(writing, reading, at, hole - at)):
-                    at += sent
-            os.ftruncate(writing, size)
-            _copy_marks(reading, writing)
-            os.fchmod(writing, stat.S_IMODE(info.st_mode))
-        finally:
-            os.close(writing)
+                here = _climb(here)
+                os.rmdir(names.pop(), dir_fd=here)
+                continue
+            entry, is_directory = pending[-1].pop()
+            if is_directory:
+                os.chmod(entry, 0o700, dir_fd=here)
+                here = _descend(here, entry)
+                names.append(entry)
+                pending.append(_names(here))
+            else:
+                os.unlink(entry, dir_fd=here)
+            if left is not None:
+                left -= 1
+                if left < 0:
+                    return False
     finally:
-        os.close(reading)
+        os.close(here)
+    os.rmdir(name, dir_fd=parent)
+    return True
 
 
-def _copy_marks(source: int, target: int) -> None:
+class _Copy:
+    """One copy under way: the pair of directories that it is in, and what is left to do in each one above."""
+
+    def __init__(self, source: int, target: int) -> None:
+        self.root = target
+        self.source, self.target = os.open(".", _DIRECTORY, dir_fd=source), os.open(".", _DIRECTORY, dir_fd=target)
+        self.top = os.fstat(self.source)
+        self.above: list[Entry] = []  # the directories down to here
+        self.pending = [_entries(self.source)]
+        self.linked: dict[int, tuple[str, ...]] = {}  # where the first of several links to a file lies
+        self.has_marks = False
+
+    def run(self) -> bool:
+        try:
+            while self.pending:
+                if self.pending[-1]:
+                    self.copy(*self.pending[-1].pop())  # a tmpfs lists the newest first
+                else:
+                    self.leave()
+            os.fchmod(self.target, stat.S_IMODE(self.top.st_mode))
+        finally:
+            os.close(self.source)
+            os.close(self.target)
+        return self.has_marks
+
+    def copy(self, name: str, info: os.stat_result) -> None:
+        kind = stat.S_IFMT(info.st_mode)
+        if kind == stat.S_IFREG and info.st_nlink > 1 and info.st_ino in self.linked:
+            self.link(name, self.linked[info.st_ino])
+            return
+        if kind == stat.S_IFDIR:
+            self.enter(name, info)
+            return
+        if kind == stat.S_IFREG:
+            self.copy_file(name, info)
+            if info.st_nlink > 1:
+                self.linked[info.st_ino] = (*(above for above, _ in self.above), name)
+        elif kind == stat.S_IFLNK:
+            os.symlink(os.readlink(name, dir_fd=self.source), name, dir_fd=self.target)
+        elif kind == stat.S_IFIFO or (kind == stat.S_IFCHR and info.st_rdev == 0):
+            os.mknod(name, info.st_mode, 0, dir_fd=self.target)
+            self.has_marks |= kind == stat.S_IFCHR
+        else:
+            return
+        os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=self.target, follow_symlinks=False)
+
+    def enter(self, name: str, info: os.stat_result) -> None:
+        os.mkdir(name, 0o700, dir_fd=self.target)
+        self.source, self.target = _descend(self.source, name), _descend(self.target, name)
+        self.above.append((name, info))
+        self.pending.append(_entries(self.source))
+
+    def leave(self) -> None:
+        self.pending.pop()
+        if not self.above:
+            return
+        name, info = self.above.pop()
+        self.has_marks |= _copy_attributes(self.source, self.target)
+        os.fchmod(self.target, stat.S_IMODE(info.st_mode))
+        self.source, self.target = _climb(self.source), _climb(self.target)
+        here, outer = os.fstat(self.source), self.above[-1][1] if self.above else self.top
+        if here.st_ino != outer.st_ino or here.st_dev != outer.st_dev:
+            raise OSError(errno.ESTALE, "a directory was moved while it was copied")
+        os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=self.target, follow_symlinks=False)
+
+    def link(self, name: str, first: tuple[str, ...]) -> None:
+        folder = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.root)
+        try:
+            for at in range(0, len(first) - 1, _NUM_NAMES):
+                path = "/".join(first[at : min(at + _NUM_NAMES, len(first) - 1)])
+                folder = _descend(folder, path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            os.link(first[-1], name, src_dir_fd=folder, dst_dir_fd=self.target)
+        finally:
+            os.close(folder)
+
+    def copy_file(self, name: str, info: os.stat_result) -> None:
+        reading = os.open(name, _READ, dir_fd=self.source)
+        try:
+            writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.target)
+            try:
+                _copy_content(reading, writing, info.st_size)
+                self.has_marks |= _copy_attributes(reading, writing)
+                os.fchmod(writing, stat.S_IMODE(info.st_mode))
+            finally:
+                os.close(writing)
+        finally:
+            os.close(reading)
+
+
+def _copy_content(reading: int, writing: int, size: int) -> None:
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(reading, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break
+        hole = os.lseek(reading, at, os.SEEK_HOLE)
+        os.lseek(writing, at, os.SEEK_SET)
+        while at < hole and (sent := os.sendfile(writing, reading, at, hole - at)):
+            at += sent
+    os.ftruncate(writing, size)
+
+
+def _copy_attributes(source: int, target: int) -> bool:
+    """Whether one of them is what overlay would take for a mark of its own."""
     try:
         names = os.listxattr(source)
     except OSError:  # a file system without them
-        return
+        return False
     for name in names:
-        if name.startswith(_OVERLAY):
+        if name.startswith(_USER):
             os.setxattr(target, name, os.getxattr(source, name))
+    return any(name.startswith(_OVERLAY) for name in names)
 
 
-def _entries(directory: int) -> list[os.DirEntry[str]]:
+def _entries(directory: int) -> list[Entry]:
+    """In the order in which they are to be taken from the end."""
     with os.scandir(directory) as entries:
-        return list(entries)
+        return [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+
+
+def _names(directory: int) -> list[tuple[str, bool]]:
+    """With whether it is a directory."""
+    with os.scandir(directory) as entries:
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+
+
+def _descend(here: int, name: str, flags: int = _DIRECTORY) -> int:
+    """Closes `here` once the other is open."""
+    inner = os.open(name, flags, dir_fd=here)
+    os.close(here)
+    return inner
+
+
+def _climb(here: int) -> int:
+    return _descend(here, "..")

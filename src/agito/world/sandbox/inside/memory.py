@@ -1,4 +1,4 @@
-"""How much memory an episode's processes hold, and how to stop them all; by looking into /proc from pid 1."""
+"""Which processes an episode has, and how to stop them all; by looking into /proc from pid 1."""
 
 from __future__ import annotations
 
@@ -12,48 +12,37 @@ else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_MIB = 1 << 20
-
-
-def used_mb(limit_mb: float) -> float:
-    """Memory of every process but this one. Exact only near `limit_mb`; below, an overestimate that is cheap.
-
-    Files in /work and /tmp are bounded by their own sizes, and memfds do not exist here. Does not see socket and pipe buffers.
-    """
-    pids = others()
-    rough = sum(_resident(pid) for pid in pids) / _MIB
-    return rough if rough <= limit_mb else sum(_proportional(pid) for pid in pids) / _MIB
-
-
 def others() -> list[int]:
     """Every process in the sandbox but this one."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
 
 
+def num_threads() -> int:
+    """Of every process in the sandbox, this one too; the kernel counts what has ended and is not reaped."""
+    return 1 + sum(_num_threads(pid) for pid in others())
+
+
 def stop_others() -> list[int]:
-    """Stops every running process and waits until it stands still. Returns those to be continued; others stood already.
+    """Stops every process, all at once, and waits until each of their threads stands still. Returns those to be continued.
 
     Raises `TimeoutError`, with everything running again, when some do not stop within a second.
     """
     started = time.monotonic()
-    stopped: list[int] = []
-    while running := {pid: state for pid in others() if (state := _state(pid)) not in "TtZX"}:
-        for pid in running:
-            if pid not in stopped:
-                try:
-                    os.kill(pid, signal.SIGSTOP)
-                    stopped.append(pid)
-                except ProcessLookupError:
-                    pass
+    stood = {pid for pid in others() if not _moving(pid)}
+    while True:
+        try:
+            os.kill(-1, signal.SIGSTOP)  # one after another, they could continue each other
+        except ProcessLookupError:
+            return []
+        states = {pid: _moving(pid) for pid in others()}
+        moving = "".join(states.values())
         waited = time.monotonic() - started
-        if waited > 0.02 and set(running.values()) == {"D"}:
-            break  # a parent in vfork waits for a child that stands still
+        if not moving or (waited > 0.02 and set(moving) == {"D"}):  # a parent in vfork waits for a child that stands still
+            return [pid for pid in states if pid not in stood]
         if waited > 1.0:
-            resume(stopped)
+            resume([pid for pid in states if pid not in stood])
             raise TimeoutError("processes did not stop")
         time.sleep(0.0002)
-    return stopped
 
 
 def resume(stopped: list[int]) -> None:
@@ -64,32 +53,41 @@ def resume(stopped: list[int]) -> None:
             pass
 
 
-def _read(path: str) -> bytes:
+def read(path: str, most: int = 4096) -> bytes:
+    """What a file of /proc says, up to `most` bytes; nothing where it cannot be read."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
     try:
-        return os.read(handle, 4096)
+        found = os.read(handle, most)
+        while most > 4096 and len(found) < most and (more := os.read(handle, most - len(found))):
+            found += more
     except OSError:
-        return b""
+        return b""  # its process has ended
     finally:
         os.close(handle)
+    return found
 
 
-def _state(pid: int) -> str:
-    text = _read(f"/proc/{pid}/stat")
+def state_of(pid: int) -> str:
+    """One letter; X where there is no such process."""
+    text = read(f"/proc/{pid}/stat")
     return text[text.rfind(b")") + 2 :][:1].decode() or "X"
 
 
-def _resident(pid: int) -> int:
-    fields = _read(f"/proc/{pid}/statm").split()
-    return int(fields[1]) * _PAGE if len(fields) > 1 else 0
+def _num_threads(pid: int) -> int:
+    try:
+        return max(1, len(os.listdir(f"/proc/{pid}/task")))
+    except OSError:
+        return 1
 
 
-def _proportional(pid: int) -> int:
-    """Shared pages divided among those who share them; where a process hides that, all of its resident pages."""
-    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
-        if line.startswith(b"Pss:"):
-            return int(line.split()[1]) * 1024
-    return _resident(pid)
+def _moving(pid: int) -> str:
+    """The states of those threads of a process that do not stand still. The first may have ended, and the process goes on."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return ""
+    states = (read(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
+    return "".join(state for text in states if (state := text[text.rfind(b")") + 2 :][:1].decode()) not in "TtZX")

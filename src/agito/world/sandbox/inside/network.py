@@ -1,7 +1,4 @@
-"""Sockets of this sandbox's own network, made to be handed to the host: the only way in, and there is none out.
-
-TCP only: unlike a unix socket it can carry neither descriptors nor credentials, so all that ever crosses it is bytes.
-"""
+"""Sockets of the caller's network, made to be handed to the host."""
 
 from __future__ import annotations
 
@@ -19,19 +16,11 @@ def connecting(port: int) -> int:
 
 
 def listening(port: int) -> int:
-    """A listener; 0 lets the kernel choose. Raises `OSError` where the port is taken.
-
-    The host may hold it longer than this sandbox lives. So it sends a packet: a network that was used is never given to another sandbox.
-    """
+    """A listener; 0 lets the kernel choose. Raises `OSError` where the port is taken."""
     listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
     try:
         listener.bind((LOOPBACK, port))
         listener.listen(_BACKLOG)
-        mark = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
-        try:
-            mark.sendto(b"", listener.getsockname())
-        finally:
-            mark.close()
         return listener.detach()
     finally:
         listener.close()

@@ -1,16 +1,16 @@
 """User and network namespaces that outlive a sandbox, because they cost more to make than all the rest of it.
 
-A slot serves one sandbox at a time. Its network has a loopback that is up and nothing else, and it is used again only when not
-one packet has passed through it; its user namespace holds one mapping and nothing else. The sandbox has no capability over
-either. So what the next sandbox finds cannot be told from a new one.
+A slot serves one sandbox at a time. Its network has a loopback that is up and nothing else, and it is used again only when every
+counter and table of it that can be read inside is as it was when it was new; its user namespace holds one mapping and nothing else.
+The sandbox has no capability over either. So what the next sandbox finds cannot be told from a new one.
 """
 
 from __future__ import annotations
 
 import _socket
+import errno
 import fcntl
 import os
-import struct
 from typing import TYPE_CHECKING
 
 from agito.world.sandbox.inside import box, kernel
@@ -20,41 +20,28 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
-_GET_LINK = struct.pack("=IHHIIBxHiII", 32, 18, 1, 1, 0, 0, 0, 1, 0, 0)  # RTM_GETLINK of interface 1
-_STATS64 = 23  # IFLA_STATS64
+# What a sandbox could change in its network without a single packet: counters of failures, and what is kept for a while after its owner.
+_TABLES = ("dev", "snmp", "snmp6", "dev_snmp6/lo", "netstat", "rt6_stats", "ip6_flowlabel", "igmp", "igmp6")
+_LARGEST = 1 << 14
 
 
 class Slot:
-    """One pair of namespaces, held open."""
+    """One pair of namespaces. The maker is in the network; the user namespace is held open."""
 
-    def __init__(self) -> None:
-        """Leaves the caller in the new network namespace. Raises `OSError`."""
+    def __init__(self, identity: int) -> None:
+        """`identity` is what the user of the sandbox is outside it. Raises `OSError`."""
         kernel.unshare(kernel.CLONE_NEWNET)
-        self.network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         raise_loopback()
-        self.asking = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 0)
-        self.user = _user_namespace()
-
-    def enter(self) -> None:
-        """What the caller clones from here on is in this slot's network."""
-        kernel.setns(self.network, kernel.CLONE_NEWNET)
+        self.user = _user_namespace(identity)
+        self.is_used = False
+        self.fresh = _tables()
 
     def is_unused(self) -> bool:
-        """Whether no packet has ever passed through its loopback."""
-        self.asking.send(_GET_LINK)
-        answer = self.asking.recv(1 << 14)
-        at = 32
-        while at + 4 <= len(answer):
-            length, kind = struct.unpack_from("=HH", answer, at)
-            if kind == _STATS64:
-                return not any(answer[at + 4 : at + length])
-            at += (length + 3) & ~3 or len(answer)
-        return False
+        """Whether nothing that can be read in the network tells that a sandbox was there."""
+        return not self.is_used and _tables() == self.fresh
 
     def close(self) -> None:
-        os.close(self.network)
         os.close(self.user)
-        self.asking.close()
 
 
 def raise_loopback() -> None:
@@ -63,7 +50,22 @@ def raise_loopback() -> None:
     probe.close()
 
 
-def _user_namespace() -> int:
+def _tables() -> list[bytes]:
+    """What is to be read in the network that the caller is in."""
+    directory = os.open("/proc/self/net", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    found: list[bytes] = []
+    for name in _TABLES:
+        try:
+            handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        except OSError:
+            continue  # a kernel without it
+        found.append(os.read(handle, _LARGEST))
+        os.close(handle)
+    os.close(directory)
+    return found
+
+
+def _user_namespace(identity: int) -> int:
     """One with a single mapping, in which no further user namespace can be made."""
     mapped, written = os.pipe(), os.pipe()
     child = kernel.clone(kernel.CLONE_NEWUSER)
@@ -71,16 +73,17 @@ def _user_namespace() -> int:
         os.read(mapped[0], 1)
         try:
             box.write("/proc/sys/user/max_user_namespaces", b"0")
+            os.write(written[1], b".")
         except OSError:
-            pass  # seccomp refuses them too
-        os.write(written[1], b".")
+            os.write(written[1], b"!")
         while True:
             signal.pause()
     try:
-        box.write(f"/proc/{child}/gid_map", b"1000 1000 1")
-        box.write(f"/proc/{child}/uid_map", b"1000 1000 1")
+        box.write(f"/proc/{child}/gid_map", b"%d %d 1" % (box.ZYGOTE, identity))
+        box.write(f"/proc/{child}/uid_map", b"%d %d 1" % (box.ZYGOTE, identity))
         os.write(mapped[1], b".")
-        os.read(written[0], 1)
+        if os.read(written[0], 1) != b".":
+            raise OSError(errno.EPERM, "further user namespaces could not be forbidden")
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.kill(child, signal.SIGKILL)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from agito.world.sandbox.inside import kernel
 
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}  # minor numbers, of major 1
+NODES = "/run/nodes"  # where keepers find devices of their own
+NUM_NODES = 512
 _LINKED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _FILES = {
     "etc/passwd": "root:x:0:0::/:/usr/sbin/nologin\nagent:x:1000:1000::/work:/bin/bash\nnobody:x:65534:65534::/:/usr/sbin/nologin\n",
@@ -18,8 +21,21 @@ _FILES = {
     "run/carry": "unset BASH_ENV\n"
     "trap '{ builtin printf \"%s\\0\" \"$PWD\"; builtin export -p; builtin printf \"\\0\"; } 2>/dev/null >&99 || :' EXIT\n",
 }  # fmt: skip
-_COPIED = ("etc/ld.so.cache", "etc/localtime")
+_COPIED = ("etc/ld.so.cache",)  # no local time: every sandbox has UTC, whatever the host
 BASE = "/tmp"  # any directory that exists everywhere; hidden afterwards, in the zygote's own mount namespace
+
+
+def make_nodes() -> None:
+    """Devices for each of many keepers, in a mount namespace of the caller's own; only root can. Raises `OSError`."""
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("nodes", BASE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "mode=711,size=4k")
+    before = os.umask(0)
+    for number in range(NUM_NODES):
+        os.mkdir(f"{BASE}/{number}", 0o711)
+        for name, minor in DEVICES.items():
+            os.mknod(f"{BASE}/{number}/{name}", 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+    os.umask(before)
 
 
 def build(interpreter_prefix: str) -> int:
@@ -28,10 +44,24 @@ def build(interpreter_prefix: str) -> int:
     Raises `OSError`.
     """
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    nodes = os.open(BASE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if os.path.exists(f"{BASE}/0/null") else -1
     copied = {name: content for name in _COPIED if (content := _content(f"/{name}")) is not None}
     kernel.mount("root", BASE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755")
     os.chdir(BASE)
-    for name in ("usr", "etc/alternatives", "dev", "proc", "work", "tmp", "run/tools", "run/layers", "old"):
+    for name in (
+        "usr",
+        "etc/alternatives",
+        "dev",
+        "proc",
+        "work",
+        "tmp",
+        "run/tools",
+        "run/layers",
+        "run/empty",
+        "run/root",
+        NODES[1:],
+        "old",
+    ):
         os.makedirs(name, 0o755)
     _bind("/usr", "usr")
     for name in _LINKED:
@@ -43,7 +73,11 @@ def build(interpreter_prefix: str) -> int:
     if not interpreter_prefix.startswith("/usr"):
         os.makedirs(f".{interpreter_prefix}", 0o755)
         _bind(interpreter_prefix, f".{interpreter_prefix}")
-    for name in _DEVICES:
+    if nodes >= 0:
+        kernel.mount(f"/proc/self/fd/{nodes}", f"{BASE}{NODES}", None, kernel.MS_BIND)
+        os.close(nodes)
+    kernel.mount("empty", f"{BASE}/run/empty", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_RDONLY, "mode=755,size=4k")
+    for name in DEVICES:
         os.close(os.open(f"dev/{name}", os.O_WRONLY | os.O_CREAT, 0o666))
         kernel.mount(f"/dev/{name}", f"{BASE}/dev/{name}", None, kernel.MS_BIND)
     for name, target in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("shm", "/tmp")):
@@ -75,6 +109,7 @@ def add_tools(root: int, name: str, programs: tuple[str, ...], path: str) -> Non
             if os.access(f"{place}/{program}", os.X_OK):
                 os.symlink(f"{place}/{program}", f"{directory}/{program}", dir_fd=root)
                 break
+    os.chmod(directory, 0o111, dir_fd=root)  # what can be opened can be locked, and others have the same tools
 
 
 def _bind(source: str, target: str) -> None:

@@ -14,7 +14,7 @@ LENGTH = struct.Struct("<I")
 REPLY = struct.Struct("<IBBBiQdddd")  # body length, kind, killer, idle, wait status, output bytes, wall, cpu, peak MiB, reserved
 
 READY, RESULT, DONE, FROZEN, REFUSED = 1, 2, 3, 4, 5  # kinds of reply
-DEADLINE, MEMORY, OUTPUT, START = 1, 2, 3, 4  # what killed an action; START: it never began
+DEADLINE, MEMORY, OUTPUT, START, CPU, ASLEEP = 1, 2, 3, 4, 5, 6  # what killed an action; START: it never began
 MAX_REPLY = 1 << 26
 FORMAT = 2  # marshal's; every Python reads it, whatever its version
 

@@ -1,10 +1,12 @@
-"""Writing files beneath the workspace from inside, as the episode's own user."""
+"""Writing files beneath the workspace from inside, as the episode's own user; and to the host's socket."""
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import stat
+from collections.abc import Sequence
 
 from agito.world.sandbox.inside import kernel
 
@@ -42,10 +44,21 @@ def directory(work: int, path: str) -> int:
     try:
         return kernel.open_beneath(work, path or ".", flags)
     except FileNotFoundError:
-        parent, name = os.path.split(path)
-        above = directory(work, parent)
+        here = kernel.open_beneath(work, ".", flags)
+    for name in path.split("/"):
+        outer = here
         try:
-            os.mkdir(name, 0o755, dir_fd=above)
+            try:
+                here = kernel.open_beneath(outer, name, flags)
+            except FileNotFoundError:
+                os.mkdir(name, 0o755, dir_fd=outer)
+                here = kernel.open_beneath(outer, name, flags)
         finally:
-            os.close(above)
-        return kernel.open_beneath(work, path, flags)
+            os.close(outer)
+    return here
+
+
+def send(control: _socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
+    """A short message, and descriptors that the host gets with it."""
+    rights = b"".join(descriptor.to_bytes(4, "little") for descriptor in descriptors)
+    control.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])

@@ -1,43 +1,53 @@
-"""The zygote: one small process with no environment, no secrets and no capabilities outside, which clones the sandboxes.
+"""The zygote: one small process with no environment, no secrets and no capabilities outside, whose keepers clone the sandboxes.
 
 It hears requests on one socket and never answers there again after its first message: every sandbox answers for itself.
-When the host dies, the socket closes, the zygote ends, and the kernel ends every sandbox with it.
+When the host dies, the socket closes, the zygote ends, and the kernel ends every keeper and every sandbox with it.
 """
 
 from __future__ import annotations
 
 import _socket
+import errno
 import gc
 import marshal
 import os
 import resource
 from typing import TYPE_CHECKING, Any
 
-from agito.world.sandbox.inside import box, kernel, layers, pid1, seccomp, slots, template, wire
+from agito.world.sandbox.inside import box, kernel, layers, roots, seccomp, template, wire
+from agito.world.sandbox.inside.groups import Groups
+from agito.world.sandbox.inside.keeper import Keeper, close_all_but, receive, rights
 
 if TYPE_CHECKING:
     import signal
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
-_NAMESPACES = (
+_ALL_NAMESPACES = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
-)  # user and network namespaces come from a slot
-_ALL_NAMESPACES = _NAMESPACES | kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET
+)  # fmt: skip
+_SPARE = 128  # keepers without a sandbox that stay
+_REMOVED_AT_ONCE = 500  # entries of a layer
+_FIRST_IDENTITY = 100_000  # of the users of sandboxes, as the zygote sees them
+_NEVER_KILLED = b"-1000"  # by a kernel that is short of memory
+_NICE = -5
 
 
-def main(control: _socket.socket, settings: dict[str, Any]) -> None:
+def main(control: _socket.socket, settings: dict[str, Any], ancillary: list[tuple[int, int, bytes]]) -> None:
     """Runs until `control` closes. Reports over it either the features found or what is missing."""
+    places = [(is_v1, names, handle) for (is_v1, names), handle in zip(settings["groups"], rights(ancillary), strict=True)]
     try:
         root, features = prepare(settings)
     except OSError as error:
-        control.send(marshal.dumps(("missing", error.errno, str(error.strerror)), wire.FORMAT))
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        control.send(marshal.dumps(("missing", error.errno, said), wire.FORMAT))
         os._exit(1)
     me = os.pidfd_open(os.getpid())
     report = marshal.dumps(("ready", features.overlay, features.landlock), wire.FORMAT)
     control.sendmsg([report], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, me.to_bytes(4, "little"))])
     os.close(me)
-    zygote = Zygote(control, root, features)
+    zygote = Zygote(control, root, features, Groups(places), settings["num_uids"])
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -52,17 +62,7 @@ def main(control: _socket.socket, settings: dict[str, Any]) -> None:
 
 def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
     """Leaves root, the host's files, processes and network. Raises `OSError` naming the step."""
-    uid: int = settings["uid"] if os.geteuid() == 0 else os.geteuid()
-    gid: int = settings["uid"] if os.geteuid() == 0 else os.getegid()
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
-    kernel.unshare(_ALL_NAMESPACES)
-    box.write("/proc/self/setgroups", b"deny")
-    box.write("/proc/self/gid_map", b"1000 %d 1" % gid)
-    box.write("/proc/self/uid_map", b"1000 %d 1" % uid)
+    enter_namespaces(settings["uid"], settings["num_uids"])
     if os.fork():  # the child is the first process of the new pid namespace: when it ends, all of them do
         os._exit(0)
     os.setsid()
@@ -76,19 +76,74 @@ def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
     ):
         resource.setrlimit(kind, (value, value))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # three a slot
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one a keeper
     kernel.set_hostname("sandbox")
     os.umask(0o022)
     root = template.build(settings["prefix"])
     features = box.Features()
     features.landlock = box.landlock_version() if settings["landlock"] else 0
     features.overlay = settings["overlay"] and has_overlay(root)
-    features.devices = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
+    features.roots = settings["overlay"] and roots.can_be_had()
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if settings["seccomp"]:
         kernel.key = int.from_bytes(os.urandom(8), "little")
         seccomp.install(seccomp.program(kernel.key))
     return root, features
+
+
+def enter_namespaces(uid: int, num_uids: int) -> None:
+    """Becomes `uid` in namespaces of its own. The `num_uids` after it are mapped too, for the sandboxes; only root can have that done."""
+    if not num_uids:
+        gid = os.getegid()
+        if uid != os.geteuid():
+            gid = uid
+            drop_to(uid)
+        kernel.unshare(_ALL_NAMESPACES)
+        write_maps("self", b"%d %d 1" % (box.ZYGOTE, uid), b"%d %d 1" % (box.ZYGOTE, gid))
+        return
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+        box.write("/proc/self/oom_score_adj", _NEVER_KILLED)
+    except OSError:
+        pass  # a root that lacks this privilege: sandboxes' processes are still killed before this one
+    try:
+        template.make_nodes()
+    except OSError:
+        pass  # a root that may not make devices: keepers share the machine's
+    ready = os.pipe()
+    mapper = os.fork()
+    if not mapper:
+        try:
+            os.close(ready[1])
+            if os.read(ready[0], 1):
+                lines = b"%d %d 1\n%d %d %d" % (box.ZYGOTE, uid, _FIRST_IDENTITY, uid + 1, num_uids)
+                write_maps(str(os.getppid()), lines, lines)
+                os._exit(0)
+        finally:
+            os._exit(1)
+    drop_to(uid)
+    kernel.unshare(_ALL_NAMESPACES)
+    os.write(ready[1], b".")
+    _, status = os.waitpid(mapper, 0)
+    if status:
+        raise OSError(errno.EPERM, "map: users of sandboxes could not be mapped")
+    for descriptor in ready:
+        os.close(descriptor)
+
+
+def drop_to(uid: int) -> None:
+    with open("/proc/self/setgroups", encoding="ascii") as rule:
+        if rule.read().strip() != "deny":  # as it is where an ordinary user made the namespace; the groups are then that user's
+            os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+
+
+def write_maps(process: str, users: bytes, groups: bytes) -> None:
+    box.write(f"/proc/{process}/setgroups", b"deny")
+    box.write(f"/proc/{process}/gid_map", groups)
+    box.write(f"/proc/{process}/uid_map", users)
 
 
 def has_overlay(root: int) -> bool:
@@ -110,36 +165,31 @@ def has_overlay(root: int) -> bool:
     return True
 
 
-def receive(control: _socket.socket) -> tuple[tuple[Any, ...], list[int]]:
-    """The next request and the descriptors that came with it. Ends the process when the host is gone."""
-    message, ancillary, _, _ = control.recvmsg(1 << 18, 64)
-    if not message:
-        os._exit(0)
-    descriptors: list[int] = []
-    for level, kind, data in ancillary:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            descriptors.extend(int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data) - len(data) % 4, 4))
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, False)
-    return marshal.loads(message), descriptors
-
-
 class Zygote:
-    """The slots, and the sandboxes that are in them."""
+    """The keepers, and the sandboxes that they are at."""
 
-    def __init__(self, control: _socket.socket, root: int, features: box.Features) -> None:
+    def __init__(self, control: _socket.socket, root: int, features: box.Features, groups: Groups, num_uids: int) -> None:
         self.control = control
         self.root = root
         self.features = features
-        self.free: list[slots.Slot] = []
-        self.taken: dict[int, slots.Slot] = {}  # by the pid of the sandbox
+        self.groups = groups
+        self.num_uids = num_uids
+        self.freed = os.pipe()  # where keepers say that they are free
+        os.set_blocking(self.freed[0], False)
+        self.keepers: dict[int, _socket.socket] = {}
+        self.free: list[int] = []
+        self.busy: dict[str, int] = {}  # by the name of the sandbox
+        self.names: dict[int, str] = {}
 
     def serve(self, message: tuple[Any, ...], descriptors: list[int]) -> None:
         """One request. What fails is reported on the descriptor that came with it."""
         self.reap()
         match message:
-            case ("spawn", shape, stacked):
-                self.spawn(descriptors[0], shape, stacked)
+            case ("spawn", name, _, _):
+                self.spawn(name, message, descriptors[0])
+            case ("socket", name, _, _):
+                if name not in self.busy or not self.tell(self.busy[name], message, descriptors[0]):
+                    os.write(descriptors[0], wire.reply(wire.REFUSED, b"this sandbox is gone"))
             case ("tools", name, programs, path):
                 template.add_tools(self.root, name, programs, path)
             case ("copy", name):
@@ -150,44 +200,60 @@ class Zygote:
                 raise AssertionError(message[0])
 
     def reap(self) -> None:
-        """Collects dead children; the slot of a dead sandbox is free again unless its network was used."""
+        """Collects dead children, and hears which keepers are free."""
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+        try:
+            while news := os.read(self.freed[0], 1 << 12):
+                for at in range(0, len(news), wire.LENGTH.size):
+                    (number,) = wire.LENGTH.unpack_from(news, at)
+                    del self.busy[self.names.pop(number)]
+                    self.free.append(number)
+        except BlockingIOError:
+            pass
+        while len(self.free) > max(_SPARE, len(self.busy)):
+            self.keepers.pop(self.free.pop(0)).close()  # it ends; its number is free for another
+
+    def spawn(self, name: str, message: tuple[Any, ...], link: int) -> None:
+        """One sandbox; `link` becomes its pid 1's socket."""
         while True:
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
+                number = self.free.pop() if self.free else self.add_keeper()
+            except OSError as error:
+                os.write(link, wire.reply(wire.REFUSED, str(error.strerror).encode()))
                 return
-            if not pid:
+            if self.tell(number, message, link):
+                self.busy[name], self.names[number] = number, name
                 return
-            slot = self.taken.pop(pid, None)
-            if slot is None:
-                continue  # a copier
-            if slot.is_unused():
-                self.free.append(slot)
-            else:
-                slot.close()
 
-    def spawn(self, link: int, shape: tuple[Any, ...], stacked: tuple[str, ...]) -> None:
-        """One sandbox; `link` becomes its pid 1's socket."""
-        slot: slots.Slot | None = None
+    def tell(self, number: int, message: tuple[Any, ...], descriptor: int) -> bool:
+        """Whether a keeper got the message."""
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptor.to_bytes(4, "little"))]
         try:
-            slot = self.free.pop() if self.free else slots.Slot()
-            slot.enter()
-            pid = kernel.clone(_NAMESPACES)
-        except OSError as error:
-            if slot is not None:
-                self.free.append(slot)
-            os.write(link, wire.reply(wire.REFUSED, str(error.strerror).encode()))
-            return
-        if pid:
-            self.taken[pid] = slot
-            return
+            self.keepers[number].sendmsg([marshal.dumps(message, wire.FORMAT)], rights)
+        except OSError:  # dead
+            self.keepers.pop(number).close()
+            return False
+        return True
+
+    def add_keeper(self) -> int:
+        """Raises `OSError`."""
+        number = next(number for number in range(len(self.keepers) + 1) if number not in self.keepers)
+        if self.num_uids and number >= self.num_uids:
+            raise OSError(errno.EUSERS, f"{self.num_uids} sandboxes are alive, and no user is left for another")
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        if os.fork():
+            theirs.close()
+            self.keepers[number] = ours
+            return number
         try:
-            close_all_but(link, slot.user, self.features.devices)
-            work, upper = box.close_in(shape, stacked, slot.user, self.features)
-            kernel.key = 0
-            pid1.run(link, work, upper)
-        except BaseException as error:  # a half-built sandbox never goes on; the host hears why
-            os.write(link, wire.reply(wire.REFUSED, f"{type(error).__name__}: {error}".encode()))
+            held = [descriptor for _, _, descriptor in self.groups.places]
+            close_all_but(theirs.fileno(), self.freed[1], *held)
+            identity = _FIRST_IDENTITY + number if self.num_uids else box.ZYGOTE
+            Keeper(theirs, self.freed[1], number, identity).run(self.groups, self.features)
         finally:
             os._exit(1)
 
@@ -198,27 +264,24 @@ class Zygote:
         try:
             self.control.close()
             os.mkdir(f"run/layers/{name}", 0o755, dir_fd=self.root)
-            layers.copy_tree(source, os.open(f"run/layers/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root))
-            os.write(link, wire.reply(wire.DONE))
+            has_marks = layers.copy_tree(source, os.open(f"run/layers/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root))
+            os.write(link, wire.reply(wire.DONE, b"marks" if has_marks else b""))
         except OSError as error:
             os.write(link, wire.reply(wire.REFUSED, str(error).encode()))
         finally:
             os._exit(0)
 
     def drop(self, name: str) -> None:
+        """A large layer is removed by a child, so that no sandbox waits for it."""
         parent = os.open("run/layers", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root)
         try:
-            layers.remove_tree(parent, name)
+            if layers.remove_tree(parent, name, most=_REMOVED_AT_ONCE) or os.fork():
+                return
+            try:
+                layers.remove_tree(parent, name)
+            finally:
+                os._exit(0)
         except OSError:
             pass  # half copied, or never; the rest goes with the zygote
         finally:
             os.close(parent)
-
-
-def close_all_but(*kept: int) -> None:
-    """Closes every descriptor above the standard ones; other slots' among them."""
-    at = 3
-    for descriptor in sorted(set(kept)):
-        os.closerange(at, descriptor)
-        at = descriptor + 1
-    os.closerange(at, 1 << 20)

@@ -1,0 +1,213 @@
+"""The one driver of an episode: open → act → seal → grade, with a deadline on every wait and a fault for whatever breaks.
+
+Training, evaluation, audit, play, serve and grading all go through it. Attribution goes by what was used up, not by who noticed:
+what the attempt's own calls bring about is scored as it stands; void is what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias
+
+import anyio
+
+from agito.grading.retry import Grade, ask, judge
+from agito.protocols import Control, Environment, Ranged, ScriptFactory, Session
+from agito.rollout.guarded import ENDS_EVERYTHING, Batch, Failure, GuardedSession, what_broke, within
+from agito.rollout.observed import DeadlineLog, Observed
+from agito.rollout.scripts import act_out
+from agito.types import AttemptId, End, Fault, Key, Sealed, Status, Task, Trajectory, Verdict
+
+# Whoever acts: a harness with its policy, a script, a person. It is given the session and nothing else.
+Act: TypeAlias = Callable[[Session], Awaitable[Trajectory]]
+
+_CHECKS = 4  # attempts whose failure is looked into at the same time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """Of the steps of one episode, in seconds. Acting has the task's own."""
+
+    open_s: float = 30.0
+    seal_s: float = 20.0
+    close_s: float = 10.0  # the pool sweeps up what is left
+    grade_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """One episode, from its first call to its verdict. `sealed` is None where nothing could be captured."""
+
+    trajectory: Trajectory
+    verdict: Verdict
+    sealed: Sealed | None = None
+
+
+class EpisodeDriver:
+    """Drives episodes of one environment. `observed` is what is known of the deadlines that attempts met."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        *,
+        noise_seed: int,
+        grade_seed: int | None = None,
+        deadlines: Deadlines | None = None,
+        observed: Observed | None = None,
+    ) -> None:
+        self.environment, self.noise_seed = environment, noise_seed
+        self._grade_seed = noise_seed if grade_seed is None else grade_seed
+        self._deadlines, self._observed = deadlines or Deadlines(), observed or DeadlineLog()
+        self._checking = anyio.CapacityLimiter(_CHECKS)
+
+    async def run(self, task: Task, key: Key, attempt: AttemptId, act: Act, *, is_graded: bool = True) -> Finished:
+        """One episode to its end. Raises `WorkerDied` and `NoIsolation`, which end every episode alike, and nothing else.
+
+        Without `is_graded` it ends with the seal: the verdict is void.
+        """
+        control = await self._open(task, key, attempt)
+        if isinstance(control, Failure):
+            return _void(Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=(), end=End.FAILED), control)
+        guarded = GuardedSession(control.session, task.limits, attempt, self._observed)
+        sealed: Sealed | Failure | None = None
+        try:
+            trajectory = await _acted(guarded, act, task, attempt)
+            failure = guarded.failure or _of_harness(trajectory)
+            if failure is None or (failure.fault is Fault.BUDGET and not failure.is_world_gone):
+                sealed = await self._seal(control)
+        finally:
+            await self._close(control)
+        if isinstance(sealed, Failure):
+            failure, sealed = sealed, None
+        if failure is not None and failure.is_world_gone and failure.fault is Fault.INFRA:
+            failure = await self._attribute(failure, task, key, attempt, guarded.batches)
+        trajectory = trajectory if failure is None else _ended(trajectory, failure, guarded.failure)
+        if failure is not None and failure.fault is not Fault.BUDGET:
+            return _void(trajectory, failure)
+        if sealed is None:
+            assert failure is not None
+            return Finished(trajectory=trajectory, verdict=self.lowest(f"nothing could be captured: {failure.detail}"))
+        verdict = await self.judge(sealed, task, key) if is_graded else Verdict.void("not graded")
+        return Finished(trajectory=trajectory, verdict=verdict, sealed=sealed)
+
+    async def judge(self, sealed: Sealed, task: Task, key: Key) -> Verdict:
+        """The environment's verdict on a capture, whatever the policy left there: a grader that fails on it is asked again beside a
+        solved episode."""
+        low, _ = reward_range(self.environment)
+        return await judge(
+            self.environment.grade, sealed, key, self._grade_seed, partial(self.solved, task, key),
+            deadline_s=self._deadlines.grade_s, lowest=low,
+        )  # fmt: skip
+
+    async def solved(self, task: Task, key: Key) -> Sealed:
+        """The capture of an episode that a shipped solution acted out. Raises whatever goes wrong."""
+        control = await self.environment.open(task, key, AttemptId(group=0, slot=0), noise_seed=self.noise_seed)
+        try:
+            await act_out(control.session, task.limits, self.environment.solutions(task, key)[0])
+            return await control.seal()
+        finally:
+            await self._close(control)
+
+    async def ask(self, grade: Grade, sealed: Sealed, key: Key) -> Verdict:
+        """One grading that is no reward, within its deadline. Void when it raises or does not answer."""
+        return await ask(grade, sealed, key, self._grade_seed, deadline_s=self._deadlines.grade_s)
+
+    def lowest(self, why: str) -> Verdict:
+        """The environment's lowest reward, where there is nothing to grade."""
+        low, _ = reward_range(self.environment)
+        return Verdict(status=Status.SCORED, reward=low, scores={"success": 0.0}, evidence=why, grade_seed=self._grade_seed)
+
+    async def _open(self, task: Task, key: Key, attempt: AttemptId) -> Control | Failure:
+        return await within("open", self._deadlines.open_s, partial(self.environment.open, task, key, attempt, noise_seed=self.noise_seed))
+
+    async def _seal(self, control: Control) -> Sealed | Failure:
+        return await within("seal", self._deadlines.seal_s, control.seal)
+
+    async def _close(self, control: Control) -> None:
+        with anyio.move_on_after(self._deadlines.close_s, shield=True):
+            try:
+                await control.close()
+            except ENDS_EVERYTHING:
+                raise
+            except Exception:  # the episode is over, and its pool sweeps up what is left
+                pass
+
+    async def _attribute(self, failure: Failure, task: Task, key: Key, attempt: AttemptId, batches: Sequence[Batch]) -> Failure:
+        """A world that failed with its accounts in order. It is the attempt's own doing if its calls end a fresh world too, and those of
+        a solution do not."""
+        async with self._checking:
+            if not await self._dies(task, key, attempt, partial(_repeat, batches)):
+                return failure
+            solutions = self.environment.solutions(task, key)
+            solve = partial(_solve, solutions[0], task) if solutions else _idle
+            if await self._dies(task, key, attempt, solve) is not False:
+                return failure
+        return replace(failure, fault=Fault.BUDGET, detail=f"the attempt's own calls end its world: {failure.detail}")
+
+    async def _dies(self, task: Task, key: Key, attempt: AttemptId, act: Callable[[Session], Awaitable[None]]) -> bool | None:
+        """Whether a fresh world fails under these calls, or cannot be sealed after them; None where none can be opened."""
+        control = await self._open(task, key, attempt)
+        if isinstance(control, Failure):
+            return None
+        try:
+            guarded = GuardedSession(control.session, task.limits, attempt, self._observed)
+            await act(guarded)
+            failure = guarded.failure
+            if failure is None or not failure.is_world_gone:
+                sealed = await self._seal(control)
+                failure = sealed if isinstance(sealed, Failure) else None
+        except ENDS_EVERYTHING:
+            raise
+        except Exception:  # a solution that breaks tells nothing about the world
+            return None
+        finally:
+            await self._close(control)
+        return failure is not None and failure.fault in (Fault.INFRA, Fault.BUDGET)
+
+
+def reward_range(environment: Environment) -> tuple[float, float]:
+    return environment.reward_range if isinstance(environment, Ranged) else (0.0, 1.0)
+
+
+async def _acted(guarded: GuardedSession, act: Act, task: Task, attempt: AttemptId) -> Trajectory:
+    try:
+        return await act(guarded)
+    except ENDS_EVERYTHING:
+        raise
+    except Exception as error:  # the boundary: whoever acts may be anybody's code
+        why = what_broke("harness", error)
+        return Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=(), end=End.FAILED, fault=Fault.ENV, detail=why)
+
+
+def _of_harness(trajectory: Trajectory) -> Failure | None:
+    return None if trajectory.fault is None else Failure(fault=trajectory.fault, detail=trajectory.detail)
+
+
+def _ended(trajectory: Trajectory, failure: Failure, in_acting: Failure | None) -> Trajectory:
+    """As the driver knows it; a world that could not be sealed does not change how the acting ended."""
+    end = trajectory.end
+    if in_acting is not None or trajectory.fault is not None:
+        end = End.SECONDS if failure.fault is Fault.BUDGET and not failure.is_world_gone else End.FAILED
+    return replace(trajectory, end=end, fault=failure.fault, detail=failure.detail)
+
+
+def _void(trajectory: Trajectory, failure: Failure) -> Finished:
+    trajectory = replace(trajectory, fault=failure.fault, detail=failure.detail)
+    return Finished(trajectory=trajectory, verdict=Verdict.void(f"{failure.fault}: {failure.detail}"))
+
+
+async def _repeat(batches: Sequence[Batch], session: Session) -> None:
+    for batch in batches:
+        events = await session.act(batch.calls, batch.left)
+        if events and events[-1].ended:
+            return
+
+
+async def _solve(solution: ScriptFactory, task: Task, session: Session) -> None:
+    await act_out(session, task.limits, solution)
+
+
+async def _idle(session: Session) -> None:
+    return

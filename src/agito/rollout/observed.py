@@ -1,0 +1,115 @@
+"""Real deadlines as recorded observations: whoever resumes or replays an attempt consumes the record, never the clock."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Protocol
+
+from agito.types import AttemptId, Call, End, Event, Fault, Json, Trajectory
+
+_FIELDS = ("text", "exit_code", "truncated_bytes", "wall_s", "cpu_s")
+
+
+def is_real_deadline(event: Event) -> bool:
+    """Whether the call ran out of its own time. A fault that was drawn takes no time of its own."""
+    return event.fault is Fault.TIMEOUT and event.wall_s > 0
+
+
+def said_so_far(before: str, call: Call) -> str:
+    """A digest of an attempt's calls up to and including `call`."""
+    said = call.raw or json.dumps(call.arguments, sort_keys=True)
+    return blake2b(f"{before}\0{call.tool}\0{said}".encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+class Observed(Protocol):
+    """What is known of the deadlines that attempts met."""
+
+    def event(self, attempt: AttemptId, said: str, event: Event) -> Event:
+        """The event to go by: the recorded one where a deadline passed, else `event`."""
+        ...
+
+    def is_late(self, attempt: AttemptId, said: str, *, left_s: float) -> bool:
+        """Whether the attempt's time is up after these calls; `left_s` is what the clock says."""
+        ...
+
+
+class DeadlineLog:
+    """Keeps what it sees, in a file if there is one: `deadlines.jsonl`, a line for each deadline. A torn last line is no record."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known: dict[tuple[str, str], dict[str, Json]] = {}
+        self._seconds_up: set[tuple[str, str]] = set()
+        for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else ():
+            self._read(line)
+
+    def event(self, attempt: AttemptId, said: str, event: Event) -> Event:
+        known = self._known.get((str(attempt), said))
+        if known is not None:
+            return replace(event, fault=Fault.TIMEOUT, ended=False, **known)  # type: ignore[arg-type]
+        if is_real_deadline(event):
+            fields: dict[str, Json] = {name: getattr(event, name) for name in _FIELDS}
+            self._known[str(attempt), said] = fields
+            self._write({"attempt": str(attempt), "said": said, **fields})
+        return event
+
+    def is_late(self, attempt: AttemptId, said: str, *, left_s: float) -> bool:
+        key = str(attempt), said
+        if left_s <= 0 and key not in self._seconds_up:
+            self._seconds_up.add(key)
+            self._write({"attempt": key[0], "said": said, "seconds_up": True})
+        return key in self._seconds_up
+
+    def _read(self, line: str) -> None:
+        try:
+            row: dict[str, Json] = json.loads(line)
+            key = str(row["attempt"]), str(row["said"])
+            if row.get("seconds_up"):
+                self._seconds_up.add(key)
+            else:
+                self._known[key] = {name: row[name] for name in _FIELDS}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return
+
+    def _write(self, row: dict[str, Json]) -> None:
+        """In one call, at a line's beginning even after a torn line; seldom enough to open the file each time."""
+        if self._path is None:
+            return
+        with self._path.open("ab+") as file:
+            if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
+                file.write(b"\n")
+            file.write((json.dumps({**row, "at": round(time.time(), 3)}) + "\n").encode())
+
+
+class RecordedAttempt:
+    """One attempt as it was recorded whole: neither a call nor the attempt is late unless it was then."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self._end, self._events = trajectory.end, trajectory.events
+        self._at = {said: index for index, said in enumerate(_history(trajectory.events))}
+
+    def event(self, attempt: AttemptId, said: str, event: Event) -> Event:
+        index = self._at.get(said)
+        if index is None:
+            return event
+        was = self._events[index]
+        return replace(was, left=event.left) if is_real_deadline(was) or is_real_deadline(event) else event
+
+    def is_late(self, attempt: AttemptId, said: str, *, left_s: float) -> bool:
+        index = self._at.get(said)
+        if index is None:
+            return left_s <= 0
+        return self._end is End.SECONDS and index == len(self._events) - 1
+
+
+def _history(events: Sequence[Event]) -> list[str]:
+    found, said = list[str](), ""
+    for event in events:
+        said = said_so_far(said, event.call)
+        found.append(said)
+    return found

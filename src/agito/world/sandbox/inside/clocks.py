@@ -1,0 +1,23 @@
+"""CPU time of an episode's processes, watched from pid 1: what a program asks not to be told by a signal, it is told by its end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # without the enums, which would be copied into every sandbox
+
+
+def end_spenders(pids: Iterable[int], seconds: float) -> None:
+    """Kills every process that has used more CPU time than `seconds`."""
+    for pid in pids:
+        try:
+            if time.clock_gettime(~pid << 3 | 2) > seconds:  # the CPU clock of a process, as the kernel numbers it
+                os.kill(pid, signal.SIGKILL)
+        except OSError:
+            pass  # it has ended

@@ -1,0 +1,75 @@
+"""Rows that come and go as they please: an engine with nothing to do is not asked, and whoever waits is told."""
+
+from __future__ import annotations
+
+from array import array
+
+import anyio
+import anyio.lowlevel
+import pytest
+from tests.engine.test_lockstep import Counting, ask, new_engine
+
+from agito.engine.freerun import Freerun
+from agito.engine.wire import Advance, Advanced
+from agito.errors import WorkerDied
+from agito.protocols import Row, SampleRequest
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_engine_is_asked_only_while_somebody_waits_for_it_though_every_place_is_taken_by_rows_that_rest() -> None:
+    engine, exchanges = new_engine(), 0
+
+    async def advance(exchange: Advance) -> Advanced:
+        nonlocal exchanges
+        await anyio.lowlevel.checkpoint()
+        exchanges += 1
+        return engine.advance(exchange)
+
+    free = Freerun(advance, context=96)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(free.run)
+        rows = [free.open(seed) for seed in range(5)]  # there is room for three
+        for row in rows:
+            await row.sample(ask(5))
+        before = exchanges
+        for _ in range(1000):
+            await anyio.lowlevel.checkpoint()
+        assert exchanges == before
+        await rows[0].sample(ask(6))
+        for row in rows:
+            await row.close()
+        await free.open(9).sample(ask(5))
+        assert engine.num_rows == 1
+        free.stop()
+
+
+async def test_whoever_samples_a_row_that_another_closes_is_told() -> None:
+    told: list[str] = []
+    free = Freerun(Counting().advance, context=96)
+
+    async def sample(row: Row) -> None:
+        with pytest.raises(ValueError, match="closed") as caught:
+            await row.sample(SampleRequest(extend=array("i", [5]), max_tokens=4, stop_ids=()))
+        told.append(str(caught.value))
+
+    async with anyio.create_task_group() as tasks:
+        row = free.open(2)
+        tasks.start_soon(sample, row)
+        await anyio.lowlevel.checkpoint()
+        await row.close()
+        tasks.start_soon(free.run)
+        while not told:
+            await anyio.lowlevel.checkpoint()
+        free.stop()
+
+
+async def test_an_engine_that_dies_tells_whoever_waits_and_whoever_comes_later() -> None:
+    free = Freerun(Counting(dies_at=0).advance, context=96)
+    with pytest.raises(ExceptionGroup) as caught:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(free.run)
+            await free.open(1).sample(ask(5))
+    assert caught.group_contains(WorkerDied, match="SIGKILL")
+    with pytest.raises(WorkerDied, match="stopped"):
+        await free.open(2).sample(ask(5))

@@ -1,0 +1,164 @@
+"""One learn step: what it learns from, what it leaves alone, and in which order things happen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from agito.compute import Compute
+from agito.credit import RunningMeans
+from agito.curriculum import Curriculum
+from agito.grading.monitor import Monitor, MonitorConfig
+from agito.harness import SoloHarness
+from agito.learn import LearnStep
+from agito.protocols import Script, StepStats
+from agito.recipe import RlSection
+from agito.rollout import AttemptRunner, Plan, collect
+from agito.schedule import Quota
+from agito.testing import ByteRenderer, FakeEnvironment
+from agito.testing.fakes import call
+from agito.types import Attempt, Flag, Group, Penalty, Sample, Verdict
+
+pytestmark = pytest.mark.anyio
+
+
+class Trainer:
+    """A trainer that remembers what it was given, and what came in which order."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Sample, ...]] = []
+        self.log: list[str] = []
+
+    async def step(self, samples: Sequence[Sample], *, rate: float) -> StepStats:
+        self.steps.append(tuple(samples))
+        self.log.append(f"step at {rate:g}")
+        return StepStats(version=len(self.steps), values={})
+
+    async def publish(self) -> None:
+        self.log.append("publish")
+
+
+async def groups(num: int = 2) -> tuple[Group, ...]:
+    """Of four attempts, two of which solve the task. Scripts have no log-probabilities, so they are given some."""
+    env = FakeEnvironment()
+    runner = AttemptRunner(env, SoloHarness(), ByteRenderer(), seed=0)
+
+    def wrong() -> Script:
+        yield call("submit", "nowhere")
+
+    plan = Plan(
+        task=lambda group: env.task(split="train", index=group, seed=0, level=1 + group % 2),
+        script=lambda task, key, at: env.solutions(task, key)[0] if at.slot % 2 else wrong,
+    )
+    found = (await collect(runner, plan, Quota(ids=range(num), group_size=4), None)).groups
+    return tuple(replace(group, attempts=tuple(_sampled(each) for each in group.attempts)) for group in found)
+
+
+def _sampled(attempt: Attempt) -> Attempt:
+    segments = attempt.trajectory.segments
+    for segment in segments:
+        for at, is_sampled in enumerate(segment.tokens.is_sampled):
+            segment.tokens.logprobs[at] = -0.1 if is_sampled else segment.tokens.logprobs[at]
+    return attempt
+
+
+def learner(
+    trainer: Trainer, *, monitor: Monitor | None = None, settings: Mapping[str, object] | None = None, **parts: object
+) -> LearnStep:
+    recipe = RlSection.model_validate({"groups": 2, "group_size": 4, **(settings or {})})
+    return LearnStep(cast(Compute, trainer), recipe, means=RunningMeans(), monitor=monitor, **parts)  # type: ignore[arg-type]
+
+
+def watching(**options: object) -> Monitor:
+    return Monitor(MonitorConfig.model_validate({"on_alarm": "watch", **options}), seed=0, has_gold=False)
+
+
+async def test_a_step_learns_from_mixed_groups_then_publishes() -> None:
+    trainer = Trainer()
+    learned = await learner(trainer, monitor=watching()).learn(0, await groups(), publish=trainer.publish)
+    assert trainer.log == ["step at 1", "publish"]
+    assert {sample.attempt.group for sample in learned.samples} == {0, 1} and learned.stats is not None
+
+
+async def test_nothing_is_learned_from_groups_that_revoked_weights_sampled() -> None:
+    trainer = Trainer()
+    learned = await learner(trainer).learn(0, await groups(), publish=trainer.publish, revoked={0})
+    assert {sample.attempt.group for sample in learned.samples} == {1}
+    assert trainer.log == ["step at 0.5", "publish"]
+
+
+async def test_a_cell_in_which_attempts_keep_ending_void_is_left_alone_and_said_once() -> None:
+    trainer, monitor = Trainer(), watching()
+    first, second = await groups()
+    broken = replace(first, attempts=(*first.attempts, *[replace(first.attempts[0], verdict=Verdict.void("infra: gone"))] * 3))
+    step = learner(trainer, monitor=monitor)
+    learned = await step.learn(0, [broken, second], publish=trainer.publish)
+    assert {sample.attempt.group for sample in learned.samples} == {1}
+    assert len(learned.notes) == 1 and f"nothing is learned from {first.task.cell} any more: 3 of 7 tries" in learned.notes[0]
+    assert not learned.pause and (await step.learn(1, [broken, second], publish=trainer.publish)).notes == ()
+
+
+async def test_where_every_cell_is_stopped_the_run_pauses_and_learns_nothing() -> None:
+    trainer = Trainer()
+    (first,) = await groups(1)
+    broken = replace(first, attempts=(*first.attempts, *[replace(first.attempts[0], verdict=Verdict.void("infra: gone"))] * 3))
+    learned = await learner(trainer, monitor=watching()).learn(0, [broken], publish=trainer.publish)
+    assert "every cell of this step is stopped" in learned.pause and trainer.log == []
+
+
+async def test_an_alarm_takes_the_weights_back_once_and_learns_nothing_from_its_step() -> None:
+    trainer, backs = Trainer(), list[int]()
+    monitor = Monitor(MonitorConfig(on_alarm="quarantine"), seed=0, has_gold=False)
+
+    async def roll_back(step: int) -> int:
+        backs.append(step)
+        return 0
+
+    found = await groups()
+    cheats = tuple(
+        replace(group, attempts=tuple(_cheating(each) for each in group.attempts * 8)) for group in found
+    )  # fmt: skip
+    step = learner(trainer, monitor=monitor, roll_back=roll_back)
+    learned = await step.learn(3, cheats, publish=trainer.publish)
+    assert monitor.alarm_step == 3 and learned.is_rolled_back and learned.samples == ()
+    assert (backs, trainer.log) == ([3], ["publish"])
+    assert not (await step.learn(4, found, publish=trainer.publish)).is_rolled_back and backs == [3]
+
+
+def _cheating(attempt: Attempt) -> Attempt:
+    verdict = replace(attempt.verdict, reward=1.0, flags=(Flag(kind="canary", is_proof=True),))
+    return replace(attempt, verdict=verdict, penalty=Penalty(why="canary", reward=-0.5, floor=0.0))
+
+
+async def test_a_group_of_cheats_alone_is_compared_with_what_its_cell_paid_before() -> None:
+    trainer = Trainer()
+    (first,) = await groups(1)
+    step = learner(trainer)
+    await step.learn(0, [first], publish=trainer.publish)
+    await step.learn(1, [replace(first, attempts=tuple(_cheating(each) for each in first.attempts))], publish=trainer.publish)
+    pairs = [pair for sample in trainer.steps[1] for pair in zip(sample.advantages, sample.trainable, strict=True)]
+    advantages = {value for value, is_trained in pairs if is_trained}
+    assert advantages == {-1.0}, "-0.5 against the mean of 0.5"
+
+
+async def test_credit_is_chosen_by_name() -> None:
+    by_name: dict[str, set[float]] = {}
+    for name in ("leave_one_out", "group_mean"):
+        trainer = Trainer()
+        await learner(trainer, settings={"credit": name}).learn(0, await groups(1), publish=trainer.publish)
+        by_name[name] = {round(value, 4) for sample in trainer.steps[0] for value in sample.advantages if value}
+    assert by_name == {"leave_one_out": {0.6667, -0.6667}, "group_mean": {1.0, -1.0}}
+
+
+async def test_the_curriculum_hears_of_every_group_that_is_not_void() -> None:
+    trainer, curriculum = Trainer(), Curriculum(2)
+    first, second = await groups()
+    gone = replace(second, attempts=tuple(replace(each, verdict=Verdict.void("infra: gone")) for each in second.attempts[:2]))
+    even = replace(first, attempts=first.attempts[::2])
+    step = learner(trainer, curriculum=curriculum, cell_of=lambda group: group.id)
+    await step.learn(0, [even, gone], publish=trainer.publish)
+    assert curriculum.to_json()["mixed"] == [0.5, 1.0], "the even one is drawn less, the void one says nothing"
+    assert trainer.log == ["publish"], "nothing to learn is no step of the trainer"
