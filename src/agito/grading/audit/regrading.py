@@ -44,6 +44,7 @@ async def regrade(stage: Stage, cases: list[Case]) -> Regraded:
             cases.append(Case(what=problem, where=episode.task.id))
     for episode in failed:
         problem = await _by_chance(stage, episode, found)
+        found.captures += 1
         found.mixed += bool(problem)
         if problem:
             cases.append(Case(what=problem, where=episode.task.id))
