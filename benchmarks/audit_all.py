@@ -33,9 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--ship", action="store_true", help="write the cards that the package ships")
-    parser.add_argument("--only", choices=bundled(), action="append", default=[])
+    parser.add_argument("--only", choices=[*bundled(), *FAKES], action="append", default=[])
     options = parser.parse_args()
-    names = {name: name for name in options.only or bundled()} | (FAKES if options.ship and not options.only else {})
+    names = {name: FAKES.get(name, name) for name in options.only or bundled()} | (FAKES if options.ship and not options.only else {})
     kept = json.loads((RESULTS / "audit_all.json").read_text()) if options.only else {"figures": {}, "detail": {}}
     figures: dict[str, Json] = kept["figures"]
     detail: dict[str, Json] = kept["detail"]
