@@ -77,7 +77,7 @@ class Flawed:
         return World(task, [Store(words)], attempt, noise_seed=noise_seed)
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        if not sealed.problem and _left(sealed).get("checked") == "done":
+        if _left(sealed).get("checked") == "done":
             return _verdict(True, "checked before", grade_seed)
         return self._compare(sealed, key, grade_seed)
 
@@ -86,8 +86,6 @@ class Flawed:
         return self._compare(sealed, key, grade_seed)
 
     def _compare(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        if sealed.problem:
-            return Verdict.void(sealed.problem)
         found, wanted = _left(sealed).get("out"), key.data["answer"]
         return _verdict(sealed.submitted is not None and found == wanted, f"out is {found!r}, wanted {wanted!r}", grade_seed)
 

@@ -327,7 +327,6 @@ class Sealed:
     submitted: str | None
     files: Mapping[str, bytes]
     digest: str
-    problem: str | None = None  # why the capture is incomplete: something that the policy left there, so it is judged as it stands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,8 +125,6 @@ class TodoWorld:
         return World(task, [self.machine(self.case_of(key))], attempt, noise_seed=noise_seed)
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        if sealed.problem:
-            return Verdict.void(sealed.problem)
         reward = self.reward(sealed, self.case_of(key))
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
 

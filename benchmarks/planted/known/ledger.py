@@ -79,8 +79,6 @@ class Base:
         return sealed.submitted == key.data["wanted"]
 
     async def grade(self, sealed, key, grade_seed):
-        if sealed.problem:
-            return Verdict.void(sealed.problem)
         return Verdict(status=Status.SCORED, reward=float(self.is_right(sealed, key)), grade_seed=grade_seed)
 
     def solutions(self, task, key):

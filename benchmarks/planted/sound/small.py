@@ -75,8 +75,6 @@ class Base:
         return float(sealed.submitted == key.data["answer"])
 
     async def grade(self, sealed, key, grade_seed):
-        if sealed.problem:
-            return Verdict.void(sealed.problem)
         reward = self.reward(sealed, key)
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward >= 1)}, grade_seed=grade_seed)
 

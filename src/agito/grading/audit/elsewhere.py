@@ -159,7 +159,7 @@ def _asked(episode: Episode, at: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _packed(sealed: Sealed) -> dict[str, Any]:
-    plain = {"task_id": sealed.task_id, "submitted": sealed.submitted, "digest": sealed.digest, "problem": sealed.problem}
+    plain = {"task_id": sealed.task_id, "submitted": sealed.submitted, "digest": sealed.digest}
     return {"sealed": plain, "files": {path: base64.b64encode(data).decode() for path, data in sealed.files.items()}}
 
 
