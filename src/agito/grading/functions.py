@@ -62,7 +62,7 @@ async def grade(
     async with Bench(pool, _fitting(spec, task, cases), carried) as bench:
         for case in cases:
             judged = await _ask(bench, task, case)
-            flags |= {flag.kind: flag for flag in judged.flags}
+            flags |= {flag.kind: replace(flag, where=task.path) for flag in judged.flags}
             timeouts += judged.is_late
             guesses += judged.is_guess and not case.is_visible
             right[case.is_visible] += judged.problem is None
