@@ -77,7 +77,19 @@ def train(arm: str, seed: int, out: Path, recipe: dict[str, Json]) -> Run:
     settings = {**recipe, **ARMS[arm], "seed": seed}
     if not (out / "summary.json").exists():
         words = [word for name, value in settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
-        command = [sys.executable, "-m", "agito.cli", "train", "smoke", "--set", "env.families=[]", "--set", "env.levels=[]", *words]
+        command = [
+            sys.executable,
+            "-m",
+            "agito.cli",
+            "train",
+            "smoke",
+            "--admit-anyway",
+            "--set",
+            "env.families=[]",
+            "--set",
+            "env.levels=[]",
+            *words,
+        ]
         done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         assert done.returncode == 0, done.stderr
     return read(arm, seed, out)

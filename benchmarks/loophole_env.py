@@ -53,6 +53,7 @@ class Flawed:
     families, levels = ("copy",), (1, 2)
     splits = ("train", "heldout", "structural")
     chance_level = 0.05
+    solutions_need_key = "one store in ten has lost the value, and nothing shows it"
     trusted = ("done",)  # what under `checked` the check believes
 
     def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
