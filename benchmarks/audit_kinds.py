@@ -18,10 +18,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from agito.audit import SHORT, audit
+from agito.audit.run import SEED
 from agito.envs import load
 from agito.errors import AgitoError
-from agito.grading.audit import SHORT, audit
-from agito.grading.audit.run import SEED
 from agito.running import run
 from harness import Json, report, spread
 

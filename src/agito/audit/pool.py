@@ -11,10 +11,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from agito.grading.audit import limits
-from agito.grading.audit.card import Case, Gate
-from agito.grading.audit.numbers import differs
-from agito.grading.audit.stage import Drawn, Episode, Stage
+from agito.audit import limits
+from agito.audit.card import Case, Gate
+from agito.audit.episode import Drawn, Episode
+from agito.audit.numbers import differs
+from agito.audit.stage import Stage
 
 SPLITS = ("train", "heldout", "structural")
 _TRAIN, _TEST, _OTHER_SEEDS, _PER_SEED = 3000, 400, (0, 1, 2, 3, 7, 42), 150

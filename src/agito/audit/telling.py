@@ -10,14 +10,15 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from agito.grading.audit import limits
-from agito.grading.audit.agents import ending, fill, malformed, prompt_of, strings, words_of
-from agito.grading.audit.attacks import Attackers
-from agito.grading.audit.blindly import Memory
-from agito.grading.audit.card import Case, Gate
-from agito.grading.audit.literals import words_in
-from agito.grading.audit.reading import Shown, readings
-from agito.grading.audit.stage import Episode, Stage, replay
+from agito.audit import limits
+from agito.audit.agents import ending, fill, malformed, prompt_of, strings, words_of
+from agito.audit.attacks import Attackers
+from agito.audit.blindly import Memory
+from agito.audit.card import Case, Gate
+from agito.audit.episode import Episode, replay
+from agito.audit.literals import words_in
+from agito.audit.reading import Shown, readings
+from agito.audit.stage import Stage
 from agito.protocols import Answered, Environment, Script, ScriptFactory
 from agito.types import Call, Event, Fault, Task, ToolSpec
 

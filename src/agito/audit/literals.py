@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from agito.grading.audit.digest import sources_of
+from agito.audit.digest import sources_of
 from agito.protocols import Environment
 
 USUAL = (

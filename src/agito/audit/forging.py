@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar, cast
 
-from agito.grading.audit.agents import ending, fill, prompt_of, strings, words_of
-from agito.grading.audit.attacks import Attackers
-from agito.grading.audit.blindly import Memory
-from agito.grading.audit.literals import words_in
-from agito.grading.audit.stage import Episode
+from agito.audit.agents import ending, fill, prompt_of, strings, words_of
+from agito.audit.attacks import Attackers
+from agito.audit.blindly import Memory
+from agito.audit.episode import Episode
+from agito.audit.literals import words_in
 from agito.protocols import Environment, Script, ScriptFactory
 from agito.types import Call, Task, ToolSpec
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from agito.audit import Card, Depth, Mark, audit
+from agito.audit.codes import codes_of, decoded
+from agito.audit.numbers import differs, earns_more
+from agito.audit.reading import Shown, readings
 from agito.envs import load
-from agito.grading.audit import Card, Depth, Mark, audit
-from agito.grading.audit.codes import codes_of, decoded
-from agito.grading.audit.numbers import differs, earns_more
-from agito.grading.audit.reading import Shown, readings
 
 PLANTED = Path(__file__).parents[2] / "benchmarks" / "planted"
 QUICK = Depth(name="short", seconds=25.0, share=0.15)
