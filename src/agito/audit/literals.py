@@ -7,12 +7,14 @@ in it.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from agito.audit.digest import sources_of
 from agito.protocols import Environment
+from agito.types import ToolSpec
 
 USUAL = (
     "abort", "quit", "exit", "cancel", "skip", "give up", "error", "void", "reset", "help", "hint", "answer", "solution", "result", "score",
@@ -20,6 +22,8 @@ USUAL = (
     "done", "ok", "pass", "passed", "success", "correct",
 )  # fmt: skip
 _LONGEST = 40
+_COMMAND = re.compile(r"[A-Za-z][\w-]*")
+_COMMANDS = 16
 _COMPARING = frozenset(
     {"startswith", "endswith", "get", "pop", "removeprefix", "removesuffix", "find", "count", "index", "match", "search", "fullmatch"}
 )
@@ -28,6 +32,14 @@ _COMPARING = frozenset(
 def words_in(environment: Environment, most: int) -> list[str]:
     """Those that the source compares with first, then the usual ones, then whatever else it says."""
     return list(_words_in(type(environment)))[:most]
+
+
+def commands_of(environment: Environment, tool: ToolSpec) -> list[str]:
+    """Words with which a text for this tool may have to begin: those that the source compares with, the ones that the tool's description
+    names first."""
+    words = [word for word in _words_in(type(environment)) if _COMMAND.fullmatch(word) and word not in USUAL]
+    described = set(_COMMAND.findall(tool.description))
+    return sorted(dict.fromkeys(words), key=lambda word: word not in described)[:_COMMANDS]
 
 
 @lru_cache(maxsize=8)

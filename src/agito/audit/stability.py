@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import anyio
 
-from agito.audit import limits
+from agito.audit import disturbing, limits
 from agito.audit.agents import ending, exploring, fill, strings
 from agito.audit.card import Case, Gate, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode, replay
@@ -35,6 +35,7 @@ class Trace:
     episode: Episode
     differs: str = ""  # how it came out differently, alone
     num_repeats: int = 0  # that did not break
+    is_honest: bool = False
 
 
 async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> Quality:
@@ -50,7 +51,11 @@ async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) ->
     cases += [Case(what=f"acted again: {trace.differs}", where=trace.episode.task.id) for trace in repeated if trace.differs]
     steady = share("deterministic", sum(not trace.differs for trace in repeated), len(repeated), note=f"acted {_REPEATS} times")
     disturbed, num_beside = await _beside(stage, [trace for trace in repeated if not trace.differs], cases)
-    beside = share("disturbed", disturbed, num_beside, note="interleaved call by call, and concurrent")
+    after, num_after = await disturbing.disturbed(
+        stage, [trace.episode for trace in repeated if not trace.differs and trace.is_honest], _difference, cases
+    )
+    disturbed, num_beside = disturbed + after, num_beside + num_after
+    beside = share("disturbed", disturbed, num_beside, note="interleaved call by call, concurrent, and after one tool alone")
     flaky = await regrade(stage, cases)
     flake = share("flake", flaky.mixed, flaky.captures, note=f"{flaky.gradings} gradings of solved and failed captures")
     leaks = await leakage(stage, cases)
@@ -129,7 +134,7 @@ async def record(stage: Stage) -> list[Trace]:
         episode = await stage.play(drawn, script, noise=at, num_digests=_EVERY, provokes=not is_honest)
         if is_honest:
             stage.honest.append(episode)
-        return Trace(episode=episode)
+        return Trace(episode=episode, is_honest=is_honest)
 
     traces = await stage.each(list(enumerate(jobs)), work, least=_LEAST_TRACES, width=1)
     return [trace for trace in traces if trace.episode.sealed and not _met_a_deadline(trace.episode.events)]
