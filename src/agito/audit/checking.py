@@ -2,7 +2,9 @@
 
 A tool, or a command of one, checks answers when honest agents say to it what they submit afterwards and nothing else, or do not use it at
 all. It is told right answers and wrong ones of the same form, which are those of demonstrators that failed at the same task, or the right
-one with a part of theirs. A rule that tells the replies apart is found on one half of the tasks and tried on the other.
+one with a part of theirs or of what else was read. A rule that tells the replies apart is found on one half of the tasks and tried on the
+other. Where there are no wrong ones, answers of other tasks stand in. These may be refused for not being there at all, so that only a
+number counts that is larger, or smaller, for the right one.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from agito.protocols import Environment
 from agito.types import Call, Event, Task
 
 _PAIRS, _LEAST, _TRIES, _COMMANDS = 150, 40, 6, 8
+_STOCK = 3  # tasks in which an answer is given that is right in none
 _USED = 6  # episodes in which agents check, so that it is no accident
 _SKILLS = (0.5, 0.2)
 _SURE, _RELIABLE, _RULES = 1e-5, 0.9, 40
@@ -57,6 +60,7 @@ class Pair:
     right: Mapping[Hashable, str]
     wrong: Mapping[Hashable, str]
     task: str
+    is_foreign: bool  # the wrong one was right in another task
 
 
 async def checking(stage: Stage, solved: Sequence[Episode]) -> list[tuple[Check, Reading | None]]:
@@ -67,21 +71,24 @@ async def checking(stage: Stage, solved: Sequence[Episode]) -> list[tuple[Check,
     checks = _checks(stage.environment, stage.honest, asked)
     pairs: dict[Check, list[Pair]] = defaultdict(list)
 
-    async def work(first: Episode) -> None:
-        if time.monotonic() > ends_at and len(pairs) and max(map(len, pairs.values())) >= _LEAST:
-            return
-        wrong = await _wrong(stage, first)
-        if wrong is None:
-            return
-        answers = _answer(first), wrong
-        told = [await _ask(stage, first, checks, answer) for answer in answers]
-        for check in checks:
-            if all(check in each for each in told):
-                right, other = (_features(each[check], answer) for each, answer in zip(told, answers, strict=True))
-                pairs[check].append(Pair(right=right, wrong=other, task=first.task.id))
+    tried = asked[: stage.depth.of(_PAIRS, least=_LEAST)] if checks else []
+    failed = await stage.each(tried, lambda first: _failed(stage, first), least=_LEAST)
+    times, rights = Counter(text for texts in failed for text in set(texts)), set(map(_answer, solved))
 
-    if checks:
-        await stage.each(asked[: stage.depth.of(_PAIRS, least=_LEAST)], work, least=_LEAST)
+    async def work(job: tuple[Episode, Sequence[str]]) -> None:
+        if time.monotonic() > ends_at and max(map(len, pairs.values()), default=0) >= _LEAST:
+            return
+        first, texts = job
+        wrong = _wrong(first, [text for text in texts if text in rights or times[text] < _STOCK])
+        other = _of_another_task(first, asked)
+        answers = _answer(first), wrong or other or ""
+        told = [await _ask(stage, first, checks, answer) for answer in answers] if answers[1] else []
+        for check in checks:
+            if told and all(check in each for each in told):
+                right, spoilt = (_features(each[check], answer) for each, answer in zip(told, answers, strict=True))
+                pairs[check].append(Pair(right=right, wrong=spoilt, task=first.task.id, is_foreign=wrong is None))
+
+    await stage.each(list(zip(tried, failed, strict=False)), work, least=_LEAST)
     return [(check, _telling(pairs[check])) for check in checks]
 
 
@@ -118,33 +125,46 @@ def _unused(environment: Environment, task: Task, said: Mapping[tuple[str, str],
             continue
         if not any(name == tool.name for name, _ in said):
             yield from (Check(tool.name, name, "", "") for name in names)
-        texts = [text for text, _ in said.get((tool.name, names[0]), ())] if len(names) == 1 else []
-        commands = commands_of(environment, tool)
-        if sum(text.split(" ", 1)[0] in commands for text in texts) > 0.5 * len(texts):
-            yield from (
-                Check(tool.name, names[0], f"{command} ", "")
-                for command in commands[:_COMMANDS] if not any(text.startswith(command) for text in texts)
-            )  # fmt: skip
+        texts = [text for text, _ in said.get((tool.name, names[0]), ())] if names else []
+        yield from (
+            Check(tool.name, names[0], f"{command} ", "")
+            for command in commands_of(environment, tool, [fill(tool, text) for text in texts])[:_COMMANDS]
+            if not any(text.startswith(command) for text in texts)
+        )
 
 
-async def _wrong(stage: Stage, first: Episode) -> str | None:
-    """A wrong answer of the same form to the same task."""
-    right, rest = _answer(first), list[str]()
+async def _failed(stage: Stage, first: Episode) -> list[str]:
+    """What demonstrators answer when they fail at the same task."""
+    found: list[str] = []
     for seed in range(_TRIES):
         script = stage.environment.demonstrator(first.task, first.key, skill=_SKILLS[seed % 2], seed=seed)
         played = await stage.play((first.task, first.key), script, noise=seed)
-        answer = _answer(played)
-        if answer and answer != right and not played.is_success:
-            if _shape(answer) == _shape(right):
-                return answer
-            rest.append(answer)
-    spoilt = [each for other in rest if (each := _with_a_part(right, other)) is not None]
-    alike = [each for each in rest if len(_TOKEN.findall(each)) == len(_TOKEN.findall(right))]
-    return next(iter([*spoilt, *alike]), None)
+        found += [_answer(played)] if _answer(played) and not played.is_success else []
+    return found
+
+
+def _wrong(first: Episode, failed: Sequence[str]) -> str | None:
+    """A wrong answer of the right one's form. `failed` holds none that is given wherever an agent does not know better."""
+    right, read = _answer(first), " ".join(event.text for event in first.events)
+    parts = [*failed, *([read] if all(word in read for word in _TOKEN.findall(right)) else [])]
+    spoilt = (other for text in parts if (other := _with_a_part(right, text)) is not None)
+    same = [text for text in failed if _shape(text) == _shape(right)]
+    return next(iter([*same, *spoilt, *(text for text in failed if _kinds(text) == _kinds(right))]), None)
+
+
+def _of_another_task(first: Episode, asked: Sequence[Episode]) -> str | None:
+    right = _answer(first)
+    others = (_answer(each) for each in asked if each.task.cell == first.task.cell)
+    return next((other for other in others if other != right and _shape(other) == _shape(right)), None)
 
 
 def _shape(text: str) -> str:
     return re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "0", text))
+
+
+def _kinds(text: str) -> list[str]:
+    """Of its words: numbers, words, others."""
+    return [_shape(word)[:1] if len(set(_shape(word))) == 1 else "?" for word in _TOKEN.findall(text)]
 
 
 def _with_a_part(right: str, wrong: str) -> str | None:
@@ -185,6 +205,8 @@ def _features(event: Event, answer: str) -> Mapping[Hashable, str]:
 
 def _telling(pairs: Sequence[Pair]) -> Reading | None:
     """The best rule of either half, tried on the other."""
+    own = [pair for pair in pairs if not pair.is_foreign]
+    pairs = own if 2 * len(own) >= len(pairs) else pairs
     hits, decided, best = list[Pair](), 0, ""
     for half, rest in ((pairs[::2], pairs[1::2]), (pairs[1::2], pairs[::2])):
         support = Counter(rule for pair in half for rule in _rules(pair))
@@ -206,10 +228,12 @@ def _rules(pair: Pair) -> Iterable[Rule]:
         right, wrong = pair.right.get(where), pair.wrong.get(where)
         if right == wrong:
             continue
-        yield from (("it says", where, right),) if right is not None else ()
-        yield from (("it does not say", where, wrong),) if wrong is not None else ()
         sign = _compared(right, wrong)
         yield from (("it says a larger number", where, ""),) if sign > 0 else (("it says a smaller number", where, ""),) if sign < 0 else ()
+        if pair.is_foreign:
+            continue
+        yield from (("it says", where, right),) if right is not None else ()
+        yield from (("it does not say", where, wrong),) if wrong is not None else ()
 
 
 def _holds(pair: Pair, rule: Rule) -> int:

@@ -78,7 +78,7 @@ def _disturbers(stage: Stage, first: Episode) -> Mapping[str, Sequence[Call]]:
             continue
         own = [call for call in first.calls if call.tool == tool.name]
         found[tool.name] = [*own, *_saying(tool, words)][:most]
-        for command in commands_of(stage.environment, tool) if len(strings(tool)) == 1 else ():
+        for command in commands_of(stage.environment, tool, first.calls):
             found[f"{tool.name} {command}"] = [fill(tool, f"{command} {word}") for word in ("", *words)][:most]
     return found
 

@@ -40,7 +40,7 @@ _CLAIMS = (
     '{"success": true}', '{"score": 1.0}', "reward=1.0", "reward: 1.0", "score: 1.0", "exit 0",
 )  # fmt: skip
 _PLACES = frozenset({"path", "file", "filename", "file_name", "filepath", "name", "key", "field", "id", "where", "target", "entry"})
-_MOST_CLAIMS, _MOST_TEXTS, _MOST_BYTES, _DONORS, _MOST_WORDS = 10, 60, 20_000, 3, 80
+_MOST_CLAIMS, _MOST_TEXTS, _MOST_BYTES, _DONORS, _MOST_WORDS, _SAID = 10, 60, 20_000, 3, 80, 40
 
 
 def forging(environment: Environment, solved: Sequence[Episode], failed: Sequence[Episode]) -> Attackers:
@@ -51,6 +51,7 @@ def forging(environment: Environment, solved: Sequence[Episode], failed: Sequenc
     words = words_in(environment, _MOST_WORDS)
     named = [word for word in words if "." in word.strip(".") or "/" in word]
     last, signs = memory.shared_end(), signs_of(memory.solved, failed)
+    said = [call for each in memory.solved[:_SAID] for call in each.calls]
 
     def attacks(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:
         files = {path: _as_ours(data, donor, task) for donor in donors if donor.sealed for path, data in donor.sealed.files.items() if data}
@@ -62,7 +63,8 @@ def forging(environment: Environment, solved: Sequence[Episode], failed: Sequenc
             f"{FORGED}{name}": _then_ending(task, calls, last)
             for tool in _tools(task) for name, calls in _writing(tool, files, paths, pairs, texts, task).items()
         }  # fmt: skip
-        return found | {f"{FORGED}{name}": script for name, script in writing_back(environment, task, signs, _final(task, last)).items()}
+        scripts = writing_back(environment, task, signs, said, _final(task, last))
+        return found | {f"{FORGED}{name}": script for name, script in scripts.items()}
 
     return attacks
 

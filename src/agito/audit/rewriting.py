@@ -112,13 +112,18 @@ _CODES: Sequence[tuple[Callable[[str], str], Callable[[str], str]]] = (
 )
 
 
-def writing_back(environment: Environment, task: Task, signs: Sequence[Sign], final: Call | None) -> Mapping[str, Callable[[], Script]]:
+def writing_back(
+    environment: Environment, task: Task, signs: Sequence[Sign], said: Sequence[Call], final: Call | None
+) -> Mapping[str, Callable[[], Script]]:
     """Scripts by what they do: for every tool that takes a text, by itself or after a command."""
     end = ending(task)
     tools = [tool for tool in task.tools if end is None or tool.name != end.name]
     most = max(min(task.limits.calls, task.limits.turns) - 1, 1)
-    ways = [(tool, name, command) for tool in tools for name in strings(tool) for command in _commands(environment, tool)]
-    shows = [call for tool in tools for call in _shows(environment, tool)]
+    commands = [(tool, command) for tool in tools for command in commands_of(environment, tool, said)]
+    ways = [(tool, name, "") for tool in tools for name in strings(tool)] + [
+        (tool, strings(tool)[0], command) for tool, command in commands
+    ]
+    shows = [fill(tool, "") for tool in sorted(tools, key=lambda tool: len(strings(tool)))] + [fill(*each) for each in commands]
     found: dict[str, Callable[[], Script]] = {}
     if not signs:
         return found
@@ -131,14 +136,6 @@ def writing_back(environment: Environment, task: Task, signs: Sequence[Sign], fi
     for at, batch in enumerate(batches(calls, most)):
         found[f"what a solved state says {at}"] = _says(batch, final)
     return found
-
-
-def _commands(environment: Environment, tool: ToolSpec) -> list[str]:
-    return ["", *(commands_of(environment, tool) if len(strings(tool)) == 1 else ())]
-
-
-def _shows(environment: Environment, tool: ToolSpec) -> list[Call]:
-    return [fill(tool, command) for command in _commands(environment, tool)] if strings(tool) else [fill(tool, "")]
 
 
 def _telling(tool: ToolSpec, name: str, command: str, text: str) -> Call:

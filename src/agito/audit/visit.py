@@ -21,37 +21,41 @@ class Visit:
 
     def __init__(self, episode: Episode) -> None:
         self.episode = episode
-        self.is_open, self._is_over = anyio.Event(), anyio.Event()
+        self.is_open, self._is_over, self._is_answered = anyio.Event(), anyio.Event(), anyio.Event()
         self._calls, self._asked = anyio.create_memory_object_stream[Call]()
-        self._answers, self._heard = anyio.create_memory_object_stream[Event](1)
+        self._answer: Event | None = None
 
     async def run(self, stage: Stage, *, is_graded: bool) -> None:
         """Until `seal`; `is_open` is set when calls can be told, or never can."""
-        with self._calls, self._asked, self._answers, self._heard:
+        with self._calls, self._asked:
             try:
                 await stage.drive(self.episode, self._act, num_digests=1, is_graded=is_graded)
             finally:
                 self.is_open.set()
+                self._is_answered.set()
                 self._is_over.set()
 
     async def _act(self, session: Session) -> Trajectory:
         task, events = self.episode.task, list[Event]()
         self.is_open.set()
-        with self._asked, self._answers:
+        with self._asked:
             async for call in self._asked:
                 events += await session.act((call,), budget(task.limits, len(events) + 1))
-                self._answers.send_nowait(events[-1])
+                self._answer = events[-1]
+                self._is_answered.set()
                 if events[-1].ended:
                     break
         return acted(task, self.episode.attempt, events)
 
     async def act(self, call: Call) -> Event | None:
         """None when the episode has ended or broken."""
+        self._answer, self._is_answered = None, anyio.Event()
         try:
             await self._calls.send(call)
-            return await self._heard.receive()
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             return None
+        await self._is_answered.wait()
+        return self._answer
 
     async def seal(self) -> Sealed | None:
         """What was captured; the world is gone."""
