@@ -65,16 +65,13 @@ class Watched:
         self.error: Exception | None = None  # the first that the environment raised, or its script
         self.said: Verdict | None = None  # by the grader, when it was asked first
         self._environment, self._episode, self._num_digests = environment, episode, num_digests
+        self.reward_range = reward_range(environment)
         self._control: Control | None = None
         self._is_opened = self._is_graded = False
 
     @property
     def environment(self) -> Environment:
         return cast("Environment", self)
-
-    @property
-    def reward_range(self) -> tuple[float, float]:
-        return reward_range(self._environment)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._environment, name)
