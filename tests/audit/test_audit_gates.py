@@ -15,7 +15,8 @@ from agito.audit.disturbing import disturbed
 from agito.audit.episode import Episode
 from agito.audit.honest import honest
 from agito.audit.rewriting import Sign, rewritten
-from agito.audit.run import Silent
+from agito.audit.pool import duplicates
+from agito.audit.run import SEED, Silent
 from agito.audit.stability import record
 from agito.audit.stage import Stage
 from agito.envs import load
@@ -25,11 +26,11 @@ QUICK = Depth(name="short", seconds=25.0, share=0.1)
 OPEN = (Sign(name="safe", value="open", others=frozenset({"shut", "jammed"})),)
 
 
-def stage_of(place: str) -> Stage:
+def stage_of(place: str, seed: int = 1) -> Stage:
     def make():
         return load(f"{PLANTED / place}")
 
-    stage = Stage(make(), make, QUICK, 1, Silent())
+    stage = Stage(make(), make, QUICK, seed, Silent())
     stage.begin("all", 1.0)
     return stage
 
@@ -107,3 +108,10 @@ async def test_what_one_tool_leaves_behind_is_seen_though_another_tool_takes_it_
     hits, num = await disturbed(stage, episodes, differs, cases)
     assert (hits > 0, num > 0) == (is_shared, True)
     assert any("once another episode has used shut" in case.what for case in cases) == is_shared
+
+
+@pytest.mark.parametrize(("place", "is_one"), [("blind/directory.py:DirectoryFirms", True), ("sound/small.py:Catalogue", False)])
+async def test_tasks_that_differ_in_a_name_of_two_words_and_a_year_are_one_and_the_same(place: str, is_one: bool) -> None:
+    stage = stage_of(place, SEED + 404)
+    await honest(stage, [])
+    assert duplicates(stage.solved, []).holds != is_one
