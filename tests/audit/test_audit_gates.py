@@ -14,8 +14,8 @@ from agito.audit.checking import checking
 from agito.audit.disturbing import disturbed
 from agito.audit.episode import Episode
 from agito.audit.honest import honest
-from agito.audit.rewriting import Sign, rewritten
 from agito.audit.pool import duplicates
+from agito.audit.rewriting import Sign, rewritten
 from agito.audit.run import SEED, Silent
 from agito.audit.stability import record
 from agito.audit.stage import Stage
