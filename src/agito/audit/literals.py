@@ -7,12 +7,15 @@ in it.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from agito.grading.audit.digest import sources_of
+from agito.audit.agents import strings
+from agito.audit.digest import sources_of
 from agito.protocols import Environment
+from agito.types import Call, ToolSpec
 
 USUAL = (
     "abort", "quit", "exit", "cancel", "skip", "give up", "error", "void", "reset", "help", "hint", "answer", "solution", "result", "score",
@@ -20,6 +23,8 @@ USUAL = (
     "done", "ok", "pass", "passed", "success", "correct",
 )  # fmt: skip
 _LONGEST = 40
+_COMMAND = re.compile(r"[A-Za-z][\w-]*")
+_COMMANDS = 16
 _COMPARING = frozenset(
     {"startswith", "endswith", "get", "pop", "removeprefix", "removesuffix", "find", "count", "index", "match", "search", "fullmatch"}
 )
@@ -27,17 +32,30 @@ _COMPARING = frozenset(
 
 def words_in(environment: Environment, most: int) -> list[str]:
     """Those that the source compares with first, then the usual ones, then whatever else it says."""
-    return list(_words_in(type(environment)))[:most]
+    compared, said = _words_in(type(environment))
+    return list(dict.fromkeys([*compared, *USUAL, *said]))[:most]
+
+
+def commands_of(environment: Environment, tool: ToolSpec, said: Sequence[Call]) -> list[str]:
+    """Words with which the one text of this tool may begin, where what agents `said` does begin with such words: those that the source
+    compares with, the ones that the tool's description names first."""
+    texts = [value for call in said if call.tool == tool.name for value in call.arguments.values() if isinstance(value, str)]
+    words = dict.fromkeys(word for word in _words_in(type(environment))[0] if _COMMAND.fullmatch(word) and word not in USUAL)
+    if len(strings(tool)) != 1 or 2 * sum(text.split(" ", 1)[0] in words for text in texts) <= len(texts):
+        return []
+    described = set(_COMMAND.findall(tool.description))
+    return sorted(words, key=lambda word: word not in described)[:_COMMANDS]
 
 
 @lru_cache(maxsize=8)
-def _words_in(environment: type) -> tuple[str, ...]:
+def _words_in(environment: type) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What its source compares with, and whatever else it says."""
     compared: list[str] = []
     said: list[str] = []
     for path in sorted(sources_of(environment)):
         for text, is_compared in _literals(path):
             (compared if is_compared else said).append(text)
-    return tuple(dict.fromkeys([*compared, *USUAL, *said]))
+    return tuple(compared), tuple(said)
 
 
 @lru_cache(maxsize=64)

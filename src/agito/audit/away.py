@@ -15,15 +15,16 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import anyio
 
-from agito.types import AttemptId, Budget, Call, Event, Key, Sealed, Task
+from agito.grading.retry import ask
+from agito.protocols import Script
+from agito.rollout import EpisodeDriver, scripted
+from agito.types import AttemptId, Call, Event, Key, Sealed, Task
 
 _ANY = random.Random(7)  # not the one of the process, which an environment may use
 _JUMP_S = 600.0  # between the last call and the verdict
@@ -91,18 +92,17 @@ async def _work(request: dict[str, Any], clock: Any) -> dict[str, Any]:
 
 async def _trace(environment: Any, drawn: tuple[Task, Key], asked: dict[str, Any], clock: Any) -> dict[str, Any]:
     task, key = drawn
-    control = await environment.open(task, key, AttemptId(**asked["attempt"]), noise_seed=asked["noise"])
-    events: list[Event] = []
-    try:
-        for at, call in enumerate(asked["calls"]):
-            left = Budget(turns=max(0, task.limits.turns - at - 1), calls=max(0, task.limits.calls - at - 1), tokens=task.limits.tokens)
-            events += await control.session.act((Call(**call),), left)
-        sealed = await control.seal()
-        clock.shift_s += _JUMP_S
-        verdict = await environment.grade(sealed, key, asked["grade_seed"])
-    finally:
-        await control.close()
-    return {"events": [essence(event) for event in events], "verdict": repr(verdict)}
+    attempt = AttemptId(**asked["attempt"])
+    driver = EpisodeDriver(environment, noise_seed=asked["noise"], grade_seed=asked["grade_seed"])
+
+    def script() -> Script:
+        for call in asked["calls"]:
+            yield Call(**call)
+
+    finished = await driver.run(task, key, attempt, scripted(script, task, attempt), is_graded=False)
+    clock.shift_s += _JUMP_S
+    verdict = finished.verdict if finished.sealed is None else await driver.judge(finished.sealed, task, key)
+    return {"events": [essence(event) for event in finished.trajectory.events], "verdict": repr(verdict)}
 
 
 async def _verdicts(
@@ -120,11 +120,8 @@ async def _verdicts(
         files = {path: base64.b64decode(data) for path, data in asked["files"].items()}
         sealed = Sealed(files=files, **asked["sealed"])
         clock.shift_s = request["shift_s"] + shift
-        grade: Callable[[], Awaitable[Any]] = partial(environment.grade, sealed, drawn[int(asked["task"])][1], request["grade_seed"])
-        try:
-            found.append((at, clock.shift_s, repr(await grade())))
-        except Exception as error:  # the boundary: what the grader raises here is compared like a verdict
-            found.append((at, clock.shift_s, f"{type(error).__name__}: {error}"))
+        verdict = await ask(environment.grade, sealed, drawn[int(asked["task"])][1], request["grade_seed"])
+        found.append((at, clock.shift_s, repr(verdict)))
     return found
 
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 
-from agito.grading.audit.agents import ending, fill, prompt_of, strings
-from agito.grading.audit.attacks import Attackers
-from agito.grading.audit.literals import words_in
-from agito.grading.audit.stage import Episode
-from agito.protocols import Environment, Script, ScriptFactory
+from agito.audit.agents import ending, fill, prompt_of, strings
+from agito.audit.attacks import Attackers
+from agito.audit.episode import Episode, replay
+from agito.audit.literals import words_in
+from agito.protocols import Environment, ScriptFactory
 from agito.types import Call, Dialect, Json, Task
 
 CONSTANT, BLIND = "constant: ", "blind: "  # what the names of these attacks begin with
@@ -145,8 +145,8 @@ def blindly(environment: Environment, solved: Sequence[Episode]) -> Attackers:
             found |= {f"{BLIND}{name}": _saying(fill(end, text)) for name, text in _from_the_prompt(task, answers).items()}
         donor = memory.donor(task)
         if donor is not None and memory.looks:
-            found[f"{BLIND}the calls of another task"] = _acting(donor.calls)
-            found[f"{BLIND}the calls of another task, in the words of this one"] = _acting(translated(donor, task))
+            found[f"{BLIND}the calls of another task"] = replay(donor.calls)
+            found[f"{BLIND}the calls of another task, in the words of this one"] = replay(translated(donor, task))
         return found
 
     return attacks
@@ -202,7 +202,7 @@ def _all_at_once(task: Task, commonest: Sequence[Call]) -> Mapping[str, ScriptFa
     found: dict[str, ScriptFactory] = {}
     if len(texts) > 1 and strings(end):
         found = {f"{CONSTANT}all answers, {name}": _saying(fill(end, mark.join(texts))) for name, mark in _MARKS.items()}
-        found[f"{CONSTANT}one answer after another"] = _acting([fill(end, text) for text in texts])
+        found[f"{CONSTANT}one answer after another"] = replay([fill(end, text) for text in texts])
     return found
 
 
@@ -210,15 +210,7 @@ _MARKS = {"spaces between": " ", "commas between": ", ", "a line each": "\n", "n
 
 
 def _saying(call: Call) -> ScriptFactory:
-    return _acting((call,))
-
-
-def _acting(calls: Sequence[Call]) -> ScriptFactory:
-    def script() -> Script:
-        for call in calls:  # noqa: UP028 (events are sent to this generator, and a list takes none)
-            yield call
-
-    return script
+    return replay((call,))
 
 
 def translated(donor: Episode, task: Task) -> list[Call]:

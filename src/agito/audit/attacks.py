@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from agito.grading.audit.agents import ending, fill, nothing, parameters, prompt_of, read, strings, words_of
+from agito.audit.agents import ending, fill, nothing, parameters, prompt_of, read, strings, words_of
 from agito.grading.redteam import attacks_for
 from agito.protocols import Environment, Script, ScriptFactory
 from agito.types import Call, Event, Json, Task

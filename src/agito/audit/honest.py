@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agito.grading.audit import limits
-from agito.grading.audit.agents import coping, stumbling
-from agito.grading.audit.card import Case, Gate, Measure
-from agito.grading.audit.numbers import share
-from agito.grading.audit.stage import Drawn, Episode, Stage
+from agito.audit import limits
+from agito.audit.agents import coping, stumbling
+from agito.audit.card import Case, Gate, Measure
+from agito.audit.episode import Drawn, Episode
+from agito.audit.numbers import share
+from agito.audit.stage import Stage
 from agito.protocols import ScriptFactory
 from agito.types import Key
 

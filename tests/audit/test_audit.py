@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from agito.audit import SHORT, Card, Mark, audit, read_card
+from agito.audit.attacks import ATTACKERS, generic
+from agito.audit.numbers import luck
 from agito.errors import NoIsolation, SandboxFailure
-from agito.grading.audit import SHORT, Card, Mark, audit, read_card
-from agito.grading.audit.attacks import ATTACKERS, generic
-from agito.grading.audit.numbers import luck
 from agito.protocols import Control, Environment, Script, ScriptFactory
 from agito.testing import FakeEnvironment
 from agito.testing.episodes import play

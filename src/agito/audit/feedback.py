@@ -8,10 +8,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from agito.grading.audit.agents import malformed, parameters, prompt_of, words_of
-from agito.grading.audit.card import Case, Measure, Quality, judged
-from agito.grading.audit.numbers import share
-from agito.grading.audit.stage import Drawn, Episode, Stage, replay
+from agito.audit.agents import malformed, parameters, prompt_of, words_of
+from agito.audit.card import Case, Measure, Quality, judged
+from agito.audit.episode import Drawn, Episode, replay
+from agito.audit.numbers import share
+from agito.audit.stage import Stage
 from agito.types import Call, Event, Fault, Task
 
 _TASKS = 24

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 
 import anyio
 
-from agito.grading.audit import limits
-from agito.grading.audit.agents import ending, exploring, fill, strings
-from agito.grading.audit.card import Case, Gate, Measure, Quality, judged
-from agito.grading.audit.leakage import Leaks, leakage
-from agito.grading.audit.literals import words_in
-from agito.grading.audit.numbers import share
-from agito.grading.audit.regrading import regrade
-from agito.grading.audit.stage import Drawn, Episode, Stage, replay
-from agito.grading.audit.visit import Visit
+from agito.audit import disturbing, limits
+from agito.audit.agents import ending, exploring, fill, strings
+from agito.audit.card import Case, Gate, Measure, Quality, judged
+from agito.audit.episode import Drawn, Episode, replay
+from agito.audit.leakage import Leaks, leakage
+from agito.audit.literals import words_in
+from agito.audit.numbers import share
+from agito.audit.regrading import regrade
+from agito.audit.stage import Stage
+from agito.audit.visit import visits
 from agito.protocols import Environment, ScriptFactory
 from agito.testing.episodes import essence
 from agito.types import Event, Fault
@@ -23,6 +24,7 @@ from agito.types import Event, Fault
 _REPEATS = 5  # k: as often is every trace acted, the first time included; the last time in another environment
 _TRACES, _LEAST_TRACES = 24, 4
 _EXPLORED, _EXPLORERS, _WORDS = 24, 4, 120  # tasks, scripts on each, words in all
+_EVERY = 1 << 30  # digests: before the first call and after each
 _BESIDE = 8  # episodes that are interleaved
 
 
@@ -33,6 +35,7 @@ class Trace:
     episode: Episode
     differs: str = ""  # how it came out differently, alone
     num_repeats: int = 0  # that did not break
+    is_honest: bool = False
 
 
 async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> Quality:
@@ -48,7 +51,11 @@ async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) ->
     cases += [Case(what=f"acted again: {trace.differs}", where=trace.episode.task.id) for trace in repeated if trace.differs]
     steady = share("deterministic", sum(not trace.differs for trace in repeated), len(repeated), note=f"acted {_REPEATS} times")
     disturbed, num_beside = await _beside(stage, [trace for trace in repeated if not trace.differs], cases)
-    beside = share("disturbed", disturbed, num_beside, note="interleaved call by call, and concurrent")
+    after, num_after = await disturbing.disturbed(
+        stage, [trace.episode for trace in repeated if not trace.differs and trace.is_honest], _difference, cases
+    )
+    disturbed, num_beside = disturbed + after, num_beside + num_after
+    beside = share("disturbed", disturbed, num_beside, note="interleaved call by call, concurrent, and after one tool alone")
     flaky = await regrade(stage, cases)
     flake = share("flake", flaky.mixed, flaky.captures, note=f"{flaky.gradings} gradings of solved and failed captures")
     leaks = await leakage(stage, cases)
@@ -124,10 +131,10 @@ async def record(stage: Stage) -> list[Trace]:
 
     async def work(job: tuple[int, tuple[Drawn, ScriptFactory, bool]]) -> Trace:
         at, (drawn, script, is_honest) = job
-        episode = await stage.play(drawn, script, noise=at, digests=True, provokes=not is_honest)
+        episode = await stage.play(drawn, script, noise=at, num_digests=_EVERY, provokes=not is_honest)
         if is_honest:
             stage.honest.append(episode)
-        return Trace(episode=episode)
+        return Trace(episode=episode, is_honest=is_honest)
 
     traces = await stage.each(list(enumerate(jobs)), work, least=_LEAST_TRACES, width=1)
     return [trace for trace in traces if trace.episode.sealed and not _met_a_deadline(trace.episode.events)]
@@ -158,7 +165,7 @@ async def _repeat(stage: Stage, trace: Trace, elsewhere: Environment) -> Trace:
     for number in range(1, _REPEATS):
         environment = elsewhere if number == _REPEATS - 1 else stage.environment
         again = await stage.play(
-            drawn, script, attempt=first.attempt, noise=first.noise, digests=True, environment=environment, provokes=True
+            drawn, script, attempt=first.attempt, noise=first.noise, num_digests=_EVERY, environment=environment, provokes=True
         )
         found = _difference(first, again)
         trace = replace(trace, num_repeats=trace.num_repeats + (not again.problem))
@@ -220,18 +227,15 @@ async def _concurrent(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
 
 async def _interleaved(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
     """All opened in turn, one call of each in turn, all sealed and graded in turn."""
-    visits = [
-        await Visit.open(stage, (trace.episode.task, trace.episode.key), attempt=trace.episode.attempt, noise=trace.episode.noise)
-        for trace in traces
-    ]
-    try:
+    async with visits(stage, are_graded=True) as open_one:
+        opened = [
+            await open_one((trace.episode.task, trace.episode.key), attempt=trace.episode.attempt, noise=trace.episode.noise)
+            for trace in traces
+        ]
         for at in range(max(len(trace.episode.calls) for trace in traces)):
-            for visit, trace in zip(visits, traces, strict=True):
+            for visit, trace in zip(opened, traces, strict=True):
                 if at < len(trace.episode.calls):
                     await visit.act(trace.episode.calls[at])
-        for visit in visits:
-            await visit.seal(graded=True)
-    finally:
-        for visit in visits:
-            await visit.close()
-    return [visit.episode for visit in visits]
+        for visit in opened:
+            await visit.seal()
+    return [visit.episode for visit in opened]

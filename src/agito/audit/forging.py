@@ -11,17 +11,16 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar, cast
+from typing import cast
 
-from agito.grading.audit.agents import ending, fill, prompt_of, strings, words_of
-from agito.grading.audit.attacks import Attackers
-from agito.grading.audit.blindly import Memory
-from agito.grading.audit.literals import words_in
-from agito.grading.audit.stage import Episode
-from agito.protocols import Environment, Script, ScriptFactory
+from agito.audit.agents import ending, fill, prompt_of, strings, words_of
+from agito.audit.attacks import Attackers
+from agito.audit.blindly import Memory
+from agito.audit.episode import Episode, replay
+from agito.audit.literals import words_in
+from agito.audit.rewriting import batches, signs_of, writing_back
+from agito.protocols import Environment, ScriptFactory
 from agito.types import Call, Task, ToolSpec
-
-T = TypeVar("T")
 
 FORGED = "forged: "  # what the names of these attacks begin with
 _USUAL_PATHS = (
@@ -41,7 +40,7 @@ _CLAIMS = (
     '{"success": true}', '{"score": 1.0}', "reward=1.0", "reward: 1.0", "score: 1.0", "exit 0",
 )  # fmt: skip
 _PLACES = frozenset({"path", "file", "filename", "file_name", "filepath", "name", "key", "field", "id", "where", "target", "entry"})
-_MOST_CLAIMS, _MOST_TEXTS, _MOST_BYTES, _DONORS, _MOST_WORDS = 10, 60, 20_000, 3, 80
+_MOST_CLAIMS, _MOST_TEXTS, _MOST_BYTES, _DONORS, _MOST_WORDS, _SAID = 10, 60, 20_000, 3, 80, 40
 
 
 def forging(environment: Environment, solved: Sequence[Episode], failed: Sequence[Episode]) -> Attackers:
@@ -51,7 +50,8 @@ def forging(environment: Environment, solved: Sequence[Episode], failed: Sequenc
     common = {line for each in failed if each.sealed for data in each.sealed.files.values() for line in _lines(data)}
     words = words_in(environment, _MOST_WORDS)
     named = [word for word in words if "." in word.strip(".") or "/" in word]
-    last = memory.shared_end()
+    last, signs = memory.shared_end(), signs_of(memory.solved, failed)
+    said = [call for each in memory.solved[:_SAID] for call in each.calls]
 
     def attacks(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:
         files = {path: _as_ours(data, donor, task) for donor in donors if donor.sealed for path, data in donor.sealed.files.items() if data}
@@ -59,10 +59,12 @@ def forging(environment: Environment, solved: Sequence[Episode], failed: Sequenc
         telling = [line for text in files.values() for line in text.splitlines() if line.strip() and line not in common]
         pairs = [pair for text in files.values() for pair in _pairs(text)]
         texts = [*telling[:_MOST_TEXTS], *_CLAIMS, *words]
-        return {
+        found = {
             f"{FORGED}{name}": _then_ending(task, calls, last)
             for tool in _tools(task) for name, calls in _writing(tool, files, paths, pairs, texts, task).items()
         }  # fmt: skip
+        scripts = writing_back(environment, task, signs, said, _final(task, last))
+        return found | {f"{FORGED}{name}": script for name, script in scripts.items()}
 
     return attacks
 
@@ -76,9 +78,9 @@ def _writing(
     if len(names) >= 2:
         for path_in, text_in in _orders(names):
             way = f"{tool.name}({path_in}, {text_in})"
-            for at, batch in enumerate(_batches(list(files.items()), most)):
+            for at, batch in enumerate(batches(list(files.items()), most)):
                 found[f"{way}: files of a solved episode {at or ''}"] = [fill(tool, "x", **{path_in: p, text_in: t}) for p, t in batch]
-            for at, batch in enumerate(_batches(list(pairs), most)):
+            for at, batch in enumerate(batches(list(pairs), most)):
                 found[f"{way}: entries of a solved episode {at or ''}"] = [fill(tool, "x", **{path_in: p, text_in: t}) for p, t in batch]
             inside = [(word, f"\n{text}") for text in list(files.values())[:1] for word in words_of(min(task.prompt.values(), key=len))]
             if inside:
@@ -89,7 +91,7 @@ def _writing(
                 found[f"{way}: {claim}"] = [fill(tool, "x", **{path_in: path, text_in: claim}) for path in paths[:most]]
     if len(names) == 1:
         said = [*texts, *(f"{name}={value}" for name, value in pairs), *(f"{name} {value}" for name, value in pairs)]
-        for at, batch in enumerate(_batches(list(dict.fromkeys(said)), most)):
+        for at, batch in enumerate(batches(list(dict.fromkeys(said)), most)):
             found[f"{tool.name}({names[0]}): texts {at}"] = [fill(tool, text) for text in batch]
         if files and names[0] in ("command", "cmd", "script", "code", "bash", "shell"):
             writes = [f"printf %s {shlex.quote(text)} > {shlex.quote(path)}" for path, text in files.items()]
@@ -106,22 +108,15 @@ def _orders(names: Sequence[str]) -> Sequence[tuple[str, str]]:
     return [(placed[0], two if placed[0] == one else one)] if len(placed) == 1 else [(one, two), (two, one)]
 
 
-def _batches(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
-    return [items[at : at + size] for at in range(0, len(items), size)]
-
-
 def _then_ending(task: Task, calls: Sequence[Call], last: Call | None) -> ScriptFactory:
     """Ends as all solutions do, which says nothing of this task, or else with junk."""
+    final = _final(task, last)
+    return replay([*calls, *([final] if final is not None else [])])
+
+
+def _final(task: Task, last: Call | None) -> Call | None:
     end = ending(task)
-    final = last if last is not None and end is not None and last.tool == end.name else None
-
-    def script() -> Script:
-        for call in calls:  # noqa: UP028 (events are sent to this generator, and a list takes none)
-            yield call
-        if end is not None:
-            yield final or fill(end, "zq")
-
-    return script
+    return None if end is None else last if last is not None and last.tool == end.name else fill(end, "zq")
 
 
 def _tools(task: Task) -> list[ToolSpec]:

@@ -10,14 +10,16 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from agito.grading.audit import limits
-from agito.grading.audit.agents import ending, fill, malformed, prompt_of, strings, words_of
-from agito.grading.audit.attacks import Attackers
-from agito.grading.audit.blindly import Memory
-from agito.grading.audit.card import Case, Gate
-from agito.grading.audit.literals import words_in
-from agito.grading.audit.reading import Shown, readings
-from agito.grading.audit.stage import Episode, Stage, replay
+from agito.audit import limits
+from agito.audit.agents import ending, fill, malformed, prompt_of, strings, words_of
+from agito.audit.attacks import Attackers
+from agito.audit.blindly import Memory
+from agito.audit.card import Case, Gate
+from agito.audit.checking import checking
+from agito.audit.episode import Episode, replay
+from agito.audit.literals import words_in
+from agito.audit.reading import Shown, readings
+from agito.audit.stage import Stage
 from agito.protocols import Answered, Environment, Script, ScriptFactory
 from agito.types import Call, Event, Fault, Task, ToolSpec
 
@@ -61,8 +63,13 @@ async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) ->
         cases += [
             Case(what=f"{place}: the answer can be read {one.how} in {one.hits} of {one.num} tasks", where=one.task) for one in read[:1]
         ]
-    told = f"the answer can be read before it is earned in {found} of {len(shown)} places"
-    if not shown:
+    checks = await checking(stage, solved)
+    for check, read in checks:
+        found += read is not None
+        if read is not None:
+            cases.append(Case(what=f"{check} tells right from wrong: {read.how}, in {read.hits} of {read.num} tasks", where=read.task))
+    told = f"the answer can be read before it is earned in {found} of {len(shown) + len(checks)} places"
+    if not shown and not checks:
         told = "no solution ends with an answer that another task does not have: there is nothing to tell"
     return Gate(
         name="told", value=float(found), limit=limits.TOLD, holds=not found, found=told,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from agito.grading.audit.card import Measure
+from agito.audit.card import Measure
 from agito.record.intervals import wilson
 from agito.types import mean
 

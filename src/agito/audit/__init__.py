@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from agito.grading.audit.card import Card, Case, Gate, Mark, Measure, Quality, read_card
-from agito.grading.audit.digest import digest_of
-from agito.grading.audit.pool import SPLITS
-from agito.grading.audit.run import audit
-from agito.grading.audit.stage import FULL, SHORT, Depth, Watcher
+from agito.audit.card import Card, Case, Gate, Mark, Measure, Quality, read_card
+from agito.audit.digest import digest_of
+from agito.audit.pool import SPLITS
+from agito.audit.run import audit
+from agito.audit.stage import FULL, SHORT, Depth, Watcher
 
 __all__ = [
     "FULL",

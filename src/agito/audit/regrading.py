@@ -6,10 +6,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agito.errors import SandboxFailure
-from agito.grading.audit.agents import nothing
-from agito.grading.audit.card import Case
-from agito.grading.audit.stage import GRADE_SEED, Episode, Stage
+from agito.audit.agents import nothing
+from agito.audit.card import Case
+from agito.audit.episode import Episode
+from agito.audit.stage import GRADE_SEED, Stage
+from agito.types import Status
 
 _GRADES, _SEEDS, _REGRADED, _LEAST_REGRADED = 5, 40, 400, 4
 _REPEATED = 3_000  # gradings in all
@@ -31,7 +32,7 @@ async def regrade(stage: Stage, cases: list[Case]) -> Regraded:
     solved = stage.solved[: stage.depth.of(_REGRADED, least=_LEAST_REGRADED)]
     chosen = [*solved[:_LEAST_REGRADED], *failed, *solved[_LEAST_REGRADED:]]
     for number, episode in enumerate(chosen):
-        if episode.sealed is None or episode.problem:
+        if episode.sealed is None or episode.problem or episode.is_void:
             continue
         if found.captures >= _LEAST_REGRADED and stage.is_late:
             break
@@ -61,10 +62,7 @@ async def _by_chance(stage: Stage, episode: Episode, found: Regraded) -> str:
         if at >= _GRADES and stage.is_late:
             break
         text = str(rng.randrange(10**9, 10**10)) if at % 2 else "".join(rng.choice("bcdfghjkmpqrstvwxz") for _ in range(12))
-        try:
-            verdict = await stage.environment.grade(replace(sealed, submitted=text), episode.key, GRADE_SEED)
-        except Exception:  # the boundary: what breaks the grader is for `ways_out` to find
-            return ""
+        verdict = await stage.grade(replace(sealed, submitted=text), episode.key)
         found.gradings += 1
         right += [text] if verdict.reward >= 1.0 - 1e-9 else []
     if right and len(right) < _MEANINGLESS // 2:
@@ -79,15 +77,10 @@ async def _graded(stage: Stage, episode: Episode, seeds: Sequence[int], found: R
     for at, seed in enumerate(seeds):
         if at >= _GRADES and stage.is_late:
             break
-        try:
-            verdict = await stage.environment.grade(sealed, episode.key, seed)
-        except Exception as error:  # the boundary: a grader that breaks
-            stage.report(replace(episode), error)
-            return (
-                ""
-                if isinstance(error, SandboxFailure)
-                else f"one capture gets a verdict, and {type(error).__name__}: {error} in grading {at + 1}"
-            )
+        verdict = await stage.grade(sealed, episode.key, seed)
+        if verdict.status is Status.VOID:
+            is_machine = verdict.evidence.startswith("infra")
+            return "" if is_machine else f"one capture gets a verdict, and none in grading {at + 1}: {verdict.evidence}"
         found.gradings += 1
         if seed == GRADE_SEED and repr(verdict) != first:
             return f"one capture earns {episode.verdict.reward:g}, and {verdict.reward:g} in grading {at + 1} with the same seed"

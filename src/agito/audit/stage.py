@@ -1,4 +1,4 @@
-"""Where an audit plays its episodes: one environment, timed, with a deadline on every wait, and a record of whatever broke."""
+"""Where an audit plays its episodes: one environment, driven as in training, timed, and with a record of whatever broke."""
 
 from __future__ import annotations
 
@@ -6,29 +6,37 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
 
-from agito.errors import AgitoError, BadEnvironment, SandboxExhausted, SandboxFailure
-from agito.grading.audit.digest import sources_of
-from agito.protocols import Control, Environment, Script, ScriptFactory
-from agito.testing.episodes import budget
-from agito.types import AttemptId, Call, Event, Key, Sealed, Status, Task, Verdict
+from agito.audit.digest import sources_of
+from agito.audit.episode import Drawn, Episode, Watched
+from agito.errors import BadEnvironment, SandboxFailure
+from agito.grading.retry import ask
+from agito.protocols import Environment, ScriptFactory
+from agito.rollout import Act, EpisodeDriver, Finished, scripted
+from agito.types import AttemptId, Fault, Key, Sealed, Status, Verdict
 
 T = TypeVar("T")
 R = TypeVar("R")
-Drawn: TypeAlias = "tuple[Task, Key]"
 
 GRADE_SEED = 7
-_DEADLINE_S = 60.0  # of an episode, from opening to verdict
-_CLOSE_S = 10.0
 _FIRST_GROUP = 900_000_000  # attempts of an audit have numbers that no run uses
+_PATIENCE = 2.0
 _WIDTH = 4  # episodes at the same time where nothing is timed
+
+
+def _waited_s() -> float:
+    """For how long this process has stood ready and was given no core; 0 where the kernel does not say."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 class Watcher(Protocol):
@@ -57,46 +65,6 @@ FULL = Depth(name="full", seconds=100.0, share=1.0)
 SHORT = Depth(name="short", seconds=25.0, share=0.4)
 
 
-@dataclass(slots=True)
-class Episode:
-    """What one scripted episode left. `problem` says what broke; the verdict is then void."""
-
-    task: Task
-    key: Key
-    events: list[Event] = field(default_factory=list[Event])
-    digests: list[str] = field(default_factory=list[str])  # before the first call and after each, where they were asked for
-    sealed: Sealed | None = None
-    verdict: Verdict = field(default_factory=lambda: Verdict.void("not graded"))
-    attempt: AttemptId = field(default_factory=lambda: AttemptId(group=0, slot=0))
-    noise: int = 0
-    problem: str = ""
-    reset_s: float = 0.0
-    grade_s: float = 0.0
-    steps_s: list[float] = field(default_factory=list[float])
-
-    @property
-    def reward(self) -> float | None:
-        """None when void."""
-        return self.verdict.reward if self.verdict.reward == self.verdict.reward else None
-
-    @property
-    def is_success(self) -> bool:
-        return (self.reward or 0.0) >= 1.0 - 1e-9
-
-    @property
-    def is_void(self) -> bool:
-        """Without a verdict, though nothing broke: the grader gave none."""
-        return not self.problem and self.verdict.status is Status.VOID
-
-    @property
-    def submitted(self) -> str:
-        return (self.sealed.submitted if self.sealed else None) or ""
-
-    @property
-    def calls(self) -> list[Call]:
-        return [event.call for event in self.events]
-
-
 class Stage:
     """Plays episodes of `environment`; `make` gives another one like it."""
 
@@ -109,24 +77,29 @@ class Stage:
         self.solved: list[Episode] = []  # by solutions, with full marks, on tasks of every split
         self.voids: list[Episode] = []  # episodes without a verdict in which nothing broke
         self._watcher = watcher
-        self._ends_at = time.monotonic() + depth.seconds
+        self._began_waited_s = _waited_s()
+        self._ends_at = self._now() + depth.seconds
         self._late_at = self._ends_at
         self._sources = {str(path.resolve()) for path in sources_of(type(environment))}
 
     def begin(self, name: str, part: float) -> None:
         """The next part of the audit may take `part` of the time that is left."""
-        now = time.monotonic()
+        now = self._now()
         self._late_at = now + max(self._ends_at - now, 0.0) * part
         self._watcher.part(name)
 
+    def _now(self) -> float:
+        """The time that neighbours on this machine take is not the audit's, up to `_PATIENCE` times what the whole may take."""
+        return time.monotonic() - min(_waited_s() - self._began_waited_s, _PATIENCE * self.depth.seconds)
+
     @property
     def is_late(self) -> bool:
-        return time.monotonic() > self._late_at
+        return self._now() > self._late_at
 
     @property
     def seconds_left(self) -> float:
         """Of this part."""
-        return max(self._late_at - time.monotonic(), 0.0)
+        return max(self._late_at - self._now(), 0.0)
 
     def draw(self, split: str, number: int, *, first: int = 0, seed: int | None = None, within_s: float = 1e9) -> list[Drawn]:
         """`number` tasks of a split, families and levels in turn; fewer, but one for every cell, when that takes longer than `within_s`."""
@@ -174,7 +147,7 @@ class Stage:
 
         async def hand() -> None:
             for number, item in todo:
-                if self.is_late and number >= (least if time.monotonic() < self._ends_at else 1):
+                if self.is_late and number >= (least if self._now() < self._ends_at else 1):
                     return
                 done[number] = await work(item)
                 await anyio.lowlevel.checkpoint()
@@ -191,48 +164,59 @@ class Stage:
         *,
         attempt: AttemptId | None = None,
         noise: int = 0,
-        digests: bool = False,
+        num_digests: int = 0,
         environment: Environment | None = None,
         provokes: bool = False,
     ) -> Episode:
-        """Opens, acts out, seals, grades. Whatever breaks is an incident, unless the script is there to break something; only a machine
-        without isolation ends the audit."""
-        host = environment or self.environment
-        attempt = attempt or self.attempt()
-        episode = Episode(task=drawn[0], key=drawn[1], attempt=attempt, noise=noise)
+        """One episode of a script, as training drives it."""
+        episode = Episode(task=drawn[0], key=drawn[1], attempt=attempt or self.attempt(), noise=noise)
+        act = scripted(script, episode.task, episode.attempt)
+        await self.drive(episode, act, num_digests=num_digests, environment=environment, provokes=provokes)
+        return episode
+
+    async def drive(
+        self,
+        episode: Episode,
+        act: Act,
+        *,
+        num_digests: int = 0,
+        environment: Environment | None = None,
+        provokes: bool = False,
+        is_graded: bool = True,
+    ) -> None:
+        """Whatever breaks is an incident, unless the script is there to break something; only what ends every episode alike, such as a
+        machine without isolation, ends the audit. The audit goes by what the environment does by itself: a grader that gave no verdict
+        stays without one, though the driver, which asked again beside a solved episode, knows what the work is worth."""
         self.num_episodes += 1
         self.num_provoked += provokes
         self._watcher.episode()
-        control: Control | None = None
-        try:
-            with anyio.fail_after(_DEADLINE_S):
-                began = time.perf_counter()
-                control = await host.open(episode.task, episode.key, attempt, noise_seed=noise)
-                episode.reset_s = time.perf_counter() - began
-                await _act(control, episode, script, digests)
-                episode.sealed = await control.seal()
-                began = time.perf_counter()
-                episode.verdict = await host.grade(episode.sealed, episode.key, GRADE_SEED)
-                episode.grade_s = time.perf_counter() - began
-        except SandboxExhausted as error:  # it used up what it was given: scored as it stands, with nothing captured
-            episode.verdict = Verdict(status=Status.SCORED, reward=0.0, evidence=f"exhausted: {error}")
-        except Exception as error:  # the boundary: whatever an environment raises is a finding
-            self.report(episode, error, provoked=provokes)
-        finally:
-            await self.close(control)
-        if episode.is_void and not provokes:
-            self.voids.append(episode)
-        return episode
+        watched = Watched(environment or self.environment, episode, num_digests)
+        driver = EpisodeDriver(watched.environment, noise_seed=episode.noise, grade_seed=GRADE_SEED)
+        finished = await driver.run(episode.task, episode.key, episode.attempt, watched.acting(act), is_graded=is_graded)
+        episode.sealed, episode.verdict = finished.sealed, finished.verdict
+        episode.problem = self._problem(watched, finished, is_graded)
+        if episode.problem:
+            episode.verdict = Verdict.void(episode.problem)
+            self.incidents[episode.problem] += not provokes
+        elif watched.said is not None and watched.said.status is Status.VOID:
+            episode.verdict = watched.said
+            self.voids += [] if provokes else [episode]
 
-    def report(self, episode: Episode, error: Exception, *, provoked: bool = False) -> None:
-        """Notes what broke. Raises again what ends every episode alike, such as a machine without isolation."""
-        if isinstance(error, AgitoError) and not isinstance(error, SandboxFailure):
-            raise error
-        kind = "infra" if isinstance(error, SandboxFailure | TimeoutError) else "env"
-        text = str(error) or (f"no answer within {_DEADLINE_S:g} s" if isinstance(error, TimeoutError) else "without a message")
-        episode.problem = f"{kind}: {type(error).__name__}: {text.splitlines()[0][:160]} ({self._place(error)})"
-        episode.verdict = Verdict.void(episode.problem)
-        self.incidents[episode.problem] += not provoked
+    async def grade(self, sealed: Sealed, key: Key, grade_seed: int = GRADE_SEED) -> Verdict:
+        """A capture graded once more, or one that was altered. Void where the grader fails."""
+        return await ask(self.environment.grade, sealed, key, grade_seed)
+
+    def _problem(self, watched: Watched, finished: Finished, is_graded: bool) -> str:
+        """What broke, in one line; empty when nothing did, or when it was the work's own doing."""
+        error = watched.error
+        is_own = error is not None and not isinstance(error, SandboxFailure | TimeoutError)
+        is_unjudged = is_graded and watched.said is None and finished.verdict.status is Status.VOID
+        if not is_own and not is_unjudged and finished.trajectory.fault not in (Fault.ENV, Fault.INFRA):
+            return ""
+        if error is None:  # a deadline passed
+            return f"infra: {finished.trajectory.detail or finished.verdict.evidence}"
+        text = f"{error}".splitlines() or ["without a message"]
+        return f"{'env' if is_own else 'infra'}: {type(error).__name__}: {text[0][:160]} ({self._place(error)})"
 
     def _place(self, error: Exception) -> str:
         """Where the environment's own source raised it; else where anybody did."""
@@ -240,43 +224,3 @@ class Stage:
         ours = [frame for frame in frames if str(Path(frame.filename).resolve()) in self._sources]
         frame = (ours or frames or [None])[-1]
         return f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}" if frame else "nowhere"
-
-    async def close(self, control: Control | None) -> None:
-        if control is not None:
-            with anyio.move_on_after(_CLOSE_S, shield=True):
-                await control.close()
-
-
-async def _act(control: Control, episode: Episode, factory: ScriptFactory, digests: bool) -> None:
-    """Until the script returns, the episode ends, or the calls are used up."""
-    session, limits, script = control.session, episode.task.limits, factory()
-    most = min(limits.calls, limits.turns)
-    if digests:
-        episode.digests.append(await control.digest())
-    try:
-        call = next(script, None)
-        while call is not None and len(episode.events) < most:
-            began = time.perf_counter()
-            (event,) = await session.act((call,), budget(limits, len(episode.events) + 1))
-            episode.steps_s.append(time.perf_counter() - began)
-            episode.events.append(event)
-            if digests:
-                episode.digests.append(await control.digest())
-            if event.ended:
-                break
-            try:
-                call = script.send(event)
-            except StopIteration:
-                break
-    finally:
-        script.close()
-
-
-def replay(calls: Sequence[Call]) -> ScriptFactory:
-    """A script that says these calls, whatever the world answers."""
-
-    def script() -> Script:
-        for call in calls:  # noqa: UP028 (events are sent to this generator, and a list takes none)
-            yield call
-
-    return script

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agito.grading.audit import limits
-from agito.grading.audit.agents import nothing, prompt_of, words_of
-from agito.grading.audit.attacks import Attackers, impostors
-from agito.grading.audit.blindly import BLIND, CONSTANT, blindly
-from agito.grading.audit.card import Case, Gate, Measure, Quality, judged
-from agito.grading.audit.forging import FORGED, forging
-from agito.grading.audit.numbers import average, bounds, earns_more, share
-from agito.grading.audit.stage import GRADE_SEED, Drawn, Episode, Stage
-from agito.grading.audit.telling import ASKED, asking
+from agito.audit import limits
+from agito.audit.agents import nothing, prompt_of, words_of
+from agito.audit.attacks import Attackers, impostors
+from agito.audit.blindly import BLIND, CONSTANT, blindly
+from agito.audit.card import Case, Gate, Measure, Quality, judged
+from agito.audit.episode import Drawn, Episode
+from agito.audit.forging import FORGED, forging
+from agito.audit.numbers import average, bounds, earns_more, share
+from agito.audit.stage import Stage
+from agito.audit.telling import ASKED, asking
 from agito.protocols import OPEN_LOOP, ScriptFactory
 from agito.types import Sealed, Status, mean
 
@@ -216,11 +217,8 @@ async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
         others: list[str | None] = [other.sealed.submitted for other in solved if other.sealed and other is not episode]
         others += words_of(prompt_of(episode.task))
         for name, mutant in _spoilt(episode.sealed, others):
-            try:
-                verdict = await stage.environment.grade(mutant, episode.key, GRADE_SEED)
-            except Exception:  # the boundary: no world makes such a capture, and a grader that breaks on it gives no verdict
-                continue
-            if verdict.status is Status.VOID:
+            verdict = await stage.grade(mutant, episode.key)
+            if verdict.status is Status.VOID:  # no world makes such a capture, and a grader that breaks on it gives no verdict
                 continue
             num += 1
             killed += verdict.reward < 1.0 - 1e-9

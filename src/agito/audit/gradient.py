@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
-from agito.grading.audit.agents import at_random, blind, nothing
-from agito.grading.audit.card import Case, Measure, Quality, judged
-from agito.grading.audit.numbers import average, share
-from agito.grading.audit.stage import Drawn, Episode, Stage
+from agito.audit.agents import at_random, blind, nothing
+from agito.audit.card import Case, Measure, Quality, judged
+from agito.audit.episode import Drawn, Episode
+from agito.audit.numbers import average, share
+from agito.audit.stage import Stage
 from agito.protocols import Environment, ScriptFactory
 from agito.types import Key, Task, mean
 

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from agito.grading.audit import limits
-from agito.grading.audit.card import Case, Gate
-from agito.grading.audit.stage import Drawn, Episode, Stage
+from agito.audit import limits
+from agito.audit.card import Case, Gate
+from agito.audit.episode import Drawn, Episode
+from agito.audit.stage import Stage
 from agito.types import mean
 
 _PER_LEVEL, _LEAST = 300, 5

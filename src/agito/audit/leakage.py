@@ -10,11 +10,12 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agito.grading.audit.agents import ending, fill, strings
-from agito.grading.audit.card import Case
-from agito.grading.audit.literals import words_in
-from agito.grading.audit.stage import Drawn, Stage
-from agito.grading.audit.visit import Visit
+from agito.audit.agents import ending, fill, strings
+from agito.audit.card import Case
+from agito.audit.episode import Drawn
+from agito.audit.literals import words_in
+from agito.audit.stage import Stage
+from agito.audit.visit import Open, Visit, visits
 from agito.types import Call, Json, Task, ToolSpec
 
 PREFIX = "zq7planted"
@@ -92,17 +93,17 @@ async def leakage(stage: Stage, cases: list[Case]) -> Leaks:
     for at, drawn in enumerate(stage.draw("train", number)):
         if at >= 2 and stage.is_late:
             break
-        await _on_one_task(stage, drawn, words, leaks, cases)
+        async with visits(stage) as open_one:
+            await _on_one_task(stage, open_one, drawn, words, leaks, cases)
     return leaks
 
 
-async def _on_one_task(stage: Stage, drawn: Drawn, words: Sequence[str], leaks: Leaks, cases: list[Case]) -> None:
+async def _on_one_task(stage: Stage, open_one: Open, drawn: Drawn, words: Sequence[str], leaks: Leaks, cases: list[Case]) -> None:
     task, key = drawn
     marks = _Marks()
     trace = (await stage.play(drawn, stage.environment.solutions(task, key)[0])).calls
-    beside = await Visit.open(stage, drawn)  # opened before anything is planted, searched after
-    planting = await Visit.open(stage, drawn)
-    began = await planting.digest()
+    beside = await open_one(drawn)  # opened before anything is planted, searched after
+    planting = await open_one(drawn)
     runners = await _runners(planting, task)
     for call in _plants(task, trace, words, marks, runners):
         await planting.act(call)
@@ -111,9 +112,8 @@ async def _on_one_task(stage: Stage, drawn: Drawn, words: Sequence[str], leaks: 
     if end is not None:
         await planting.act(fill(end, marks.new(f"{end.name}: the submission")))
     planted |= marks.seen_in(await _captured(planting))
-    after, elsewhere = await Visit.open(stage, drawn), await Visit.open(stage, stage.draw("heldout", 1, first=7)[0])
-    begins = await after.digest()
-    if begins and began and begins != began:
+    after, elsewhere = await open_one(drawn), await open_one(stage.draw("heldout", 1, first=7)[0])
+    if planting.episode.digests != after.episode.digests and not planting.episode.problem and not after.episode.problem:
         cases.append(Case(what="after other episodes it begins in another state", where=task.id))
         leaks.found += 1
     seen: set[str] = set()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 
-from agito.grading.audit.card import Case, Measure, Quality, judged
-from agito.grading.audit.numbers import milliseconds
-from agito.grading.audit.stage import Drawn, Episode, Stage
+from agito.audit.card import Case, Measure, Quality, judged
+from agito.audit.episode import Drawn, Episode
+from agito.audit.numbers import milliseconds
+from agito.audit.stage import Stage
 
 _WIDTHS = (1, 2, 4, 8)
 _SHORT_WIDTHS = (1, 4)

@@ -20,10 +20,11 @@ from typing import Any
 
 import anyio
 
-from agito.grading.audit import limits
-from agito.grading.audit.away import canonical, essence
-from agito.grading.audit.card import Case, Gate
-from agito.grading.audit.stage import GRADE_SEED, Drawn, Episode, Stage
+from agito.audit import limits
+from agito.audit.away import canonical, essence
+from agito.audit.card import Case, Gate
+from agito.audit.episode import Drawn, Episode
+from agito.audit.stage import GRADE_SEED, Stage
 from agito.protocols import Environment
 from agito.types import Sealed
 
@@ -55,7 +56,8 @@ async def elsewhere(stage: Stage, acted: Sequence[Episode], episodes: Sequence[E
     where = _where(type(stage.environment))
     if where is None:
         return _gate(compared, "its class is not at the top of a module, so that no other process can make it: not measured")
-    captures = [episode for episode in episodes if episode.sealed is not None and not episode.problem][
+    acted = [episode for episode in acted if not episode.is_void]
+    captures = [episode for episode in episodes if episode.sealed is not None and not episode.problem and not episode.is_void][
         : stage.depth.of(_CAPTURES, least=_LEAST)
     ]
     drawn = list({episode.task.id: (episode.task, episode.key) for episode in (*captures, *acted)}.values())

@@ -7,10 +7,11 @@ import json
 from collections import Counter
 from itertools import product
 
-from agito.grading.audit.agents import malformed
-from agito.grading.audit.card import Case, Measure, Quality, judged
-from agito.grading.audit.numbers import percentile, share
-from agito.grading.audit.stage import Drawn, Stage, replay
+from agito.audit.agents import malformed
+from agito.audit.card import Case, Measure, Quality, judged
+from agito.audit.episode import Drawn, replay
+from agito.audit.numbers import percentile, share
+from agito.audit.stage import Stage
 from agito.types import Fault
 
 _INSTANCES = 300

@@ -10,22 +10,22 @@ from dataclasses import replace
 
 import anyio
 
-from agito.grading.audit.attacks import ATTACKERS, Attackers
-from agito.grading.audit.card import MAX_CASES, Card, Case, Quality, with_gates
-from agito.grading.audit.cheating import cheating
-from agito.grading.audit.digest import digest_of
-from agito.grading.audit.elsewhere import elsewhere
-from agito.grading.audit.feedback import feedback
-from agito.grading.audit.gradient import gradient
-from agito.grading.audit.honest import honest, informed
-from agito.grading.audit.levels import levels
-from agito.grading.audit.pool import duplicates, overlap, splits_gate
-from agito.grading.audit.scale import scalability
-from agito.grading.audit.stability import record, stability, with_incidents
-from agito.grading.audit.stage import FULL, Depth, Stage, Watcher
-from agito.grading.audit.telling import telling
-from agito.grading.audit.voiding import ways_out
-from agito.grading.audit.worlds import coverage, diversity, realism
+from agito.audit.attacks import ATTACKERS, Attackers
+from agito.audit.card import MAX_CASES, Card, Case, Quality, with_gates
+from agito.audit.cheating import cheating
+from agito.audit.digest import digest_of
+from agito.audit.elsewhere import elsewhere
+from agito.audit.feedback import feedback
+from agito.audit.gradient import gradient
+from agito.audit.honest import honest, informed
+from agito.audit.levels import levels
+from agito.audit.pool import duplicates, overlap, splits_gate
+from agito.audit.scale import scalability
+from agito.audit.stability import record, stability, with_incidents
+from agito.audit.stage import FULL, Depth, Stage, Watcher
+from agito.audit.telling import telling
+from agito.audit.voiding import ways_out
+from agito.audit.worlds import coverage, diversity, realism
 from agito.protocols import Environment
 from agito.running import first_error
 

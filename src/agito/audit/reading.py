@@ -15,8 +15,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import cast
 
-from agito.grading.audit.codes import PLAIN, codes_of, views_of
-from agito.grading.audit.numbers import differs, earns_more
+from agito.audit.codes import PLAIN, codes_of, views_of
+from agito.audit.numbers import differs, earns_more
 
 _WORD = re.compile(r"[^\s\"'`,;()\[\]{}<>|]+")
 _EDGE = ".:!?="
@@ -172,7 +172,7 @@ def _anywhere(shown: Sequence[Shown], chance: float) -> Reading | None:
 # ---- by heart, and by arithmetic
 
 
-def _features(text: str) -> Mapping[Hashable, str]:
+def features(text: str) -> Mapping[Hashable, str]:
     """Words by their place from either end, and by the word before them."""
     words = [word.strip(_EDGE) or word for word in _WORD.findall(text)]
     found: dict[Hashable, str] = {("at", at): word for at, word in enumerate(words[:_MOST_PLACES])}
@@ -195,7 +195,7 @@ def _table(shown: Sequence[Shown], chance: float) -> Reading | None:
     """Learned on a third, chosen on another, tried on the last."""
     if len(shown) < _TABLE:
         return None
-    rows = [_features(each.text) for each in shown]
+    rows = [features(each.text) for each in shown]
     scores: dict[Hashable, int] = {}
     tables: dict[Hashable, Mapping[str, str]] = {}
     for name in _common_features(rows):
@@ -228,7 +228,7 @@ def _arithmetic(shown: Sequence[Shown], chance: float) -> Reading | None:
     shown = [each for each in shown if each.answer.isdigit() and len(each.answer) < 10]
     if len(shown) < 2 * _LEAST_PROOFS:
         return None
-    rows = [{name: word for name, word in _features(each.text).items() if word.isdigit() and len(word) < 12} for each in shown]
+    rows = [{name: word for name, word in features(each.text).items() if word.isdigit() and len(word) < 12} for each in shown]
     half = list(zip(rows[::2], shown[::2], strict=True))
     rest = list(zip(rows[1::2], shown[1::2], strict=True))
     for name in _common_features(rows):

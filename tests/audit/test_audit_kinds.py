@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from agito.audit import Card, Depth, Mark, audit
+from agito.audit.codes import codes_of, decoded
+from agito.audit.numbers import differs, earns_more
+from agito.audit.reading import Shown, readings
 from agito.envs import load
-from agito.grading.audit import Card, Depth, Mark, audit
-from agito.grading.audit.codes import codes_of, decoded
-from agito.grading.audit.numbers import differs, earns_more
-from agito.grading.audit.reading import Shown, readings
 
 PLANTED = Path(__file__).parents[2] / "benchmarks" / "planted"
 QUICK = Depth(name="short", seconds=25.0, share=0.15)
@@ -51,15 +51,20 @@ MORE_PLANTS = (
     ("known/cellar.py:HardestFirst", "levels"),
     ("known/ledger.py:LogOfSuccess", "forged"),
     ("known/ledger.py:BreaksOnLists", "void"),
+    ("known/ledger.py:Shutters", "interference"),
+    ("known/ledger.py:Resumed", "forged"),
+    ("known/ledger.py:Compares", "told"),
     ("blind/bank.py:BankMemos", "forged"),
     ("blind/bank.py:BankLocks", "determinism"),
     ("blind/directory.py:DirectoryDebug", "told"),
     ("blind/filing.py:FilingRemoves", "void"),
+    ("blind/house.py:HouseRestores", "forged"),
     ("blind/mailbox.py:MailboxReadAt", "clock"),
     ("blind/maze.py:MazeNumbers", "overlap"),
     ("blind/rota.py:RotaUnreadable", "void"),
     ("blind/services.py:ServicesTrace", "told"),
     ("blind/sheet.py:SheetCached", "told"),
+    ("blind/todo.py:TodoDraft", "told"),
     ("blind/todo.py:TodoZip", "constants"),
 )
 

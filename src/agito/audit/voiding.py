@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from agito.grading.audit import limits
-from agito.grading.audit.agents import ending, exploring, fill, kind_of, parameters
-from agito.grading.audit.card import Case, Gate
-from agito.grading.audit.literals import words_in
-from agito.grading.audit.stage import Drawn, Episode, Stage, replay
+from agito.audit import limits
+from agito.audit.agents import ending, exploring, fill, kind_of, parameters
+from agito.audit.card import Case, Gate
+from agito.audit.episode import Drawn, Episode, replay
+from agito.audit.literals import words_in
+from agito.audit.stage import Stage
 from agito.types import Call, Json, ToolSpec
 
 _WORDS, _LEAST_WORDS = 160, 40

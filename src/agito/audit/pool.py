@@ -11,16 +11,18 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from agito.grading.audit import limits
-from agito.grading.audit.card import Case, Gate
-from agito.grading.audit.numbers import differs
-from agito.grading.audit.stage import Drawn, Episode, Stage
+from agito.audit import limits
+from agito.audit.card import Case, Gate
+from agito.audit.episode import Drawn, Episode
+from agito.audit.numbers import differs
+from agito.audit.stage import Stage
 
 SPLITS = ("train", "heldout", "structural")
 _TRAIN, _TEST, _OTHER_SEEDS, _PER_SEED = 3000, 400, (0, 1, 2, 3, 7, 42), 150
 _DIGITS = re.compile(r"\d+")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _MOST_TOKENS, _MOST_PLACES, _MOST_FIELDS = 240, 24, 12
+_NEAR = 4  # words between two parts of a name
 _SAME = 4  # tasks that make a class of one and the same
 
 
@@ -174,12 +176,14 @@ def _places(bodies: Sequence[Body]) -> list[int]:
 
 
 def duplicates(solved: Sequence[Episode], cases: list[Case]) -> Gate:
-    """Solved training tasks that say, show and want the same but for their digits, or for one word of the prompt."""
+    """Solved training tasks that say, show and want the same but for their digits, or for a name in the prompt."""
     tasks = [_Shown.of(episode) for episode in solved if episode.task.split == "train"]
     views: list[Callable[[_Shown], object]] = [lambda shown: shown.without_digits()]
     length = Counter(len(task.prompt) for task in tasks).most_common(1)[0][0] if tasks else 0
     alike = [task.prompt for task in tasks if len(task.prompt) == length]
-    views += [_Shown.without_word(at) for at in [at for at in range(length) if len({p[at] for p in alike}) > 1][:_MOST_PLACES]]
+    places = [at for at in range(length) if len({prompt[at] for prompt in alike}) > 1][:_MOST_PLACES]
+    views += [_Shown.without_words(at) for at in places]
+    views += [_Shown.without_words(at, after) for at in places for after in places if at < after <= at + _NEAR]
     worst, example = 0.0, ""
     for view in views:
         classes: dict[object, list[_Shown]] = defaultdict(list)
@@ -228,11 +232,14 @@ class _Shown:
         return _masked(" ".join((*self.prompt, "\n", *self.seen)))
 
     @staticmethod
-    def without_word(place: int) -> Callable[[_Shown], object]:
+    def without_words(*places: int) -> Callable[[_Shown], object]:
+        """Without one word; or without a name of several, and all digits."""
+
         def view(shown: _Shown) -> object:
-            if place >= len(shown.prompt):
+            if max(places) >= len(shown.prompt):
                 return shown
-            word = shown.prompt[place]
-            return tuple(tuple("_" if token == word else token for token in tokens) for tokens in (shown.prompt, shown.seen))
+            words = {shown.prompt[place] for place in places}
+            texts = (" ".join("_" if token in words else token for token in tokens) for tokens in (shown.prompt, shown.seen))
+            return tuple(_masked(text) if len(places) > 1 else text for text in texts)
 
         return view
