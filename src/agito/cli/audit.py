@@ -18,6 +18,7 @@ from rich.text import Text
 
 from agito.admission import keep
 from agito.cli.guard import say, work
+from agito.cli.terminal import err, out
 from agito.envs import load
 from agito.errors import NotAdmitted
 from agito.grading.audit import FULL, SHORT, Card, Mark, Measure, Quality, Watcher, audit
@@ -37,7 +38,7 @@ def audit_environment(name: str, *, short: bool, seconds: float | None, seed: in
     if as_json:
         sys.stdout.buffer.write(card.to_json())
     else:
-        print_card(card, Console())
+        print_card(card, out())
     if html is not None:
         say(f"the card is also in {write_card(json.loads(card.to_json()), html)}")
     if card.failed:
@@ -81,7 +82,7 @@ class _Lines:
 
 @contextmanager
 def _shown(name: str) -> Generator[Watcher]:
-    console = Console(stderr=True)
+    console = err()
     if not console.is_terminal:
         yield _Lines(name)
         return

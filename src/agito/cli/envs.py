@@ -11,9 +11,9 @@ from keyword import iskeyword
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from agito.cli.terminal import out
 from agito.envs import load
 from agito.errors import BadRecipe, NotAdmitted
 from agito.protocols import Environment, Renderer
@@ -26,7 +26,7 @@ from agito.types import Dialect
 def check_environment(name: str) -> None:
     """Every rule in turn. Ends with the exit code of `NotAdmitted` when one does not hold."""
     environment = load(name)
-    console = Console()
+    console = out()
 
     class Suite(EnvironmentContract):
         async def make(self) -> Environment:
