@@ -92,7 +92,7 @@ def _takes(field: FieldInfo) -> str:
 
 
 def _about(model: type[BaseModel]) -> str:
-    return inspect.cleandoc(model.__doc__ or "")
+    return " ".join(inspect.cleandoc(model.__doc__ or "").partition("\n\n")[0].split())
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

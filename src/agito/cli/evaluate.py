@@ -13,7 +13,7 @@ from agito.assess import Evaluation
 from agito.cli.board import Board, Phase
 from agito.cli.guard import work
 from agito.cli.progress import shown
-from agito.cli.summary import cause_lines, rate_text
+from agito.cli.summary import cause_lines, rate_text, tier_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.recipe import Recipe
@@ -76,7 +76,7 @@ def _print(evaluation: Evaluation) -> None:
     void = policy.void + sum(each.void for each in evaluation.baselines.values())
     console.print()
     over_all = f"; success over all tasks, void or not: {policy.over_all.success:.2f}" if policy.over_all.num else ""
-    console.print(f"{evaluation.wall_s:.0f} s · isolation {evaluation.isolation_tier} · {void} void{over_all}", style="dim")
+    console.print(f"{evaluation.wall_s:.0f} s · isolation {tier_text(evaluation.isolation_tier)} · {void} void{over_all}", style="dim")
     for who, scores in {"the policy": policy, **evaluation.baselines}.items():
         for line in cause_lines(scores.void_causes):
             console.print(Text(f"{who}, {line}", "yellow"))

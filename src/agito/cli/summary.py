@@ -21,6 +21,11 @@ def rate_text(rate: Rate | None, style: str = "") -> Text:
     return Text.assemble((f"{rate.success:.2f}", style), (f" [{rate.low:.2f}, {rate.high:.2f}]", "dim"))
 
 
+def tier_text(tier: str) -> str:
+    """Of the sandboxes; an environment that has some says which in `isolation_tier`."""
+    return "not told by the environment (isolation_tier)" if tier == "unknown" else tier
+
+
 def cause_lines(causes: Mapping[str, int]) -> list[str]:
     """Why there was no verdict, the commonest first; nothing in it can move a cursor."""
     return [f"void {num} × {shown_text(cause)}" for cause, num in causes.items()]
@@ -77,7 +82,7 @@ def _facts(summary: Summary, path: Path) -> Table:
         table.add_row("", Text(line.removeprefix("void "), "yellow"))
     if doubts := _doubts(summary):
         table.add_row("in doubt", doubts)
-    table.add_row("isolation", summary.isolation_tier)
+    table.add_row("isolation", tier_text(summary.isolation_tier))
     table.add_row("report", Text(f"{path / 'report.html'}", "bold"))
     table.add_row("next", f"agito eval {path} · agito play --checkpoint {path} · agito replay {path}")
     return table

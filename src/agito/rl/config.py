@@ -14,7 +14,7 @@ _DEFAULT = "decoupled_ppo"
 class DecoupledPPOConfig(Section):
     """Clip bounds of rho (asymmetric, as in DAPO, arXiv:2503.14476), the cap of w, and the bound for negative advantages (dual clip)."""
 
-    name: Literal["decoupled_ppo"] = "decoupled_ppo"
+    name: Literal["decoupled_ppo"] = Field(default="decoupled_ppo", description="Which loss.")
     clip_low: float = Field(default=0.8, gt=0, le=1, description="Lower bound of the ratio.")
     clip_high: float = Field(default=1.28, ge=1, description="Upper bound of the ratio.")
     w_max: float = Field(default=2.0, gt=0, description="Cap of w, the trainer over the sampler, at batch start.")
@@ -33,7 +33,7 @@ class DecoupledPPOConfig(Section):
 class CISPOConfig(Section):
     """Bounds of the importance weight pi/mu; the defaults are ScaleRL's (arXiv:2510.13786)."""
 
-    name: Literal["cispo"] = "cispo"
+    name: Literal["cispo"] = Field(default="cispo", description="Which loss.")
     clip_low: float = Field(default=0.0, ge=0, le=1, description="Lower bound of the ratio.")
     clip_high: float = Field(default=5.0, ge=1, description="Upper bound of the ratio.")
 
@@ -41,7 +41,7 @@ class CISPOConfig(Section):
 class GSPOConfig(Section):
     """Bounds of a sequence's ratio, which is a geometric mean and so very near 1."""
 
-    name: Literal["gspo"] = "gspo"
+    name: Literal["gspo"] = Field(default="gspo", description="Which loss.")
     clip_low: float = Field(default=1 - 3e-4, gt=0, le=1, description="Lower bound of the ratio.")
     clip_high: float = Field(default=1 + 4e-4, ge=1, description="Upper bound of the ratio.")
 
@@ -49,7 +49,7 @@ class GSPOConfig(Section):
 class DPPOConfig(Section):
     """How far a token's probability may have moved, and the cap of pi/mu."""
 
-    name: Literal["dppo"] = "dppo"
+    name: Literal["dppo"] = Field(default="dppo", description="Which loss.")
     delta: float = Field(default=0.2, gt=0, lt=1, description="How far a token's probability may have moved.")
     ratio_max: float = Field(default=5.0, ge=1, description="Cap of the ratio.")
 
