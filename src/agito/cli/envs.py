@@ -101,5 +101,5 @@ def new_environment(name: str, into: Path) -> None:
     own = f"{into / name}.py:{class_name}"
     print("\n".join([  # noqa: T201
         f"wrote {into / name}.py and its test. Next:",
-        f"  agito envs check {own}", f"  agito audit {own}", f"  agito train --env {own}",
+        f"  agito envs check {own}", f"  agito play {own}", f"  agito audit {own}", f"  agito train --env {own}",
     ]), file=sys.stdout)  # fmt: skip

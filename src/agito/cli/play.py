@@ -57,7 +57,7 @@ async def _yourself(recipe: Recipe, choice: Choice) -> None:
         assess.check(studio.environment, recipe, choice.split)
         task, key = studio.task(choice.split, choice.index)
         tools = [f"{tool.name}: {tool.description}" for tool in task.tools]
-        first = f"A line is a {task.tools[0].name} command; one that begins with another tool's name calls that. Ctrl-D gives up."
+        first = f"A line is for {task.tools[0].name}; one that begins with the name of another tool is for that. Ctrl-D gives up."
         print_task(console, task, Dialect.NATURAL, *tools, first)
         console.print()
         attempt = _attempt_id(choice)
