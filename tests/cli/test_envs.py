@@ -68,6 +68,8 @@ def test_check_names_the_line_and_the_remedy_of_every_broken_rule(agito: Agito, 
     at = lines.index("✗ impostors stay at the floor")
     assert lines[at + 1].strip().endswith("impostors")
     assert "rules do not hold" in lines[-1]
+    assert lines.count("    KeyError: 'nobody thought of this'") == 1  # told once, however many rules it breaks
+    assert any(line.startswith("    as above: ") for line in lines)
 
 
 @pytest.mark.parametrize("words", [("envs",), ("envs", "shell"), ("envs", "list"), ("envs", "list", "shell")])
