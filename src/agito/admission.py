@@ -85,9 +85,9 @@ async def _admit(name: str, anyway: bool, watcher: Watcher | None, begins: Calla
 def without_splits(name: str, environment: Environment, missing: Sequence[str]) -> str:
     """Said before anything is audited: training would notice after it has trained, when it evaluates."""
     return (
-        f"environment {shown(name)} has the splits {', '.join(environment.splits)} and lacks {', '.join(missing)}. Remedy: let `splits` "
-        "and `task()` know train, heldout (other seeds) and structural (another structure, such as other parts). To train all the same, with a "
-        "note in the run: --admit-anyway"
+        f"environment {shown(name)} has the splits {', '.join(environment.splits)} and lacks {', '.join(missing)}. Remedy: let "
+        "`splits` and `task()` know train, heldout (other seeds) and structural (another structure, such as other parts). To train all "
+        "the same, with a note in the run: --admit-anyway"
     )
 
 
