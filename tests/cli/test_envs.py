@@ -64,7 +64,7 @@ def test_check_names_the_line_and_the_remedy_of_every_broken_rule(agito: Agito, 
     assert lines[at + 3].strip().startswith("Remedy: derive everything from the arguments")
     at = lines.index("✗ doing nothing is scored and earns nothing")
     assert lines[at + 1].strip() == "own.py:17 in grade"  # the line that raised
-    assert lines[at + 2].strip() == "KeyError: 'nobody thought of this'"
+    assert lines[at + 2].strip().startswith("as above: ")
     at = lines.index("✗ impostors stay at the floor")
     assert lines[at + 1].strip().endswith("impostors")
     assert "rules do not hold" in lines[-1]
