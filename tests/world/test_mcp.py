@@ -29,7 +29,8 @@ PLAIN = Server(
     keeps="data",
 )
 LEFT = Budget(turns=9, calls=9, tokens=99)
-ELSEWHERE = os.environ.get("AGITO_MCP_SERVERS", "")
+_EXTRAS = Path(__file__).parents[2] / ".venv/mcp-servers"
+ELSEWHERE = os.environ.get("AGITO_MCP_SERVERS") or (str(_EXTRAS) if (_EXTRAS / "site").is_dir() else "")
 NEEDS = "needs MCP servers from npm and PyPI: make extras (or AGITO_MCP_SERVERS=FOLDER that holds node_modules and site)"
 
 
