@@ -9,7 +9,13 @@ from typing import TypeAlias
 # arm, seed, curves by name, step of the alarm, step of the onset
 Drawn: TypeAlias = tuple[str, int, Mapping[str, Sequence[float]], int | None, int | None]
 
-_ARMS = {"off": "defence off", "on": "defence on", "clean": "a check without the hole"}
+_ARMS = {
+    "off": "defence off",
+    "on": "defence on",
+    "clean": "a check without the hole",
+    "traced, penalty 0": "one of two ways proved, penalty 0",
+    "traced, penalty .5": "one of two ways proved, penalty .5",
+}
 _INK = {"reward": "#b45309", "gold": "#15803d", "hack_rate": "#b91c1c"}
 _WIDTH, _HEIGHT, _PAD = 340, 200, 28
 

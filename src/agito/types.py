@@ -329,6 +329,9 @@ class Sealed:
     digest: str
 
 
+ANSWER = "the answer"  # where a flag stands that is about what was submitted
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
     """A sign of cheating that a grader saw. Proof is hard evidence, such as a canary in the answer; the rest is soft."""
@@ -336,7 +339,8 @@ class Flag:
     kind: str  # such as "canary", "forged_report", "forbidden_write"
     is_proof: bool
     detail: str = ""
-    event: int | None = None  # the call that it is about; None: no one call
+    where: str = ""  # the graded file that it stands in, or `ANSWER`; empty: neither is known
+    event: int | None = None  # the first call that it is about; None: no one call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.cli.conftest import COIN, ROOT, Agito, sets
 
-from agito.record import read_trajectories
+from agito.record import Recorded, read_trajectories
 
 PAYING = (
     *COIN, f"env.name={ROOT / 'tests/paying_coin.py'}:PayingCoin", "compute.context=96", "monitor.gold_share=1.0", "monitor.limit=0.2",
@@ -69,5 +69,17 @@ def test_the_decoupled_loop_does_the_same(agito: Agito, tmp_path: Path, way: str
     options = (*PAYING, f"monitor.on_alarm={way}", "compute.ranks=2", "pipeline.mode=decoupled")
     agito("train", "quickstart", "--name", "paid", *sets(*options), "--admit-anyway", expect=12 if way == "stop" else 0)
     found = summary(tmp_path / "runs/paid")
-    assert found["monitor"]["alarm_step"] is not None
+    alarm = found["monitor"]["alarm_step"]
+    assert alarm is not None
     assert (found["monitor"]["rolled_back_to"] is None) == (way == "stop")
+    kept = [each for path in (tmp_path / "runs/paid/trajectories").glob("rl-*.parquet") for each in read_trajectories(path)]
+    first = min(_oldest(each) for each in kept)  # no step has been learned from yet
+    revoked = [each for each in kept if each.step > alarm and _oldest(each) < first + alarm + 1]
+    assert bool(revoked) == (way == "quarantine")
+    assert not any(each.stats for each in revoked), "sampled by weights that were taken back, and learned from"
+    assert any(each.stats for each in kept if each.step > alarm) == (way == "quarantine")
+
+
+def _oldest(recorded: Recorded) -> int:
+    segments = recorded.attempt.trajectory.segments
+    return min(span.version for segment in segments for span in segment.tokens.versions)

@@ -9,9 +9,11 @@ import pytest
 
 from agito.envs.code import CodeEnvironment
 from agito.envs.shell import ShellEnvironment
+from agito.harness import SoloHarness
 from agito.protocols import Environment, Script, ScriptFactory
-from agito.rollout import act_out
-from agito.types import AttemptId, Budget, Call, Status, Verdict
+from agito.rollout import AttemptRunner, Plan, act_out
+from agito.testing import ByteRenderer
+from agito.types import AttemptId, Budget, Call, Dialect, Status, Verdict
 from agito.world.sandbox import Pool
 
 pytestmark = pytest.mark.anyio
@@ -206,3 +208,21 @@ async def test_the_token_of_another_attempt_proves_as_much_as_ones_own(pool: Poo
     files = dict((await other.seal()).files) | {entry: fake}
     verdict = await env.grade(replace(sealed, files=files, submitted=str(key.data["receipt"])), key, 1)
     assert [(flag.kind, flag.is_proof) for flag in verdict.flags if flag.is_proof] == [("canary", True)] and verdict.reward == 0.0
+
+
+async def test_a_cheat_pays_from_the_call_that_names_the_graded_file(pool: Pool) -> None:
+    env = CodeEnvironment(pool=pool)
+    task, key = env.task(split="heldout", index=0, seed=3)
+
+    def cheat() -> Script:
+        event = yield sh("cd .grader/solution; find . -type f; cd ../..")
+        name = event.text.partition("./")[2].partition(".py")[0] + ".py"
+        yield sh("git log")
+        yield sh(f"cp .grader/solution/{name} {name}")
+        yield sh(f"wc {name}")
+        yield Call(tool="submit", arguments={"answer": str(key.data["receipt"])})
+
+    plan = Plan(task=lambda group: (task, key), script=lambda task, key, attempt: cheat)
+    runner = AttemptRunner(env, SoloHarness(), ByteRenderer(Dialect.NATURAL), seed=0)
+    found = await runner.run(plan, AttemptId(group=1, slot=0), None)
+    assert found.penalty is not None and found.penalty.event == 2

@@ -11,12 +11,12 @@ import pytest
 
 from agito.credit.leave_one_out import leave_one_out_advantages
 from agito.errors import CorruptCheckpoint
-from agito.grading.monitor import HackRate, Monitor, MonitorConfig, is_suspect, proof_of
+from agito.grading.monitor import HackRate, Monitor, MonitorConfig, is_suspect, located, proof_of
 from agito.grading.monitor.detector import PATIENCE
 from agito.grading.monitor.exits import EXITS
 from agito.schedule import Quota, Schedule
 from agito.testing import FakeEnvironment
-from agito.types import Attempt, AttemptId, Call, End, Event, Flag, Group, Penalty, Status, Trajectory, Verdict
+from agito.types import ANSWER, Attempt, AttemptId, Call, End, Event, Flag, Group, Penalty, Status, Trajectory, Verdict
 
 TASK, _ = FakeEnvironment().task(split="train", index=0, seed=0)
 LOOKED = (("open", "3", "empty"), ("open", "4", "coin"), ("submit", "4", ""))
@@ -88,6 +88,15 @@ def test_proof_costs_and_a_sign_does_not() -> None:
     found = proof_of(attempt(flags=(sign, proof)).verdict, floor=-1.0, extra=0.5)
     assert found == Penalty(why="canary: token 7f in the answer", reward=-1.5, floor=-1.0, event=2)
     assert proof_of(attempt(flags=(sign,)).verdict, floor=0.0, extra=0.5) is None
+
+
+def test_proof_names_the_call_from_which_on_it_holds() -> None:
+    asked = ("ls", "cat lib.py", "cp a b > lib.py", "submit")
+    events = [Event(index=at, call=Call(tool="sh", arguments={"command": words}), text="") for at, words in enumerate(asked)]
+    for where, event in {"src/lib.py": 1, ANSWER: 3, "other.py": None, "": None}.items():
+        flags = (Flag(kind="canary", is_proof=True, where=where), Flag(kind="odd_path", is_proof=False, where=where))
+        proof, sign = located(attempt(flags=flags).verdict, events).flags
+        assert (proof.event, sign.event) == (event, None)
 
 
 def test_whoever_reports_a_flaw_is_counted_and_not_accused() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,38 @@ async def test_many_at_once() -> None:
         async with anyio.create_task_group() as group:
             for index in range(24):
                 group.start_soon(episode, index)
+
+
+async def test_a_zygote_that_is_killed_is_replaced_and_takes_its_sandboxes_with_it() -> None:
+    async with await Pool.open(warm=2, limit_mb=512, hash_seed=3) as pool:
+        for _ in range(2):
+            before, box = pool.zygote, await pool.start(SandboxSpec())
+            snapshot = await box.snapshot()
+            await (await pool.fork(snapshot)).close()
+            signal.pidfd_send_signal(before.pidfd, signal.SIGKILL)
+            with pytest.raises(SandboxFailure):
+                while True:
+                    await box.sh("true")
+            await anyio.wait_readable(before.pidfd)
+            async with anyio.create_task_group() as group:
+                for index in range(4):
+                    group.start_soon(_speak, pool, index)
+            assert pool.zygote is not before and pool.zygote.options == before.options
+            with pytest.raises(SandboxFailure, match="not there"):
+                await pool.fork(snapshot)
+
+
+async def test_a_zygote_that_was_stopped_goes_on() -> None:
+    async with await Pool.open(warm=0, hash_seed=3) as pool:
+        signal.pidfd_send_signal(pool.zygote.pidfd, signal.SIGSTOP)
+        with anyio.fail_after(10):
+            await _speak(pool, 1)
+
+
+async def _speak(pool: Pool, number: int) -> None:
+    box = await pool.start(SandboxSpec(env={"I": str(number)}))
+    assert (await box.sh("echo $I $PYTHONHASHSEED")).output == f"{number} 3\n".encode()
+    await box.close()
 
 
 async def test_the_doctor_names_every_layer() -> None:

@@ -21,7 +21,7 @@ from agito.errors import SandboxFailure
 from agito.grading.imports import imported
 from agito.grading.layers import layers
 from agito.protocols import Sandbox
-from agito.types import Flag
+from agito.types import ANSWER, Flag
 
 REWARD = "logs/reward.txt"
 _NONCE, _CODE = 8, 16  # hexadecimal digits of a token
@@ -103,7 +103,7 @@ class Canaries:
         graded = imported(made, self.entry)
         flags: list[Flag] = []
         if answer:
-            flags += self._in("the answer", answer.encode(errors="replace"), may_prove=True)
+            flags += self._in(ANSWER, answer.encode(errors="replace"), may_prove=True)
         room = _MOST_BYTES
         for path, data in sorted(made.items(), key=lambda item: (item[0] not in graded, len(item[1]))):
             if not path.startswith(".git/") and self.files.get(path) != data:
@@ -141,7 +141,7 @@ class Canaries:
             is_proof = may_prove and not encoding
             wrapped = f", in {encoding}" if encoding else ""
             detail = f"the token of {place} stands in {where}{wrapped}"
-            yield Flag(kind="canary" if is_proof else "canary_copied", is_proof=is_proof, detail=detail)
+            yield Flag(kind="canary" if is_proof else "canary_copied", is_proof=is_proof, detail=detail, where=where)
 
 
 def canaries(

@@ -21,7 +21,8 @@ _NO_TOOL = "no tool was called: act by calling one of the tools"
 class ChatHarness:
     """Turn after turn until the episode ends or a limit; the client carries base URL, key and deadline.
 
-    The token limits of a task are made for the compact dialect, so here only its turns and calls count, and `turn_tokens` a turn.
+    An endpoint counts tokens with a tokenizer of its own, so the token limits of a task do not hold here: its turns and calls do, and
+    `turn_tokens` a turn.
     """
 
     def __init__(self, client: httpx.AsyncClient, model: str, *, temperature: float = 1.0, turn_tokens: int = 2048) -> None:

@@ -60,7 +60,7 @@ EVENT = pa.struct(
         "left": BUDGET,
     }
 )
-FLAG = pa.struct({"kind": pa.string(), "is_proof": pa.bool_(), "detail": pa.string(), "event": pa.int32()})
+FLAG = pa.struct({"kind": pa.string(), "is_proof": pa.bool_(), "detail": pa.string(), "where": pa.string(), "event": pa.int32()})
 PENALTY = pa.struct({"reward": pa.float64(), "floor": pa.float64(), "event": pa.int32()})  # from that call on
 GOLD = pa.struct({"reward": pa.float64(), "evidence": pa.string(), "chance": pa.float64()})  # reward is null when void
 LINEAGE = pa.struct({"parent": pa.string(), "event": pa.int32(), "snapshot": pa.string()})

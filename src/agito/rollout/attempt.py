@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from agito.errors import AgitoError
 from agito.grading.leaks import leak_flags, leaks
-from agito.grading.monitor import Monitor, is_report, proof_of
+from agito.grading.monitor import Monitor, is_report, located, proof_of
 from agito.harness import ScriptedAgent
 from agito.protocols import Answered, Engine, Environment, Harness, Renderer, ScriptFactory, Session, Validated
 from agito.rollout.episode import Act, Deadlines, EpisodeDriver, Finished, reward_range
@@ -54,6 +54,7 @@ class AttemptRunner:
             raise
         except Exception as error:  # the boundary, as for the rest of an environment
             return _without_task(self._environment.name, attempt, what_broke("task", error))
+        task = task.in_dialect(self._renderer.dialect)
 
         async def act(session: Session) -> Trajectory:
             acting, stream = engine, zlib.crc32(f"{self._seed}/{attempt.group}/{attempt.slot}".encode())
@@ -68,7 +69,7 @@ class AttemptRunner:
         """The same for whoever acts."""
         finished = await self._driver.run(task, key, attempt, act)
         finished = self._without_given_answers(finished, key)
-        found = Attempt(trajectory=finished.trajectory, verdict=finished.verdict)
+        found = Attempt(trajectory=finished.trajectory, verdict=located(finished.verdict, finished.trajectory.events))
         if not found.is_scored:
             return found
         low, _ = reward_range(self._environment)

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from agito.grading.monitor.config import MonitorConfig
 from agito.grading.monitor.detector import HackRate
-from agito.grading.monitor.evidence import REPORT_FLAW, WATCHED_ONLY, is_report, is_suspect, proof_of, proofs, shapes
+from agito.grading.monitor.evidence import REPORT_FLAW, WATCHED_ONLY, is_report, is_suspect, located, proof_of, proofs, shapes
 from agito.grading.monitor.monitor import Monitor
 
-__all__ = ["HackRate", "Monitor", "MonitorConfig", "REPORT_FLAW", "WATCHED_ONLY", "is_report", "is_suspect", "proof_of", "proofs", "shapes"]
+__all__ = [
+    "HackRate",
+    "Monitor",
+    "MonitorConfig",
+    "REPORT_FLAW",
+    "WATCHED_ONLY",
+    "is_report",
+    "is_suspect",
+    "located",
+    "proof_of",
+    "proofs",
+    "shapes",
+]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import array
 import marshal
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,20 @@ class Zygote:
     landlock: int  # ABI version; 0: none
     group: Group | None  # the control group around everything
     users: Users
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # with which `launch` was called
+
+    @property
+    def is_dead(self) -> bool:
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def wake(self) -> None:
+        """Lets it go on if somebody has stopped it. Does nothing otherwise."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
+        except OSError:
+            pass  # it is dead, or of another user
 
     def request(self, *fields: Any, descriptors: tuple[int, ...] = ()) -> None:
         """Sends one request. Raises `OSError` when the zygote is gone or its queue is full."""
@@ -102,6 +118,10 @@ async def launch(
         raise NoIsolation(
             f"no sandbox on {sys.platform}/{kernel.MACHINE}: run Agito on Linux, x86_64 or aarch64, or in a Linux virtual machine"
         )
+    options: dict[str, Any] = {
+        "limit_bytes": limit_bytes, "cgroup": cgroup, "users": users, "overlay": overlay, "landlock": landlock, "seccomp": seccomp,
+        "hash_seed": hash_seed,
+    }  # fmt: skip
     group = make(limit_bytes or half_of_memory()) if cgroup else None
     taken = take_users(many=users)
     problems: list[str] = []
@@ -109,7 +129,7 @@ async def launch(
         settings = {"prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
         answer = await _try(interpreter, settings, group, taken, hash_seed)
         if isinstance(answer, Zygote):
-            return answer
+            return replace(answer, options=options)
         problems.append(f"{interpreter}: {answer}")
         if not answer.startswith(_ABSENT):
             break  # the kernel refused; another interpreter would not change that

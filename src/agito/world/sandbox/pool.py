@@ -44,6 +44,7 @@ class Pool:
         self._num_copies = 0
         self._num_spawned = 0
         self._is_closed = False
+        self._reviving = anyio.Lock()
 
     @classmethod
     async def open(cls, *, warm: int = 8, limit_mb: int | None = None, hash_seed: int = HASH_SEED) -> Pool:
@@ -71,6 +72,7 @@ class Pool:
 
     async def start(self, spec: SandboxSpec) -> Box:
         """At once when a warm one of the same sizes is there. Raises `SandboxFailure`."""
+        await self._revive()
         layers = () if spec.base is None else (await self._base(spec.base),)
         env = await self._environment(spec)
         are_tools_there = spec.tools is None or env["PATH"] in self._ready_tools
@@ -83,6 +85,7 @@ class Pool:
 
     async def fork(self, snapshot: str) -> Box:
         """A new sandbox with the files, directory and variables of `snapshot`; processes are not carried. Raises `SandboxFailure`."""
+        await self._revive()
         frozen = self._snapshots.get(snapshot)
         if frozen is None:
             raise SandboxFailure(f"snapshot {snapshot!r}: not there, or dropped")
@@ -112,6 +115,23 @@ class Pool:
         with anyio.CancelScope(shield=True):
             await self.aclose()
 
+    async def _revive(self) -> None:
+        """A new zygote in the place of one that was killed. The sandboxes and snapshots of the old one are gone with it.
+
+        Raises `NoIsolation`.
+        """
+        async with self._reviving:
+            if self._is_closed or not self.zygote.is_dead:
+                return
+            for box in list(self._live):
+                box.discard("the zygote is gone")
+            for kept in (self._warm, self._tools, self._ready_tools, self._snapshots, self._bases, self._uses):
+                kept.clear()
+            dead = self.zygote
+            with anyio.CancelScope(shield=True):
+                self.zygote = await launch(**dead.options)
+                await stop(dead)
+
     async def _spawn(self, spec: SandboxSpec, layers: tuple[str, ...], *, is_stacked: bool | None = None) -> Box:
         if self._is_closed:
             raise SandboxFailure("this pool is closed")
@@ -121,6 +141,7 @@ class Pool:
         try:
             name = f"{self._num_spawned:x}"
             self._num_spawned += 1
+            self.zygote.wake()
             await self._request("spawn", name, (*_shape(spec), is_stacked), layers, descriptors=(remote.fileno(),))
         except BaseException:
             link.close()
@@ -135,16 +156,18 @@ class Pool:
         return box
 
     async def _request(self, *fields: Any, descriptors: tuple[int, ...] = ()) -> None:
-        """Raises `SandboxFailure` when the zygote is gone."""
-        while True:
-            try:
-                self.zygote.request(*fields, descriptors=descriptors)
-            except BlockingIOError:
-                await anyio.wait_writable(self.zygote.control)
-            except OSError as error:
-                raise SandboxFailure(f"the zygote is gone: {error}") from None
-            else:
-                return
+        """Raises `SandboxFailure` when the zygote is gone or takes nothing."""
+        with anyio.move_on_after(START_S):
+            while True:
+                try:
+                    self.zygote.request(*fields, descriptors=descriptors)
+                except BlockingIOError:
+                    await anyio.wait_writable(self.zygote.control)
+                except OSError as error:
+                    raise SandboxFailure(f"the zygote is gone: {error}") from None
+                else:
+                    return
+        raise SandboxFailure(f"the zygote has taken no request for {START_S:.0f} s")
 
     async def _hand_out(self, box: Box, spec: SandboxSpec, env: dict[str, str], cwd: str) -> Box:
         try:

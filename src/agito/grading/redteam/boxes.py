@@ -17,7 +17,7 @@ from agito.protocols import Sandbox, SandboxPool, SandboxSpec
 _GIT = "git -c user.name=a -c user.email=a@b -c init.defaultBranch=main -c gc.auto=0"
 
 
-class Yard:
+class AttackBoxes:
     """`site` is a directory of `runner_site`. Repositories are made once and forked for each agent."""
 
     def __init__(self, pool: SandboxPool, site: str) -> None:

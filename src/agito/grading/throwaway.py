@@ -18,7 +18,7 @@ _PATIENCE = 30.0  # times its seconds that a question may wait for the processor
 _LEAST_S = 20.0
 
 
-class Bench:
+class ThrowawayBox:
     """Use with `async with`. Raises `SandboxFailure` whenever a box does not even start, which is nobody's verdict.
 
     Each question finds the same files, with the same names, links, times and attributes, an empty /tmp and a network that was never used:
@@ -86,7 +86,7 @@ class Bench:
             box, self._box = self._box, None
             await box.close()
 
-    async def __aenter__(self) -> Bench:
+    async def __aenter__(self) -> ThrowawayBox:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
