@@ -28,7 +28,7 @@ from agito.engine.freerun import Freerun
 from agito.models.config import Qwen3Config
 from agito.protocols import SampleRequest
 from agito.render import learn
-from agito.runtime.pipes import ProcessTransport
+from agito.runtime.pipes import PipeTransport
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle
 from agito.trainer.config import TrainerConfig
@@ -93,7 +93,7 @@ async def _together(policy: PolicyHandle, work: list[list[Turn]]) -> None:
 def _cpu_s(pool: WorkerPool) -> float:
     ticks = 0
     for worker in pool.workers:
-        assert isinstance(worker.transport, ProcessTransport)
+        assert isinstance(worker.transport, PipeTransport)
         fields = Path(f"/proc/{worker.transport.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK") + time.process_time()

@@ -21,7 +21,7 @@ from agito.engine.wire import Advance, RowRequest
 from agito.errors import AgitoError, CorruptCheckpoint, WorkerDied, WorkerFailed
 from agito.protocols import SampleRequest
 from agito.runtime.client import Worker
-from agito.runtime.pipes import Asking, ProcessTransport, launch
+from agito.runtime.pipes import Asking, PipeTransport, launch
 from agito.runtime.pool import WorkerPool
 from agito.runtime.remote import spread
 from agito.runtime.roles import PolicyHandle
@@ -145,7 +145,7 @@ def state(pid: int) -> str:
 
 
 def link_of(worker: Worker) -> Asking:
-    assert isinstance(worker.transport, ProcessTransport)
+    assert isinstance(worker.transport, PipeTransport)
     return worker.transport.link
 
 

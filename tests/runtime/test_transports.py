@@ -25,7 +25,7 @@ from agito.runtime.client import Worker
 from agito.runtime.pipes import Asking, launch
 from agito.runtime.pool import WorkerPool
 from agito.runtime.roles import Sampler
-from agito.runtime.transport import InProcess, Launch, Transport
+from agito.runtime.transport import Launch, ThreadTransport, Transport
 from agito.runtime.wire import BeginPhase, Done, Request, Response
 from agito.runtime.worker import Host
 from agito.types import VersionSpan
@@ -33,11 +33,11 @@ from agito.types import VersionSpan
 pytestmark = pytest.mark.anyio
 
 
-def in_process(rank: int) -> Transport:
-    return InProcess(Host())
+def thread(rank: int) -> Transport:
+    return ThreadTransport(Host())
 
 
-TRANSPORTS: dict[str, Launch] = {"pipes": launch, "in process": in_process}
+TRANSPORTS: dict[str, Launch] = {"pipes": launch, "threads": thread}
 each_transport = pytest.mark.parametrize("start", TRANSPORTS.values(), ids=TRANSPORTS)
 
 
@@ -174,7 +174,7 @@ class Reciting:
                 link.sendall(struct.pack("<QQ", number, len(data)) + data)
 
 
-class Talkative(InProcess):
+class Talkative(ThreadTransport):
     """A worker on a socket of which only one side is ours."""
 
     def __init__(self, link: socket.socket) -> None:

@@ -28,7 +28,7 @@ _MOST_BYTES = 1 << 20  # taken from the socket at once
 _LOOK_S = 0.01
 
 
-def launch(rank: int) -> ProcessTransport:
+def launch(rank: int) -> PipeTransport:
     """A `Launch`: the process imports what it needs while something else is done."""
     ours, theirs = socket.socketpair()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -38,10 +38,10 @@ def launch(rank: int) -> ProcessTransport:
             [sys.executable, "-m", "agito.runtime.worker", str(fd), str(rank)],
             pass_fds=[fd], env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-    return ProcessTransport(process, Asking(ours))
+    return PipeTransport(process, Asking(ours))
 
 
-class ProcessTransport:
+class PipeTransport:
     """One process and the connection to it. It dies with this process: its connection closes."""
 
     def __init__(self, process: subprocess.Popen[bytes], link: Asking) -> None:

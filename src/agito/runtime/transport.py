@@ -1,6 +1,6 @@
-"""The way to one worker and back, whatever it is made of; see `pipes` for processes; `InProcess` has none.
+"""The way to one worker and back, whatever the worker is: a process of its own (`pipes`), or a thread of this one, for tests.
 
-Whoever adds another (actors of a cluster, say) implements `Transport` on the asking side and lets the other side call `respond`.
+Another kind (actors of a cluster, say) implements `Transport` where requests are made and calls `respond` where they are served.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Launch(Protocol):
     def __call__(self, rank: int) -> Transport: ...
 
 
-class InProcess:
-    """A worker in this process, for tests and debuggers: a request that is under way cannot be given up, nor the worker be killed in it."""
+class ThreadTransport:
+    """A worker in this process, for tests and debuggers. A request that is under way cannot be given up, so its deadline does not hold."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
