@@ -48,13 +48,13 @@ class SamplerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenPolicy:
-    """Makes the policy's network, the same on every process for the same seed, and its roles here. One of that id is replaced."""
+    """Makes the policy's network, the same in every process for the same seed, and its roles here. One of that id is replaced."""
 
     model: Qwen3Config
     seed: int
     device: str
+    sampler: SamplerSpec
     learner: LearnerSpec | None = None
-    sampler: SamplerSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The worker: policies by id, each with a learner, a sampler or both. Its process ends with the connection to the one that asks."""
+"""The worker: policies by id, each with a sampler, and a learner or none. Its process ends with the connection to the one that asks."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LEARNER_NICE = 5  # more, where others sample meanwhile: sampling soon hits the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Policy:
+    sampler: SamplerService
     learner: LearnerService | None
-    sampler: SamplerService | None
 
 
 class Host:
@@ -44,8 +44,6 @@ class Host:
         if found is None:
             raise LookupError(f"policy {policy!r} is not open here; there are {sorted(self._policies)}")
         if isinstance(request, Advance | PullWeights):
-            if found.sampler is None:
-                raise LookupError(f"policy {policy!r} has no sampler here")
             return found.sampler.handle(request)
         if found.learner is None:
             raise LookupError(f"policy {policy!r} does not learn here")
@@ -58,15 +56,14 @@ class Host:
         del replaced
         _require_device(request.device)
         model = Qwen3(request.model, seed=request.seed, device=request.device)
-        learner, sampler = None, None
+        learner = None
         if request.learner is not None:
             learner = LearnerService(model, request.learner, self._reducer_of(request.learner.group))
             if request.learner.serves_others and self._may_renice:
                 os.nice(_LEARNER_NICE)
                 self._may_renice = False
-        if request.sampler is not None:
-            sampler = SamplerService(model, request.sampler, _channel(model, request.sampler, learner))
-        self._policies[policy] = _Policy(learner=learner, sampler=sampler)
+        sampler = SamplerService(model, request.sampler, _channel(model, request.sampler, learner))
+        self._policies[policy] = _Policy(sampler=sampler, learner=learner)
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         return PolicyOpened(num_parameters=num_parameters, weights=learner.shared if learner else None)
 
