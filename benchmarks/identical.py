@@ -184,17 +184,16 @@ def compare(runs: Path, only: Sequence[str], against: str | None) -> int:
     here, kind, stored = Tree(root=ROOT), machine_kind(), _stored()
     known: dict[str, dict[str, Digest]] = stored["machines"].get(kind, {})
     if against is None and not known:
-        against = stored["commit"]
-        print(f"no digests for this kind of machine ({kind}): comparing with {stored['commit'][:12]}, which is trained too", flush=True)
+        against = str(stored["commit"])
+        print(f"no digests for this kind of machine ({kind}): comparing with {against[:12]}, which is trained too", flush=True)
     if against is None:
-        found = {name: _compared(known.get(name, {}), trained(here, name, runs), name) for name in only or here.recipes()}
+        found = {name: compared(name, known.get(name, {}), here, runs) for name in only or sorted(known)}
     else:
         with checkout(against) as before:
-            found = {
-                name: _compared(trained(before, name, runs / "before"), trained(here, name, runs / "now"), name)
-                for name in only or here.recipes()
-            }
+            found = {name: compared(name, trained(before, name, runs / "before"), here, runs / "now") for name in only or before.recipes()}
             found["smoke"] = found.get("smoke", []) + relearned(before, here, runs)
+    if new := sorted(set(here.recipes()) - set(found)) if not only else []:
+        print(f"not compared, for they are new: {', '.join(new)}")
     figures = {
         "recipes": len(found),
         "equal": sum(not each for each in found.values()),
@@ -204,8 +203,19 @@ def compare(runs: Path, only: Sequence[str], against: str | None) -> int:
     return 1 if figures["differences"] else 0
 
 
-def _compared(before: Mapping[str, Digest], now: Mapping[str, Digest], name: str) -> list[str]:
-    found = [f"{mode}: {each}" for mode in MODES for each in (differences(before[mode], now[mode]) if mode in before else ["not known"])]
+def compared(name: str, before: Mapping[str, Digest], here: Tree, runs: Path) -> list[str]:
+    """What differs, by mode. A recipe that is gone, or does not run any more, differs."""
+    found: list[str] = []
+    for mode, overrides in MODES.items():
+        if mode not in before:
+            found.append(f"{mode}: nothing to compare with")
+            continue
+        try:
+            now = here.train(name, runs / f"{name}-{mode}", (*SIZES, *overrides))
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            found.append(f"{mode}: {error}")
+            continue
+        found += [f"{mode}: {each}" for each in differences(before[mode], now)]
     print(f"{name}: {'; '.join(found) or 'equal'}", flush=True)
     return found
 

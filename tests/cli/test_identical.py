@@ -66,9 +66,18 @@ def test_a_key_that_was_renamed_is_compared_through_the_map(identical: Any, coin
     assert identical.differences(before, now, renames) == []
 
 
-def test_the_recorded_digests_are_of_every_bundled_recipe_in_both_modes(identical: Any) -> None:
+def test_the_recorded_digests_are_of_every_recipe_in_both_modes(identical: Any) -> None:
     recorded = json.loads(identical.DIGESTS.read_text())
     assert recorded["machines"]
     for recipes in recorded["machines"].values():
-        assert sorted(recipes) == identical.Tree(root=ROOT).recipes()
-        assert all(set(modes) == set(identical.MODES) for modes in recipes.values())
+        assert {"smoke", "quickstart", "web", "code"} <= set(recipes)
+        assert all(set(modes) == set(identical.MODES) and all(modes.values()) for modes in recipes.values())
+
+
+def test_a_recipe_that_is_gone_differs(identical: Any, tmp_path: Path) -> None:
+    before = {"on_policy": {"losses": "0"}, "decoupled": {"losses": "0"}}
+    found = identical.compared("no-such-recipe", before, identical.Tree(root=ROOT), tmp_path)
+    assert len(found) == 2 and all("no-such-recipe" in each for each in found)
+    assert identical.compared("no-such-recipe", {}, identical.Tree(root=ROOT), tmp_path) == [
+        "on_policy: nothing to compare with", "decoupled: nothing to compare with"
+    ]  # fmt: skip
