@@ -40,8 +40,19 @@ SIZES = (
 MODES = {"on_policy": (), "decoupled": ("pipeline.mode=decoupled", "pipeline.max_staleness=0")}
 STALE = ("pipeline.mode=decoupled", "pipeline.max_staleness=2", "rl.steps=5")
 LOSSES = ("sft/loss_nats", "policy/loss", "train/grad_norm", "reward/mean", "tokens/sampled_num", "tokens/trained_num")
-OF_THE_MACHINE = frozenset(
-    {"schema_version", "commit", "admission", "wall_s", "cpu_s", "load", "stolen_ratio", "phase_wall_s", "tool_cpu_ms_p50"}
+OF_THE_MACHINE = frozenset(  # or of the source, in a summary
+    {
+        "schema_version",
+        "commit",
+        "admission",
+        "isolation_tier",
+        "wall_s",
+        "cpu_s",
+        "load",
+        "stolen_ratio",
+        "phase_wall_s",
+        "tool_cpu_ms_p50",
+    }
 )
 RENAMES: Mapping[str, str] = {}  # of metrics and of the keys of a summary: what it was called → what it is called
 _SHORT = ("smoke", "desk")
