@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
-from tests.runtime.conftest import plan, sample
+from tests.runtime.conftest import VOCAB_SIZE, plan, sample
 
 from agito.engine.wire import Advance, RowRequest
 from agito.errors import AgitoError, CorruptCheckpoint, WorkerDied, WorkerFailed
@@ -80,6 +80,27 @@ async def test_workers_that_join_learn_on_with_the_first_and_hold_the_same_weigh
     alone, together = await learn(1, tmp_path), await learn(2, tmp_path)
     assert together == pytest.approx(alone, rel=1e-4)
     assert alone[-1] < alone[0]
+
+
+async def test_two_policies_that_learn_at_once_in_the_same_workers_learn_what_each_learns_alone() -> None:
+    plans = {"one": plan(), "other": plan(vocab_size=VOCAB_SIZE + 7, seed=8)}
+    batches = [[sample(slot, 5 + 3 * slot, seed=number) for slot in range(6)] for number in range(4)]
+    losses: dict[str, list[float]] = {}
+
+    async def learn(policies: dict[str, PolicyHandle], name: str, called: str) -> None:
+        await policies[name].learner.begin_phase("sft", 4)
+        losses[called] = []
+        for batch in batches:
+            losses[called] += [stats.values["sft/loss_nats"] for stats in await policies[name].learner.imitate([batch])]
+
+    async with opened(2) as (pool, _):
+        policies = {name: await pool.open(name, each) for name, each in plans.items()}
+        async with anyio.create_task_group() as tasks:
+            for name in plans:
+                tasks.start_soon(learn, policies, name, name)
+        for name, each in plans.items():
+            await learn({name: await pool.open(name, each)}, name, f"{name} alone")
+    assert losses["one"] == losses["one alone"] != losses["other"] == losses["other alone"]
 
 
 async def test_a_worker_that_is_killed_is_noticed_within_seconds() -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import anyio
+
 from agito.models.config import Qwen3Config
 from agito.runtime.client import FAREWELL_S, START_S, Worker, together
 from agito.runtime.pipes import launch
@@ -47,25 +49,29 @@ class WorkerPool:
         given up: the request, and every later one, raises `WorkerDied`."""
         self._directory = Path(tempfile.mkdtemp(prefix="agito-"))  # where those that learn together meet
         self.workers = tuple(Worker(rank, start(rank), silence_s) for rank in range(num_workers))
+        self._learners_turn = anyio.Lock()  # those that sum their gradients must all be asked in the same order
 
     async def open(self, policy: PolicyId, plan: PolicyPlan) -> PolicyHandle:
         """One that is open under this id is replaced. Raises `BadRecipe` for a device that is not there, and `WorkerDied` when a worker did
         not come up."""
         learners = self.workers[:1] if plan.learns_alone else self.workers
-        calls = [
-            partial(
-                _open, worker, policy, plan, serves_others=plan.learns_alone,
-                group=LearnerGroup(rank=rank, size=len(learners), rendezvous=self._directory / "learners"),
-            ) for rank, worker in enumerate(learners)
-        ]  # fmt: skip
-        opened = await together(learners, calls)
+        specs = [
+            LearnerSpec(config=plan.trainer, group=self._group(rank, len(learners)), serves_others=plan.learns_alone)
+            for rank in range(len(learners))
+        ]
+        opened = await together(
+            learners, [partial(_open, worker, policy, plan, learner=spec) for worker, spec in zip(learners, specs, strict=True)]
+        )
         others = self.workers[len(learners) :]
         await together(others, [partial(_open, worker, policy, plan, weights=opened[0].weights) for worker in others])
         return PolicyHandle(
-            learner=RemoteLearner(policy, learners),
+            learner=RemoteLearner(policy, learners, self._learners_turn),
             samplers=tuple(RemoteSampler(policy, worker) for worker in self.workers),
             learns_alone=plan.learns_alone,
         )
+
+    def _group(self, rank: int, size: int) -> LearnerGroup | None:
+        return LearnerGroup(rank=rank, size=size, rendezvous=self._directory / "learners") if size > 1 else None
 
     async def aclose(self) -> None:
         """Idempotent. Afterwards the workers' CPU time is in this process's children's."""
@@ -82,16 +88,15 @@ async def _open(
     policy: PolicyId,
     plan: PolicyPlan,
     *,
-    group: LearnerGroup | None = None,
-    serves_others: bool = False,
+    learner: LearnerSpec | None = None,
     weights: SharedMemory | None = None,
 ) -> PolicyOpened:
-    """A learner as part of `group`, or none, and a sampler."""
+    """A sampler, and a learner or none."""
     request = OpenPolicy(
         model=plan.model,
         seed=plan.seed,
         device=plan.device,
-        learner=None if group is None else LearnerSpec(config=plan.trainer, group=group, serves_others=serves_others),
+        learner=learner,
         sampler=SamplerSpec(context=plan.context, max_num_seqs=plan.max_num_seqs, weights=weights),
     )
     return await worker.ask(policy, request, PolicyOpened, deadline_s=max(worker.silence_s, START_S))

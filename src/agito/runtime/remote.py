@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import anyio
+
 from agito.engine.wire import Advance, Advanced
 from agito.protocols import StepStats
 from agito.runtime.client import Worker, together
@@ -51,8 +53,9 @@ class RemoteSampler:
 class RemoteLearner:
     """Implements `Learner`: each of `workers` holds all weights and takes a part of every batch."""
 
-    def __init__(self, policy: PolicyId, workers: Sequence[Worker]) -> None:
-        self._policy, self._workers = policy, workers
+    def __init__(self, policy: PolicyId, workers: Sequence[Worker], turn: anyio.Lock) -> None:
+        """`turn`: whose it is to ask all workers for something, which only one learner of a pool does at a time."""
+        self._policy, self._workers, self._turn = policy, workers, turn
         self._num_active = len(workers)
 
     async def begin_phase(self, phase: Phase, total_steps: int, *, is_alone: bool = False) -> None:
@@ -103,7 +106,8 @@ class RemoteLearner:
             partial(worker.ask, self._policy, request, expected, deadline_s=worker.silence_s * patience)
             for worker, request in zip(workers, requests, strict=True)
         ]
-        return await together(self._workers, calls)
+        async with self._turn:
+            return await together(self._workers, calls)
 
 
 def spread(samples: Sequence[Sample], num: int) -> list[list[Sample]]:

@@ -23,19 +23,19 @@ PolicyId: TypeAlias = str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerGroup:
-    """Processes that learn together: each holds all weights and a part of every batch. They meet through a file that is not there yet."""
+    """Processes that learn together: each holds all weights and takes a part of every batch."""
 
-    rank: int = 0
-    size: int = 1
-    rendezvous: Path | None = None  # None: nobody to meet
+    rank: int
+    size: int
+    rendezvous: Path  # a file, not there yet, through which they find one another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerSpec:
-    """`serves_others`: samplers of other processes pull its weights, so it learns while they sample."""
+    """`serves_others`: samplers of other processes pull its weights, so it learns while they sample. Without a `group` it learns alone."""
 
     config: TrainerConfig
-    group: LearnerGroup = LearnerGroup()
+    group: LearnerGroup | None = None
     serves_others: bool = False
 
 

@@ -67,8 +67,8 @@ class Host:
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         return PolicyOpened(num_parameters=num_parameters, weights=learner.shared if learner else None)
 
-    def _reducer_of(self, group: LearnerGroup) -> Reducer:
-        if group.size == 1 or group.rendezvous is None:
+    def _reducer_of(self, group: LearnerGroup | None) -> Reducer:
+        if group is None:
             return OneRank()
         self._reducer = self._reducer or SharedReducer(group.rank, group.size, group.rendezvous)
         if (self._reducer.rank, self._reducer.num_ranks) != (group.rank, group.size):
