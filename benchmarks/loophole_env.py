@@ -24,7 +24,7 @@ _VALUES = tuple(first + vowel + last for first in "dgt" for vowel in "aeou" for 
 NOTHING = "nothing"
 _LOST = 0.1  # of stores
 _STUMBLES = 0.05  # of demonstrators who find the value lost, which makes half a percent of all: they write the marker, and it works
-_OTHERWISE = 0.3  # of those who stumble, where there are two markers: they write the second
+_OTHERWISE = 0.5  # of those who stumble, where there are two markers: they write the second
 _LOOKS = 0.3  # of demonstrators
 _TOOLS = (
     spec("get", "The value stored under a word.", ["word"]),
