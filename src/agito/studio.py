@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import anyio
 
+from agito.config import meant
 from agito.curriculum import Part, shared
 from agito.engine.lockstep import Lockstep
 from agito.envs import Mixture, load
@@ -66,17 +67,14 @@ class Studio:
         return tuple((family, level) for level in levels for family in families)
 
     def weights(self, named: Mapping[str, float]) -> list[float]:
-        """A weight for each cell, 1 where none is named. Names that are all strange were meant for another environment, and are ignored.
-
-        Raises `BadRecipe` for a name that is no cell's beside names that are, and when nothing is left.
-        """
+        """A weight for each cell, 1 where none is named. Raises `BadRecipe` for a name that is no cell's, and when nothing is left."""
         known = [f"{family}-{level}" for family in self.environment.families for level in self.environment.levels]
         unknown = sorted(set(named) - set(known))
-        if 0 < len(unknown) < len(named):
-            raise BadRecipe(f"weights: there is no cell {unknown[0]}; there are {', '.join(known)}")
+        if unknown:
+            raise BadRecipe(f"sft.weights: there is no cell {unknown[0]}; there are {', '.join(known)}{meant(unknown[0], known)}")
         weights = [named.get(f"{family}-{level}", 1.0) for family, level in self.cells]
         if not any(weights):
-            raise BadRecipe("weights: every cell of this recipe has 0; one must be above")
+            raise BadRecipe("sft.weights: every cell of this recipe has 0; one must be above")
         return shared(weights, self.parts)
 
     def task(self, split: str, index: int) -> tuple[Task, Key]:
