@@ -172,10 +172,8 @@ class _WatchedSession:
 
 
 async def _act(studio: Studio, harness: Harness, task: Task, key: Key, attempt: AttemptId) -> Attempt:
-    """One attempt, alone on the engine of the first rank."""
-    compute = studio.compute
-    assert compute is not None
-    lockstep = Lockstep(lambda exchange: compute.advance(0, exchange), context=studio.recipe.compute.context)
+    """One attempt, alone on the first sampler."""
+    lockstep = Lockstep(studio.policy.samplers[0].advance, context=studio.recipe.compute.context)
     lane = lockstep.lane()
     runner = AttemptRunner(studio.environment, harness, studio.renderer, seed=studio.recipe.seed)
     done: list[Attempt] = []

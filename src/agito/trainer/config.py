@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
 from agito.config import Section
 from agito.rl.config import DecoupledPPOConfig, LossConfig
+
+Phase: TypeAlias = Literal["sft", "rl"]
 
 
 class PhaseConfig(Section):
