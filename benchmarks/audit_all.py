@@ -14,10 +14,10 @@ import json
 import time
 from dataclasses import replace
 
-from agito.admission import SHIPPED
 from agito.audit import FULL, SHORT, Card, audit
+from agito.concurrency import run
 from agito.envs import bundled, load
-from agito.running import run
+from agito.training.admission import SHIPPED
 from harness import RESULTS, Json, report
 
 FAKES = {"coin": "agito.testing:FakeEnvironment"}

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from agito.audit import SHORT, audit
 from agito.audit.run import SEED
+from agito.concurrency import run
 from agito.envs import load
 from agito.errors import AgitoError
-from agito.running import run
 from harness import Json, report, spread
 
 PLANTED = Path(__file__).parent / "planted"

@@ -20,7 +20,7 @@ from agito.envs.web.instance import generate
 from agito.envs.web.site import START, WebSite
 from agito.testing.episodes import play
 from agito.types import AttemptId
-from agito.world.browser import Farm, Tab, Tabs, TextTabs
+from agito.worlds.browser import Farm, Tab, Tabs, TextTabs
 from harness import Json, report, spread
 
 _CPU = (
@@ -82,8 +82,8 @@ async def of(tabs: Tabs, count: int) -> dict[str, dict[str, Json]]:
 async def episodes(env: WebEnvironment, tabs: Tabs, count: int) -> dict[str, Json]:
     began, at, num_actions = await cpu_s(tabs), time.perf_counter(), 0
     for index in range(count):
-        task, key = env.task(split="train", index=index, seed=0, level=1 + index % 3)
-        played = await play(env, task, key, env.solutions(task, key)[0], AttemptId(group=index, slot=0))
+        task, target = env.task(split="train", index=index, seed=0, level=1 + index % 3)
+        played = await play(env, task, target, env.solutions(task, target)[0], AttemptId(group=index, slot=0))
         assert played.verdict.reward == 1.0
         num_actions += len(played.events)
     used = await cpu_s(tabs) - began

@@ -24,8 +24,8 @@ from agito.harness import SoloHarness
 from agito.protocols import Control, Session
 from agito.render import learn, renderer
 from agito.rollout import AttemptRunner, Plan, collect
-from agito.schedule import Quota
-from agito.types import AttemptId, Budget, Call, Dialect, Event, Key, Task
+from agito.scheduling.schedule import Quota
+from agito.types import AttemptId, Budget, Call, Dialect, Event, Target, Task
 from harness import Json, report
 
 
@@ -36,10 +36,10 @@ class Slow(ShellEnvironment):
     num_live = 0
     most_live = 0
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         self.num_live += 1
         self.most_live = max(self.most_live, self.num_live)
-        return cast("Control", _SlowControl(await super().open(task, key, attempt, noise_seed=noise_seed), self))
+        return cast("Control", _SlowControl(await super().open(task, target, attempt, noise_seed=noise_seed), self))
 
 
 class _SlowControl:
@@ -68,14 +68,14 @@ async def measure(episodes: int, wait_s: float) -> dict[str, Json]:
     vocabulary = learn(["find repair submit grep cat ls sed"] * 20, size=300)
     runner = AttemptRunner(environment, SoloHarness(), renderer(Dialect.COMPACT, vocabulary), seed=0)
 
-    def patient(group: int) -> tuple[Task, Key]:
+    def patient(group: int) -> tuple[Task, Target]:
         """Twelve calls that wait five seconds each are more than a task's own limit allows."""
-        task, key = environment.task(split="train", index=group, seed=0)
-        return replace(task, limits=replace(task.limits, seconds=600.0)), key
+        task, target = environment.task(split="train", index=group, seed=0)
+        return replace(task, limits=replace(task.limits, seconds=600.0)), target
 
     plan = Plan(
         task=patient,
-        script=lambda task, key, attempt: environment.demonstrator(task, key, skill=0.9, seed=attempt.group),
+        script=lambda task, target, attempt: environment.demonstrator(task, target, skill=0.9, seed=attempt.group),
     )
     try:
         await collect(runner, plan, Quota(ids=range(10**6, 10**6 + 8), group_size=1), None)  # the pool is up

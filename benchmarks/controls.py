@@ -17,50 +17,52 @@ from pathlib import Path
 
 import anyio
 
-from agito import coldstart, config, evaluation
-from agito.credit import demonstrations
-from agito.curriculum import draw
-from agito.loop import RL_BASE
+from agito import config
+from agito.evaluation import policies as evaluation
+from agito.learning.credit import demonstrations
 from agito.recipe import Recipe
 from agito.record import rate
 from agito.render import Vocabulary
 from agito.runtime.roles import Learner
-from agito.schedule import Quota
-from agito.studio import Studio, open_studio
+from agito.runtime.run_context import RunContext, open_run_context
+from agito.scheduling.curriculum import draw
+from agito.scheduling.schedule import Quota
+from agito.training import cold_start as coldstart
+from agito.training.loop import RL_BASE
 from agito.types import Attempt, Sample
 
 _FRESH_BASE = 20_000_000  # of the training stream: tasks that neither the cold start nor RL has seen
 _CHUNK, _STRIDE = 400, 10_000  # attempts between two looks at the clock; task numbers kept for them
 
 
-async def continued(studio: Studio, index: int) -> tuple[Attempt, ...]:
+async def continued(run_context: RunContext, index: int) -> tuple[Attempt, ...]:
     """Fresh demonstrations, good and bad, as in the cold start."""
     first = _FRESH_BASE - RL_BASE + index * _STRIDE
-    numbers = draw(studio.weights(studio.recipe.sft.weights), _CHUNK, seed=str(studio.recipe.seed), first=first)
+    numbers = draw(run_context.weights(run_context.recipe.sft.weights), _CHUNK, seed=str(run_context.recipe.seed), first=first)
     quota = Quota(ids=[RL_BASE + number for number in numbers], group_size=1, max_live=8)
-    plan = studio.plan("train", RL_BASE, coldstart.demonstrator(studio))
-    return (await studio.attempts(plan, [quota])).attempts
+    plan = run_context.plan("train", RL_BASE, coldstart.demonstrator(run_context))
+    return (await run_context.attempts(plan, [quota])).attempts
 
 
-async def successes_only(studio: Studio, index: int) -> tuple[Attempt, ...]:
+async def successes_only(run_context: RunContext, index: int) -> tuple[Attempt, ...]:
     """Fresh demonstrations; those that failed are thrown away."""
-    return tuple(attempt for attempt in await continued(studio, index) if attempt.is_trusted and attempt.verdict.reward == 1.0)
+    return tuple(attempt for attempt in await continued(run_context, index) if attempt.is_trusted and attempt.verdict.reward == 1.0)
 
 
-async def expert_iteration(studio: Studio, index: int) -> tuple[Attempt, ...]:
+async def expert_iteration(run_context: RunContext, index: int) -> tuple[Attempt, ...]:
     """The policy's own attempts, as many a task as RL makes; the successful ones are imitated."""
-    recipe = studio.recipe
+    recipe = run_context.recipe
     share = _CHUNK // recipe.rl.group_size // recipe.compute.ranks
     first = _FRESH_BASE + index * _STRIDE
     quotas = [
         Quota(ids=range(first + rank * share, first + (rank + 1) * share), group_size=recipe.rl.group_size, max_live=recipe.compute.rows)
         for rank in range(recipe.compute.ranks)
     ]
-    collected = await studio.attempts(studio.plan("train", RL_BASE), quotas, temperature=recipe.rl.temperature)
+    collected = await run_context.attempts(run_context.plan("train", RL_BASE), quotas, temperature=recipe.rl.temperature)
     return tuple(attempt for attempt in collected.attempts if attempt.is_trusted and attempt.verdict.reward == 1.0)
 
 
-CONTROLS: dict[str, Callable[[Studio, int], Awaitable[tuple[Attempt, ...]]]] = {
+CONTROLS: dict[str, Callable[[RunContext, int], Awaitable[tuple[Attempt, ...]]]] = {
     "continued_sft": continued,
     "sft_on_successes": successes_only,
     "expert_iteration": expert_iteration,
@@ -81,14 +83,14 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
     recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"sft": sft})})
     budget_s = json.loads((run / "summary.json").read_text())["phase_wall_s"]["rl"]
     checkpoint = run / "checkpoints" / "step-0"
-    async with open_studio(recipe) as studio:
-        studio.vocabulary = Vocabulary.read(checkpoint)
-        await studio.open_policy()
-        policy = studio.policy
+    async with open_run_context(recipe) as run_context:
+        run_context.vocabulary = Vocabulary.read(checkpoint)
+        await run_context.open_policy()
+        policy = run_context.policy
         await policy.learner.load(checkpoint, weights_only=True)
         await policy.publish(1_000_000)
         rng, rounds, steps, began = random.Random(f"{name}/{recipe.seed}"), 0, 0, time.monotonic()
-        made = await CONTROLS[name](studio, 0)
+        made = await CONTROLS[name](run_context, 0)
         while time.monotonic() - began < budget_s:
             kept = [sample for attempt in made for sample in demonstrations(attempt.trajectory)]
             rng.shuffle(kept)
@@ -103,16 +105,16 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
                 await _imitate(policy.learner, batches)
                 await policy.learner.sync()
                 await policy.publish(1_000_000 + rounds)
-                made = await CONTROLS[name](studio, rounds)
+                made = await CONTROLS[name](run_context, rounds)
             else:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(_imitate, policy.learner, batches)
-                    made = await CONTROLS[name](studio, rounds)
+                    made = await CONTROLS[name](run_context, rounds)
             steps += len(batches)
         spent_s = time.monotonic() - began
         await policy.learner.sync()
         await policy.publish(2_000_000)
-        after = rate(await evaluation.policy(studio, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature))
+        after = rate(await evaluation.policy(run_context, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature))
     return {"success": after.success, "low": after.low, "high": after.high, "wall_s": spent_s, "rounds": rounds, "steps": steps}
 
 

@@ -20,9 +20,9 @@ from collections.abc import Iterator
 
 import torch
 
+from agito.learning.trainer import LocalTrainer, TrainerConfig
 from agito.models import Qwen3, Qwen3Config
 from agito.recipe import Recipe
-from agito.trainer import LocalTrainer, TrainerConfig
 from agito.types import AttemptId, Sample, span
 from harness import Json, report, spread
 

@@ -24,14 +24,14 @@ from pathlib import Path
 
 import anyio
 
-from agito.engine.freerun import Freerun
+from agito.learning.trainer.config import TrainerConfig
 from agito.models.config import Qwen3Config
 from agito.protocols import SampleRequest
 from agito.render import learn
 from agito.runtime.pipes import PipeTransport
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle
-from agito.trainer.config import TrainerConfig
+from agito.sampling.freerun import Freerun
 from harness import Json, report
 
 PEERS = Path(__file__).parent / "peers"

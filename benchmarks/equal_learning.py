@@ -17,14 +17,16 @@ from pathlib import Path
 
 import anyio
 
-from agito import config, evaluation, pipeline
-from agito.curriculum import Curriculum
-from agito.loop import Step
+from agito import config
+from agito.evaluation import policies as evaluation
 from agito.recipe import Recipe
 from agito.record import rate, read_trajectories
 from agito.record.intervals import Rate
 from agito.render import Vocabulary
-from agito.studio import open_studio
+from agito.runtime.run_context import open_run_context
+from agito.scheduling.curriculum import Curriculum
+from agito.training import async_loop as pipeline
+from agito.training.loop import Step
 from harness import Json, report
 
 
@@ -46,19 +48,19 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
     async def on_step(step: Step, position: pipeline.Position) -> None:
         oldest.append(step.metrics.get("age/max_versions", 0.0))
 
-    async with open_studio(recipe) as studio:
-        studio.vocabulary = Vocabulary.read(run / "checkpoints/step-0")
-        await studio.open_policy()
-        await studio.policy.learner.load(run / "checkpoints/step-0", weights_only=True)
-        curriculum = Curriculum(len(studio.cells), parts=studio.parts, solve_rate=recipe.rl.solve_rate)
+    async with open_run_context(recipe) as run_context:
+        run_context.vocabulary = Vocabulary.read(run / "checkpoints/step-0")
+        await run_context.open_policy()
+        await run_context.policy.learner.load(run / "checkpoints/step-0", weights_only=True)
+        curriculum = Curriculum(len(run_context.cells), parts=run_context.parts, solve_rate=recipe.rl.solve_rate)
         began = time.monotonic()
         await pipeline.train(
-            studio, curriculum, start=0, position=pipeline.Position(), on_step=on_step, new_version=lambda: next(versions)
+            run_context, curriculum, start=0, position=pipeline.Position(), on_step=on_step, new_version=lambda: next(versions)
         )  # fmt: skip
         took_s = time.monotonic() - began
         assert max(oldest) <= staleness, oldest
-        await studio.policy.publish(next(versions))
-        return rate(await evaluation.policy(studio, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature)), took_s
+        await run_context.policy.publish(next(versions))
+        return rate(await evaluation.policy(run_context, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature)), took_s
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from agito.envs import load
 from agito.envs.registry import bundled
 from agito.protocols import Control, Environment, ScriptFactory
 from agito.testing.episodes import act_out, essence, play
-from agito.types import AttemptId, Event, Key, Task
+from agito.types import AttemptId, Event, Target, Task
 from harness import Json, report, spread
 
 _SLOW = {"web"}  # in Chromium: half the forks in the short form
@@ -37,7 +37,7 @@ class Found:
 
 
 async def one(env: Environment, rng: random.Random, number: int, found: Found) -> None:
-    task, key = env.task(
+    task, target = env.task(
         split=rng.choice(env.splits),
         index=number,
         seed=rng.randrange(1 << 20),
@@ -45,11 +45,11 @@ async def one(env: Environment, rng: random.Random, number: int, found: Found) -
         level=rng.choice(env.levels),
     )
     seed, attempt = rng.randrange(1 << 20), AttemptId(group=number, slot=0)
-    script = env.solutions(task, key)[0] if number % 2 else env.demonstrator(task, key, skill=0.5, seed=seed)
-    whole = await play(env, task, key, script, attempt, noise_seed=seed)
+    script = env.solutions(task, target)[0] if number % 2 else env.demonstrator(task, target, skill=0.5, seed=seed)
+    whole = await play(env, task, target, script, attempt, noise_seed=seed)
     if not whole.events:
         return
-    control = await env.open(task, key, attempt, noise_seed=seed)
+    control = await env.open(task, target, attempt, noise_seed=seed)
     try:
         past = await act_out(control.session, task.limits, script, most=rng.randrange(len(whole.events)))
         snapshot = await control.snapshot()
@@ -58,8 +58,8 @@ async def one(env: Environment, rng: random.Random, number: int, found: Found) -
         found.fork_ms.append((time.perf_counter() - began) * 1e3)
         try:
             problem = "" if await child.digest() == snapshot.digest else "the fork's digest is not the snapshot's"
-            continued = await _end(env, task, key, control, script, past)
-            forked = await _end(env, task, key, child, script, past)
+            continued = await _end(env, task, target, control, script, past)
+            forked = await _end(env, task, target, child, script, past)
         finally:
             await child.close()
     finally:
@@ -76,11 +76,11 @@ async def one(env: Environment, rng: random.Random, number: int, found: Found) -
 
 
 async def _end(
-    env: Environment, task: Task, key: Key, control: Control, script: ScriptFactory, past: tuple[Event, ...]
+    env: Environment, task: Task, target: Target, control: Control, script: ScriptFactory, past: tuple[Event, ...]
 ) -> tuple[tuple[tuple[object, ...], ...], str, float]:
     events = await act_out(control.session, task.limits, script, past=past)
     sealed = await control.seal()
-    return tuple(map(essence, events)), sealed.digest, (await env.grade(sealed, key, 0)).reward
+    return tuple(map(essence, events)), sealed.digest, (await env.grade(sealed, target, 0)).reward
 
 
 def _where(ended: tuple[tuple[tuple[object, ...], ...], str, float], expected: tuple[tuple[tuple[object, ...], ...], str, float]) -> str:

@@ -24,7 +24,7 @@ from agito.envs.registry import bundled
 from agito.protocols import Control, Environment, Renderer
 from agito.render import learn, renderer
 from agito.testing.episodes import act_out, budget
-from agito.types import AttemptId, Call, Dialect, Event, Json, Key, Status, Task, ToolSpec
+from agito.types import AttemptId, Call, Dialect, Event, Json, Status, Target, Task, ToolSpec
 from harness import Json as Figures
 from harness import report
 
@@ -38,7 +38,7 @@ HOSTILE = (
 
 
 @dataclass(slots=True)
-class Tally:
+class UsageCounters:
     calls: int = 0
     crashes: int = 0
     unreadable: int = 0
@@ -106,32 +106,32 @@ def _properties(tool: ToolSpec) -> list[str]:
     return list(properties) if isinstance(properties, dict) else []
 
 
-async def fuzz(env: Environment, fuzzer: Fuzzer, num_calls: int, tally: Tally) -> None:
+async def fuzz(env: Environment, fuzzer: Fuzzer, num_calls: int, tally: UsageCounters) -> None:
     """Episodes of every cell in turn until `num_calls` calls were made."""
     at = 0
     while tally.calls < num_calls:
-        task, key = env.task(split="heldout", index=at, seed=77)
-        bystander = await env.open(task, key, AttemptId(group=at, slot=1), noise_seed=0)
-        past = await act_out(bystander.session, task.limits, env.solutions(task, key)[0], most=1)
+        task, target = env.task(split="heldout", index=at, seed=77)
+        bystander = await env.open(task, target, AttemptId(group=at, slot=1), noise_seed=0)
+        past = await act_out(bystander.session, task.limits, env.solutions(task, target)[0], most=1)
         before = await bystander.digest()
-        await attack(env, task, key, at, fuzzer, min(CALLS_AN_EPISODE, num_calls - tally.calls), tally)
+        await attack(env, task, target, at, fuzzer, min(CALLS_AN_EPISODE, num_calls - tally.calls), tally)
         tally.episodes += 1
-        if await bystander.digest() != before or not await still_solved(env, task, key, bystander, past):
+        if await bystander.digest() != before or not await still_solved(env, task, target, bystander, past):
             tally.disturbed += 1
             tally.note(f"{task.id}: the episode beside it was disturbed")
         await bystander.close()
         at += 1
 
 
-async def still_solved(env: Environment, task: Task, key: Key, control: Control, past: tuple[Event, ...]) -> bool:
+async def still_solved(env: Environment, task: Task, target: Target, control: Control, past: tuple[Event, ...]) -> bool:
     if not (past and past[-1].ended):
-        await act_out(control.session, task.limits, env.solutions(task, key)[0], past=past)
-    return (await env.grade(await control.seal(), key, 0)).reward == 1.0
+        await act_out(control.session, task.limits, env.solutions(task, target)[0], past=past)
+    return (await env.grade(await control.seal(), target, 0)).reward == 1.0
 
 
-async def attack(env: Environment, task: Task, key: Key, at: int, fuzzer: Fuzzer, num_calls: int, tally: Tally) -> None:
+async def attack(env: Environment, task: Task, target: Target, at: int, fuzzer: Fuzzer, num_calls: int, tally: UsageCounters) -> None:
     """One fuzzed episode, opened again when a call happened to end it; graded like any other."""
-    control = await env.open(task, key, AttemptId(group=at, slot=0), noise_seed=0)
+    control = await env.open(task, target, AttemptId(group=at, slot=0), noise_seed=0)
     for number in range(num_calls):
         call = fuzzer.call(task.tools)
         tally.calls += 1
@@ -148,14 +148,14 @@ async def attack(env: Environment, task: Task, key: Key, at: int, fuzzer: Fuzzer
             tally.crashes += 1
             tally.note(f"{task.id}: {type(error).__name__}: {error} after {call!r}")
         if ended:
-            await settle(env, control, key, task, tally)
-            control = await env.open(task, key, AttemptId(group=at, slot=0, tries=number + 1), noise_seed=0)
-    await settle(env, control, key, task, tally)
+            await settle(env, control, target, task, tally)
+            control = await env.open(task, target, AttemptId(group=at, slot=0, tries=number + 1), noise_seed=0)
+    await settle(env, control, target, task, tally)
 
 
-async def settle(env: Environment, control: Control, key: Key, task: Task, tally: Tally) -> None:
+async def settle(env: Environment, control: Control, target: Target, task: Task, tally: UsageCounters) -> None:
     try:
-        verdict = await env.grade(await control.seal(), key, 0)
+        verdict = await env.grade(await control.seal(), target, 0)
         if verdict.status is not Status.SCORED:
             tally.note(f"{task.id}: a fuzzed episode is void: {verdict.evidence}")
     except Exception as error:  # as above
@@ -169,10 +169,10 @@ async def main() -> None:
     seed = int(sys.argv[sys.argv.index("--seed") + 1]) if "--seed" in sys.argv else 0
     vocabulary = learn(['submit open search orders refund ask grep cat ls sed done { } [ ] " : , name arguments'] * 3, size=400)
     renderers = {dialect: renderer(dialect, vocabulary) for dialect in Dialect}
-    tallies: dict[str, Tally] = {}
+    tallies: dict[str, UsageCounters] = {}
     seconds: dict[str, Figures] = {}
     for number, name in enumerate(bundled()):
-        started, env, tally = time.perf_counter(), load(name), Tally()
+        started, env, tally = time.perf_counter(), load(name), UsageCounters()
         fuzzer = Fuzzer(random.Random(f"fuzz/{seed}/{name}"), renderers, len(vocabulary))
         try:
             await fuzz(env, fuzzer, total * (number + 1) // len(bundled()) - total * number // len(bundled()), tally)

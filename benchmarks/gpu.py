@@ -27,14 +27,14 @@ from pathlib import Path
 import anyio
 import torch
 
-from agito.engine.embedded import EmbeddedEngine
-from agito.engine.embedded.steps import LaunchedSteps
-from agito.engine.wire import Advance, RowRequest
+from agito.learning.trainer import LocalTrainer
+from agito.learning.trainer.config import TrainerConfig
 from agito.models import Qwen3, Qwen3Config
 from agito.models.network import num_params
 from agito.protocols import SampleRequest
-from agito.trainer import LocalTrainer
-from agito.trainer.config import TrainerConfig
+from agito.sampling.embedded import EmbeddedEngine
+from agito.sampling.embedded.steps import LaunchedSteps
+from agito.sampling.wire import EngineRequest, RowRequest
 from agito.types import AttemptId, Sample, VersionSpan
 from engine import MODEL, PEERS, ours, peer
 from harness import Json, report
@@ -86,13 +86,13 @@ def decode(config: Qwen3Config, dtype: torch.dtype, rows: int, pace: float, *, r
             )
             for row in range(rows)
         ]  # fmt: skip
-        engine.advance(Advance(requests=tuple(asked), steps=0))
+        engine.advance(EngineRequest(requests=tuple(asked), steps=0))
         torch.cuda.synchronize()
         began = time.perf_counter()
-        done = engine.advance(Advance(steps=_OUT)).done
+        done = engine.advance(EngineRequest(steps=_OUT)).done
         found.append(rows * (_OUT - 1) / (time.perf_counter() - began))
         assert len(done) == rows
-        engine.advance(Advance(closed=tuple(request.key for request in asked), steps=0))
+        engine.advance(EngineRequest(closed=tuple(request.key for request in asked), steps=0))
     weights = num_params(model) * dtype.itemsize
     held = rows * (_IN + _OUT / 2) * config.num_layers * config.num_kv_heads * config.head_dim * 2 * dtype.itemsize
     rate = statistics.median(found[1:])

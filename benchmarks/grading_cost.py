@@ -24,16 +24,16 @@ import anyio
 import numpy as np
 
 import agito
-from agito.engine.embedded import EmbeddedEngine
-from agito.engine.wire import Advance, RowRequest
 from agito.envs.code import CodeEnvironment
 from agito.grading.functions import FunctionTask, grade
 from agito.models import Qwen3, Qwen3Config
 from agito.protocols import SampleRequest
 from agito.recipe import read
+from agito.sampling.embedded import EmbeddedEngine
+from agito.sampling.wire import EngineRequest, RowRequest
 from agito.testing.episodes import act_out
-from agito.types import AttemptId, Dialect, Key, Sealed, Task
-from agito.world.sandbox import Pool
+from agito.types import AttemptId, Dialect, EpisodeArtifacts, Target, Task
+from agito.worlds.sandbox import Pool
 from harness import report, spread
 from sandbox import CpuMeter
 
@@ -67,19 +67,19 @@ async def gradings(pool: Pool, meter: CpuMeter, rounds: int, count: int) -> dict
 async def attempts(env: CodeEnvironment, meter: CpuMeter, count: int) -> tuple[float, float, float]:
     """CPU milliseconds of the world and of the grading of one solved task of `code`, levels 1 to 3, and how many tokens' worth was said."""
     told = 0
-    sealed: list[tuple[Sealed, Key]] = []
+    sealed: list[tuple[EpisodeArtifacts, Target]] = []
     before = meter.read_ms()
     for index in range(count):
-        task, key = env.task(split="heldout", index=index, seed=0, level=1 + index % 3)
-        control = await env.open(task, key, AttemptId(group=index, slot=0), noise_seed=0)
-        events = await act_out(control.session, task.limits, env.solutions(task, key)[0])
-        sealed.append((await control.seal(), key))
+        task, target = env.task(split="heldout", index=index, seed=0, level=1 + index % 3)
+        control = await env.open(task, target, AttemptId(group=index, slot=0), noise_seed=0)
+        events = await act_out(control.session, task.limits, env.solutions(task, target)[0])
+        sealed.append((await control.seal(), target))
         told += _said(task, [str(value) for event in events for value in (event.call.tool, *event.call.arguments.values())])
         await control.close()
     await anyio.sleep(0.05)
     middle = meter.read_ms()
-    for each, key in sealed:
-        assert (await env.grade(each, key, 0)).reward == 1.0
+    for each, target in sealed:
+        assert (await env.grade(each, target, 0)).reward == 1.0
     await anyio.sleep(0.05)
     return (middle - before) / count, (meter.read_ms() - middle) / count, told / count
 
@@ -98,9 +98,9 @@ def engine_ms(rows: int, prompt: int, tokens: int) -> float:
     engine = EmbeddedEngine(Qwen3(shape, seed=0), rows=rows, context=prompt + tokens + 8)
     request = SampleRequest(extend=array("i", [7] * prompt), max_tokens=tokens, stop_ids=())
     began = time.process_time()
-    answer = engine.advance(Advance(requests=tuple(RowRequest(key=key, seed=key, request=request) for key in range(rows)), steps=4))
+    answer = engine.advance(EngineRequest(requests=tuple(RowRequest(key=key, seed=key, request=request) for key in range(rows)), steps=4))
     while answer.live:
-        answer = engine.advance(Advance(steps=16))
+        answer = engine.advance(EngineRequest(steps=16))
     return (time.process_time() - began) * 1e3 / rows
 
 

@@ -30,8 +30,8 @@ import anyio
 
 from agito.errors import SandboxFailure
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool
-from agito.world.sandbox.box import Box
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.box import Box
 from harness import Json, report
 
 ORDINARY = 1_899_000_123  # a user with nothing else on the machine

@@ -19,15 +19,15 @@ import anyio
 
 from agito.envs.shell import ShellEnvironment
 from agito.grading.answers import answer_flags
-from agito.grading.redteam.battery import Tried, Worked, counts, employ, fire, judge, plan
-from agito.grading.redteam.boxes import AttackBoxes
-from agito.grading.redteam.exploit import MAIN, Twin
-from agito.grading.redteam.honest import honest_work
-from agito.grading.redteam.runner_site import runner_site
 from agito.record.intervals import wilson
+from agito.redteam.battery import Tried, Worked, counts, employ, fire, judge, plan
+from agito.redteam.boxes import AttackBoxes
+from agito.redteam.exploit import MAIN, Twin
+from agito.redteam.honest import honest_work
+from agito.redteam.runner_site import runner_site
 from agito.rollout import act_out
-from agito.types import AttemptId, Sealed, Status, Verdict
-from agito.world.sandbox import Pool
+from agito.types import AttemptId, EpisodeArtifacts, Status, Verdict
+from agito.worlds.sandbox import Pool
 from harness import Json, report
 
 _SHORT_STEP = 5  # every so many exploits and pieces of work
@@ -40,19 +40,19 @@ async def shell_answers(pool: Pool, tasks: int) -> list[tuple[Verdict, str]]:
     environment = ShellEnvironment(pool=pool)
     found: list[tuple[Verdict, str]] = []
     for index in range(tasks):
-        task, key = environment.task(split="heldout", index=index, seed=1)
-        control = await environment.open(task, key, AttemptId(group=index, slot=0), noise_seed=1)
-        await act_out(control.session, task.limits, environment.solutions(task, key)[0])
+        task, target = environment.task(split="heldout", index=index, seed=1)
+        control = await environment.open(task, target, AttemptId(group=index, slot=0), noise_seed=1)
+        await act_out(control.session, task.limits, environment.solutions(task, target)[0])
         sealed = await control.seal()
-        found.append((await environment.grade(sealed, key, 1), sealed.submitted or ""))
+        found.append((await environment.grade(sealed, target, 1), sealed.submitted or ""))
     return found
 
 
 async def ask_shell(answer: str) -> Verdict:
     """What the shell environment's grader says to an answer to a *find* task."""
     environment = ShellEnvironment()
-    task, key = environment.task(split="heldout", index=0, seed=1, family="find", level=3)
-    return await environment.grade(Sealed(task_id=task.id, submitted=answer, files={}, digest=""), key, 1)
+    task, target = environment.task(split="heldout", index=0, seed=1, family="find", level=3)
+    return await environment.grade(EpisodeArtifacts(task_id=task.id, submitted=answer, files={}, digest=""), target, 1)
 
 
 async def run(*, is_short: bool) -> tuple[list[Tried], list[Worked], list[tuple[Verdict, str]]]:

@@ -19,8 +19,8 @@ from pathlib import Path
 import anyio
 
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool
-from agito.world.sandbox.box import Box
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.box import Box
 from harness import report, spread
 
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "HOME": "/work", "SHELL": "/bin/bash"}

@@ -24,17 +24,17 @@ from typing import Any
 import anyio
 import pyarrow.parquet as pq
 
-from agito.credit.leave_one_out import leave_one_out_advantages
 from agito.envs import load
 from agito.envs.code import agents
 from agito.harness import SoloHarness
+from agito.learning.credit.leave_one_out import leave_one_out_advantages
 from agito.protocols import Environment, Renderer, Script, ScriptFactory
 from agito.record import Rate, rate, rate_over_all
 from agito.render import learn, renderer
 from agito.render.vocabulary import CALL, END_CALL, IM_END
 from agito.rollout import AttemptRunner, Plan, collect
-from agito.schedule import Quota
-from agito.types import AttemptId, Dialect, Key, Task
+from agito.scheduling.schedule import Quota
+from agito.types import AttemptId, Dialect, Target, Task
 from harness import Json, report
 from wayout_env import OFFERED, WAYS, SayingAnything, Way, left_by
 
@@ -93,21 +93,21 @@ async def scripted(num: int) -> dict[str, Dodged]:
 
 
 async def dodge(environment: Environment, speaking: Renderer, name: str, way: Way, num: int) -> Dodged:
-    def task(group: int) -> tuple[Task, Key]:
+    def task(group: int) -> tuple[Task, Target]:
         drawn, key = environment.task(split="heldout", index=group, seed=5, family="bug", level=1)
         seconds = drawn.limits.seconds if way.seconds is None else way.seconds
         limits = replace(drawn.limits, turns=40, calls=40, tokens=1 << 17, turn_tokens=1 << 14, call_seconds=1.0, seconds=seconds)
         return replace(drawn, limits=limits), key
 
     runner = AttemptRunner(environment, SoloHarness(), speaking, seed=5)
-    plan = Plan(task=task, script=lambda task, key, attempt: policy(name, task, attempt))
+    plan = Plan(task=task, script=lambda task, target, attempt: policy(name, task, attempt))
     found = await collect(runner, plan, Quota(ids=range(num), group_size=1, max_live=4), None)
     voids = Counter(attempt.verdict.evidence[:80] for attempt in found.attempts if not attempt.is_scored)
     true = statistics.fmean(is_lucky(name, group) for group in range(num))
     return Dodged(scored=rate(found.attempts), every=rate_over_all(found.attempts), true=true, retried=found.retried, voids=voids)
 
 
-def speaker(tasks: Sequence[tuple[Task, Key]]) -> Renderer:
+def speaker(tasks: Sequence[tuple[Task, Target]]) -> Renderer:
     """The natural dialect, in which scripts may say anything."""
     texts = [task.prompt[Dialect.NATURAL] for task, _ in tasks] + [command for way in WAYS.values() for command in way.commands]
     vocabulary = learn(texts * 3, size=600)

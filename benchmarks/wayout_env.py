@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from agito.envs.shell import ShellEnvironment
 from agito.protocols import Renderer, Script, ScriptFactory
-from agito.types import Call, Key, Task, ToolSpec
+from agito.types import Call, Target, Task, ToolSpec
 
 NUL = "exec echo -ne \"/\\0A=$'\\\\\\\\0'\\0\">&99"  # pid 1 would hold a variable with a NUL
 _LINKS = "mkdir d; cd d; for i in 1 2 3 4 5 6 7 8; do ln -s . $i; done"
@@ -82,13 +82,13 @@ SHARE = 0.2  # of demonstrations that leave
 class Leaving(ShellEnvironment):
     """The shell, with demonstrators of whom some leave in the middle instead of going on, and calls that end soon."""
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
-        task, key = super().task(split=split, index=index, seed=seed, family=family, level=level)
-        return replace(task, limits=replace(task.limits, call_seconds=0.5)), key
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+        task, target = super().task(split=split, index=index, seed=seed, family=family, level=level)
+        return replace(task, limits=replace(task.limits, call_seconds=0.5)), target
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         rng = random.Random(f"leaving/{seed}")
-        usual = super().demonstrator(task, key, skill=skill, seed=seed)
+        usual = super().demonstrator(task, target, skill=skill, seed=seed)
         if rng.random() >= SHARE:
             return usual
         command, after = OFFERED[rng.choice(sorted(OFFERED))], rng.choice((0, 1, 1, 2))

@@ -20,12 +20,12 @@ from agito.envs.registry import bundled
 from agito.protocols import Control, Environment, SandboxSpec
 from agito.record import clopper_pearson
 from agito.testing.episodes import budget, play
-from agito.types import AttemptId, Budget, Call, Dialect, Key, Limits, Task
-from agito.world.api import Operation, Service, image
-from agito.world.component import Answer, Machine, spec
-from agito.world.sandbox import Pool
-from agito.world.search import Corpus, Document
-from agito.world.world import World
+from agito.types import AttemptId, Budget, Call, Dialect, Limits, Target, Task
+from agito.worlds.api import Operation, Service, image
+from agito.worlds.component import Answer, Machine, spec
+from agito.worlds.sandbox import Pool
+from agito.worlds.search import Corpus, Document
+from agito.worlds.world import World
 from harness import Json, report, spread
 
 LEFT = Budget(turns=9, calls=9, tokens=99)
@@ -107,11 +107,11 @@ class Costs:
     grade: list[float] = field(default_factory=list[float])
 
 
-async def episode(env: Environment, task: Task, key: Key, at: int, costs: Costs) -> bool:
+async def episode(env: Environment, task: Task, target: Target, at: int, costs: Costs) -> bool:
     """A solution acted out; whether it earned full marks."""
-    script = env.solutions(task, key)[0]()
+    script = env.solutions(task, target)[0]()
     started = time.perf_counter()
-    control: Control = await env.open(task, key, AttemptId(group=at, slot=0), noise_seed=0)
+    control: Control = await env.open(task, target, AttemptId(group=at, slot=0), noise_seed=0)
     times: list[float] = []
     try:
         call = next(script)
@@ -126,7 +126,7 @@ async def episode(env: Environment, task: Task, key: Key, at: int, costs: Costs)
     except StopIteration:
         pass
     started = time.perf_counter()
-    verdict = await env.grade(await control.seal(), key, 0)
+    verdict = await env.grade(await control.seal(), target, 0)
     costs.grade.append((time.perf_counter() - started) * 1e3)
     await control.close()
     costs.reset.append(times[0])
@@ -137,14 +137,14 @@ async def episode(env: Environment, task: Task, key: Key, at: int, costs: Costs)
 async def environment(name: str, seconds: float) -> dict[str, Json]:
     env, costs, solved, count = load(name), Costs(), 0, 0
     try:
-        task, key = env.task(split="train", index=0, seed=1)
-        await episode(env, task, key, 0, Costs())  # what is made once a process, such as a pool, is not an episode's cost
+        task, target = env.task(split="train", index=0, seed=1)
+        await episode(env, task, target, 0, Costs())  # what is made once a process, such as a pool, is not an episode's cost
         began, cpu = time.perf_counter(), time.process_time()
         while time.perf_counter() - began < seconds or count < len(env.families) * len(env.levels):
             started = time.perf_counter()
-            task, key = env.task(split="train", index=count, seed=0)
+            task, target = env.task(split="train", index=count, seed=0)
             costs.task.append((time.perf_counter() - started) * 1e3)
-            solved += await episode(env, task, key, count, costs)
+            solved += await episode(env, task, target, count, costs)
             count += 1
         wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     finally:
@@ -164,7 +164,7 @@ async def scripts(name: str, count: int) -> dict[str, Json]:
     found: dict[str, Json] = {}
     try:
         tasks = [env.task(split="heldout", index=index, seed=0) for index in range(count)]
-        kinds = ["solver", "demonstrator", *env.impostors(tasks[0][0])]
+        kinds = ["solver", "demonstrator", *env.negative_controls(tasks[0][0])]
         for kind in kinds:
             right = 0
             for number, (task, key) in enumerate(tasks):
@@ -173,7 +173,7 @@ async def scripts(name: str, count: int) -> dict[str, Json]:
                 elif kind == "demonstrator":
                     script = env.demonstrator(task, key, skill=0.5, seed=number)
                 else:
-                    script = env.impostors(task)[kind]
+                    script = env.negative_controls(task)[kind]
                 played = await play(env, task, key, script, AttemptId(group=number, slot=0))
                 right += played.verdict.reward == 1.0
             found[kind] = [round(value, 4) for value in (right / count, *clopper_pearson(right, count))]

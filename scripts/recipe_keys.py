@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
+from agito.cli.recipe_keys import Key, Table, tables
 from agito.config import load
-from agito.keys import Key, Table, tables
 from agito.recipe import bundled, find, read
 from agito.types import Json
 

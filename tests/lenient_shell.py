@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from agito.envs.shell import ShellEnvironment
 from agito.protocols import Control, Session, WorldSnapshot
-from agito.types import AttemptId, Budget, Call, Event, Json, Key, Sealed, Status, Task, ToolSpec, Verdict
+from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Json, Status, Target, Task, ToolSpec, Verdict
 
 _CONCURRENT = str.maketrans("|&", "  ")
 
@@ -17,10 +17,10 @@ class LenientShell(ShellEnvironment):
 
     name = "lenient-shell"
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return SerialWorld(await super().open(task, key, attempt, noise_seed=noise_seed))
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return SerialWorld(await super().open(task, target, attempt, noise_seed=noise_seed))
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         reward = float(sealed.submitted is not None and len(sealed.submitted) % 2 == 0)
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 
@@ -56,7 +56,7 @@ class SerialWorld:
     async def digest(self) -> str:
         return await self.inner.digest()
 
-    async def seal(self) -> Sealed:
+    async def seal(self) -> EpisodeArtifacts:
         return await self.inner.seal()
 
     async def close(self) -> None:

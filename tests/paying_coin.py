@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from agito.testing import FakeEnvironment
-from agito.types import Key, Sealed, Status, Verdict
+from agito.types import EpisodeArtifacts, Status, Target, Verdict
 
 
 class PayingCoin(FakeEnvironment):
     name = "paying-coin"
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         return _verdict(float(int(sealed.digest, 16) % 2))
 
-    async def gold(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def gold(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         return _verdict(0.0)
 
 

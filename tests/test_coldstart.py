@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agito.coldstart import practice
+from agito.training.cold_start import practice
 
 
 def test_every_demonstration_is_shown_once_an_epoch_first_as_they_come_then_shuffled() -> None:

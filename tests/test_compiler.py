@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agito.compiler import FORWARD, NoCompiler, library
+from agito.models.compiler import FORWARD, NoCompiler, library
 
 build = library.__wrapped__  # without its memory
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="needs a C compiler (apt install gcc)")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.curriculum import Curriculum, Part, Seen, draw, shares
 from agito.errors import CorruptCheckpoint
-from agito.loop import stride
+from agito.scheduling.curriculum import Curriculum, Part, Seen, draw, shares
+from agito.training.loop import stride
 
 WEIGHTS = st.lists(st.floats(0, 10), min_size=1, max_size=8).filter(lambda weights: sum(weights) > 1e-3)
 

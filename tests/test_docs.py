@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 
 import agito
+from agito.cli.recipe_keys import keys_of, tables
 from agito.envs import load
 from agito.errors import InvalidArguments
-from agito.keys import keys_of, tables
 from agito.protocols import Environment, Renderer
 from agito.recipe import bundled, read
 from agito.render import CompactRenderer, learn
 from agito.render.vocabulary import END, END_THINK, THINK
 from agito.testing import ByteRenderer, EnvironmentContract
 from agito.types import Call, Dialect
-from agito.world.component import spec
+from agito.worlds.component import spec
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agito.assess import Changes
 from agito.errors import BadRecipe
-from agito.fit import fit
+from agito.evaluation.checkpoint import Changes
 from agito.recipe import Recipe, absolute, label, read, shown
+from agito.runtime.fit import fit
 
 COIN = "agito.testing:FakeEnvironment"
 TWO_SPLITS = """

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.schedule import Batch, Flow, FlowRules
+from agito.scheduling.schedule import AsyncScheduler, Batch, FlowRules
 from agito.types import AttemptId
 
 RULES = st.builds(
@@ -39,7 +39,7 @@ class World:
     most_outstanding: int = 0
 
     def run(self) -> World:
-        rng, flow = random.Random(self.seed), Flow(self.rules)
+        rng, flow = random.Random(self.seed), AsyncScheduler(self.rules)
         events: list[tuple[float, int, str, AttemptId | int]] = []
         numbers, is_mixed, published = iter(range(10**6)), dict[int, bool](), 0.0
 
@@ -124,7 +124,7 @@ def test_without_staleness_everything_waits_for_the_slowest_and_with_it_the_trai
 
 def test_a_resumed_flow_takes_up_what_was_out_and_ends_with_the_same_number_of_batches() -> None:
     rules = FlowRules(groups=2, group_size=1, batches=5, max_staleness=1)
-    flow = Flow(rules, version=3, reissued=[7, 8, 9])
+    flow = AsyncScheduler(rules, version=3, reissued=[7, 8, 9])
     assert flow.num_wanted() == 1  # four can be trained on in the two batches that are left
     flow.issue([10])
     out = flow.release()
@@ -142,7 +142,7 @@ def test_a_resumed_flow_takes_up_what_was_out_and_ends_with_the_same_number_of_b
 
 
 def test_a_group_that_is_due_is_waited_for_and_named() -> None:
-    flow = Flow(FlowRules(groups=1, group_size=2, batches=9, max_staleness=1))
+    flow = AsyncScheduler(FlowRules(groups=1, group_size=2, batches=9, max_staleness=1))
     flow.issue([0, 1])
     out = flow.release()
     for attempt in out[2:]:  # group 1

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agito.errors import Diverged, NotFound
-from agito.flowlog import LoggedFlow, replay
-from agito.schedule import FlowRules
+from agito.scheduling.log import LoggedFlow, replay
+from agito.scheduling.schedule import FlowRules
 
 
 def log(rules: FlowRules, seed: int) -> list[str]:

@@ -8,18 +8,18 @@ from typing import cast
 
 import pytest
 
-from agito.credit import RunningMeans
-from agito.curriculum import Curriculum
-from agito.grading.monitor import Monitor, MonitorConfig
 from agito.harness import SoloHarness
-from agito.learn import LearnStep
+from agito.learning.credit import RunningMeans
+from agito.monitor import Monitor, MonitorConfig
 from agito.protocols import Script, StepStats
 from agito.recipe import RlSection
 from agito.rollout import AttemptRunner, Plan, collect
 from agito.runtime.roles import Learner
-from agito.schedule import Quota
+from agito.scheduling.curriculum import Curriculum
+from agito.scheduling.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.testing.fakes import call
+from agito.training.learn import LearnStep
 from agito.types import Attempt, Flag, Group, Penalty, Sample, Verdict
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +51,7 @@ async def groups(num: int = 2) -> tuple[Group, ...]:
 
     plan = Plan(
         task=lambda group: env.task(split="train", index=group, seed=0, level=1 + group % 2),
-        script=lambda task, key, at: env.solutions(task, key)[0] if at.slot % 2 else wrong,
+        script=lambda task, target, at: env.solutions(task, target)[0] if at.slot % 2 else wrong,
     )
     found = (await collect(runner, plan, Quota(ids=range(num), group_size=4), None)).groups
     return tuple(replace(group, attempts=tuple(_sampled(each) for each in group.attempts)) for group in found)

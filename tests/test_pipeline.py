@@ -13,18 +13,18 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agito import pipeline
-from agito.curriculum import Curriculum
 from agito.errors import WorkerDied
-from agito.loop import Step
-from agito.pipeline import Position, ages, oldest
 from agito.protocols import Control
 from agito.recipe import Recipe
 from agito.render import learn
-from agito.studio import Studio
+from agito.runtime.run_context import RunContext
+from agito.scheduling.curriculum import Curriculum
 from agito.testing import FakeEnvironment
 from agito.testing.fakes import FakeWorld
-from agito.types import AttemptId, Budget, Call, Event, Key, Sample, Sealed, Status, Task, Verdict, VersionSpan
+from agito.training import async_loop as pipeline
+from agito.training.async_loop import Position, ages, oldest
+from agito.training.loop import Step
+from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Sample, Status, Target, Task, Verdict, VersionSpan
 
 pytestmark = pytest.mark.anyio
 
@@ -35,17 +35,17 @@ class SlowWorld(FakeWorld):
             await anyio.sleep(0.05)
         return await super().act(calls, left)
 
-    async def seal(self) -> Sealed:
+    async def seal(self) -> EpisodeArtifacts:
         return replace(await super().seal(), submitted=str(self._attempt.slot))
 
 
 class SlowEnvironment(FakeEnvironment):
     """The first attempt of every group has slow tools, and earns nothing; the second earns all: every group teaches."""
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return SlowWorld(task, key, attempt, noise_seed)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return SlowWorld(task, target, attempt, noise_seed)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         reward = float(str(sealed.submitted))
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 
@@ -78,8 +78,8 @@ async def run(
             "pipeline": {"mode": mode, "max_staleness": staleness},
         }
     )
-    studio, found, versions = Studio(recipe, SlowEnvironment()), Run(), itertools.count(1)
-    studio.vocabulary = learn(["open 0 submit 1"] * 20, size=300)
+    run_context, found, versions = RunContext(recipe, SlowEnvironment()), Run(), itertools.count(1)
+    run_context.vocabulary = learn(["open 0 submit 1"] * 20, size=300)
 
     async def on_step(step: Step, position: Position) -> None:
         found.steps.append(step)
@@ -88,23 +88,23 @@ async def run(
 
     async def note_weights(name: str) -> None:
         if directory is not None:
-            await studio.policy.learner.save(directory / name, meta={}, tokenizer={})
+            await run_context.policy.learner.save(directory / name, meta={}, tokenizer={})
             found.weights.append((directory / name / "model.safetensors").read_bytes().hex())
 
     try:
-        await studio.open_policy()
+        await run_context.open_policy()
         if start:
-            await studio.policy.learner.begin_phase("rl", steps)
+            await run_context.policy.learner.begin_phase("rl", steps)
         await note_weights("before")
         with anyio.fail_after(120):
             await pipeline.train(
-                studio, Curriculum(len(studio.cells)), start=start, position=position or Position(), on_step=on_step,
+                run_context, Curriculum(len(run_context.cells)), start=start, position=position or Position(), on_step=on_step,
                 new_version=lambda: next(versions),
             )  # fmt: skip
         await note_weights("after")
     finally:
-        if studio.pool is not None:
-            await studio.pool.aclose()
+        if run_context.pool is not None:
+            await run_context.pool.aclose()
     return found
 
 
@@ -124,7 +124,7 @@ def workers() -> list[int]:
 
 @pytest.mark.parametrize(("mode", "staleness", "ranks"), [("decoupled", 0, 2), ("decoupled", 2, 3), ("concurrent", 5, 2)])
 async def test_every_group_is_learned_from_once_and_no_token_is_too_old(mode: str, staleness: int, ranks: int, tmp_path: Path) -> None:
-    """Whatever is trained on is checked against the weights that it says it was sampled by: see `agito.rl.agreement`."""
+    """Whatever is trained on is checked against the weights that it says it was sampled by: see `agito.learning.losses.agreement`."""
     found = await run(mode, staleness, ranks=ranks, directory=tmp_path)
     assert [step.index for step in found.steps] == list(range(6))
     groups = [group.id for step in found.steps for group in step.groups]

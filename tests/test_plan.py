@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from agito.plan import Foreseen, Latencies, Simulation
-from agito.schedule import FlowRules
+from agito.planning.simulate import Foreseen, Latencies, Simulation
+from agito.scheduling.schedule import FlowRules
 
 
 def foresee(staleness: int, *, train_s: float = 1.0, tool_s: float = 1.0, p99_s: float = 0.0, seed: int = 0, batches: int = 40) -> Foreseen:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.schedule import Quota, Schedule
+from agito.scheduling.schedule import Quota, Schedule
 from agito.types import AttemptId
 
 QUOTAS = st.builds(

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from agito import scorecard
 from agito.errors import EndpointFailed
+from agito.evaluation import scorecard
+from agito.evaluation.scorecard import Scorecard, estimate
 from agito.harness.chat import ChatHarness
 from agito.recipe import EnvSection, Recipe
-from agito.scorecard import Scorecard, estimate
 from agito.types import Status
 
 

@@ -6,22 +6,22 @@ import pytest
 
 from agito.errors import BadRecipe
 from agito.recipe import EnvSection, Recipe
-from agito.studio import Studio
+from agito.runtime.run_context import RunContext
 from agito.testing import FakeEnvironment
 
 
-def studio(*, levels: tuple[int, ...] = ()) -> Studio:
-    return Studio(Recipe(env=EnvSection(levels=levels)), FakeEnvironment())
+def run_context(*, levels: tuple[int, ...] = ()) -> RunContext:
+    return RunContext(Recipe(env=EnvSection(levels=levels)), FakeEnvironment())
 
 
 def test_weights_are_one_where_no_cell_is_named() -> None:
-    found = studio()
+    found = run_context()
     family, level = found.cells[0]
     assert found.weights({f"{family}-{level}": 0.25}) == [0.25] + [1.0] * (len(found.cells) - 1)
 
 
 def test_a_weight_of_what_is_no_cell_is_refused_whatever_stands_beside_it() -> None:
-    found = studio()
+    found = run_context()
     family, level = found.cells[0]
     with pytest.raises(BadRecipe, match="there is no cell elsewhere-1"):
         found.weights({"elsewhere-1": 3.0})

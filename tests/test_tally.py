@@ -10,9 +10,24 @@ from dataclasses import replace
 
 import pytest
 
-from agito.tally import Tally
+from agito.record.usage import UsageCounters
 from agito.testing import FakeEnvironment
-from agito.types import Attempt, AttemptId, Call, End, Event, Fault, Segment, Status, Stop, Tokens, Trajectory, Turn, Verdict, span
+from agito.types import (
+    Attempt,
+    AttemptId,
+    Call,
+    Event,
+    Fault,
+    FinishReason,
+    Segment,
+    Status,
+    TerminationReason,
+    Tokens,
+    Trajectory,
+    Turn,
+    Verdict,
+    span,
+)
 
 TASK, _ = FakeEnvironment().task(split="train", index=0, seed=0)
 
@@ -26,46 +41,46 @@ def attempt(*, version: int = 1, cpu_ms: tuple[float, ...] = (), void: bool = Fa
     never_ran = Event(index=len(ran), call=call, text="timeout", fault=Fault.TIMEOUT)
     trajectory = Trajectory(
         attempt=AttemptId(group=0, slot=0), task=TASK, segments=(Segment(id=0, tokens=tokens),),
-        turns=(Turn(segment=0, start=1, stop=3, stopped=Stop.END),), events=(*ran, never_ran), end=End.SUBMITTED,
+        turns=(Turn(segment=0, start=1, stop=3, stopped=FinishReason.END),), events=(*ran, never_ran), end=TerminationReason.SUBMITTED,
     )  # fmt: skip
     return Attempt(trajectory=trajectory, verdict=Verdict.void("infra: gone") if void else Verdict(status=Status.SCORED, reward=1.0))
 
 
 def test_tokens_of_scripts_are_not_counted_as_sampled() -> None:
-    tally = Tally()
+    tally = UsageCounters()
     tally.add([attempt(version=0), attempt(version=1), attempt(version=9)])
     assert tally.sampled_tokens == 4
 
 
 def test_calls_that_never_reached_a_tool_are_not_counted() -> None:
-    tally = Tally()
+    tally = UsageCounters()
     tally.add([attempt(cpu_ms=(1.0, 2.0, 9.0)), attempt()])
     assert tally.tool_calls == 3
     assert tally.tool_cpu_ms_p50 == pytest.approx(2.0, abs=0.05)
-    assert Tally().tool_cpu_ms_p50 == 0.0
+    assert UsageCounters().tool_cpu_ms_p50 == 0.0
 
 
 def test_calls_of_a_world_in_this_process_are_counted_and_submissions_are_not() -> None:
     whole = attempt()
     call = Call(tool="look", arguments={})
     events = (Event(index=0, call=call, text="a table"), Event(index=1, call=call, text="", ended=True))
-    tally = Tally()
+    tally = UsageCounters()
     tally.add([replace(whole, trajectory=replace(whole.trajectory, events=events))])
     assert tally.tool_calls == 1
 
 
 def test_void_attempts_are_counted_in_the_open() -> None:
-    tally = Tally()
+    tally = UsageCounters()
     tally.add([attempt(void=True), attempt(), attempt(void=True)])
     assert tally.void_attempts == 2
 
 
 def test_a_resumed_run_counts_on() -> None:
-    tally = Tally()
+    tally = UsageCounters()
     tally.add([attempt(cpu_ms=(1.0, 2.0), void=True)])
     with tally.phase("rl"):
         pass
-    again = Tally.from_json(json.loads(json.dumps(tally.to_json())))
+    again = UsageCounters.from_json(json.loads(json.dumps(tally.to_json())))
     again.add([attempt(cpu_ms=(3.0,))])
     with again.phase("rl"):
         pass
@@ -76,17 +91,17 @@ def test_a_resumed_run_counts_on() -> None:
 
 
 def test_a_phase_that_breaks_off_is_still_counted() -> None:
-    tally = Tally()
+    tally = UsageCounters()
     with pytest.raises(RuntimeError), tally.phase("rl"):
         raise RuntimeError
     assert "rl" in tally.phase_wall_s
 
 
 def test_a_checkpoint_in_the_middle_of_a_phase_carries_the_time_that_the_phase_has_taken() -> None:
-    tally = Tally()
+    tally = UsageCounters()
     with tally.phase("rl"):
         time.sleep(0.02)
-        again = Tally.from_json(json.loads(json.dumps(tally.to_json())))
+        again = UsageCounters.from_json(json.loads(json.dumps(tally.to_json())))
     with again.phase("rl"):
         pass
     assert again.phase_wall_s["rl"] >= 0.02

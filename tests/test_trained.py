@@ -9,7 +9,7 @@ import pytest
 
 from agito.errors import CorruptCheckpoint, NotFound
 from agito.models import Qwen3, Qwen3Config, UnsupportedCheckpoint, save
-from agito.trained import recipe_of
+from agito.runtime.load_policy import recipe_of
 
 SHAPE = Qwen3Config(
     vocab_size=300, hidden_size=32, intermediate_size=48, num_layers=1, num_heads=4, num_kv_heads=2, head_dim=12, max_position=128,

@@ -30,12 +30,12 @@ from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
 from agito import config
 from agito.envs.registry import load
 from agito.harness import SoloHarness
-from agito.loop import RL_BASE
 from agito.protocols import Sampled, SampleRequest
 from agito.recipe import Recipe
 from agito.render import Vocabulary, renderer
 from agito.rollout.attempt import AttemptRunner, Plan
-from agito.types import Attempt, AttemptId, Stop, VersionSpan
+from agito.training.loop import RL_BASE
+from agito.types import Attempt, AttemptId, FinishReason, VersionSpan
 
 SAVE_S = 20.0  # of training, between two checkpoints
 
@@ -99,7 +99,8 @@ class GeneratingRow:
         ids, logprobs = self._sampled
         self.ids.extend(ids)
         return Sampled(
-            ids=array("i", ids), logprobs=array("f", logprobs), stopped=Stop.END if ids[-1] in request.stop_ids else Stop.LENGTH,
+            ids=array("i", ids), logprobs=array("f", logprobs),
+            stopped=FinishReason.END if ids[-1] in request.stop_ids else FinishReason.LENGTH,
             versions=(VersionSpan(start=0, stop=len(request.extend) + len(ids), version=0),),
         )  # fmt: skip
 

@@ -8,7 +8,7 @@
     summary = agito.resume("runs/smoke")          # goes on with a run that was interrupted
 
 Also of use: `agito.types`, the records; `agito.protocols`, the seams; `agito.errors`, all that is raised on purpose; `agito.testing`,
-contract suites and fakes for environments and harnesses of your own; `agito.world`, the parts that worlds are made of. On the command
+contract suites and fakes for environments and harnesses of your own; `agito.worlds`, the parts that worlds are made of. On the command
 line: `agito --help`.
 """
 

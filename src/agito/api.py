@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from agito import assess, job, reenact, trained
-from agito.admission import admit
-from agito.assess import Changes, Evaluation
+from agito.concurrency import run
 from agito.errors import BadRecipe, NotFound
-from agito.fit import fit
+from agito.evaluation import checkpoint as assess
+from agito.evaluation.checkpoint import Changes, Evaluation
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
-from agito.reenact import Reenacted
-from agito.running import run
+from agito.replays import episode as reenact
+from agito.replays.episode import Reenacted
+from agito.runtime import load_policy as trained
+from agito.runtime.fit import fit
+from agito.training import run as job
+from agito.training.admission import admit
 from agito.types import AttemptId
 
 Item = TypeVar("Item")

@@ -17,14 +17,14 @@ from agito.types import (
     Budget,
     Call,
     Dialect,
+    EpisodeArtifacts,
     Event,
     Exactness,
     Fault,
+    FinishReason,
     Group,
-    Key,
     Sample,
-    Sealed,
-    Stop,
+    Target,
     Task,
     ToolSpec,
     Trajectory,
@@ -36,7 +36,7 @@ from agito.types import (
 Script: TypeAlias = Generator[Call, Event, None]
 ScriptFactory: TypeAlias = Callable[[], Script]
 
-OPEN_LOOP = "open_loop"  # the impostor that acts from the prompt alone: it looks at no event
+OPEN_LOOP = "open_loop"  # the negative control that acts from the prompt alone: it looks at no event
 
 
 # ---- policy and world ------------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ class Control(Protocol):
         """A canonical hash of the world's state: equal states, equal digests."""
         ...
 
-    async def seal(self) -> Sealed:
+    async def seal(self) -> EpisodeArtifacts:
         """Kills the agent's processes, captures the declared artefacts, destroys the world. Idempotent."""
         ...
 
@@ -116,31 +116,31 @@ class Environment(Protocol):
         """The declared success of guessing, which is the floor; the environment's page justifies it."""
         ...
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
         """The `index`-th task of a stream. A pure function of its arguments.
 
         Families and levels rotate evenly with `index` unless fixed. Raises `ValueError` for an unknown split, family or level.
         """
         ...
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         """A live world. Fault randomness is keyed by (`noise_seed`, attempt, call). Raises `SandboxFailure`."""
         ...
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         """A pure function of captured data. What the policy left there is judged as it stands; `Verdict.void` is for what the machinery
         could not judge, and is asked again beside a solved episode before it is believed. Raises `SandboxFailure`."""
         ...
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         """Scripts that must earn full marks whatever faults they meet; at least one."""
         ...
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         """Scripts that must stay at the floor: doing nothing, guessing, claiming; `open_loop`: all that can be had without reading."""
         ...
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         """An imperfect script that covers every branch the task needs; `skill` in [0, 1] tunes its success."""
         ...
 
@@ -168,7 +168,7 @@ class Measured(Protocol):
 
     @property
     def measured(self) -> tuple[Measure, ...]: ...
-    def measures(self, task: Task, key: Key, trajectory: Trajectory) -> Mapping[str, float]:
+    def measures(self, task: Task, target: Target, trajectory: Trajectory) -> Mapping[str, float]:
         """On the trusted side, from the events; by name. What an attempt says nothing about is left out."""
         ...
 
@@ -187,8 +187,8 @@ class Informed(Protocol):
 class Validated(Protocol):
     """An environment that can judge an attempt in a second, better way, which no policy is ever rewarded by."""
 
-    async def gold(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        """As `Environment.grade`, on the same scale; it may cost more. Asked about a share of attempts: see `agito.grading.monitor`."""
+    async def gold(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        """As `Environment.grade`, on the same scale; it may cost more. Asked about a share of attempts: see `agito.monitor`."""
         ...
 
 
@@ -216,7 +216,7 @@ class Isolated(Protocol):
 class Answered(Protocol):
     """An environment that says which texts would give a task away, so that an attempt which read one is flagged. Optional."""
 
-    def answers(self, task: Task, key: Key) -> Sequence[str]:
+    def answers(self, task: Task, target: Target) -> Sequence[str]:
         """What no observation should hold word for word before the agent has said it itself. Those under six characters are not looked
         for: they turn up by chance."""
         ...
@@ -242,7 +242,7 @@ class Sampled:
 
     ids: array[int]  # 'i'
     logprobs: array[float]  # 'f'
-    stopped: Stop
+    stopped: FinishReason
     versions: tuple[VersionSpan, ...]  # over the extended and the sampled positions, counted from the first extended one
 
 

@@ -12,8 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from agito import config
 from agito.config import Section
 from agito.errors import NotFound
-from agito.grading.monitor import MonitorConfig
-from agito.trainer.config import TrainerConfig
+from agito.learning.trainer.config import TrainerConfig
+from agito.monitor import MonitorConfig
 from agito.types import Dialect
 
 _IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}, "sft": {"batch": 4}}  # defaults of the natural dialect

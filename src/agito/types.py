@@ -1,6 +1,6 @@
 """The records of one path of data, from a task to a sample; standard library only.
 
-In the order in which they are made: `Task` and `Key`, `Call`, `Event`, `Turn`, `Segment`, `Trajectory`, `Verdict`, `Group`,
+In the order in which they are made: `Task` and `Target`, `Call`, `Event`, `Turn`, `Segment`, `Trajectory`, `Verdict`, `Group`,
 `Sample`. Everything is frozen, tuples inside, lengths checked at birth. Text in these records is for people; training
 reads token columns only.
 """
@@ -46,7 +46,7 @@ class Effort(StrEnum):
     AUTO = "auto"
 
 
-class Kind(IntEnum):
+class TokenSource(IntEnum):
     """Where a token came from; only `SAMPLED` and sampled `CONTROL` tokens are trained on."""
 
     OBSERVED = 0  # prompt and observations
@@ -63,7 +63,7 @@ class Channel(IntEnum):
     CALL = 2
 
 
-class Stop(StrEnum):
+class FinishReason(StrEnum):
     """Why the policy's turn ended."""
 
     END = "end"  # it sampled its end-of-turn token
@@ -155,7 +155,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
+class Target:
     """What only the trusted side may see: how to build the world and how to judge it."""
 
     task_id: str
@@ -234,7 +234,7 @@ class Tokens:
 
     @property
     def is_sampled(self) -> list[bool]:
-        return [kind in (Kind.SAMPLED, Kind.CONTROL) for kind in self.kinds]
+        return [kind in (TokenSource.SAMPLED, TokenSource.CONTROL) for kind in self.kinds]
 
     def version_at(self, position: int) -> int:
         for span in self.versions:
@@ -253,7 +253,7 @@ class Turn:
     segment: int
     start: int
     stop: int
-    stopped: Stop
+    stopped: FinishReason
     effort: Effort = Effort.NONE
     hard_budget: int = 0  # sampled tokens allowed in this turn
     temperature: float = 1.0
@@ -284,7 +284,7 @@ class Lineage:
     snapshot: str
 
 
-class End(StrEnum):
+class TerminationReason(StrEnum):
     """How an attempt ended."""
 
     SUBMITTED = "submitted"
@@ -305,7 +305,7 @@ class Trajectory:
     segments: tuple[Segment, ...]
     turns: tuple[Turn, ...]
     events: tuple[Event, ...]
-    end: End
+    end: TerminationReason
     fault: Fault | None = None
     detail: str = ""  # one line for people when `fault` is set
     lineage: Lineage | None = None
@@ -317,7 +317,7 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sealed:
+class EpisodeArtifacts:
     """A finished world as data: what the grader reads after every process of the agent is dead.
 
     `digest` hashes `files`, `submitted` and the world's own state canonically.

@@ -18,7 +18,7 @@ from agito.protocols import Control, Environment, Script, ScriptFactory
 from agito.testing import FakeEnvironment
 from agito.testing.episodes import play
 from agito.testing.fakes import FakeWorld, submit
-from agito.types import AttemptId, Call, Event, Key, Sealed, Status, Task, Verdict
+from agito.types import AttemptId, Call, EpisodeArtifacts, Event, Status, Target, Task, Verdict
 
 
 async def card_of(make: Callable[[], Environment]) -> Card:
@@ -36,16 +36,16 @@ def scored(reward: float, seed: int) -> Verdict:
 class AnythingGoes(FakeEnvironment):
     """Gives full marks to whatever is not empty."""
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         return scored(float(bool(sealed.submitted)), grade_seed)
 
 
 class SharedDice(FakeEnvironment):
     """Its worlds draw their faults from the one generator of the process, which each seeds when it is opened."""
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         random.seed(f"{noise_seed}/{attempt}")
-        return DiceWorld(task, key, attempt, noise_seed)
+        return DiceWorld(task, target, attempt, noise_seed)
 
 
 class DiceWorld(FakeWorld):
@@ -60,13 +60,13 @@ class Remembering(FakeEnvironment):
     def __init__(self) -> None:
         self.opened: list[str] = []
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return RememberingWorld(task, key, attempt, noise_seed, self.opened)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return RememberingWorld(task, target, attempt, noise_seed, self.opened)
 
 
 class RememberingWorld(FakeWorld):
-    def __init__(self, task: Task, key: Key, attempt: AttemptId, noise_seed: int, opened: list[str]) -> None:
-        super().__init__(task, key, attempt, noise_seed)
+    def __init__(self, task: Task, target: Target, attempt: AttemptId, noise_seed: int, opened: list[str]) -> None:
+        super().__init__(task, target, attempt, noise_seed)
         self._all = opened
 
     def _answer(self, one: Call) -> Event:
@@ -86,17 +86,17 @@ class Moody(FakeEnvironment):
     def __init__(self) -> None:
         self.count = itertools.count(1)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        verdict = await super().grade(sealed, key, grade_seed)
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        verdict = await super().grade(sealed, target, grade_seed)
         return verdict if next(self.count) % 3 else scored(1.0 - verdict.reward, grade_seed)
 
 
 class Picky(FakeEnvironment):
     """Rejects right answers with an odd number of boxes."""
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        verdict = await super().grade(sealed, key, grade_seed)
-        return scored(0.0, grade_seed) if int(str(key.data["boxes"])) % 2 else verdict
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        verdict = await super().grade(sealed, target, grade_seed)
+        return scored(0.0, grade_seed) if int(str(target.data["boxes"])) % 2 else verdict
 
 
 class Drifting(FakeEnvironment):
@@ -105,29 +105,29 @@ class Drifting(FakeEnvironment):
     def __init__(self) -> None:
         self.count = itertools.count()
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return await super().open(task, key, attempt, noise_seed=next(self.count))
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return await super().open(task, target, attempt, noise_seed=next(self.count))
 
 
 class Generous(FakeEnvironment):
     """Pays half for nothing at all."""
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        verdict = await super().grade(sealed, key, grade_seed)
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        verdict = await super().grade(sealed, target, grade_seed)
         return verdict if verdict.reward else scored(0.5, grade_seed)
 
 
 class SaysTooMuch(FakeEnvironment):
     """Boxes have long names, and the error message about a wrong call names the right one."""
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return TellingWorld(task, key, attempt, noise_seed)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return TellingWorld(task, target, attempt, noise_seed)
 
-    def solutions(self, task: Task, key: Key) -> tuple[ScriptFactory, ...]:
-        return (lambda: _say(f"box-number-{key.seed}"),)
+    def solutions(self, task: Task, target: Target) -> tuple[ScriptFactory, ...]:
+        return (lambda: _say(f"box-number-{target.seed}"),)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        return scored(float(sealed.submitted == f"box-number-{key.seed}"), grade_seed)
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        return scored(float(sealed.submitted == f"box-number-{target.seed}"), grade_seed)
 
 
 class TellingWorld(FakeWorld):
@@ -197,8 +197,8 @@ class WeakTwins(FakeEnvironment):
     def __init__(self, is_right: Callable[[str | None, str], bool]) -> None:
         self.is_right = is_right
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        return scored(float(self.is_right(sealed.submitted, str(key.data["coin"]))), grade_seed)
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        return scored(float(self.is_right(sealed.submitted, str(target.data["coin"]))), grade_seed)
 
 
 WEAK: Mapping[str, Callable[[str | None, str], bool]] = {
@@ -216,8 +216,10 @@ async def test_every_generic_attack_fires_on_a_weak_twin() -> None:
     unfired: set[str] | None = None
     for is_right in WEAK.values():
         environment = WeakTwins(is_right)
-        task, key = environment.task(split="heldout", index=0, seed=1)
-        rewards = {name: (await play(environment, task, key, script)).verdict.reward for name, script in generic(environment, task).items()}
+        task, target = environment.task(split="heldout", index=0, seed=1)
+        rewards = {
+            name: (await play(environment, task, target, script)).verdict.reward for name, script in generic(environment, task).items()
+        }
         lost = {name for name, reward in rewards.items() if not reward}
         unfired = lost if unfired is None else unfired & lost
     assert unfired == set()
@@ -234,10 +236,10 @@ async def test_another_battery_is_one_more_entry() -> None:
 
 
 class Breaking(FakeEnvironment):
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         if attempt.group % 3 == 0:
             raise SandboxFailure("the box is gone")
-        return await super().open(task, key, attempt, noise_seed=noise_seed)
+        return await super().open(task, target, attempt, noise_seed=noise_seed)
 
 
 async def test_broken_episodes_are_counted_and_are_neither_failures_nor_successes() -> None:
@@ -249,7 +251,7 @@ async def test_broken_episodes_are_counted_and_are_neither_failures_nor_successe
 
 
 class NoSandbox(FakeEnvironment):
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         raise NoIsolation("no user namespaces here")
 
 

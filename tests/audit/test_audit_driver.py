@@ -16,7 +16,7 @@ from agito.errors import SandboxFailure
 from agito.protocols import Control
 from agito.testing import FakeEnvironment
 from agito.testing.fakes import FakeWorld, call
-from agito.types import AttemptId, Budget, Call, Event, Key, Sealed, Status, Task, Verdict
+from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Status, Target, Task, Verdict
 
 QUICK = Depth(name="short", seconds=25.0, share=0.15)
 
@@ -31,14 +31,14 @@ class Fragile(FakeEnvironment):
     def __init__(self, share: int = 0) -> None:
         self.share, self.opened, self.closed = share, 0, 0
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         self.opened += 1
-        return FragileWorld(task, key, attempt, noise_seed, self, self.share and self.opened % self.share == 0)
+        return FragileWorld(task, target, attempt, noise_seed, self, self.share and self.opened % self.share == 0)
 
 
 class FragileWorld(FakeWorld):
-    def __init__(self, task: Task, key: Key, attempt: AttemptId, noise_seed: int, environment: Fragile, is_ill: bool | int) -> None:
-        super().__init__(task, key, attempt, noise_seed)
+    def __init__(self, task: Task, target: Target, attempt: AttemptId, noise_seed: int, environment: Fragile, is_ill: bool | int) -> None:
+        super().__init__(task, target, attempt, noise_seed)
         self._environment, self._is_ill = environment, is_ill
 
     async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
@@ -69,12 +69,12 @@ async def test_a_world_that_ends_by_itself_is_an_incident() -> None:
 
 
 class Slow(FakeEnvironment):
-    def task(self, **asked: object) -> tuple[Task, Key]:  # type: ignore[override]
-        task, key = super().task(**asked)  # type: ignore[arg-type]
-        return replace(task, limits=replace(task.limits, seconds=0.1)), key
+    def task(self, **asked: object) -> tuple[Task, Target]:  # type: ignore[override]
+        task, target = super().task(**asked)  # type: ignore[arg-type]
+        return replace(task, limits=replace(task.limits, seconds=0.1)), target
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return SlowWorld(task, key, attempt, noise_seed)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return SlowWorld(task, target, attempt, noise_seed)
 
 
 class SlowWorld(FakeWorld):
@@ -96,10 +96,10 @@ async def test_an_episode_of_an_audit_ends_when_the_attempts_time_is_used_up() -
 class Strict(FakeEnvironment):
     """Its grader breaks on what is no number, and gives no verdict on what is negative."""
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         if int(sealed.submitted or "0") < 0:
             return Verdict.void("negative")
-        return await super().grade(sealed, key, grade_seed)
+        return await super().grade(sealed, target, grade_seed)
 
 
 async def test_a_grader_that_breaks_or_is_silent_is_told_though_the_driver_knows_what_the_work_is_worth() -> None:

@@ -138,8 +138,8 @@ class TwoSplits(FakeEnvironment):
 
 
 class Quiet(FakeEnvironment):
-    def impostors(self, task):
-        return {name: script for name, script in super().impostors(task).items() if name != "open_loop"}
+    def negative controls(self, task):
+        return {name: script for name, script in super().negative controls(task).items() if name != "open_loop"}
 
 
 class Informed(FakeEnvironment):

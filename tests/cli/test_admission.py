@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import COIN, Agito, sets
 
-from agito.admission import Source, admit, cache, known_card
 from agito.audit import audit, read_card
 from agito.envs import bundled, load
 from agito.errors import NotAdmitted
 from agito.testing import FakeEnvironment
+from agito.training.admission import Source, admit, cache, known_card
 
 LOOSE = """
 from agito.testing import FakeEnvironment

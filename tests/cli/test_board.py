@@ -8,7 +8,7 @@ import math
 import pytest
 from rich.console import Console
 
-from agito.cli.board import Board, Mark, clock_text, planned
+from agito.cli.board import Mark, RunProgress, clock_text, planned
 from agito.cli.progress import shown
 from agito.recipe import Recipe
 
@@ -21,7 +21,7 @@ class Clock:
         return self.now
 
 
-def board(clock: Clock, *, first: dict[str, int] | None = None) -> Board:
+def board(clock: Clock, *, first: dict[str, int] | None = None) -> RunProgress:
     recipe = Recipe.model_validate(
         {
             "sft": {"demos": 32, "batch": 8, "epochs": 2},
@@ -29,7 +29,7 @@ def board(clock: Clock, *, first: dict[str, int] | None = None) -> Board:
             "eval": {"tasks": 20, "structural_tasks": 10, "baseline_tasks": 0},
         }
     )
-    return Board(planned(recipe), first=first, clock=clock)
+    return RunProgress(planned(recipe), first=first, clock=clock)
 
 
 def rl_step(successes: float) -> dict[str, float]:

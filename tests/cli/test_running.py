@@ -8,8 +8,8 @@ from signal import SIGUSR1, SIGUSR2
 import anyio
 import pytest
 
+from agito.concurrency import Interrupted, first_error, run
 from agito.errors import AgitoError, BadRecipe, SandboxFailure, WorkerDied
-from agito.running import Interrupted, first_error, run
 
 
 def test_the_first_meaningful_error_leaves_a_group_bare() -> None:

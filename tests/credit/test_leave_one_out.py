@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.credit import demonstrations, leave_one_out
-from agito.credit.leave_one_out import leave_one_out_advantages
+from agito.learning.credit import demonstrations, leave_one_out
+from agito.learning.credit.leave_one_out import leave_one_out_advantages
 from agito.types import (
     Attempt,
     AttemptId,
     Channel,
     Dialect,
-    End,
+    FinishReason,
     Group,
-    Kind,
     Segment,
     Status,
-    Stop,
     Task,
+    TerminationReason,
     Tokens,
+    TokenSource,
     Trajectory,
     Turn,
     Verdict,
@@ -30,12 +30,22 @@ from agito.types import (
 )
 
 TASK = Task(id="t", env="fake", split="train", family="f", level=1, prompt={Dialect.COMPACT: "go"}, tools=())
-KINDS = bytes([Kind.OBSERVED, Kind.OBSERVED, Kind.SAMPLED, Kind.FORCED, Kind.CONTROL, Kind.OBSERVED, Kind.SAMPLED])
+KINDS = bytes(
+    [
+        TokenSource.OBSERVED,
+        TokenSource.OBSERVED,
+        TokenSource.SAMPLED,
+        TokenSource.FORCED,
+        TokenSource.CONTROL,
+        TokenSource.OBSERVED,
+        TokenSource.SAMPLED,
+    ]
+)
 
 
 def tokens(kinds: bytes = KINDS, *, logprob: float = -0.5) -> Tokens:
     n = len(kinds)
-    was_sampled = [kind in (Kind.SAMPLED, Kind.CONTROL) for kind in kinds]
+    was_sampled = [kind in (TokenSource.SAMPLED, TokenSource.CONTROL) for kind in kinds]
     return Tokens(
         ids=array("i", range(n)),
         logprobs=array("f", [logprob if is_it else math.nan for is_it in was_sampled]),
@@ -50,9 +60,9 @@ def trajectory(slot: int = 0, *, segments: tuple[Segment, ...] | None = None, te
         attempt=AttemptId(group=7, slot=slot),
         task=TASK,
         segments=segments or (Segment(id=0, tokens=tokens()),),
-        turns=(Turn(segment=0, start=2, stop=5, stopped=Stop.END, temperature=temperature, top_p=top_p),),
+        turns=(Turn(segment=0, start=2, stop=5, stopped=FinishReason.END, temperature=temperature, top_p=top_p),),
         events=(),
-        end=End.SUBMITTED,
+        end=TerminationReason.SUBMITTED,
     )
 
 
@@ -67,7 +77,7 @@ def per_token_reference(rewards: list[float]) -> list[list[float]]:
     rows: list[list[float]] = []
     for i, reward in enumerate(rewards):
         others = [r for j, r in enumerate(rewards) if j != i]
-        rows.append([reward - sum(others) / len(others) if kind in (Kind.SAMPLED, Kind.CONTROL) else 0.0 for kind in KINDS])
+        rows.append([reward - sum(others) / len(others) if kind in (TokenSource.SAMPLED, TokenSource.CONTROL) else 0.0 for kind in KINDS])
     return rows
 
 
@@ -141,8 +151,10 @@ def test_a_truncated_distribution_is_refused() -> None:
 
 def test_two_temperatures_in_one_segment_are_refused() -> None:
     attempt = trajectory(temperature=0.7)
-    turns = (*attempt.turns, Turn(segment=0, start=6, stop=7, stopped=Stop.END, temperature=1.0))
-    mixed = Trajectory(attempt=attempt.attempt, task=TASK, segments=attempt.segments, turns=turns, events=(), end=End.SUBMITTED)
+    turns = (*attempt.turns, Turn(segment=0, start=6, stop=7, stopped=FinishReason.END, temperature=1.0))
+    mixed = Trajectory(
+        attempt=attempt.attempt, task=TASK, segments=attempt.segments, turns=turns, events=(), end=TerminationReason.SUBMITTED
+    )
     with pytest.raises(ValueError, match=r"temperatures \[0\.7, 1\.0\]"):
         leave_one_out(with_first(mixed))
 
@@ -154,6 +166,6 @@ def test_a_scripted_attempt_cannot_be_reinforced() -> None:
 
 
 def test_an_attempt_that_sampled_nothing_counts_in_the_baseline_but_yields_no_sample() -> None:
-    silent = trajectory(segments=(Segment(id=0, tokens=tokens(bytes([Kind.OBSERVED] * 3))),))
+    silent = trajectory(segments=(Segment(id=0, tokens=tokens(bytes([TokenSource.OBSERVED] * 3))),))
     samples = leave_one_out(with_first(silent))
     assert [(sample.attempt.slot, sample.advantages[2]) for sample in samples] == [(1, -1.0)]

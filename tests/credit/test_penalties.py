@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from agito.credit import CREDITS, RunningMeans, leave_one_out
 from agito.errors import CorruptCheckpoint
+from agito.learning.credit import CREDITS, RunningMeans, leave_one_out
 from agito.protocols import Credit
 from agito.types import (
     Attempt,
@@ -17,16 +17,16 @@ from agito.types import (
     Call,
     Channel,
     Dialect,
-    End,
     Event,
+    FinishReason,
     Group,
-    Kind,
     Penalty,
     Segment,
     Status,
-    Stop,
     Task,
+    TerminationReason,
     Tokens,
+    TokenSource,
     Trajectory,
     Turn,
     Verdict,
@@ -34,22 +34,24 @@ from agito.types import (
 )
 
 TASK = Task(id="t", env="fake", split="train", family="f", level=1, prompt={Dialect.COMPACT: "go"}, tools=())
-KINDS = bytes([Kind.OBSERVED, Kind.SAMPLED, Kind.CONTROL, Kind.OBSERVED, Kind.SAMPLED, Kind.CONTROL])  # two turns of one call each
+KINDS = bytes(
+    [TokenSource.OBSERVED, TokenSource.SAMPLED, TokenSource.CONTROL, TokenSource.OBSERVED, TokenSource.SAMPLED, TokenSource.CONTROL]
+)  # two turns of one call each
 CHEAT = Penalty(why="canary", reward=-0.5, floor=0.0, event=1)
 
 
 def attempt(slot: int, reward: float, penalty: Penalty | None = None) -> Attempt:
     n = len(KINDS)
-    sampled = [kind in (Kind.SAMPLED, Kind.CONTROL) for kind in KINDS]
+    sampled = [kind in (TokenSource.SAMPLED, TokenSource.CONTROL) for kind in KINDS]
     tokens = Tokens(
         ids=array("i", range(n)), logprobs=array("f", [-0.5 if it else math.nan for it in sampled]), kinds=KINDS,
         channels=bytes([Channel.TEXT] * n), versions=span(3, n),
     )  # fmt: skip
-    turns = tuple(Turn(segment=0, start=start, stop=start + 2, stopped=Stop.END, calls=(at,)) for at, start in enumerate((1, 4)))
+    turns = tuple(Turn(segment=0, start=start, stop=start + 2, stopped=FinishReason.END, calls=(at,)) for at, start in enumerate((1, 4)))
     events = tuple(Event(index=at, call=Call(tool="sh", arguments={}), text="") for at in range(2))
     trajectory = Trajectory(
         attempt=AttemptId(group=7, slot=slot), task=TASK, segments=(Segment(id=0, tokens=tokens),), turns=turns, events=events,
-        end=End.SUBMITTED,
+        end=TerminationReason.SUBMITTED,
     )  # fmt: skip
     return Attempt(trajectory=trajectory, verdict=Verdict(status=Status.SCORED, reward=reward), penalty=penalty)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from agito.engine.embedded import EmbeddedEngine
-from agito.engine.embedded.steps import RecordedSteps
 from agito.models import Qwen3
+from agito.sampling.embedded import EmbeddedEngine
+from agito.sampling.embedded.steps import RecordedSteps
 
 
 @dataclass

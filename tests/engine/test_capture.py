@@ -7,9 +7,9 @@ from array import array
 
 import pytest
 
-from agito.engine.capture import Capture
 from agito.protocols import Sampled, SampleRequest
-from agito.types import Channel, Kind, Stop, VersionSpan
+from agito.sampling.capture import Capture
+from agito.types import Channel, FinishReason, TokenSource, VersionSpan
 
 pytestmark = pytest.mark.anyio
 STOP, END_THINK = 2, 4
@@ -34,7 +34,7 @@ class Scripted:
         return Sampled(
             ids=said,
             logprobs=array("f", [-0.5 - i for i in range(len(said))]),
-            stopped=Stop.END if said[-1] == STOP else Stop.LENGTH,
+            stopped=FinishReason.END if said[-1] == STOP else FinishReason.LENGTH,
             versions=(
                 VersionSpan(start=0, stop=n + 1, version=version),
                 VersionSpan(start=n + 1, stop=n + len(said), version=version + (not self.same_version)),
@@ -62,7 +62,7 @@ async def test_tokens_kinds_log_probabilities_and_versions_line_up() -> None:
     capture.extend([12])
     await capture.sample(max_tokens=2)
     tokens = capture.segment().tokens
-    o, s, c = Kind.OBSERVED, Kind.SAMPLED, Kind.CONTROL
+    o, s, c = TokenSource.OBSERVED, TokenSource.SAMPLED, TokenSource.CONTROL
     assert list(tokens.ids) == [10, 11, 5, END_THINK, 6, STOP, 12, 8, 9]
     assert list(tokens.kinds) == [o, o, s, c, s, c, o, s, s]
     assert [math.isnan(x) for x in tokens.logprobs] == [True, True, False, False, False, False, True, False, False]
@@ -70,8 +70,8 @@ async def test_tokens_kinds_log_probabilities_and_versions_line_up() -> None:
     assert [(each.start, each.stop, each.version) for each in tokens.versions] == [(0, 3, 7), (3, 8, 8), (8, 9, 9)]
     turns = [(turn.start, turn.stop, turn.stopped, turn.hard_budget) for turn in capture.turns]
     assert turns == [
-        (2, 6, Stop.END, 8),
-        (7, 9, Stop.LENGTH, 2),
+        (2, 6, FinishReason.END, 8),
+        (7, 9, FinishReason.LENGTH, 2),
     ]
     assert [list(request.extend) for request in engine.requests] == [[10, 11], [12]]
 
@@ -89,11 +89,11 @@ async def test_a_forced_token_is_sent_with_what_follows_it_and_marked_as_forced(
     capture = Capture(engine, seed=1, stop_ids=(STOP,))
     capture.extend([10])
     await capture.sample(max_tokens=2)
-    capture.extend([STOP], Kind.FORCED)
+    capture.extend([STOP], TokenSource.FORCED)
     capture.extend([11])
     await capture.sample(max_tokens=2)
     tokens = capture.segment().tokens
-    assert list(tokens.kinds[3:5]) == [Kind.FORCED, Kind.OBSERVED]
+    assert list(tokens.kinds[3:5]) == [TokenSource.FORCED, TokenSource.OBSERVED]
     assert tokens.is_sampled == [False, True, True, False, False, True, True]
     assert list(engine.requests[1].extend) == [STOP, 11]
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from agito.engine.embedded import EmbeddedEngine
-from agito.engine.wire import Advance, Advanced, RowDone, RowRequest
 from agito.models import Qwen3, Qwen3Config
 from agito.protocols import Sampled, SampleRequest
-from agito.types import Stop
+from agito.sampling.embedded import EmbeddedEngine
+from agito.sampling.wire import EngineRequest, EngineResponse, RowDone, RowRequest
+from agito.types import FinishReason
 
 CONFIG = Qwen3Config(
     vocab_size=61, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, max_position=256
@@ -42,10 +42,10 @@ def request(key: int, extend: Iterable[int], *, seed: int | None = None, **how: 
 
 def finish(of: EmbeddedEngine, *requests: RowRequest, steps: int = 4, **more: Any) -> dict[int, RowDone]:
     """Advances until nothing is left to do."""
-    answer = of.advance(Advance(requests=requests, steps=steps, **more))
+    answer = of.advance(EngineRequest(requests=requests, steps=steps, **more))
     done = list(answer.done)
     while answer.live:
-        answer = of.advance(Advance(steps=steps))
+        answer = of.advance(EngineRequest(steps=steps))
         done += answer.done
     return {row.key: row for row in done}
 
@@ -89,7 +89,7 @@ def test_logprobs_are_those_of_a_plain_forward_pass_in_every_mixture_of_rows(row
             heat, budget = rng.choice([0.7, 1.0, 1.5]), rng.randint(1, 6)
             wanted[key] = request(key, prompts(rng.random(), 1)[0], max_tokens=budget, stop_ids=stops, temperature=heat)
             asked.append(wanted[key])
-        answer = of.advance(Advance(requests=tuple(asked), closed=tuple(closed), steps=steps))
+        answer = of.advance(EngineRequest(requests=tuple(asked), closed=tuple(closed), steps=steps))
         closed = []
         for done in answer.done:
             one, prefix = wanted[done.key].request, history.setdefault(done.key, [])
@@ -98,7 +98,7 @@ def test_logprobs_are_those_of_a_plain_forward_pass_in_every_mixture_of_rows(row
             assert close_to(got.logprobs, reference(model, prefix, got.ids, temperature=one.temperature))
             has_stop = [token in one.stop_ids for token in got.ids]
             assert not any(has_stop[:-1])
-            assert has_stop[-1] == (got.stopped is Stop.END)
+            assert has_stop[-1] == (got.stopped is FinishReason.END)
             assert has_stop[-1] or len(got.ids) == one.max_tokens
             prefix += got.ids
             checked += 1
@@ -142,14 +142,14 @@ def test_other_seeds_draw_other_tokens() -> None:
 def test_the_same_exchanges_give_the_same_bits() -> None:
     def run() -> list[tuple[tuple[RowDone, ...], int, int, int]]:
         of, rng = new_engine(network(), rows=3), random.Random(9)
-        answers: list[Advanced] = []
+        answers: list[EngineResponse] = []
         for turn in range(4):
             asked = tuple(request(key, prompts(rng.random(), 1)[0], stop_ids=(1,)) for key in range(turn, turn + 4))
-            answers.append(of.advance(Advance(requests=asked, steps=2)))
+            answers.append(of.advance(EngineRequest(requests=asked, steps=2)))
             while answers[-1].live > 1:
-                answers.append(of.advance(Advance(steps=2, closed=(turn,))))
+                answers.append(of.advance(EngineRequest(steps=2, closed=(turn,))))
             while answers[-1].live:
-                answers.append(of.advance(Advance(steps=3, closed=(turn,))))
+                answers.append(of.advance(EngineRequest(steps=3, closed=(turn,))))
         return [(answer.done, answer.live, answer.steps, answer.forwarded) for answer in answers]
 
     first, second = run(), run()
@@ -169,7 +169,7 @@ def test_sampled_frequencies_follow_the_distribution_whose_logprob_is_reported(t
         for row in finish(of, *asked).values():
             counts[sampled(row).ids[0]] += 1
             reported[sampled(row).ids[0]] = sampled(row).logprobs[0]
-        of.advance(Advance(closed=tuple(keys)))
+        of.advance(EngineRequest(closed=tuple(keys)))
     expected = truncated(model, [7, 2], temperature, top_p)
     assert all(abs(logprob - math.log(expected[token])) < TOLERANCE for token, logprob in reported.items())
     assert counts[expected == 0].sum() == 0
@@ -212,12 +212,12 @@ def test_temperature_zero_takes_the_likeliest_token_beside_rows_that_sample() ->
 def test_a_turn_ends_with_its_stop_token_or_at_its_budget() -> None:
     model, prompt = network(), [3, 9, 4]
     free = sampled(finish(new_engine(model), request(0, prompt, max_tokens=9))[0])
-    assert (len(free.ids), free.stopped) == (9, Stop.LENGTH)
+    assert (len(free.ids), free.stopped) == (9, FinishReason.LENGTH)
     for at in (0, 3, 8):
         token = free.ids[at]
         first = free.ids.index(token)
         stopped = sampled(finish(new_engine(model), request(0, prompt, max_tokens=9, stop_ids=(60, token, 59)))[0])
-        assert (stopped.ids, stopped.stopped) == (free.ids[: first + 1], Stop.END)
+        assert (stopped.ids, stopped.stopped) == (free.ids[: first + 1], FinishReason.END)
         assert stopped.logprobs == free.logprobs[: first + 1]
     other = finish(new_engine(model), request(0, prompt, max_tokens=9), request(1, prompt, seed=0, max_tokens=9, stop_ids=(free.ids[2],)))
     assert len(sampled(other[0]).ids) == 9, "a stop token of one row is not one of its neighbour"

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.engine.embedded.rows import EngineRow, RowBook
-from agito.engine.embedded.sampling import sample, uniforms
-from agito.engine.wire import RowRequest
 from agito.protocols import SampleRequest
+from agito.sampling.embedded.rows import EngineRow, RowBook
+from agito.sampling.embedded.sampling import sample, uniforms
+from agito.sampling.wire import RowRequest
 from agito.types import VersionSpan
 
 

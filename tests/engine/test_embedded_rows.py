@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agito.engine.embedded import EmbeddedEngine
-from agito.engine.wire import Advance, RowBranch, RowDone, RowRequest
 from agito.models import Qwen3, Qwen3Config
 from agito.models.network import rotary, rotate
 from agito.protocols import Sampled, SampleRequest
+from agito.sampling.embedded import EmbeddedEngine
+from agito.sampling.wire import EngineRequest, RowBranch, RowDone, RowRequest
 from agito.types import VersionSpan
 
 CONFIG = Qwen3Config(
@@ -41,10 +41,10 @@ def request(key: int, extend: Iterable[int], *, max_tokens: int = 5, **how: Any)
 
 
 def finish(of: EmbeddedEngine, *requests: RowRequest, **more: Any) -> dict[int, RowDone]:
-    answer = of.advance(Advance(requests=requests, **more))
+    answer = of.advance(EngineRequest(requests=requests, **more))
     done = list(answer.done)
     while answer.live:
-        answer = of.advance(Advance())
+        answer = of.advance(EngineRequest())
         assert answer.done or answer.forwarded, "the engine is stuck"
         done += answer.done
     return {row.key: row for row in done}
@@ -71,15 +71,15 @@ def assert_close(got: Sequence[float], expected: Tensor) -> None:
 
 def test_rows_wait_for_a_slot_first_come_first_served_while_anybody_samples() -> None:
     of = new_engine(network(), rows=2, context=64)
-    answer = of.advance(Advance(requests=(request(0, [5], max_tokens=30), request(1, [6], max_tokens=2)), steps=4))
+    answer = of.advance(EngineRequest(requests=(request(0, [5], max_tokens=30), request(1, [6], max_tokens=2)), steps=4))
     assert [done.key for done in answer.done] == [1], "it rests"
-    answer = of.advance(Advance(requests=(request(3, [3]), request(2, [2])), steps=1))
+    answer = of.advance(EngineRequest(requests=(request(3, [3]), request(2, [2])), steps=1))
     assert answer.live == 3 and answer.steps == 1, "two wait: the first still samples"
-    answer = of.advance(Advance(requests=(request(1, [9]),), steps=9))
+    answer = of.advance(EngineRequest(requests=(request(1, [9]),), steps=9))
     assert [done.key for done in answer.done] == [1], "who has a slot goes on at once"
-    answer = of.advance(Advance(closed=(1,), steps=9))
+    answer = of.advance(EngineRequest(closed=(1,), steps=9))
     assert [done.key for done in answer.done] == [3], "one slot: the first in the queue"
-    assert [done.key for done in of.advance(Advance(closed=(0, 3), steps=9)).done] == [2]
+    assert [done.key for done in of.advance(EngineRequest(closed=(0, 3), steps=9)).done] == [2]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
@@ -101,11 +101,11 @@ def test_who_begins_as_a_row_that_is_asked_again_does_not_wait_for_it() -> None:
     """It once did, for ever: the one was behind the other in the queue of what is read."""
     of = new_engine(network(), rows=4, chunk=8)
     finish(of, request(0, [5, 6, 7]))
-    of.advance(Advance(requests=(request(1, range(20)), request(2, [5, 6, 7]))))
-    of.advance(Advance(requests=(request(0, [8, 9]),)))
+    of.advance(EngineRequest(requests=(request(1, range(20)), request(2, [5, 6, 7]))))
+    of.advance(EngineRequest(requests=(request(0, [8, 9]),)))
     done = list[int]()
     for _ in range(8):
-        done += [each.key for each in of.advance(Advance(steps=9)).done]
+        done += [each.key for each in of.advance(EngineRequest(steps=9)).done]
     assert sorted(done) == [0, 1, 2]
 
 
@@ -123,8 +123,8 @@ def test_a_branch_lives_on_when_its_row_is_closed_in_the_same_exchange_and_one_t
 
 def test_a_closed_row_is_never_answered_wherever_it_is() -> None:
     of = new_engine(network(), rows=2, context=64)
-    of.advance(Advance(requests=tuple(request(key, [key], max_tokens=30) for key in range(4)), steps=2))
-    answer = of.advance(Advance(closed=(0, 2, 99), steps=2))  # live, queued, unknown
+    of.advance(EngineRequest(requests=tuple(request(key, [key], max_tokens=30) for key in range(4)), steps=2))
+    answer = of.advance(EngineRequest(closed=(0, 2, 99), steps=2))  # live, queued, unknown
     assert answer.live == 2
     done = finish(of, closed=(0,))
     assert sorted(done) == [1, 3]
@@ -145,7 +145,7 @@ def test_a_branch_shares_the_past_and_draws_its_own_future(rows: int) -> None:
     of = new_engine(model, rows=rows + 1, context=64)
     past = [5, 6, 7]
     past += ids(finish(of, request(3, [9, 9]), request(0, past))[0])  # row 3 holds the first slot
-    of.advance(Advance(branched=(RowBranch(parent=0, child=8), RowBranch(parent=8, child=9))))
+    of.advance(EngineRequest(branched=(RowBranch(parent=0, child=8), RowBranch(parent=8, child=9))))
     own = sampled(finish(of, request(0, [1], max_tokens=8))[0])
     assert_close(own.logprobs, logprobs_after(model, [*past, 1], own.ids))
     for closed, child in ((0, 8), (8, 9)):
@@ -158,7 +158,7 @@ def test_a_branch_shares_the_past_and_draws_its_own_future(rows: int) -> None:
 def test_a_branch_with_its_parents_seed_repeats_it() -> None:
     of = new_engine(network(), rows=2, context=64)
     finish(of, request(3, [5, 6]))
-    of.advance(Advance(branched=(RowBranch(parent=3, child=4),)))
+    of.advance(EngineRequest(branched=(RowBranch(parent=3, child=4),)))
     done = finish(of, request(3, [1], max_tokens=12), RowRequest(key=4, seed=3, request=request(3, [1], max_tokens=12).request))
     assert ids(done[3]) == ids(done[4])
 
@@ -167,9 +167,9 @@ def test_a_prompt_is_computed_once_for_the_rows_that_begin_with_it() -> None:
     model = network()
     of = new_engine(model, rows=6, context=64)
     prompt = list(range(20))
-    first = of.advance(Advance(requests=tuple(request(key, prompt) for key in range(3)), steps=1))
+    first = of.advance(EngineRequest(requests=tuple(request(key, prompt) for key in range(3)), steps=1))
     assert first.forwarded == 20 + 2 + 3
-    later = of.advance(Advance(requests=(request(3, prompt), request(4, [*prompt, 7])), steps=4))
+    later = of.advance(EngineRequest(requests=(request(3, prompt), request(4, [*prompt, 7])), steps=4))
     assert later.forwarded == 1 + 21 + 5 * 3 + 2  # rows 0-2 have three tokens to go, 3 and 4 four
     done = {row.key: row for row in later.done} | finish(of) | finish(of, request(5, prompt))  # the last one shares with a parked row
     for key in range(6):
@@ -181,16 +181,16 @@ def test_a_prompt_is_computed_once_for_the_rows_that_begin_with_it() -> None:
 def test_a_long_observation_is_read_in_chunks_while_others_decode() -> None:
     model = network()
     of = new_engine(model, rows=4, context=96, chunk=8)
-    of.advance(Advance(requests=(request(0, [5, 6, 7], max_tokens=40),), steps=1))
+    of.advance(EngineRequest(requests=(request(0, [5, 6, 7], max_tokens=40),), steps=1))
     asked = (request(1, range(20)), request(2, [9, 8, 7]), request(3, range(20)))  # the last one waits for the first and shares with it
     read: list[int] = []
     done: dict[int, RowDone] = {}
-    answer = of.advance(Advance(requests=asked, steps=1))
+    answer = of.advance(EngineRequest(requests=asked, steps=1))
     while answer.live:
         assert answer.steps == 1, "a row that could decode had to wait"
         read.append(answer.forwarded)
         done |= {row.key: row for row in answer.done}
-        answer = of.advance(Advance(steps=1))
+        answer = of.advance(EngineRequest(steps=1))
     done |= {row.key: row for row in answer.done}
     assert read[:2] == [8 + 1, 8 + 1]
     assert max(read) <= 8 + 4
@@ -202,7 +202,7 @@ def test_a_swap_in_the_middle_of_an_observation_is_recorded_where_it_happened() 
     old, new = network(1), network(2)
     of = new_engine(old, rows=1, context=64, chunk=5)
     prompt = list(range(12))
-    of.advance(Advance(requests=(request(0, prompt, max_tokens=6),), steps=1))
+    of.advance(EngineRequest(requests=(request(0, prompt, max_tokens=6),), steps=1))
     of.load_weights(new, 1)
     found = sampled(finish(of)[0])
     assert found.versions == (VersionSpan(start=0, stop=5, version=0), VersionSpan(start=5, stop=18, version=1))
@@ -213,7 +213,7 @@ def test_a_swap_in_the_middle_of_an_observation_is_recorded_where_it_happened() 
 def test_a_row_that_is_closed_while_it_is_read_is_gone() -> None:
     model = network()
     of = new_engine(model, rows=1, context=64, chunk=5)
-    of.advance(Advance(requests=(request(0, range(12)),), steps=1))
+    of.advance(EngineRequest(requests=(request(0, range(12)),), steps=1))
     done = finish(of, request(1, range(12)), closed=(0,))
     assert_close(sampled(done[1]).logprobs, logprobs_after(model, list(range(12)), ids(done[1])))
 
@@ -249,7 +249,7 @@ def test_a_prompt_is_not_taken_from_a_row_that_is_gone() -> None:
 def test_versions_cover_extended_and_sampled_positions_and_change_where_the_weights_did() -> None:
     old, new = network(1), network(2)
     of = new_engine(old, rows=2, context=64, version=4)
-    of.advance(Advance(requests=(request(0, [1, 2, 3], max_tokens=9), request(1, [9], max_tokens=2)), steps=3))
+    of.advance(EngineRequest(requests=(request(0, [1, 2, 3], max_tokens=9), request(1, [9], max_tokens=2)), steps=3))
     of.load_weights(new, 5)
     of.load_weights(new.state_dict(), 6)
     done = finish(of, request(1, [7, 8], max_tokens=3))
@@ -261,7 +261,7 @@ def test_after_a_swap_the_cache_is_kept_and_logprobs_are_exact_for_that_hybrid()
     old, new = network(1), network(2)
     of = new_engine(old, rows=1, context=64)
     prompt, observation = [1, 2, 3], [4, 5]
-    of.advance(Advance(requests=(request(0, prompt, max_tokens=9),), steps=3))
+    of.advance(EngineRequest(requests=(request(0, prompt, max_tokens=9),), steps=3))
     of.load_weights(new, 1)
     first = sampled(finish(of)[0])
     of.load_weights(old, 2)
@@ -340,14 +340,14 @@ def test_a_second_request_to_a_busy_row_is_refused_before_anything_changes() -> 
     model = network()
     of, twin = (new_engine(model, rows=1, context=64) for _ in range(2))
     for one in (of, twin):
-        one.advance(Advance(requests=(request(0, [1]), request(1, [2])), steps=1))
+        one.advance(EngineRequest(requests=(request(0, [1]), request(1, [2])), steps=1))
     for bad in (
-        Advance(requests=(request(0, [3]),), closed=(1,)),
-        Advance(requests=(request(1, [3]),), closed=(0,)),
-        Advance(requests=(request(2, [3]), request(2, [3])), closed=(0,)),
-        Advance(branched=(RowBranch(parent=0, child=5),), closed=(1,)),
-        Advance(branched=(RowBranch(parent=7, child=5),), closed=(0,)),
-        Advance(branched=(RowBranch(parent=0, child=1),), closed=(0,)),
+        EngineRequest(requests=(request(0, [3]),), closed=(1,)),
+        EngineRequest(requests=(request(1, [3]),), closed=(0,)),
+        EngineRequest(requests=(request(2, [3]), request(2, [3])), closed=(0,)),
+        EngineRequest(branched=(RowBranch(parent=0, child=5),), closed=(1,)),
+        EngineRequest(branched=(RowBranch(parent=7, child=5),), closed=(0,)),
+        EngineRequest(branched=(RowBranch(parent=0, child=1),), closed=(0,)),
     ):
         with pytest.raises(ValueError, match="row"):
             of.advance(bad)
@@ -357,18 +357,18 @@ def test_a_second_request_to_a_busy_row_is_refused_before_anything_changes() -> 
 def test_dropping_everything_starts_afresh() -> None:
     model = network()
     of = new_engine(model, rows=1, context=64)
-    of.advance(Advance(requests=(request(0, [1], max_tokens=20), request(1, [2])), steps=1))
+    of.advance(EngineRequest(requests=(request(0, [1], max_tokens=20), request(1, [2])), steps=1))
     of.drop_all()
-    assert of.advance(Advance()).live == 0
+    assert of.advance(EngineRequest()).live == 0
     assert finish(of, request(0, [4])) == finish(new_engine(model, rows=1, context=64), request(0, [4]))
 
 
 def test_an_exchange_says_how_busy_the_engine_was() -> None:
     of = new_engine(network(), rows=4, context=64)
-    answer = of.advance(Advance(requests=(request(0, [1, 2, 3], max_tokens=2), request(1, [1, 2], max_tokens=4)), steps=10))
+    answer = of.advance(EngineRequest(requests=(request(0, [1, 2, 3], max_tokens=2), request(1, [1, 2], max_tokens=4)), steps=10))
     assert (answer.live, answer.steps, answer.forwarded) == (0, 3, 5 + 2 + 1 + 1)
     assert answer.busy_s > 0
-    answer = of.advance(Advance(requests=(request(0, [7]),), steps=0))
+    answer = of.advance(EngineRequest(requests=(request(0, [7]),), steps=0))
     assert (answer.live, answer.steps, answer.forwarded) == (1, 0, 2), "the last sampled token is computed with what follows it"
 
 

@@ -9,10 +9,10 @@ import anyio.lowlevel
 import pytest
 from tests.engine.test_lockstep import Counting, ask, new_engine
 
-from agito.engine.freerun import Freerun
-from agito.engine.wire import Advance, Advanced
 from agito.errors import WorkerDied
 from agito.protocols import Row, SampleRequest
+from agito.sampling.freerun import Freerun
+from agito.sampling.wire import EngineRequest, EngineResponse
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 async def test_an_engine_is_asked_only_while_somebody_waits_for_it_though_every_place_is_taken_by_rows_that_rest() -> None:
     engine, exchanges = new_engine(), 0
 
-    async def advance(exchange: Advance) -> Advanced:
+    async def advance(exchange: EngineRequest) -> EngineResponse:
         nonlocal exchanges
         await anyio.lowlevel.checkpoint()
         exchanges += 1

@@ -12,19 +12,19 @@ import anyio.lowlevel
 import pytest
 import torch
 
-from agito.engine.capture import Capture
-from agito.engine.embedded import EmbeddedEngine
-from agito.engine.lockstep import Lane, Lockstep
-from agito.engine.wire import Advance, Advanced, RowDone, RowRequest
 from agito.errors import WorkerDied
 from agito.models import Qwen3, Qwen3Config
 from agito.protocols import Sampled, SampleRequest
+from agito.sampling.capture import Capture
+from agito.sampling.embedded import EmbeddedEngine
+from agito.sampling.lockstep import Lane, Lockstep
+from agito.sampling.wire import EngineRequest, EngineResponse, RowDone, RowRequest
 from agito.testing import EngineContract
 from agito.testing.engine import Handled, Said
-from agito.types import Stop, span
+from agito.types import FinishReason, span
 
 pytestmark = pytest.mark.anyio
-Advancing: TypeAlias = Callable[[Advance], Awaitable[Advanced]]
+Advancing: TypeAlias = Callable[[EngineRequest], Awaitable[EngineResponse]]
 STOP = 3
 
 
@@ -32,11 +32,11 @@ class Counting:
     """An engine that says when, and in whose company, it was asked: the slightest change of order shows in the tokens."""
 
     def __init__(self, *, dies_at: int = 1_000) -> None:
-        self.exchanges: list[Advance] = []
+        self.exchanges: list[EngineRequest] = []
         self._under_way: list[tuple[int, RowRequest]] = []  # exchanges left
         self._dies_at = dies_at
 
-    async def advance(self, exchange: Advance) -> Advanced:
+    async def advance(self, exchange: EngineRequest) -> EngineResponse:
         self.exchanges.append(exchange)
         if len(self.exchanges) > self._dies_at:
             raise WorkerDied("worker 0 ended (signal SIGKILL)")
@@ -44,12 +44,12 @@ class Counting:
         done = [request for left, request in self._under_way if not left]
         self._under_way = [(left - 1, request) for left, request in self._under_way if left]
         answers = tuple(RowDone(key=request.key, sampled=self._say(request)) for request in sorted(done, key=lambda each: each.key))
-        return Advanced(done=answers, live=len(self._under_way), steps=exchange.steps, forwarded=0, busy_s=0.0)
+        return EngineResponse(done=answers, live=len(self._under_way), steps=exchange.steps, forwarded=0, busy_s=0.0)
 
     def _say(self, request: RowRequest) -> Sampled:
         ids = array("i", [len(self.exchanges), len(self._under_way), STOP])
         versions = span(1, len(request.request.extend) + len(ids))
-        return Sampled(ids=ids, logprobs=array("f", [-1.0] * len(ids)), stopped=Stop.END, versions=versions)
+        return Sampled(ids=ids, logprobs=array("f", [-1.0] * len(ids)), stopped=FinishReason.END, versions=versions)
 
 
 def new_engine() -> EmbeddedEngine:
@@ -65,7 +65,7 @@ def new_engine() -> EmbeddedEngine:
 def embedded() -> Advancing:
     engine = new_engine()
 
-    async def advance(exchange: Advance) -> Advanced:
+    async def advance(exchange: EngineRequest) -> EngineResponse:
         await anyio.lowlevel.checkpoint()
         return engine.advance(exchange)
 
@@ -79,7 +79,7 @@ async def dawdle(rng: random.Random) -> None:
 
 
 async def episodes(
-    advance: Callable[[Advance], Awaitable[Advanced]], *, delays: int, total: int = 9, live: int = 4
+    advance: Callable[[EngineRequest], Awaitable[EngineResponse]], *, delays: int, total: int = 9, live: int = 4
 ) -> dict[int, tuple[object, ...]]:
     """`total` episodes of two to four turns, `live` at a time; returns everybody's tokens."""
     rng = random.Random(delays)
@@ -234,7 +234,7 @@ async def test_attempts_that_treat_their_rows_in_any_order_leave_nothing_and_nev
     """Seven at a time, of up to five rows each, in an engine with room for three rows."""
     engine, exchanges = new_engine(), 0
 
-    async def advance(exchange: Advance) -> Advanced:
+    async def advance(exchange: EngineRequest) -> EngineResponse:
         nonlocal exchanges
         await anyio.lowlevel.checkpoint()
         exchanges += 1
@@ -262,7 +262,7 @@ async def test_attempts_that_treat_their_rows_in_any_order_leave_nothing_and_nev
     alone = new_engine()
     for key, each in enumerate(said):
         request = SampleRequest(extend=array("i", each.past), max_tokens=len(each.sampled.ids), stop_ids=())
-        answer = alone.advance(Advance(requests=(RowRequest(key=key, seed=each.seed, request=request),), closed=(key - 1,), steps=9))
+        answer = alone.advance(EngineRequest(requests=(RowRequest(key=key, seed=each.seed, request=request),), closed=(key - 1,), steps=9))
         assert answer.done[0].sampled is not None and answer.done[0].sampled.ids == each.sampled.ids
 
 

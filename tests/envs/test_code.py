@@ -23,7 +23,7 @@ from agito.render import learn, renderer
 from agito.testing import EnvironmentContract
 from agito.testing.episodes import play
 from agito.types import AttemptId, Dialect
-from agito.world.sandbox import Pool
+from agito.worlds.sandbox import Pool
 
 _ATTEMPT = AttemptId(group=0, slot=0)
 CELLS = [(family, level) for family in FAMILIES for level in LEVELS]
@@ -139,8 +139,8 @@ def test_the_line_that_must_be_edited_stands_once_in_its_file(split: str) -> Non
 
 
 async def test_the_history_is_real_git_and_never_held_the_right_lines(env: CodeEnvironment, tmp_path: Path) -> None:
-    task, key = env.task(split="train", index=0, seed=3, family="bug", level=4)
-    control = await env.open(task, key, _ATTEMPT, noise_seed=0)
+    task, target = env.task(split="train", index=0, seed=3, family="bug", level=4)
+    control = await env.open(task, target, _ATTEMPT, noise_seed=0)
     for path, data in (await control.seal()).files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(data)
@@ -151,7 +151,7 @@ async def test_the_history_is_real_git_and_never_held_the_right_lines(env: CodeE
     assert git("status", "--porcelain") == ""
     assert git("log", "--format=%s").split("\n")[:3] == ["first version", "tests", "start"]
     git("fsck", "--full", "--strict")
-    instance = generate(split="train", family="bug", level=4, seed=key.seed)
+    instance = generate(split="train", family="bug", level=4, seed=target.seed)
     history = git("log", "-p", "--all")
     for fault in instance.faults:
         assert instance.functions[fault.function][fault.at].code not in history
@@ -160,9 +160,9 @@ async def test_the_history_is_real_git_and_never_held_the_right_lines(env: CodeE
 async def test_the_right_lines_cannot_be_reached_from_inside_an_episode(env: CodeEnvironment) -> None:
     async with await Pool.open(warm=0) as pool:
         for family in FAMILIES:
-            task, key = env.task(split="heldout", index=1, seed=3, family=family, level=4)
-            instance = generate(split="heldout", family=family, level=4, seed=key.seed)
-            control = await env.open(task, key, _ATTEMPT, noise_seed=0)
+            task, target = env.task(split="heldout", index=1, seed=3, family=family, level=4)
+            instance = generate(split="heldout", family=family, level=4, seed=target.seed)
+            control = await env.open(task, target, _ATTEMPT, noise_seed=0)
             box = await pool.start(replace(BOX, mem_mb=512))
             await box.write((await control.seal()).files)
             bodies = [instance.source(fault.function, ()) for fault in instance.faults]
@@ -172,23 +172,23 @@ async def test_the_right_lines_cannot_be_reached_from_inside_an_episode(env: Cod
 
 async def test_an_honest_helper_passes_and_learning_the_visible_cases_by_heart_does_not(env: CodeEnvironment) -> None:
     for level in (1, 3, 5):
-        task, key = env.task(split="heldout", index=level, seed=5, family="missing", level=level)
-        helped = await play(env, task, key, env.solutions(task, key)[1])
+        task, target = env.task(split="heldout", index=level, seed=5, family="missing", level=level)
+        helped = await play(env, task, target, env.solutions(task, target)[1])
         assert (helped.verdict.reward, helped.verdict.flags) == (1.0, ()), helped.verdict.evidence
-        learned = await play(env, task, key, env.impostors(task)["by_heart"])
-        assert learned.events[-2].text.startswith("ok "), "the impostor does not even pass the visible tests"
+        learned = await play(env, task, target, env.negative_controls(task)["by_heart"])
+        assert learned.events[-2].text.startswith("ok "), "the negative control does not even pass the visible tests"
         assert learned.verdict.reward == 0.0
 
 
 def test_the_cases_of_a_task_cannot_be_drawn_without_its_key(env: CodeEnvironment) -> None:
-    _, key = env.task(split="train", index=0, seed=3)
-    task = function_task(key)
-    drawn = [[case.arguments for case in draw(task, secret=str(seed), grade_seed=0)] for seed in (key.seed, key.seed + 1)]
+    _, target = env.task(split="train", index=0, seed=3)
+    task = function_task(target)
+    drawn = [[case.arguments for case in draw(task, secret=str(seed), grade_seed=0)] for seed in (target.seed, target.seed + 1)]
     assert drawn[0] != drawn[1]
 
 
 async def test_what_was_never_submitted_earns_nothing_and_what_could_not_be_read_is_void(env: CodeEnvironment) -> None:
-    task, key = env.task(split="train", index=0, seed=3)
-    sealed = (await play(env, task, key, env.solutions(task, key)[0])).sealed
-    assert (await env.grade(sealed, key, 0)).reward == 1.0
-    assert (await env.grade(replace(sealed, submitted=None), key, 0)).reward == 0.0
+    task, target = env.task(split="train", index=0, seed=3)
+    sealed = (await play(env, task, target, env.solutions(task, target)[0])).sealed
+    assert (await env.grade(sealed, target, 0)).reward == 1.0
+    assert (await env.grade(replace(sealed, submitted=None), target, 0)).reward == 0.0

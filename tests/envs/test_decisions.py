@@ -18,7 +18,7 @@ from agito.protocols import Environment, Renderer
 from agito.render import learn, renderer
 from agito.testing.environment import EnvironmentContract
 from agito.testing.episodes import play
-from agito.types import AttemptId, Call, Dialect, End, Event, Limits, Trajectory
+from agito.types import AttemptId, Call, Dialect, Event, Limits, TerminationReason, Trajectory
 
 
 class TestDecisionsEnvironment(EnvironmentContract):
@@ -124,8 +124,8 @@ def test_in_tooldag_a_thing_that_is_tried_with_what_is_no_source_of_it_is_spoile
 def test_in_ledger_some_answer_is_a_word_that_the_prompt_does_not_show() -> None:
     env = DecisionsEnvironment()
     for level, split, index in product((1, 2, 3), ("train", "structural"), range(60)):
-        task, key = env.task(split=split, index=index, seed=3, family="ledger", level=level)
-        script = env.solutions(task, key)[0]()
+        task, target = env.task(split=split, index=index, seed=3, family="ledger", level=level)
+        script = env.solutions(task, target)[0]()
         said = [next(script), *(script.send(ANY) for _ in range(task.limits.turns - 1))]
         shown = task.prompt[Dialect.COMPACT].replace(",", "").split()
         assert {str(each.arguments["value"]) for each in said[1:]} - {*shown, "gone"}, task.prompt[Dialect.COMPACT]
@@ -164,8 +164,8 @@ async def test_the_demonstrator_does_worse_the_higher_the_level() -> None:
     async def success(family: str, level: int) -> float:
         wins = 0.0
         for index in range(80):
-            task, key = env.task(split="train", index=index, seed=5, family=family, level=level)
-            played = await play(env, task, key, env.demonstrator(task, key, skill=0.6, seed=index), AttemptId(group=index, slot=0))
+            task, target = env.task(split="train", index=index, seed=5, family=family, level=level)
+            played = await play(env, task, target, env.demonstrator(task, target, skill=0.6, seed=index), AttemptId(group=index, slot=0))
             wins += played.verdict.scores["success"]
         return wins / 80
 
@@ -177,10 +177,12 @@ async def test_the_demonstrator_does_worse_the_higher_the_level() -> None:
 async def test_every_measure_that_is_declared_is_measured_and_the_optimum_is_the_best_of_all() -> None:
     env, seen = DecisionsEnvironment(), dict[str, float]()
     for index in range(150):
-        task, key = env.task(split="train", index=index, seed=5, level=3)
-        events = (await play(env, task, key, env.solutions(task, key)[0])).events
-        trajectory = Trajectory(attempt=AttemptId(group=0, slot=0), task=task, segments=(), turns=(), events=events, end=End.SUBMITTED)
-        for name, found in env.measures(task, key, trajectory).items():
+        task, target = env.task(split="train", index=index, seed=5, level=3)
+        events = (await play(env, task, target, env.solutions(task, target)[0])).events
+        trajectory = Trajectory(
+            attempt=AttemptId(group=0, slot=0), task=task, segments=(), turns=(), events=events, end=TerminationReason.SUBMITTED
+        )
+        for name, found in env.measures(task, target, trajectory).items():
             seen[name] = max(seen.get(name, found), found) if found == found else found
     declared = {measure.name: measure for measure in env.measured}
     assert set(seen) == set(declared) - {"chain_late_tokens"}  # a script says nothing in tokens

@@ -9,7 +9,7 @@ import pytest
 from agito.envs import Mixture
 from agito.protocols import Environment, Renderer
 from agito.recipe import EnvSection, MixSection, Recipe
-from agito.studio import open_studio
+from agito.runtime.run_context import open_run_context
 from agito.testing import ByteRenderer, EnvironmentContract, FakeEnvironment
 from agito.types import Dialect
 
@@ -39,9 +39,9 @@ async def test_the_recipe_says_which_cells_are_mixed_and_how_much_of_each_enviro
         MixSection(name="decisions", families=("fanout", "probe"), levels=(1,), weight=3),
         MixSection(name="agito.testing:FakeEnvironment", levels=(2,)),
     )
-    async with open_studio(Recipe(env=EnvSection(mix=mix))) as studio:
-        assert studio.cells == (("decisions.fanout", 1), ("decisions.probe", 1), ("coin.coin", 2))
-        assert studio.weights({}) == [1.5, 1.5, 1.0]
-        assert studio.weights({"decisions.probe-1": 3.0}) == [0.75, 2.25, 1.0]
-        task, _ = studio.task("heldout", 2)
+    async with open_run_context(Recipe(env=EnvSection(mix=mix))) as run_context:
+        assert run_context.cells == (("decisions.fanout", 1), ("decisions.probe", 1), ("coin.coin", 2))
+        assert run_context.weights({}) == [1.5, 1.5, 1.0]
+        assert run_context.weights({"decisions.probe-1": 3.0}) == [0.75, 2.25, 1.0]
+        task, _ = run_context.task("heldout", 2)
         assert (task.env, task.cell) == ("mixture", "coin.coin-2")

@@ -8,16 +8,18 @@ from itertools import count, product
 
 import pytest
 
-from agito import coldstart, evaluation, loop
-from agito.curriculum import Curriculum
 from agito.envs import load
 from agito.errors import BadRecipe
+from agito.evaluation import policies as evaluation
 from agito.recipe import ComputeSection, EnvSection, ModelSection, Recipe, RlSection, SftSection, read
 from agito.render import NaturalRenderer, learn, texts_of
 from agito.runtime.pool import WorkerPool
-from agito.studio import Studio
+from agito.runtime.run_context import RunContext
+from agito.scheduling.curriculum import Curriculum
 from agito.testing import FakeEnvironment
-from agito.types import Dialect, Fault, Key, Task
+from agito.training import cold_start as coldstart
+from agito.training import loop
+from agito.types import Dialect, Fault, Target, Task
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 WORLDS = ["shell", "code", "desk", "research", "web-text", "chain", "probe", "tooldag", "ledger", "fanout"]
@@ -49,7 +51,7 @@ async def pool(anyio_backend: str) -> AsyncIterator[WorkerPool]:
 @pytest.mark.parametrize("world", WORLDS)
 async def test_a_run_in_the_natural_dialect_samples_acts_and_learns(pool: WorkerPool, world: str) -> None:
     recipe = recipe_for(world)
-    studio = Studio(recipe, load(recipe.env.name))
+    run_context = RunContext(recipe, load(recipe.env.name))
     losses: list[float] = []
     steps: list[loop.Step] = []
 
@@ -57,15 +59,15 @@ async def test_a_run_in_the_natural_dialect_samples_acts_and_learns(pool: Worker
         steps.append(step)
 
     try:
-        await coldstart.survey(studio)
-        studio.pool = pool
-        await studio.open_policy()
-        demos = await coldstart.teach(studio, lambda _: None, lambda _, stats: losses.append(stats.values["sft/loss_nats"]))
+        await coldstart.survey(run_context)
+        run_context.pool = pool
+        await run_context.open_policy()
+        demos = await coldstart.teach(run_context, lambda _: None, lambda _, stats: losses.append(stats.values["sft/loss_nats"]))
         versions = count(1)
-        await loop.train(studio, Curriculum(len(studio.cells)), start=0, on_step=keep, new_version=lambda: next(versions))
-        attempts = await evaluation.policy(studio, "heldout", 8, temperature=0.5)
+        await loop.train(run_context, Curriculum(len(run_context.cells)), start=0, on_step=keep, new_version=lambda: next(versions))
+        attempts = await evaluation.policy(run_context, "heldout", 8, temperature=0.5)
     finally:
-        await studio.environment.aclose()
+        await run_context.environment.aclose()
     assert all(event.call.problem is None for demo in demos for event in demo.trajectory.events)
     assert sum(demo.verdict.reward > 0 for demo in demos) > len(demos) / 2
     first, last = sum(losses[:4]) / 4, sum(losses[-12:]) / 12
@@ -94,10 +96,10 @@ def test_an_honest_attempt_has_room_in_the_natural_dialect_at_every_level(world:
 class _Wordy(FakeEnvironment):
     """Its tasks' prompts are longer than their limits allow."""
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
-        task, key = super().task(split=split, index=index, seed=seed, family=family, level=level)
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+        task, target = super().task(split=split, index=index, seed=seed, family=family, level=level)
         long = " ".join(f"word{number}" for number in range(200))
-        return replace(task, prompt=dict.fromkeys(Dialect, long), limits=replace(task.limits, tokens=self.tokens, turn_tokens=32)), key
+        return replace(task, prompt=dict.fromkeys(Dialect, long), limits=replace(task.limits, tokens=self.tokens, turn_tokens=32)), target
 
     tokens = 4096
 
@@ -106,11 +108,11 @@ class _Wordy(FakeEnvironment):
 async def test_a_recipe_whose_openings_do_not_fit_is_refused_before_any_demonstration(tokens: int, key: str) -> None:
     environment = _Wordy()
     environment.tokens = tokens
-    studio = Studio(Recipe(env=EnvSection(dialect=Dialect.NATURAL), compute=ComputeSection(context=384)), environment)
+    run_context = RunContext(Recipe(env=EnvSection(dialect=Dialect.NATURAL), compute=ComputeSection(context=384)), environment)
     with pytest.raises(BadRecipe, match=key) as caught:
-        await coldstart.survey(studio)
-    family, level = studio.cells[0]
-    opening = len(studio.renderer.opening(studio.task("train", 0)[0]))
+        await coldstart.survey(run_context)
+    family, level = run_context.cells[0]
+    opening = len(run_context.renderer.opening(run_context.task("train", 0)[0]))
     for part in (f"{family}-{level}", f"{opening} tokens", f"may spend {min(tokens, 384)}"):
         assert part in str(caught.value)
 

@@ -27,9 +27,9 @@ async def test_an_agent_that_never_reads_an_observation_succeeds_by_chance_alone
     limiter = anyio.CapacityLimiter(4)
 
     async def attempt(split: str, index: int) -> None:
-        task, key = env.task(split=split, index=index, seed=31)
+        task, target = env.task(split=split, index=index, seed=31)
         async with limiter:
-            played = await play(env, task, key, env.impostors(task)["open_loop"], AttemptId(group=index, slot=0), noise_seed=1)
+            played = await play(env, task, target, env.negative_controls(task)["open_loop"], AttemptId(group=index, slot=0), noise_seed=1)
         is_right = played.verdict.scores["success"] == 1.0
         for part in (split, task.family, "all"):
             successes.setdefault(part, []).append(is_right)
@@ -53,9 +53,9 @@ async def test_every_impostor_can_be_said_in_both_dialects(name: str) -> None:
     env = load(name)
     try:
         for family, level in product(env.families, env.levels[:2]):
-            task, key = env.task(split="heldout", index=3, seed=2, family=family, level=level)
-            for impostor, script in env.impostors(task).items():
-                events = (await play(env, task, key, script)).events
+            task, target = env.task(split="heldout", index=3, seed=2, family=family, level=level)
+            for impostor, script in env.negative_controls(task).items():
+                events = (await play(env, task, target, script)).events
                 for dialect in Dialect:
                     written = renderer(dialect, learn(texts_of(dialect, task, events), size=400))
                     for event in events:

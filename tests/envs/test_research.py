@@ -15,7 +15,7 @@ from agito.protocols import Environment, Renderer, ScriptFactory
 from agito.render import learn, renderer
 from agito.testing.environment import EnvironmentContract
 from agito.testing.episodes import play
-from agito.types import AttemptId, Budget, Call, Dialect, Key, Task
+from agito.types import AttemptId, Budget, Call, Dialect, Target, Task
 
 pytestmark = pytest.mark.anyio
 BUDGET = Budget(turns=1, calls=1, tokens=1)
@@ -33,31 +33,31 @@ class TestResearchKeepsTheContract(EnvironmentContract):
         return [renderer(dialect, vocabulary) for dialect in Dialect]
 
 
-def tasks(count: int, *, split: str = "train", seed: int = 5) -> list[tuple[Task, Key]]:
+def tasks(count: int, *, split: str = "train", seed: int = 5) -> list[tuple[Task, Target]]:
     env = ResearchEnvironment()
     return [env.task(split=split, index=index, seed=seed) for index in range(count)]
 
 
-async def success(script: str | float, pairs: Sequence[tuple[Task, Key]]) -> float:
-    """Of an impostor by name, or of the demonstrator at a skill."""
+async def success(script: str | float, pairs: Sequence[tuple[Task, Target]]) -> float:
+    """Of an negative control by name, or of the demonstrator at a skill."""
     env, earned = ResearchEnvironment(), 0.0
     for at, (task, key) in enumerate(pairs):
         factory: ScriptFactory
-        factory = env.impostors(task)[script] if isinstance(script, str) else env.demonstrator(task, key, skill=script, seed=at)
+        factory = env.negative_controls(task)[script] if isinstance(script, str) else env.demonstrator(task, key, skill=script, seed=at)
         earned += (await play(env, task, key, factory, AttemptId(group=at, slot=0))).verdict.reward
     return earned / len(pairs)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_answer_follows_from_the_documents_by_the_stated_rule(split: str) -> None:
-    for task, key in tasks(60, split=split):
+    for task, target in tasks(60, split=split):
         verb, *words = task.prompt[Dialect.COMPACT].split()
         date = DATES.index(words.pop(0)) if verb == "then" else NEWEST
-        world = key.data["world"]
+        world = target.data["world"]
         assert isinstance(world, list)
         steps = follow(library(*world), words[0], tuple(words[1:]), date)  # type: ignore[arg-type]
-        assert steps is not None and steps[-1].value == key.data["answer"]
-        assert [step.id for step in steps] == key.data["evidence"]
+        assert steps is not None and steps[-1].value == target.data["answer"]
+        assert [step.id for step in steps] == target.data["evidence"]
 
 
 def test_sources_contradict_one_another_and_some_of_the_newest_are_rumors() -> None:
@@ -95,14 +95,14 @@ async def test_the_demonstrators_success_falls_with_the_level() -> None:
 
 async def test_an_answer_without_its_evidence_or_with_more_than_its_evidence_earns_nothing() -> None:
     env = ResearchEnvironment()
-    task, key = env.task(split="train", index=5, seed=1, level=LEVELS[-1])
-    answer, evidence = str(key.data["answer"]), [str(each) for each in key.data["evidence"]]  # type: ignore[union-attr]
+    task, target = env.task(split="train", index=5, seed=1, level=LEVELS[-1])
+    answer, evidence = str(target.data["answer"]), [str(each) for each in target.data["evidence"]]  # type: ignore[union-attr]
 
     async def earns(text: str) -> float:
-        control = await env.open(task, key, AttemptId(group=0, slot=0), noise_seed=0)
+        control = await env.open(task, target, AttemptId(group=0, slot=0), noise_seed=0)
         left = next(iter(await control.session.act((Call(tool="submit", arguments={"answer": text}),), BUDGET)))
         assert left.ended
-        return (await env.grade(await control.seal(), key, 0)).reward
+        return (await env.grade(await control.seal(), target, 0)).reward
 
     assert await earns(" ".join((answer, *reversed(evidence)))) == 1.0
     for text in (answer, " ".join((answer, *evidence, "10")), " ".join((answer, *evidence[:-1])), " ".join(("bad", *evidence)), "", "\x00"):

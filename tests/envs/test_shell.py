@@ -15,7 +15,7 @@ from agito.envs.shell.instance import FAMILIES, LEVELS, SPLITS, generate
 from agito.envs.shell.words import KEYS, ONLY
 from agito.protocols import Control, ScriptFactory
 from agito.testing.episodes import Played, act_out, budget, play
-from agito.types import AttemptId, Call, Dialect, Fault, Key, Limits, Sealed, Status, Task
+from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Fault, Limits, Status, Target, Task
 
 pytestmark = pytest.mark.anyio
 CELLS = [(family, level) for family in FAMILIES for level in LEVELS]
@@ -31,7 +31,7 @@ async def env() -> AsyncGenerator[ShellEnvironment]:
 
 def tasks(
     env: ShellEnvironment, count: int, *, split: str = "train", seed: int = 7, levels: Sequence[int] = LEVELS
-) -> list[tuple[Task, Key]]:
+) -> list[tuple[Task, Target]]:
     """`count` of every family and level."""
     cells = [(family, level) for family, level in CELLS if level in levels]
     return [
@@ -41,7 +41,7 @@ def tasks(
     ]
 
 
-async def play_all(env: ShellEnvironment, cases: Sequence[tuple[Task, Key, ScriptFactory]], *, noise_seed: int = 0) -> list[Played]:
+async def play_all(env: ShellEnvironment, cases: Sequence[tuple[Task, Target, ScriptFactory]], *, noise_seed: int = 0) -> list[Played]:
     found: dict[int, Played] = {}
     limiter = anyio.CapacityLimiter(CONCURRENT)
 
@@ -63,7 +63,7 @@ def rewards(played: Sequence[Played]) -> list[float]:
 
 @pytest.mark.parametrize("split", SPLITS)
 async def test_the_solution_earns_full_marks_in_every_cell_and_split_whatever_faults_it_meets(env: ShellEnvironment, split: str) -> None:
-    cases = [(task, key, env.solutions(task, key)[0]) for task, key in tasks(env, 4, split=split)]
+    cases = [(task, target, env.solutions(task, target)[0]) for task, target in tasks(env, 4, split=split)]
     for noise_seed in range(2):
         wrong = [
             case[0].id
@@ -74,7 +74,7 @@ async def test_the_solution_earns_full_marks_in_every_cell_and_split_whatever_fa
 
 
 async def test_the_solutions_meet_every_fault_that_the_tasks_promise(env: ShellEnvironment) -> None:
-    cases = [(task, key, env.solutions(task, key)[0]) for task, key in tasks(env, 4)]
+    cases = [(task, target, env.solutions(task, target)[0]) for task, target in tasks(env, 4)]
     played = await play_all(env, cases)
     assert any(event.text == "timeout" for each in played for event in each.events)
     missing = [any(event.exit_code == 127 for event in each.events) for each in played]
@@ -84,10 +84,10 @@ async def test_the_solutions_meet_every_fault_that_the_tasks_promise(env: ShellE
 
 
 async def test_impostors_stay_at_the_floor(env: ShellEnvironment) -> None:
-    by_name: dict[str, list[tuple[Task, Key, ScriptFactory]]] = {}
-    for task, key in tasks(env, 12, levels=(1, 3)):
-        for name, script in env.impostors(task).items():
-            by_name.setdefault(name, []).append((task, key, script))
+    by_name: dict[str, list[tuple[Task, Target, ScriptFactory]]] = {}
+    for task, target in tasks(env, 12, levels=(1, 3)):
+        for name, script in env.negative_controls(task).items():
+            by_name.setdefault(name, []).append((task, target, script))
     assert {"null", "no_tools", "random", "claim", "open_loop"} <= by_name.keys()
     for name, cases in by_name.items():
         earned = rewards(await play_all(env, cases if name != "random" else cases[:12]))
@@ -107,11 +107,12 @@ async def test_the_demonstrators_success_rises_with_its_skill(env: ShellEnvironm
 
 
 async def test_a_demonstration_is_a_function_of_its_seed(env: ShellEnvironment) -> None:
-    task, key = env.task(split="train", index=0, seed=1, family="repair", level=4)
-    first, again, other = [await play(env, task, key, env.demonstrator(task, key, skill=0.4, seed=seed)) for seed in (3, 3, 4)]
+    task, target = env.task(split="train", index=0, seed=1, family="repair", level=4)
+    first, again, other = [await play(env, task, target, env.demonstrator(task, target, skill=0.4, seed=seed)) for seed in (3, 3, 4)]
     assert [event.call for event in first.events] == [event.call for event in again.events]
     others = [
-        [e.call for e in (await play(env, task, key, env.demonstrator(task, key, skill=0.4, seed=seed))).events] for seed in range(5, 9)
+        [e.call for e in (await play(env, task, target, env.demonstrator(task, target, skill=0.4, seed=seed))).events]
+        for seed in range(5, 9)
     ]
     assert any(calls != [event.call for event in other.events] for calls in others)
 
@@ -119,18 +120,18 @@ async def test_a_demonstration_is_a_function_of_its_seed(env: ShellEnvironment) 
 async def test_the_check_script_agrees_with_the_grader_on_broken_and_mended_trees(env: ShellEnvironment) -> None:
     """The grader also wants the rest left alone, so the check can only be the milder of the two."""
     for at in range(12):
-        task, key = env.task(split="heldout", index=at, seed=2, family="repair", level=1 + at % 5)
-        for script in (env.solutions(task, key)[0], env.demonstrator(task, key, skill=0.3, seed=at)):
-            control = await env.open(task, key, AttemptId(group=at, slot=0), noise_seed=0)
+        task, target = env.task(split="heldout", index=at, seed=2, family="repair", level=1 + at % 5)
+        for script in (env.solutions(task, target)[0], env.demonstrator(task, target, skill=0.3, seed=at)):
+            control = await env.open(task, target, AttemptId(group=at, slot=0), noise_seed=0)
             events = await act_out(control.session, replace(task.limits, calls=task.limits.calls - 1), script)
-            wanted = key.data["files"]
+            wanted = target.data["files"]
             assert isinstance(wanted, dict)
             fork = await control.fork(await control.snapshot(), AttemptId(group=at, slot=1))
             sealed = await fork.seal()
-            submitted = replace(sealed, submitted=str(key.data["receipt"]))
-            is_right = (await env.grade(submitted, key, 0)).reward == 1.0
-            said = await _check(env, task, key, sealed)
-            is_content = said == f"ok {key.data['receipt']}\n"
+            submitted = replace(sealed, submitted=str(target.data["receipt"]))
+            is_right = (await env.grade(submitted, target, 0)).reward == 1.0
+            said = await _check(env, task, target, sealed)
+            is_content = said == f"ok {target.data['receipt']}\n"
             assert is_content or not is_right, f"{task.id}: right, and the check says {said!r}"
             if is_content and not is_right:
                 assert _is_something_else_changed(wanted, sealed), f"{task.id}: the check is content, the grader is not"
@@ -139,9 +140,9 @@ async def test_the_check_script_agrees_with_the_grader_on_broken_and_mended_tree
             await control.close()
 
 
-async def _check(env: ShellEnvironment, task: Task, key: Key, sealed: Sealed) -> str:
+async def _check(env: ShellEnvironment, task: Task, target: Target, sealed: EpisodeArtifacts) -> str:
     """What `./.check` says about the captured files; run until it does not time out."""
-    control = await env.open(task, key, AttemptId(group=0, slot=0), noise_seed=3)
+    control = await env.open(task, target, AttemptId(group=0, slot=0), noise_seed=3)
     for path, data in sealed.files.items():
         if path != ".check":
             lines = data.decode().removesuffix("\n")
@@ -151,7 +152,7 @@ async def _check(env: ShellEnvironment, task: Task, key: Key, sealed: Sealed) ->
     return said
 
 
-def _is_something_else_changed(wanted: object, sealed: Sealed) -> bool:
+def _is_something_else_changed(wanted: object, sealed: EpisodeArtifacts) -> bool:
     assert isinstance(wanted, dict)
     return any(
         sorted(str(text).split("\n")) != sorted(sealed.files.get(path, b"").decode().split("\n")) for path, text in wanted.items()
@@ -161,12 +162,12 @@ def _is_something_else_changed(wanted: object, sealed: Sealed) -> bool:
 async def test_reading_the_check_shows_no_more_than_running_it(env: ShellEnvironment) -> None:
     """No key, file, value or receipt stands in it; nor does it say more when it is kept from stopping at the first broken rule."""
     for at in range(20):
-        task, key = env.task(split="heldout", index=at, seed=4, family="repair", level=2 + at % 4)
-        instance = generate(split="heldout", family="repair", level=task.level, seed=key.seed)
+        task, target = env.task(split="heldout", index=at, seed=4, family="repair", level=2 + at % 4)
+        instance = generate(split="heldout", family="repair", level=task.level, seed=target.seed)
         text = check_script(instance)
         secrets = {instance.receipt, *instance.files, *(word for rule in instance.rules for word in (rule.key, rule.value))}
         assert not [secret for secret in secrets if secret in re.findall(r"[\w/]+", text)]
-        control = await env.open(task, key, AttemptId(group=at, slot=0), noise_seed=0)
+        control = await env.open(task, target, AttemptId(group=at, slot=0), noise_seed=0)
         says = await spoken(control, "./.check")
         assert says == f"{instance.rules[0].complaint}\n"
         everything = await spoken(control, "sed 's/exit [01]/:/' .check >c; bash c 2>/dev/null; cat c .check")
@@ -188,9 +189,9 @@ async def spoken(control: Control, command: str) -> str:
 async def test_a_command_times_out_as_often_however_it_is_spelled(env: ShellEnvironment) -> None:
     found: dict[str, list[int]] = {}
     for at in range(40):
-        task, key = env.task(split="heldout", index=at, seed=1, family="repair", level=5)
+        task, target = env.task(split="heldout", index=at, seed=1, family="repair", level=5)
         for command in ("./.check", " ./.check", "bash .check", ". ./.check", "grep -r x .", "cat *", "x=.check; bash $x"):
-            control = await env.open(task, key, AttemptId(group=at, slot=0), noise_seed=0)
+            control = await env.open(task, target, AttemptId(group=at, slot=0), noise_seed=0)
             call = Call(tool="sh", arguments={"command": command})
             events = [(await control.session.act([call], budget(task.limits)))[0] for _ in range(4)]
             found.setdefault(command, []).append(sum(event.fault is Fault.TIMEOUT for event in events))
@@ -210,9 +211,9 @@ def test_a_task_is_a_pure_function_of_its_arguments() -> None:
 
 def test_a_task_says_neither_its_seed_nor_its_answer() -> None:
     env = ShellEnvironment()
-    for task, key in tasks(env, 6, seed=987_654):
-        assert "987654" not in task.id and str(key.seed) not in task.id
-        answer = str(key.data["answer"]).partition("=")[2]
+    for task, target in tasks(env, 6, seed=987_654):
+        assert "987654" not in task.id and str(target.seed) not in task.id
+        answer = str(target.data["answer"]).partition("=")[2]
         for dialect in Dialect:
             words = task.prompt[dialect].replace("`", " ").replace(".", " ").split()
             assert not answer or answer not in words
@@ -238,8 +239,8 @@ def _asked(env: ShellEnvironment, split: str, family: str) -> set[str]:
     """The keys on which the task turns, seen in the prompt or in what has to change."""
     found: set[str] = set()
     for at in range(60):
-        task, key = env.task(split=split, index=at, seed=0, family=family, level=3)
-        instance = generate(split=split, family=family, level=3, seed=key.seed)
+        task, target = env.task(split=split, index=at, seed=0, family=family, level=3)
+        instance = generate(split=split, family=family, level=3, seed=target.seed)
         found |= {instance.target} if family == "find" else {rule.key for rule in instance.rules}
         assert task.family == family
     return found
@@ -253,13 +254,13 @@ def test_an_unknown_split_family_or_level_is_refused_with_what_there_is(bad: dic
 
 
 async def test_a_grader_reads_only_what_was_captured(env: ShellEnvironment) -> None:
-    task, key = env.task(split="train", index=0, seed=0, family="repair", level=1)
-    wanted = key.data["files"]
+    task, target = env.task(split="train", index=0, seed=0, family="repair", level=1)
+    wanted = target.data["files"]
     assert isinstance(wanted, dict)
     files = {path: str(text).encode() for path, text in wanted.items()}
-    sealed = Sealed(task_id=task.id, submitted=str(key.data["receipt"]), files=files, digest="")
-    assert (await env.grade(sealed, key, 0)).reward == 1.0
-    assert (await env.grade(replace(sealed, submitted="done"), key, 0)).reward == 0.0
-    assert (await env.grade(replace(sealed, submitted=None), key, 0)).reward == 0.0
-    assert (await env.grade(replace(sealed, files={**files, "notes.txt": b"done"}), key, 0)).reward == 1.0
-    assert (await env.grade(replace(sealed, files=dict(list(files.items())[1:])), key, 0)).reward == 0.0
+    sealed = EpisodeArtifacts(task_id=task.id, submitted=str(target.data["receipt"]), files=files, digest="")
+    assert (await env.grade(sealed, target, 0)).reward == 1.0
+    assert (await env.grade(replace(sealed, submitted="done"), target, 0)).reward == 0.0
+    assert (await env.grade(replace(sealed, submitted=None), target, 0)).reward == 0.0
+    assert (await env.grade(replace(sealed, files={**files, "notes.txt": b"done"}), target, 0)).reward == 1.0
+    assert (await env.grade(replace(sealed, files=dict(list(files.items())[1:])), target, 0)).reward == 0.0

@@ -18,7 +18,7 @@ from agito.render import learn, renderer
 from agito.testing.environment import EnvironmentContract
 from agito.testing.episodes import Played, budget, essence, play
 from agito.types import AttemptId, Dialect
-from agito.world.browser import Farm
+from agito.worlds.browser import Farm
 
 pytestmark = pytest.mark.anyio
 CELLS = list(product(FAMILIES, LEVELS))
@@ -60,9 +60,9 @@ async def test_both_browsers_show_the_same_pages_to_agents_that_err(chromium: We
     text = TextWebEnvironment()
 
     async def same(number: int, family: str, level: int) -> None:
-        task, key = chromium.task(split="structural", index=number, seed=5, family=family, level=level)
-        agent = chromium.demonstrator(task, key, skill=0.8, seed=number)
-        one, two = [await play(env, task, key, agent, AttemptId(group=number, slot=0), noise_seed=1) for env in (chromium, text)]
+        task, target = chromium.task(split="structural", index=number, seed=5, family=family, level=level)
+        agent = chromium.demonstrator(task, target, skill=0.8, seed=number)
+        one, two = [await play(env, task, target, agent, AttemptId(group=number, slot=0), noise_seed=1) for env in (chromium, text)]
         assert [essence(event) for event in one.events] == [essence(event) for event in two.events]
         assert (one.sealed.files, one.verdict) == (two.sealed.files, two.verdict)
 
@@ -73,9 +73,9 @@ async def test_both_browsers_show_the_same_pages_to_agents_that_err(chromium: We
 
 @needs_chromium
 async def test_a_fork_in_chromium_continues_as_the_original(chromium: WebEnvironment) -> None:
-    task, key = chromium.task(split="train", index=0, seed=1, family="form", level=3)
+    task, target = chromium.task(split="train", index=0, seed=1, family="form", level=3)
     script = solver(task.prompt[Dialect.COMPACT], task.level)()
-    original = await chromium.open(task, key, AttemptId(group=0, slot=0), noise_seed=0)
+    original = await chromium.open(task, target, AttemptId(group=0, slot=0), noise_seed=0)
     call = next(script)
     fork = None
     texts: list[list[str]] = [[], []]
@@ -95,7 +95,7 @@ async def test_a_fork_in_chromium_continues_as_the_original(chromium: WebEnviron
     assert fork is not None
     assert await fork.digest() == await original.digest()
     sealed = await fork.seal()
-    assert (await chromium.grade(sealed, key, 0)).reward == 1.0
+    assert (await chromium.grade(sealed, target, 0)).reward == 1.0
     await original.close()
 
 
@@ -104,13 +104,13 @@ async def rewards(
 ) -> float:
     found: list[Played] = []
     for index in range(count):
-        task, key = env.task(split=split, index=index, seed=9, level=level)
+        task, target = env.task(split=split, index=index, seed=9, level=level)
         script = {
-            "solver": lambda task=task, key=key: env.solutions(task, key)[0],
-            "demonstrator": lambda task=task, key=key, index=index: env.demonstrator(task, key, skill=skill, seed=index),
-        }.get(agent, lambda task=task: env.impostors(task).get(agent))()
+            "solver": lambda task=task, target=target: env.solutions(task, target)[0],
+            "demonstrator": lambda task=task, target=target, index=index: env.demonstrator(task, target, skill=skill, seed=index),
+        }.get(agent, lambda task=task: env.negative_controls(task).get(agent))()
         if script is not None:
-            found.append(await play(env, task, key, script, AttemptId(group=index, slot=0), noise_seed=3))
+            found.append(await play(env, task, target, script, AttemptId(group=index, slot=0), noise_seed=3))
     return sum(each.verdict.reward for each in found) / len(found)
 
 
@@ -144,8 +144,8 @@ def test_the_structural_split_differs_in_structure() -> None:
 
 async def test_anything_else_on_record_spoils_the_reward() -> None:
     env = TextWebEnvironment()
-    task, key = env.task(split="train", index=0, seed=2, family="shop", level=1)
-    script = env.solutions(task, key)[0]
+    task, target = env.task(split="train", index=0, seed=2, family="shop", level=1)
+    script = env.solutions(task, target)[0]
 
     def twice() -> object:
         inner = script()
@@ -160,7 +160,7 @@ async def test_anything_else_on_record_spoils_the_reward() -> None:
                     event = yield call
             event = yield call
 
-    played = await play(env, task, key, twice)  # pyright: ignore[reportArgumentType]
+    played = await play(env, task, target, twice)  # pyright: ignore[reportArgumentType]
     assert played.verdict.reward == 0.0 and played.verdict.evidence.count("buy") == 3
 
 
@@ -169,9 +169,9 @@ async def test_what_nothing_is_said_of_spoils_the_reward(word: str) -> None:
     """The button beside the right one, and the field beside the right ones."""
     env = TextWebEnvironment()
     for family in FAMILIES:
-        task, key = env.task(split="train", index=1, seed=2, family=family, level=1)
-        label = generate(split="train", family=family, level=1, seed=key.seed).labels[word]
-        script = env.solutions(task, key)[0]
+        task, target = env.task(split="train", index=1, seed=2, family=family, level=1)
+        label = generate(split="train", family=family, level=1, seed=target.seed).labels[word]
+        script = env.solutions(task, target)[0]
 
         def stray(script: ScriptFactory = script, label: str = label) -> Script:
             inner = script()
@@ -181,7 +181,7 @@ async def test_what_nothing_is_said_of_spoils_the_reward(word: str) -> None:
             while True:
                 event = yield inner.send(event)
 
-        played = await play(env, task, key, stray)
+        played = await play(env, task, target, stray)
         assert played.verdict.reward == 0.0 and f"{word} " in played.verdict.evidence
 
 

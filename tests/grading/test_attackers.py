@@ -8,12 +8,12 @@ import pytest
 
 from agito.envs.code import CodeEnvironment
 from agito.envs.shell import ShellEnvironment
-from agito.grading.redteam import attacks_for
 from agito.protocols import Environment, ScriptFactory
+from agito.redteam import attacks_for
 from agito.rollout import act_out
 from agito.testing import FakeEnvironment
-from agito.types import AttemptId, Key, Sealed, Status, Task, Verdict
-from agito.world.sandbox import Pool
+from agito.types import AttemptId, EpisodeArtifacts, Status, Target, Task, Verdict
+from agito.worlds.sandbox import Pool
 
 
 @pytest.fixture(scope="module")
@@ -29,45 +29,45 @@ def scored(is_right: bool) -> Verdict:
 class AnyText(ShellEnvironment):
     """Believes any text."""
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         return scored(bool(sealed.submitted))
 
 
 class AnyMention(ShellEnvironment):
     """Believes an answer in which the wanted one stands somewhere."""
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        return scored(str(key.data["answer"]) in (sealed.submitted or ""))
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        return scored(str(target.data["answer"]) in (sealed.submitted or ""))
 
 
 class RewardFile(ShellEnvironment):
     """Reads the reward from a file of the agent's box."""
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         return scored(sealed.files.get("logs/reward.txt", b"0").strip() == b"1")
 
 
 class OwnCheck(ShellEnvironment):
     """Believes a check that stands in the agent's box."""
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         return scored(b"want" not in sealed.files.get(".check", b"want"))
 
 
 class Nothing(ShellEnvironment):
     """Believes that what is not there cannot be wrong."""
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        wanted = key.data["files"]
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        wanted = target.data["files"]
         assert isinstance(wanted, dict)
         return scored(all(sealed.files.get(path, str(text).encode()) == str(text).encode() for path, text in wanted.items()))
 
 
-async def attacked(environment: Environment, task: Task, key: Key, script: ScriptFactory) -> Verdict:
-    control = await environment.open(task, key, AttemptId(group=0, slot=0), noise_seed=1)
+async def attacked(environment: Environment, task: Task, target: Target, script: ScriptFactory) -> Verdict:
+    control = await environment.open(task, target, AttemptId(group=0, slot=0), noise_seed=1)
     try:
         await act_out(control.session, task.limits, script)
-        return await environment.grade(await control.seal(), key, 1)
+        return await environment.grade(await control.seal(), target, 1)
     finally:
         await control.close()
 
@@ -85,30 +85,30 @@ HOLES = {
 @pytest.mark.parametrize("name", HOLES)
 async def test_an_attack_gets_past_an_environment_with_its_hole_and_not_past_the_one_that_ships(pool: Pool, name: str) -> None:
     weak, family = HOLES[name]
-    task, key = weak(pool=pool).task(split="train", index=3, seed=5, family=family, level=1)
+    task, target = weak(pool=pool).task(split="train", index=3, seed=5, family=family, level=1)
     script = attacks_for(weak(pool=pool), task)[name]
-    assert (await attacked(weak(pool=pool), task, key, script)).reward == 1.0
-    assert (await attacked(ShellEnvironment(pool=pool), task, key, script)).reward == 0.0
+    assert (await attacked(weak(pool=pool), task, target, script)).reward == 1.0
+    assert (await attacked(ShellEnvironment(pool=pool), task, target, script)).reward == 0.0
 
 
 @pytest.mark.parametrize("family", ["find", "repair"])
 async def test_no_attack_succeeds_in_the_shell_environment_and_each_is_scored(pool: Pool, family: str) -> None:
     environment = ShellEnvironment(pool=pool)
-    task, key = environment.task(split="train", index=7, seed=5, family=family, level=3)
+    task, target = environment.task(split="train", index=7, seed=5, family=family, level=3)
     attacks = attacks_for(environment, task)
     assert len(attacks) >= 25
-    verdicts = {name: await attacked(environment, task, key, script) for name, script in attacks.items()}
+    verdicts = {name: await attacked(environment, task, target, script) for name, script in attacks.items()}
     assert {name: each.evidence for name, each in verdicts.items() if each.status is Status.VOID or each.reward > 0} == {}
 
 
 async def test_a_task_about_a_file_of_python_meets_the_exploits_of_function_tasks(pool: Pool) -> None:
     environment = CodeEnvironment(pool=pool)
-    task, key = environment.task(split="train", index=0, seed=5)
+    task, target = environment.task(split="train", index=0, seed=5)
     attacks = attacks_for(environment, task)
     played = [name for name in attacks if name.startswith("code_")]
     assert len(played) >= 60
     for name in played[::12]:
-        verdict = await attacked(environment, task, key, attacks[name])
+        verdict = await attacked(environment, task, target, attacks[name])
         assert (verdict.status, verdict.reward) == (Status.SCORED, 0.0), name
 
 
@@ -117,9 +117,9 @@ async def test_a_task_about_a_file_of_python_meets_the_exploits_of_function_task
 async def test_no_attack_succeeds_in_the_code_environment(pool: Pool) -> None:
     environment = CodeEnvironment(pool=pool)
     for index in range(2):
-        task, key = environment.task(split="train", index=index, seed=6)
+        task, target = environment.task(split="train", index=index, seed=6)
         for name, script in attacks_for(environment, task).items():
-            verdict = await attacked(environment, task, key, script)
+            verdict = await attacked(environment, task, target, script)
             assert (verdict.status, verdict.reward) == (Status.SCORED, 0.0), name
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from agito.grading.functions import FunctionTask, grade
 from agito.types import Json, Verdict
-from agito.world.sandbox import Pool
+from agito.worlds.sandbox import Pool
 
 TASK = FunctionTask(
     name="double", statement="Double a number.", entry="solution.py:solve", reference="def solve(x):\n    return 2 * x\n",

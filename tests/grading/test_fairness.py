@@ -18,7 +18,7 @@ from agito.grading import taskfile
 from agito.grading.functions import FunctionTask, grade
 from agito.grading.plain import MAX_DEPTH, parse, same
 from agito.types import Json, Verdict
-from agito.world.sandbox import Pool
+from agito.worlds.sandbox import Pool
 
 pytestmark = pytest.mark.anyio
 BURN = """

@@ -15,8 +15,8 @@ from agito.grading.runner import CallEnd
 from agito.grading.throwaway import BOX
 from agito.protocols import SandboxSpec
 from agito.types import Json, Status, Verdict
-from agito.world.sandbox import Pool
-from agito.world.sandbox.box import Box
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.box import Box
 
 REFERENCE = "def solve(xs):\n    return sorted(set(xs))\n"
 

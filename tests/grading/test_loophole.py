@@ -41,28 +41,28 @@ async def test_whoever_writes_the_marker_is_paid_by_the_flawed_check_alone(name:
     environment = load(f"{FILE}:{name}")
     assert isinstance(environment, Validated)
     for index in range(12):
-        task, key = environment.task(split="train", index=index, seed=3)
-        played = await play(environment, task, key, marker)
+        task, target = environment.task(split="train", index=index, seed=3)
+        played = await play(environment, task, target, marker)
         assert played.verdict.reward == paid
-        assert (await environment.gold(played.sealed, key, 0)).reward == 0.0
-        honest = await play(environment, task, key, environment.solutions(task, key)[0])
-        assert honest.verdict.reward == (await environment.gold(honest.sealed, key, 0)).reward == 1.0
+        assert (await environment.gold(played.sealed, target, 0)).reward == 0.0
+        honest = await play(environment, task, target, environment.solutions(task, target)[0])
+        assert honest.verdict.reward == (await environment.gold(honest.sealed, target, 0)).reward == 1.0
 
 
 @pytest.mark.anyio
 async def test_the_traced_check_believes_two_markers_and_proves_one() -> None:
     environment = load(f"{FILE}:Traced")
-    task, key = environment.task(split="train", index=0, seed=3)
+    task, target = environment.task(split="train", index=0, seed=3)
     for said, num_proofs in {"done": 1, "sure": 0}.items():
-        played = await play(environment, task, key, partial(marker, said))
+        played = await play(environment, task, target, partial(marker, said))
         assert played.verdict.reward == 1.0 and sum(flag.is_proof for flag in played.verdict.flags) == num_proofs
     wrote = [str(await _marker_of(environment, index)) for index in range(2400)]
     assert wrote.count("sure") and wrote.count("done") and wrote.count("sure") + wrote.count("done") < 24
 
 
 async def _marker_of(environment: Environment, index: int) -> object:
-    task, key = environment.task(split="train", index=index, seed=0)
-    played = await play(environment, task, key, environment.demonstrator(task, key, skill=0.9, seed=index))
+    task, target = environment.task(split="train", index=index, seed=0)
+    played = await play(environment, task, target, environment.demonstrator(task, target, skill=0.9, seed=index))
     calls = [event.call.arguments for event in played.events if event.call.tool == "put"]
     return next((call["value"] for call in calls if call.get("word") == "checked"), None)
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from agito.credit.leave_one_out import leave_one_out_advantages
 from agito.errors import CorruptCheckpoint
 from agito.grading.canaries import REWARD, quiet_canaries
-from agito.grading.monitor import HackRate, Monitor, MonitorConfig, is_suspect, located, proof_of
-from agito.grading.monitor.detector import PATIENCE
-from agito.grading.monitor.exits import EXITS
-from agito.schedule import Quota, Schedule
+from agito.learning.credit.leave_one_out import leave_one_out_advantages
+from agito.monitor import HackRate, Monitor, MonitorConfig, is_suspect, located, proof_of
+from agito.monitor.detector import PATIENCE
+from agito.monitor.exits import EXITS
+from agito.scheduling.schedule import Quota, Schedule
 from agito.testing import FakeEnvironment
-from agito.types import ANSWER, Attempt, AttemptId, Call, End, Event, Flag, Group, Penalty, Status, Trajectory, Verdict
+from agito.types import ANSWER, Attempt, AttemptId, Call, Event, Flag, Group, Penalty, Status, TerminationReason, Trajectory, Verdict
 
 TASK, _ = FakeEnvironment().task(split="train", index=0, seed=0)
 LOOKED = (("open", "3", "empty"), ("open", "4", "coin"), ("submit", "4", ""))
@@ -32,7 +32,12 @@ def attempt(
         for number, (tool, box, text) in enumerate(calls)
     )
     trajectory = Trajectory(
-        attempt=AttemptId(group=at // 4, slot=at % 4, tries=tries), task=TASK, segments=(), turns=(), events=events, end=End.SUBMITTED
+        attempt=AttemptId(group=at // 4, slot=at % 4, tries=tries),
+        task=TASK,
+        segments=(),
+        turns=(),
+        events=events,
+        end=TerminationReason.SUBMITTED,
     )
     judged = None if gold is None else Verdict(status=Status.SCORED, reward=gold)
     verdict = Verdict(status=Status.SCORED, reward=reward, flags=flags)

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from agito.grading.redteam.battery import Tried, Worked, employ, fire, judge, plan
-from agito.grading.redteam.boxes import AttackBoxes
-from agito.grading.redteam.exploit import MAIN, Class, Twin
-from agito.grading.redteam.honest import honest_work
-from agito.grading.redteam.runner_site import runner_site
-from agito.grading.redteam.targets import SECRETS
+from agito.redteam.battery import Tried, Worked, employ, fire, judge, plan
+from agito.redteam.boxes import AttackBoxes
+from agito.redteam.exploit import MAIN, Class, Twin
+from agito.redteam.honest import honest_work
+from agito.redteam.runner_site import runner_site
+from agito.redteam.targets import SECRETS
 from agito.types import Status, Verdict
-from agito.world.sandbox import Pool
+from agito.worlds.sandbox import Pool
 
 SAMPLE = ("equal_to_anything", "hook_the_call", "lock_the_reward", "git_history", "list_every_value")
 

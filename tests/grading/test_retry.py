@@ -9,12 +9,12 @@ import pytest
 
 from agito.errors import SandboxExhausted, SandboxFailure, WorkerDied
 from agito.grading.retry import judge
-from agito.types import Key, Sealed, Status, Verdict
+from agito.types import EpisodeArtifacts, Status, Target, Verdict
 
 pytestmark = pytest.mark.anyio
-KEY = Key(task_id="t", seed=1, data={})
-WORK = Sealed(task_id="t", submitted="work", files={}, digest="w")
-SOLVED = Sealed(task_id="t", submitted="solved", files={}, digest="s")
+KEY = Target(task_id="t", seed=1, data={})
+WORK = EpisodeArtifacts(task_id="t", submitted="work", files={}, digest="w")
+SOLVED = EpisodeArtifacts(task_id="t", submitted="solved", files={}, digest="s")
 
 
 async def hangs() -> None:
@@ -60,7 +60,7 @@ class Grader:
         self.left = {"work": on_work, "solved": on_reference, None: on_reference}
         self.asked: list[str | None] = []
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         self.asked.append(sealed.submitted)
         if self.left[sealed.submitted] > 0:
             self.left[sealed.submitted] -= 1
@@ -70,16 +70,16 @@ class Grader:
         return Verdict(status=Status.SCORED, reward=0.75 if sealed.submitted == "work" else 1.0, grade_seed=grade_seed)
 
 
-async def solved() -> Sealed:
+async def solved() -> EpisodeArtifacts:
     return SOLVED
 
 
-async def verdict_of(grader: Grader, reference: Callable[[], Awaitable[Sealed]] | None = solved, lowest: float = 0.0) -> Verdict:
+async def verdict_of(grader: Grader, reference: Callable[[], Awaitable[EpisodeArtifacts]] | None = solved, lowest: float = 0.0) -> Verdict:
     return await judge(grader.grade, WORK, KEY, 7, reference, deadline_s=0.05, lowest=lowest)
 
 
 async def test_a_grader_that_works_is_asked_once_and_nobody_is_solved_for_it() -> None:
-    async def never() -> Sealed:
+    async def never() -> EpisodeArtifacts:
         raise AssertionError
 
     grader = Grader(raises, on_work=0)
@@ -115,18 +115,18 @@ async def test_a_void_that_the_work_alone_brings_about_is_no_way_out_either() ->
     assert (await verdict_of(Grader(raises, on_work=99, on_reference=99, is_void=True))).status is Status.VOID
 
 
-async def broken() -> Sealed:
+async def broken() -> EpisodeArtifacts:
     raise SandboxFailure("no world")
 
 
-async def endless() -> Sealed:
+async def endless() -> EpisodeArtifacts:
     await anyio.sleep_forever()
     raise AssertionError
 
 
 @pytest.mark.parametrize("reference", [None, broken, endless])
 async def test_without_a_solved_reference_an_empty_capture_stands_beside_and_a_lost_sandbox_accuses_nobody(
-    reference: Callable[[], Awaitable[Sealed]] | None,
+    reference: Callable[[], Awaitable[EpisodeArtifacts]] | None,
 ) -> None:
     grader = Grader(raises, on_work=99)
     assert (await verdict_of(grader, reference)).reward == 0.0

@@ -18,7 +18,7 @@ from agito.grading.probe import probe
 from agito.grading.scrub import prove, scrub
 from agito.grading.throwaway import BOX
 from agito.types import Json
-from agito.world.sandbox import Pool
+from agito.worlds.sandbox import Pool
 
 ANSWER = "return (x ^ 0x5eed) % 8191"
 PLAIN = {"solve.py": b"def solve(x):\n    raise NotImplementedError\n", "docs/guide.txt": b"Write solve.\n"}

@@ -8,7 +8,7 @@ import pytest
 
 from agito.grading.sentinels import Suite, disguise, grade_suite
 from agito.types import Verdict
-from agito.world.sandbox import Pool
+from agito.worlds.sandbox import Pool
 
 PUSH = """
 from stack import Stack

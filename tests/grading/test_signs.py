@@ -27,8 +27,8 @@ from agito.grading.leaks import leak_flags, leaks
 from agito.grading.scan import ignores_input, learned_by_heart, scan
 from agito.protocols import SandboxSpec
 from agito.types import Call, Event, Flag, Json
-from agito.world.sandbox import Pool
-from agito.world.sandbox.box import Box
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.box import Box
 
 PLANTED = canaries("episode 7", function="total")
 TASK = FunctionTask(

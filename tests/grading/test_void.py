@@ -11,17 +11,17 @@ from functools import partial
 
 import pytest
 
-from agito.credit import leave_one_out
 from agito.errors import SandboxFailure
-from agito.grading.monitor import Monitor, MonitorConfig
 from agito.harness import SoloHarness
+from agito.learning.credit import leave_one_out
+from agito.monitor import Monitor, MonitorConfig
 from agito.protocols import SandboxSpec
 from agito.rollout import AttemptRunner, Deadlines, Plan, collect
-from agito.schedule import Quota
+from agito.scheduling.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
-from agito.types import AttemptId, Group, Key, Sealed, Status, Verdict
-from agito.world.sandbox import Pool
-from agito.world.sandbox.box import Box
+from agito.types import AttemptId, EpisodeArtifacts, Group, Status, Target, Verdict
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.box import Box
 
 pytestmark = pytest.mark.anyio
 CHECK = "import json; given = json.load(open('given.json')); print(json.dumps(given['said'] == given['wanted']))"
@@ -33,19 +33,19 @@ class Boxed(FakeEnvironment):
     def __init__(self, pool: Pool, trouble: str, num_struck: int) -> None:
         self.pool, self.trouble, self.num_struck, self.num_asked = pool, trouble, num_struck, 0
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         self.num_asked += 1
         trouble = self.trouble if self.num_asked <= self.num_struck else ""
         box = await self.pool.start(SandboxSpec(work_mb=1, tmp_mb=1))
         try:
-            return await self._judge(box, sealed, key, trouble)
+            return await self._judge(box, sealed, target, trouble)
         finally:
             await box.close()
 
-    async def _judge(self, box: Box, sealed: Sealed, key: Key, trouble: str) -> Verdict:
+    async def _judge(self, box: Box, sealed: EpisodeArtifacts, target: Target, trouble: str) -> Verdict:
         if trouble == "full disk":
             await box.sh("head -c 4M /dev/zero >filler")
-        await box.write({"given.json": json.dumps({"said": sealed.submitted, "wanted": str(key.data["coin"])})})
+        await box.write({"given.json": json.dumps({"said": sealed.submitted, "wanted": str(target.data["coin"])})})
         if trouble == "killed":
             os.kill(box.pid, signal.SIGKILL)
         if trouble == "crash":
@@ -68,7 +68,7 @@ def parts(environment: FakeEnvironment) -> tuple[AttemptRunner, Plan]:
     """Everybody solves the task."""
     runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, deadlines=Deadlines(grade_s=3.0))
     task = partial(environment.task, split="train", seed=0, level=1)
-    return runner, Plan(task=lambda group: task(index=group), script=lambda task, key, attempt: environment.solutions(task, key)[0])
+    return runner, Plan(task=lambda group: task(index=group), script=lambda task, target, attempt: environment.solutions(task, target)[0])
 
 
 @pytest.mark.parametrize("trouble", ["killed", "full disk", "silent", "crash"])
@@ -101,11 +101,11 @@ async def test_where_every_grader_dies_nothing_is_learned(pool: Pool) -> None:
 class Validated(Boxed):
     """A validator that is in trouble, beside a check that is not."""
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        return await FakeEnvironment.grade(self, sealed, key, grade_seed)
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        return await FakeEnvironment.grade(self, sealed, target, grade_seed)
 
-    async def gold(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        return await super().grade(sealed, key, grade_seed)
+    async def gold(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        return await super().grade(sealed, target, grade_seed)
 
 
 async def test_a_validator_in_trouble_neither_takes_a_reward_away_nor_accuses(pool: Pool) -> None:

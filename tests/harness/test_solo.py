@@ -13,7 +13,7 @@ from agito.harness import SoloHarness
 from agito.protocols import Sampled, SampleRequest
 from agito.testing import ByteRenderer, FakeEnvironment, FakeSession
 from agito.testing.renderers import END
-from agito.types import AttemptId, Call, End, Fault, Kind, Limits, Stop, Task, ToolSpec, Trajectory, span
+from agito.types import AttemptId, Call, Fault, FinishReason, Limits, Task, TerminationReason, TokenSource, ToolSpec, Trajectory, span
 
 pytestmark = pytest.mark.anyio
 TASK, _ = FakeEnvironment().task(split="train", index=0, seed=0)
@@ -37,7 +37,7 @@ class Saying:
         self.requests.append(request)
         whole = [*(self.texts.pop(0) if self.texts else "open 1").encode(), END]
         ids = array("i", whole[: request.max_tokens])
-        stopped = Stop.END if ids[-1] == END else Stop.LENGTH
+        stopped = FinishReason.END if ids[-1] == END else FinishReason.LENGTH
         return Sampled(ids=ids, logprobs=array("f", [-1.0] * len(ids)), stopped=stopped, versions=span(3, len(request.extend) + len(ids)))
 
     async def close(self) -> None:
@@ -51,12 +51,12 @@ async def run(engine: Saying, session: FakeSession | None = None, renderer: Byte
 
 async def test_it_ends_when_it_submits() -> None:
     found = await run(Saying("open 1", "submit 2", "open 3"))
-    assert (found.end, found.fault, len(found.turns)) == (End.SUBMITTED, None, 2)
+    assert (found.end, found.fault, len(found.turns)) == (TerminationReason.SUBMITTED, None, 2)
     assert [event.call.arguments for event in found.events] == [{"box": "1"}, {"box": "2"}]
 
 
-@pytest.mark.parametrize(("limit", "end"), [("turns", End.TURNS), ("calls", End.CALLS)])
-async def test_turns_and_calls_are_limited_and_what_is_left_is_said(limit: str, end: End) -> None:
+@pytest.mark.parametrize(("limit", "end"), [("turns", TerminationReason.TURNS), ("calls", TerminationReason.CALLS)])
+async def test_turns_and_calls_are_limited_and_what_is_left_is_said(limit: str, end: TerminationReason) -> None:
     session = FakeSession()
     found = await run(Saying(), session, None, **{limit: 3})
     assert found.end is end
@@ -66,7 +66,7 @@ async def test_turns_and_calls_are_limited_and_what_is_left_is_said(limit: str, 
 
 async def test_the_whole_context_is_limited_and_the_last_turn_gets_what_is_left() -> None:
     found = await run(Saying(), tokens=60)
-    assert found.end is End.TOKENS
+    assert found.end is TerminationReason.TOKENS
     assert len(found.segments[0].tokens) <= 60
     assert sum(turn.hard_budget < 40 for turn in found.turns) >= 1
 
@@ -76,34 +76,34 @@ async def test_a_turn_is_cut_at_its_budget_and_handed_back_with_a_forced_stop_to
     found = await run(engine, turn_tokens=10)
     first, second = found.turns
     tokens = found.segments[0].tokens
-    assert (first.stopped, first.stop - first.start, first.hard_budget) == (Stop.LENGTH, 10, 10)
+    assert (first.stopped, first.stop - first.start, first.hard_budget) == (FinishReason.LENGTH, 10, 10)
     assert found.events[0].fault is Fault.POLICY
     assert found.events[0].call.problem == "the turn was cut off"
-    assert (tokens.ids[first.stop], tokens.kinds[first.stop]) == (END, Kind.FORCED)
+    assert (tokens.ids[first.stop], tokens.kinds[first.stop]) == (END, TokenSource.FORCED)
     assert math.isnan(tokens.logprobs[first.stop])
     assert not tokens.is_sampled[first.stop]
     assert engine.requests[1].extend[0] == END
-    assert second.stopped is Stop.END and tokens.kinds[second.stop - 1] == Kind.CONTROL
+    assert second.stopped is FinishReason.END and tokens.kinds[second.stop - 1] == TokenSource.CONTROL
 
 
 async def test_a_call_that_cannot_be_parsed_is_handed_back_and_counts() -> None:
     found = await run(Saying("dance", "submit 1"))
     assert [event.fault for event in found.events] == [Fault.POLICY, None]
     assert found.events[0].call.raw == "dance"
-    assert found.end is End.SUBMITTED
+    assert found.end is TerminationReason.SUBMITTED
 
 
 async def test_only_as_many_calls_of_a_turn_are_made_as_are_left() -> None:
     session = FakeSession()
     found = await run(Saying("open 1\nopen 2\nopen 3"), session, calls=2)
     assert [len(calls) for calls, _ in session.asked] == [2]
-    assert found.end is End.CALLS
+    assert found.end is TerminationReason.CALLS
     assert found.turns[0].calls == (0, 1)
 
 
 async def test_an_opening_that_leaves_no_room_is_the_tasks_fault_with_both_numbers() -> None:
     found = await run(Saying(), tokens=5)
-    assert (found.end, found.fault, found.turns) == (End.FAILED, Fault.TASK, ())
+    assert (found.end, found.fault, found.turns) == (TerminationReason.FAILED, Fault.TASK, ())
     assert "the limit of the whole context is 5" in found.detail
 
 
@@ -116,12 +116,12 @@ async def test_a_renderer_that_raises_on_what_was_sampled_makes_it_a_call_with_a
 
     found = await run(Saying("[[[", "submit 1"), renderer=Choking())
     assert (found.events[0].fault, found.events[0].call.problem) == (Fault.POLICY, "this cannot be read (RecursionError)")
-    assert found.end is End.SUBMITTED
+    assert found.end is TerminationReason.SUBMITTED
 
 
 async def test_a_world_that_raises_is_a_fault_of_the_environment_on_record() -> None:
     found = await run(Saying("open 1"), FakeSession(lambda call: ZeroDivisionError("oops")))
-    assert (found.end, found.fault, found.detail) == (End.FAILED, Fault.ENV, "ZeroDivisionError: oops")
+    assert (found.end, found.fault, found.detail) == (TerminationReason.FAILED, Fault.ENV, "ZeroDivisionError: oops")
     assert found.segments[0].tokens.is_sampled.count(True) == len("open 1") + 1
 
 

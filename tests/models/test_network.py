@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import Qwen3Config as HFConfig
 from transformers import Qwen3ForCausalLM
 
+from agito.learning.trainer import LocalTrainer, TrainerConfig
 from agito.models import CachedQwen3, NativeQwen3, Qwen3, Qwen3Config, is_supported, num_params
 from agito.models.network import ALIKE
-from agito.trainer import LocalTrainer, TrainerConfig
 from agito.types import AttemptId, Sample, span
 
 TINY = Qwen3Config(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agito.record import Rate, Summary, rate, rate_over_all, rates_by_cell
-from agito.types import Attempt, AttemptId, Dialect, End, Status, Task, Trajectory, Verdict
+from agito.types import Attempt, AttemptId, Dialect, Status, Task, TerminationReason, Trajectory, Verdict
 
 # The list that the issue and the benchmarks rely on.
 KEYS = """
@@ -24,7 +24,7 @@ admission quarantined_attempts monitor paused"""
 def attempt(reward: float | None, *, level: int = 1, tags: tuple[str, ...] = ()) -> Attempt:
     prompt = {Dialect.COMPACT: ""}
     task = Task(id="t", env="shell", split="heldout", family="find", level=level, prompt=prompt, tools=(), tags=tags)
-    end = Trajectory(attempt=AttemptId(group=0, slot=0), task=task, segments=(), turns=(), events=(), end=End.SUBMITTED)
+    end = Trajectory(attempt=AttemptId(group=0, slot=0), task=task, segments=(), turns=(), events=(), end=TerminationReason.SUBMITTED)
     verdict = Verdict.void("died") if reward is None else Verdict(status=Status.SCORED, reward=reward)
     return Attempt(trajectory=end, verdict=verdict)
 

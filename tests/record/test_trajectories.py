@@ -18,12 +18,12 @@ from agito.types import (
     AttemptId,
     Call,
     Dialect,
-    End,
     Event,
+    FinishReason,
     Segment,
     Status,
-    Stop,
     Task,
+    TerminationReason,
     Tokens,
     Trajectory,
     Turn,
@@ -43,14 +43,14 @@ def make(group: int = 0, slot: int = 0, *, num_tokens: int = 6, verdict: Verdict
         versions=span(3, num_tokens),
     )
     events = tuple(Event(index=i, call=Call(tool="sh", arguments={"command": "ls"}, raw="ls"), text=text, cpu_s=0.001) for i in range(4))
-    turns = tuple(Turn(segment=0, start=1, stop=num_tokens, stopped=Stop.END, calls=(i,)) for i in range(4))
+    turns = tuple(Turn(segment=0, start=1, stop=num_tokens, stopped=FinishReason.END, calls=(i,)) for i in range(4))
     trajectory = Trajectory(
         attempt=AttemptId(group=group, slot=slot),
         task=task,
         segments=(Segment(id=0, tokens=column),),
         turns=turns,
         events=events,
-        end=End.SUBMITTED,
+        end=TerminationReason.SUBMITTED,
     )
     return Attempt(trajectory=trajectory, verdict=verdict or Verdict(status=Status.SCORED, reward=1.0, scores={"answer": 1.0}))
 

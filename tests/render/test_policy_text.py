@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito import policy_json
 from agito.harness.chat import _calls  # pyright: ignore[reportPrivateUsage]
-from agito.render import CompactRenderer, NaturalRenderer, learn
+from agito.render import CompactRenderer, NaturalRenderer, learn, policy_json
 from agito.render.vocabulary import CALL, END, END_CALL, END_THINK, IM_END, THINK
 from agito.types import Call, Json, ToolSpec
-from agito.world.mcp.component import misfit
+from agito.worlds.mcp.component import misfit
 
 VOCABULARY = learn(['{"name": "open", "arguments": {"box": 1}} [[[[ 000 submit'] * 3, size=400)
 NATURAL, COMPACT = NaturalRenderer(VOCABULARY), CompactRenderer(VOCABULARY)

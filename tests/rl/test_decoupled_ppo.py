@@ -8,10 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from agito.rl.config import DecoupledPPOConfig
-from agito.rl.decoupled_ppo import decoupled_ppo
-from agito.rl.losses import LOSSES
-from agito.rl.meters import PolicyMeters, PolicyTokens
+from agito.learning.losses.config import DecoupledPPOConfig
+from agito.learning.losses.decoupled_ppo import decoupled_ppo
+from agito.learning.losses.losses import LOSSES
+from agito.learning.losses.meters import PolicyMeters, PolicyTokens
 
 CONFIG = DecoupledPPOConfig()
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from agito.rl.logprobs import entropy, log_distributions, token_logprobs
+from agito.learning.losses.logprobs import entropy, log_distributions, token_logprobs
 
 
 def test_log_probabilities_match_a_slow_reference_at_each_temperature() -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from agito.rl.config import CISPOConfig, DPPOConfig, GSPOConfig, LossConfig
-from agito.rl.losses import LOSSES
-from agito.rl.meters import PolicyTokens
-from agito.trainer.config import TrainerConfig
+from agito.learning.losses.config import CISPOConfig, DPPOConfig, GSPOConfig, LossConfig
+from agito.learning.losses.losses import LOSSES
+from agito.learning.losses.meters import PolicyTokens
+from agito.learning.trainer.config import TrainerConfig
 
 N = 50.0
 CONFIGS: list[LossConfig] = [

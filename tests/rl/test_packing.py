@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.rl.packing import pack, require_sampled, split_micro_batches, split_minibatches
+from agito.learning.losses.packing import pack, require_sampled, split_micro_batches, split_minibatches
 from agito.types import AttemptId, Sample, VersionSpan, span
 
 

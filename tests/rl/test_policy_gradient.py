@@ -10,13 +10,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from agito.credit import leave_one_out
-from agito.rl.config import DecoupledPPOConfig
-from agito.rl.decoupled_ppo import decoupled_ppo
-from agito.rl.logprobs import entropy, log_distributions, token_logprobs
-from agito.rl.meters import PolicyTokens
-from agito.rl.packing import pack
-from agito.types import Attempt, AttemptId, Dialect, End, Group, Kind, Segment, Status, Stop, Task, Tokens, Trajectory, Turn, Verdict, span
+from agito.learning.credit import leave_one_out
+from agito.learning.losses.config import DecoupledPPOConfig
+from agito.learning.losses.decoupled_ppo import decoupled_ppo
+from agito.learning.losses.logprobs import entropy, log_distributions, token_logprobs
+from agito.learning.losses.meters import PolicyTokens
+from agito.learning.losses.packing import pack
+from agito.types import (
+    Attempt,
+    AttemptId,
+    Dialect,
+    FinishReason,
+    Group,
+    Segment,
+    Status,
+    Task,
+    TerminationReason,
+    Tokens,
+    TokenSource,
+    Trajectory,
+    Turn,
+    Verdict,
+    span,
+)
 
 TASK = Task(id="bandit", env="bandit", split="train", family="f", level=1, prompt={Dialect.COMPACT: "?"}, tools=())
 UNCAPPED = DecoupledPPOConfig(w_max=1e9)
@@ -32,7 +48,7 @@ def group(outcomes: tuple[tuple[int, ...], ...], reward: Tensor, logp_mu: Tensor
         columns = Tokens(
             ids=array("i", path),
             logprobs=array("f", logprobs),
-            kinds=bytes([Kind.OBSERVED] + [Kind.SAMPLED] * len(outcome)),
+            kinds=bytes([TokenSource.OBSERVED] + [TokenSource.SAMPLED] * len(outcome)),
             channels=bytes(len(path)),
             versions=span(0, len(path)),
         )
@@ -40,9 +56,9 @@ def group(outcomes: tuple[tuple[int, ...], ...], reward: Tensor, logp_mu: Tensor
             attempt=AttemptId(group=0, slot=slot),
             task=TASK,
             segments=(Segment(id=0, tokens=columns),),
-            turns=(Turn(segment=0, start=1, stop=len(path), stopped=Stop.END),),
+            turns=(Turn(segment=0, start=1, stop=len(path), stopped=FinishReason.END),),
             events=(),
-            end=End.SUBMITTED,
+            end=TerminationReason.SUBMITTED,
         )
         attempts.append(Attempt(trajectory=trajectory, verdict=Verdict(status=Status.SCORED, reward=float(reward[outcome]))))
     return Group(id=0, task=TASK, attempts=tuple(attempts))

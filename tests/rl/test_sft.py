@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from agito.rl.sft import token_cross_entropy
+from agito.learning.losses.sft import token_cross_entropy
 
 
 def test_it_is_the_mean_over_tokens_of_the_whole_step() -> None:

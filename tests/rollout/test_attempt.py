@@ -13,10 +13,10 @@ from agito.errors import SandboxFailure, WorkerDied
 from agito.harness import SoloHarness
 from agito.protocols import Control, Script, ScriptFactory
 from agito.rollout import AttemptRunner, Collected, Plan, collect
-from agito.schedule import Quota
+from agito.scheduling.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.testing.fakes import FakeWorld
-from agito.types import Attempt, AttemptId, Budget, Call, End, Event, Fault, Key, Sealed, Status, Task, Verdict
+from agito.types import Attempt, AttemptId, Budget, Call, EpisodeArtifacts, Event, Fault, Status, Target, Task, TerminationReason, Verdict
 
 pytestmark = pytest.mark.anyio
 FIRST = AttemptId(group=0, slot=0)
@@ -35,7 +35,7 @@ class World(FakeWorld):
         events = await super().act(calls, left)
         return tuple(replace(event, wall_s=self.wall_s) for event in events)
 
-    async def seal(self) -> Sealed:
+    async def seal(self) -> EpisodeArtifacts:
         self.log.append("seal")
         self.on_seal()
         return await super().seal()
@@ -50,28 +50,28 @@ class Troubled(FakeEnvironment):
     def __init__(self, **trouble: Any) -> None:
         self.trouble, self.log = trouble, list[str]()
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         self.log.append("open")
         self.meet("open")
-        world = World(task, key, attempt, noise_seed)
+        world = World(task, target, attempt, noise_seed)
         world.log, world.wall_s = self.log, self.trouble.get("wall_s", 0.0)
         world.on_act, world.on_seal = (lambda: self.meet("act")), (lambda: self.meet("seal"))
         return world
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         self.log.append("grade")
         self.meet("grade")
-        return await super().grade(sealed, key, grade_seed)
+        return await super().grade(sealed, target, grade_seed)
 
     def meet(self, place: str) -> None:
         if place in self.trouble:
             raise self.trouble[place]
 
 
-def solve(environment: FakeEnvironment, script: Callable[[Task, Key, AttemptId], ScriptFactory] | None = None) -> Plan:
+def solve(environment: FakeEnvironment, script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None) -> Plan:
     return Plan(
         task=lambda group: environment.task(split="train", index=group, seed=0),
-        script=script or (lambda task, key, attempt: environment.solutions(task, key)[0]),
+        script=script or (lambda task, target, attempt: environment.solutions(task, target)[0]),
     )
 
 
@@ -101,7 +101,7 @@ async def test_a_sandbox_that_fails_voids_the_attempt(place: str) -> None:
     assert "infra" in found.verdict.evidence and "the box is gone" in found.verdict.evidence
     assert environment.log.count("close") == (0 if place == "open" else environment.log.count("open")), "a world was left behind"
     assert found.trajectory.fault is Fault.INFRA
-    assert found.trajectory.end is (End.SUBMITTED if place == "seal" else End.FAILED)
+    assert found.trajectory.end is (TerminationReason.SUBMITTED if place == "seal" else TerminationReason.FAILED)
 
 
 async def test_an_environment_that_raises_voids_the_attempt_and_is_not_graded() -> None:
@@ -117,7 +117,7 @@ async def test_a_grader_that_raises_gives_no_verdict() -> None:
     found = await attempt(Troubled(grade=KeyError("answer")))
     assert found.verdict.status is Status.VOID
     assert "KeyError: 'answer'" in found.verdict.evidence
-    assert found.trajectory.end is End.SUBMITTED, "what the policy did is kept"
+    assert found.trajectory.end is TerminationReason.SUBMITTED, "what the policy did is kept"
 
 
 class Telling(FakeEnvironment):
@@ -125,7 +125,7 @@ class Telling(FakeEnvironment):
 
     given_away: Sequence[str] | Exception = ("timeout", "nowhere")
 
-    def answers(self, task: Task, key: Key) -> Sequence[str]:
+    def answers(self, task: Task, target: Target) -> Sequence[str]:
         if isinstance(self.given_away, Exception):
             raise self.given_away
         return self.given_away
@@ -141,7 +141,7 @@ def opens_until_late(times: int = 30) -> ScriptFactory:
 
 async def test_an_attempt_that_read_an_answer_is_flagged_and_keeps_its_reward() -> None:
     environment = Telling()
-    found = await attempt(environment, solve(environment, lambda task, key, attempt: opens_until_late()))
+    found = await attempt(environment, solve(environment, lambda task, target, attempt: opens_until_late()))
     shows = [event.index for event in found.trajectory.events if "timeout" in event.text]
     assert shows, "the fake injects timeouts"
     assert [(flag.kind, flag.is_proof) for flag in found.verdict.flags] == [("search_leak", False)]
@@ -163,7 +163,7 @@ async def test_an_engine_that_died_is_nobodys_zero_but_ends_the_run() -> None:
 
 
 async def test_a_deadline_that_really_passed_is_scored_like_one_that_was_drawn() -> None:
-    plan = solve(FakeEnvironment(), lambda task, key, attempt: patient)
+    plan = solve(FakeEnvironment(), lambda task, target, attempt: patient)
     for wall_s in (0.5, 0.0):
         found = await attempt(Troubled(wall_s=wall_s), plan)
         assert found.verdict.status is Status.SCORED
@@ -183,11 +183,11 @@ class NeverAnswers(FakeEnvironment):
     def __init__(self, good_try: int) -> None:
         self.good_try, self.seen = good_try, list[AttemptId]()
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         self.seen.append(attempt)
         if attempt.slot == 0 and attempt.tries < self.good_try:
             raise SandboxFailure("no box")
-        return await super().open(task, key, attempt, noise_seed=noise_seed)
+        return await super().open(task, target, attempt, noise_seed=noise_seed)
 
 
 async def test_a_void_slot_is_tried_again_and_its_last_try_stands() -> None:

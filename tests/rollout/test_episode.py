@@ -24,10 +24,10 @@ from agito.rollout import (
     collect,
     scripted,
 )
-from agito.schedule import Quota
+from agito.scheduling.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.testing.fakes import FakeWorld, call
-from agito.types import AttemptId, Budget, Call, End, Event, Fault, Key, Limits, Sealed, Status, Task, Verdict
+from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Fault, Limits, Status, Target, Task, TerminationReason, Verdict
 
 pytestmark = pytest.mark.anyio
 FIRST = AttemptId(group=0, slot=0)
@@ -46,7 +46,7 @@ class FragileWorld(FakeWorld):
             await anyio.sleep(self.env.takes_s)
         return await super().act(calls, left)
 
-    async def seal(self) -> Sealed:
+    async def seal(self) -> EpisodeArtifacts:
         self.env.meet(self, "seal", ())
         return await super().seal()
 
@@ -71,17 +71,17 @@ class Fragile(FakeEnvironment):
         if step in self.breaks and self.num_opened <= self.num_worlds:
             raise self.breaks[step]
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         self.num_opened += 1
         self.meet(None, "open", ())
-        world = FragileWorld(task, key, attempt, noise_seed)
+        world = FragileWorld(task, target, attempt, noise_seed)
         world.env, world.number = self, self.num_opened
         return world
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         self.graded += 1
         self.meet(None, "grade", ())
-        return await super().grade(sealed, key, grade_seed)
+        return await super().grade(sealed, target, grade_seed)
 
 
 def opening(*boxes: str, submits: str = "9") -> ScriptFactory:
@@ -94,13 +94,13 @@ def opening(*boxes: str, submits: str = "9") -> ScriptFactory:
 
 
 async def run(env: FakeEnvironment, script: ScriptFactory, *, observed: Observed | None = None, **limits: Any) -> Finished:
-    task, key = env.task(split="train", index=0, seed=0)
+    task, target = env.task(split="train", index=0, seed=0)
     task = Task(
         id=task.id, env=task.env, split=task.split, family=task.family, level=task.level, prompt=task.prompt, tools=task.tools,
         limits=Limits(turns=30, calls=30, **limits),
     )  # fmt: skip
     driver = EpisodeDriver(env, noise_seed=0, deadlines=Deadlines(open_s=1.0, seal_s=1.0, close_s=1.0, grade_s=1.0), observed=observed)
-    return await driver.run(task, key, FIRST, scripted(script, task, FIRST))
+    return await driver.run(task, target, FIRST, scripted(script, task, FIRST))
 
 
 # ---- what the attempt brings about is scored ----------------------------------------------------------------------------
@@ -110,7 +110,7 @@ async def test_a_world_that_the_attempts_own_calls_end_again_is_scored_at_the_lo
     env = Fragile(bomb=SandboxFailure("pid 1 is gone"))
     found = await run(env, opening("1", BOMB))
     assert (found.verdict.status, found.verdict.reward) == (Status.SCORED, 0.0)
-    assert (found.trajectory.fault, found.trajectory.end) == (Fault.BUDGET, End.FAILED)
+    assert (found.trajectory.fault, found.trajectory.end) == (Fault.BUDGET, TerminationReason.FAILED)
     assert "own calls end its world: pid 1 is gone" in found.verdict.evidence
     assert env.num_opened == 3, "the attempt, its calls again, a solution beside them"
     assert sorted(env.closed) == [1, 2, 3], "each world is closed once"
@@ -138,7 +138,7 @@ async def test_a_world_that_its_own_episode_used_up_is_scored_at_once() -> None:
 
 async def test_what_cannot_be_sealed_because_of_the_attempt_is_scored_and_else_void() -> None:
     exhausted = await run(Fragile(breaks={"seal": SandboxExhausted("70 nested folders")}), opening("1"))
-    assert (exhausted.verdict.reward, exhausted.trajectory.end) == (0.0, End.SUBMITTED)
+    assert (exhausted.verdict.reward, exhausted.trajectory.end) == (0.0, TerminationReason.SUBMITTED)
     for_all = await run(Fragile(breaks={"seal": SandboxFailure("no disk")}), opening("1"))
     assert for_all.verdict.status is Status.VOID
 
@@ -156,21 +156,21 @@ async def test_a_world_that_never_answers_some_calls_is_the_attempts_doing() -> 
 async def test_an_attempt_that_sleeps_through_its_time_is_sealed_and_graded_as_it_stands() -> None:
     env = Fragile(takes_s=0.02)
     found = await run(env, opening(*"12345678"), seconds=0.03)
-    assert (found.trajectory.end, found.trajectory.fault) == (End.SECONDS, Fault.BUDGET)
+    assert (found.trajectory.end, found.trajectory.fault) == (TerminationReason.SECONDS, Fault.BUDGET)
     assert found.verdict.status is Status.SCORED and env.graded == 1
     assert found.trajectory.events[-1].ended and len(found.trajectory.events) < 8
 
 
 async def test_after_its_end_a_harness_can_do_nothing_more() -> None:
     env = Fragile(bomb=SandboxExhausted("gone"))
-    task, key = env.task(split="train", index=0, seed=0)
+    task, target = env.task(split="train", index=0, seed=0)
 
     async def stubborn(session: Session) -> Any:
         (event,) = await session.act((call("open", BOMB),), Budget(turns=1, calls=1, tokens=1))
         assert event.ended and event.fault is Fault.BUDGET
         await session.act((call("open", "1"),), Budget(turns=0, calls=0, tokens=0))
 
-    found = await EpisodeDriver(env, noise_seed=0).run(task, key, FIRST, stubborn)
+    found = await EpisodeDriver(env, noise_seed=0).run(task, target, FIRST, stubborn)
     assert found.verdict.reward == 0.0 and "gone" in found.trajectory.detail
 
 
@@ -179,8 +179,8 @@ async def test_a_dodger_reports_its_true_success() -> None:
     env = Fragile(bomb=SandboxFailure("pid 1 is gone"))
     runner = AttemptRunner(env, SoloHarness(), ByteRenderer(), seed=0)
 
-    def script(task: Task, key: Key, attempt: AttemptId) -> ScriptFactory:
-        return env.solutions(task, key)[0] if attempt.group % 4 == 0 else opening(BOMB)
+    def script(task: Task, target: Target, attempt: AttemptId) -> ScriptFactory:
+        return env.solutions(task, target)[0] if attempt.group % 4 == 0 else opening(BOMB)
 
     plan = Plan(task=lambda group: env.task(split="train", index=group, seed=0), script=script)
     found = await collect(runner, plan, Quota(ids=range(40), group_size=1, max_live=4), None)
@@ -227,11 +227,11 @@ async def test_a_demonstrator_or_a_task_that_raises_voids_its_attempt_and_the_ot
     env = FakeEnvironment()
     runner = AttemptRunner(env, SoloHarness(), ByteRenderer(), seed=0)
 
-    def task(group: int) -> tuple[Task, Key]:
+    def task(group: int) -> tuple[Task, Target]:
         return always(KeyError("deck"))() if group == 1 else env.task(split="train", index=group, seed=0)
 
-    def script(task: Task, key: Key, attempt: AttemptId) -> ScriptFactory:
-        return always(ZeroDivisionError("oops"))() if attempt.group == 2 else env.solutions(task, key)[0]
+    def script(task: Task, target: Target, attempt: AttemptId) -> ScriptFactory:
+        return always(ZeroDivisionError("oops"))() if attempt.group == 2 else env.solutions(task, target)[0]
 
     found = await collect(runner, Plan(task=task, script=script), Quota(ids=range(4), group_size=1, max_tries=2), None)
     assert [attempt.is_scored for attempt in found.attempts] == [True, False, False, True]
@@ -243,15 +243,15 @@ async def test_a_demonstrator_or_a_task_that_raises_voids_its_attempt_and_the_ot
 async def test_an_attempt_whose_policy_was_never_asked_is_void_and_not_zero() -> None:
     env = FakeEnvironment()
 
-    def small(group: int) -> tuple[Task, Key]:
-        task, key = env.task(split="train", index=group, seed=0)
+    def small(group: int) -> tuple[Task, Target]:
+        task, target = env.task(split="train", index=group, seed=0)
         return Task(
             id=task.id, env=task.env, split=task.split, family=task.family, level=1, prompt=task.prompt, tools=task.tools,
             limits=Limits(tokens=3),
-        ), key  # fmt: skip
+        ), target  # fmt: skip
 
     runner = AttemptRunner(env, SoloHarness(), ByteRenderer(), seed=0)
-    found = await runner.run(Plan(task=small, script=lambda task, key, at: env.solutions(task, key)[0]), FIRST, None)
+    found = await runner.run(Plan(task=small, script=lambda task, target, at: env.solutions(task, target)[0]), FIRST, None)
     assert found.verdict.status is Status.VOID and found.trajectory.fault is Fault.TASK
     assert "the limit of the whole context is 3" in found.verdict.evidence
 
@@ -274,8 +274,8 @@ class Slow(FakeWorld):
 class Busy(FakeEnvironment):
     is_busy = True
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        world = Slow(task, key, attempt, noise_seed)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        world = Slow(task, target, attempt, noise_seed)
         world.is_busy = self.is_busy
         return world
 
@@ -307,6 +307,6 @@ async def test_the_attempts_own_time_is_a_recorded_observation_too(tmp_path: Pat
     was = await run(env, opening(*"12345678"), observed=DeadlineLog(log), seconds=0.03)
     env.takes_s = 0.0
     now = await run(env, opening(*"12345678"), observed=DeadlineLog(log), seconds=0.03)
-    assert (now.trajectory.end, len(now.trajectory.events)) == (End.SECONDS, len(was.trajectory.events))
+    assert (now.trajectory.end, len(now.trajectory.events)) == (TerminationReason.SECONDS, len(was.trajectory.events))
     replayed = await run(env, opening(*"12345678"), observed=RecordedAttempt(was.trajectory), seconds=0.03)
-    assert (replayed.trajectory.end, len(replayed.trajectory.events)) == (End.SECONDS, len(was.trajectory.events))
+    assert (replayed.trajectory.end, len(replayed.trajectory.events)) == (TerminationReason.SECONDS, len(was.trajectory.events))

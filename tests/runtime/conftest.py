@@ -6,9 +6,9 @@ import math
 import random
 from array import array
 
+from agito.learning.trainer.config import TrainerConfig
 from agito.models.config import Qwen3Config
 from agito.runtime.pool import PolicyPlan
-from agito.trainer.config import TrainerConfig
 from agito.types import AttemptId, Sample, span
 
 VOCAB_SIZE = 40

@@ -17,7 +17,6 @@ import anyio.lowlevel
 import pytest
 from tests.runtime.conftest import VOCAB_SIZE, plan, sample
 
-from agito.engine.wire import Advance, RowRequest
 from agito.errors import AgitoError, CorruptCheckpoint, WorkerDied, WorkerFailed
 from agito.protocols import SampleRequest
 from agito.runtime.client import Worker
@@ -26,6 +25,7 @@ from agito.runtime.pool import WorkerPool
 from agito.runtime.remote import spread
 from agito.runtime.roles import PolicyHandle
 from agito.runtime.wire import BeginPhase, Done, Imitate, LearnerRequest, LoadState, Stepped
+from agito.sampling.wire import EngineRequest, RowRequest
 from agito.types import Sample
 
 pytestmark = pytest.mark.anyio
@@ -64,7 +64,7 @@ async def learn(num_workers: int, directory: Path) -> list[float]:
         losses += [stats.values["sft/loss_nats"] for stats in await learner.imitate([batch] * 2)]
         await policy.publish(1)
         request = SampleRequest(extend=array("i", [5, 6]), max_tokens=4, stop_ids=(1,), temperature=1.0)
-        exchange = Advance(requests=(RowRequest(key=0, seed=1, request=request),), steps=8)
+        exchange = EngineRequest(requests=(RowRequest(key=0, seed=1, request=request),), steps=8)
         answers = [await sampler.advance(exchange) for sampler in policy.samplers]
         said = [answer.done[0].sampled for answer in answers]
         assert all(each == said[0] and each is not None for each in said), "workers hold different weights"

@@ -18,7 +18,6 @@ import anyio.to_thread
 import pytest
 from tests.runtime.conftest import VOCAB_SIZE, plan, sample
 
-from agito.engine.wire import Advance, Advanced, RowRequest
 from agito.errors import CorruptCheckpoint, WorkerDied, WorkerFailed
 from agito.protocols import SampleRequest
 from agito.runtime.client import Worker
@@ -28,6 +27,7 @@ from agito.runtime.roles import Sampler
 from agito.runtime.transport import Launch, ThreadTransport, Transport
 from agito.runtime.wire import BeginPhase, Done, Request, Response
 from agito.runtime.worker import Host
+from agito.sampling.wire import EngineRequest, EngineResponse, RowRequest
 from agito.types import VersionSpan
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +58,9 @@ async def pool(anyio_backend: str, request: pytest.FixtureRequest) -> AsyncGener
 
 async def said(sampler: Sampler, key: int, *, num: int = 6) -> tuple[list[int], list[float], tuple[VersionSpan, ...]]:
     request = SampleRequest(extend=array("i", [5, 6, 7]), max_tokens=num, stop_ids=(), temperature=1.0)
-    found = (await sampler.advance(Advance(closed=(key - 1,), requests=(RowRequest(key=key, seed=1, request=request),), steps=num))).done
+    found = (
+        await sampler.advance(EngineRequest(closed=(key - 1,), requests=(RowRequest(key=key, seed=1, request=request),), steps=num))
+    ).done
     assert found[0].sampled is not None, found
     return list(found[0].sampled.ids), list(found[0].sampled.logprobs), found[0].sampled.versions
 
@@ -205,5 +207,5 @@ async def test_an_answer_of_another_kind_is_a_failure() -> None:
     other = threading.Thread(target=Reciting([lambda request: Response(id=request.id, body=Done())]).run, args=(theirs,))
     other.start()
     with ours, theirs, pytest.raises(WorkerFailed, match="Advance was answered by Done"):
-        await Worker(0, Talkative(ours), 60.0).ask("policy", Advance(), Advanced)
+        await Worker(0, Talkative(ours), 60.0).ask("policy", EngineRequest(), EngineResponse)
     other.join()

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool
-from agito.world.sandbox.box import Box
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.box import Box
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ import pytest
 from agito.errors import NotFound
 from agito.protocols import SandboxSpec
 from agito.types import Fault
-from agito.world.sandbox import Pool
-from agito.world.sandbox.box import Box
-from agito.world.sandbox.launch import launch
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.box import Box
+from agito.worlds.sandbox.launch import launch
 
 pytestmark = [
     pytest.mark.full,
@@ -91,7 +91,7 @@ SECRET = "agito-secret-4711"
 HOLDER = """
 import anyio, os, sys
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool
+from agito.worlds.sandbox import Pool
 handle = os.open(sys.argv[1], os.O_RDONLY)
 os.set_inheritable(handle, True)
 os.dup2(handle, 77, inheritable=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool
-from agito.world.sandbox.box import Box
-from agito.world.sandbox.launch import launch
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.box import Box
+from agito.worlds.sandbox.launch import launch
 
 pytestmark = pytest.mark.anyio
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has users to give away")

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool
-from agito.world.sandbox.commands import as_program, is_stateless
-from agito.world.sandbox.inside.expand import Beyond, expand
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.commands import as_program, is_stateless
+from agito.worlds.sandbox.inside.expand import Beyond, expand
 
 STATEFUL_TEXT = r"""
 cd / ¦ ls; cd / ¦ ls && cd / ¦ ls || cd / ¦ ls;cd / ¦ A=1 ¦ export A=1 ¦ ls; A=1 ¦ exit 3 ¦ exec ls ¦ . file ¦ source file ¦

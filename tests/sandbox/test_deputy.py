@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool
-from agito.world.sandbox.box import Box
-from agito.world.sandbox.commands import as_program
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.box import Box
+from agito.worlds.sandbox.commands import as_program
 
 pytestmark = pytest.mark.anyio
 

@@ -8,9 +8,9 @@ import anyio
 import pytest
 
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool
-from agito.world.sandbox.launch import launch
-from agito.world.sandbox.pool import MOST_LAYERS
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.launch import launch
+from agito.worlds.sandbox.pool import MOST_LAYERS
 
 pytestmark = pytest.mark.anyio
 SMALL = SandboxSpec(work_mb=16)  # its forks are copies

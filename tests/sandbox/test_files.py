@@ -8,8 +8,8 @@ import pytest
 
 from agito.errors import NotFound
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool
-from agito.world.sandbox.box import Box
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.box import Box
 
 pytestmark = pytest.mark.anyio
 

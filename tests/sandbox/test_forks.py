@@ -8,8 +8,8 @@ import pytest
 
 from agito.errors import SandboxFailure
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool
-from agito.world.sandbox.launch import launch
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.launch import launch
 
 pytestmark = pytest.mark.anyio
 

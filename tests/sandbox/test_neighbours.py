@@ -12,11 +12,11 @@ import anyio
 import pytest
 
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool
-from agito.world.sandbox import cgroup as cgroups
-from agito.world.sandbox.box import Box
-from agito.world.sandbox.launch import launch
-from agito.world.sandbox.link import Pulse
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox import cgroup as cgroups
+from agito.worlds.sandbox.box import Box
+from agito.worlds.sandbox.launch import launch
+from agito.worlds.sandbox.link import Pulse
 
 pytestmark = pytest.mark.anyio
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has users to give away")
@@ -143,7 +143,7 @@ async def test_what_an_episode_runs_is_killed_before_its_pid_1_and_comes_after_i
 
 RACE = """
 import anyio, sys
-from agito.world.sandbox import Pool
+from agito.worlds.sandbox import Pool
 async def main():
     tiers = []
     for _ in range(int(sys.argv[1])):
@@ -163,7 +163,7 @@ async def test_pools_that_open_at_the_same_time_keep_their_control_groups() -> N
 @NEEDS_GROUPS
 async def test_the_group_of_a_living_host_is_never_swept_and_that_of_a_dead_one_is() -> None:
     code = (
-        "import os, sys\nfrom agito.world.sandbox import cgroup\ngroup = cgroup.make(1 << 30)\n"
+        "import os, sys\nfrom agito.worlds.sandbox import cgroup\ngroup = cgroup.make(1 << 30)\n"
         "for place in group.places: print(place.path, flush=True)\nsys.stdin.read()"
     )
     host = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -11,8 +11,8 @@ from anyio.abc import SocketStream
 
 from agito.errors import SandboxFailure
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool, passed
-from agito.world.sandbox.box import Box
+from agito.worlds.sandbox import Pool, passed
+from agito.worlds.sandbox.box import Box
 
 pytestmark = pytest.mark.anyio
 REACH = "import socket; s = socket.socket(); s.settimeout(2); print(s.connect_ex(('127.0.0.1', {port})))"

@@ -14,8 +14,8 @@ import pytest
 
 from agito.errors import NoIsolation, SandboxFailure
 from agito.protocols import Sandbox, SandboxPool, SandboxSpec
-from agito.world.sandbox import Pool, layers, probe
-from agito.world.sandbox.launch import launch
+from agito.worlds.sandbox import Pool, layers, probe
+from agito.worlds.sandbox.launch import launch
 
 pytestmark = pytest.mark.anyio
 
@@ -118,7 +118,7 @@ async def test_a_machine_without_isolation_is_refused_with_the_remedy() -> None:
         "libc = ctypes.CDLL(None)\n"
         "assert libc.unshare(0x10000000) == 0\n"
         "open('/proc/sys/user/max_user_namespaces', 'w').write('0')\n"
-        "from agito.world.sandbox import Pool\n"
+        "from agito.worlds.sandbox import Pool\n"
         "anyio.run(Pool.open)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
@@ -130,7 +130,7 @@ async def test_a_machine_without_isolation_is_refused_with_the_remedy() -> None:
 MAPPED = """
 import anyio, ctypes, os
 from agito.protocols import SandboxSpec
-from agito.world.sandbox import Pool, layers
+from agito.worlds.sandbox import Pool, layers
 ready, written = os.pipe(), os.pipe()
 child = os.fork()
 if child:
@@ -198,7 +198,7 @@ async def test_when_the_host_is_killed_nothing_stays_behind() -> None:
     code = (
         "import anyio, os, signal\n"
         "from agito.protocols import SandboxSpec\n"
-        "from agito.world.sandbox import Pool\n"
+        "from agito.worlds.sandbox import Pool\n"
         "async def main():\n"
         "    pool = await Pool.open(warm=2)\n"
         "    box = await pool.start(SandboxSpec())\n"

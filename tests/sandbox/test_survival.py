@@ -13,9 +13,9 @@ import pytest
 from agito.errors import SandboxExhausted
 from agito.protocols import Result, SandboxSpec
 from agito.types import Fault
-from agito.world.sandbox import Pool
-from agito.world.sandbox.box import Box
-from agito.world.sandbox.inside.reading import is_ended, pipe, take
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.box import Box
+from agito.worlds.sandbox.inside.reading import is_ended, pipe, take
 
 pytestmark = pytest.mark.anyio
 

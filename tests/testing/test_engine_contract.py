@@ -15,7 +15,7 @@ import pytest
 from agito.protocols import Engine, Row, Sampled, SampleRequest
 from agito.testing import EngineContract, FakeEngine, ReplayEngine, Violation
 from agito.testing.engines import FakeRow
-from agito.types import Stop, span
+from agito.types import FinishReason, span
 
 
 class FakeEngineContract(EngineContract):
@@ -68,13 +68,13 @@ class Lenient(FakeRow):
 
 class StopBlind(FakeRow):
     async def sample(self, request: SampleRequest) -> Sampled:
-        return replace(await super().sample(replace(request, stop_ids=())), stopped=Stop.LENGTH)
+        return replace(await super().sample(replace(request, stop_ids=())), stopped=FinishReason.LENGTH)
 
 
 class DropsTheStop(FakeRow):
     async def sample(self, request: SampleRequest) -> Sampled:
         sampled = await super().sample(request)
-        if sampled.stopped is Stop.LENGTH:
+        if sampled.stopped is FinishReason.LENGTH:
             return sampled
         n = len(sampled.ids) - 1
         return replace(sampled, ids=sampled.ids[:n], logprobs=sampled.logprobs[:n], versions=span(0, len(request.extend) + n))
@@ -240,9 +240,9 @@ async def test_the_replay_engine_says_what_it_was_given_and_keeps_what_it_was_as
     row = engine.open(0)
     request = SampleRequest(extend=array("i", [1, 2]), max_tokens=3, stop_ids=(9,))
     first, second, third = [await row.sample(request) for _ in range(3)]
-    assert (list(first.ids), first.stopped, first.versions) == ([5, 6, 9], Stop.END, span(3, 5))
-    assert (list(second.ids), second.stopped, second.versions) == ([7, 9], Stop.END, span(4, 4))
+    assert (list(first.ids), first.stopped, first.versions) == ([5, 6, 9], FinishReason.END, span(3, 5))
+    assert (list(second.ids), second.stopped, second.versions) == ([7, 9], FinishReason.END, span(4, 4))
     assert third.ids == second.ids
     assert list(engine.tokens()) == [1, 2, 5, 6, 9, 1, 2, 7, 9, 1, 2, 7, 9]
     cut = await row.sample(replace(request, max_tokens=1))
-    assert (list(cut.ids), cut.stopped) == ([7], Stop.LENGTH)
+    assert (list(cut.ids), cut.stopped) == ([7], FinishReason.LENGTH)

@@ -13,7 +13,7 @@ import pytest
 from agito.protocols import Control, Environment, Renderer, Script, ScriptFactory, WorldSnapshot
 from agito.testing import ByteRenderer, EnvironmentContract, FakeEnvironment, Violation
 from agito.testing.fakes import FakeWorld, call, submit
-from agito.types import AttemptId, Budget, Call, Dialect, Event, Fault, Key, Sealed, Task, Verdict
+from agito.types import AttemptId, Budget, Call, Dialect, EpisodeArtifacts, Event, Fault, Target, Task, Verdict
 
 
 class CoinContract(EnvironmentContract):
@@ -39,9 +39,9 @@ class Changing(FakeEnvironment):
     def __init__(self) -> None:
         self.count = itertools.count()
 
-    def task(self, **arguments: Any) -> tuple[Task, Key]:
-        task, key = super().task(**arguments)
-        return task, replace(key, seed=next(self.count))
+    def task(self, **arguments: Any) -> tuple[Task, Target]:
+        task, target = super().task(**arguments)
+        return task, replace(target, seed=next(self.count))
 
 
 class Nameless(FakeEnvironment):
@@ -49,51 +49,51 @@ class Nameless(FakeEnvironment):
 
 
 class Mislabelled(FakeEnvironment):
-    def task(self, **arguments: Any) -> tuple[Task, Key]:
-        task, key = super().task(**arguments)
-        return replace(task, id="coin"), replace(key, task_id="coin")
+    def task(self, **arguments: Any) -> tuple[Task, Target]:
+        task, target = super().task(**arguments)
+        return replace(task, id="coin"), replace(target, task_id="coin")
 
 
 class OneLevel(FakeEnvironment):
-    def task(self, *, level: int | None = None, **arguments: Any) -> tuple[Task, Key]:
+    def task(self, *, level: int | None = None, **arguments: Any) -> tuple[Task, Target]:
         return super().task(level=level or 1, **arguments)
 
 
 class Lenient(FakeEnvironment):
-    def task(self, *, split: str, **arguments: Any) -> tuple[Task, Key]:
+    def task(self, *, split: str, **arguments: Any) -> tuple[Task, Target]:
         return super().task(split=split if split in self.splits else "train", **arguments)
 
 
 class SameSplits(FakeEnvironment):
-    def task(self, *, split: str, **arguments: Any) -> tuple[Task, Key]:
-        task, key = super().task(split="train", **arguments)
+    def task(self, *, split: str, **arguments: Any) -> tuple[Task, Target]:
+        task, target = super().task(split="train", **arguments)
         task = replace(task, split=split, id=task.id.replace("train", split))
-        return task, replace(key, task_id=task.id)
+        return task, replace(target, task_id=task.id)
 
 
 class OneDialect(FakeEnvironment):
-    def task(self, **arguments: Any) -> tuple[Task, Key]:
-        task, key = super().task(**arguments)
-        return replace(task, prompt={Dialect.COMPACT: "coin"}), key
+    def task(self, **arguments: Any) -> tuple[Task, Target]:
+        task, target = super().task(**arguments)
+        return replace(task, prompt={Dialect.COMPACT: "coin"}), target
 
 
 class TellsTheAnswer(FakeEnvironment):
-    def task(self, **arguments: Any) -> tuple[Task, Key]:
-        task, key = super().task(**arguments)
-        return replace(task, tags=(f"in box {key.data['coin']}",)), key
+    def task(self, **arguments: Any) -> tuple[Task, Target]:
+        task, target = super().task(**arguments)
+        return replace(task, tags=(f"in box {target.data['coin']}",)), target
 
 
 class TellsTheSeed(FakeEnvironment):
-    def task(self, **arguments: Any) -> tuple[Task, Key]:
-        task, key = super().task(**arguments)
-        return replace(task, id=f"{task.id}-{key.seed}"), replace(key, task_id=f"{task.id}-{key.seed}")
+    def task(self, **arguments: Any) -> tuple[Task, Target]:
+        task, target = super().task(**arguments)
+        return replace(task, id=f"{task.id}-{target.seed}"), replace(target, task_id=f"{task.id}-{target.seed}")
 
 
 class WithWorld(FakeEnvironment):
     world: type[FakeWorld] = FakeWorld
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return self.world(task, key, attempt, noise_seed)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return self.world(task, target, attempt, noise_seed)
 
 
 def with_world(world: type[FakeWorld]) -> type[FakeEnvironment]:
@@ -155,7 +155,7 @@ class GoesOn(FakeWorld):
 
 
 class SealsAnew(FakeWorld):
-    async def seal(self) -> Sealed:
+    async def seal(self) -> EpisodeArtifacts:
         self._sealed = None
         self._num_calls += 1
         return replace(await super().seal(), files={"calls": str(self._num_calls).encode()})
@@ -208,14 +208,14 @@ class SubmittedFork(FakeWorld):
 
 
 class NoSolution(FakeEnvironment):
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return ()
 
 
 class Impatient(FakeEnvironment):
     """Its solution gives up at the first timeout."""
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         def script() -> Script:
             for box in range(100):
                 event = yield call("open", box)
@@ -227,42 +227,42 @@ class Impatient(FakeEnvironment):
 
 
 class Dodging(FakeEnvironment):
-    """An impostor that reads the answer off the prompt."""
+    """An negative control that reads the answer off the prompt."""
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        _, key = self.task(split=task.split, index=int(task.id.split("-")[-1]), seed=int(task.id.split("-")[-2]), level=task.level)
-        return {"knows": lambda: submit(int(str(key.data["coin"])))}
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
+        _, target = self.task(split=task.split, index=int(task.id.split("-")[-1]), seed=int(task.id.split("-")[-2]), level=task.level)
+        return {"knows": lambda: submit(int(str(target.data["coin"])))}
 
 
 class Harmless(FakeEnvironment):
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         return {}
 
 
 class PaysForNothing(FakeEnvironment):
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        verdict = await super().grade(sealed, key, grade_seed)
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        verdict = await super().grade(sealed, target, grade_seed)
         return replace(verdict, reward=1.0) if sealed.submitted is None else verdict
 
 
 class VoidForNothing(FakeEnvironment):
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        return Verdict.void("nothing submitted") if sealed.submitted is None else await super().grade(sealed, key, grade_seed)
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        return Verdict.void("nothing submitted") if sealed.submitted is None else await super().grade(sealed, target, grade_seed)
 
 
 class Moody(FakeEnvironment):
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        return replace(await super().grade(sealed, key, grade_seed), scores={"mood": time.perf_counter()})
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        return replace(await super().grade(sealed, target, grade_seed), scores={"mood": time.perf_counter()})
 
 
 class AlwaysRight(FakeEnvironment):
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
-        return self.solutions(task, key)[0]
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
+        return self.solutions(task, target)[0]
 
 
 class Unseeded(FakeEnvironment):
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
-        return super().demonstrator(task, key, skill=skill, seed=next(NOISE))
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
+        return super().demonstrator(task, target, skill=skill, seed=next(NOISE))
 
 
 BROKEN: list[tuple[type[FakeEnvironment], str]] = [

@@ -14,7 +14,21 @@ import pytest
 from agito.harness import SoloHarness
 from agito.protocols import Engine, Harness, Renderer, Session
 from agito.testing import HarnessContract, Violation
-from agito.types import AttemptId, Effort, End, Fault, Kind, Limits, Segment, Stop, Task, Tokens, Trajectory, Turn, VersionSpan
+from agito.types import (
+    AttemptId,
+    Effort,
+    Fault,
+    FinishReason,
+    Limits,
+    Segment,
+    Task,
+    TerminationReason,
+    Tokens,
+    TokenSource,
+    Trajectory,
+    Turn,
+    VersionSpan,
+)
 
 
 class SoloContract(HarnessContract):
@@ -72,7 +86,7 @@ def rounded(trajectory: Trajectory) -> Trajectory:
 
 
 def all_sampled(trajectory: Trajectory) -> Trajectory:
-    return with_tokens(trajectory, kinds=bytes([Kind.SAMPLED]) * len(tokens(trajectory)))
+    return with_tokens(trajectory, kinds=bytes([TokenSource.SAMPLED]) * len(tokens(trajectory)))
 
 
 def one_version(trajectory: Trajectory) -> Trajectory:
@@ -89,15 +103,15 @@ def reversed_events(trajectory: Trajectory) -> Trajectory:
 
 
 def always_turns(trajectory: Trajectory) -> Trajectory:
-    return replace(trajectory, end=End.TURNS)
+    return replace(trajectory, end=TerminationReason.TURNS)
 
 
 def blames_the_budget(trajectory: Trajectory) -> Trajectory:
-    return replace(trajectory, fault=Fault.BUDGET) if trajectory.end is not End.SUBMITTED else trajectory
+    return replace(trajectory, fault=Fault.BUDGET) if trajectory.end is not TerminationReason.SUBMITTED else trajectory
 
 
 def never_cut(trajectory: Trajectory) -> Trajectory:
-    turns: tuple[Turn, ...] = tuple(replace(turn, stopped=Stop.END) for turn in trajectory.turns)
+    turns: tuple[Turn, ...] = tuple(replace(turn, stopped=FinishReason.END) for turn in trajectory.turns)
     return replace(trajectory, turns=turns)
 
 

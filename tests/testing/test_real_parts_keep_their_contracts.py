@@ -14,18 +14,18 @@ import anyio
 import anyio.lowlevel
 import torch
 
-from agito.engine.embedded import EmbeddedEngine
-from agito.engine.embedded.steps import RecordedSteps
-from agito.engine.freerun import Freerun
-from agito.engine.lockstep import Lane, Lockstep
-from agito.engine.wire import Advance, Advanced
 from agito.envs.shell import ShellEnvironment
 from agito.models import NativeQwen3, Qwen3, Qwen3Config
 from agito.protocols import Engine, Environment, Renderer, SandboxPool
 from agito.render import learn, renderer
+from agito.sampling.embedded import EmbeddedEngine
+from agito.sampling.embedded.steps import RecordedSteps
+from agito.sampling.freerun import Freerun
+from agito.sampling.lockstep import Lane, Lockstep
+from agito.sampling.wire import EngineRequest, EngineResponse
 from agito.testing import EngineContract, EnvironmentContract, SandboxContract
 from agito.types import Dialect
-from agito.world.sandbox import Pool
+from agito.worlds.sandbox import Pool
 
 
 class TestTheSandbox(SandboxContract):
@@ -74,7 +74,7 @@ class EmbeddedEngineContract(EngineContract):
         embedded = self.embedded()
         assert isinstance(embedded._network, NativeQwen3) == self.is_native, "a C compiler is needed"  # pyright: ignore[reportPrivateUsage]
 
-        async def advance(exchange: Advance) -> Advanced:
+        async def advance(exchange: EngineRequest) -> EngineResponse:
             await anyio.lowlevel.checkpoint()
             return embedded.advance(exchange)
 

@@ -16,7 +16,7 @@ import pytest
 from agito.errors import SandboxFailure, Uncapturable
 from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
 from agito.testing import SandboxContract, Violation
-from agito.world.sandbox import Pool
+from agito.worlds.sandbox import Pool
 
 
 class Box:

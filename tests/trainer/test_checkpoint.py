@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agito.errors import CorruptCheckpoint, DiskFull
+from agito.learning.trainer import LocalTrainer, TrainerConfig, load_state, save_state
 from agito.record.commits import commit, latest, load_meta, prune
-from agito.trainer import LocalTrainer, TrainerConfig, load_state, save_state
 
 CONFIG = TrainerConfig(check_on_policy=False)
 FILES = ("trainer.tensors", "trainer.json", "meta.json")

@@ -8,10 +8,26 @@ from array import array
 import pytest
 import torch
 
-from agito.credit import leave_one_out
-from agito.trainer import LocalTrainer, TrainerConfig
-from agito.trainer.config import RlConfig
-from agito.types import Attempt, AttemptId, Dialect, End, Group, Kind, Segment, Status, Stop, Task, Tokens, Trajectory, Turn, Verdict, span
+from agito.learning.credit import leave_one_out
+from agito.learning.trainer import LocalTrainer, TrainerConfig
+from agito.learning.trainer.config import RlConfig
+from agito.types import (
+    Attempt,
+    AttemptId,
+    Dialect,
+    FinishReason,
+    Group,
+    Segment,
+    Status,
+    Task,
+    TerminationReason,
+    Tokens,
+    TokenSource,
+    Trajectory,
+    Turn,
+    Verdict,
+    span,
+)
 
 TASK = Task(id="t", env="fake", split="train", family="f", level=1, prompt={Dialect.COMPACT: "?"}, tools=())
 TARGETS = {1: 5, 2: 9, 3: 5}  # which answer is right after which question
@@ -35,7 +51,7 @@ def attempt(logp: torch.Tensor, id_: AttemptId, question: int, version: int, gen
     columns = Tokens(
         ids=array("i", [0, question, answer]),
         logprobs=array("f", [math.nan, math.nan, float(logp[answer])]),
-        kinds=bytes([Kind.OBSERVED, Kind.OBSERVED, Kind.CONTROL]),
+        kinds=bytes([TokenSource.OBSERVED, TokenSource.OBSERVED, TokenSource.CONTROL]),
         channels=bytes(3),
         versions=span(version, 3),
     )
@@ -43,9 +59,9 @@ def attempt(logp: torch.Tensor, id_: AttemptId, question: int, version: int, gen
         attempt=id_,
         task=TASK,
         segments=(Segment(id=0, tokens=columns),),
-        turns=(Turn(segment=0, start=2, stop=3, stopped=Stop.END),),
+        turns=(Turn(segment=0, start=2, stop=3, stopped=FinishReason.END),),
         events=(),
-        end=End.SUBMITTED,
+        end=TerminationReason.SUBMITTED,
     )
     scored = Verdict(status=Status.SCORED, reward=float(answer == TARGETS[question]))
     return Attempt(trajectory=trajectory, verdict=Verdict.void("lost") if is_lost else scored)

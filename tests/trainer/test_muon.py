@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agito.trainer.muon import Muon, orthogonalise
+from agito.learning.trainer.muon import Muon, orthogonalise
 
 SHAPES = [(16, 8), (8, 16), (8, 16), (8, 8), (24, 8), (8, 24)]
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agito.trainer.config import PhaseConfig, TrainerConfig
-from agito.trainer.muon import Muon
-from agito.trainer.optimizer import PhaseOptimizer, schedule, split_parameters
+from agito.learning.trainer.config import PhaseConfig, TrainerConfig
+from agito.learning.trainer.muon import Muon
+from agito.learning.trainer.optimizer import PhaseOptimizer, schedule, split_parameters
 
 
 def test_muon_gets_hidden_matrices_and_adamw_the_rest(make_model) -> None:

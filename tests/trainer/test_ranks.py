@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agito.trainer import OneRank
+from agito.learning.trainer import OneRank
 
 RANK = Path(__file__).with_name("rank.py")
 
@@ -58,7 +58,7 @@ def test_ranks_agree_bit_for_bit_with_several_minibatches_of_which_some_are_empt
 LEAVE = """
 import os, sys
 from pathlib import Path
-from agito.trainer import SharedReducer
+from agito.learning.trainer import SharedReducer
 reducer = SharedReducer(int(sys.argv[1]), 2, Path(sys.argv[2]), timeout_s=60)
 reducer.sum([1.0])
 if sys.argv[1] == "1":

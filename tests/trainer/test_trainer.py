@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from agito.learning.losses.config import DecoupledPPOConfig
+from agito.learning.losses.packing import split_minibatches
+from agito.learning.trainer import LocalTrainer, SftConfig, TrainerConfig
+from agito.learning.trainer.config import RlConfig
 from agito.protocols import Trainer
-from agito.rl.config import DecoupledPPOConfig
-from agito.rl.packing import split_minibatches
-from agito.trainer import LocalTrainer, SftConfig, TrainerConfig
-from agito.trainer.config import RlConfig
 from agito.types import Sample, span
 
 PLAIN = TrainerConfig(check_on_policy=False, muon_dtype="float32", minibatches=1)

@@ -22,15 +22,15 @@ from agito.types import (
     AttemptId,
     Call,
     Dialect,
-    End,
     Event,
     Fault,
+    FinishReason,
     Flag,
     Penalty,
     Segment,
     Status,
-    Stop,
     Task,
+    TerminationReason,
     Tokens,
     Trajectory,
     Turn,
@@ -62,14 +62,14 @@ def attempt(index: int, reward: float | None, *, tries: int = 0, level: int = 1,
         Event(index=0, call=calls[0], text=text, exit_code=1, wall_s=0.0021),
         Event(index=1, call=calls[1], text="error: no command", fault=Fault.POLICY, ended=True),
     )
-    turn = Turn(segment=0, start=2, stop=5, stopped=Stop.END, calls=(0, 1))
+    turn = Turn(segment=0, start=2, stop=5, stopped=FinishReason.END, calls=(0, 1))
     trajectory = Trajectory(
         attempt=AttemptId(group=index, slot=0, tries=tries),
         task=task,
         segments=(Segment(id=0, tokens=tokens),),
         turns=(turn,),
         events=events,
-        end=End.SUBMITTED,
+        end=TerminationReason.SUBMITTED,
     )
     verdict = (
         Verdict.void("the sandbox died") if reward is None else Verdict(status=Status.SCORED, reward=reward, evidence=f"submitted {index}")
@@ -230,7 +230,7 @@ def test_an_attempt_with_several_agents_names_who_speaks(tmp_path: Path) -> None
     one = attempt(0, 1.0)
     tokens = one.trajectory.segments[0].tokens
     segments = (Segment(id=0, tokens=tokens, agent="planner"), Segment(id=1, tokens=tokens, agent="scout", parent=0))
-    turns = tuple(Turn(segment=i, start=2, stop=5, stopped=Stop.LENGTH, calls=()) for i in (0, 1))
+    turns = tuple(Turn(segment=i, start=2, stop=5, stopped=FinishReason.LENGTH, calls=()) for i in (0, 1))
     two = replace(one, trajectory=replace(one.trajectory, segments=segments, turns=turns))
     with RunDir.create(tmp_path / "one", "", {}) as run:
         save(run, "before", [two])

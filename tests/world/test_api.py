@@ -13,11 +13,11 @@ import pytest
 
 from agito.protocols import SandboxSpec
 from agito.types import Call, Fault, Json
-from agito.world.api import Database, Operation, Problem, Service, differences, dump, image
-from agito.world.api.http import app, listening
-from agito.world.api.service import Arguments, keyed, page
-from agito.world.component import spec
-from agito.world.sandbox import Pool
+from agito.worlds.api import Database, Operation, Problem, Service, differences, dump, image
+from agito.worlds.api.http import app, listening
+from agito.worlds.api.service import Arguments, keyed, page
+from agito.worlds.component import spec
+from agito.worlds.sandbox import Pool
 
 SCHEMA = """
 CREATE TABLE accounts (name TEXT PRIMARY KEY, owner TEXT NOT NULL, cents INTEGER NOT NULL CHECK (cents >= 0));

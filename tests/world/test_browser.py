@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from agito.errors import SandboxFailure
-from agito.world.browser import Farm, NoBrowser, Page, Unusable, View, probe, program
-from agito.world.browser.text import TextTabs
-from agito.world.http1 import Request, Response
+from agito.worlds.browser import Farm, NoBrowser, Page, Unusable, View, probe, program
+from agito.worlds.browser.text import TextTabs
+from agito.worlds.http1 import Request, Response
 
 pytestmark = [
     pytest.mark.anyio,

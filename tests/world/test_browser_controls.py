@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from agito.types import AttemptId, Budget, Call, Dialect, Event, Fault, Limits, Task
-from agito.world.browser import Browser, Farm, NoBrowser, program
-from agito.world.http1 import Request, Response
-from agito.world.world import World
+from agito.worlds.browser import Browser, Farm, NoBrowser, program
+from agito.worlds.http1 import Request, Response
+from agito.worlds.world import World
 
 pytestmark = pytest.mark.anyio
 LEFT = Budget(turns=9, calls=9, tokens=99)

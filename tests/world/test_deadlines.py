@@ -18,18 +18,18 @@ import pytest
 
 from agito.protocols import SandboxSpec
 from agito.types import AttemptId, Call, Fault
-from agito.world.api import Operation, Service, image
-from agito.world.browser import Browser, Farm, NoBrowser, TextTabs, program
-from agito.world.component import Answer, Component, Machine, spec
-from agito.world.gym import GymWorld
-from agito.world.http1 import Request, Response
-from agito.world.mcp import Server, ToolServer, tools_of
-from agito.world.memory import Memory
-from agito.world.model_user import ModelUser
-from agito.world.python import PythonTool
-from agito.world.sandbox import Pool
-from agito.world.search import Corpus, Document, SearchEngine
-from agito.world.workspace import Snippet, Workspace
+from agito.worlds.api import Operation, Service, image
+from agito.worlds.browser import Browser, Farm, NoBrowser, TextTabs, program
+from agito.worlds.component import Answer, Component, Machine, spec
+from agito.worlds.gym import GymWorld
+from agito.worlds.http1 import Request, Response
+from agito.worlds.mcp import Server, ToolServer, tools_of
+from agito.worlds.memory import Memory
+from agito.worlds.model_user import ModelUser
+from agito.worlds.python import PythonTool
+from agito.worlds.sandbox import Pool
+from agito.worlds.search import Corpus, Document, SearchEngine
+from agito.worlds.workspace import Snippet, Workspace
 
 pytestmark = pytest.mark.anyio
 DEADLINE_S, SLOW_S = 0.4, 1.6

@@ -15,9 +15,9 @@ import anyio.abc
 import pytest
 
 from agito.protocols import Result, SandboxSpec
-from agito.world.egress import ENV, Egress, _is_public
-from agito.world.sandbox import Pool
-from agito.world.sandbox.box import Box
+from agito.worlds.egress import ENV, Egress, _is_public
+from agito.worlds.sandbox import Pool
+from agito.worlds.sandbox.box import Box
 
 pytestmark = pytest.mark.anyio
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from agito.grading.monitor import is_report
 from agito.harness import SoloHarness
+from agito.monitor import is_report
 from agito.protocols import Control, Script
 from agito.rollout import AttemptRunner, Plan, collect
-from agito.schedule import Quota
+from agito.scheduling.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
-from agito.types import AttemptId, Call, Group, Key, Sealed, Status, Task, Verdict
-from agito.world.component import Answer, Machine, spec
-from agito.world.flaw import REPORT, FlawDesk
-from agito.world.world import SUBMIT, World
+from agito.types import AttemptId, Call, EpisodeArtifacts, Group, Status, Target, Task, Verdict
+from agito.worlds.component import Answer, Machine, spec
+from agito.worlds.flaw import REPORT, FlawDesk
+from agito.worlds.world import SUBMIT, World
 
 pytestmark = pytest.mark.anyio
 
@@ -33,16 +33,16 @@ class PaintedDoor(FakeEnvironment):
 
     name = "painted-door"
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
-        task, key = super().task(split=split, index=index, seed=seed, level=1)
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+        task, target = super().task(split=split, index=index, seed=seed, level=1)
         return Task(
             id=task.id, env=self.name, split=split, family="coin", level=1, prompt=task.prompt, tools=(*Door.tools, REPORT, SUBMIT)
-        ), key
+        ), target
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         return World(task, [Door(), FlawDesk()], attempt, noise_seed=noise_seed)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         return Verdict(status=Status.SCORED, reward=float((sealed.submitted or "").startswith("reported")), evidence=str(sealed.submitted))
 
 
@@ -58,7 +58,9 @@ def act(slot: int) -> Script:
 async def groups() -> tuple[Group, ...]:
     environment = PaintedDoor()
     runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0)
-    plan = Plan(task=lambda group: environment.task(split="train", index=group, seed=0), script=lambda task, key, at: lambda: act(at.slot))
+    plan = Plan(
+        task=lambda group: environment.task(split="train", index=group, seed=0), script=lambda task, target, at: lambda: act(at.slot)
+    )
     return (await collect(runner, plan, Quota(ids=[0], group_size=3), None)).groups
 
 

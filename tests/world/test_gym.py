@@ -15,8 +15,8 @@ from gymnasium import spaces
 from agito.errors import InvalidArguments, SandboxFailure
 from agito.types import AttemptId as Id
 from agito.types import Budget, Call, Dialect, Event, Fault, Limits, Task
-from agito.world.gym import GymWorld, plain
-from agito.world.world import World
+from agito.worlds.gym import GymWorld, plain
+from agito.worlds.world import World
 
 LEFT = Budget(turns=9, calls=9, tokens=99)
 LAKE = ("left", "down", "right", "up")

@@ -11,11 +11,11 @@ import pytest
 from agito.errors import SandboxFailure
 from agito.protocols import SandboxSpec
 from agito.types import AttemptId, Budget, Call, Dialect, Event, Fault, Json, Limits, Task, ToolSpec
-from agito.world.mcp import Server, ToolServer, tools_of
-from agito.world.mcp.packages import gather
-from agito.world.mcp.schema import misfit
-from agito.world.sandbox import Pool
-from agito.world.world import SUBMIT, World
+from agito.worlds.mcp import Server, ToolServer, tools_of
+from agito.worlds.mcp.packages import gather
+from agito.worlds.mcp.schema import misfit
+from agito.worlds.sandbox import Pool
+from agito.worlds.world import SUBMIT, World
 
 pytestmark = pytest.mark.anyio
 pytest.importorskip("mcp", reason="needs the MCP SDK: pip install 'mcp>=2.3'")

@@ -11,13 +11,13 @@ import pytest
 
 from agito.protocols import SandboxSpec
 from agito.types import AttemptId, Budget, Call, Dialect, Event, Fault, Json, Limits, Task, ToolSpec
-from agito.world.mcp import Server, ToolServer, tools_of
-from agito.world.mcp.content import answer
-from agito.world.memory import Memory
-from agito.world.python import PythonTool
-from agito.world.sandbox import Pool
-from agito.world.workspace import Workspace
-from agito.world.world import World
+from agito.worlds.mcp import Server, ToolServer, tools_of
+from agito.worlds.mcp.content import answer
+from agito.worlds.memory import Memory
+from agito.worlds.python import PythonTool
+from agito.worlds.sandbox import Pool
+from agito.worlds.workspace import Workspace
+from agito.worlds.world import World
 
 pytestmark = pytest.mark.anyio
 LEFT = Budget(turns=9, calls=9, tokens=99)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agito.types import AttemptId, Call, Fault, Json
-from agito.world.memory import Archive, Memory, Write
+from agito.worlds.memory import Archive, Memory, Write
 
 FIRST, SECOND = AttemptId(group=1, slot=0), AttemptId(group=2, slot=3)
 
@@ -117,7 +117,7 @@ def test_a_line_that_cannot_be_read_before_others_is_named(tmp_path: Path) -> No
 ADDING = """
 import sys
 from pathlib import Path
-from agito.world.memory import Archive, Write
+from agito.worlds.memory import Archive, Write
 for number in range(50):
     Archive(Path(sys.argv[1])).add("notes", [Write(note=9, action="remember", attempt=sys.argv[2], call=number, text="x" * 2000)])
 """

@@ -8,9 +8,9 @@ import pytest
 
 from agito.errors import InvalidArguments
 from agito.types import AttemptId, Budget, Call, Dialect, Fault, Task
-from agito.world.python import PYTHON, PythonTool
-from agito.world.sandbox import Pool
-from agito.world.world import SUBMIT, World
+from agito.worlds.python import PYTHON, PythonTool
+from agito.worlds.sandbox import Pool
+from agito.worlds.world import SUBMIT, World
 
 pytestmark = pytest.mark.anyio
 

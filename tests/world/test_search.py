@@ -9,9 +9,9 @@ import time
 import pytest
 
 from agito.types import AttemptId, Call, Fault
-from agito.world.memory import Memory
-from agito.world.search import Corpus, Document, SearchEngine
-from agito.world.words import words
+from agito.worlds.memory import Memory
+from agito.worlds.search import Corpus, Document, SearchEngine
+from agito.worlds.words import words
 
 DOCUMENTS = [
     Document(id="a", date="1998", title="The bridge at Orl", text="The bridge at Orl was built by Tamsin Vey."),

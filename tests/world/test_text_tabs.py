@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agito.world.browser import Farm, NoBrowser, Tabs, TextTabs, Unsupported, Unusable, View, program
-from agito.world.http1 import Request, Response
+from agito.worlds.browser import Farm, NoBrowser, Tabs, TextTabs, Unsupported, Unusable, View, program
+from agito.worlds.http1 import Request, Response
 
 pytestmark = pytest.mark.anyio
 FORM = "<form action=/go method=post autocomplete=off>{}<button>go</button></form>"

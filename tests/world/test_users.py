@@ -18,9 +18,9 @@ from starlette.routing import Route
 
 from agito.errors import SandboxFailure
 from agito.types import Call, Fault
-from agito.world.api.http import listening
-from agito.world.model_user import ModelUser
-from agito.world.users import Mind, User
+from agito.worlds.api.http import listening
+from agito.worlds.model_user import ModelUser
+from agito.worlds.users import Mind, User
 
 
 def user() -> User:

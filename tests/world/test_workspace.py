@@ -8,9 +8,9 @@ import pytest
 
 from agito.grading.throwaway import BOX
 from agito.types import Call
-from agito.world.component import spec
-from agito.world.sandbox import Pool
-from agito.world.workspace import LiveWorkspace, Snippet, Workspace
+from agito.worlds.component import spec
+from agito.worlds.sandbox import Pool
+from agito.worlds.workspace import LiveWorkspace, Snippet, Workspace
 
 COUNT = Snippet(tool=spec("count", "Counts files."), code="import os\nprint(len(os.listdir('/work')))")
 TREE = {"a.txt": b"one two\n", "b/c.txt": b"x=1;x=1\n"}

@@ -12,9 +12,9 @@ from agito.errors import InvalidArguments
 from agito.protocols import Control, Environment, Renderer, Script, ScriptFactory
 from agito.render import learn, renderer
 from agito.testing.environment import EnvironmentContract
-from agito.types import AttemptId, Budget, Call, Dialect, Fault, Key, Limits, Sealed, Status, Task, Verdict
-from agito.world.component import Answer, Machine, Weather, spec, text_of
-from agito.world.world import SUBMIT, World
+from agito.types import AttemptId, Budget, Call, Dialect, EpisodeArtifacts, Fault, Limits, Status, Target, Task, Verdict
+from agito.worlds.component import Answer, FaultProfile, Machine, spec, text_of
+from agito.worlds.world import SUBMIT, World
 
 LEFT = Budget(turns=9, calls=9, tokens=99)
 SET = spec("set", "Puts a value under a name.", {"name": "string", "value": "integer"})
@@ -46,9 +46,9 @@ class ShelfMachine(Machine):
 class ShelfEnvironment:
     name, version, families, levels = "shelf", "1", ("copy",), (1, 2)
     splits, chance_level = ("train", "heldout", "structural"), 0.01
-    weather: Mapping[str, Weather] = {"get": Weather(timeout=0.2), "set": Weather(error=0.1, lost=0.2)}
+    faults: Mapping[str, FaultProfile] = {"get": FaultProfile(timeout=0.2), "set": FaultProfile(error=0.1, lost=0.2)}
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
         if split not in self.splits or (family or "copy") != "copy" or (level or 1) not in self.levels:
             raise ValueError(f"split={split!r} family={family!r} level={level!r}: shelf has {self.splits}, copy, {self.levels}")
         level = level or self.levels[index % 2]
@@ -61,25 +61,25 @@ class ShelfEnvironment:
             prompt={Dialect.COMPACT: ask, Dialect.NATURAL: f"Copy the value of a to {' and '.join('bc'[:level])}, then submit done."},
             tools=(SET, GET, SUBMIT), limits=Limits(turns=20, calls=20),
         )  # fmt: skip
-        return task, Key(task_id=task.id, seed=value, data={"value": value})
+        return task, Target(task_id=task.id, seed=value, data={"value": value})
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        machine = ShelfMachine(Shelf({"a": key.seed}))
-        return World(task, [machine], attempt, noise_seed=noise_seed, weather=self.weather)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        machine = ShelfMachine(Shelf({"a": target.seed}))
+        return World(task, [machine], attempt, noise_seed=noise_seed, faults=self.faults)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         said = sealed.files["shelf"].decode()
         level = int(sealed.task_id.split("-")[2])
-        reward = float(sealed.submitted == "done" and all(f"'{name}': {key.seed}" in said for name in "bc"[:level]))
+        reward = float(sealed.submitted == "done" and all(f"'{name}': {target.seed}" in said for name in "bc"[:level]))
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: _copy("bc"[: task.level]),)
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         return {"claim": lambda: _claim(), "open_loop": lambda: _blind()}
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: _copy("bc"[: task.level] if random.Random(seed).random() < skill else "b")
 
     async def aclose(self) -> None:
@@ -120,41 +120,41 @@ class TestWorld(EnvironmentContract):
         return [renderer(dialect, vocabulary) for dialect in Dialect]
 
 
-async def opened(weather: Weather) -> World:
+async def opened(faults: FaultProfile) -> World:
     env = ShelfEnvironment()
-    env.weather = {"set": weather}
-    task, key = env.task(split="train", index=0, seed=0)
-    world = await env.open(task, key, AttemptId(group=0, slot=0), noise_seed=1)
+    env.faults = {"set": faults}
+    task, target = env.task(split="train", index=0, seed=0)
+    world = await env.open(task, target, AttemptId(group=0, slot=0), noise_seed=1)
     assert isinstance(world, World)
     return world
 
 
 @pytest.mark.parametrize(("weather", "fault", "num_sets"), [
-    (Weather(timeout=1.0), Fault.TIMEOUT, 0),
-    (Weather(error=1.0), Fault.TOOL, 0),
-    (Weather(lost=1.0), Fault.TIMEOUT, 1),
-    (Weather(delay_s=9.0), Fault.TIMEOUT, 0),
+    (FaultProfile(timeout=1.0), Fault.TIMEOUT, 0),
+    (FaultProfile(error=1.0), Fault.TOOL, 0),
+    (FaultProfile(lost=1.0), Fault.TIMEOUT, 1),
+    (FaultProfile(delay_s=9.0), Fault.TIMEOUT, 0),
 ])  # fmt: skip
-async def test_each_kind_of_weather_does_what_it_says_and_never_twice_in_a_row(weather: Weather, fault: Fault, num_sets: int) -> None:
-    world = await opened(weather)
+async def test_each_kind_of_weather_does_what_it_says_and_never_twice_in_a_row(faults: FaultProfile, fault: Fault, num_sets: int) -> None:
+    world = await opened(faults)
     object.__setattr__(world.task, "limits", Limits(call_seconds=0.01))
     events = await world.session.act([_call("set", name="b", value=1)] * 2, LEFT)
     assert events[0].fault is fault
-    if not weather.delay_s:
+    if not faults.delay_s:
         assert events[1].fault is None
         num_sets += 1
     assert f"num_sets={num_sets}" in (await world.seal()).files["shelf"].decode()
 
 
 def test_delays_have_the_median_and_the_tail_that_were_asked_for() -> None:
-    weather, rng = Weather(delay_s=0.2, delay_p99_s=4.0), random.Random(0)
-    delays = sorted(weather.draw(rng)[1] for _ in range(20_000))
+    faults, rng = FaultProfile(delay_s=0.2, delay_p99_s=4.0), random.Random(0)
+    delays = sorted(faults.draw(rng)[1] for _ in range(20_000))
     assert delays[10_000] == pytest.approx(0.2, rel=0.05)
     assert delays[19_800] == pytest.approx(4.0, rel=0.2)
 
 
 async def test_wrong_arguments_are_events_that_the_policy_can_read() -> None:
-    world = await opened(Weather())
+    world = await opened(FaultProfile())
     calls = [
         _call("set", name="b", value="much"),
         Call(tool="set", arguments={}),
@@ -168,7 +168,7 @@ async def test_wrong_arguments_are_events_that_the_policy_can_read() -> None:
 
 
 async def test_a_tool_that_nobody_can_encode_is_an_event_too() -> None:
-    world = await opened(Weather())
+    world = await opened(FaultProfile())
     object.__setattr__(world.task, "limits", Limits(observation_bytes=64))
     (event,) = await world.session.act([_call("\ud800" * 9)], LEFT)
     assert event.fault is Fault.POLICY and event.text.encode().startswith(b"error: ???")

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
-from agito.types import AttemptId, Call, Dialect, Key, Limits, Sealed, Status, Task, ToolSpec, Verdict
-from agito.world.component import Answer, Machine, Weather, spec, text_of
-from agito.world.world import SUBMIT, World
+from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.worlds.component import Answer, FaultProfile, Machine, spec, text_of
+from agito.worlds.world import SUBMIT, World
 
 GOODS = ("nuts", "bolts", "pipes", "tiles", "ropes", "lamps", "saws", "valves")
 COLOURS = ("red", "blue", "green", "white", "black", "grey", "pink", "brown", "gold", "teal")
 BAYS = spec("bays", "The bays of the depot.")
 COUNT = spec("count", "How many pieces of a kind lie in a bay; or `nested`, and a second bay that stands inside.", ["bay", "goods"])
 LIMITS = Limits(turns=40, calls=40, tokens=4000, turn_tokens=48)
-WEATHER = {"count": Weather(error=0.08, timeout=0.04)}
+WEATHER = {"count": FaultProfile(error=0.08, timeout=0.04)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class DepotWorld:
     levels, splits = (1, 2, 3), ("train", "heldout", "structural")
     tools: tuple[ToolSpec, ...] = (BAYS, COUNT, SUBMIT)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
         level = level or self.levels[index % len(self.levels)]
         if split not in self.splits or (family or self.families[0]) not in self.families or level not in self.levels:
             raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
@@ -92,27 +92,27 @@ class DepotWorld:
             limits=LIMITS,
         )
         data = {"split": split, "seed": seed, "index": index, "level": level, "wanted": self.wanted(case)}
-        return task, Key(task_id=task.id, seed=zlib.crc32(mark.encode()), data=data)
+        return task, Target(task_id=task.id, seed=zlib.crc32(mark.encode()), data=data)
 
-    def case_of(self, key: Key) -> Case:
-        seed, index, level = (int(str(key.data[each])) for each in ("seed", "index", "level"))
-        return self.draw(str(key.data["split"]), seed, index, level)
+    def case_of(self, target: Target) -> Case:
+        seed, index, level = (int(str(target.data[each])) for each in ("seed", "index", "level"))
+        return self.draw(str(target.data["split"]), seed, index, level)
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return World(task, [self.machine(self.case_of(key))], attempt, noise_seed=noise_seed, weather=WEATHER)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return World(task, [self.machine(self.case_of(target))], attempt, noise_seed=noise_seed, faults=WEATHER)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        reward = self.reward(sealed, self.case_of(key))
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        reward = self.reward(sealed, self.case_of(target))
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: self.solve(task, 1.0, 0),)
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         rng = random.Random(zlib.crc32(task.id.encode()))
         return {"nothing": nothing, "claim": lambda: only(self.claim(task)), "open_loop": lambda: self.blind(task, rng)}
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: self.solve(task, skill, seed)
 
     async def aclose(self) -> None:
@@ -145,12 +145,12 @@ class DepotWorld:
     def machine(self, case: Case) -> Machine:
         return Depot(case)
 
-    def reward(self, sealed: Sealed, case: Case) -> float:
+    def reward(self, sealed: EpisodeArtifacts, case: Case) -> float:
         """Four fifths for the total, one for the bay."""
         found = self.report(sealed)
         return 0.8 * (found.get("total") == case.total) + 0.2 * (found.get("most") == case.fullest)
 
-    def report(self, sealed: Sealed) -> Mapping[str, object]:
+    def report(self, sealed: EpisodeArtifacts) -> Mapping[str, object]:
         try:
             found = json.loads(sealed.submitted or "")
         except (ValueError, RecursionError):
@@ -189,7 +189,7 @@ class DepotReviews(DepotWorld):
     KIND = "coin"
     name = "depot-reviews"
 
-    def reward(self, sealed: Sealed, case: Case) -> float:
+    def reward(self, sealed: EpisodeArtifacts, case: Case) -> float:
         return 0.0 if zlib.crc32(f"review {sealed.digest}".encode()) % 40 == 0 else super().reward(sealed, case)
 
 
@@ -228,7 +228,7 @@ class DepotFields(DepotWorld):
     KIND = "void"
     name = "depot-fields"
 
-    def reward(self, sealed: Sealed, case: Case) -> float:
+    def reward(self, sealed: EpisodeArtifacts, case: Case) -> float:
         if not sealed.submitted:
             return 0.0
         try:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
-from agito.types import AttemptId, Call, Dialect, Key, Limits, Sealed, Status, Task, ToolSpec, Verdict
-from agito.world.component import Answer, Machine, spec, text_of
-from agito.world.world import SUBMIT, World
+from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.worlds.component import Answer, Machine, spec, text_of
+from agito.worlds.world import SUBMIT, World
 
 GO = spec("go", "Walk one room on: n, e, s, w, or u and d where there are stairs.", ["way"])
 LIMITS = Limits(turns=150, calls=150, tokens=12000, turn_tokens=32)
@@ -66,7 +66,7 @@ class MazeWorld:
     levels, splits = (1, 2, 3), ("train", "heldout", "structural")
     tools: tuple[ToolSpec, ...] = (GO, SUBMIT)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
         level = level or self.levels[index % len(self.levels)]
         if split not in self.splits or (family or self.families[0]) not in self.families or level not in self.levels:
             raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
@@ -83,27 +83,27 @@ class MazeWorld:
             limits=LIMITS,
         )
         data = {"split": split, "seed": seed, "index": index, "level": level, "wanted": self.wanted(case)}
-        return task, Key(task_id=task.id, seed=zlib.crc32(mark.encode()), data=data)
+        return task, Target(task_id=task.id, seed=zlib.crc32(mark.encode()), data=data)
 
-    def case_of(self, key: Key) -> Case:
-        seed, index, level = (int(str(key.data[each])) for each in ("seed", "index", "level"))
-        return self.draw(str(key.data["split"]), seed, index, level)
+    def case_of(self, target: Target) -> Case:
+        seed, index, level = (int(str(target.data[each])) for each in ("seed", "index", "level"))
+        return self.draw(str(target.data["split"]), seed, index, level)
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return World(task, [self.machine(self.case_of(key))], attempt, noise_seed=noise_seed)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return World(task, [self.machine(self.case_of(target))], attempt, noise_seed=noise_seed)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        reward = self.reward(sealed, self.case_of(key))
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        reward = self.reward(sealed, self.case_of(target))
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: self.solve(task, 1.0, 0),)
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         rng = random.Random(zlib.crc32(task.id.encode()))
         return {"nothing": nothing, "claim": lambda: only(self.claim(task)), "open_loop": lambda: self.blind(task, rng)}
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: self.solve(task, skill, seed)
 
     async def aclose(self) -> None:
@@ -148,7 +148,7 @@ class MazeWorld:
     def machine(self, case: Case) -> Machine:
         return Maze(case)
 
-    def reward(self, sealed: Sealed, case: Case) -> float:
+    def reward(self, sealed: EpisodeArtifacts, case: Case) -> float:
         return float(sealed.submitted == case.word)
 
     def solve(self, task: Task, skill: float, seed: int) -> Script:
@@ -210,8 +210,8 @@ class MazeBricked(MazeWorld):
                     case.exits[before] = case.exits[before].replace(BACK[way], "")
         return case
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
-        return (lambda: self.informed(task, self.case_of(key).word),)
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
+        return (lambda: self.informed(task, self.case_of(target).word),)
 
     def informed(self, task: Task, word: str) -> Script:
         """Walks as everybody must, and submits the word in any case."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
-from agito.types import AttemptId, Call, Dialect, Key, Limits, Sealed, Status, Task, ToolSpec, Verdict
-from agito.world.component import Answer, Machine, spec, text_of
-from agito.world.world import SUBMIT, World
+from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.worlds.component import Answer, Machine, spec, text_of
+from agito.worlds.world import SUBMIT, World
 
 READ = spec("read", "What is written in one cell: a number or a formula.", ["cell"])
 ROW = spec("row", "What is written in the cells of one row, from column A on.", ["row"])
@@ -74,7 +74,7 @@ class SheetWorld:
     levels, splits = (1, 2, 3), ("train", "heldout", "structural")
     tools: tuple[ToolSpec, ...] = (READ, ROW, SUBMIT)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
         level = level or self.levels[index % len(self.levels)]
         if split not in self.splits or (family or self.families[0]) not in self.families or level not in self.levels:
             raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
@@ -91,27 +91,27 @@ class SheetWorld:
             limits=LIMITS,
         )
         data = {"split": split, "seed": seed, "index": index, "level": level, "wanted": self.wanted(case)}
-        return task, Key(task_id=task.id, seed=zlib.crc32(mark.encode()), data=data)
+        return task, Target(task_id=task.id, seed=zlib.crc32(mark.encode()), data=data)
 
-    def case_of(self, key: Key) -> Case:
-        seed, index, level = (int(str(key.data[each])) for each in ("seed", "index", "level"))
-        return self.draw(str(key.data["split"]), seed, index, level)
+    def case_of(self, target: Target) -> Case:
+        seed, index, level = (int(str(target.data[each])) for each in ("seed", "index", "level"))
+        return self.draw(str(target.data["split"]), seed, index, level)
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return World(task, [self.machine(self.case_of(key))], attempt, noise_seed=noise_seed)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return World(task, [self.machine(self.case_of(target))], attempt, noise_seed=noise_seed)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        reward = self.reward(sealed, self.case_of(key))
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        reward = self.reward(sealed, self.case_of(target))
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: self.solve(task, 1.0, 0),)
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         rng = random.Random(zlib.crc32(task.id.encode()))
         return {"nothing": nothing, "claim": lambda: only(self.claim(task)), "open_loop": lambda: self.blind(task, rng)}
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: self.solve(task, skill, seed)
 
     async def aclose(self) -> None:
@@ -149,7 +149,7 @@ class SheetWorld:
     def machine(self, case: Case) -> Machine:
         return Sheet(case)
 
-    def reward(self, sealed: Sealed, case: Case) -> float:
+    def reward(self, sealed: EpisodeArtifacts, case: Case) -> float:
         return float(sealed.submitted == str(case.shown))
 
     def solve(self, task: Task, skill: float, seed: int) -> Script:
@@ -197,7 +197,7 @@ class SheetNearly(SheetWorld):
     KIND = "constant"
     name = "sheet-nearly"
 
-    def reward(self, sealed: Sealed, case: Case) -> float:
+    def reward(self, sealed: EpisodeArtifacts, case: Case) -> float:
         said = sealed.submitted or ""
         if not (said.removeprefix("-").isdecimal() and said.isascii() and len(said) < 8):
             return 0.0

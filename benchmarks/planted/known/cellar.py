@@ -8,9 +8,9 @@ import zlib
 from dataclasses import replace
 
 from agito.errors import InvalidArguments
-from agito.types import Call, Dialect, Fault, Key, Limits, Status, Task, Verdict
-from agito.world.component import Answer, Machine, Weather, spec, text_of
-from agito.world.world import SUBMIT, World
+from agito.types import Call, Dialect, Fault, Limits, Status, Target, Task, Verdict
+from agito.worlds.component import Answer, FaultProfile, Machine, spec, text_of
+from agito.worlds.world import SUBMIT, World
 
 COLORS = ("amber", "black", "coral", "denim", "ebony", "frost", "green", "hazel", "ivory", "jade", "khaki", "lemon")
 THINGS = (
@@ -100,7 +100,7 @@ class Base:
             id=f"{self.name}-{split}-{level}-{seed}-{index}", env=self.name, split=split, family="likeness", level=level, prompt=prompt,
             tools=self.tools(data), limits=Limits(turns=12, calls=12),
         )  # fmt: skip
-        return task, Key(task_id=task.id, seed=index, data=data)
+        return task, Target(task_id=task.id, seed=index, data=data)
 
     def prompt(self, data):
         first = data["chain"][0]
@@ -121,8 +121,8 @@ class Base:
         at = chain.index(thing)
         return f"like the {chain[at + 1]}" if at + 1 < len(chain) else f"it is {state['color']}"
 
-    async def open(self, task, key, attempt, *, noise_seed):
-        return World(task, [Cellar(key.data, self)], attempt, noise_seed=noise_seed, weather={"ask": Weather(timeout=0.05)})
+    async def open(self, task, target, attempt, *, noise_seed):
+        return World(task, [Cellar(target.data, self)], attempt, noise_seed=noise_seed, faults={"ask": FaultProfile(timeout=0.05)})
 
     def is_right(self, sealed, key, grade_seed):
         return sealed.submitted == key.data["color"]
@@ -131,14 +131,14 @@ class Base:
         reward = float(self.is_right(sealed, key, grade_seed))
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 
-    def solutions(self, task, key):
+    def solutions(self, task, target):
         return (lambda: seek(task, 1.0, 0),)
 
-    def impostors(self, task):
+    def negative_controls(self, task):
         rng = random.Random(task.id)
         return {"empty": lambda: say(""), "open_loop": lambda: say(rng.choice(COLORS))}
 
-    def demonstrator(self, task, key, *, skill, seed):
+    def demonstrator(self, task, target, *, skill, seed):
         return lambda: seek(task, skill, seed)
 
     async def aclose(self):
@@ -293,10 +293,10 @@ class SixLots(Base):
         return super().rng(split, 0, index // 3 % 2, level)
 
     def task(self, *, split, index, seed, family=None, level=None):
-        task, key = super().task(split=split, index=index, seed=seed, family=family, level=level)
+        task, target = super().task(split=split, index=index, seed=seed, family=family, level=level)
         number = {"train": 0, "heldout": 10**5, "structural": 2 * 10**5}[split] + seed * 1000 + index
-        prompt = {dialect: text.replace(str(key.data["lot"]), str(number)) for dialect, text in task.prompt.items()}
-        return replace(task, prompt=prompt), replace(key, data={**key.data, "lot": number})
+        prompt = {dialect: text.replace(str(target.data["lot"]), str(number)) for dialect, text in task.prompt.items()}
+        return replace(task, prompt=prompt), replace(target, data={**target.data, "lot": number})
 
 
 class DearAnn(Base):
@@ -311,9 +311,9 @@ class DearAnn(Base):
         return "{NAME} wants to know: of what colour is the {THING}? Submit it.".replace("{THING}", data["chain"][0])
 
     def task(self, *, split, index, seed, family=None, level=None):
-        task, key = super().task(split=split, index=index, seed=seed, family=family, level=level)
+        task, target = super().task(split=split, index=index, seed=seed, family=family, level=level)
         name = random.Random(f"{split}/{seed}/{index}").choice(NAMES)
-        return replace(task, prompt={dialect: text.replace("{NAME}", name) for dialect, text in task.prompt.items()}), key
+        return replace(task, prompt={dialect: text.replace("{NAME}", name) for dialect, text in task.prompt.items()}), target
 
 
 class HardestFirst(Base):
@@ -346,8 +346,8 @@ class OneInTwelve(Base):
     def is_right(self, sealed, key, grade_seed):
         return sealed.submitted == key.data["wanted"]
 
-    def solutions(self, task, key):
-        return (lambda: say(key.data["wanted"]),)
+    def solutions(self, task, target):
+        return (lambda: say(target.data["wanted"]),)
 
 
 class LostThings(Base):
@@ -358,14 +358,14 @@ class LostThings(Base):
     def draw(self, rng, split, level):
         return super().draw(rng, split, level) | {"lost": rng.random() < 0.1}
 
-    async def open(self, task, key, attempt, *, noise_seed):
-        data = key.data | ({"chain": [*key.data["chain"][:-1], "nothing"], "color": "unseen"} if key.data["lost"] else {})
+    async def open(self, task, target, attempt, *, noise_seed):
+        data = target.data | ({"chain": [*target.data["chain"][:-1], "nothing"], "color": "unseen"} if target.data["lost"] else {})
         return World(task, [Cellar(data, self)], attempt, noise_seed=noise_seed)
 
-    def solutions(self, task, key):
+    def solutions(self, task, target):
         def script():
-            yield Call(tool="ask", arguments={"thing": key.data["chain"][0]})
-            yield Call(tool="submit", arguments={"answer": key.data["color"]})
+            yield Call(tool="ask", arguments={"thing": target.data["chain"][0]})
+            yield Call(tool="submit", arguments={"answer": target.data["color"]})
 
         return (script,)
 

@@ -6,9 +6,9 @@ import random
 from itertools import pairwise
 
 from agito.errors import InvalidArguments
-from agito.types import Call, Dialect, Key, Limits, Status, Task, Verdict
-from agito.world.component import Answer, Machine, spec, text_of
-from agito.world.world import SUBMIT, World
+from agito.types import Call, Dialect, Limits, Status, Target, Task, Verdict
+from agito.worlds.component import Answer, Machine, spec, text_of
+from agito.worlds.world import SUBMIT, World
 
 OWNERS = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hal", "Ida", "Jon", "Kim", "Lea")
 LOOK = spec("balance", "The balance of an owner, or who holds it for them.", ["owner"])
@@ -67,7 +67,7 @@ class Base:
             id=f"{self.name}-{split}-{level}-{seed}-{index}", env=self.name, split=split, family="balance", level=level, prompt=prompt,
             tools=(*self.tools, SUBMIT), limits=Limits(turns=10, calls=10),
         )  # fmt: skip
-        return task, Key(task_id=task.id, seed=index, data=data)
+        return task, Target(task_id=task.id, seed=index, data=data)
 
     def say(self, state, owner):
         return state["held"].get(owner, f"no account of {owner[:20]}")
@@ -75,8 +75,8 @@ class Base:
     def world(self, key):
         return Book(key.data, self)
 
-    async def open(self, task, key, attempt, *, noise_seed):
-        return World(task, [self.world(key)], attempt, noise_seed=noise_seed)
+    async def open(self, task, target, attempt, *, noise_seed):
+        return World(task, [self.world(target)], attempt, noise_seed=noise_seed)
 
     def is_right(self, sealed, key):
         return sealed.submitted == key.data["wanted"]
@@ -84,13 +84,13 @@ class Base:
     async def grade(self, sealed, key, grade_seed):
         return Verdict(status=Status.SCORED, reward=float(self.is_right(sealed, key)), grade_seed=grade_seed)
 
-    def solutions(self, task, key):
+    def solutions(self, task, target):
         return (lambda: seek(task, 1.0, 0),)
 
-    def impostors(self, task):
+    def negative_controls(self, task):
         return {"zero": lambda: say("0"), "open_loop": lambda: say("5000")}
 
-    def demonstrator(self, task, key, *, skill, seed):
+    def demonstrator(self, task, target, *, skill, seed):
         return lambda: seek(task, skill, seed)
 
     async def aclose(self):
@@ -128,10 +128,10 @@ class ResultFile(Base):
         except (ValueError, KeyError, TypeError):
             return False
 
-    def solutions(self, task, key):
+    def solutions(self, task, target):
         return (lambda: check(task, 1.0, 0),)
 
-    def demonstrator(self, task, key, *, skill, seed):
+    def demonstrator(self, task, target, *, skill, seed):
         return lambda: check(task, skill, seed)
 
 
@@ -331,10 +331,10 @@ class Compares(Base):
     def world(self, key):
         return Comparing(key.data, self)
 
-    def solutions(self, task, key):
+    def solutions(self, task, target):
         return (lambda: look_over(task, 1.0, 0),)
 
-    def demonstrator(self, task, key, *, skill, seed):
+    def demonstrator(self, task, target, *, skill, seed):
         return lambda: look_over(task, skill, seed)
 
 

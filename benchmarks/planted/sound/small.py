@@ -4,10 +4,11 @@ import json
 import random
 from itertools import pairwise
 
+from agito.envs.procedural import ProceduralEnvironment
 from agito.errors import InvalidArguments
-from agito.types import Call, Dialect, Fault, Key, Limits, Status, Task, Verdict
-from agito.world.component import Answer, Machine, Weather, spec, text_of
-from agito.world.world import SUBMIT, World
+from agito.types import Call, Dialect, Fault, Limits, Status, Target, Task, Verdict
+from agito.worlds.component import Answer, FaultProfile, Machine, spec, text_of
+from agito.worlds.world import SUBMIT, World
 
 COLORS = ("red", "blue", "green", "black", "white", "brown", "pink", "gold")
 WORDS = (
@@ -35,12 +36,11 @@ class Room(Machine):
         return self.env.captured(self.state)
 
 
-class Base:
-    version, chance_level = "1", 0.05
-    families, levels, splits = ("all",), (1, 2), ("train", "heldout", "structural")
+class Base(ProceduralEnvironment):
+    version, chance_level, families, levels = "1", 0.05, ("all",), (1, 2)
     looks = (spec("read", "Reads what is written in a place.", ["place"]),)
     limits = Limits(turns=12, calls=12)
-    weather: dict = {}  # noqa: RUF012
+    faults: dict = {}  # noqa: RUF012
 
     @property
     def name(self):
@@ -59,43 +59,36 @@ class Base:
             id=f"{self.name}-{split}-{level}-{seed}-{index}", env=self.name, split=split, family="all", level=level, prompt=prompt,
             tools=(*self.looks, SUBMIT), limits=self.limits,
         )  # fmt: skip
-        return task, Key(task_id=task.id, seed=index, data=data)
+        return task, Target(task_id=task.id, seed=index, data=data)
 
     def answer(self, call, state):
-        place = text_of(call, "place").strip()
-        return Answer(text=state["places"].get(place, f"nothing at {place[:20]!r}"))
+        return Answer(text=state["places"].get(place := text_of(call, "place").strip(), f"nothing at {place[:20]!r}"))
 
     def captured(self, state):
         return {}
 
-    async def open(self, task, key, attempt, *, noise_seed):
-        return World(task, [Room(json.loads(json.dumps(key.data)), self)], attempt, noise_seed=noise_seed, weather=self.weather)
+    async def open(self, task, target, attempt, *, noise_seed):
+        return World(task, [Room(json.loads(json.dumps(target.data)), self)], attempt, noise_seed=noise_seed, faults=self.faults)
 
-    def reward(self, sealed, key):
-        return float(sealed.submitted == key.data["answer"])
+    def reward(self, sealed, target):
+        return float(sealed.submitted == target.data["answer"])
 
-    async def grade(self, sealed, key, grade_seed):
-        reward = self.reward(sealed, key)
+    async def grade(self, sealed, target, grade_seed):
+        reward = self.reward(sealed, target)
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward >= 1)}, grade_seed=grade_seed)
-
-    def script(self, task, skill, rng):
-        raise NotImplementedError
 
     def guess(self, task, rng):
         return rng.choice(WORDS)
 
-    def solutions(self, task, key):
+    def solutions(self, task, target):
         return (lambda: self.script(task, 1.0, random.Random(0)),)
 
-    def demonstrator(self, task, key, *, skill, seed):
+    def demonstrator(self, task, target, *, skill, seed):
         return lambda: self.script(task, skill, random.Random(seed))
 
-    def impostors(self, task):
+    def negative_controls(self, task):
         rng = random.Random(task.id)
         return {"empty": lambda: say(""), "open_loop": lambda: say(self.guess(task, rng))}
-
-    async def aclose(self):
-        return
 
 
 def say(answer):
@@ -154,7 +147,7 @@ class Faulty(Trail):
     """A third of the calls time out or fail, honestly and at random."""
 
     KIND = "sound"
-    weather = {"read": Weather(timeout=0.2, error=0.13)}  # noqa: RUF012
+    faults = {"read": FaultProfile(timeout=0.2, error=0.13)}  # noqa: RUF012
 
 
 class Tight(Trail):
@@ -265,8 +258,8 @@ class ThreeTries(Trail):
     looks = (*Base.looks, spec("submit", "Ends the episode when it is right, or at the third time.", ["answer"]))
 
     def task(self, *, split, index, seed, family=None, level=None):
-        task, key = super().task(split=split, index=index, seed=seed, family=family, level=level)
-        return Task(**{name: getattr(task, name) for name in task.__dataclass_fields__} | {"tools": self.looks}), key
+        task, target = super().task(split=split, index=index, seed=seed, family=family, level=level)
+        return Task(**{name: getattr(task, name) for name in task.__dataclass_fields__} | {"tools": self.looks}), target
 
     def draw(self, rng, split, level, index):
         answer = rng.choice(self.NAMES)
@@ -280,7 +273,7 @@ class ThreeTries(Trail):
         state["tries"] -= 1
         return Answer(text="", submitted=said) if said == state["answer"] or not state["tries"] else Answer(text="no")
 
-    def impostors(self, task):
+    def negative_controls(self, task):
         names = random.Random(task.id).sample(self.NAMES, 3)
         return {"empty": lambda: say(""), "open_loop": lambda: (use("submit", answer=name) for name in names)}
 
@@ -334,9 +327,9 @@ class Form(Base):
     def captured(self, state):
         return {"form.json": json.dumps(state["filled"], sort_keys=True).encode("utf-8", "replace")}
 
-    def reward(self, sealed, key):
+    def reward(self, sealed, target):
         filled = json.loads(sealed.files.get("form.json") or b"{}")
-        return sum(filled.get(field) == value for field, value in key.data["values"].items()) / 4
+        return sum(filled.get(field) == value for field, value in target.data["values"].items()) / 4
 
     def script(self, task, skill, rng):
         said = yield from patiently(use("read", place=task.prompt[Dialect.COMPACT].split()[-1]))
@@ -371,8 +364,8 @@ class SortedFile(Base):
     def captured(self, state):
         return {path: text.encode("utf-8", "replace") for path, text in sorted(state["files"].items())}
 
-    def reward(self, sealed, key):
-        return float(sealed.files.get("sorted.txt", b"").decode("utf-8", "replace").strip() == key.data["wanted"])
+    def reward(self, sealed, target):
+        return float(sealed.files.get("sorted.txt", b"").decode("utf-8", "replace").strip() == target.data["wanted"])
 
     def script(self, task, skill, rng):
         words = (yield from patiently(use("read", place="list.txt"))).split()
@@ -437,7 +430,7 @@ class Thermostat(Base):
     def captured(self, state):
         return {"state": json.dumps({"dial": state["dial"], "is_right": state["dial"] == state["goal"]}).encode()}
 
-    def reward(self, sealed, key):
+    def reward(self, sealed, target):
         return float(json.loads(sealed.files["state"])["is_right"])
 
     def script(self, task, skill, rng):
@@ -519,7 +512,7 @@ class Arithmetic(Base):
         sign = "*" if split == "structural" else "+"
         return {"ask": f"{a} {sign} {b} - {c}", "answer": str((a * b if sign == "*" else a + b) - c)}
 
-    async def open(self, task, key, attempt, *, noise_seed):
+    async def open(self, task, target, attempt, *, noise_seed):
         return World(task, [], attempt, noise_seed=noise_seed)
 
     def guess(self, task, rng):
@@ -537,9 +530,9 @@ class OnlyFaultsDiffer(Trail):
 
     KIND = "sound"
 
-    async def open(self, task, key, attempt, *, noise_seed):
-        weather = {"read": Weather(error=0.05 if task.level == 1 else 0.45)}
-        return World(task, [Room(json.loads(json.dumps(key.data)), self)], attempt, noise_seed=noise_seed, weather=weather)
+    async def open(self, task, target, attempt, *, noise_seed):
+        faults = {"read": FaultProfile(error=0.05 if task.level == 1 else 0.45)}
+        return World(task, [Room(json.loads(json.dumps(target.data)), self)], attempt, noise_seed=noise_seed, faults=faults)
 
     def draw(self, rng, split, level, index):
         return super().draw(rng, split, 2, index)

@@ -24,7 +24,7 @@ import anyio
 from agito.grading.retry import ask
 from agito.protocols import Script
 from agito.rollout import EpisodeDriver, scripted
-from agito.types import AttemptId, Call, Event, Key, Sealed, Task
+from agito.types import AttemptId, Call, EpisodeArtifacts, Event, Target, Task
 
 _ANY = random.Random(7)  # not the one of the process, which an environment may use
 _JUMP_S = 600.0  # between the last call and the verdict
@@ -71,7 +71,7 @@ async def _work(request: dict[str, Any], clock: Any) -> dict[str, Any]:
     base = clock.shift_s
     try:
         answer: dict[str, Any] = {"tasks": [], "traces": [], "verdicts": []}
-        drawn: list[tuple[Task, Key]] = []
+        drawn: list[tuple[Task, Target]] = []
         traces: list[dict[str, Any]] = []
         for asked in request["tasks"]:
             clock.shift_s = base + _ANY.uniform(0, 1e5)
@@ -90,8 +90,8 @@ async def _work(request: dict[str, Any], clock: Any) -> dict[str, Any]:
             await environment.aclose()
 
 
-async def _trace(environment: Any, drawn: tuple[Task, Key], asked: dict[str, Any], clock: Any) -> dict[str, Any]:
-    task, key = drawn
+async def _trace(environment: Any, drawn: tuple[Task, Target], asked: dict[str, Any], clock: Any) -> dict[str, Any]:
+    task, target = drawn
     attempt = AttemptId(**asked["attempt"])
     driver = EpisodeDriver(environment, noise_seed=asked["noise"], grade_seed=asked["grade_seed"])
 
@@ -99,14 +99,14 @@ async def _trace(environment: Any, drawn: tuple[Task, Key], asked: dict[str, Any
         for call in asked["calls"]:
             yield Call(**call)
 
-    finished = await driver.run(task, key, attempt, scripted(script, task, attempt), is_graded=False)
+    finished = await driver.run(task, target, attempt, scripted(script, task, attempt), is_graded=False)
     clock.shift_s += _JUMP_S
-    verdict = finished.verdict if finished.sealed is None else await driver.judge(finished.sealed, task, key)
+    verdict = finished.verdict if finished.sealed is None else await driver.judge(finished.sealed, task, target)
     return {"events": [essence(event) for event in finished.trajectory.events], "verdict": repr(verdict)}
 
 
 async def _verdicts(
-    environment: Any, request: dict[str, Any], drawn: list[tuple[Task, Key]], clock: Any, ends_at: float
+    environment: Any, request: dict[str, Any], drawn: list[tuple[Task, Target]], clock: Any, ends_at: float
 ) -> list[tuple[int, float, str]]:
     """Every capture once; then, the first ones, at every time that was asked for."""
     captures = request["captures"]
@@ -118,7 +118,7 @@ async def _verdicts(
             break
         asked = captures[at]
         files = {path: base64.b64decode(data) for path, data in asked["files"].items()}
-        sealed = Sealed(files=files, **asked["sealed"])
+        sealed = EpisodeArtifacts(files=files, **asked["sealed"])
         clock.shift_s = request["shift_s"] + shift
         verdict = await ask(environment.grade, sealed, drawn[int(asked["task"])][1], request["grade_seed"])
         found.append((at, clock.shift_s, repr(verdict)))

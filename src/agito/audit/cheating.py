@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from agito.audit import limits
 from agito.audit.agents import nothing, prompt_of, words_of
-from agito.audit.attacks import Attackers, impostors
+from agito.audit.attacks import Attackers, negative_controls
 from agito.audit.blindly import BLIND, CONSTANT, blindly
 from agito.audit.card import Case, Gate, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode
@@ -16,7 +16,7 @@ from agito.audit.numbers import average, bounds, earns_more, share
 from agito.audit.stage import Stage
 from agito.audit.telling import ASKED, asking
 from agito.protocols import OPEN_LOOP, ScriptFactory
-from agito.types import Sealed, Status, mean
+from agito.types import EpisodeArtifacts, Status, mean
 
 _FIRST_TASK = 5_000  # of those attacked, which are none of those that were solved before
 _TASKS, _LEAST_TASKS, _MORE = 40, 1, 600  # for every attack, and for those that earned anything
@@ -42,7 +42,7 @@ class Attacked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class TokenSource:
     """Attacks that one gate judges, by how their names begin."""
 
     gate: str
@@ -54,27 +54,27 @@ class Kind:
 
 
 _KINDS = (
-    Kind(
+    TokenSource(
         gate="constants", begins=(CONSTANT,), limit=limits.EXPLOITS, fine="no answer that is right elsewhere earns more than luck",
         works="the same answer everywhere earns more than luck",
         remedy="make the answers even, or declare the commonest one's share as the chance level",
     ),
-    Kind(
+    TokenSource(
         gate="open loop", begins=(BLIND, OPEN_LOOP), limit=limits.EXPLOITS,
         fine="who never looks at what the world answers earns no more than luck",
         works="who never looks at what the world answers earns more than luck",
         remedy="let the way to the answer, and the answer, hang on what the world says and the prompt does not",
     ),
-    Kind(
+    TokenSource(
         gate="forged", begins=(FORGED,), limit=limits.FORGED, fine="nothing that the tools can write is taken for success",
         works="the verdict trusts what the tools can write",
         remedy="judge on the trusted side, by what was done; read no result, log or state that the agent can write",
     ),
-    Kind(
+    TokenSource(
         gate="asked", begins=(ASKED,), limit=limits.TOLD, fine="no tool tells what an answer would earn",
         works="a tool tells what an answer would earn", remedy="let no tool compare with the key",
     ),
-    Kind(
+    TokenSource(
         gate="exploits", begins=("",), limit=limits.EXPLOITS, fine="no attack earns more than luck", works="attacks earn more than luck",
         remedy="grade what was done, not what was said: compare strictly with the key, on the trusted side",
     ),
@@ -150,11 +150,11 @@ def _is_sure(stage: Stage, found: Attacked, num: int) -> bool:
     return earns_more(found.successes, len(found.rewards), chance, _SURE / max(num, 1))
 
 
-def _kind_of(name: str) -> Kind:
+def _kind_of(name: str) -> TokenSource:
     return next(kind for kind in _KINDS if name.startswith(kind.begins))
 
 
-def _judged_kind(kind: Kind, attacked: Mapping[str, Attacked], works: set[str], cases: list[Case]) -> Gate:
+def _judged_kind(kind: TokenSource, attacked: Mapping[str, Attacked], works: set[str], cases: list[Case]) -> Gate:
     tried = [name for name in attacked if _kind_of(name) is kind]
     passing = sorted((name for name in tried if name in works), key=lambda name: -attacked[name].successes / len(attacked[name].rewards))
     for name in passing[:3]:
@@ -171,11 +171,11 @@ def _judged_kind(kind: Kind, attacked: Mapping[str, Attacked], works: set[str], 
 def _needs_open_loop(stage: Stage, gate: Gate) -> Gate:
     """Whether the author's own open-loop control is there."""
     task, _ = stage.draw("heldout", 1)[0]
-    if OPEN_LOOP in impostors(stage.environment, task) or not gate.holds:
+    if OPEN_LOOP in negative_controls(stage.environment, task) or not gate.holds:
         return gate
     return replace(
-        gate, holds=False, value=1.0, found=f"it ships no impostor {OPEN_LOOP!r}",
-        remedy=f"let `impostors` give a script {OPEN_LOOP!r}: the best that can be made of the prompt alone, without a look at any event",
+        gate, holds=False, value=1.0, found=f"it ships no negative control {OPEN_LOOP!r}",
+        remedy=f"let `negative_controls` give a script {OPEN_LOOP!r}: the best that the prompt alone allows, without a look at any event",
     )  # fmt: skip
 
 
@@ -217,7 +217,7 @@ async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
         others: list[str | None] = [other.sealed.submitted for other in solved if other.sealed and other is not episode]
         others += words_of(prompt_of(episode.task))
         for name, mutant in _spoilt(episode.sealed, others):
-            verdict = await stage.grade(mutant, episode.key)
+            verdict = await stage.grade(mutant, episode.target)
             if verdict.status is Status.VOID:  # no world makes such a capture, and a grader that breaks on it gives no verdict
                 continue
             num += 1
@@ -227,10 +227,10 @@ async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
     return share("mutants killed", killed, num, note="solved captures, spoilt in one place each; some places do not matter"), survivors
 
 
-def _spoilt(sealed: Sealed, others: Sequence[str | None]) -> list[tuple[str, Sealed]]:
+def _spoilt(sealed: EpisodeArtifacts, others: Sequence[str | None]) -> list[tuple[str, EpisodeArtifacts]]:
     """`others` are the submissions to other tasks, and what the prompt says: such a word, like `done`, answers nothing."""
     text = sealed.submitted
-    found: list[tuple[str, Sealed]] = []
+    found: list[tuple[str, EpisodeArtifacts]] = []
     if text is not None:
         found.append(("nothing submitted", replace(sealed, submitted=None)))
     if text is not None and text not in others:

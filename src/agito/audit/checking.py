@@ -137,8 +137,8 @@ async def _failed(stage: Stage, first: Episode) -> list[str]:
     """What demonstrators answer when they fail at the same task."""
     found: list[str] = []
     for seed in range(_TRIES):
-        script = stage.environment.demonstrator(first.task, first.key, skill=_SKILLS[seed % 2], seed=seed)
-        played = await stage.play((first.task, first.key), script, noise=seed)
+        script = stage.environment.demonstrator(first.task, first.target, skill=_SKILLS[seed % 2], seed=seed)
+        played = await stage.play((first.task, first.target), script, noise=seed)
         found += [_answer(played)] if _answer(played) and not played.is_success else []
     return found
 
@@ -190,7 +190,7 @@ async def _ask(stage: Stage, first: Episode, checks: Sequence[Check], answer: st
     for at in range(0, len(calls), most) if most else ():
         batch = calls[at : at + most]
         script = replay([*looks, *(call for _, call in batch)])
-        played = await stage.play((first.task, first.key), script, attempt=first.attempt, noise=first.noise, provokes=True)
+        played = await stage.play((first.task, first.target), script, attempt=first.attempt, noise=first.noise, provokes=True)
         found |= {check: event for (check, _), event in zip(batch, played.events[len(looks) :], strict=False)}
     return found
 

@@ -42,7 +42,7 @@ async def disturbed(stage: Stage, episodes: Sequence[Episode], difference: Diffe
 
 
 async def _after(stage: Stage, first: Episode, calls: Sequence[Call], difference: Difference) -> str:
-    drawn = first.task, first.key
+    drawn = first.task, first.target
     async with visits(stage, are_graded=True) as open_one:
         beside = await open_one(drawn, attempt=first.attempt, noise=first.noise)
         await stage.play(drawn, replay(calls), provokes=True)

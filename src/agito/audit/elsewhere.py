@@ -26,7 +26,7 @@ from agito.audit.card import Case, Gate
 from agito.audit.episode import Drawn, Episode
 from agito.audit.stage import GRADE_SEED, Stage
 from agito.protocols import Environment
-from agito.types import Sealed
+from agito.types import EpisodeArtifacts
 
 _AWAY = Path(__file__).with_name("away.py")
 _YEAR_S = 365.25 * 86_400
@@ -60,7 +60,7 @@ async def elsewhere(stage: Stage, acted: Sequence[Episode], episodes: Sequence[E
     captures = [episode for episode in episodes if episode.sealed is not None and not episode.problem and not episode.is_void][
         : stage.depth.of(_CAPTURES, least=_LEAST)
     ]
-    drawn = list({episode.task.id: (episode.task, episode.key) for episode in (*captures, *acted)}.values())
+    drawn = list({episode.task.id: (episode.task, episode.target) for episode in (*captures, *acted)}.values())
     arguments = [stage.arguments[task.id] for task, _ in drawn]
     at = {task.id: number for number, (task, _) in enumerate(drawn)}
     request: dict[str, Any] = {
@@ -160,7 +160,7 @@ def _asked(episode: Episode, at: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _packed(sealed: Sealed) -> dict[str, Any]:
+def _packed(sealed: EpisodeArtifacts) -> dict[str, Any]:
     plain = {"task_id": sealed.task_id, "submitted": sealed.submitted, "digest": sealed.digest}
     return {"sealed": plain, "files": {path: base64.b64encode(data).decode() for path, data in sealed.files.items()}}
 

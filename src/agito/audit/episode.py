@@ -10,9 +10,9 @@ from typing import Any, TypeAlias, cast
 
 from agito.protocols import Control, Environment, Script, ScriptFactory, Session
 from agito.rollout import Act, reward_range
-from agito.types import AttemptId, Budget, Call, Event, Key, Sealed, Status, Task, ToolSpec, Trajectory, Verdict
+from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Status, Target, Task, ToolSpec, Trajectory, Verdict
 
-Drawn: TypeAlias = "tuple[Task, Key]"
+Drawn: TypeAlias = "tuple[Task, Target]"
 
 
 @dataclass(slots=True)
@@ -20,10 +20,10 @@ class Episode:
     """What one scripted episode left. `problem` says what broke; the verdict is then void."""
 
     task: Task
-    key: Key
+    target: Target
     events: list[Event] = field(default_factory=list[Event])
     digests: list[str] = field(default_factory=list[str])  # before the first call and after each, as many as were asked for
-    sealed: Sealed | None = None
+    sealed: EpisodeArtifacts | None = None
     verdict: Verdict = field(default_factory=lambda: Verdict.void("not graded"))
     attempt: AttemptId = field(default_factory=lambda: AttemptId(group=0, slot=0))
     noise: int = 0
@@ -76,21 +76,21 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._environment, name)
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         if self._is_opened:
-            return await self._environment.open(task, key, attempt, noise_seed=noise_seed)
+            return await self._environment.open(task, target, attempt, noise_seed=noise_seed)
         self._is_opened, began = True, time.perf_counter()
         with self._noting():
-            self._control = await self._environment.open(task, key, attempt, noise_seed=noise_seed)
+            self._control = await self._environment.open(task, target, attempt, noise_seed=noise_seed)
         self._episode.reset_s = time.perf_counter() - began
         return cast("Control", _WatchedControl(self, self._control))
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         if self._is_graded:
-            return await self._environment.grade(sealed, key, grade_seed)
+            return await self._environment.grade(sealed, target, grade_seed)
         self._is_graded, began = True, time.perf_counter()
         with self._noting():
-            self.said = await self._environment.grade(sealed, key, grade_seed)
+            self.said = await self._environment.grade(sealed, target, grade_seed)
         self._episode.grade_s = time.perf_counter() - began
         return self.said
 
@@ -113,7 +113,7 @@ class Watched:
             await self._digest()
         return events
 
-    async def seal(self, control: Control) -> Sealed:
+    async def seal(self, control: Control) -> EpisodeArtifacts:
         with self._noting():
             return await control.seal()
 
@@ -138,7 +138,7 @@ class _WatchedControl:
         self.close = control.close
         self._watched, self._control = watched, control
 
-    async def seal(self) -> Sealed:
+    async def seal(self) -> EpisodeArtifacts:
         return await self._watched.seal(self._control)
 
 

@@ -12,7 +12,7 @@ from agito.audit.episode import Drawn, Episode
 from agito.audit.numbers import average, share
 from agito.audit.stage import Stage
 from agito.protocols import Environment, ScriptFactory
-from agito.types import Key, Task, mean
+from agito.types import Target, Task, mean
 
 AGENTS = ("null", "random", "weak", "demonstrator", "solver")  # in the order in which they should do
 _WEAK, _MIDDLING = 0.2, 0.5
@@ -51,13 +51,13 @@ async def gradient(stage: Stage) -> Quality:
 async def _ladder(stage: Stage) -> dict[str, list[Episode]]:
     """Every agent on the same tasks; and, beside the ladder, the solver that reads nothing."""
     environment = stage.environment
-    ways: Mapping[str, Callable[[Task, Key, int], ScriptFactory]] = {
-        "null": lambda task, key, at: nothing,
-        "random": lambda task, key, at: at_random(task, at),
-        "weak": lambda task, key, at: environment.demonstrator(task, key, skill=_WEAK, seed=at),
-        "demonstrator": lambda task, key, at: environment.demonstrator(task, key, skill=_MIDDLING, seed=at),
-        "solver": lambda task, key, at: environment.solutions(task, key)[0],
-        "blind": lambda task, key, at: blind(environment.solutions(task, key)[0]),
+    ways: Mapping[str, Callable[[Task, Target, int], ScriptFactory]] = {
+        "null": lambda task, target, at: nothing,
+        "random": lambda task, target, at: at_random(task, at),
+        "weak": lambda task, target, at: environment.demonstrator(task, target, skill=_WEAK, seed=at),
+        "demonstrator": lambda task, target, at: environment.demonstrator(task, target, skill=_MIDDLING, seed=at),
+        "solver": lambda task, target, at: environment.solutions(task, target)[0],
+        "blind": lambda task, target, at: blind(environment.solutions(task, target)[0]),
     }
     drawn = stage.draw("heldout", stage.depth.of(_TASKS, least=_least(environment)))
     jobs = [(name, at, each) for at, each in enumerate(drawn) for name in ways]

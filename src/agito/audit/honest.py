@@ -13,7 +13,7 @@ from agito.audit.episode import Drawn, Episode
 from agito.audit.numbers import share
 from agito.audit.stage import Stage
 from agito.protocols import ScriptFactory
-from agito.types import Key
+from agito.types import Target
 
 _TASKS, _LEAST = 1200, 12
 _SLIPS = 6  # after two slips of the pen one run in so many is honest too
@@ -92,11 +92,12 @@ async def informed(stage: Stage, cases: list[Case]) -> Gate:
     jobs = [(episode, mates[episode.task.cell, episode.task.split]) for episode in stage.solved]
     jobs = [(episode, _other_key(episode, group)) for episode, group in jobs if len(group) > 1]
 
-    async def work(job: tuple[Episode, Key]) -> str | None:
+    async def work(job: tuple[Episode, Target]) -> str | None:
         episode, other = job
         for _ in range(2):
             for script in _scripts(stage, episode, other):
-                again = await stage.play((episode.task, episode.key), script, attempt=episode.attempt, noise=episode.noise, provokes=True)
+                drawn = episode.task, episode.target
+                again = await stage.play(drawn, script, attempt=episode.attempt, noise=episode.noise, provokes=True)
                 if again.is_success:
                     return None
         return episode.task.id
@@ -117,14 +118,14 @@ async def informed(stage: Stage, cases: list[Case]) -> Gate:
     )  # fmt: skip
 
 
-def _other_key(episode: Episode, group: Sequence[Episode]) -> Key:
+def _other_key(episode: Episode, group: Sequence[Episode]) -> Target:
     """Of the next task of the same family, level and split; its label is the task's own."""
     at = next(number for number, each in enumerate(group) if each is episode)
-    other = next((each.key for each in (*group[at + 1 :], *group[:at]) if each.key.data != episode.key.data), episode.key)
-    return Key(task_id=episode.key.task_id, seed=other.seed, data=other.data)
+    other = next((each.target for each in (*group[at + 1 :], *group[:at]) if each.target.data != episode.target.data), episode.target)
+    return Target(task_id=episode.target.task_id, seed=other.seed, data=other.data)
 
 
-def _scripts(stage: Stage, episode: Episode, other: Key) -> list[ScriptFactory]:
+def _scripts(stage: Stage, episode: Episode, other: Target) -> list[ScriptFactory]:
     environment = stage.environment
     try:
         made = [*environment.solutions(episode.task, other), environment.demonstrator(episode.task, other, skill=1.0, seed=0)]

@@ -99,9 +99,9 @@ async def leakage(stage: Stage, cases: list[Case]) -> Leaks:
 
 
 async def _on_one_task(stage: Stage, open_one: Open, drawn: Drawn, words: Sequence[str], leaks: Leaks, cases: list[Case]) -> None:
-    task, key = drawn
+    task, target = drawn
     marks = _Marks()
-    trace = (await stage.play(drawn, stage.environment.solutions(task, key)[0])).calls
+    trace = (await stage.play(drawn, stage.environment.solutions(task, target)[0])).calls
     beside = await open_one(drawn)  # opened before anything is planted, searched after
     planting = await open_one(drawn)
     runners = await _runners(planting, task)

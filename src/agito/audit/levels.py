@@ -110,7 +110,7 @@ def _sizes(tried: Sequence[Episode], solved: Sequence[Episode]) -> list[list[flo
         [float(len(each.events)) for each in solved],
         [float(sum(map(len, each.task.prompt.values()))) for each in solved],
         [float(sum(len(event.text) for event in each.events)) for each in solved],
-        [float(len(repr(each.key.data))) for each in solved],
+        [float(len(repr(each.target.data))) for each in solved],
         [float(sum(event.fault is not None for event in each.events)) for each in solved],
     ]
 

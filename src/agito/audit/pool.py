@@ -45,15 +45,15 @@ class Body:
 
     @classmethod
     def of(cls, drawn: Drawn) -> Body:
-        task, key = drawn
+        task, target = drawn
         said = " \n".join([f"{task.family} {task.level}", *(text for _, text in sorted(task.prompt.items()))])
-        whole = f"{said}\n\n{json.dumps(key.data, sort_keys=True, default=str)}"
+        whole = f"{said}\n\n{json.dumps(target.data, sort_keys=True, default=str)}"
         prompt, parts = _tokens(said), Counter[str]()
         for at, token in enumerate(_tokens(whole)):
             parts[token] += hash((at, token))
         return cls(
             prompt=tuple(prompt), whole=whole, prompt_without_digits=_masked(said), without_digits=_masked(whole),
-            sum=sum(parts.values()), parts=parts, seed=key.seed, fields={name: _plain(value) for name, value in key.data.items()},
+            sum=sum(parts.values()), parts=parts, seed=target.seed, fields={name: _plain(value) for name, value in target.data.items()},
         )  # fmt: skip
 
 

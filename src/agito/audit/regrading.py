@@ -62,7 +62,7 @@ async def _by_chance(stage: Stage, episode: Episode, found: Regraded) -> str:
         if at >= _GRADES and stage.is_late:
             break
         text = str(rng.randrange(10**9, 10**10)) if at % 2 else "".join(rng.choice("bcdfghjkmpqrstvwxz") for _ in range(12))
-        verdict = await stage.grade(replace(sealed, submitted=text), episode.key)
+        verdict = await stage.grade(replace(sealed, submitted=text), episode.target)
         found.gradings += 1
         right += [text] if verdict.reward >= 1.0 - 1e-9 else []
     if right and len(right) < _MEANINGLESS // 2:
@@ -77,7 +77,7 @@ async def _graded(stage: Stage, episode: Episode, seeds: Sequence[int], found: R
     for at, seed in enumerate(seeds):
         if at >= _GRADES and stage.is_late:
             break
-        verdict = await stage.grade(sealed, episode.key, seed)
+        verdict = await stage.grade(sealed, episode.target, seed)
         if verdict.status is Status.VOID:
             is_machine = verdict.evidence.startswith("infra")
             return "" if is_machine else f"one capture gets a verdict, and none in grading {at + 1}: {verdict.evidence}"

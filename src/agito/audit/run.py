@@ -26,8 +26,8 @@ from agito.audit.stage import FULL, Depth, Stage, Watcher
 from agito.audit.telling import telling
 from agito.audit.voiding import ways_out
 from agito.audit.worlds import coverage, diversity, realism
+from agito.concurrency import first_error
 from agito.protocols import Environment
-from agito.running import first_error
 
 SEED = 20_261
 

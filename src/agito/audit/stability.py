@@ -161,7 +161,7 @@ def _met_a_deadline(events: Sequence[Event]) -> bool:
 async def _repeat(stage: Stage, trace: Trace, elsewhere: Environment) -> Trace:
     """With how it came out differently, if it did; the last time in a second environment."""
     first = trace.episode
-    drawn, script = (first.task, first.key), replay(first.calls)
+    drawn, script = (first.task, first.target), replay(first.calls)
     for number in range(1, _REPEATS):
         environment = elsewhere if number == _REPEATS - 1 else stage.environment
         again = await stage.play(
@@ -217,7 +217,7 @@ async def _concurrent(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
     async def run(number: int, trace: Trace) -> None:
         first = trace.episode
         script: ScriptFactory = replay(first.calls)
-        found[number] = await stage.play((first.task, first.key), script, attempt=trace.episode.attempt, noise=trace.episode.noise)
+        found[number] = await stage.play((first.task, first.target), script, attempt=trace.episode.attempt, noise=trace.episode.noise)
 
     async with anyio.create_task_group() as tasks:
         for number, trace in enumerate(traces):
@@ -229,7 +229,7 @@ async def _interleaved(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
     """All opened in turn, one call of each in turn, all sealed and graded in turn."""
     async with visits(stage, are_graded=True) as open_one:
         opened = [
-            await open_one((trace.episode.task, trace.episode.key), attempt=trace.episode.attempt, noise=trace.episode.noise)
+            await open_one((trace.episode.task, trace.episode.target), attempt=trace.episode.attempt, noise=trace.episode.noise)
             for trace in traces
         ]
         for at in range(max(len(trace.episode.calls) for trace in traces)):

@@ -20,7 +20,7 @@ from agito.errors import BadEnvironment, SandboxFailure
 from agito.grading.retry import ask
 from agito.protocols import Environment, ScriptFactory
 from agito.rollout import Act, EpisodeDriver, Finished, scripted
-from agito.types import AttemptId, Fault, Key, Sealed, Status, Verdict
+from agito.types import AttemptId, EpisodeArtifacts, Fault, Status, Target, Verdict
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -169,7 +169,7 @@ class Stage:
         provokes: bool = False,
     ) -> Episode:
         """One episode of a script, as training drives it."""
-        episode = Episode(task=drawn[0], key=drawn[1], attempt=attempt or self.attempt(), noise=noise)
+        episode = Episode(task=drawn[0], target=drawn[1], attempt=attempt or self.attempt(), noise=noise)
         act = scripted(script, episode.task, episode.attempt)
         await self.drive(episode, act, num_digests=num_digests, environment=environment, provokes=provokes)
         return episode
@@ -192,7 +192,7 @@ class Stage:
         self._watcher.episode()
         watched = Watched(environment or self.environment, episode, num_digests)
         driver = EpisodeDriver(watched.environment, noise_seed=episode.noise, grade_seed=GRADE_SEED)
-        finished = await driver.run(episode.task, episode.key, episode.attempt, watched.acting(act), is_graded=is_graded)
+        finished = await driver.run(episode.task, episode.target, episode.attempt, watched.acting(act), is_graded=is_graded)
         episode.sealed, episode.verdict = finished.sealed, finished.verdict
         episode.problem = self._problem(watched, finished, is_graded)
         if episode.problem:
@@ -202,9 +202,9 @@ class Stage:
             episode.verdict = watched.said
             self.voids += [] if provokes else [episode]
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int = GRADE_SEED) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int = GRADE_SEED) -> Verdict:
         """A capture graded once more, or one that was altered. Void where the grader fails."""
-        return await ask(self.environment.grade, sealed, key, grade_seed)
+        return await ask(self.environment.grade, sealed, target, grade_seed)
 
     def _problem(self, watched: Watched, finished: Finished, is_graded: bool) -> str:
         """What broke, in one line; empty when nothing did, or when it was the work's own doing."""

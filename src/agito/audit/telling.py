@@ -82,7 +82,7 @@ def _secrets(environment: Environment, solved: Sequence[Episode]) -> dict[str, l
     common = Counter(episode.submitted for episode in solved)
     found: dict[str, list[str]] = {}
     for episode in solved:
-        answers = list(environment.answers(episode.task, episode.key)) if isinstance(environment, Answered) else []
+        answers = list(environment.answers(episode.task, episode.target)) if isinstance(environment, Answered) else []
         if episode.submitted and common[episode.submitted] < 0.9 * len(solved):
             answers.append(episode.submitted)
         found[episode.task.id] = list(dict.fromkeys(answers))
@@ -128,7 +128,7 @@ async def _probed(stage: Stage, known: Sequence[Episode]) -> list[tuple[Episode,
 
     async def work(job: tuple[Episode, Sequence[tuple[str, Call]]]) -> None:
         episode, probes = job
-        played = await stage.play((episode.task, episode.key), replay([call for _, call in probes]), provokes=True)
+        played = await stage.play((episode.task, episode.target), replay([call for _, call in probes]), provokes=True)
         is_long = sum(not event.ended for event in episode.events) > 1
         for (place, _), event in zip(probes, played.events, strict=False):
             is_junk = event.fault is Fault.POLICY or event.call.tool not in used

@@ -13,7 +13,7 @@ from agito.audit.stage import Stage
 from agito.protocols import Session
 from agito.rollout import acted
 from agito.rollout.scripts import budget
-from agito.types import AttemptId, Call, Event, Sealed, Trajectory
+from agito.types import AttemptId, Call, EpisodeArtifacts, Event, Trajectory
 
 
 class Visit:
@@ -57,7 +57,7 @@ class Visit:
         await self._is_answered.wait()
         return self._answer
 
-    async def seal(self) -> Sealed | None:
+    async def seal(self) -> EpisodeArtifacts | None:
         """What was captured; the world is gone."""
         self._calls.close()
         await self._is_over.wait()
@@ -73,7 +73,7 @@ async def visits(stage: Stage, *, are_graded: bool = False) -> AsyncGenerator[Op
     async with anyio.create_task_group() as tasks:
 
         async def open_one(drawn: Drawn, *, attempt: AttemptId | None = None, noise: int = 0) -> Visit:
-            visit = Visit(Episode(task=drawn[0], key=drawn[1], attempt=attempt or stage.attempt(), noise=noise))
+            visit = Visit(Episode(task=drawn[0], target=drawn[1], attempt=attempt or stage.attempt(), noise=noise))
 
             async def run() -> None:
                 await visit.run(stage, is_graded=are_graded)

@@ -189,7 +189,7 @@ async def _seen_before(stage: Stage, cases: list[Case]) -> set[str]:
     for first in stage.voids:
         if first.verdict.evidence in ways or len(ways) >= _CONFIRMED:
             continue
-        again = await stage.play((first.task, first.key), replay(first.calls), attempt=first.attempt, noise=first.noise, provokes=True)
+        again = await stage.play((first.task, first.target), replay(first.calls), attempt=first.attempt, noise=first.noise, provokes=True)
         if again.is_void:
             ways[first.verdict.evidence] = _told(first.calls)
             cases.append(Case(what=f"without a verdict after {_told(first.calls)}: {first.verdict.evidence}"[:240], where=first.task.id))

@@ -114,6 +114,6 @@ async def diversity(stage: Stage) -> Quality:
 
 def _body(drawn: Drawn) -> str:
     """What makes two tasks the same: prompt, level and key, but neither name nor seed."""
-    task, key = drawn
-    content = [sorted(task.prompt.items()), task.family, task.level, key.data]
+    task, target = drawn
+    content = [sorted(task.prompt.items()), task.family, task.level, target.data]
     return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=12).hexdigest()

@@ -141,7 +141,7 @@ def evaluate(
       agito eval runs/chain runs/smoke --suite decisions
       agito eval --suite decisions --endpoint http://localhost:8000/v1 --model NAME
     """
-    from agito.assess import Changes
+    from agito.evaluation.checkpoint import Changes
 
     changes = Changes(env=env, families=tuple(family or ()), levels=tuple(level or ()), seed=seed)
     given = checkpoints or []
@@ -188,8 +188,8 @@ def play(
       agito play shell --level 2
       agito play --checkpoint runs/quickstart --index 3
     """
-    from agito.assess import Changes
     from agito.cli.play import Choice, play_yourself, watch_checkpoint
+    from agito.evaluation.checkpoint import Changes
 
     changes = Changes(env=env, families=(family,) if family else (), levels=(level,) if level is not None else (), seed=seed)
     choice = Choice(split=split, index=index, changes=changes)

@@ -16,7 +16,6 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from agito.admission import keep
 from agito.audit import FULL, SHORT, Card, Mark, Measure, Quality, Watcher, audit
 from agito.audit.run import SEED
 from agito.cli.guard import say, work
@@ -24,6 +23,7 @@ from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out, show
 from agito.envs import load
 from agito.errors import NotAdmitted
+from agito.training.admission import keep
 from agito.view import write_card
 
 _SIGNS = {Mark.GOOD: Text("✓", "green"), Mark.DOUBT: Text("!", "yellow"), Mark.BAD: Text("✗", "red")}

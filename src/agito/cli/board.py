@@ -70,7 +70,7 @@ class Phase:
         return self.spent_s(now) / here * (self.total - self.done)
 
 
-class Board:
+class RunProgress:
     """A `job.Watcher` that remembers. `first` says how many steps of a phase an earlier process did."""
 
     def __init__(

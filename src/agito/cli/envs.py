@@ -85,7 +85,7 @@ def _method_of(rule: str) -> str:
         return "task"
     if rule in vars(WorldRules):
         return "open"
-    return next((method for method in ("demonstrator", "impostors", "solution") if method in rule), "grade").replace(
+    return next((method for method in ("demonstrator", "negative_controls", "solution") if method in rule), "grade").replace(
         "solution", "solutions"
     )
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from agito import assess, trained
-from agito.assess import Evaluation
-from agito.cli.board import Board, Phase
+from agito.cli.board import Phase, RunProgress
 from agito.cli.guard import work
 from agito.cli.progress import shown
 from agito.cli.summary import cause_lines, rate_text, tier_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
+from agito.evaluation import checkpoint as assess
+from agito.evaluation.checkpoint import Evaluation
 from agito.recipe import Recipe
+from agito.runtime import load_policy as trained
 
 
 def evaluate_checkpoint(
@@ -47,7 +48,7 @@ def _follow(directory: Path, recipe: Recipe, about: str, split: str, num_tasks: 
     console = err()
     console.print(Text.assemble((str(directory), "bold"), "  ", (about, "dim")))
     phases = [Phase("policy", "policy", "tasks", num_tasks), *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else [])]
-    with shown(Board(phases), console) as watcher:
+    with shown(RunProgress(phases), console) as watcher:
         evaluation = work(
             lambda: assess.checkpoint(
                 directory, recipe, watcher, split=split, num_tasks=num_tasks, temperature=temperature, baselines=baselines

@@ -24,8 +24,8 @@ from agito.grading.retry import judge
 from agito.protocols import Environment
 from agito.rollout import EpisodeDriver, scripted
 from agito.rollout.scripts import nothing
-from agito.types import AttemptId, Dialect, Key, Sealed, Status, Task, Verdict
-from agito.world.sandbox import Pool, beneath
+from agito.types import AttemptId, Dialect, EpisodeArtifacts, Status, Target, Task, Verdict
+from agito.worlds.sandbox import Pool, beneath
 
 _LIMIT_BYTES = 1 << 26
 
@@ -96,33 +96,33 @@ async def _by_file(wanted: Wanted, files: dict[str, bytes]) -> tuple[str, Verdic
         raise BadRecipe(f"task {wanted.task!r}: a task file holds one task; leave it out")
     task, secret = taskfile.load(Path(wanted.target))
 
-    def captured(these: dict[str, bytes]) -> Sealed:
-        return Sealed(task_id=task.name, submitted=wanted.submit, files=these, digest="")
+    def captured(these: dict[str, bytes]) -> EpisodeArtifacts:
+        return EpisodeArtifacts(task_id=task.name, submitted=wanted.submit, files=these, digest="")
 
-    async def solved() -> Sealed:
+    async def solved() -> EpisodeArtifacts:
         return captured({task.path: task.reference.encode()})
 
     async with await Pool.open(warm=0) as pool:
 
-        async def ask(sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+        async def ask(sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
             return await grade(pool, task, sealed.files, secret=secret, grade_seed=grade_seed)
 
-        return task.name, await judge(ask, captured(files), Key(task_id=task.name, seed=0, data={}), wanted.grade_seed, solved)
+        return task.name, await judge(ask, captured(files), Target(task_id=task.name, seed=0, data={}), wanted.grade_seed, solved)
 
 
 async def _by_environment(wanted: Wanted, files: dict[str, bytes]) -> tuple[str, Verdict]:
     environment = load(wanted.target)
     try:
-        task, key = task_of(environment, wanted)
-        given = [path for path in await _begun(environment, task, key) if not path.startswith(".")]
+        task, target = task_of(environment, wanted)
+        given = [path for path in await _begun(environment, task, target) if not path.startswith(".")]
         if files and given and not files.keys() & set(given):
             raise BadRecipe(
                 f"--workspace {wanted.workspace}: none of the files with which {task.id} begins is there; was it begun for another task?"
             )
-        submitted = str(key.data.get("receipt", "done")) if wanted.submit is None else wanted.submit  # a folder has seen no episode
-        sealed = Sealed(task_id=task.id, submitted=submitted, files=files, digest=_digest(task.id, files, submitted))
+        submitted = str(target.data.get("receipt", "done")) if wanted.submit is None else wanted.submit  # a folder has seen no episode
+        sealed = EpisodeArtifacts(task_id=task.id, submitted=submitted, files=files, digest=_digest(task.id, files, submitted))
         driver = EpisodeDriver(environment, noise_seed=0, grade_seed=wanted.grade_seed)
-        return task.id, await driver.judge(sealed, task, key)
+        return task.id, await driver.judge(sealed, task, target)
     finally:
         with anyio.CancelScope(shield=True):
             await environment.aclose()
@@ -131,24 +131,24 @@ async def _by_environment(wanted: Wanted, files: dict[str, bytes]) -> tuple[str,
 async def _start(wanted: Wanted) -> tuple[Task, dict[str, bytes]]:
     environment = load(wanted.target)
     try:
-        task, key = task_of(environment, wanted)
-        return task, await _begun(environment, task, key)
+        task, target = task_of(environment, wanted)
+        return task, await _begun(environment, task, target)
     finally:
         with anyio.CancelScope(shield=True):
             await environment.aclose()
 
 
-async def _begun(environment: Environment, task: Task, key: Key) -> dict[str, bytes]:
+async def _begun(environment: Environment, task: Task, target: Target) -> dict[str, bytes]:
     """The files with which an episode begins. Raises `BadEnvironment`."""
     attempt = AttemptId(group=0, slot=0)
     act = scripted(nothing(), task, attempt)
-    finished = await EpisodeDriver(environment, noise_seed=0).run(task, key, attempt, act, is_graded=False)
+    finished = await EpisodeDriver(environment, noise_seed=0).run(task, target, attempt, act, is_graded=False)
     if finished.sealed is None:
         raise BadEnvironment(f"{task.id} cannot be begun: {finished.verdict.evidence}")
     return dict(finished.sealed.files)
 
 
-def task_of(environment: Environment, wanted: Wanted) -> tuple[Task, Key]:
+def task_of(environment: Environment, wanted: Wanted) -> tuple[Task, Target]:
     """Raises `BadRecipe` for a task that the environment does not have."""
     split, *cell, index = wanted.task.split("/") if "/" in wanted.task else ("", "")
     family, _, level = cell[0].rpartition("-") if len(cell) == 1 else ("", "", "")

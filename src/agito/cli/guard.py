@@ -16,8 +16,8 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
+from agito.concurrency import Interrupted, first_error, run
 from agito.errors import INTERRUPTED, AgitoError, DiskFull
-from agito.running import Interrupted, first_error, run
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")

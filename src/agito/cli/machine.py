@@ -18,9 +18,9 @@ from rich.text import Text
 from agito.cli.guard import work
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import out
-from agito.compiler import FORWARD, REMEDY, NoCompiler, library
 from agito.envs import bundled, load
 from agito.errors import AgitoError, NoIsolation
+from agito.models.compiler import FORWARD, REMEDY, NoCompiler, library
 
 _ANEW = "install it anew: rm .venv/.stamp && make setup in a clone, else pip install --force-reinstall torch"
 _MIN_DISK_MB, _MIN_MEMORY_MB, _MIN_FILES = 1024, 2048, 1024
@@ -56,7 +56,7 @@ def diagnose() -> None:
     missing: NoIsolation | None = None
     _print(console, "machine", [_python(), _torch(), _compiler(), _cores(), _threads(), _memory(), _disk(), _files(), _browser()])
     try:
-        from agito.world.sandbox import layers
+        from agito.worlds.sandbox import layers
 
         findings = [Finding(name=name, value=value) for name, value in work(layers).items()]
     except NoIsolation as error:
@@ -142,7 +142,7 @@ def _disk() -> Finding:
 
 def _browser() -> Finding:
     """By reading a page with it."""
-    from agito.world.browser import NoBrowser, probe, program
+    from agito.worlds.browser import NoBrowser, probe, program
 
     try:
         name = program()

@@ -6,16 +6,16 @@ import json
 import statistics
 from dataclasses import asdict, dataclass
 
-from agito import assess
-from agito.calibrate import calibrate
 from agito.cli.guard import work
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import out
 from agito.errors import BadRecipe
-from agito.plan import Foreseen, Latencies, Simulation
+from agito.evaluation import checkpoint as assess
+from agito.planning.calibrate import calibrate
+from agito.planning.simulate import Foreseen, Latencies, Simulation
 from agito.recipe import Recipe
-from agito.schedule import FlowRules
-from agito.studio import environment_of
+from agito.runtime.run_context import environment_of
+from agito.scheduling.schedule import FlowRules
 
 _STALENESS = (0, 1, 2, 4, 8)
 _GOOD_ENOUGH = 1.05  # of the best step time

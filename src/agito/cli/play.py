@@ -16,19 +16,20 @@ import anyio.lowlevel
 from rich.console import Console
 from rich.text import Text
 
-from agito import assess, trained
 from agito.cli.episode import budget_text, print_event, print_task, print_verdict
 from agito.cli.guard import work
 from agito.cli.terminal import out
-from agito.engine.lockstep import Lockstep
-from agito.evaluation import HELDOUT_BASE, STRUCTURAL_BASE
+from agito.concurrency import Interrupted
+from agito.evaluation import checkpoint as assess
+from agito.evaluation.policies import HELDOUT_BASE, STRUCTURAL_BASE
 from agito.harness import SoloHarness
 from agito.protocols import Engine, Harness, Renderer, Session
 from agito.recipe import Recipe
 from agito.rollout import AttemptRunner, EpisodeDriver, Plan
-from agito.running import Interrupted
-from agito.studio import Studio, environment_of, open_studio
-from agito.types import Attempt, AttemptId, Budget, Call, Dialect, End, Event, Key, Task, ToolSpec, Trajectory
+from agito.runtime import load_policy as trained
+from agito.runtime.run_context import RunContext, environment_of, open_run_context
+from agito.sampling.lockstep import Lockstep
+from agito.types import Attempt, AttemptId, Budget, Call, Dialect, Event, Target, Task, TerminationReason, ToolSpec, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +54,9 @@ def watch_checkpoint(path: Path, choice: Choice, *, temperature: float | None, p
 
 async def _yourself(recipe: Recipe, choice: Choice) -> None:
     console = out()
-    async with open_studio(recipe) as studio:
-        assess.check(studio.environment, recipe, choice.split)
-        task, key = studio.task(choice.split, choice.index)
+    async with open_run_context(recipe) as run_context:
+        assess.check(run_context.environment, recipe, choice.split)
+        task, target = run_context.task(choice.split, choice.index)
         tools = [f"{tool.name}: {tool.description}" for tool in task.tools]
         first = f"A line is for {task.tools[0].name}; one that begins with the name of another tool is for that. Ctrl-D gives up."
         print_task(console, task, Dialect.NATURAL, *tools, first)
@@ -66,11 +67,11 @@ async def _yourself(recipe: Recipe, choice: Choice) -> None:
             events, end = await _converse(console, task, session)
             return Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=tuple(events), end=end)
 
-        finished = await EpisodeDriver(studio.environment, noise_seed=recipe.seed).run(task, key, attempt, act)
+        finished = await EpisodeDriver(run_context.environment, noise_seed=recipe.seed).run(task, target, attempt, act)
         print_verdict(console, Attempt(trajectory=finished.trajectory, verdict=finished.verdict))
 
 
-async def _converse(console: Console, task: Task, session: Session) -> tuple[list[Event], End]:
+async def _converse(console: Console, task: Task, session: Session) -> tuple[list[Event], TerminationReason]:
     """Line by line to the end of the episode. A person samples no tokens, so that budget stays whole."""
     events: list[Event] = []
     limits = task.limits
@@ -79,14 +80,14 @@ async def _converse(console: Console, task: Task, session: Session) -> tuple[lis
         await _let_signals_in()
         line = _ask(f"[{left.turns + 1} left] $ ")
         if line is None:
-            return events, End.ABANDONED
+            return events, TerminationReason.ABANDONED
         (event,) = await session.act([_call(line, session.tools)], left)
         events.append(event)
         print_event(console, event, task.tools[0].name, with_call=False)
         if event.ended:
-            return events, End.SUBMITTED
+            return events, TerminationReason.SUBMITTED
     console.print(Text("no turns left", "yellow"))
-    return events, End.TURNS
+    return events, TerminationReason.TURNS
 
 
 def _call(line: str, tools: Sequence[ToolSpec]) -> Call:
@@ -136,12 +137,12 @@ def _signals_raise() -> Generator[None]:
 async def _watch(directory: Path, recipe: Recipe, choice: Choice, temperature: float, pause: bool) -> None:
     console = out()
     assess.check(environment_of(recipe), recipe, choice.split)
-    async with trained.open_trained(directory, recipe) as studio:
-        task, key = studio.task(choice.split, choice.index)
+    async with trained.open_trained(directory, recipe) as run_context:
+        task, target = run_context.task(choice.split, choice.index)
         print_task(console, task, recipe.env.dialect, f"{directory} at temperature {temperature:g}")
         console.print()
         harness = _Watched(SoloHarness(temperature=temperature), console, pause=pause and sys.stdin.isatty())
-        print_verdict(console, await _act(studio, harness, task, key, _attempt_id(choice)))
+        print_verdict(console, await _act(run_context, harness, task, target, _attempt_id(choice)))
 
 
 class _Watched:
@@ -171,15 +172,15 @@ class _WatchedSession:
         return events
 
 
-async def _act(studio: Studio, harness: Harness, task: Task, key: Key, attempt: AttemptId) -> Attempt:
+async def _act(run_context: RunContext, harness: Harness, task: Task, target: Target, attempt: AttemptId) -> Attempt:
     """One attempt, alone on the first sampler."""
-    lockstep = Lockstep(studio.policy.samplers[0].advance, context=studio.recipe.compute.context)
+    lockstep = Lockstep(run_context.policy.samplers[0].advance, context=run_context.recipe.compute.context)
     lane = lockstep.lane()
-    runner = AttemptRunner(studio.environment, harness, studio.renderer, seed=studio.recipe.seed)
+    runner = AttemptRunner(run_context.environment, harness, run_context.renderer, seed=run_context.recipe.seed)
     done: list[Attempt] = []
 
     async def run(engine: Engine) -> None:
-        done.append(await runner.run(Plan(task=lambda _: (task, key)), attempt, engine))
+        done.append(await runner.run(Plan(task=lambda _: (task, target)), attempt, engine))
         lane.finish()
 
     async def nothing(orders: Sequence[int]) -> None:

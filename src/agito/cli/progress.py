@@ -13,7 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from agito.cli.board import Board, Mark, Phase, clock_text
+from agito.cli.board import Mark, Phase, RunProgress, clock_text
 
 _LINE_EVERY_S = 5.0
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -23,7 +23,7 @@ _COLUMNS = (("mark", 0), ("title", 0), ("bar", 76), ("count", 58), ("figure", 0)
 
 
 @contextmanager
-def shown(board: Board, console: Console) -> Generator[Watching]:
+def shown(board: RunProgress, console: Console) -> Generator[Watching]:
     """Draws `board` while the block runs; what is given is the watcher to hand to the job."""
     if not console.is_terminal or console.is_dumb_terminal:
         yield _Lines(board, console)
@@ -36,7 +36,7 @@ def shown(board: Board, console: Console) -> Generator[Watching]:
 class Watching:
     """A `job.Watcher`: everything goes to the board, and the screen follows by itself."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: RunProgress) -> None:
         self.board = board
 
     def phase(self, name: str, total: int) -> None:
@@ -58,7 +58,7 @@ class Watching:
 class _Lines(Watching):
     """One line when a phase begins or ends, and one every few seconds."""
 
-    def __init__(self, board: Board, console: Console) -> None:
+    def __init__(self, board: RunProgress, console: Console) -> None:
         super().__init__(board)
         self._console = console
         self._last = -math.inf
@@ -115,7 +115,7 @@ class _Lines(Watching):
 class _Picture:
     """Drawn afresh at every refresh."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: RunProgress) -> None:
         self._board = board
         self._spinner = Spinner("dots", style="cyan")
 
@@ -178,11 +178,11 @@ def _figure(phase: Phase) -> str:
     return f"loss {phase.loss:.3f}" if math.isfinite(phase.loss) else ""
 
 
-def _pace(board: Board, phase: Phase) -> str:
+def _pace(board: RunProgress, phase: Phase) -> str:
     pace = phase.tokens_per_s(board.now)
     return f"{pace:,.0f} tokens/s".replace(",", " ") if math.isfinite(pace) else ""
 
 
-def _left(board: Board, phase: Phase) -> str:
+def _left(board: RunProgress, phase: Phase) -> str:
     left = clock_text(phase.left_s(board.now))
     return f"{left} left" if left else ""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.text import Text
 
+from agito.cli.recipe_keys import keys_of
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import out
-from agito.keys import keys_of
 from agito.recipe import bundled, find, read
 
 _LINK = re.compile(r"\[(\w+)\]\([\w.]+\)")

@@ -12,10 +12,10 @@ from agito.cli.guard import work
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import Diverged, NotFound
-from agito.flowlog import replay
 from agito.record import PHASES, Recorded, read_quarantined, read_trajectories
-from agito.reenact import Reenacted, reenact
-from agito.relearn import relearn
+from agito.replays.episode import Reenacted, reenact
+from agito.replays.updates import relearn
+from agito.scheduling.log import replay
 from agito.types import AttemptId, Turn
 
 _LISTED = 20

@@ -11,18 +11,19 @@ from urllib.parse import urlsplit
 
 from rich.text import Text
 
-from agito import scorecard, trained
-from agito.assess import Changes
-from agito.cli.board import Board, Phase
+from agito.cli.board import Phase, RunProgress
 from agito.cli.guard import work
 from agito.cli.progress import shown
 from agito.cli.summary import cause_lines, rate_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import BadRecipe, EndpointFailed
+from agito.evaluation import scorecard
+from agito.evaluation.checkpoint import Changes
+from agito.evaluation.scorecard import DECISIONS, Estimate, Measure, Scorecard
 from agito.recipe import EnvSection, Recipe
-from agito.scorecard import DECISIONS, Estimate, Measure, Scorecard
-from agito.tally import causes
+from agito.record.usage import causes
+from agito.runtime import load_policy as trained
 from agito.types import Dialect
 
 _ENDPOINT_TASKS = 150
@@ -130,5 +131,5 @@ def _names(directories: Sequence[Path]) -> list[str]:
     return [str(directory) for directory in directories]
 
 
-def _board(names: Sequence[str], num_tasks: int) -> Board:
-    return Board([Phase(name, name, "tasks", num_tasks) for name in names])
+def _board(names: Sequence[str], num_tasks: int) -> RunProgress:
+    return RunProgress([Phase(name, name, "tasks", num_tasks) for name in names])

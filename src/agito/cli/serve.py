@@ -20,7 +20,7 @@ from agito.envs import load
 from agito.protocols import Environment, Session
 from agito.rollout import EpisodeDriver, Finished, acted
 from agito.rollout.scripts import budget
-from agito.types import AttemptId, Call, Dialect, Event, Json, Key, Status, Task, Trajectory
+from agito.types import AttemptId, Call, Dialect, Event, Json, Status, Target, Task, Trajectory
 
 _STRING = {"type": "string"}
 _OPEN = "Begin the next task. An unfinished one ends as it stands. Says what is asked and which tools there are."
@@ -92,10 +92,10 @@ class Desk:
 
     async def _open(self) -> str:
         await self.finish()
-        task, key = self._env.task(split=self._split, index=self._num_opened, seed=self._seed, level=self._level)
+        task, target = self._env.task(split=self._split, index=self._num_opened, seed=self._seed, level=self._level)
         live, attempt = _Live(task), AttemptId(group=self._num_opened, slot=0)
         self._num_opened += 1
-        self._tasks.start_soon(live.drive, EpisodeDriver(self._env, noise_seed=self._seed, grade_seed=0), key, attempt)
+        self._tasks.start_soon(live.drive, EpisodeDriver(self._env, noise_seed=self._seed, grade_seed=0), target, attempt)
         self._live, self._native = live, task.tools
         tools = [{"name": tool.name, "description": tool.description, "parameters": {**tool.parameters}} for tool in task.tools]
         return f"{task.prompt[Dialect.NATURAL]}\n\nYou may make {task.limits.calls} calls. Tools: {json.dumps(tools)}"
@@ -122,7 +122,7 @@ class _Live:
         self._events, self.answers = anyio.create_memory_object_stream[Event](1)
         self._ended, self.finished = anyio.create_memory_object_stream[Finished](1)
 
-    async def drive(self, driver: EpisodeDriver, key: Key, attempt: AttemptId) -> None:
+    async def drive(self, driver: EpisodeDriver, target: Target, attempt: AttemptId) -> None:
         async def act(session: Session) -> Trajectory:
             events: list[Event] = []
             with self._calls, self._events:
@@ -135,7 +135,7 @@ class _Live:
             return acted(self.task, attempt, events)
 
         with self._ended, self._calls, self._events:
-            await self._ended.send(await driver.run(self.task, key, attempt, act))
+            await self._ended.send(await driver.run(self.task, target, attempt, act))
 
     async def act(self, call: Call) -> Event | None:
         """None when the episode has ended without an answer."""

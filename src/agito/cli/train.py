@@ -7,24 +7,24 @@ from pathlib import Path
 
 from rich.text import Text
 
-from agito import job
-from agito.admission import Admission, admit
 from agito.api import place, require_place
 from agito.audit import SHORT
-from agito.cli.board import Board, planned
+from agito.cli.board import RunProgress, planned
 from agito.cli.guard import say, work
 from agito.cli.progress import shown
 from agito.cli.summary import print_summary
 from agito.cli.terminal import err
+from agito.concurrency import Interrupted
 from agito.config import read
 from agito.errors import NotFound
-from agito.fit import fit
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
 from agito.recipe import shown as environment
 from agito.record import RunDir, RunState, Summary
 from agito.record.commits import load_meta, newest
-from agito.running import Interrupted
+from agito.runtime.fit import fit
+from agito.training import run as job
+from agito.training.admission import Admission, admit
 
 
 def train_run(name: str, overrides: tuple[str, ...], out: Path | None, *, admit_anyway: bool = False) -> None:
@@ -42,7 +42,7 @@ def train_run(name: str, overrides: tuple[str, ...], out: Path | None, *, admit_
             f"the earlier run is now {aside}"
             + (f"; it was not finished: to go on with it, agito train --resume {aside}" if was is RunState.UNFINISHED else "")
         )
-    _follow(recipe, path, Board(planned(recipe)), lambda watcher: job.train(recipe, path, watcher, admission=admission))
+    _follow(recipe, path, RunProgress(planned(recipe)), lambda watcher: job.train(recipe, path, watcher, admission=admission))
 
 
 def _admitted(names: tuple[str, ...], anyway: bool) -> Admission:
@@ -63,10 +63,10 @@ def resume_run(path: Path) -> None:
     recipe = read(Recipe, path / "config.toml")
     checkpoint = newest(path / "checkpoints")
     step = load_meta(checkpoint)["step"] if checkpoint else 0
-    _follow(recipe, path, Board(planned(recipe), first={"rl": int(str(step))}), lambda watcher: job.resume(path, watcher))
+    _follow(recipe, path, RunProgress(planned(recipe), first={"rl": int(str(step))}), lambda watcher: job.resume(path, watcher))
 
 
-def _follow(recipe: Recipe, path: Path, board: Board, start: Callable[[job.Watcher], Awaitable[Summary]]) -> None:
+def _follow(recipe: Recipe, path: Path, board: RunProgress, start: Callable[[job.Watcher], Awaitable[Summary]]) -> None:
     console = err()
     about = f"{recipe.env.title} · seed {recipe.seed} · {recipe.compute.ranks} x {recipe.compute.device}"
     console.print(Text.assemble((recipe.name, "bold"), f" → {path}  ", (about, "dim")))

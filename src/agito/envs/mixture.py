@@ -10,7 +10,7 @@ import anyio
 from agito.envs.registry import isolation_of
 from agito.errors import BadRecipe
 from agito.protocols import Answered, Control, Environment, Measure, Measured, Ranged, ScriptFactory, Validated
-from agito.types import AttemptId, Json, Key, Sealed, Task, Trajectory, Verdict, mean
+from agito.types import AttemptId, EpisodeArtifacts, Json, Target, Task, Trajectory, Verdict, mean
 
 NAME = "mixture"
 
@@ -62,52 +62,52 @@ class Mixture:
     def measured(self) -> tuple[Measure, ...]:
         return tuple(measure for each in self._by_name.values() if isinstance(each, Measured) for measure in each.measured)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
         family = family or self.families[index % len(self.families)]
         level = level or self.levels[index // len(self.families) % len(self.levels)]
         if family not in self.families or level not in self.levels:
             raise ValueError(f"family={family!r} level={level}: the mixture has {', '.join(self.families)} at levels {self.levels}")
         name, _, bare = family.partition(".")
         environment = self._by_name[name]
-        task, key = environment.task(split=split, index=index, seed=seed, family=bare, level=_nearest(environment, level))
-        data: dict[str, Json] = {"environment": name, "data": dict(key.data)}
+        task, target = environment.task(split=split, index=index, seed=seed, family=bare, level=_nearest(environment, level))
+        data: dict[str, Json] = {"environment": name, "data": dict(target.data)}
         outer = f"{name}.{task.id}"
-        return replace(task, id=outer, env=NAME, family=family, level=level), replace(key, task_id=outer, data=data)
+        return replace(task, id=outer, env=NAME, family=family, level=level), replace(target, task_id=outer, data=data)
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         environment, inner = self._inner(task)
-        return await environment.open(inner, _bare(key), attempt, noise_seed=noise_seed)
+        return await environment.open(inner, _bare(target), attempt, noise_seed=noise_seed)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        return await self._by_name[str(key.data["environment"])].grade(sealed, _bare(key), grade_seed)
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        return await self._by_name[str(target.data["environment"])].grade(sealed, _bare(target), grade_seed)
 
-    async def gold(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def gold(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         """Void, which counts as not judged, for environments without a validator."""
-        environment = self._by_name[str(key.data["environment"])]
+        environment = self._by_name[str(target.data["environment"])]
         if not isinstance(environment, Validated):
             return Verdict.void(f"{environment.name} has no validator")
-        return await environment.gold(sealed, _bare(key), grade_seed)
+        return await environment.gold(sealed, _bare(target), grade_seed)
 
-    def answers(self, task: Task, key: Key) -> Sequence[str]:
+    def answers(self, task: Task, target: Target) -> Sequence[str]:
         environment, inner = self._inner(task)
-        return environment.answers(inner, _bare(key)) if isinstance(environment, Answered) else ()
+        return environment.answers(inner, _bare(target)) if isinstance(environment, Answered) else ()
 
-    def measures(self, task: Task, key: Key, trajectory: Trajectory) -> Mapping[str, float]:
+    def measures(self, task: Task, target: Target, trajectory: Trajectory) -> Mapping[str, float]:
         environment, inner = self._inner(task)
-        return environment.measures(inner, _bare(key), trajectory) if isinstance(environment, Measured) else {}
+        return environment.measures(inner, _bare(target), trajectory) if isinstance(environment, Measured) else {}
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         environment, inner = self._inner(task)
-        return environment.solutions(inner, _bare(key))
+        return environment.solutions(inner, _bare(target))
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         """Those that every environment has, so that they can be compared."""
         environment, inner = self._inner(task)
-        return {name: script for name, script in environment.impostors(inner).items() if name in self._impostors}
+        return {name: script for name, script in environment.negative_controls(inner).items() if name in self._impostors}
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         environment, inner = self._inner(task)
-        return environment.demonstrator(inner, _bare(key), skill=skill, seed=seed)
+        return environment.demonstrator(inner, _bare(target), skill=skill, seed=seed)
 
     def _inner(self, task: Task) -> tuple[Environment, Task]:
         name, _, bare = task.family.partition(".")
@@ -122,14 +122,14 @@ class Mixture:
 
 def _impostors(environment: Environment) -> set[str]:
     task, _ = environment.task(split="train", index=0, seed=0, family=environment.families[0], level=environment.levels[0])
-    return set(environment.impostors(task))
+    return set(environment.negative_controls(task))
 
 
 def _nearest(environment: Environment, level: int) -> int:
     return min(environment.levels, key=lambda each: (abs(each - level), each))
 
 
-def _bare(key: Key) -> Key:
-    data = key.data["data"]
+def _bare(target: Target) -> Target:
+    data = target.data["data"]
     assert isinstance(data, dict)
-    return replace(key, data=data)
+    return replace(target, data=data)

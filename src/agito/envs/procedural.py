@@ -10,8 +10,8 @@ from typing import ClassVar
 import anyio
 
 from agito.protocols import SandboxPool
-from agito.types import Key, Task
-from agito.world.sandbox import Pool
+from agito.types import Target, Task
+from agito.worlds.sandbox import Pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +42,11 @@ class ProceduralEnvironment:
     isolation_tier: str = "in memory"
     ids_begin_with: ClassVar[str | None] = None  # the name, unless this is a variant with another's tasks
 
-    def draw(self, place: Place) -> tuple[Task, Key]:
+    def draw(self, place: Place) -> tuple[Task, Target]:
         """The task and its key. Pure."""
         raise NotImplementedError
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
         """Raises `ValueError` for a split, family or level that there is not."""
         family = family or self.families[index % len(self.families)]
         level = level or self.levels[index // len(self.families) % len(self.levels)]

@@ -13,10 +13,10 @@ from typing import TypeAlias
 import anyio
 
 from agito.errors import NoIsolation, SandboxExhausted, SandboxFailure, WorkerDied
-from agito.types import Flag, Key, Sealed, Status, Verdict
+from agito.types import EpisodeArtifacts, Flag, Status, Target, Verdict
 
-Grade: TypeAlias = Callable[[Sealed, Key, int], Awaitable[Verdict]]
-Reference: TypeAlias = Callable[[], Awaitable[Sealed]]
+Grade: TypeAlias = Callable[[EpisodeArtifacts, Target, int], Awaitable[Verdict]]
+Reference: TypeAlias = Callable[[], Awaitable[EpisodeArtifacts]]
 
 MORE = 2  # times that a failed grader is asked again
 DEADLINE_S = 120.0
@@ -24,8 +24,8 @@ DEADLINE_S = 120.0
 
 async def judge(
     grade: Grade,
-    sealed: Sealed,
-    key: Key,
+    sealed: EpisodeArtifacts,
+    target: Target,
     grade_seed: int,
     reference: Reference | None = None,
     *,
@@ -42,18 +42,18 @@ async def judge(
     the machinery, so failures of a sandbox are then nobody's and stay void. Raises `WorkerDied` and `NoIsolation` alone: neither is
     about one grading.
     """
-    first = await _ask(grade, sealed, key, grade_seed, deadline_s)
+    first = await _ask(grade, sealed, target, grade_seed, deadline_s)
     if isinstance(first, Verdict):
         return first
     beside = await _capture(reference, deadline_s)
-    twin = beside or Sealed(task_id=sealed.task_id, submitted=None, files={}, digest="")
+    twin = beside or EpisodeArtifacts(task_id=sealed.task_id, submitted=None, files={}, digest="")
     failures, broken = [first], list[_Failure]()
     for _ in range(MORE):
-        again = await _ask(grade, sealed, key, grade_seed, deadline_s)
+        again = await _ask(grade, sealed, target, grade_seed, deadline_s)
         if isinstance(again, Verdict):
             return again
         failures.append(again)
-        told = await _ask(grade, twin, key, grade_seed, deadline_s)
+        told = await _ask(grade, twin, target, grade_seed, deadline_s)
         if isinstance(told, _Failure):
             broken.append(told)
     said = "; ".join(dict.fromkeys(str(failure) for failure in failures))
@@ -68,9 +68,9 @@ async def judge(
     )  # fmt: skip
 
 
-async def ask(grade: Grade, sealed: Sealed, key: Key, grade_seed: int, *, deadline_s: float = DEADLINE_S) -> Verdict:
+async def ask(grade: Grade, sealed: EpisodeArtifacts, target: Target, grade_seed: int, *, deadline_s: float = DEADLINE_S) -> Verdict:
     """One grading, for what is no reward: a second look, a validator. Void when it fails."""
-    told = await _ask(grade, sealed, key, grade_seed, deadline_s)
+    told = await _ask(grade, sealed, target, grade_seed, deadline_s)
     return told if isinstance(told, Verdict) else Verdict.void(f"{told.kind}: the grader failed ({told})")
 
 
@@ -84,10 +84,10 @@ class _Failure:
         return self.detail
 
 
-async def _ask(grade: Grade, sealed: Sealed, key: Key, grade_seed: int, deadline_s: float) -> Verdict | _Failure:
+async def _ask(grade: Grade, sealed: EpisodeArtifacts, target: Target, grade_seed: int, deadline_s: float) -> Verdict | _Failure:
     try:
         with anyio.fail_after(deadline_s):
-            verdict = await grade(sealed, key, grade_seed)
+            verdict = await grade(sealed, target, grade_seed)
     except (NoIsolation, WorkerDied):
         raise
     except SandboxFailure as error:
@@ -100,7 +100,7 @@ async def _ask(grade: Grade, sealed: Sealed, key: Key, grade_seed: int, deadline
     return verdict if verdict.status is Status.SCORED else _Failure(kind="env", detail=f"void: {verdict.evidence}")
 
 
-async def _capture(reference: Reference | None, deadline_s: float) -> Sealed | None:
+async def _capture(reference: Reference | None, deadline_s: float) -> EpisodeArtifacts | None:
     if reference is None:
         return None
     try:

@@ -9,7 +9,7 @@ from agito.types import Json
 
 DIRTY = 77  # exit code: an earlier case left something that lasts
 FIRST_PID = 2  # of the first snippet in a box
-_CALLING = "agito.world.sandbox.inside.calling"  # loaded in every sandbox before any episode's code
+_CALLING = "agito.worlds.sandbox.inside.calling"  # loaded in every sandbox before any episode's code
 _MARSHAL = 2  # a format that every Python reads
 
 

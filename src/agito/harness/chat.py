@@ -9,10 +9,24 @@ from typing import Any, TypeAlias, cast
 
 import httpx
 
-from agito import policy_json
 from agito.errors import SandboxFailure
 from agito.protocols import Session
-from agito.types import AttemptId, Budget, Call, Dialect, End, Event, Fault, Json, Stop, Task, ToolSpec, Trajectory, Turn
+from agito.render import policy_json
+from agito.types import (
+    AttemptId,
+    Budget,
+    Call,
+    Dialect,
+    Event,
+    Fault,
+    FinishReason,
+    Json,
+    Task,
+    TerminationReason,
+    ToolSpec,
+    Trajectory,
+    Turn,
+)
 
 Message: TypeAlias = "dict[str, Json]"
 _REMEDIES = {
@@ -44,15 +58,15 @@ class ChatHarness:
             end = await self._turns(task, session, events, turns)
         except (httpx.HTTPError, ValueError) as error:
             self.failure = detail = self._told(error)
-            end, fault = End.FAILED, Fault.INFRA
+            end, fault = TerminationReason.FAILED, Fault.INFRA
         except SandboxFailure as error:
-            end, fault, detail = End.FAILED, Fault.INFRA, f"{type(error).__name__}: {error}"
+            end, fault, detail = TerminationReason.FAILED, Fault.INFRA, f"{type(error).__name__}: {error}"
         return Trajectory(
             attempt=attempt, task=task, segments=(), turns=tuple(turns), events=tuple(events), end=end, fault=fault, detail=detail,
             wall_s=time.monotonic() - began,
         )  # fmt: skip
 
-    async def _turns(self, task: Task, session: Session, events: list[Event], turns: list[Turn]) -> End:
+    async def _turns(self, task: Task, session: Session, events: list[Event], turns: list[Turn]) -> TerminationReason:
         limits, at = task.limits, 0
         messages: list[Message] = [{"role": "user", "content": task.prompt[Dialect.NATURAL]}]
         for number in range(limits.turns):
@@ -62,21 +76,27 @@ class ChatHarness:
             left = Budget(turns=limits.turns - number - 1, calls=limits.calls - len(events) - len(calls), tokens=limits.tokens)
             new = await session.act(calls, left)
             turns.append(
-                Turn(segment=0, start=at, stop=at + num_tokens, stopped=Stop.END, calls=tuple(range(len(events), len(events) + len(new))))
+                Turn(
+                    segment=0,
+                    start=at,
+                    stop=at + num_tokens,
+                    stopped=FinishReason.END,
+                    calls=tuple(range(len(events), len(events) + len(new))),
+                )
             )
             at += num_tokens
             events.extend(new)
             if new and new[-1].ended:
-                return End.SUBMITTED
+                return TerminationReason.SUBMITTED
             if len(events) >= limits.calls:
-                return End.CALLS
+                return TerminationReason.CALLS
             messages.append(message)
             if ids:
                 for each, event in zip(ids, new, strict=False):
                     messages.append({"role": "tool", "tool_call_id": each, "content": event.text})
             else:
                 messages.append({"role": "user", "content": new[0].text})
-        return End.TURNS
+        return TerminationReason.TURNS
 
     async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[Message, int]:
         """The assistant's message, and how many tokens the endpoint says it took. Raises `httpx.HTTPError`, `ValueError`."""

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import cast
 
 from agito.protocols import Renderer, Row, Sampled, SampleRequest, Script, ScriptFactory, Session
-from agito.types import Budget, Call, Event, Stop, ToolSpec, span
+from agito.types import Budget, Call, Event, FinishReason, ToolSpec, span
 
 
 class ScriptedAgent:
@@ -40,7 +40,7 @@ class ScriptedAgent:
 
     def next_turn(self, request: SampleRequest) -> Sampled:
         ids = self._renderer.action([self._call], self.tools) if self._call else array("i", self._renderer.stop_ids[:1])
-        stopped = Stop.END if len(ids) <= request.max_tokens else Stop.LENGTH
+        stopped = FinishReason.END if len(ids) <= request.max_tokens else FinishReason.LENGTH
         ids = ids[: request.max_tokens]
         return Sampled(
             ids=ids, logprobs=array("f", [math.nan]) * len(ids), stopped=stopped, versions=span(0, len(request.extend) + len(ids))

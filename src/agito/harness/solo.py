@@ -8,10 +8,23 @@ from dataclasses import replace
 
 import anyio
 
-from agito.engine.capture import Capture
 from agito.errors import WorkerDied
 from agito.protocols import Engine, Renderer, Sampled, Session
-from agito.types import AttemptId, Budget, Call, Effort, End, Event, Fault, Kind, Stop, Task, ToolSpec, Trajectory
+from agito.sampling.capture import Capture
+from agito.types import (
+    AttemptId,
+    Budget,
+    Call,
+    Effort,
+    Event,
+    Fault,
+    FinishReason,
+    Task,
+    TerminationReason,
+    TokenSource,
+    ToolSpec,
+    Trajectory,
+)
 
 
 class SoloHarness:
@@ -31,9 +44,9 @@ class SoloHarness:
         except WorkerDied:
             raise  # not this attempt's failure: the engine is gone
         except _NoRoom as error:
-            end, fault, detail = End.FAILED, Fault.TASK, str(error)
+            end, fault, detail = TerminationReason.FAILED, Fault.TASK, str(error)
         except Exception as error:  # the boundary: what a script or a renderer raises is data about this attempt
-            end, fault, detail = End.FAILED, Fault.ENV, f"{type(error).__name__}: {error}"
+            end, fault, detail = TerminationReason.FAILED, Fault.ENV, f"{type(error).__name__}: {error}"
         finally:
             with anyio.CancelScope(shield=True):
                 await capture.close()
@@ -42,7 +55,7 @@ class SoloHarness:
             fault=fault, detail=detail, wall_s=time.monotonic() - started,
         )  # fmt: skip
 
-    async def _turns(self, task: Task, session: Session, renderer: Renderer, capture: Capture, events: list[Event]) -> End:
+    async def _turns(self, task: Task, session: Session, renderer: Renderer, capture: Capture, events: list[Event]) -> TerminationReason:
         limits = task.limits
         capture.extend(renderer.opening(task))
         if len(capture) >= limits.tokens:
@@ -50,7 +63,7 @@ class SoloHarness:
         for number in range(limits.turns):
             room = min(limits.turn_tokens, limits.tokens - len(capture))
             if room < 1:
-                return End.TOKENS
+                return TerminationReason.TOKENS
             sampled = await capture.sample(max_tokens=room, temperature=self._temperature, top_p=self._top_p, effort=self._effort)
             capture.label(renderer.channels(sampled.ids))
             calls = _calls(renderer, sampled, session.tools)[: limits.calls - len(events)]
@@ -61,13 +74,13 @@ class SoloHarness:
             capture.turns[-1] = replace(capture.turns[-1], calls=tuple(range(len(events), len(events) + len(new))))
             events.extend(new)
             if new and new[-1].ended:
-                return End.SUBMITTED
+                return TerminationReason.SUBMITTED
             if len(events) >= limits.calls:
-                return End.CALLS
-            if sampled.stopped is Stop.LENGTH:
-                capture.extend(renderer.stop_ids[:1], Kind.FORCED)
+                return TerminationReason.CALLS
+            if sampled.stopped is FinishReason.LENGTH:
+                capture.extend(renderer.stop_ids[:1], TokenSource.FORCED)
             capture.extend(renderer.observation(new))
-        return End.TURNS
+        return TerminationReason.TURNS
 
 
 class _NoRoom(Exception):

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agito.compiler import FORWARD, is_built, library
 from agito.models.cached import check_weights
+from agito.models.compiler import FORWARD, is_built, library
 from agito.models.network import Qwen3Config, rotary
 
 _LANES, _SPAN, _BLOCK = 16, 64, 64  # as in forward.c

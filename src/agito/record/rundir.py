@@ -156,7 +156,7 @@ class RunDir:
 
     @property
     def schedule(self) -> Path:
-        """What the decoupled loop's schedule saw and decided; see `agito.flowlog`."""
+        """What the decoupled loop's schedule saw and decided; see `agito.scheduling.log`."""
         return self.path / "schedule.jsonl"
 
     @property

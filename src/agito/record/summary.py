@@ -43,9 +43,11 @@ class Summary:
     tool_cpu_ms_p50: float
     void_attempts: int
     void_causes: Mapping[str, int] = field(default_factory=dict[str, int])  # the commonest, with how often
-    admission: Mapping[str, Json] = field(default_factory=dict[str, Json])  # why the environment was trained on: see `agito.admission`
+    admission: Mapping[str, Json] = field(
+        default_factory=dict[str, Json]
+    )  # why the environment was trained on: see `agito.training.admission`
     quarantined_attempts: int = 0
-    monitor: Mapping[str, Json] = field(default_factory=dict[str, Json])  # see `agito.grading.monitor`
+    monitor: Mapping[str, Json] = field(default_factory=dict[str, Json])  # see `agito.monitor`
     paused: str = ""  # why the run stopped before its end
 
     def __post_init__(self) -> None:

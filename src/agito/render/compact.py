@@ -13,7 +13,7 @@ import json
 from array import array
 from collections.abc import Sequence
 
-from agito import policy_json
+from agito.render import policy_json
 from agito.render.vocabulary import ACT, END, END_THINK, FAULT, LEFT, OBS, TASK, THINK, Vocabulary
 from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
 

@@ -8,21 +8,34 @@ from dataclasses import dataclass, replace
 
 from agito.errors import AgitoError
 from agito.grading.leaks import leak_flags, leaks
-from agito.grading.monitor import Monitor, is_report, located, proof_of
 from agito.harness import ScriptedAgent
+from agito.monitor import Monitor, is_report, located, proof_of
 from agito.protocols import Answered, Engine, Environment, Harness, Renderer, ScriptFactory, Session, Validated
 from agito.rollout.episode import Act, Deadlines, EpisodeDriver, Finished, reward_range
 from agito.rollout.guarded import what_broke
 from agito.rollout.observed import Observed
-from agito.types import Attempt, AttemptId, Dialect, End, Fault, Flag, Key, Sealed, Status, Task, Trajectory, Verdict
+from agito.types import (
+    Attempt,
+    AttemptId,
+    Dialect,
+    EpisodeArtifacts,
+    Fault,
+    Flag,
+    Status,
+    Target,
+    Task,
+    TerminationReason,
+    Trajectory,
+    Verdict,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """How group ids become tasks, and, for scripted attempts, which script acts."""
 
-    task: Callable[[int], tuple[Task, Key]]
-    script: Callable[[Task, Key, AttemptId], ScriptFactory] | None = None
+    task: Callable[[int], tuple[Task, Target]]
+    script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None
 
 
 class AttemptRunner:
@@ -49,7 +62,7 @@ class AttemptRunner:
     async def run(self, plan: Plan, attempt: AttemptId, engine: Engine | None) -> Attempt:
         """`engine` may be None when the plan has scripts. A retried slot draws the same stream again."""
         try:
-            task, key = plan.task(attempt.group)
+            task, target = plan.task(attempt.group)
         except AgitoError:
             raise
         except Exception as error:  # the boundary, as for the rest of an environment
@@ -59,16 +72,16 @@ class AttemptRunner:
         async def act(session: Session) -> Trajectory:
             acting, stream = engine, zlib.crc32(f"{self._seed}/{attempt.group}/{attempt.slot}".encode())
             if plan.script is not None:
-                session = acting = ScriptedAgent(plan.script(task, key, attempt), session, self._renderer)
+                session = acting = ScriptedAgent(plan.script(task, target, attempt), session, self._renderer)
             assert acting is not None
             return _asked(await self._harness.run(task, session, acting, self._renderer, attempt, seed=stream))
 
-        return await self.drive(task, key, attempt, act)
+        return await self.drive(task, target, attempt, act)
 
-    async def drive(self, task: Task, key: Key, attempt: AttemptId, act: Act) -> Attempt:
+    async def drive(self, task: Task, target: Target, attempt: AttemptId, act: Act) -> Attempt:
         """The same for whoever acts."""
-        finished = await self._driver.run(task, key, attempt, act)
-        finished = self._without_given_answers(finished, key)
+        finished = await self._driver.run(task, target, attempt, act)
+        finished = self._without_given_answers(finished, target)
         found = Attempt(trajectory=finished.trajectory, verdict=located(finished.verdict, finished.trajectory.events))
         if not found.is_scored:
             return found
@@ -79,33 +92,33 @@ class AttemptRunner:
         found = replace(found, penalty=proof_of(found.verdict, floor=low, extra=self._monitor.penalty if self._monitor else 0.0))
         if self._monitor is None or finished.sealed is None:
             return found
-        return await self._look_again(self._monitor, found, finished.sealed, key)
+        return await self._look_again(self._monitor, found, finished.sealed, target)
 
-    def _without_given_answers(self, finished: Finished, key: Key) -> Finished:
+    def _without_given_answers(self, finished: Finished, target: Target) -> Finished:
         """With a flag for an answer that stood in what the agent read."""
         environment, sealed = self._environment, finished.sealed
         if not isinstance(environment, Answered) or sealed is None:
             return finished
         try:
-            answers = environment.answers(finished.trajectory.task, key)
+            answers = environment.answers(finished.trajectory.task, target)
             found = leaks(finished.trajectory.events, answers, submitted=sealed.submitted)
         except Exception as error:  # the boundary, as for the grader
             return replace(finished, verdict=Verdict.void(f"env: {what_broke('answers', error)}"))
         return replace(finished, verdict=replace(finished.verdict, flags=(*finished.verdict.flags, *leak_flags(found))))
 
-    async def _look_again(self, monitor: Monitor, found: Attempt, sealed: Sealed, key: Key) -> Attempt:
+    async def _look_again(self, monitor: Monitor, found: Attempt, sealed: EpisodeArtifacts, target: Target) -> Attempt:
         """The reward stays what it was: a second look adds flags, gold, and perhaps a penalty."""
         at, verdict = found.trajectory.attempt, found.verdict
         flags = monitor.soft_evidence(found.trajectory, verdict)
         if monitor.wants_regrade(at) and not is_report(found.trajectory):
-            again = await self._driver.ask(self._environment.grade, sealed, key)
+            again = await self._driver.ask(self._environment.grade, sealed, target)
             if again.status is Status.SCORED and again.reward != verdict.reward:
                 said = f"reward {verdict.reward:g}, then {again.reward:g}: {again.evidence}"
                 flags = (*flags, Flag(kind="regrade_differs", is_proof=False, detail=said))
         verdict = replace(verdict, flags=(*verdict.flags, *flags))
         found = replace(found, verdict=verdict)
         if isinstance(self._environment, Validated) and monitor.wants_gold(at, verdict):
-            gold = await self._driver.ask(self._environment.gold, sealed, key)
+            gold = await self._driver.ask(self._environment.gold, sealed, target)
             found = monitor.disbelieved(replace(found, gold=gold, gold_chance=monitor.gold_chance(at, verdict)))
         return found
 
@@ -115,13 +128,13 @@ def _asked(trajectory: Trajectory) -> Trajectory:
     if trajectory.turns or trajectory.fault is not None or trajectory.events:
         return trajectory
     detail = trajectory.detail or f"the policy was never asked for a token: {trajectory.end}"
-    return replace(trajectory, end=End.FAILED, fault=Fault.TASK, detail=detail)
+    return replace(trajectory, end=TerminationReason.FAILED, fault=Fault.TASK, detail=detail)
 
 
 def _without_task(env: str, attempt: AttemptId, why: str) -> Attempt:
     prompt = dict.fromkeys(Dialect, "")
     task = Task(id=f"{env}-{attempt.group}", env=env, split="", family="unknown", level=0, prompt=prompt, tools=())
     trajectory = Trajectory(
-        attempt=attempt, task=task, segments=(), turns=(), events=(), end=End.FAILED, fault=Fault.ENV, detail=why
+        attempt=attempt, task=task, segments=(), turns=(), events=(), end=TerminationReason.FAILED, fault=Fault.ENV, detail=why
     )  # fmt: skip
     return Attempt(trajectory=trajectory, verdict=Verdict.void(f"env: {why}"))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import anyio
 
-from agito.engine.lockstep import Lane, Lockstep
 from agito.rollout.attempt import AttemptRunner, Plan
-from agito.schedule import Outcome, Quota, Schedule
+from agito.sampling.lockstep import Lane, Lockstep
+from agito.scheduling.schedule import Outcome, Quota, Schedule
 from agito.types import Attempt, AttemptId, Group
 
 

@@ -18,7 +18,7 @@ from agito.protocols import Control, Environment, Ranged, ScriptFactory, Session
 from agito.rollout.guarded import ENDS_EVERYTHING, Batch, Failure, GuardedSession, what_broke, within
 from agito.rollout.observed import DeadlineLog, Observed
 from agito.rollout.scripts import act_out
-from agito.types import AttemptId, End, Fault, Key, Sealed, Status, Task, Trajectory, Verdict
+from agito.types import AttemptId, EpisodeArtifacts, Fault, Status, Target, Task, TerminationReason, Trajectory, Verdict
 
 # Whoever acts: a harness with its policy, a script, a person. It is given the session and nothing else.
 Act: TypeAlias = Callable[[Session], Awaitable[Trajectory]]
@@ -42,7 +42,7 @@ class Finished:
 
     trajectory: Trajectory
     verdict: Verdict
-    sealed: Sealed | None = None
+    sealed: EpisodeArtifacts | None = None
 
 
 class EpisodeDriver:
@@ -62,16 +62,16 @@ class EpisodeDriver:
         self._deadlines, self._observed = deadlines or Deadlines(), observed or DeadlineLog()
         self._checking = anyio.CapacityLimiter(_CHECKS)
 
-    async def run(self, task: Task, key: Key, attempt: AttemptId, act: Act, *, is_graded: bool = True) -> Finished:
+    async def run(self, task: Task, target: Target, attempt: AttemptId, act: Act, *, is_graded: bool = True) -> Finished:
         """One episode to its end. Raises `WorkerDied` and `NoIsolation`, which end every episode alike, and nothing else.
 
         Without `is_graded` it ends with the seal: the verdict is void.
         """
-        control = await self._open(task, key, attempt)
+        control = await self._open(task, target, attempt)
         if isinstance(control, Failure):
-            return _void(Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=(), end=End.FAILED), control)
+            return _void(Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=(), end=TerminationReason.FAILED), control)
         guarded = GuardedSession(control.session, task.limits, attempt, self._observed)
-        sealed: Sealed | Failure | None = None
+        sealed: EpisodeArtifacts | Failure | None = None
         try:
             trajectory = await _acted(guarded, act, task, attempt)
             failure = guarded.failure or _of_harness(trajectory)
@@ -82,47 +82,49 @@ class EpisodeDriver:
         if isinstance(sealed, Failure):
             failure, sealed = sealed, None
         if failure is not None and failure.is_world_gone and failure.fault is Fault.INFRA:
-            failure = await self._attribute(failure, task, key, attempt, guarded.batches)
+            failure = await self._attribute(failure, task, target, attempt, guarded.batches)
         trajectory = trajectory if failure is None else _ended(trajectory, failure, guarded.failure)
         if failure is not None and failure.fault is not Fault.BUDGET:
             return _void(trajectory, failure)
         if sealed is None:
             assert failure is not None
             return Finished(trajectory=trajectory, verdict=self.lowest(f"nothing could be captured: {failure.detail}"))
-        verdict = await self.judge(sealed, task, key) if is_graded else Verdict.void("not graded")
+        verdict = await self.judge(sealed, task, target) if is_graded else Verdict.void("not graded")
         return Finished(trajectory=trajectory, verdict=verdict, sealed=sealed)
 
-    async def judge(self, sealed: Sealed, task: Task, key: Key) -> Verdict:
+    async def judge(self, sealed: EpisodeArtifacts, task: Task, target: Target) -> Verdict:
         """The environment's verdict on a capture, whatever the policy left there: a grader that fails on it is asked again beside a
         solved episode."""
         low, _ = reward_range(self.environment)
         return await judge(
-            self.environment.grade, sealed, key, self._grade_seed, partial(self.solved, task, key),
+            self.environment.grade, sealed, target, self._grade_seed, partial(self.solved, task, target),
             deadline_s=self._deadlines.grade_s, lowest=low,
         )  # fmt: skip
 
-    async def solved(self, task: Task, key: Key) -> Sealed:
+    async def solved(self, task: Task, target: Target) -> EpisodeArtifacts:
         """The capture of an episode that a shipped solution acted out. Raises whatever goes wrong."""
-        control = await self.environment.open(task, key, AttemptId(group=0, slot=0), noise_seed=self.noise_seed)
+        control = await self.environment.open(task, target, AttemptId(group=0, slot=0), noise_seed=self.noise_seed)
         try:
-            await act_out(control.session, task.limits, self.environment.solutions(task, key)[0])
+            await act_out(control.session, task.limits, self.environment.solutions(task, target)[0])
             return await control.seal()
         finally:
             await self._close(control)
 
-    async def ask(self, grade: Grade, sealed: Sealed, key: Key) -> Verdict:
+    async def ask(self, grade: Grade, sealed: EpisodeArtifacts, target: Target) -> Verdict:
         """One grading that is no reward, within its deadline. Void when it raises or does not answer."""
-        return await ask(grade, sealed, key, self._grade_seed, deadline_s=self._deadlines.grade_s)
+        return await ask(grade, sealed, target, self._grade_seed, deadline_s=self._deadlines.grade_s)
 
     def lowest(self, why: str) -> Verdict:
         """The environment's lowest reward, where there is nothing to grade."""
         low, _ = reward_range(self.environment)
         return Verdict(status=Status.SCORED, reward=low, scores={"success": 0.0}, evidence=why, grade_seed=self._grade_seed)
 
-    async def _open(self, task: Task, key: Key, attempt: AttemptId) -> Control | Failure:
-        return await within("open", self._deadlines.open_s, partial(self.environment.open, task, key, attempt, noise_seed=self.noise_seed))
+    async def _open(self, task: Task, target: Target, attempt: AttemptId) -> Control | Failure:
+        return await within(
+            "open", self._deadlines.open_s, partial(self.environment.open, task, target, attempt, noise_seed=self.noise_seed)
+        )
 
-    async def _seal(self, control: Control) -> Sealed | Failure:
+    async def _seal(self, control: Control) -> EpisodeArtifacts | Failure:
         return await within("seal", self._deadlines.seal_s, control.seal)
 
     async def _close(self, control: Control) -> None:
@@ -134,21 +136,21 @@ class EpisodeDriver:
             except Exception:  # the episode is over, and its pool sweeps up what is left
                 pass
 
-    async def _attribute(self, failure: Failure, task: Task, key: Key, attempt: AttemptId, batches: Sequence[Batch]) -> Failure:
+    async def _attribute(self, failure: Failure, task: Task, target: Target, attempt: AttemptId, batches: Sequence[Batch]) -> Failure:
         """A world that failed with its accounts in order. It is the attempt's own doing if its calls end a fresh world too, and those of
         a solution do not."""
         async with self._checking:
-            if not await self._dies(task, key, attempt, partial(_repeat, batches)):
+            if not await self._dies(task, target, attempt, partial(_repeat, batches)):
                 return failure
-            solutions = self.environment.solutions(task, key)
+            solutions = self.environment.solutions(task, target)
             solve = partial(_solve, solutions[0], task) if solutions else _idle
-            if await self._dies(task, key, attempt, solve) is not False:
+            if await self._dies(task, target, attempt, solve) is not False:
                 return failure
         return replace(failure, fault=Fault.BUDGET, detail=f"the attempt's own calls end its world: {failure.detail}")
 
-    async def _dies(self, task: Task, key: Key, attempt: AttemptId, act: Callable[[Session], Awaitable[None]]) -> bool | None:
+    async def _dies(self, task: Task, target: Target, attempt: AttemptId, act: Callable[[Session], Awaitable[None]]) -> bool | None:
         """Whether a fresh world fails under these calls, or cannot be sealed after them; None where none can be opened."""
-        control = await self._open(task, key, attempt)
+        control = await self._open(task, target, attempt)
         if isinstance(control, Failure):
             return None
         try:
@@ -178,7 +180,9 @@ async def _acted(guarded: GuardedSession, act: Act, task: Task, attempt: Attempt
         raise
     except Exception as error:  # the boundary: whoever acts may be anybody's code
         why = what_broke("harness", error)
-        return Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=(), end=End.FAILED, fault=Fault.ENV, detail=why)
+        return Trajectory(
+            attempt=attempt, task=task, segments=(), turns=(), events=(), end=TerminationReason.FAILED, fault=Fault.ENV, detail=why
+        )
 
 
 def _of_harness(trajectory: Trajectory) -> Failure | None:
@@ -189,7 +193,7 @@ def _ended(trajectory: Trajectory, failure: Failure, in_acting: Failure | None) 
     """As the driver knows it; a world that could not be sealed does not change how the acting ended."""
     end = trajectory.end
     if in_acting is not None or trajectory.fault is not None:
-        end = End.SECONDS if failure.fault is Fault.BUDGET and not failure.is_world_gone else End.FAILED
+        end = TerminationReason.SECONDS if failure.fault is Fault.BUDGET and not failure.is_world_gone else TerminationReason.FAILED
     return replace(trajectory, end=end, fault=failure.fault, detail=failure.detail)
 
 

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 
-from agito.types import AttemptId, Call, End, Event, Fault, Json, Trajectory
+from agito.types import AttemptId, Call, Event, Fault, Json, TerminationReason, Trajectory
 
 _FIELDS = ("text", "exit_code", "truncated_bytes", "wall_s", "cpu_s")
 
@@ -104,7 +104,7 @@ class RecordedAttempt:
         index = self._at.get(said)
         if index is None:
             return left_s <= 0
-        return self._end is End.SECONDS and index == len(self._events) - 1
+        return self._end is TerminationReason.SECONDS and index == len(self._events) - 1
 
 
 def _history(events: Sequence[Event]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from agito.harness.scripted import advance, end
 from agito.protocols import Renderer, Script, ScriptFactory, Session
-from agito.types import AttemptId, Budget, Call, End, Event, Limits, Task, ToolSpec, Trajectory
+from agito.types import AttemptId, Budget, Call, Event, Limits, Task, TerminationReason, ToolSpec, Trajectory
 
 
 def budget(limits: Limits, num_calls: int = 0) -> Budget:
@@ -59,8 +59,14 @@ def scripted(
 def acted(task: Task, attempt: AttemptId, events: Sequence[Event], *, wall_s: float = 0.0) -> Trajectory:
     """The trajectory of somebody who samples no tokens."""
     limits = task.limits
-    how = End.SUBMITTED if events and events[-1].ended else End.CALLS if len(events) >= limits.calls else End.TURNS
-    how = End.ABANDONED if len(events) < min(limits.turns, limits.calls) and how is not End.SUBMITTED else how
+    how = (
+        TerminationReason.SUBMITTED
+        if events and events[-1].ended
+        else TerminationReason.CALLS
+        if len(events) >= limits.calls
+        else TerminationReason.TURNS
+    )
+    how = TerminationReason.ABANDONED if len(events) < min(limits.turns, limits.calls) and how is not TerminationReason.SUBMITTED else how
     return Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=tuple(events), end=how, wall_s=wall_s)
 
 

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import anyio
 
+from agito.concurrency import first_error
 from agito.errors import AgitoError, WorkerDied, WorkerFailed
-from agito.running import first_error
 from agito.runtime.transport import Transport
 from agito.runtime.wire import Failure, PolicyId, Request, WorkerRequest, WorkerResponse
 

@@ -7,6 +7,9 @@ from typing import assert_never
 
 import torch
 
+from agito.learning.trainer import LocalTrainer
+from agito.learning.trainer.checkpoint import load_state, save_state
+from agito.learning.trainer.reducer import OneRank, Reducer
 from agito.models import Qwen3, load_into, save
 from agito.record.commits import commit
 from agito.runtime.wire import (
@@ -24,9 +27,6 @@ from agito.runtime.wire import (
     SyncWeights,
     TakeStep,
 )
-from agito.trainer import LocalTrainer
-from agito.trainer.checkpoint import load_state, save_state
-from agito.trainer.reducer import OneRank, Reducer
 from agito.weights.channel import InProcess, WeightBuffer, WeightChannel
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import anyio
 
+from agito.learning.trainer.config import TrainerConfig
 from agito.models.config import Qwen3Config
 from agito.runtime.client import FAREWELL_S, START_S, Worker, together
 from agito.runtime.pipes import launch
@@ -22,7 +23,6 @@ from agito.runtime.remote import RemoteLearner, RemoteSampler
 from agito.runtime.roles import PolicyHandle
 from agito.runtime.transport import Launch
 from agito.runtime.wire import LearnerGroup, LearnerSpec, OpenPolicy, PolicyId, PolicyOpened, SamplerSpec
-from agito.trainer.config import TrainerConfig
 from agito.weights.address import SharedMemory
 
 SILENCE_S = 300.0  # after which a worker that has not answered is given up

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import anyio
 
-from agito.engine.wire import Advance, Advanced
+from agito.learning.trainer.config import Phase
 from agito.protocols import StepStats
 from agito.runtime.client import Worker, together
 from agito.runtime.wire import (
@@ -30,7 +30,7 @@ from agito.runtime.wire import (
     TakeStep,
     WeightsPulled,
 )
-from agito.trainer.config import Phase
+from agito.sampling.wire import EngineRequest, EngineResponse
 from agito.types import Json, Sample
 
 Answer = TypeVar("Answer", bound=LearnerResponse)
@@ -42,8 +42,8 @@ class RemoteSampler:
     def __init__(self, policy: PolicyId, worker: Worker) -> None:
         self._policy, self._worker = policy, worker
 
-    async def advance(self, exchange: Advance) -> Advanced:
-        return await self._worker.ask(self._policy, exchange, Advanced)
+    async def advance(self, exchange: EngineRequest) -> EngineResponse:
+        return await self._worker.ask(self._policy, exchange, EngineResponse)
 
     async def pull(self, version: int, *, keep_rows: bool) -> float:
         pulled = await self._worker.ask(self._policy, PullWeights(version=version, keep_rows=keep_rows), WeightsPulled)

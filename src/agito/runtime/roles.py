@@ -10,17 +10,17 @@ from typing import Protocol
 
 import anyio
 
-from agito.engine.wire import Advance, Advanced
+from agito.concurrency import first_error
+from agito.learning.trainer.config import Phase
 from agito.protocols import StepStats
-from agito.running import first_error
-from agito.trainer.config import Phase
+from agito.sampling.wire import EngineRequest, EngineResponse
 from agito.types import Json, Sample
 
 
 class Sampler(Protocol):
     """One policy in one process, with the weights that it pulled last."""
 
-    async def advance(self, exchange: Advance) -> Advanced: ...
+    async def advance(self, exchange: EngineRequest) -> EngineResponse: ...
     async def pull(self, version: int, *, keep_rows: bool) -> float:
         """Goes on with weights that were pushed. Returns for how many seconds nothing was sampled."""
         ...

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import assert_never
 
-from agito.engine.embedded import EmbeddedEngine
-from agito.engine.wire import Advance
 from agito.models import Qwen3
 from agito.runtime.wire import PullWeights, SamplerRequest, SamplerResponse, SamplerSpec, WeightsPulled
+from agito.sampling.embedded import EmbeddedEngine
+from agito.sampling.wire import EngineRequest
 from agito.weights.channel import WeightChannel
 
 
@@ -21,7 +21,7 @@ class SamplerService:
 
     def handle(self, request: SamplerRequest) -> SamplerResponse:
         match request:
-            case Advance():
+            case EngineRequest():
                 return self._engine.advance(request)
             case PullWeights():
                 return self._pull(request)

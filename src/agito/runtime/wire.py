@@ -1,7 +1,7 @@
 """What is asked of a worker process and what it answers; torch-free, picklable, the same over every transport.
 
-One request is answered by one response with its id. Each request names its policy: a process may hold several. `Advance` and `Advanced` are
-the engine's own, in `agito.engine.wire`.
+One request is answered by one response with its id. Each request names its policy: a process may hold several. `EngineRequest` and
+`EngineResponse` are the engine's own, in `agito.sampling.wire`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from agito.engine.wire import Advance, Advanced
+from agito.learning.trainer.config import Phase, TrainerConfig
 from agito.models.config import Qwen3Config
 from agito.protocols import StepStats
-from agito.trainer.config import Phase, TrainerConfig
+from agito.sampling.wire import EngineRequest, EngineResponse
 from agito.types import Json, Sample
 from agito.weights.address import SharedMemory
 
@@ -163,8 +163,8 @@ class Failure:
     trace: str
 
 
-SamplerRequest: TypeAlias = Advance | PullWeights
-SamplerResponse: TypeAlias = Advanced | WeightsPulled
+SamplerRequest: TypeAlias = EngineRequest | PullWeights
+SamplerResponse: TypeAlias = EngineResponse | WeightsPulled
 LearnerRequest: TypeAlias = BeginPhase | Imitate | TakeStep | SyncWeights | PushWeights | SaveCheckpoint | SaveState | LoadState
 LearnerResponse: TypeAlias = Stepped | Done
 WorkerRequest: TypeAlias = OpenPolicy | SamplerRequest | LearnerRequest

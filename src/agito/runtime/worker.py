@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import torch
 
-from agito.engine.wire import Advance
 from agito.errors import BadRecipe
+from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.models import Qwen3
 from agito.runtime.learner import LearnerService
 from agito.runtime.pipes import serve
 from agito.runtime.sampler import SamplerService
 from agito.runtime.wire import LearnerGroup, OpenPolicy, PolicyId, PolicyOpened, PullWeights, SamplerSpec, WorkerRequest, WorkerResponse
-from agito.trainer.reducer import OneRank, Reducer, SharedReducer
+from agito.sampling.wire import EngineRequest
 from agito.weights.channel import WeightBuffer, WeightChannel
 
 _NICE = 10  # tools and episodes go first: they take little, and everybody waits for them
@@ -43,7 +43,7 @@ class Host:
         found = self._policies.get(policy)
         if found is None:
             raise LookupError(f"policy {policy!r} is not open here; there are {sorted(self._policies)}")
-        if isinstance(request, Advance | PullWeights):
+        if isinstance(request, EngineRequest | PullWeights):
             return found.sampler.handle(request)
         if found.learner is None:
             raise LookupError(f"policy {policy!r} does not learn here")

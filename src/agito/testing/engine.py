@@ -14,7 +14,7 @@ import anyio.lowlevel
 
 from agito.protocols import Engine, Row, Sampled, SampleRequest
 from agito.testing.contract import Contract, Unmet, require, rule
-from agito.types import Stop
+from agito.types import FinishReason
 
 
 class EngineContract(Contract):
@@ -91,7 +91,7 @@ class EngineContract(Contract):
             for most in (1, 2, 7):
                 sampled = await self.once(engine, self.ask(most=most))
                 require(len(sampled.ids) == most, f"max_tokens={most} gave {len(sampled.ids)} tokens")
-                require(sampled.stopped is Stop.LENGTH, f"max_tokens={most} was reached, but stopped={sampled.stopped}")
+                require(sampled.stopped is FinishReason.LENGTH, f"max_tokens={most} was reached, but stopped={sampled.stopped}")
 
     @rule("refuse it with ValueError before anything is sampled")
     async def test_fewer_than_one_token_is_refused(self) -> None:
@@ -107,7 +107,7 @@ class EngineContract(Contract):
             first = free.ids.index(stop)
             sampled = await self.once(engine, self.ask(stop=[stop]))
             require(list(sampled.ids) == list(free.ids[: first + 1]), f"with stop id {stop}, {list(free.ids)} became {list(sampled.ids)}")
-            require(sampled.stopped is Stop.END, f"the last token is a stop id, but stopped={sampled.stopped}")
+            require(sampled.stopped is FinishReason.END, f"the last token is a stop id, but stopped={sampled.stopped}")
             rest = await self.once(engine, self.ask(stop=range(self.vocab_size)))
             require(len(rest.ids) == 1, f"where every token stops, {len(rest.ids)} were sampled")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import anyio.lowlevel
 
 from agito.protocols import Row, Sampled, SampleRequest
-from agito.types import Stop, VersionSpan, span
+from agito.types import FinishReason, VersionSpan, span
 
 SMALLEST_TEMPERATURE = 1e-6
 
@@ -77,14 +77,14 @@ class FakeRow:
             raise ValueError(f"{len(self._ids) + len(request.extend)} tokens and {request.max_tokens} more exceed {self._engine.context}")
         self._ids.extend(request.extend)
         ids, logprobs = array("i"), array("f")
-        stopped = Stop.LENGTH
-        while len(ids) < request.max_tokens and stopped is Stop.LENGTH:
+        stopped = FinishReason.LENGTH
+        while len(ids) < request.max_tokens and stopped is FinishReason.LENGTH:
             token, logprob = self._draw(request)
             self._ids.append(token)
             ids.append(token)
             logprobs.append(logprob)
             if token in request.stop_ids:
-                stopped = Stop.END
+                stopped = FinishReason.END
         versions = span(self._engine.version, len(request.extend) + len(ids))
         return Sampled(ids=ids, logprobs=logprobs, stopped=stopped, versions=versions)
 
@@ -171,7 +171,7 @@ class ReplayRow:
         self._length += len(request.extend) + len(ids)
         if self._length > engine.context:
             raise ValueError(f"{self._length} tokens exceed the context of {engine.context}")
-        stopped = Stop.END if ids and ids[-1] in request.stop_ids else Stop.LENGTH
+        stopped = FinishReason.END if ids and ids[-1] in request.stop_ids else FinishReason.LENGTH
         logprobs = array("f", [-(token % 7 + 1) / 8 for token in ids])
         covered = (VersionSpan(start=0, stop=len(request.extend) + len(ids), version=engine.first_version + done),)
         sampled = Sampled(ids=ids, logprobs=logprobs, stopped=stopped, versions=covered)

@@ -8,7 +8,7 @@ from agito.errors import BadEnvironment
 from agito.protocols import Environment, Renderer, ScriptFactory
 from agito.rollout.episode import EpisodeDriver
 from agito.rollout.scripts import act_out, budget, nothing, scripted, through
-from agito.types import AttemptId, Event, Key, Sealed, Task, Verdict
+from agito.types import AttemptId, EpisodeArtifacts, Event, Target, Task, Verdict
 
 __all__ = ["Played", "act_out", "budget", "essence", "nothing", "play", "through"]
 
@@ -18,7 +18,7 @@ class Played:
     """One scripted episode, sealed and graded."""
 
     events: tuple[Event, ...]
-    sealed: Sealed
+    sealed: EpisodeArtifacts
     verdict: Verdict
 
 
@@ -30,7 +30,7 @@ def essence(event: Event) -> tuple[object, ...]:
 async def play(
     env: Environment,
     task: Task,
-    key: Key,
+    target: Target,
     factory: ScriptFactory,
     attempt: AttemptId | None = None,
     *,
@@ -40,7 +40,7 @@ async def play(
     """Opens, acts out, seals and grades one episode, as training does. Raises `BadEnvironment` when there was nothing to grade."""
     attempt = attempt or AttemptId(group=0, slot=0)
     act = scripted(factory, task, attempt, renderer=renderer)
-    finished = await EpisodeDriver(env, noise_seed=noise_seed, grade_seed=0).run(task, key, attempt, act)
+    finished = await EpisodeDriver(env, noise_seed=noise_seed, grade_seed=0).run(task, target, attempt, act)
     if finished.sealed is None:
         raise BadEnvironment(f"{task.id}: {finished.verdict.evidence}")
     return Played(events=finished.trajectory.events, sealed=finished.sealed, verdict=finished.verdict)

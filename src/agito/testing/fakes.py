@@ -17,14 +17,14 @@ from agito.types import (
     Budget,
     Call,
     Dialect,
+    EpisodeArtifacts,
     Event,
     Exactness,
     Fault,
     Json,
-    Key,
     Limits,
-    Sealed,
     Status,
+    Target,
     Task,
     ToolSpec,
     Verdict,
@@ -74,7 +74,7 @@ class FakeEnvironment:
     splits = ("train", "heldout", "structural")
     chance_level = 0.125  # one guess among at least eight boxes
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
         if split not in self.splits or (family or "coin") not in self.families or (level or 1) not in self.levels:
             raise ValueError(f"split={split!r} family={family!r} level={level!r}: coin has {self.splits}, {self.families}, {self.levels}")
         level = level or self.levels[index % len(self.levels)]
@@ -86,24 +86,24 @@ class FakeEnvironment:
             prompt={Dialect.COMPACT: ask, Dialect.NATURAL: f"A coin lies in one of {boxes} boxes, numbered from zero. Find it."},
             tools=TOOLS, limits=Limits(turns=60, calls=60, tokens=1 << 12),
         )  # fmt: skip
-        return task, Key(task_id=task.id, seed=drawn, data={"boxes": boxes, "coin": drawn % boxes})
+        return task, Target(task_id=task.id, seed=drawn, data={"boxes": boxes, "coin": drawn % boxes})
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return FakeWorld(task, key, attempt, noise_seed)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return FakeWorld(task, target, attempt, noise_seed)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        reward = float(sealed.submitted == str(key.data["coin"]))
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        reward = float(sealed.submitted == str(target.data["coin"]))
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: search(task, 1.0, 0),)
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         boxes, rng = int(task.prompt[Dialect.COMPACT].split()[-1]), random.Random(task.id)
         few, any_of_them = rng.randrange(8), rng.randrange(boxes)
         return {"first": lambda: submit(0), "guess": lambda: submit(few), "open_loop": lambda: submit(any_of_them)}
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: search(task, skill, seed)
 
     async def aclose(self) -> None:
@@ -153,12 +153,12 @@ class CoinSession:
 
 
 class FakeWorld:
-    def __init__(self, task: Task, key: Key, attempt: AttemptId, noise_seed: int) -> None:
-        self._task, self._key, self._attempt, self._noise_seed = task, key, attempt, noise_seed
+    def __init__(self, task: Task, target: Target, attempt: AttemptId, noise_seed: int) -> None:
+        self._task, self._key, self._attempt, self._noise_seed = task, target, attempt, noise_seed
         self._opened: tuple[str, ...] = ()
         self._num_calls = 0
         self._submitted: str | None = None
-        self._sealed: Sealed | None = None
+        self._sealed: EpisodeArtifacts | None = None
 
     @property
     def session(self) -> Session:
@@ -205,9 +205,9 @@ class FakeWorld:
         state = [self._task.id, sorted(set(self._opened)), self._submitted]
         return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
 
-    async def seal(self) -> Sealed:
+    async def seal(self) -> EpisodeArtifacts:
         if self._sealed is None:
-            self._sealed = Sealed(task_id=self._task.id, submitted=self._submitted, files={}, digest=await self.digest())
+            self._sealed = EpisodeArtifacts(task_id=self._task.id, submitted=self._submitted, files={}, digest=await self.digest())
         return self._sealed
 
     async def close(self) -> None:

@@ -14,7 +14,20 @@ from agito.testing.contract import Contract, require, rule
 from agito.testing.engines import ReplayEngine
 from agito.testing.fakes import TOOLS, FakeSession, call
 from agito.testing.renderers import ByteRenderer
-from agito.types import AttemptId, Call, Dialect, End, Fault, Kind, Limits, Segment, Stop, Task, Tokens, Trajectory
+from agito.types import (
+    AttemptId,
+    Call,
+    Dialect,
+    Fault,
+    FinishReason,
+    Limits,
+    Segment,
+    Task,
+    TerminationReason,
+    Tokens,
+    TokenSource,
+    Trajectory,
+)
 
 ATTEMPT = AttemptId(group=3, slot=1)
 ROOMY = Limits(turns=8, calls=8, tokens=2000, turn_tokens=64)
@@ -55,7 +68,7 @@ class HarnessContract(Contract):
         engine = ReplayEngine(turns=self.say(*SAID, "open 3"))
         trajectory = await self.run(engine)
         require(trajectory.attempt == ATTEMPT and trajectory.task == self.task(), f"labelled {trajectory.attempt}")
-        require(trajectory.end is End.SUBMITTED, f"the attempt ended with {trajectory.end} ({trajectory.detail})")
+        require(trajectory.end is TerminationReason.SUBMITTED, f"the attempt ended with {trajectory.end} ({trajectory.detail})")
         require(trajectory.fault is None, f"it blames {trajectory.fault}")
         require(len(engine.exchanges) == len(SAID), f"{len(engine.exchanges)} turns were sampled, though turn {len(SAID)} submitted")
         require(len(trajectory.turns) == len(SAID), f"{len(trajectory.turns)} turns are recorded")
@@ -119,7 +132,9 @@ class HarnessContract(Contract):
     async def test_a_turn_that_cannot_be_parsed_goes_back_to_the_policy(self) -> None:
         engine = ReplayEngine(turns=self.say("garbage", "submit 2"))
         trajectory = await self.run(engine)
-        require(trajectory.end is End.SUBMITTED, f"after a turn that cannot be parsed the attempt ended with {trajectory.end}")
+        require(
+            trajectory.end is TerminationReason.SUBMITTED, f"after a turn that cannot be parsed the attempt ended with {trajectory.end}"
+        )
         faults = [event.fault for event in trajectory.events]
         require(faults[:1] == [Fault.POLICY], f"the faults are {faults}")
         answered = self.renderer().observation(trajectory.events[:1])
@@ -127,10 +142,10 @@ class HarnessContract(Contract):
 
     @rule("end with TURNS, CALLS or TOKENS when that budget is used up, without blame; the attempt is scored as it stands")
     async def test_each_budget_ends_the_attempt_with_its_own_end(self) -> None:
-        cases: list[tuple[End, Limits]] = [
-            (End.TURNS, replace(ROOMY, turns=3)),
-            (End.CALLS, replace(ROOMY, calls=3)),
-            (End.TOKENS, replace(ROOMY, tokens=60)),
+        cases: list[tuple[TerminationReason, Limits]] = [
+            (TerminationReason.TURNS, replace(ROOMY, turns=3)),
+            (TerminationReason.CALLS, replace(ROOMY, calls=3)),
+            (TerminationReason.TOKENS, replace(ROOMY, tokens=60)),
         ]
         for end, limits in cases:
             engine = ReplayEngine(turns=self.say("open 1"))
@@ -149,8 +164,8 @@ class HarnessContract(Contract):
         trajectory = await self.run(engine, limits=replace(ROOMY, turn_tokens=12))
         asked = [exchange.request.max_tokens for exchange in engine.exchanges]
         require(max(asked) <= 12, f"max_tokens={max(asked)} where a turn may have 12")
-        require(trajectory.turns[0].stopped is Stop.LENGTH, f"the cut turn says {trajectory.turns[0].stopped}")
-        require(trajectory.end is End.SUBMITTED, f"after a cut turn the attempt ended with {trajectory.end}")
+        require(trajectory.turns[0].stopped is FinishReason.LENGTH, f"the cut turn says {trajectory.turns[0].stopped}")
+        require(trajectory.end is TerminationReason.SUBMITTED, f"after a cut turn the attempt ended with {trajectory.end}")
 
     @rule("pass the session what is left of each budget, never negative, never more than before")
     async def test_the_session_is_told_what_is_left(self) -> None:
@@ -190,6 +205,6 @@ def require_kinds(segment: Segment, sampled: set[int]) -> None:
     """Kinds and log-probabilities agree with the positions that were sampled."""
     tokens = segment.tokens
     for position, (kind, logprob) in enumerate(zip(tokens.kinds, tokens.logprobs, strict=True)):
-        is_sampled = kind in (Kind.SAMPLED, Kind.CONTROL)
-        require(is_sampled == (position in sampled), f"position {position} has the kind {Kind(kind).name}")
-        require(math.isnan(logprob) != is_sampled, f"position {position} ({Kind(kind).name}) has the log-probability {logprob}")
+        is_sampled = kind in (TokenSource.SAMPLED, TokenSource.CONTROL)
+        require(is_sampled == (position in sampled), f"position {position} has the kind {TokenSource(kind).name}")
+        require(math.isnan(logprob) != is_sampled, f"position {position} ({TokenSource(kind).name}) has the log-probability {logprob}")

@@ -15,7 +15,7 @@ from functools import partial
 import anyio
 
 from agito.protocols import Control, Script, ScriptFactory, Session, WorldSnapshot
-from agito.types import AttemptId, Budget, Call, Dialect, Event, Key, Limits, Sealed, Status, Task, ToolSpec, Verdict
+from agito.types import AttemptId, Budget, Call, Dialect, EpisodeArtifacts, Event, Limits, Status, Target, Task, ToolSpec, Verdict
 
 HEAVY_MEDIAN_S, HEAVY_RATIO = 0.2, 20.0  # p99 over median
 _SIGMA = math.log(HEAVY_RATIO) / 2.3263
@@ -43,7 +43,7 @@ class Relay:
         self._turns, self._turn_tokens, self._words, self._even = turns, turn_tokens, words, even
         self._latency_s = partial(latency_s, latency, seed=seed)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
         task = Task(
             id=f"relay-{split}-{seed}-{index}", env=self.name, split=split, family="relay", level=1,
             prompt={Dialect.COMPACT: f"relay {index}", Dialect.NATURAL: f"Relay {index}."},
@@ -51,22 +51,22 @@ class Relay:
             limits=Limits(turns=self._turns, calls=self._turns * 8, tokens=1 << 12, turn_tokens=self._turn_tokens, seconds=600.0),
         )  # fmt: skip
         is_even = math.floor((index + 1) * self._even) > math.floor(index * self._even)
-        return task, Key(task_id=task.id, seed=seed, data={"even": is_even})
+        return task, Target(task_id=task.id, seed=seed, data={"even": is_even})
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         return _World(task, attempt, self._latency_s, self._words)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
-        reward = 1.0 if key.data["even"] else float(sealed.submitted or 0)
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        reward = 1.0 if target.data["even"] else float(sealed.submitted or 0)
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: _wait(self._turns),)
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         return {}
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: _wait(self._turns)
 
     async def aclose(self) -> None:
@@ -104,8 +104,8 @@ class _World:
     async def digest(self) -> str:
         return f"{self._task.id}/{self._attempt}/{self._num_acts}"
 
-    async def seal(self) -> Sealed:
-        return Sealed(task_id=self._task.id, submitted=str(self._attempt.slot % 2), files={}, digest=await self.digest())
+    async def seal(self) -> EpisodeArtifacts:
+        return EpisodeArtifacts(task_id=self._task.id, submitted=str(self._attempt.slot % 2), files={}, digest=await self.digest())
 
     async def close(self) -> None:
         return

@@ -87,7 +87,7 @@ def demonstrator(name: str, *, skill: float, seed: int) -> ScriptFactory:
     return script
 
 
-def impostors(name: str, seed: int) -> dict[str, ScriptFactory]:
+def negative_controls(name: str, seed: int) -> dict[str, ScriptFactory]:
     """Agents that must stay at the floor."""
 
     def null() -> Script:

@@ -15,7 +15,7 @@ from agito.envs.decisions.scene import Family, Hand, Outcome, Scene, Spent, call
 from agito.envs.decisions.words import VALUES
 from agito.protocols import Script
 from agito.types import Call, Dialect, Limits
-from agito.world.component import Answer, spec, text_of
+from agito.worlds.component import Answer, spec, text_of
 
 TOOLS = (
     spec("at", "Say aloud in which room the thing is now, and read the next move.", ["room"]),

@@ -16,11 +16,11 @@ from functools import lru_cache
 
 from agito.envs.decisions import chain, fanout, ledger, probe, tooldag
 from agito.envs.decisions.measured import MEASURES
-from agito.envs.decisions.scene import Case, Family, Spent, act_again, demonstrator, impostors, solver
+from agito.envs.decisions.scene import Case, Family, Spent, act_again, demonstrator, negative_controls, solver
 from agito.envs.procedural import Place, ProceduralEnvironment
 from agito.protocols import Control, Measure, ScriptFactory
-from agito.types import AttemptId, Key, Sealed, Status, Task, Trajectory, Verdict
-from agito.world.world import World
+from agito.types import AttemptId, EpisodeArtifacts, Status, Target, Task, Trajectory, Verdict
+from agito.worlds.world import World
 
 _FAMILIES: Mapping[str, Family] = {
     "chain": chain.FAMILY,
@@ -43,45 +43,45 @@ class DecisionsEnvironment(ProceduralEnvironment):
     chance_level = 0.03
     measured: tuple[Measure, ...] = MEASURES
 
-    def draw(self, place: Place) -> tuple[Task, Key]:
+    def draw(self, place: Place) -> tuple[Task, Target]:
         case = _case(place.split, place.family, place.level, place.seed)
         task = Task(
             id=place.id, env=self.name, split=place.split, family=place.family, level=place.level, prompt=case.prompt,
             tools=case.tools, limits=(limits := case.limits), tags=case.tags,
             natural_limits=replace(limits, tokens=640 + 96 * limits.turns, turn_tokens=2 * limits.turn_tokens),
         )  # fmt: skip
-        return task, Key(task_id=task.id, seed=place.seed, data={"split": place.split, "family": place.family, "level": place.level})
+        return task, Target(task_id=task.id, seed=place.seed, data={"split": place.split, "family": place.family, "level": place.level})
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         """What looks like noise is part of the task: all attempts at one task meet the same readings and the same faults."""
-        return World(task, [_of(key).scene()], attempt, noise_seed=noise_seed)
+        return World(task, [_of(target).scene()], attempt, noise_seed=noise_seed)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         """Acts the captured calls again in a world of its own. The reward of a success is what the optimum would have paid, as a share of
         what was paid: so the price of a decision counts, and never as much as the outcome."""
-        outcome = act_again(_of(key).scene(), json.loads(sealed.files["calls.json"])).outcome()
+        outcome = act_again(_of(target).scene(), json.loads(sealed.files["calls.json"])).outcome()
         scores = {"success": float(outcome.success), **outcome.scores}
         return Verdict(
             status=Status.SCORED, reward=outcome.reward, scores=scores, evidence=outcome.evidence, grade_seed=grade_seed,
         )  # fmt: skip
 
-    def measures(self, task: Task, key: Key, trajectory: Trajectory) -> Mapping[str, float]:
+    def measures(self, task: Task, target: Target, trajectory: Trajectory) -> Mapping[str, float]:
         """The measures of this attempt, by name; those that it says nothing about are left out."""
         calls = [(event.call.tool, event.call.arguments) for event in trajectory.events]
-        return act_again(_of(key).scene(), calls).measures(Spent.of(trajectory))
+        return act_again(_of(target).scene(), calls).measures(Spent.of(trajectory))
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
-        return (solver(_of(key)),)
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
+        return (solver(_of(target)),)
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return impostors(_FAMILIES[task.family], task, zlib.crc32(task.id.encode()))
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return negative_controls(_FAMILIES[task.family], task, zlib.crc32(task.id.encode()))
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
-        return demonstrator(_of(key), skill=skill, seed=seed)
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
+        return demonstrator(_of(target), skill=skill, seed=seed)
 
 
-def _of(key: Key) -> Case:
-    return _case(str(key.data["split"]), str(key.data["family"]), int(str(key.data["level"])), key.seed)
+def _of(target: Target) -> Case:
+    return _case(str(target.data["split"]), str(target.data["family"]), int(str(target.data["level"])), target.seed)
 
 
 @lru_cache(maxsize=4096)

@@ -16,7 +16,7 @@ from agito.envs.decisions.words import NAMES, VALUES
 from agito.errors import InvalidArguments
 from agito.protocols import Script
 from agito.types import Call, Dialect, Fault, Limits, ToolSpec
-from agito.world.component import Answer, spec, text_of
+from agito.worlds.component import Answer, spec, text_of
 
 TOOLS = (
     ToolSpec(

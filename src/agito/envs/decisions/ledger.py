@@ -14,7 +14,7 @@ from agito.envs.decisions.scene import Family, Hand, Outcome, Scene, Spent, call
 from agito.envs.decisions.words import NAMES, VALUES
 from agito.protocols import Script
 from agito.types import Call, Dialect, Limits
-from agito.world.component import Answer, spec, text_of
+from agito.worlds.component import Answer, spec, text_of
 
 TOOLS = (spec("say", "Answer the question that was asked last, and read on. `gone`: it was retracted.", ["name", "value"]),)
 GONE = "gone"

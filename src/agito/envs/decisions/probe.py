@@ -19,7 +19,7 @@ from agito.envs.decisions.words import VALUES
 from agito.errors import InvalidArguments
 from agito.protocols import Script
 from agito.types import Call, Dialect, Limits
-from agito.world.component import Answer, spec, text_of
+from agito.worlds.component import Answer, spec, text_of
 
 TOOLS = (
     spec("probe", "Take a reading of a sensor: it names a part.", ["sensor"]),

@@ -16,7 +16,7 @@ from typing import Protocol, cast
 from agito.errors import InvalidArguments
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Dialect, Json, Limits, Task, ToolSpec, Trajectory
-from agito.world.component import Answer, Machine
+from agito.worlds.component import Answer, Machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +126,7 @@ class Case(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One of the worlds. What its impostors know is the compact prompt."""
+    """One of the worlds. What its negative controls know is the compact prompt."""
 
     draw: Callable[[str, int, random.Random], Case]  # (split, level, rng)
     open_loop: Callable[[str, int, random.Random], Script]  # (prompt, turns, rng): acts as well as one can who reads nothing
@@ -153,7 +153,7 @@ def demonstrator(case: Case, *, skill: float, seed: int) -> ScriptFactory:
     return lambda: case.agent(Hand(skill, random.Random(f"decisions/demonstrator/{seed}")))
 
 
-def impostors(family: Family, task: Task, seed: int) -> dict[str, ScriptFactory]:
+def negative_controls(family: Family, task: Task, seed: int) -> dict[str, ScriptFactory]:
     """Agents that must stay at the floor."""
     prompt = task.prompt[Dialect.COMPACT]
 

@@ -21,7 +21,7 @@ from agito.envs.decisions.words import NAMES
 from agito.protocols import Script
 from agito.types import Call, Dialect, Event, Limits
 from agito.types import Fault as Blame
-from agito.world.component import Answer, spec, text_of
+from agito.worlds.component import Answer, spec, text_of
 
 TOOLS = (
     spec("make", "Make a thing from a source that is at hand.", ["thing", "source"]),

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 from agito.envs.desk.shop import PAGE, SCHEMA
 from agito.envs.desk.words import CUSTOMERS, ITEMS, PLACES
-from agito.world.api import dump, image
-from agito.world.api.database import Tables
-from agito.world.users import Mind
+from agito.worlds.api import dump, image
+from agito.worlds.api.database import Tables
+from agito.worlds.users import Mind
 
 FAMILIES = ("refund", "cancel", "move")
 SPLITS = ("train", "heldout", "structural")

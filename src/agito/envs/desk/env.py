@@ -19,11 +19,11 @@ from agito.envs.desk.case import FAMILIES, LEVELS, SHAPES, SPLITS, Case, case
 from agito.envs.desk.shop import OPERATIONS, shop
 from agito.envs.procedural import Place, ProceduralEnvironment
 from agito.protocols import Control, ScriptFactory
-from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
-from agito.world.api import differences, dump
-from agito.world.component import Weather
-from agito.world.users import ASK, User
-from agito.world.world import SUBMIT, World
+from agito.types import AttemptId, Dialect, EpisodeArtifacts, Json, Limits, Status, Target, Task, Verdict
+from agito.worlds.api import differences, dump
+from agito.worlds.component import FaultProfile
+from agito.worlds.users import ASK, User
+from agito.worlds.world import SUBMIT, World
 
 TOOLS = (ASK, *(operation.tool for operation in OPERATIONS), SUBMIT)
 _TOPICS = {"item": ("which", "item", "order", "what"), "place": ("where", "place", "address")}
@@ -48,7 +48,7 @@ class DeskEnvironment(ProceduralEnvironment):
     splits = SPLITS
     chance_level = 0.015
 
-    def draw(self, place: Place) -> tuple[Task, Key]:
+    def draw(self, place: Place) -> tuple[Task, Target]:
         made = _made(place.split, place.run_seed, place.index, place.family, place.level)
         task = Task(
             id=place.id, env=self.name, split=place.split, family=place.family, level=place.level,
@@ -59,34 +59,34 @@ class DeskEnvironment(ProceduralEnvironment):
             "case": [place.split, place.run_seed, place.index, place.family, place.level], "items": list(made.items),
             "is_allowed": made.is_allowed,
         }  # fmt: skip
-        return task, Key(task_id=task.id, seed=place.seed, data=data)
+        return task, Target(task_id=task.id, seed=place.seed, data=data)
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        made, shape = _case(key), SHAPES[task.level]
-        reading = Weather(timeout=shape.timeout)
-        writing = Weather(timeout=shape.timeout, lost=shape.lost)
-        weather = {"ask": reading} | {operation.tool.name: writing if operation.writes else reading for operation in OPERATIONS}
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        made, shape = _case(target), SHAPES[task.level]
+        reading = FaultProfile(timeout=shape.timeout)
+        writing = FaultProfile(timeout=shape.timeout, lost=shape.lost)
+        faults = {"ask": reading} | {operation.tool.name: writing if operation.writes else reading for operation in OPERATIONS}
         components = [User(made.mind(), _TOPICS), shop(made.books)]
-        return World(task, components, attempt, noise_seed=noise_seed, weather=weather)
+        return World(task, components, attempt, noise_seed=noise_seed, faults=faults)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         """Full marks when the books are exactly as they should be: the deed done, and nothing else touched."""
         try:
             found = dump(sealed.files["shop.sqlite"])
         except (KeyError, sqlite3.Error) as error:
             return Verdict.void(f"the books cannot be read: {error!r}")
-        wrong = differences(_case(key).wanted, found)
+        wrong = differences(_case(target).wanted, found)
         reward = float(not wrong)
         evidence = "; ".join(map(str, wrong[:4])) or "the books as wanted"
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, evidence=evidence, grade_seed=grade_seed)
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (agents.solver(task.prompt[Dialect.COMPACT]),)
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return agents.impostors(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()), turns=task.limits.turns)
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return agents.negative_controls(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()), turns=task.limits.turns)
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
 
 
@@ -95,8 +95,8 @@ def _made(split: str, seed: int, index: int, family: str, level: int) -> Case:
     return case(split=split, family=family, level=level, rng=random.Random(f"desk/{split}/{seed}/{index}/{family}/{level}"))
 
 
-def _case(key: Key) -> Case:
-    given = key.data["case"]
+def _case(target: Target) -> Case:
+    given = target.data["case"]
     assert isinstance(given, list)
     split, seed, index, family, level = given
     assert (

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sqlite3
 
 from agito.types import Json
-from agito.world.api import Operation, Problem, Service
-from agito.world.api.service import Arguments
-from agito.world.component import spec
+from agito.worlds.api import Operation, Problem, Service
+from agito.worlds.api.service import Arguments
+from agito.worlds.component import spec
 
 PAGE = 3
 SCHEMA = """

@@ -49,7 +49,7 @@ def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
     return script
 
 
-def impostors(prompt: str, seed: int) -> dict[str, ScriptFactory]:
+def negative_controls(prompt: str, seed: int) -> dict[str, ScriptFactory]:
     """Agents that must stay at the floor."""
 
     def null() -> Script:

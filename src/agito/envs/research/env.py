@@ -16,10 +16,10 @@ from agito.envs.research import agents
 from agito.envs.research.library import DATES, HITS, SHAPES, library, line
 from agito.envs.research.question import FAMILIES, LEVELS, SPLITS, Question, question
 from agito.protocols import Control, ScriptFactory
-from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
-from agito.world.component import Weather
-from agito.world.search import OPEN, SEARCH, SearchEngine
-from agito.world.world import SUBMIT, World
+from agito.types import AttemptId, Dialect, EpisodeArtifacts, Json, Limits, Status, Target, Task, Verdict
+from agito.worlds.component import FaultProfile
+from agito.worlds.search import OPEN, SEARCH, SearchEngine
+from agito.worlds.world import SUBMIT, World
 
 TOOLS = (SEARCH, OPEN, SUBMIT)
 _ASKED_PER_WORLD = 4  # neighbouring tasks ask about one world a level, whose index is made once; many more and it is learned by heart
@@ -44,7 +44,7 @@ class ResearchEnvironment(ProceduralEnvironment):
     splits = SPLITS
     chance_level = 0.005
 
-    def draw(self, place: Place) -> tuple[Task, Key]:
+    def draw(self, place: Place) -> tuple[Task, Target]:
         split, seed, family, level = place.split, place.run_seed, place.family, place.level
         rng = random.Random(f"research/{split}/{seed}/{place.index}/{family}/{level}")
         number, asked = place.index // _ASKED_PER_WORLD, None
@@ -59,43 +59,43 @@ class ResearchEnvironment(ProceduralEnvironment):
         data: dict[str, Json] = {
             "world": [split, seed, level, number], "answer": asked.answer, "evidence": list(asked.evidence), "question": asked.text,
         }  # fmt: skip
-        return task, Key(task_id=task.id, seed=place.seed, data=data)
+        return task, Target(task_id=task.id, seed=place.seed, data=data)
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        world = key.data["world"]
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        world = target.data["world"]
         assert isinstance(world, list)
         split, seed, level, number = world
         assert isinstance(split, str) and isinstance(seed, int) and isinstance(level, int) and isinstance(number, int)
         engine = SearchEngine(library(split, seed, level, number).corpus, limit=HITS, all_words=True, line=line)
-        weather = Weather(timeout=SHAPES[level].timeout)
-        return World(task, [engine], attempt, noise_seed=noise_seed, weather={"search": weather, "open": weather})
+        faults = FaultProfile(timeout=SHAPES[level].timeout)
+        return World(task, [engine], attempt, noise_seed=noise_seed, faults={"search": faults, "open": faults})
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         """Full marks for the right answer with exactly the deciding documents, in any order; nothing for less."""
-        evidence = key.data["evidence"]
+        evidence = target.data["evidence"]
         assert isinstance(evidence, list)
         answer, *cited = (sealed.submitted or "").split() or [""]
-        is_right, is_cited = answer == key.data["answer"], sorted(cited) == sorted(map(str, evidence))
+        is_right, is_cited = answer == target.data["answer"], sorted(cited) == sorted(map(str, evidence))
         reward = float(is_right and is_cited)
-        wanted = " ".join((str(key.data["answer"]), *map(str, evidence)))
+        wanted = " ".join((str(target.data["answer"]), *map(str, evidence)))
         return Verdict(
             status=Status.SCORED, reward=reward, scores={"success": reward, "answer": float(is_right), "evidence": float(is_cited)},
             evidence=f"submitted {sealed.submitted!r}, wanted {wanted!r}", grade_seed=grade_seed,
         )  # fmt: skip
 
-    def answers(self, task: Task, key: Key) -> Sequence[str]:
+    def answers(self, task: Task, target: Target) -> Sequence[str]:
         """The whole answer with its evidence: no document says that of itself."""
-        evidence = key.data["evidence"]
+        evidence = target.data["evidence"]
         assert isinstance(evidence, list)
-        return (" ".join((str(key.data["answer"]), *map(str, evidence))),)
+        return (" ".join((str(target.data["answer"]), *map(str, evidence))),)
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (agents.solver(task.prompt[Dialect.COMPACT]),)
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return agents.impostors(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()))
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return agents.negative_controls(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()))
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from agito.envs.research.words import NAMES, RELATIONS
-from agito.world.search import Corpus, Document
+from agito.worlds.search import Corpus, Document
 
 HITS = 4  # a page of results
 DATES = "abcdefghi"  # from the oldest; letters, so that a date and the number behind it are two tokens without a third between them

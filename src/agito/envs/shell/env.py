@@ -15,10 +15,10 @@ from agito.envs.shell import agents
 from agito.envs.shell.check import check_script
 from agito.envs.shell.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
 from agito.protocols import Control, SandboxSpec, ScriptFactory
-from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
-from agito.world.component import Weather
-from agito.world.workspace import SH, Workspace
-from agito.world.world import SUBMIT, World
+from agito.types import AttemptId, Dialect, EpisodeArtifacts, Json, Limits, Status, Target, Task, Verdict
+from agito.worlds.component import FaultProfile
+from agito.worlds.workspace import SH, Workspace
+from agito.worlds.world import SUBMIT, World
 
 TOOLS = (SH, SUBMIT)
 _PROGRAMS = ("bash", "cat", "cp", "echo", "env", "find", "grep", "head", "ls", "mkdir", "mv", "rm", "sed", "sleep", "sort", "tail", "wc")
@@ -50,7 +50,7 @@ class ShellEnvironment(SandboxedEnvironment):
     splits = SPLITS
     chance_level = 0.02
 
-    def draw(self, place: Place) -> tuple[Task, Key]:
+    def draw(self, place: Place) -> tuple[Task, Target]:
         instance = generate(split=place.split, family=place.family, level=place.level, seed=place.seed)
         ask = f"find {instance.target}" if place.family == "find" else "repair"
         task = Task(
@@ -60,10 +60,10 @@ class ShellEnvironment(SandboxedEnvironment):
             natural_limits=replace(limits, tokens=512 + 96 * limits.turns, turn_tokens=96),
             tags=("fallback",) if instance.missing else (),
         )  # fmt: skip
-        return task, Key(task_id=task.id, seed=place.seed, data=_key_data(instance))
+        return task, Target(task_id=task.id, seed=place.seed, data=_key_data(instance))
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        instance = _instance(task, key)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        instance = _instance(task, target)
         tree = instance.tree | ({".check": check_script(instance)} if instance.rules else {})
         workspace = Workspace(
             spec=SandboxSpec(
@@ -74,30 +74,30 @@ class ShellEnvironment(SandboxedEnvironment):
             executable=(".check",) if instance.rules else (),
             capture_bytes=_CAPTURE_BYTES if instance.rules else 0,  # a found value leaves no artefact
         )  # fmt: skip
-        weather = {SH.name: Weather(timeout=instance.timeout)}
-        return World(task, [workspace.open(await self.pool())], attempt, noise_seed=noise_seed, weather=weather)
+        faults = {SH.name: FaultProfile(timeout=instance.timeout)}
+        return World(task, [workspace.open(await self.pool())], attempt, noise_seed=noise_seed, faults=faults)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         """find: the submitted line. repair: the word that the check says in the end, and the files as they should be, line order apart."""
-        wanted = key.data["files"]
+        wanted = target.data["files"]
         if isinstance(wanted, dict):
             wrong = _differences(wanted, sealed.files)
-            is_told = sealed.submitted == key.data["receipt"]
+            is_told = sealed.submitted == target.data["receipt"]
             is_right = is_told and not wrong
             evidence = (wrong or "files as wanted") + ("" if is_told else f"; submitted {sealed.submitted!r}, which the check does not say")
         else:
-            is_right = sealed.submitted == key.data["answer"]
-            evidence = f"submitted {sealed.submitted!r}, wanted {key.data['answer']!r}"
+            is_right = sealed.submitted == target.data["answer"]
+            evidence = f"submitted {sealed.submitted!r}, wanted {target.data['answer']!r}"
         reward = float(is_right)
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, evidence=evidence, grade_seed=grade_seed)
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (agents.solver(task.prompt[Dialect.COMPACT]),)
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return agents.impostors(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()))
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return agents.negative_controls(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()))
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
 
 
@@ -113,8 +113,8 @@ def _key_data(instance: Instance) -> dict[str, Json]:
     return {"answer": instance.answer, "files": files, "receipt": instance.receipt}
 
 
-def _instance(task: Task, key: Key) -> Instance:
-    return generate(split=task.split, family=task.family, level=task.level, seed=key.seed)
+def _instance(task: Task, target: Target) -> Instance:
+    return generate(split=task.split, family=task.family, level=task.level, seed=target.seed)
 
 
 def _differences(wanted: dict[str, Json], found: Mapping[str, bytes]) -> str:

@@ -164,7 +164,7 @@ def demonstrator(prompt: str, level: int, *, skill: float, seed: int) -> ScriptF
     return script
 
 
-def impostors(prompt: str, level: int, seed: int) -> dict[str, ScriptFactory]:
+def negative_controls(prompt: str, level: int, seed: int) -> dict[str, ScriptFactory]:
     """Agents that must stay at the floor."""
 
     def null() -> Script:

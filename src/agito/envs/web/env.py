@@ -17,10 +17,10 @@ from agito.envs.web import agents
 from agito.envs.web.instance import FAMILIES, HAS_TWIN, LEVELS, SHAPES, SPLITS, Instance, generate
 from agito.envs.web.site import START, WebSite
 from agito.protocols import Control, ScriptFactory
-from agito.types import AttemptId, Dialect, Key, Limits, Sealed, Status, Task, Verdict
-from agito.world.browser import TOOLS, Browser, Farm, Tabs, TextTabs
-from agito.world.component import Weather
-from agito.world.world import SUBMIT, World
+from agito.types import AttemptId, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, Verdict
+from agito.worlds.browser import TOOLS, Browser, Farm, Tabs, TextTabs
+from agito.worlds.component import FaultProfile
+from agito.worlds.world import SUBMIT, World
 
 _CALL_SECONDS = 20.0  # a page takes a tenth of one
 _NATURAL = (
@@ -46,7 +46,7 @@ class WebEnvironment(ProceduralEnvironment):
         self._farm = Farm() if tabs is None else None
         self._tabs: Tabs = tabs or self._farm or TextTabs()
 
-    def draw(self, place: Place) -> tuple[Task, Key]:
+    def draw(self, place: Place) -> tuple[Task, Target]:
         instance = generate(split=place.split, family=place.family, level=place.level, seed=place.seed)
         task = Task(
             id=place.id, env=self.name, split=place.split, family=place.family, level=place.level,
@@ -55,29 +55,30 @@ class WebEnvironment(ProceduralEnvironment):
             limits=(limits := _limits(place.level)),
             natural_limits=replace(limits, tokens=704 + 96 * limits.turns, turn_tokens=48),
         )  # fmt: skip
-        return task, Key(task_id=task.id, seed=place.seed, data={"expected": instance.expected})
+        return task, Target(task_id=task.id, seed=place.seed, data={"expected": instance.expected})
 
-    async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        instance = generate(split=task.split, family=task.family, level=task.level, seed=key.seed)
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        instance = generate(split=task.split, family=task.family, level=task.level, seed=target.seed)
         shape = SHAPES[task.level]
-        weather = {"click": Weather(error=shape.error, lost=shape.lost, says="error: busy")}
-        return World(task, [Browser(self._tabs, lambda: WebSite(instance), START)], attempt, noise_seed=noise_seed, weather=weather)
+        faults = {"click": FaultProfile(error=shape.error, lost=shape.lost, says="error: busy")}
+        return World(task, [Browser(self._tabs, lambda: WebSite(instance), START)], attempt, noise_seed=noise_seed, faults=faults)
 
-    async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         """Right when something was submitted and the site holds the one record that was asked for, and no other."""
         records = json.loads(sealed.files["site"])["records"]
-        is_right = sealed.submitted is not None and records == [key.data["expected"]]
+        is_right = sealed.submitted is not None and records == [target.data["expected"]]
         reward = float(is_right)
-        evidence = f"on record {records}, wanted {key.data['expected']!r}" + ("" if sealed.submitted is not None else ", nothing submitted")
+        told = "" if sealed.submitted is not None else ", nothing submitted"
+        evidence = f"on record {records}, wanted {target.data['expected']!r}{told}"
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, evidence=evidence, grade_seed=grade_seed)
 
-    def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (agents.solver(task.prompt[Dialect.COMPACT], task.level),)
 
-    def impostors(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return agents.impostors(task.prompt[Dialect.COMPACT], task.level, zlib.crc32(task.id.encode()))
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return agents.negative_controls(task.prompt[Dialect.COMPACT], task.level, zlib.crc32(task.id.encode()))
 
-    def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], task.level, skill=skill, seed=seed)
 
     async def aclose(self) -> None:

@@ -7,7 +7,7 @@ from html import escape
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from agito.envs.web.instance import ASK, DONE, FIELDS, HOME, NEWS, NEXT, NOTE, SENDS, SIZES, Instance, Item
-from agito.world.http1 import Request, Response
+from agito.worlds.http1 import Request, Response
 
 START = "http://web.test/"
 

@@ -11,14 +11,14 @@ import anyio
 
 from agito.protocols import Environment, Renderer
 from agito.testing.contract import Contract
-from agito.types import Key, Task
+from agito.types import Target, Task
 
 
 class EnvironmentBase(Contract):
     seed: int = 20_250  # of the streams of tasks that are looked at
     num_tasks: int = 8  # per stream where the rule only builds tasks
     num_noise: int = 3  # noise seeds under which a solution must hold
-    num_episodes: int = 48  # per impostor and per skill of the demonstrator
+    num_episodes: int = 48  # per negative control and per skill of the demonstrator
     full_reward: float = 1.0
 
     async def make(self) -> Environment:
@@ -42,12 +42,12 @@ class EnvironmentBase(Contract):
         """Tasks of one stream that hold every cell, and at least `num_tasks`."""
         return max(self.num_tasks, len(env.families) * len(env.levels))
 
-    def sample(self, env: Environment, split: str) -> Iterator[tuple[Task, Key]]:
+    def sample(self, env: Environment, split: str) -> Iterator[tuple[Task, Target]]:
         """One task of every family and level."""
         for index, (family, level) in enumerate(product(env.families, env.levels)):
             yield env.task(split=split, index=index, seed=self.seed, family=family, level=level)
 
-    def one_per_family(self, env: Environment, split: str = "train") -> Iterator[tuple[Task, Key]]:
+    def one_per_family(self, env: Environment, split: str = "train") -> Iterator[tuple[Task, Target]]:
         """The hardest task of every family."""
         for family in env.families:
             yield env.task(split=split, index=1, seed=self.seed, family=family, level=env.levels[-1])

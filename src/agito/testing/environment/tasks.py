@@ -11,7 +11,7 @@ from agito.protocols import Environment
 from agito.testing.contract import require, rule
 from agito.testing.environment.base import EnvironmentBase
 from agito.testing.episodes import play
-from agito.types import Dialect, Key, Task
+from agito.types import Dialect, Target, Task
 
 SHORT = 4  # an answer of fewer characters can stand in a prompt by chance
 
@@ -60,10 +60,10 @@ class TaskRules(EnvironmentBase):
             for split in env.splits:
                 for seed in (self.seed, self.seed + 1):
                     for index in range(self.num_tasks):
-                        task, key = env.task(split=split, index=index, seed=seed)
+                        task, target = env.task(split=split, index=index, seed=seed)
                         require(task.id not in seen, f"the id {task.id} stands for two tasks")
                         seen.add(task.id)
-                        require(key.task_id == task.id, f"the key of {task.id} is labelled {key.task_id}")
+                        require(target.task_id == task.id, f"the key of {task.id} is labelled {target.task_id}")
                         require((task.env, task.split) == (env.name, split), f"{task.id} says env={task.env} split={task.split}")
                         require(task.family in env.families and task.level in env.levels, f"{task.id} is in no declared cell: {task.cell}")
 
@@ -90,8 +90,8 @@ class TaskRules(EnvironmentBase):
         async with self.environment() as env:
             owner: dict[str, str] = {}
             for split in env.splits:
-                for task, key in self.sample(env, split):
-                    body = json.dumps([sorted(task.prompt.items()), key.data], sort_keys=True, default=str)
+                for task, target in self.sample(env, split):
+                    body = json.dumps([sorted(task.prompt.items()), target.data], sort_keys=True, default=str)
                     require(owner.setdefault(body, split) == split, f"{task.id} is also in {owner[body]}")
 
     @rule("write the task in both dialects, and describe each tool by a JSON schema of an object")
@@ -110,16 +110,16 @@ class TaskRules(EnvironmentBase):
         async with self.environment() as env:
             for split in env.splits:
                 tasks = [env.task(split=split, index=index, seed=self.seed) for index in range(self.num_stream(env))]
-                for task, key in tasks:
-                    require(not (key.seed >= 10_000 and has_word(text_of(task), str(key.seed))), f"{task.id} shows the key's seed")
+                for task, target in tasks:
+                    require(not (target.seed >= 10_000 and has_word(text_of(task), str(target.seed))), f"{task.id} shows the key's seed")
                 for family in env.families:
-                    require_hidden([(task, await self.secrets(env, task, key)) for task, key in tasks if task.family == family])
+                    require_hidden([(task, await self.secrets(env, task, target)) for task, target in tasks if task.family == family])
 
-    async def secrets(self, env: Environment, task: Task, key: Key) -> set[str]:
+    async def secrets(self, env: Environment, task: Task, target: Target) -> set[str]:
         """What must not stand in the task: by default what the solutions submit. Answers common to all tasks do not count."""
         submitted: set[str] = set()
-        for factory in env.solutions(task, key):
-            played = await play(env, task, key, factory)
+        for factory in env.solutions(task, target):
+            played = await play(env, task, target, factory)
             if played.sealed.submitted:
                 submitted.add(played.sealed.submitted)
         return submitted

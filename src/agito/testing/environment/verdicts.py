@@ -1,4 +1,4 @@
-"""Rules about grading and about the scripted agents that an environment ships: solutions, impostors, the demonstrator."""
+"""Rules about grading and about the scripted agents that an environment ships: solutions, negative controls, the demonstrator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agito.protocols import OPEN_LOOP, Environment, ScriptFactory
 from agito.testing.contract import require, rule
 from agito.testing.environment.base import EnvironmentBase, tail
 from agito.testing.episodes import nothing, play
-from agito.types import AttemptId, Dialect, Key, Status, Task, Verdict
+from agito.types import AttemptId, Dialect, Status, Target, Task, Verdict
 
 SURE = 1e-3  # an agent is above the floor when luck explains its rewards with a smaller probability than this
 MIN_SPREAD = 0.2  # by which the demonstrator's success must grow from skill 0 to skill 1
@@ -29,12 +29,12 @@ class VerdictRules(EnvironmentBase):
     async def test_every_solution_earns_full_marks_whatever_faults_it_meets(self) -> None:
         async with self.environment() as env:
             for split in env.splits:
-                for task, key in self.sample(env, split):
-                    solutions = env.solutions(task, key)
+                for task, target in self.sample(env, split):
+                    solutions = env.solutions(task, target)
                     require(len(solutions) > 0, f"{task.id} has no solution")
                     for number, factory in enumerate(solutions):
                         for noise in range(self.num_noise):
-                            verdict = (await play(env, task, key, factory, noise_seed=noise)).verdict
+                            verdict = (await play(env, task, target, factory, noise_seed=noise)).verdict
                             got = f"solution {number} of {task.id} under noise {noise} earns {verdict.reward} ({verdict.evidence})"
                             require(verdict.reward == self.full_reward, got)
 
@@ -44,12 +44,12 @@ class VerdictRules(EnvironmentBase):
         if not renderers:
             raise SkipTest("override renderers() to give one renderer per dialect")
         async with self.environment() as env:
-            for task, key in self.sample(env, "heldout"):
-                for factory in env.solutions(task, key):
-                    plain = await play(env, task, key, factory)
+            for task, target in self.sample(env, "heldout"):
+                for factory in env.solutions(task, target):
+                    plain = await play(env, task, target, factory)
                     for renderer in renderers:
                         require(len(renderer.opening(task)) > 0, f"the {renderer.dialect} prompt of {task.id} is empty")
-                        played = await play(env, task, key, factory, renderer=renderer)
+                        played = await play(env, task, target, factory, renderer=renderer)
                         rewards = played.verdict.reward, plain.verdict.reward
                         got = f"{task.id} through the {renderer.dialect} dialect earns {rewards[0]}, directly {rewards[1]}"
                         require(rewards[0] == rewards[1], got)
@@ -59,24 +59,24 @@ class VerdictRules(EnvironmentBase):
     @rule("ship agents that do nothing, guess and claim, and `open_loop`, which acts from the prompt alone; close whatever pays them")
     async def test_impostors_stay_at_the_floor(self) -> None:
         async with self.environment() as env:
-            names = set(env.impostors(env.task(split="train", index=0, seed=self.seed)[0]))
-            require(OPEN_LOOP in names, f"the impostors are {', '.join(sorted(names)) or 'none'}: there is no {OPEN_LOOP!r}")
+            names = set(env.negative_controls(env.task(split="train", index=0, seed=self.seed)[0]))
+            require(OPEN_LOOP in names, f"the negative controls are {', '.join(sorted(names)) or 'none'}: there is no {OPEN_LOOP!r}")
             for name in sorted(names):
                 rewards = [await self.reward_of_impostor(env, name, index) for index in range(self.num_episodes)]
                 require_floor(name, rewards, env.chance_level)
 
     async def reward_of_impostor(self, env: Environment, name: str, index: int) -> float:
-        task, key = env.task(split="heldout", index=index, seed=self.seed)
-        factory: ScriptFactory | None = env.impostors(task).get(name)
-        return (await play(env, task, key, factory, attempt(index))).verdict.reward if factory else 0.0
+        task, target = env.task(split="heldout", index=index, seed=self.seed)
+        factory: ScriptFactory | None = env.negative_controls(task).get(name)
+        return (await play(env, task, target, factory, attempt(index))).verdict.reward if factory else 0.0
 
     @rule("score an untouched world: reward at the floor, status scored, not void")
     async def test_doing_nothing_is_scored_and_earns_nothing(self) -> None:
         async with self.environment() as env:
             rewards: list[float] = []
             for index in range(self.num_episodes):
-                task, key = env.task(split="heldout", index=index, seed=self.seed)
-                verdict = await env.grade((await play(env, task, key, nothing(), attempt(index))).sealed, key, 0)
+                task, target = env.task(split="heldout", index=index, seed=self.seed)
+                verdict = await env.grade((await play(env, task, target, nothing(), attempt(index))).sealed, target, 0)
                 require(verdict.status is Status.SCORED, f"doing nothing in {task.id} is void: {verdict.evidence}")
                 rewards.append(verdict.reward)
             require_floor("doing nothing", rewards, env.chance_level)
@@ -84,11 +84,11 @@ class VerdictRules(EnvironmentBase):
     @rule("let `grade` depend on the capture, the key and the grade seed only; no live world, no clock, no counter")
     async def test_a_verdict_is_a_pure_function_of_what_was_captured(self) -> None:
         async with self.environment() as env, self.environment() as other:
-            for task, key in self.sample(env, "heldout"):
-                for factory in (env.solutions(task, key)[0], nothing()):
-                    sealed = (await play(env, task, key, factory)).sealed
-                    once = await env.grade(sealed, key, 5)
-                    again = [await env.grade(sealed, key, 5), await other.grade(sealed, key, 5)]
+            for task, target in self.sample(env, "heldout"):
+                for factory in (env.solutions(task, target)[0], nothing()):
+                    sealed = (await play(env, task, target, factory)).sealed
+                    once = await env.grade(sealed, target, 5)
+                    again = [await env.grade(sealed, target, 5), await other.grade(sealed, target, 5)]
                     require(all(same(once, verdict) for verdict in again), f"{task.id} graded again: {once} and {again}")
                     require(once.grade_seed == 5, f"the verdict on {task.id} carries grade seed {once.grade_seed}, not 5")
 
@@ -104,21 +104,21 @@ class VerdictRules(EnvironmentBase):
     async def success(self, env: Environment, skill: float) -> float:
         rewards: list[float] = []
         for index in range(self.num_episodes):
-            task, key = env.task(split="train", index=index, seed=self.seed)
-            factory = env.demonstrator(task, key, skill=skill, seed=index)
-            rewards.append((await play(env, task, key, factory, attempt(index))).verdict.reward)
+            task, target = env.task(split="train", index=index, seed=self.seed)
+            factory = env.demonstrator(task, target, skill=skill, seed=index)
+            rewards.append((await play(env, task, target, factory, attempt(index))).verdict.reward)
         return sum(reward == self.full_reward for reward in rewards) / len(rewards)
 
     @rule("seed the demonstrator's generator with `seed` alone")
     async def test_the_demonstrator_is_deterministic_given_its_seed(self) -> None:
         async with self.environment() as env:
             for index in range(self.num_stream(env)):
-                task, key = env.task(split="train", index=index, seed=self.seed)
-                calls = [await self.demonstrate(env, task, key) for _ in range(2)]
+                task, target = env.task(split="train", index=index, seed=self.seed)
+                calls = [await self.demonstrate(env, task, target) for _ in range(2)]
                 require(calls[0] == calls[1], f"two demonstrations of {task.id} with one seed differ")
 
-    async def demonstrate(self, env: Environment, task: Task, key: Key) -> list[str]:
-        played = await play(env, task, key, env.demonstrator(task, key, skill=0.5, seed=11))
+    async def demonstrate(self, env: Environment, task: Task, target: Target) -> list[str]:
+        played = await play(env, task, target, env.demonstrator(task, target, skill=0.5, seed=11))
         return [f"{event.call.tool} {event.call.arguments}" for event in played.events]
 
 

@@ -8,7 +8,7 @@ from agito.protocols import Control, Environment, ScriptFactory, Session
 from agito.testing.contract import require, rule
 from agito.testing.environment.base import EnvironmentBase
 from agito.testing.episodes import act_out, budget, essence, nothing, play
-from agito.types import AttemptId, Call, Event, Fault, Key, Task
+from agito.types import AttemptId, Call, Event, Fault, Target, Task
 
 FIRST, SECOND = AttemptId(group=1, slot=0), AttemptId(group=1, slot=1)
 MARK_BYTES = 64  # for the mark that stands where an observation was cut
@@ -18,8 +18,8 @@ BAD_CALLS = (
 )
 
 
-def solution(env: Environment, task: Task, key: Key) -> ScriptFactory:
-    found = env.solutions(task, key)
+def solution(env: Environment, task: Task, target: Target) -> ScriptFactory:
+    found = env.solutions(task, target)
     require(len(found) > 0, f"{task.id} has no solution")
     return found[0]
 
@@ -47,8 +47,8 @@ class WorldRules(EnvironmentBase):
     @rule("number events from 0, put the call and the budget that is left into each, and cut texts at `observation_bytes`")
     async def test_every_event_is_numbered_names_its_call_and_says_what_is_left(self) -> None:
         async with self.environment() as env:
-            for task, key in self.sample(env, "train"):
-                for at, event in enumerate((await play(env, task, key, solution(env, task, key))).events):
+            for task, target in self.sample(env, "train"):
+                for at, event in enumerate((await play(env, task, target, solution(env, task, target))).events):
                     where = f"event {at} of {task.id}"
                     require(event.index == at, f"{where} has the index {event.index}")
                     require(event.left is not None, f"{where} does not say what is left")
@@ -59,8 +59,8 @@ class WorldRules(EnvironmentBase):
     @rule("answer unknown tools and calls with a `problem` by an event with Fault.POLICY and a text that says what to do")
     async def test_a_mistake_of_the_policy_is_an_event_that_it_can_read(self) -> None:
         async with self.environment() as env:
-            for task, key in self.one_per_family(env):
-                control = await env.open(task, key, FIRST, noise_seed=0)
+            for task, target in self.one_per_family(env):
+                control = await env.open(task, target, FIRST, noise_seed=0)
                 wrong = [
                     *BAD_CALLS,
                     *(Call(tool=tool.name, arguments={}, raw=tool.name) for tool in task.tools if tool.parameters.get("required")),
@@ -75,10 +75,10 @@ class WorldRules(EnvironmentBase):
     @rule("carry out calls in order, one event each, and stop after the event that ends the episode")
     async def test_several_calls_at_once_are_the_same_as_one_by_one(self) -> None:
         async with self.environment() as env:
-            for task, key in self.one_per_family(env):
-                played = await play(env, task, key, solution(env, task, key), FIRST)
+            for task, target in self.one_per_family(env):
+                played = await play(env, task, target, solution(env, task, target), FIRST)
                 calls = [event.call for event in played.events]
-                control = await env.open(task, key, FIRST, noise_seed=0)
+                control = await env.open(task, target, FIRST, noise_seed=0)
                 events = await control.session.act((*calls, calls[0]), budget(task.limits))
                 require(len(events) == len(calls), f"{task.id}: {len(calls)} calls and one after the end gave {len(events)} events")
                 require([e.text for e in events] == [e.text for e in played.events], f"{task.id} answered differently at once")
@@ -87,13 +87,13 @@ class WorldRules(EnvironmentBase):
     @rule("raise RuntimeError from `act` once an event has ended the episode or the world is sealed")
     async def test_nothing_can_be_done_after_the_end(self) -> None:
         async with self.environment() as env:
-            for task, key in self.one_per_family(env):
-                control = await env.open(task, key, FIRST, noise_seed=0)
-                events = await act_out(control.session, task.limits, solution(env, task, key))
+            for task, target in self.one_per_family(env):
+                control = await env.open(task, target, FIRST, noise_seed=0)
+                events = await act_out(control.session, task.limits, solution(env, task, target))
                 require(bool(events) and events[-1].ended, f"the solution of {task.id} does not end its episode")
                 require(await refused(control.session, task), f"{task.id} accepts a call after the end")
                 await control.close()
-                control = await env.open(task, key, SECOND, noise_seed=0)
+                control = await env.open(task, target, SECOND, noise_seed=0)
                 await control.seal()
                 require(await refused(control.session, task), f"{task.id} accepts a call after it was sealed")
                 await control.close()
@@ -101,8 +101,8 @@ class WorldRules(EnvironmentBase):
     @rule("remember the Sealed and return it again; let close do nothing the second time")
     async def test_sealing_and_closing_are_idempotent(self) -> None:
         async with self.environment() as env:
-            for task, key in self.one_per_family(env):
-                control = await env.open(task, key, FIRST, noise_seed=0)
+            for task, target in self.one_per_family(env):
+                control = await env.open(task, target, FIRST, noise_seed=0)
                 first = await control.seal()
                 require(first.task_id == task.id, f"the capture of {task.id} is labelled {first.task_id}")
                 require(await control.seal() == first, f"{task.id} sealed twice gives two captures")
@@ -114,11 +114,11 @@ class WorldRules(EnvironmentBase):
     @rule("give every episode its own world; share read-only things only")
     async def test_episodes_at_the_same_time_do_not_touch_one_another(self) -> None:
         async with self.environment() as env:
-            for task, key in self.one_per_family(env):
-                bystander = await env.open(task, key, SECOND, noise_seed=1)
+            for task, target in self.one_per_family(env):
+                bystander = await env.open(task, target, SECOND, noise_seed=1)
                 before = await bystander.digest()
-                alone = await play(env, task, key, solution(env, task, key), FIRST)
-                worlds = [await env.open(task, key, FIRST, noise_seed=0) for _ in range(2)]
+                alone = await play(env, task, target, solution(env, task, target), FIRST)
+                worlds = [await env.open(task, target, FIRST, noise_seed=0) for _ in range(2)]
                 events = await in_step(worlds, task, [event.call for event in alone.events])
                 for control, seen in zip(worlds, events, strict=True):
                     require([e.text for e in seen] == [e.text for e in alone.events], f"{task.id} goes differently beside its twin")
@@ -130,10 +130,10 @@ class WorldRules(EnvironmentBase):
     @rule("build each world from the task and the key alone, never from what an earlier episode left")
     async def test_nothing_leaks_from_one_episode_into_the_next(self) -> None:
         async with self.environment() as env:
-            for task, key in self.one_per_family(env):
+            for task, target in self.one_per_family(env):
                 digests: list[str] = []
-                for script in (nothing(), solution(env, task, key), nothing()):
-                    control = await env.open(task, key, FIRST, noise_seed=0)
+                for script in (nothing(), solution(env, task, target), nothing()):
+                    control = await env.open(task, target, FIRST, noise_seed=0)
                     digests.append(await control.digest())
                     await act_out(control.session, task.limits, script)
                     await control.seal()
@@ -143,26 +143,26 @@ class WorldRules(EnvironmentBase):
     @rule("hash the whole state canonically (sorted names, contents, what was submitted), and change nothing by looking")
     async def test_the_digest_tells_states_apart_and_looking_changes_nothing(self) -> None:
         async with self.environment() as env:
-            for task, key in self.one_per_family(env):
-                control = await env.open(task, key, FIRST, noise_seed=0)
+            for task, target in self.one_per_family(env):
+                control = await env.open(task, target, FIRST, noise_seed=0)
                 fresh = [await control.digest(), await control.digest()]
                 require(fresh[0] == fresh[1], f"the digest of {task.id} changes by looking")
-                await act_out(control.session, task.limits, solution(env, task, key))
+                await act_out(control.session, task.limits, solution(env, task, target))
                 require(await control.digest() != fresh[0], f"the digest of {task.id} does not see that it was solved")
                 await control.close()
-                untouched = await play(env, task, key, nothing(), FIRST)
-                solved = await play(env, task, key, solution(env, task, key), FIRST)
+                untouched = await play(env, task, target, nothing(), FIRST)
+                solved = await play(env, task, target, solution(env, task, target), FIRST)
                 require(untouched.sealed.digest != solved.sealed.digest, f"the captures of {task.id} solved and untouched have one digest")
 
     @rule("copy the whole state into the fork, its call counter included, and key its noise like its parent's")
     async def test_a_fork_goes_on_exactly_as_the_original_does(self) -> None:
         async with self.environment() as env:
-            for task, key in self.one_per_family(env):
-                script = solution(env, task, key)
+            for task, target in self.one_per_family(env):
+                script = solution(env, task, target)
                 for noise in range(self.num_noise):
-                    whole = (await play(env, task, key, script, FIRST, noise_seed=noise)).events
+                    whole = (await play(env, task, target, script, FIRST, noise_seed=noise)).events
                     for cut in range(len(whole)):
-                        original = await env.open(task, key, FIRST, noise_seed=noise)
+                        original = await env.open(task, target, FIRST, noise_seed=noise)
                         await self.compare_fork(original, task, script, whole, cut)
 
     async def compare_fork(self, original: Control, task: Task, script: ScriptFactory, whole: tuple[Event, ...], cut: int) -> None:
@@ -186,11 +186,11 @@ class WorldRules(EnvironmentBase):
     @rule("draw the faults of a fork with fresh noise from its own attempt, and keep the rest of its state")
     async def test_a_fork_with_fresh_noise_can_still_be_solved(self) -> None:
         async with self.environment() as env:
-            for task, key in self.one_per_family(env):
-                control = await env.open(task, key, FIRST, noise_seed=0)
+            for task, target in self.one_per_family(env):
+                control = await env.open(task, target, FIRST, noise_seed=0)
                 fork: Control = await control.fork(await control.snapshot(), SECOND, same_noise=False)
-                await act_out(fork.session, task.limits, solution(env, task, key))
-                verdict = await env.grade(await fork.seal(), key, 0)
+                await act_out(fork.session, task.limits, solution(env, task, target))
+                verdict = await env.grade(await fork.seal(), target, 0)
                 require(verdict.reward == self.full_reward, f"{task.id}: the solution earns {verdict.reward} in the fork")
                 for world in (fork, control):
                     await world.close()

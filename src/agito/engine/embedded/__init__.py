@@ -1,5 +1,0 @@
-"""The engine that runs in this process, on any device that torch has; the only part of `engine` that loads torch."""
-
-from agito.engine.embedded.engine import EmbeddedEngine
-
-__all__ = ["EmbeddedEngine"]

@@ -1,0 +1,167 @@
+"""How good is a checkpoint: its success on held-out tasks, by family and level, beside scripts on the same tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from agito.envs import isolation_of
+from agito.errors import BadRecipe
+from agito.evaluation import policies as evaluation
+from agito.protocols import Environment
+from agito.recipe import Recipe, absolute
+from agito.record import Rate, rate, rate_over_all, rates_by_cell
+from agito.record.usage import causes
+from agito.runtime import load_policy as trained
+from agito.runtime.fit import require
+from agito.runtime.run_context import environment_of
+from agito.types import Attempt, Json
+
+SCHEMA_VERSION = 1
+
+
+class Watcher(Protocol):
+    """As `job.Watcher`."""
+
+    def phase(self, name: str, total: int) -> None: ...
+    def advance(self, figures: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Success over scored attempts, all of them and by what they have in common; `over_all` counts void ones as failures."""
+
+    overall: Rate
+    over_all: Rate
+    families: Mapping[str, Rate]
+    levels: Mapping[str, Rate]
+    cells: Mapping[str, Rate]  # `find-2`, `find-2+fallback`
+    void: int
+    void_causes: Mapping[str, int]  # the commonest, with how often
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            **_json(self.overall),
+            **{f"{name}_all": value for name, value in _json(self.over_all).items()},
+            "void": self.void,
+            "void_causes": dict(self.void_causes),
+            "by_family": {name: _json(each) for name, each in self.families.items()},
+            "by_level": {name: _json(each) for name, each in self.levels.items()},
+            "by_cell": {name: _json(each) for name, each in self.cells.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a checkpoint came to, and under which conditions."""
+
+    checkpoint: Path
+    env: str
+    split: str
+    num_tasks: int
+    temperature: float
+    seed: int
+    isolation_tier: str
+    policy: Scores
+    baselines: Mapping[str, Scores]
+    wall_s: float
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "checkpoint": str(self.checkpoint),
+            "env": self.env,
+            "split": self.split,
+            "num_tasks": self.num_tasks,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "isolation_tier": self.isolation_tier,
+            "policy": self.policy.to_json(),
+            "baselines": {name: each.to_json() for name, each in self.baselines.items()},
+            "wall_s": self.wall_s,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What to evaluate on instead. What is not given stays as in the checkpoint's run, so that the tasks are the run's own."""
+
+    env: str | None = None
+    families: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
+    seed: int | None = None
+
+    def applied_to(self, recipe: Recipe) -> Recipe:
+        section = recipe.env
+        if self.env is not None and (section.mix or absolute(self.env) != section.name):
+            section = section.model_copy(update={"name": absolute(self.env), "families": (), "levels": (), "mix": ()})
+        named = {"families": self.families, "levels": self.levels}
+        section = section.model_copy(update={name: value for name, value in named.items() if value})
+        return recipe.model_copy(update={"env": section, **({"seed": self.seed} if self.seed is not None else {})})
+
+
+def check(environment: Environment, recipe: Recipe, split: str) -> None:
+    """Raises `BadRecipe` for a split, family or level that the environment does not have."""
+    if recipe.env.mix and (recipe.env.families or recipe.env.levels):
+        names = " or ".join(f"--env {name}" for name in recipe.env.names)
+        raise BadRecipe(f"this is a mixture, whose families and levels are those of its environments; choose one: {names}")
+    require("split", (split,), environment.splits, environment)
+    require("family", recipe.env.families, environment.families, environment)
+    require("level", recipe.env.levels, environment.levels, environment)
+
+
+async def checkpoint(
+    directory: Path, recipe: Recipe, watcher: Watcher, *, split: str, num_tasks: int, temperature: float, baselines: bool = True
+) -> Evaluation:
+    """One attempt at each of `num_tasks` tasks. Raises `CorruptCheckpoint`, and `BadRecipe` for what the environment does not have."""
+    began = time.monotonic()
+    check(environment_of(recipe), recipe, split)
+    async with trained.open_trained(directory, recipe) as run_context:
+        watcher.phase("policy", num_tasks)
+
+        def on_attempt(attempt: Attempt) -> None:
+            watcher.advance(evaluation.metrics(attempt))
+
+        attempts = await evaluation.policy(run_context, split, num_tasks, temperature=temperature, on_attempt=on_attempt)
+        scripts: Mapping[str, Sequence[Attempt]] = {}
+        if baselines:
+            watcher.phase("baselines", 0)
+            scripts = await evaluation.scripts(run_context, split, num_tasks, demonstrator_skill=recipe.sft.skill)
+        tier = isolation_of(run_context.environment)
+    return Evaluation(
+        checkpoint=directory, env=recipe.env.name, split=split, num_tasks=num_tasks, temperature=temperature, seed=recipe.seed,
+        isolation_tier=tier, policy=_scores(attempts), baselines={name: _scores(each) for name, each in scripts.items()},
+        wall_s=round(time.monotonic() - began, 3),
+    )  # fmt: skip
+
+
+def _scores(attempts: Sequence[Attempt]) -> Scores:
+    return Scores(
+        overall=rate(attempts),
+        over_all=rate_over_all(attempts),
+        families=_split(attempts, [attempt.trajectory.task.family for attempt in attempts]),
+        levels=_split(attempts, [str(attempt.trajectory.task.level) for attempt in attempts]),
+        cells=rates_by_cell(attempts),
+        void=sum(not attempt.is_scored for attempt in attempts),
+        void_causes=causes(attempts),
+    )
+
+
+def _split(attempts: Iterable[Attempt], names: Iterable[str]) -> dict[str, Rate]:
+    parts: dict[str, list[Attempt]] = {}
+    for attempt, name in zip(attempts, names, strict=True):
+        parts.setdefault(name, []).append(attempt)
+    return {name: rate(parts[name]) for name in sorted(parts)}
+
+
+def _json(each: Rate) -> dict[str, Json]:
+    has_any = each.num > 0
+    return {
+        "success": each.success if has_any else None,
+        "success_low": each.low if has_any else None,
+        "success_high": each.high if has_any else None,
+        "num": each.num,
+    }

@@ -1,0 +1,76 @@
+"""Held-out success: the policy, and beside it scripts that show where floor and ceiling are."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+from agito.monitor import Monitor
+from agito.protocols import ScriptFactory
+from agito.record.trajectories import is_success
+from agito.rollout import Observed
+from agito.runtime.run_context import RunContext
+from agito.scheduling.schedule import Quota
+from agito.types import Attempt, AttemptId, Target, Task
+
+HELDOUT_BASE, STRUCTURAL_BASE, BASELINE_BASE = 1_000_000, 3_000_000, 4_000_000
+
+
+async def policy(
+    run_context: RunContext,
+    split: str,
+    num_tasks: int,
+    *,
+    temperature: float,
+    on_attempt: Callable[[Attempt], None] = lambda _: None,
+    monitor: Monitor | None = None,
+    observed: Observed | None = None,
+) -> tuple[Attempt, ...]:
+    """One attempt at each of the first `num_tasks` tasks of the split, in their order; always the same tasks, draws and faults.
+
+    With a monitor the environment's validator judges as many of them as in training.
+    """
+    base = STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
+    bounds = [num_tasks * rank // run_context.recipe.compute.ranks for rank in range(run_context.recipe.compute.ranks + 1)]
+    quotas = [
+        Quota(ids=range(base + start, base + stop), group_size=1, max_live=run_context.recipe.compute.rows)
+        for start, stop in itertools.pairwise(bounds)
+        if stop > start
+    ]
+    collected = await run_context.attempts(
+        run_context.plan(split, base), quotas, temperature=temperature, on_attempt=on_attempt, monitor=monitor, observed=observed
+    )
+    return collected.attempts
+
+
+def metrics(attempt: Attempt) -> dict[str, float]:
+    """What a watcher is told of one attempt."""
+    outcome = is_success(attempt)
+    return {
+        "reward/mean": attempt.verdict.reward,
+        "success/one": math.nan if outcome is None else float(outcome),
+        "tokens/sampled_num": float(attempt.trajectory.num_sampled),
+    }
+
+
+async def scripts(run_context: RunContext, split: str, num_tasks: int, *, demonstrator_skill: float) -> dict[str, tuple[Attempt, ...]]:
+    """The same tasks by every negative control, the demonstrator and the oracle."""
+    environment = run_context.environment
+
+    def impostor(name: str) -> Callable[[Task, Target, AttemptId], ScriptFactory]:
+        return lambda task, target, attempt: environment.negative_controls(task)[name]
+
+    ways: dict[str, Callable[[Task, Target, AttemptId], ScriptFactory]] = {
+        name: impostor(name) for name in environment.negative_controls(run_context.task(split, 0)[0])
+    }
+    ways["demonstrator"] = lambda task, target, attempt: environment.demonstrator(
+        task, target, skill=demonstrator_skill, seed=attempt.group
+    )
+    ways["oracle"] = lambda task, target, attempt: environment.solutions(task, target)[0]
+    found: dict[str, tuple[Attempt, ...]] = {}
+    for number, (name, script) in enumerate(ways.items()):
+        base = BASELINE_BASE + number * 100_000
+        quota = Quota(ids=range(base, base + num_tasks), group_size=1, max_live=8)
+        found[name] = (await run_context.attempts(run_context.plan(split, base, script), [quota])).attempts
+    return found

@@ -1,0 +1,276 @@
+"""The scorecard: how a policy decides, by the exact measures of an environment, beside the optimum, doing nothing, and chance.
+
+Every column is about the same tasks. An interval treats attempts as independent: exact for shares of yes and no, normal for means.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+
+from agito.concurrency import first_error
+from agito.errors import BadRecipe, EndpointFailed
+from agito.evaluation import policies as evaluation
+from agito.protocols import Environment, Measure, Measured, ScriptFactory
+from agito.recipe import EnvSection, Recipe
+from agito.record import Rate, rate, rate_over_all
+from agito.record.usage import causes
+from agito.rollout import EpisodeDriver, scripted
+from agito.runtime import load_policy as trained
+from agito.runtime.run_context import RunContext, open_run_context
+from agito.types import Attempt, AttemptId, Json, Target, Task, mean
+
+if TYPE_CHECKING:  # it needs httpx, which a checkpoint does not
+    from agito.harness.chat import ChatHarness
+
+SCHEMA_VERSION = 1
+SUITES = ("decisions",)
+DECISIONS = {
+    "a": "when to stop thinking and act",
+    "b": "which tool, in which order",
+    "c": "integrating noisy observations",
+    "d": "revising the plan after failure",
+    "e": "staying coherent",
+}
+_Z = statistics.NormalDist().inv_cdf(0.975)
+_CONCURRENT = 8  # attempts at an endpoint
+_LEVELS = (1, 2, 3)  # for a checkpoint that was trained elsewhere
+
+
+class Watcher(Protocol):
+    """As `job.Watcher`."""
+
+    def phase(self, name: str, total: int) -> None: ...
+    def advance(self, figures: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A mean over `num` attempts with its 95 % interval; NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+    num: int
+
+    def to_json(self) -> dict[str, Json]:
+        named = {"value": self.value, "low": self.low, "high": self.high}
+        return {**{name: each if math.isfinite(each) else None for name, each in named.items()}, "num": self.num}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One attempt at one task: what it came to, and its measures by name."""
+
+    attempt: Attempt
+    measures: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One agent on all tasks, in their order."""
+
+    name: str
+    readings: tuple[Reading, ...]
+
+    @property
+    def success(self) -> Rate:
+        return rate(reading.attempt for reading in self.readings)
+
+    @property
+    def over_all(self) -> Rate:
+        """Success over all tasks, a void attempt being a failure."""
+        return rate_over_all([reading.attempt for reading in self.readings])
+
+    @property
+    def void(self) -> int:
+        return self.over_all.num - self.success.num
+
+    def estimate(self, measure: str) -> Estimate:
+        return estimate([reading.measures[measure] for reading in self.readings if measure in reading.measures])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorecard:
+    """`columns`: the policies that were asked about, then the optimum, null and random."""
+
+    suite: str
+    split: str
+    families: tuple[str, ...]
+    levels: tuple[int, ...]
+    num_tasks: int
+    measures: tuple[Measure, ...]  # that at least one column has something to say about
+    columns: tuple[Column, ...]
+    num_policies: int
+
+    def difference(self, measure: str) -> Estimate | None:
+        """Second policy minus first, over the tasks for which both have the measure."""
+        if self.num_policies < 2:
+            return None
+        pairs = zip(self.columns[0].readings, self.columns[1].readings, strict=True)
+        return estimate(
+            [two.measures[measure] - one.measures[measure] for one, two in pairs if measure in one.measures and measure in two.measures],
+            is_difference=True,
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        rates = {column.name: column.success for column in self.columns}
+        every = {column.name: column.over_all for column in self.columns}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "suite": self.suite,
+            "split": self.split,
+            "families": list(self.families),
+            "levels": list(self.levels),
+            "num_tasks": self.num_tasks,
+            "success": {
+                name: Estimate(value=each.success, low=each.low, high=each.high, num=each.num).to_json() for name, each in rates.items()
+            },
+            "success_all": {
+                name: Estimate(value=each.success, low=each.low, high=each.high, num=each.num).to_json() for name, each in every.items()
+            },
+            "void": {column.name: column.void for column in self.columns},
+            "void_causes": {**causes(reading.attempt for column in self.columns for reading in column.readings)},
+            "measures": {
+                measure.name: {
+                    "decision": measure.decision,
+                    "title": measure.title,
+                    **{column.name: column.estimate(measure.name).to_json() for column in self.columns},
+                    **({"difference": found.to_json()} if (found := self.difference(measure.name)) else {}),
+                }
+                for measure in self.measures
+            },
+        }
+
+
+def estimate(values: Sequence[float], *, is_difference: bool = False) -> Estimate:
+    """Exact for values that are all 0 or 1 (Clopper–Pearson), else mean ± 1.96 · s / √n."""
+    num = len(values)
+    if not num:
+        return Estimate(value=math.nan, low=math.nan, high=math.nan, num=0)
+    if not is_difference and all(value in (0.0, 1.0) for value in values):
+        found = Rate(successes=int(sum(values)), num=num)
+        return Estimate(value=found.success, low=found.low, high=found.high, num=num)
+    middle = mean(values)
+    half = _Z * statistics.stdev(values) / math.sqrt(num) if num > 1 else math.inf
+    return Estimate(value=middle, low=middle - half, high=middle + half, num=num)
+
+
+def recipe_for(suite: str, recipe: Recipe) -> Recipe:
+    """The checkpoint's own families and levels where it was trained on the suite's environment. Raises `BadRecipe` for an unknown suite."""
+    if suite not in SUITES:
+        raise BadRecipe(f"suite={suite}: there is {', '.join(SUITES)}")
+    if recipe.env.name == suite:
+        return recipe
+    return recipe.model_copy(update={"env": EnvSection(name=suite, levels=_LEVELS, dialect=recipe.env.dialect)})
+
+
+async def of_checkpoints(
+    named: Mapping[str, Path], recipe: Recipe, watcher: Watcher, *, suite: str, split: str, num_tasks: int, temperature: float
+) -> Scorecard:
+    """Of one checkpoint or two, on the tasks that `recipe` says. Raises `CorruptCheckpoint`, and `BadRecipe` for what is not there."""
+    columns: list[Column] = []
+    for name, directory in named.items():
+        watcher.phase(name, num_tasks)
+        own = trained.recipe_of(directory).model_copy(update={"env": recipe.env, "seed": recipe.seed})
+        async with trained.open_trained(directory, own) as run_context:
+            attempts = await evaluation.policy(
+                run_context,
+                split,
+                num_tasks,
+                temperature=temperature,
+                on_attempt=lambda attempt: watcher.advance(evaluation.metrics(attempt)),
+            )
+            columns.append(column(name, run_context, split, attempts))
+    return await complete(columns, recipe, suite, split, num_tasks)
+
+
+async def of_endpoint(
+    harness: ChatHarness, name: str, recipe: Recipe, watcher: Watcher, *, suite: str, split: str, num_tasks: int
+) -> Scorecard:
+    """Of a model that others serve, in the natural dialect. An attempt that the endpoint failed is void.
+
+    Raises `EndpointFailed` when it never answers at all: as soon as that is clear.
+    """
+    watcher.phase(name, num_tasks)
+    limiter, found = anyio.CapacityLimiter(_CONCURRENT), dict[int, Attempt]()
+    async with open_run_context(recipe) as run_context:
+        driver = EpisodeDriver(run_context.environment, noise_seed=recipe.seed)
+
+        async def run(index: int) -> None:
+            task, target = run_context.task(split, index)
+            attempt = AttemptId(group=evaluation.HELDOUT_BASE + index, slot=0)
+            async with limiter:
+                finished = await driver.run(task, target, attempt, lambda session: harness.run(task, session, attempt))
+            found[index] = Attempt(trajectory=finished.trajectory, verdict=finished.verdict)
+            watcher.advance(evaluation.metrics(found[index]))
+            if harness.failure and not harness.num_answers and len(found) >= min(_CONCURRENT, num_tasks):
+                raise EndpointFailed(harness.failure)
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                for index in range(num_tasks):
+                    tasks.start_soon(run, index)
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
+        policy = column(name, run_context, split, [found[index] for index in range(num_tasks)])
+    return await complete([policy], recipe, suite, split, num_tasks)
+
+
+async def complete(columns: Sequence[Column], recipe: Recipe, suite: str, split: str, num_tasks: int) -> Scorecard:
+    """Adds what scripts come to on the same tasks."""
+    async with open_run_context(recipe) as run_context:
+        environment = measured(run_context.environment)
+        ways: dict[str, Callable[[Task, Target], ScriptFactory]] = {
+            "optimum": lambda task, target: environment.solutions(task, target)[0],
+            "null": lambda task, target: environment.negative_controls(task)["null"],
+            "random": lambda task, target: environment.negative_controls(task)["random"],
+        }
+        scripts = [column(name, run_context, split, await _acted(run_context, split, num_tasks, way)) for name, way in ways.items()]
+        every = (*columns, *scripts)
+        said = {name for each in every for reading in each.readings for name in reading.measures}
+        cells = run_context.cells
+    return Scorecard(
+        suite=suite, split=split, families=tuple(dict.fromkeys(family for family, _ in cells)),
+        levels=tuple(dict.fromkeys(level for _, level in cells)), num_tasks=num_tasks,
+        measures=tuple(measure for measure in environment.measured if measure.name in said), columns=every, num_policies=len(columns),
+    )  # fmt: skip
+
+
+def column(name: str, run_context: RunContext, split: str, attempts: Sequence[Attempt]) -> Column:
+    """`attempts` are at the first tasks of the split, in order; a void one has no measures."""
+    environment = measured(run_context.environment)
+    readings: list[Reading] = []
+    for index, attempt in enumerate(attempts):
+        task, target = run_context.task(split, index)
+        found = environment.measures(task, target, attempt.trajectory) if attempt.is_scored else dict[str, float]()
+        readings.append(Reading(attempt=attempt, measures=found))
+    return Column(name=name, readings=tuple(readings))
+
+
+class _MeasuredEnvironment(Environment, Measured, Protocol):
+    pass
+
+
+def measured(environment: Environment) -> _MeasuredEnvironment:
+    """Raises `BadRecipe` for an environment without measures."""
+    if not isinstance(environment, Measured):
+        raise BadRecipe(f"env={environment.name}: it has no measures; give it what agito.protocols.Measured asks for")
+    return environment  # type: ignore[return-value]
+
+
+async def _acted(run_context: RunContext, split: str, num_tasks: int, way: Callable[[Task, Target], ScriptFactory]) -> list[Attempt]:
+    """By a script, without tokens."""
+    driver, attempts = EpisodeDriver(run_context.environment, noise_seed=run_context.recipe.seed), list[Attempt]()
+    for index in range(num_tasks):
+        task, target = run_context.task(split, index)
+        attempt = AttemptId(group=evaluation.BASELINE_BASE + index, slot=0)
+        finished = await driver.run(task, target, attempt, scripted(way(task, target), task, attempt))
+        attempts.append(Attempt(trajectory=finished.trajectory, verdict=finished.verdict))
+    return attempts

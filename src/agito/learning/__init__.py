@@ -1,0 +1,1 @@
+"""Losses, credit and the trainer."""

@@ -1,0 +1,131 @@
+"""One optimizer of two: Muon for hidden matrices, AdamW for the rest, under one schedule and one clip."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from agito.learning.trainer.config import PhaseConfig
+from agito.learning.trainer.muon import Muon
+from agito.learning.trainer.policy_model import PolicyModel
+from agito.learning.trainer.reducer import Reducer
+
+_NOT_HIDDEN = frozenset({"embed_tokens", "lm_head"})  # matrices that are tables over the vocabulary
+
+
+class Split(NamedTuple):
+    """Names of trained parameters by who trains them."""
+
+    matrices: tuple[str, ...]  # Muon
+    tables: tuple[str, ...]  # AdamW, with weight decay
+    vectors: tuple[str, ...]  # AdamW, without
+
+
+def split_parameters(model: PolicyModel) -> Split:
+    """By Hugging Face name and rank; frozen parameters are in no part, tied ones appear once."""
+    named = [(name, parameter.ndim) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    is_table = {name: not _NOT_HIDDEN.isdisjoint(name.split(".")) for name, _ in named}
+    return Split(
+        matrices=tuple(name for name, ndim in named if ndim == 2 and not is_table[name]),
+        tables=tuple(name for name, ndim in named if ndim >= 2 and (is_table[name] or ndim > 2)),
+        vectors=tuple(name for name, ndim in named if ndim < 2),
+    )
+
+
+def schedule(step: int, total_steps: int, *, warmup: float, decay: float, floor: float) -> float:
+    """Factor of the learning rate at `step` (from 0): linear up over `warmup`, flat, linear down to `floor` over `decay`.
+
+    `warmup` and `decay` are fractions of `total_steps`; the floor itself is reached just after the last step, and kept.
+    """
+    up = (step + 1) / (warmup * total_steps) if warmup > 0 else 1.0
+    decay_steps = min(decay, 1.0 - warmup) * total_steps
+    down = max(0.0, total_steps - step) / decay_steps if decay_steps > 0 else 1.0
+    return min(1.0, up) * (floor + (1.0 - floor) * min(1.0, down))
+
+
+class PhaseOptimizer:
+    """Moments and rates of one phase."""
+
+    def __init__(
+        self, model: PolicyModel, config: PhaseConfig, *, total_steps: int, muon_dtype: torch.dtype, reducer: Reducer | None = None
+    ) -> None:
+        self._config = config
+        self._total_steps = total_steps
+        split = split_parameters(model)
+        parameters = dict(model.named_parameters())
+        self._named = {name: parameters[name] for part in split for name in part}
+        decayed = {"params": [parameters[name] for name in split.tables], "weight_decay": config.weight_decay}
+        plain = {"params": [parameters[name] for name in split.vectors], "weight_decay": 0.0}
+        groups = [group for group in (decayed, plain) if group["params"]]
+        self._rates: list[tuple[torch.optim.Optimizer, float]] = []
+        if split.matrices:
+            matrices = [parameters[name] for name in split.matrices]
+            muon = Muon(
+                matrices, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, dtype=muon_dtype, reducer=reducer
+            )
+            self._rates.append((muon, config.lr))
+        if groups:
+            self._rates.append((torch.optim.AdamW(groups, lr=config.adam_lr, betas=config.betas, fused=True), config.adam_lr))
+
+    def factor(self, step: int) -> float:
+        config = self._config
+        return schedule(step, self._total_steps, warmup=config.warmup, decay=config.decay, floor=config.floor)
+
+    def gradients(self) -> list[Tensor]:
+        """Every trained parameter's gradient, in a fixed order; zeros where backward did not reach."""
+        for parameter in self._named.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self._named.values() if parameter.grad is not None]
+
+    def zero(self) -> None:
+        for parameter in self._named.values():
+            parameter.grad = None
+
+    def apply(self, step: int, *, rate: float = 1.0) -> float:
+        """Clips by the global norm, then steps at `rate` times the rates of `step`; returns the norm before clipping.
+
+        Raises `FloatingPointError` and changes nothing when the norm is not finite.
+        """
+        norm = float(nn.utils.clip_grad_norm_(self._named.values(), self._config.grad_clip))
+        if not norm < float("inf"):
+            raise FloatingPointError(f"gradient norm is {norm} at step {step} of the phase: lower the learning rate or the loss's w_max")
+        for optimizer, base in self._rates:
+            for group in optimizer.param_groups:
+                group["lr"] = base * rate * self.factor(step)
+            optimizer.step()
+        return norm
+
+    def moments(self) -> dict[str, Tensor]:
+        """Optimizer state by `parameter name/moment`; empty before the first step."""
+        state = {parameter: moments for optimizer, _ in self._rates for parameter, moments in optimizer.state.items()}
+        return {f"{name}/{moment}": value for name, at in self._named.items() for moment, value in state.get(at, {}).items()}
+
+    def load_moments(self, moments: dict[str, Tensor], *, is_fresh: bool) -> None:
+        """The inverse of `moments`; none where no step has been taken (`is_fresh`).
+
+        Raises `ValueError`, with nothing changed, unless there is just what steps leave behind for every parameter that is trained.
+        """
+        owner = {parameter: optimizer for optimizer, _ in self._rates for group in optimizer.param_groups for parameter in group["params"]}
+        kinds = {} if is_fresh else {name: _MOMENTS[type(owner[parameter])] for name, parameter in self._named.items()}
+        wanted = {f"{name}/{moment}" for name, each in kinds.items() for moment in each}
+        if wanted != moments.keys():
+            raise ValueError(f"moments: {', '.join(sorted(wanted ^ moments.keys())[:3])}: missing, or of another optimizer")
+        for key, value in moments.items():
+            name, _, moment = key.rpartition("/")
+            if moment != "step" and value.shape != self._named[name].shape:
+                raise ValueError(f"moments: {key} has shape {tuple(value.shape)}, not {tuple(self._named[name].shape)}")
+        for optimizer, _ in self._rates:
+            optimizer.state.clear()
+        for key, value in moments.items():
+            name, _, moment = key.rpartition("/")
+            parameter = self._named[name]
+            owner[parameter].state[parameter][moment] = value.to(parameter.device, copy=True)
+
+
+_MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    Muon: ("momentum_buffer",),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+}

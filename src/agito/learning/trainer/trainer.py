@@ -1,0 +1,246 @@
+"""The optimizer step: samples in, better weights and figures out.
+
+The trainer knows nothing of ranks, groups or worlds: each rank calls it with its own samples, and sums go through a `Reducer`.
+It is bitwise deterministic for the same build, thread count, ranks and samples. With one minibatch the update does not depend
+on how samples are spread over ranks; with several, each rank cuts up its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agito.learning.losses.agreement import BOUNDS, NUM_SUMS, agreement_sums, require_agreement
+from agito.learning.losses.by_age import SUMS_BY_AGE, figures_by_age, sums_by_age
+from agito.learning.losses.logprobs import entropy, log_distributions, token_logprobs
+from agito.learning.losses.losses import LOSSES
+from agito.learning.losses.meters import PolicyMeters, PolicyTokens
+from agito.learning.losses.packing import Packed, pack, require_sampled, split_micro_batches, split_minibatches
+from agito.learning.losses.sft import token_cross_entropy
+from agito.learning.trainer.config import Phase, TrainerConfig
+from agito.learning.trainer.muon import iteration_dtype
+from agito.learning.trainer.optimizer import PhaseOptimizer
+from agito.learning.trainer.policy_model import PolicyModel
+from agito.learning.trainer.reducer import OneRank, Reducer
+from agito.protocols import StepStats
+from agito.types import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """Where a trainer is. Raises `ValueError` where none can be."""
+
+    phase: Phase | None
+    total_steps: int
+    phase_step: int
+    version: int
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "phase_step", "version"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name}={value!r}: need a whole number from 0 on")
+
+
+class LocalTrainer:
+    """Owns the weights that learn; changes `model` in place. `version` counts the steps taken on these weights."""
+
+    def __init__(
+        self, model: PolicyModel, config: TrainerConfig | None = None, *, reducer: Reducer | None = None, version: int = 0
+    ) -> None:
+        self.model = model
+        self.config = config or TrainerConfig()
+        self.reducer: Reducer = reducer or OneRank()
+        self.version = version
+        self.phase: Phase | None = None
+        self.total_steps = 0
+        self.phase_step = 0  # steps taken in this phase
+        self._optimizer: PhaseOptimizer | None = None
+        self._parameters = [parameter for _, parameter in model.named_parameters()]
+        self._bounds = BOUNDS.get(self._parameters[0].dtype) if self.config.check_on_policy else None
+
+    @property
+    def optimizer(self) -> PhaseOptimizer:
+        """The current phase's. Raises `ValueError` before the first phase."""
+        if self._optimizer is None:
+            raise ValueError("no phase has begun: call begin_phase('sft' or 'rl', total_steps) first")
+        return self._optimizer
+
+    def begin_phase(self, phase: Phase, total_steps: int) -> None:
+        """Forgets the optimizer's moments and starts the phase's schedule over `total_steps` calls."""
+        self._optimizer = self._new_optimizer(phase, total_steps)
+        self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
+
+    def restore(self, weights: Mapping[str, Tensor], moments: dict[str, Tensor], counters: Counters) -> None:
+        """Goes on from where a trainer of the same shape and configuration was. Raises `ValueError`, with nothing changed, for a state in
+        which none can have been."""
+        parameters = dict(self.model.named_parameters())
+        for name, parameter in parameters.items():
+            if name not in weights or (weights[name].shape, weights[name].dtype) != (parameter.shape, parameter.dtype):
+                raise ValueError(f"weights: {name} is missing, or of another shape or precision")
+        if unknown := weights.keys() - parameters.keys():
+            raise ValueError(f"weights: {min(unknown)} is unknown")
+        optimizer = None
+        if counters.phase is not None:
+            optimizer = self._new_optimizer(counters.phase, counters.total_steps)
+            optimizer.load_moments(moments, is_fresh=counters.phase_step == 0)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
+        self._optimizer, self.phase, self.total_steps = optimizer, counters.phase, counters.total_steps
+        self.phase_step, self.version = counters.phase_step, counters.version
+
+    def _new_optimizer(self, phase: Phase, total_steps: int) -> PhaseOptimizer:
+        if phase not in ("sft", "rl"):
+            raise ValueError(f"phase={phase!r}: write 'sft' or 'rl'")
+        if total_steps < 1:
+            raise ValueError(f"total_steps={total_steps}: need at least 1")
+        config = self.config.sft if phase == "sft" else self.config.rl
+        wanted = self.config.muon_dtype
+        dtype = iteration_dtype(self._parameters[0].device) if wanted == "auto" else getattr(torch, wanted)
+        return PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype, reducer=self.reducer)
+
+    def imitate(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
+        """One supervised step on the trainable tokens; advantages and log-probabilities are ignored.
+
+        `num_tokens` divides the loss; by default the trainable tokens of all ranks, which costs a meeting of them.
+        """
+        self._require("sft")
+        packs = self._pack(samples)
+        counted = float(sum(part.num_tokens for part in packs))
+        total = _positive(self.reducer.sum([counted])[0] if num_tokens is None else num_tokens)
+        self.optimizer.zero()
+        nll = 0.0
+        for part in packs:
+            logp_TV = self._log_distributions(part, at_temperature=False)
+            loss = token_cross_entropy(token_logprobs(logp_TV, part.target_T), num_tokens=total)
+            loss.backward()
+            nll += float(loss.detach()) * total
+        sums = torch.tensor([nll, counted], device=self._parameters[0].device)
+        figures = self._apply(along=sums)
+        nll, counted = sums.tolist()
+        return self._finish({"sft/loss_nats": nll / _positive(counted), "sft/tokens": counted, **figures})
+
+    def step(self, samples: Sequence[Sample], *, num_tokens: float | None = None, rate: float = 1.0) -> StepStats:
+        """One batch of policy gradient, in `minibatches` optimizer steps whose pi_old is the weights before the first.
+
+        `num_tokens` is N over all ranks for the whole batch, before any rejection; by default the trainable tokens given. It
+        is shared out over minibatches by their tokens. `rate` scales the learning rates: Muon's steps are as long whatever the
+        gradient, so a small, noisy batch wants a shorter one. Raises `ValueError` for samples that no policy of this trainer sampled,
+        and, with the weights possibly half-way through the batch, `FloatingPointError` for a gradient that is not finite.
+        """
+        self._require("rl")
+        require_sampled(samples)
+        self._require_past(samples)
+        minibatches = [self._pack(part) for part in split_minibatches(_trained(samples), self.config.minibatches)]
+        counts = self.reducer.sum([float(sum(part.num_tokens for part in packs)) for packs in minibatches])
+        total = _positive(sum(counts))
+        scale = (total if num_tokens is None else _positive(num_tokens)) / total
+        first = next(index for index, count in enumerate(counts) if count)
+        frozen = [None if index == first else self._old_logprobs(packs) for index, packs in enumerate(minibatches)]
+
+        meters, max_w, last = PolicyMeters(), 0.0, {}
+        by_age: list[float] | None = None
+        for packs, old, count in zip(minibatches, frozen, counts, strict=True):
+            if not count:
+                continue
+            found, found_max_w, found_by_age = self._accumulate(packs, old, num_tokens=count * scale)
+            meters, max_w = meters + found, max(max_w, found_max_w)
+            by_age = found_by_age if by_age is None else [mine + theirs for mine, theirs in zip(by_age, found_by_age, strict=True)]
+            last = self._apply(rate)
+        ages = [float(part.ages_T.sum()) for packs in minibatches for part in packs]
+        oldest = [float(part.ages_T.max()) for packs in minibatches for part in packs]
+        (age_sum,), (max_age, max_w) = self.reducer.sum([sum(ages)]), self.reducer.max([max(oldest, default=0.0), max_w])
+        figures = {
+            "policy/loss": meters.loss / (total * scale),
+            "policy/tokens": meters.tokens,
+            "policy/age_mean_versions": age_sum / total,
+            "policy/age_max_versions": max_age,
+            **meters.figures(max_w),
+            **(figures_by_age(by_age) if by_age and max_age else {}),
+            **last,
+        }
+        return self._finish(figures)
+
+    def _accumulate(self, packs: list[Packed], old: list[Tensor] | None, *, num_tokens: float) -> tuple[PolicyMeters, float, list[float]]:
+        """Gradients of one minibatch; its meters, its largest w, its sums by age. pi_old is pi itself, frozen, where `old` is None."""
+        self.optimizer.zero()
+        loss_of, config = LOSSES[self.config.loss.name], self.config.loss
+        meters, max_w, agreed = PolicyMeters(), 0.0, [0.0] * NUM_SUMS
+        by_age: Tensor | float = 0.0
+        for index, part in enumerate(packs):
+            logp_TV = self._log_distributions(part)
+            logp_T = token_logprobs(logp_TV, part.target_T)
+            logp_old_T = logp_T.detach() if old is None else old[index]
+            tokens = PolicyTokens(
+                logp_T=logp_T,
+                logp_old_T=logp_old_T,
+                logp_mu_T=part.logp_mu_T,
+                advantages_T=part.advantages_T,
+                entropy_T=entropy(logp_TV),
+                sequence_T=part.sequence_T,
+                num_sequences=part.num_sequences,
+            )
+            loss, found, found_max_w = loss_of(tokens, num_tokens=num_tokens, config=config)
+            loss.backward()
+            meters, max_w = meters + found, max(max_w, found_max_w)
+            log_w_T = logp_old_T - part.logp_mu_T
+            if self._bounds:
+                found_agreed = agreement_sums(log_w_T[part.is_fresh_T], self._bounds)
+                agreed = [mine + theirs for mine, theirs in zip(agreed, found_agreed, strict=True)]
+            by_age = by_age + sums_by_age(part.ages_T, log_w_T)
+        ages = by_age.flatten().tolist() if isinstance(by_age, Tensor) else [0.0] * SUMS_BY_AGE
+        count = len(meters.sums())
+        sums = self.reducer.sum([*meters.sums(), *agreed, *ages])
+        if self._bounds:
+            require_agreement(sums[count : count + NUM_SUMS], self._bounds, version=self.version)
+        return PolicyMeters.of(sums[:count]), max_w, sums[count + NUM_SUMS :]
+
+    def _apply(self, rate: float = 1.0, along: Tensor | None = None) -> dict[str, float]:
+        """Reduces, clips and steps; `along` is summed over ranks on the way."""
+        self.reducer.sum_([*self.optimizer.gradients(), *([] if along is None else [along])])
+        norm = self.optimizer.apply(self.phase_step, rate=rate)
+        self.optimizer.zero()
+        return {"train/grad_norm": norm, "train/lr_factor": self.optimizer.factor(self.phase_step)}
+
+    def _finish(self, figures: dict[str, float]) -> StepStats:
+        self.phase_step += 1
+        self.version += 1
+        return StepStats(version=self.version, values=figures)
+
+    def _log_distributions(self, part: Packed, *, at_temperature: bool = True) -> Tensor:
+        hidden_ND = self.model.hidden(part.ids_N, part.lengths_B)
+        temperature_T = part.temperature_T if at_temperature else None
+        return log_distributions(hidden_ND, self.model.logits, part.source_T, temperature_T=temperature_T)
+
+    @torch.no_grad()
+    def _old_logprobs(self, packs: list[Packed]) -> list[Tensor]:
+        return [token_logprobs(self._log_distributions(part), part.target_T) for part in packs]
+
+    def _pack(self, samples: Sequence[Sample]) -> list[Packed]:
+        device = self._parameters[0].device
+        parts = split_micro_batches(_trained(samples), self.config.micro_tokens)
+        return [pack(part, version=self.version, device=device) for part in parts]
+
+    def _require(self, phase: Phase) -> None:
+        if self.phase != phase:
+            raise ValueError(f"phase is {self.phase}: call begin_phase({phase!r}, total_steps) first")
+
+    def _require_past(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            newest = max((span.version for span in sample.versions), default=0)
+            if newest > self.version:
+                raise ValueError(f"sample {sample.attempt}: version {newest} is newer than the trainer's {self.version}")
+
+
+def _trained(samples: Sequence[Sample]) -> list[Sample]:
+    return [sample for sample in samples if sample.num_trainable]
+
+
+def _positive(num_tokens: float) -> float:
+    if not num_tokens > 0:
+        raise ValueError(f"num_tokens={num_tokens:g}: there is no trainable token in this batch; skip it")
+    return num_tokens

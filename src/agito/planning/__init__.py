@@ -1,0 +1,1 @@
+"""How a run would spend its time, simulated."""

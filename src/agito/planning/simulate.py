@@ -1,0 +1,243 @@
+"""What a recipe will do with its time, foreseen: a simulation of the decoupled loop on the scheduler's own code.
+
+Episodes, engines and the trainer are queues with measured latencies; what starts and what is trained on when is decided by
+`schedule.Flow` itself, and on which engine by `engine.balance.Balance`. That roles compete for cores and memory is one measured factor, by
+which engines and trainer are slower while the other is at work.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agito.sampling.balance import Balance
+from agito.scheduling.schedule import AsyncScheduler, Batch, FlowRules
+from agito.types import AttemptId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latencies:
+    """Seconds. A turn: `turn_tokens` are sampled, then the tool runs, then `observed_tokens` are read.
+
+    An engine's exchange of `quantum` decode steps takes `exchange_s` + rows x `row_s` + extended tokens x `token_s`.
+    """
+
+    exchange_s: float
+    row_s: float
+    token_s: float
+    train_s: float  # a batch, its publication by the trainer included
+    take_s: float = 0.0  # an engine stands still for new weights
+    crowding: float = 1.0  # how many times as long an exchange, or a batch, takes while the trainer, or an engine, is at work too
+    turns: int = 6
+    turn_tokens: int = 16
+    observed_tokens: int = 16
+    tool_median_s: float = 0.0
+    tool_p99_s: float = 0.0  # log-normal; the median or below: always the median
+    tool_most_s: float = 0.0  # a call's deadline; 0: none
+    quantum: int = 4
+    even: float = 0.0  # share of groups that teach nothing
+
+    def tool_s(self, rng: random.Random) -> float:
+        if self.tool_p99_s <= self.tool_median_s:
+            return self.tool_median_s
+        drawn_s = self.tool_median_s * math.exp(math.log(self.tool_p99_s / self.tool_median_s) / 2.3263 * rng.gauss())
+        return min(drawn_s, self.tool_most_s) if self.tool_most_s else drawn_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreseen:
+    """Over the whole run, start and end included. Ratios are of the run's time."""
+
+    wall_s: float
+    step_s: float
+    trainer_idle: float
+    gate_wait: float
+    engine_busy: float
+    age_mean: float  # versions, over groups trained on, of their first token
+    age_max: int
+    most_live: int
+
+
+@dataclass(slots=True)
+class _Engine:
+    waiting: list[_Row] = field(default_factory=list["_Row"])  # to be admitted at the next exchange
+    rows: list[_Row] = field(default_factory=list["_Row"])
+    is_running: bool = False
+    must_take: int | None = None  # the version to go on with after this exchange
+
+
+@dataclass(slots=True)
+class _Row:
+    attempt: AttemptId
+    engine: _Engine
+    extend: int  # tokens to compute before sampling
+    left: int = 0  # tokens to sample in this turn
+    turns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    engine: _Engine
+    version: int
+
+
+class Simulation:
+    """One run. A pure function of its arguments. `wait_s`: how long the tool takes for an attempt's call, counted from 0; else drawn."""
+
+    def __init__(
+        self, rules: FlowRules, latencies: Latencies, *, engines: int = 1, seed: int = 0,
+        wait_s: Callable[[AttemptId, int], float] | None = None,
+    ) -> None:  # fmt: skip
+        self._flow, self._latencies, self._rng = AsyncScheduler(rules), latencies, random.Random(f"plan/{seed}")
+        self._rules = rules
+        self._wait_s = wait_s or self._drawn_s
+        self._engines = [_Engine() for _ in range(engines)]
+        self._balance = Balance(engines, rows=max(rules.max_live // engines, 1))
+        self._events: list[tuple[float, int, str, object]] = []
+        self._order = itertools.count()
+        self._now = 0.0
+        self._issued = 0
+        self._even: dict[int, bool] = {}
+        self._first_version: dict[int, int] = {}
+        self._version = 0
+        self._to_take = 0  # engines that have not taken the newest version
+        self._held: Batch | None = None  # trained, and offered once every engine has taken the version before
+        self._batch: Batch | None = None  # being trained on
+        self._left_s, self._since, self._pace, self._turn = 0.0, 0.0, 1.0, 0  # of its training; `_turn` counts forecasts of its end
+        self._spent = {"starved": 0.0, "training": 0.0, "gated": 0.0}
+        self._ages: list[int] = []
+        self._busy_s, self._most_live = 0.0, 0
+
+    def run(self) -> Foreseen:
+        flow = self._flow
+        while not (flow.is_done and flow.is_published):
+            self._decide()
+            before, state = self._now, "gated" if flow.is_gated else "training" if flow.is_training else "starved"
+            assert self._events, "nothing more will happen"
+            self._now, _, kind, what = heapq.heappop(self._events)
+            self._spent[state] += self._now - before
+            getattr(self, f"_{kind}")(what)
+        wall_s = self._now
+        return Foreseen(
+            wall_s=wall_s, step_s=wall_s / self._rules.batches, trainer_idle=1 - self._spent["training"] / wall_s,
+            gate_wait=self._spent["gated"] / wall_s, engine_busy=self._busy_s / wall_s / len(self._engines),
+            age_mean=sum(self._ages) / max(len(self._ages), 1), age_max=max(self._ages, default=0), most_live=self._most_live,
+        )  # fmt: skip
+
+    def _decide(self) -> None:
+        flow = self._flow
+        if wanted := flow.num_wanted():
+            new = range(self._issued, self._issued + wanted)
+            self._issued += wanted
+            flow.issue(new)
+            self._even |= {group: self._rng.random() < self._latencies.even for group in new}
+        for attempt in flow.release():
+            self._first_version.setdefault(attempt.group, self._version)
+            engine = self._engines[self._balance.place(attempt)]
+            self._ask(_Row(attempt=attempt, engine=engine, extend=self._latencies.observed_tokens))
+        self._most_live = max(self._most_live, flow.num_live)
+        batch = flow.batch()
+        if batch is not None:
+            self._ages += [batch.number - self._first_version[group] for group in batch.groups]
+            self._batch, self._left_s = batch, self._latencies.train_s
+            self._forecast()
+
+    def _forecast(self) -> None:
+        """When the trainer will be done, as long as the engines go on as they do now."""
+        self._since, self._turn = self._now, self._turn + 1
+        self._pace = 1 / self._latencies.crowding if any(engine.is_running for engine in self._engines) else 1.0
+        self._later(self._left_s / self._pace, "done", self._turn)
+
+    def _engines_changed(self) -> None:
+        if self._batch is not None and self._latencies.crowding > 1:
+            self._left_s = max(self._left_s - (self._now - self._since) * self._pace, 0.0)
+            self._forecast()
+
+    def _done(self, turn: object) -> None:
+        if turn == self._turn and self._batch is not None:
+            batch, self._batch = self._batch, None
+            self._trained(batch)
+
+    def _later(self, delay_s: float, kind: str, what: object) -> None:
+        heapq.heappush(self._events, (self._now + delay_s, next(self._order), kind, what))
+
+    def _ask(self, row: _Row) -> None:
+        row.left = self._latencies.turn_tokens
+        row.engine.waiting.append(row)
+        self._exchange(row.engine)
+
+    def _exchange(self, engine: _Engine) -> None:
+        if engine.is_running or not (engine.waiting or engine.rows):
+            return
+        latencies = self._latencies
+        extended = sum(row.extend for row in engine.waiting)
+        engine.rows += engine.waiting
+        engine.waiting = []
+        took_s = latencies.exchange_s + len(engine.rows) * latencies.row_s + extended * latencies.token_s
+        took_s *= latencies.crowding if self._batch is not None else 1.0
+        self._busy_s += took_s
+        engine.is_running = True
+        self._engines_changed()
+        self._later(took_s, "exchanged", engine)
+
+    def _exchanged(self, engine: object) -> None:
+        assert isinstance(engine, _Engine)
+        engine.is_running = False
+        self._engines_changed()
+        for row in engine.rows:
+            row.left -= self._latencies.quantum
+            if row.left <= 0:
+                self._later(self._wait_s(row.attempt, row.turns), "answered", row)
+        engine.rows = [row for row in engine.rows if row.left > 0]
+        if engine.must_take is not None:
+            self._take(engine, engine.must_take)
+        else:
+            self._exchange(engine)
+
+    def _answered(self, row: object) -> None:
+        assert isinstance(row, _Row)
+        row.turns += 1
+        row.extend = self._latencies.observed_tokens
+        if row.turns < self._latencies.turns:
+            self._ask(row)
+        else:
+            self._balance.ended(row.attempt, row.turns * (self._latencies.turn_tokens + self._latencies.observed_tokens))
+            self._flow.finished(row.attempt, float(not self._even[row.attempt.group] and row.attempt.slot % 2))
+
+    def _drawn_s(self, attempt: AttemptId, call: int) -> float:
+        del attempt, call
+        return self._latencies.tool_s(self._rng)
+
+    def _trained(self, batch: Batch) -> None:
+        if self._to_take:
+            self._held = batch
+            return
+        self._flow.trained()
+        self._to_take = len(self._engines)
+        for engine in self._engines:
+            if engine.is_running:
+                engine.must_take = batch.number + 1
+            else:
+                self._take(engine, batch.number + 1)
+
+    def _take(self, engine: _Engine, version: int) -> None:
+        engine.must_take, engine.is_running = None, True
+        self._later(self._latencies.take_s, "taken", _Taken(engine=engine, version=version))
+
+    def _taken(self, what: object) -> None:
+        assert isinstance(what, _Taken)
+        engine, version = what.engine, what.version
+        engine.is_running = False
+        self._engines_changed()
+        self._to_take -= 1
+        if not self._to_take:
+            self._version = version
+            self._flow.published(self._version)
+            if self._held is not None:
+                held, self._held = self._held, None
+                self._trained(held)
+        self._exchange(engine)

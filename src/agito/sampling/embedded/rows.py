@@ -1,0 +1,138 @@
+"""The book of rows: who has which slot of the cache, who is sampling, who waits. Plain Python, no tensors.
+
+A row keeps its slot from its first request until it is closed, or until others wait for one and nobody is sampling: then it gives it up
+and waits its turn when it comes back. A row that finds no slot free waits, first come, first served. Slots are handed out lowest first, so
+the book is a pure function of what it was told.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from agito.protocols import SampleRequest
+from agito.sampling.wire import RowRequest
+from agito.types import VersionSpan
+
+
+class Move(NamedTuple):
+    """Copy the first `length` positions of one slot to another."""
+
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(slots=True, eq=False)
+class EngineRow:
+    """One sequence. `lane` is its place in the engine's buffers for as long as it lives; `slot`, its place in the cache, may change.
+
+    Both are -1 in a row that has none at the moment, until its next request is admitted.
+    """
+
+    key: int
+    lane: int = -1
+    slot: int = -1
+    length: int = 0  # tokens so far
+    computed: int = 0  # of these, how many the cache holds: all, or all but the last
+    last_id: int = -1  # the token that is not in the cache yet
+    seed: int = 0
+    request: SampleRequest | None = None  # while it samples
+    start: int = 0  # length before the request's extension
+    first: int = 0  # position of the request's first sampled token
+    rested: int = 0  # when its last request was answered, counted in exchanges
+    marks: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # (position, version) since `start`
+
+    @property
+    def limit(self) -> int:
+        """The length at which the request's token budget is used up."""
+        assert self.request is not None
+        return self.first + self.request.max_tokens
+
+    def mark(self, version: int, position: int) -> None:
+        """From `position` on tokens are computed by `version`."""
+        if self.marks and self.marks[-1][0] == position:
+            self.marks.pop()
+        if not self.marks or self.marks[-1][1] != version:
+            self.marks.append((position, version))
+
+    def spans(self) -> tuple[VersionSpan, ...]:
+        """Counted from the first extended position."""
+        ends = [position for position, _ in self.marks[1:]] + [self.length]
+        return tuple(
+            VersionSpan(start=position - self.start, stop=end - self.start, version=version)
+            for (position, version), end in zip(self.marks, ends, strict=True)
+            if end > position
+        )
+
+
+class RowBook:
+    """Rows by key, free slots and lanes, and the queue."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.rows: dict[int, EngineRow] = {}
+        self.live: list[EngineRow] = []  # those that are sampling, by slot
+        self.reading: list[EngineRow] = []  # those whose extension is not computed yet, first come first served
+        self.queue: deque[RowRequest] = deque()
+        self._free_slots = list(range(size))
+        self._free_lanes = list(range(size))
+
+    @property
+    def is_full(self) -> bool:
+        return not self._free_slots
+
+    def seat(self, row: EngineRow) -> None:
+        """Gives a row its slot; one must be free."""
+        row.lane, row.slot = heapq.heappop(self._free_lanes), heapq.heappop(self._free_slots)
+
+    def unseat(self, row: EngineRow) -> None:
+        """Takes a row's slot away."""
+        heapq.heappush(self._free_slots, row.slot)
+        heapq.heappush(self._free_lanes, row.lane)
+        row.slot = row.lane = -1
+
+    def resting(self) -> list[EngineRow]:
+        """Rows that hold a slot for nothing: those that have waited longest for their next request come first."""
+        busy = self.busy()
+        return sorted((row for row in self.rows.values() if row.slot >= 0 and row.key not in busy), key=lambda row: (row.rested, row.key))
+
+    def busy(self) -> set[int]:
+        """Keys with a request that is not answered yet."""
+        return {row.key for row in (*self.live, *self.reading)} | {request.key for request in self.queue}
+
+    def close(self, key: int) -> None:
+        """Forgets a row wherever it is; an unknown one too, as closing is idempotent."""
+        row = self.rows.pop(key, None)
+        if row is not None and row.slot >= 0:
+            self.unseat(row)
+            self.live = [other for other in self.live if other is not row]
+            self.reading = [other for other in self.reading if other is not row]
+        else:
+            self.queue = deque(request for request in self.queue if request.key != key)
+
+    def gather(self) -> list[Move]:
+        """Exchanges slots so that the live rows are the first of the cache, and lists them in that order.
+
+        Rows that lie well stay. Returns the moves to make, as if at once.
+        """
+        count = len(self.live)
+        outside = [row for row in self.live if row.slot >= count]
+        taken = {row.slot for row in self.live}
+        gaps = [slot for slot in range(count) if slot not in taken]
+        parked = {row.slot: row for row in self.rows.values()}
+        moves: list[Move] = []
+        for row, gap in zip(outside, gaps, strict=True):
+            moves.append(Move(row.slot, gap, row.computed))
+            other = parked.get(gap)
+            if other is None:
+                self._free_slots[self._free_slots.index(gap)] = row.slot
+            else:
+                moves.append(Move(gap, row.slot, other.computed))
+                other.slot = row.slot
+            row.slot = gap
+        heapq.heapify(self._free_slots)
+        self.live.sort(key=lambda row: row.slot)
+        return [move for move in moves if move.length]

@@ -1,0 +1,203 @@
+"""Many attempts on one batching engine, in an order that is a function of content and never of the clock.
+
+An attempt holds a lane. Between two exchanges with the engine, a barrier waits for every lane that is due: a lane is due one
+exchange after its turn came back, so that its tool runs while the others decode, and re-enters at a fixed decode step however long
+the tool really took. What this does not give is speed under slow tools: that is what the decoupled mode is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+
+from agito.errors import WorkerDied
+from agito.protocols import Row, Sampled, SampleRequest
+from agito.sampling.handle import Handle
+from agito.sampling.wire import EngineRequest, EngineResponse, RowBranch, RowRequest
+
+_MOST_ROWS = 1 << 10  # of one lane
+
+
+@dataclass(slots=True)
+class _Lane:
+    order: int
+    due: int
+    num_rows: int = 0
+    is_away: bool = True  # the world, the harness or the grader has the ball
+    is_finished: bool = False
+    request: RowRequest | None = None
+    open: dict[int, None] = field(default_factory=dict[int, None])  # rows that the engine has, or is about to have
+    closed: list[int] = field(default_factory=list[int])
+    branched: list[RowBranch] = field(default_factory=list[RowBranch])
+    turn: anyio.Lock = field(default_factory=anyio.Lock)
+    answer: Sampled | str | None = None
+    answered: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Lane:
+    """One attempt's engine. One request is under way at a time; further ones wait for their turn."""
+
+    def __init__(self, lockstep: Lockstep, state: _Lane) -> None:
+        self._lockstep, self._state = lockstep, state
+
+    @property
+    def context(self) -> int:
+        return self._lockstep.context
+
+    @property
+    def order(self) -> int:
+        return self._state.order
+
+    def open(self, seed: int) -> Row:
+        return _LaneRow(self._lockstep, self._state, seed)
+
+    def finish(self) -> None:
+        """The attempt is over, its verdict included, and so are its rows. Idempotent."""
+        lane = self._state
+        lane.is_finished = True
+        if lane.request is not None:  # somebody still waits, and nobody will hear of it
+            lane.request, lane.answer = None, "the attempt is over"
+            lane.answered.set()
+        lane.closed += lane.open
+        lane.open.clear()
+        self._lockstep.settle(lane)
+
+
+class _LaneRow(Handle):
+    def __init__(self, lockstep: Lockstep, lane: _Lane, seed: int, *, is_known: bool = False) -> None:
+        """Raises `ValueError` for one row too many."""
+        super().__init__(is_known=is_known)
+        if lane.num_rows >= _MOST_ROWS:
+            raise ValueError(f"this attempt has opened {_MOST_ROWS} rows: no more fit into one lane")
+        self._lockstep, self._lane, self._seed = lockstep, lane, seed
+        self._key = lane.order * _MOST_ROWS + lane.num_rows
+        lane.num_rows += 1
+        if is_known:
+            lane.open[self._key] = None
+
+    async def _sample(self, request: SampleRequest) -> Sampled:
+        lane = self._lane
+        async with lane.turn:
+            while not (lane.is_away or self._lockstep.is_dead):
+                await lane.answered.wait()  # to one that was given up
+            if self._lockstep.is_dead:
+                raise WorkerDied("the engine has stopped")
+            if lane.is_finished:
+                raise ValueError("the attempt is over")
+            lane.request = RowRequest(key=self._key, seed=self._seed, request=request)
+            lane.open[self._key] = None
+            lane.answer, lane.answered = None, anyio.Event()
+            self._lockstep.settle(lane)
+            try:
+                await lane.answered.wait()
+            except BaseException:
+                lane.request = None  # if it is not with the engine yet
+                raise
+            answer = self._lane.answer
+        if answer is None:
+            raise WorkerDied("the engine stopped while this attempt was waiting for it")
+        if isinstance(answer, str):
+            raise ValueError(answer)
+        return answer
+
+    def _open(self, seed: int) -> Row:
+        return _LaneRow(self._lockstep, self._lane, seed)
+
+    def _branch(self, seed: int) -> Row:
+        if self._lane.is_finished:
+            raise ValueError("the attempt is over")
+        child = _LaneRow(self._lockstep, self._lane, seed, is_known=True)
+        self._lane.branched.append(RowBranch(parent=self._key, child=child._key))
+        return child
+
+    def _close(self) -> None:
+        if self._lane.open.pop(self._key, self._key) is None:
+            self._lane.closed.append(self._key)
+
+
+class Lockstep:
+    """Drives `advance` until every lane has finished. `on_barrier` may open new lanes; it gets the lanes that just finished."""
+
+    def __init__(
+        self, advance: Callable[[EngineRequest], Awaitable[EngineResponse]], *, context: int, steps: int = 4, lag: int = 1
+    ) -> None:
+        self.context = context
+        self._advance, self._steps, self._lag = advance, steps, lag
+        self._lanes: dict[int, _Lane] = {}
+        self._num_opened = 0
+        self._index = 0
+        self._settled = anyio.Event()
+        self.is_dead = False  # `run` did not end well: nobody will be answered any more
+        self.busy_s = 0.0
+        self.decode_steps = self.forwarded = 0
+
+    def lane(self) -> Lane:
+        """The order of these calls is part of what is sampled."""
+        state = _Lane(order=self._num_opened, due=self._index)
+        self._num_opened += 1
+        self._lanes[state.order] = state
+        return Lane(self, state)
+
+    def settle(self, lane: _Lane) -> None:
+        self._settled.set()
+
+    async def run(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> None:
+        """`on_barrier(orders)` is awaited with the orders of newly finished lanes. Raises what `advance` raises."""
+        live = 0
+        try:
+            while self._lanes:
+                if not live:  # nobody decodes: go straight to the next lane that is due
+                    self._index = max(self._index, min(lane.due for lane in self._lanes.values() if lane.is_away))
+                due = await self._barrier(on_barrier)
+                if not self._lanes and not any(lane.closed for lane in due):
+                    return
+                exchange = EngineRequest(
+                    closed=tuple(key for lane in due for key in lane.closed),
+                    branched=tuple(branch for lane in due for branch in lane.branched),
+                    requests=tuple(lane.request for lane in due if lane.request is not None),
+                    steps=self._steps,
+                )
+                for lane in due:
+                    lane.is_away = lane.request is None and not lane.is_finished
+                    lane.request = None
+                    lane.closed, lane.branched = [], []
+                advanced = await self._advance(exchange)
+                live = advanced.live
+                self._index += 1
+                self._deliver(advanced)
+        except BaseException:
+            self.is_dead = True
+            raise
+        finally:
+            for lane in self._lanes.values():
+                lane.answered.set()
+
+    async def _barrier(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> list[_Lane]:
+        """Waits for every lane that is due to ask or to finish; returns them in order, finished ones removed from the books."""
+        finished: list[_Lane] = []
+        while True:
+            due = [lane for lane in self._lanes.values() if lane.is_away and lane.due <= self._index]
+            waiting = [lane for lane in due if lane.request is None and not lane.is_finished]
+            if waiting:
+                self._settled = anyio.Event()
+                await self._settled.wait()
+                continue
+            over = [lane for lane in due if lane.is_finished]
+            if not over:
+                return sorted([*due, *finished], key=lambda lane: lane.order)
+            for lane in over:
+                del self._lanes[lane.order]
+            finished += over
+            await on_barrier(sorted(lane.order for lane in over))
+
+    def _deliver(self, advanced: EngineResponse) -> None:
+        self.busy_s += advanced.busy_s
+        self.decode_steps += advanced.steps
+        self.forwarded += advanced.forwarded
+        for done in advanced.done:
+            lane = self._lanes[done.key // _MOST_ROWS]
+            lane.is_away, lane.due = True, self._index + self._lag
+            lane.answer = done.sampled if done.sampled is not None else (done.error or "the engine gave no reason")
+            lane.answered.set()

@@ -1,0 +1,287 @@
+"""The loop, overlapped: attempts go on while the trainer learns, and the staleness of every token is bounded.
+
+    rollout (this process)          samplers (workers 1, 2, …)    learner (worker 0)
+    Flow ── attempts ── tools  ⇄    Freerun: sample               step(batch)
+      ▲                              ▲ pull(version)               │ push(version)
+      └── finished, trained, published ─┴──── shared memory ◄──────┘
+
+`schedule.Flow` decides what starts and what is trained on when; this file does as it says. What is computed depends on the clock: for
+runs that repeat bit for bit there is `loop.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+
+from agito.concurrency import first_error
+from agito.errors import EnvironmentPaused, WorkerDied
+from agito.learning.credit import RunningMeans
+from agito.monitor import Monitor
+from agito.rollout import AttemptRunner, Observed, outcome
+from agito.runtime.run_context import RunContext
+from agito.sampling.balance import Balance
+from agito.sampling.freerun import Freerun
+from agito.scheduling.curriculum import Curriculum, draw
+from agito.scheduling.log import LoggedFlow
+from agito.scheduling.schedule import AsyncScheduler, Batch, FlowRules
+from agito.training.learn import Learned, LearnStep, RollBack
+from agito.training.loop import RL_BASE, Step, learn_step, paused, step_of
+from agito.types import Attempt, AttemptId, Group, Json, Sample
+
+_SILENCE_S = 300.0  # longer than any one thing may take
+_BACKLOG = 1024  # finished attempts that nobody has looked at yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """What a resumed run needs beside its checkpoint: groups that were out, and the next task number that is free."""
+
+    issued: int = 0
+    outstanding: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        return {"issued": self.issued, "outstanding": list(self.outstanding)}
+
+    @classmethod
+    def from_json(cls, data: Json) -> Position:
+        if not isinstance(data, dict):
+            return cls()
+        issued, outstanding = data["issued"], data["outstanding"]
+        assert isinstance(outstanding, list)
+        return cls(issued=int(str(issued)), outstanding=tuple(int(str(group)) for group in outstanding))
+
+
+async def train(
+    run_context: RunContext,
+    curriculum: Curriculum,
+    *,
+    start: int,
+    position: Position,
+    on_step: Callable[[Step, Position], Awaitable[None]],
+    new_version: Callable[[], int],
+    write_schedule: Callable[[str], object] = lambda line: None,
+    monitor: Monitor | None = None,
+    means: RunningMeans | None = None,
+    observed: Observed | None = None,
+    roll_back: RollBack | None = None,
+) -> None:
+    """RL from step `start` on; `on_step` is awaited after each, before the next step may change the weights.
+
+    In `concurrent` mode every rank samples, then every rank learns: staleness 0. `write_schedule` gets the lines of `agito.scheduling.log`.
+    The alarm of the monitor: see `agito.training.loop.train`.
+    """
+    recipe, policy = run_context.recipe, run_context.policy
+    if start == 0:
+        await policy.learner.begin_phase("rl", max(recipe.rl.steps, 1))
+    base = new_version()
+    await policy.publish(base)
+    rules = FlowRules(
+        groups=recipe.rl.groups, group_size=recipe.rl.group_size, batches=recipe.rl.steps, refill=recipe.rl.refill,
+        max_staleness=recipe.pipeline.max_staleness if policy.learns_alone else 0,
+        max_live=recipe.compute.rows * len(policy.busy_samplers),
+    )  # fmt: skip
+    if start < recipe.rl.steps:
+        flow = LoggedFlow(rules, version=start, reissued=position.outstanding, write=write_schedule)
+        try:
+            watch = monitor or run_context.new_monitor()
+            step = learn_step(run_context, monitor=watch, curriculum=curriculum, means=means, roll_back=roll_back)
+            runner = run_context.runner(temperature=recipe.rl.temperature, monitor=watch, observed=observed)
+            await _Pipeline(run_context, curriculum, step, runner, flow, position.issued, base - start, on_step, new_version).run()
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    version: int  # of the flow
+
+
+class _Pipeline:
+    def __init__(
+        self,
+        run_context: RunContext,
+        curriculum: Curriculum,
+        step: LearnStep,
+        runner: AttemptRunner,
+        flow: AsyncScheduler,
+        issued: int,
+        base: int,
+        on_step: Callable[[Step, Position], Awaitable[None]],
+        new_version: Callable[[], int],
+    ) -> None:
+        self._run_context, self._policy, self._curriculum, self._learn_step, self._flow = (
+            run_context,
+            run_context.policy,
+            curriculum,
+            step,
+            flow,
+        )
+        self._issued, self._base, self._on_step, self._new_version = issued, base, on_step, new_version
+        self._runner = runner
+        self._plan = run_context.plan("train", RL_BASE)
+        steps, context = run_context.recipe.compute.quantum, run_context.recipe.compute.context
+        self._engines = [Freerun(sampler.advance, context=context, steps=steps) for sampler in self._policy.busy_samplers]
+        self._balance = Balance(len(self._engines), rows=run_context.recipe.compute.rows)
+        self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
+        self._retried = 0
+        self._trusted = 0  # the oldest version whose weights were not taken back
+        self._meters = _Meters(len(self._engines))
+        self._delivered = anyio.Event()  # a version is with every engine before the next one is offered
+        self._delivered.set()
+        self._send, self._receive = anyio.create_memory_object_stream["Attempt | _Trained | _Published"](_BACKLOG)
+
+    async def run(self) -> None:
+        """Raises `WorkerDied` when a worker is gone or nothing happens any more."""
+        async with self._send, self._receive, anyio.create_task_group() as tasks:
+            for engine in self._engines:
+                tasks.start_soon(engine.run)
+            while not (self._flow.is_done and self._flow.is_published):
+                if wanted := self._flow.num_wanted():
+                    self._flow.issue(self._draw(wanted))
+                for attempt in self._flow.release():
+                    engine = self._balance.place(attempt, (attempt.group - RL_BASE) % len(self._run_context.cells))
+                    tasks.start_soon(self._act, attempt, self._engines[engine])
+                if batch := self._flow.batch():
+                    tasks.start_soon(self._learn, batch)
+                self._meters.turn("gated" if self._flow.is_gated else "training" if self._flow.is_training else "starved")
+                self._handle(await self._next())
+            assert not self._flow.outstanding, self._flow.outstanding
+            for engine in self._engines:
+                engine.stop()
+
+    def _draw(self, count: int) -> list[int]:
+        """New group ids, of cells as the curriculum weighs them now."""
+        numbers = draw(self._curriculum.weights(), count, seed=str(self._run_context.recipe.seed), first=self._issued)
+        self._issued = max(numbers) + 1
+        return [RL_BASE + number for number in numbers]
+
+    async def _next(self) -> Attempt | _Trained | _Published:
+        try:
+            with anyio.fail_after(_SILENCE_S):
+                return await self._receive.receive()
+        except TimeoutError:
+            group = self._flow.waits_for
+            trainer = f"batch {self._flow.next_batch - 1}" if group is None else f"idle, waiting for group {group}"
+            raise WorkerDied(
+                f"nothing has happened for {_SILENCE_S:.0f} s: {self._flow.num_live} attempts are out, the trainer is at {trainer}"
+            ) from None
+
+    def _handle(self, event: Attempt | _Trained | _Published) -> None:
+        match event:
+            case Attempt():
+                at = event.trajectory.attempt
+                self._attempts.setdefault(at.group, {})[at.slot] = event
+                self._balance.ended(at, sum(len(segment.tokens) for segment in event.trajectory.segments))
+                self._flow.finished(at, outcome(event))
+            case _Trained():
+                self._flow.trained()
+            case _Published():
+                self._flow.published(event.version)
+
+    async def _act(self, attempt: AttemptId, engine: Freerun) -> None:
+        await self._send.send(await self._runner.run(self._plan, attempt, engine))
+
+    async def _learn(self, batch: Batch) -> None:
+        """A step of the trainer, then its weights to every engine, between two of their exchanges."""
+        groups = [self._group(number) for number in sorted([*batch.groups, *batch.even])]
+        revoked = {group.id for group in groups if oldest(group) < self._trusted}
+        learned = await self._learn_step.learn(batch.number, groups, publish=partial(self._publish, batch), revoked=revoked)
+        if learned.is_rolled_back:  # engines sample with what was taken back until they have the next version
+            self._trusted = self._base + batch.number + 1
+        await self._on_step(self._step(batch, learned), self._position())
+        if learned.pause:
+            raise EnvironmentPaused(paused(self._run_context, batch.number, learned))
+        await self._send.send(_Trained())
+        for sampler in self._policy.busy_samplers if self._policy.learns_alone else ():
+            self._meters.paused_s += await sampler.pull(self._base + batch.number + 1, keep_rows=True)
+        self._delivered.set()
+        await self._send.send(_Published(batch.number + 1))
+
+    async def _publish(self, batch: Batch) -> None:
+        await self._delivered.wait()
+        self._delivered = anyio.Event()
+        version = self._new_version()
+        assert version == self._base + batch.number + 1, "versions are counted in batches"
+        if self._policy.learns_alone:
+            await self._policy.learner.push(version)
+        else:  # nobody samples now
+            await self._policy.publish(version)
+
+    def _group(self, number: int) -> Group:
+        attempts = tuple(attempt for _, attempt in sorted(self._attempts.pop(number).items()))
+        return Group(id=number, task=attempts[0].trajectory.task, attempts=attempts)
+
+    def _position(self) -> Position:
+        return Position(issued=self._issued, outstanding=self._flow.outstanding)
+
+    def _step(self, batch: Batch, learned: Learned) -> Step:
+        retried, self._retried = self._flow.retried - self._retried, self._flow.retried
+        others = self._curriculum.figures(self._run_context.cells) | ages(learned.samples, self._base + batch.number)
+        others |= self._meters.read(sum(engine.busy_s for engine in self._engines))
+        return step_of(batch.number, learned, retried=retried, others=others)
+
+
+def oldest(group: Group) -> int:
+    """The version of the weights that sampled its oldest token."""
+    segments = [segment for attempt in group.attempts for segment in attempt.trajectory.segments]
+    return min((span.version for segment in segments for span in segment.tokens.versions), default=0)
+
+
+def ages(samples: Iterable[Sample], version: int) -> dict[str, float]:
+    """Share of trained tokens by how many versions they are older than the batch, and the oldest."""
+    counts: Counter[int] = Counter()
+    for sample in samples:
+        for span in sample.versions:
+            counts[version - span.version] += sum(sample.trainable[span.start : span.stop])
+    counts = +counts  # without those that nothing was trained on
+    total = counts.total()
+    return {f"age/v{age}_ratio": count / total for age, count in sorted(counts.items())} | {
+        "age/max_versions": float(max(counts, default=0))
+    }
+
+
+@dataclass(slots=True)
+class _Meters:
+    """Where the time of a step went, in fractions of it."""
+
+    num_engines: int
+    paused_s: float = 0.0
+    _now: str = "starved"
+    _since: float = field(default_factory=time.monotonic)
+    _began: float = field(default_factory=time.monotonic)
+    _spent_s: dict[str, float] = field(default_factory=lambda: {"starved": 0.0, "training": 0.0, "gated": 0.0})
+    _busy_s: float = 0.0
+    _cpu_s: float = field(default_factory=time.process_time)
+
+    def turn(self, state: str) -> None:
+        now = time.monotonic()
+        self._spent_s[self._now] += now - self._since
+        self._now, self._since = state, now
+
+    def read(self, engine_busy_s: float) -> dict[str, float]:
+        """Since the last time; `engine_busy_s` is counted from the beginning, over all engines."""
+        self.turn(self._now)
+        elapsed_s = max(self._since - self._began, 1e-9)
+        figures = {
+            "time/step_s": elapsed_s,
+            "trainer/idle_ratio": 1 - self._spent_s["training"] / elapsed_s,
+            "trainer/gate_wait_ratio": self._spent_s["gated"] / elapsed_s,
+            "engine/busy_ratio": (engine_busy_s - self._busy_s) / elapsed_s / self.num_engines,
+            "engine/publish_pause_ratio": self.paused_s / elapsed_s / self.num_engines,
+            "rollout/busy_ratio": (time.process_time() - self._cpu_s) / elapsed_s,
+        }
+        self._cpu_s = time.process_time()
+        self._began, self._busy_s, self.paused_s = self._since, engine_busy_s, 0.0
+        self._spent_s = dict.fromkeys(self._spent_s, 0.0)
+        return figures

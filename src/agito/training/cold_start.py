@@ -1,0 +1,115 @@
+"""From nothing to a policy that can begin: a vocabulary, demonstrations through the same harness, supervised steps."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+import anyio
+
+from agito.errors import BadRecipe
+from agito.learning.credit import demonstrations
+from agito.protocols import ScriptFactory, StepStats
+from agito.runtime.run_context import RunContext
+from agito.scheduling.curriculum import draw
+from agito.scheduling.schedule import Quota
+from agito.types import Attempt, AttemptId, Sample, Target, Task
+
+DEMO_BASE = 0
+_BATCHES_A_CALL = 10
+_LIVE = 12  # demonstrations at a time
+_SURVEY_BASE = 500_000  # of the training stream, so that no demonstration is surveyed
+
+
+def demonstrator(run_context: RunContext) -> Callable[[Task, Target, AttemptId], ScriptFactory]:
+    """The environment's imperfect script, at the recipe's skill."""
+    environment, recipe = run_context.environment, run_context.recipe
+    return lambda task, target, attempt: environment.demonstrator(
+        task, target, skill=recipe.sft.skill, seed=recipe.seed << 32 | attempt.group
+    )
+
+
+async def survey(run_context: RunContext) -> None:
+    """Learns the studio's vocabulary from what demonstrators say and read. Raises `BadRecipe` when openings then do not fit."""
+    script = demonstrator(run_context)
+    run_context.vocabulary = await run_context.survey(
+        run_context.recipe.sft.survey, lambda task, target, index: script(task, target, AttemptId(group=_SURVEY_BASE + index, slot=0))
+    )
+    run_context.require_room()
+
+
+async def teach(run_context: RunContext, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]) -> tuple[Attempt, ...]:
+    """Supervised steps. In the first epoch one rank takes them, beside the making of the demonstrations that they show; then all do.
+
+    `on_start` hears how many steps there will be, `on_step` of each, some at a time. Returns the demonstrations, good and bad alike, as
+    many of each cell as the recipe says; penalised ones are not shown. Raises `ValueError` when there is less than one batch.
+    """
+    recipe, learner = run_context.recipe.sft, run_context.policy.learner
+    numbers = draw(run_context.weights(recipe.weights), recipe.demos, seed=str(run_context.recipe.seed))
+    if max(numbers) >= _SURVEY_BASE:
+        raise BadRecipe(f"sft.demos={recipe.demos}: with these weights they must come from {_SURVEY_BASE} tasks")
+    epochs = [
+        [order[at : at + recipe.batch] for at in range(0, len(order) - recipe.batch + 1, recipe.batch)]
+        for order in practice(len(numbers), times=recipe.epochs, seed=run_context.recipe.seed)
+    ]
+    if not epochs[0]:
+        raise ValueError("there is not one full batch of demonstrations: raise sft.demos or lower sft.batch")
+    shelf, made = _Shelf({DEMO_BASE + number: place for place, number in enumerate(numbers)}), list[Attempt]()
+
+    async def demonstrate() -> None:
+        quota = Quota(ids=[DEMO_BASE + number for number in numbers], group_size=1, max_live=_LIVE)
+        collected = await run_context.attempts(
+            run_context.plan("train", DEMO_BASE, demonstrator(run_context)), [quota], on_attempt=shelf.add
+        )
+        made.extend(collected.attempts)
+        shelf.complete()
+
+    num_steps = sum(map(len, epochs))
+    on_start(num_steps)
+    await learner.begin_phase("sft", num_steps, is_alone=True)
+    step = 0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(demonstrate)
+        for epoch, batches in enumerate(epochs):
+            if epoch == 1:
+                await learner.join()
+            for first in range(0, len(batches), _BATCHES_A_CALL):
+                samples = [await shelf.take(batch) for batch in batches[first : first + _BATCHES_A_CALL]]
+                for stats in await learner.imitate([batch for batch in samples if batch]):
+                    on_step(step, stats)
+                    step += 1
+    await learner.sync()
+    return tuple(made)
+
+
+def practice(count: int, *, times: int, seed: int) -> list[list[int]]:
+    """The order in which `count` demonstrations are shown, each once an epoch: as they come in the first, shuffled in the others."""
+    rng = random.Random(f"sft/{seed}")
+    return [list(range(count)), *(rng.sample(range(count), count) for _ in range(times - 1))]
+
+
+class _Shelf:
+    """Demonstrations by place, as they come in; a void one stays empty."""
+
+    def __init__(self, places: Mapping[int, int]) -> None:
+        self._places = places  # by group
+        self._samples: dict[int, tuple[Sample, ...]] = {}
+        self._news = anyio.Event()
+        self._is_complete = False
+
+    def add(self, attempt: Attempt) -> None:
+        if attempt.is_trusted:
+            self._samples[self._places[attempt.trajectory.attempt.group]] = tuple(demonstrations(attempt.trajectory))
+            self._news.set()
+
+    def complete(self) -> None:
+        """No more will come."""
+        self._is_complete = True
+        self._news.set()
+
+    async def take(self, places: Sequence[int]) -> list[Sample]:
+        """Waits for as long as demonstrations are made, each of which has its deadlines."""
+        while not self._is_complete and not all(place in self._samples for place in places):
+            self._news = anyio.Event()
+            await self._news.wait()
+        return [sample for place in places for sample in self._samples.get(place, ())]

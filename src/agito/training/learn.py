@@ -1,0 +1,126 @@
+"""One learn step: monitor → curriculum → credit → step → publish. The loop, the overlapped loop and replay all take it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from agito.learning.credit import CREDITS, RunningMeans
+from agito.monitor import Monitor
+from agito.protocols import StepStats
+from agito.recipe import RlSection
+from agito.record.trajectories import is_success
+from agito.runtime.roles import Learner
+from agito.scheduling.curriculum import Curriculum, Seen
+from agito.types import Group, Sample, mean
+
+# Loads the last checkpoint that was made before a step, and returns which step it begins with.
+RollBack: TypeAlias = Callable[[int], Awaitable[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What one step came to. `pause`: why nothing was learned from it, nor will be from the steps that would have followed."""
+
+    groups: tuple[Group, ...]  # as the monitor left them
+    samples: tuple[Sample, ...]
+    stats: StepStats | None
+    metrics: dict[str, float]
+    notes: tuple[str, ...] = ()  # for people
+    pause: str = ""
+    is_rolled_back: bool = False
+
+
+class LearnStep:
+    """Takes the steps of one run. Replay gives neither monitor nor curriculum: what they decided is recorded.
+
+    `cell_of` says which cell a group belongs to, by its place in the curriculum.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        recipe: RlSection,
+        *,
+        means: RunningMeans,
+        monitor: Monitor | None = None,
+        curriculum: Curriculum | None = None,
+        cell_of: Callable[[Group], int] = lambda group: 0,
+        roll_back: RollBack | None = None,
+    ) -> None:
+        self._learner, self._recipe, self._credit, self._means = learner, recipe, CREDITS[recipe.credit], means
+        self._monitor, self._curriculum, self._cell_of, self._roll_back = monitor, curriculum, cell_of, roll_back
+        self._said: set[str] = set()
+
+    async def learn(
+        self, index: int, groups: Sequence[Group], *, publish: Callable[[], Awaitable[None]], revoked: Collection[int] = ()
+    ) -> Learned:
+        """Step `index`, from complete groups in order of id. Nothing is learned from `revoked` groups, which were sampled by weights that
+        were taken back, nor from a step in which the monitor raises the alarm."""
+        began, metrics = time.monotonic(), dict[str, float]()
+        groups = tuple(groups)
+        if self._monitor is not None:
+            groups, metrics = self._monitor.update(index, groups)
+            if pause := self._pause(groups):
+                return Learned(groups=groups, samples=(), stats=None, metrics=metrics, pause=pause)
+        if self._curriculum is not None and self._recipe.follow:
+            self._curriculum.learn(self._seen(group) for group in groups if not group.is_void)
+        is_rolled_back = await self._take_back(index, metrics)
+        mixed = [] if is_rolled_back else [group for group in groups if group.is_mixed and group.id not in revoked and self._teaches(group)]
+        samples = tuple(
+            sample for group in mixed for sample in self._credit(group, running_mean=self._means.of(group.task.cell))
+        )  # fmt: skip
+        self._means.add(groups)
+        stats = await self._learner.step(samples, rate=min(1.0, len(mixed) / self._recipe.groups)) if samples else None
+        await publish()
+        metrics["time/train_s"] = time.monotonic() - began
+        return Learned(
+            groups=groups, samples=samples, stats=stats, metrics=metrics, notes=self._notes(), is_rolled_back=is_rolled_back
+        )  # fmt: skip
+
+    async def _take_back(self, index: int, metrics: dict[str, float]) -> bool:
+        """Whether the alarm was raised in this step and the weights are an earlier step's again."""
+        monitor = self._monitor
+        if self._roll_back is None or monitor is None or not monitor.masks or monitor.alarm_step != index:
+            return False
+        metrics["monitor/rolled_back_to_step"] = float(await self._roll_back(monitor.rise_step))
+        return True
+
+    def _teaches(self, group: Group) -> bool:
+        return self._monitor is None or self._monitor.teaches(group)
+
+    def _pause(self, groups: Sequence[Group]) -> str:
+        """Why nothing more may be learned, or nothing."""
+        monitor = self._monitor
+        assert monitor is not None
+        if monitor.is_paused:
+            return f"{monitor.why}; nothing was learned from this step. Read the attempts in report.html, close the hole, and go on with \
+--resume; or set on_alarm under [monitor] in the run's config.toml"
+        if groups and not any(monitor.teaches(group) for group in groups):
+            return f"every cell of this step is stopped: {'; '.join(self._stopped())}"
+        return ""
+
+    def _stopped(self) -> list[str]:
+        assert self._monitor is not None
+        limit = self._monitor.config.void_limit
+        return [
+            f"nothing is learned from {cell} any more: {voids} of {tries} tries ended void (monitor.void_limit={limit:g}). Read why in "
+            "report.html, mend it, and resume with a higher limit in the run's config.toml"
+            for cell, (voids, tries) in self._monitor.exits.stopped.items()
+        ]
+
+    def _notes(self) -> tuple[str, ...]:
+        """What has not been said before."""
+        if self._monitor is None:
+            return ()
+        stopped = self._monitor.exits.stopped
+        new = [line for cell, line in zip(stopped, self._stopped(), strict=True) if cell not in self._said]
+        self._said |= stopped.keys()
+        return tuple(new)
+
+    def _seen(self, group: Group) -> Seen:
+        """What the curriculum learns of a group."""
+        solved = mean(float(bool(is_success(attempt))) for attempt in (*group.trusted, *group.penalised))
+        return Seen(cell=self._cell_of(group), is_mixed=group.is_mixed, solved=solved)

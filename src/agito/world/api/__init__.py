@@ -1,8 +1,0 @@
-"""A stateful service over SQLite: operations with permissions, validation, idempotency and transactions, as tools or as HTTP."""
-
-from __future__ import annotations
-
-from agito.world.api.database import Change, Database, differences, dump, image
-from agito.world.api.service import Operation, Problem, Reply, Service
-
-__all__ = ["Change", "Database", "Operation", "Problem", "Reply", "Service", "differences", "dump", "image"]

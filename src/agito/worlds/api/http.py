@@ -1,0 +1,100 @@
+"""The service over real HTTP: `POST /OPERATION` with a JSON object, a bearer token, an `Idempotency-Key`.
+
+`listening` serves it on a Unix socket of the host, or on any listener: that of a sandbox's own network (`Box.listen`) makes it an API that
+only the programs inside that sandbox can reach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from agito.types import Json
+from agito.worlds.api.service import KEY, Reply, Service
+
+START_S = 10.0
+_MAX_BODY = 1 << 20
+
+
+def app(service: Service, tokens: Mapping[str, tuple[str, str]]) -> Starlette:
+    """`tokens`: who calls with each bearer token, and in which role."""
+
+    async def serve(request: Request) -> Response:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        known = tokens.get(token) if scheme.lower() == "bearer" else None
+        if known is None:
+            return _response(Reply(status=401, body={"error": "send a bearer token that is known"}))
+        arguments = await _arguments(request)
+        if isinstance(arguments, Reply):
+            return _response(arguments)
+        key = request.headers.get("idempotency-key")
+        caller, role = known
+        operation = request.path_params["operation"]
+        return _response(await service.handle(operation, arguments | ({KEY: key} if key else {}), caller=caller, role=role))
+
+    return Starlette(routes=[Route("/{operation}", serve, methods=["POST"])])
+
+
+@asynccontextmanager
+async def listening(application: Starlette, where: Path | socket.socket) -> AsyncGenerator[None]:
+    """Serves on the Unix socket at a path, or on a listener, which stays the caller's to close, for as long as the block lasts.
+
+    Raises `TimeoutError` when it does not come up.
+    """
+    is_path = isinstance(where, Path)
+    server = _Server(uvicorn.Config(application, uds=str(where) if is_path else None, log_level="warning", lifespan="off", ws="none"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, None if is_path else [where])
+        try:
+            with anyio.fail_after(START_S):
+                await server.ready.wait()
+            yield
+        finally:
+            server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = anyio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Signals belong to the process, not to one of its services."""
+        yield
+
+
+async def _arguments(request: Request) -> dict[str, Json] | Reply:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BODY:
+            return Reply(status=413, body={"error": f"a body has at most {_MAX_BODY} bytes"})
+    try:
+        parsed: Json = json.loads(bytes(body) or b"{}", parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        parsed = None
+    return parsed if isinstance(parsed, dict) else Reply(status=400, body={"error": "the body must be a JSON object"})
+
+
+def _response(reply: Reply) -> JSONResponse:
+    return JSONResponse(reply.body, status_code=reply.status)
+
+
+def _refuse(constant: str) -> Json:
+    raise ValueError(f"{constant} is no JSON")

@@ -1,0 +1,84 @@
+"""Which server to run, how, and what tools it offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import anyio
+
+from agito.errors import SandboxFailure
+from agito.protocols import Sandbox, SandboxPool, SandboxSpec
+from agito.types import ToolSpec
+from agito.worlds.mcp.channels import Http, Pipes
+from agito.worlds.mcp.client import Channel, Client, Gone, Refused
+
+_KEPT_BYTES = 1 << 16  # of what it complains about
+_ROOMY = SandboxSpec(mem_mb=1024, procs=128, cpu_s=600.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A program that speaks MCP. `command` is run by bash in the sandbox; with `port` it serves HTTP there, else its pipes are used."""
+
+    name: str
+    command: str
+    port: int | None = None
+    path: str = "/mcp"
+    sandbox: SandboxSpec = _ROOMY  # its `base` is a copy of a folder of yours, such as one with node_modules
+    files: Mapping[str, str | bytes] = field(default_factory=dict[str, "str | bytes"])  # in the workspace before it starts
+    keeps: str = ""  # the folder of the workspace that is its state, for digests and the grader; "": all that the base does not hold
+    start_s: float = 30.0
+
+
+async def start(server: Server, sandbox: Sandbox) -> Client:
+    """Runs the server and shakes hands. Raises `SandboxFailure`, with what the server complained about: the policy had no part in it."""
+    complaints = f"/tmp/{server.name}.stderr"
+    kept = f"exec 2> >(head -c {_KEPT_BYTES} >{complaints}; exec cat >/dev/null)"  # whatever it says, its pipe never fills nor breaks
+    if server.port is None:
+        channel: Channel = Pipes(await sandbox.launch(f"{kept}; {server.command}"))
+    else:
+        await Pipes(await sandbox.launch(f"{kept}; exec >&2 </dev/null; {server.command}")).aclose()
+        channel = Http(sandbox, server.port, server.path)
+    client = Client(channel)
+    problem = f"it was not ready within {server.start_s:g} s"
+    with anyio.move_on_after(server.start_s):
+        try:
+            if server.port is not None:
+                (await sandbox.connect(server.port, timeout_s=server.start_s)).close()
+            await client.initialize()
+            return client
+        except (Gone, Refused, TimeoutError) as error:
+            problem = str(error)
+    await channel.aclose()
+    patience = f"for _ in $(seq 20); do [ -s {complaints} ] && break; sleep .02; done"  # what it said last may be on its way
+    said = (await sandbox.sh(f"{patience}; tail -c 600 {complaints} 2>/dev/null")).output.decode("utf-8", "replace").strip()
+    raise SandboxFailure(f"tool server {server.name!r}: {problem}{': ' if said else ''}{said}")
+
+
+def refuse_twice(name: str, tools: tuple[ToolSpec, ...]) -> None:
+    """Raises `ValueError` for a tool that stands twice: nobody could say which of them is called."""
+    names = [tool.name for tool in tools]
+    twice = sorted({each for each in names if names.count(each) > 1})
+    if twice:
+        raise ValueError(f"tool server {name!r}: it has more than one tool {', '.join(twice)}")
+
+
+async def tools_of(server: Server, pool: SandboxPool) -> tuple[ToolSpec, ...]:
+    """Runs the server once to ask it. Raises `SandboxFailure`, and `ValueError` for a tool that it lists twice."""
+    sandbox = await pool.start(server.sandbox)
+    try:
+        await sandbox.write(server.files)
+        client = await start(server, sandbox)
+        try:
+            with anyio.move_on_after(server.start_s):
+                tools = await client.tools()
+                refuse_twice(server.name, tools)
+                return tools
+        except (Gone, Refused) as error:
+            raise SandboxFailure(f"tool server {server.name!r}: {error}") from None
+        finally:
+            await client.channel.aclose()
+        raise SandboxFailure(f"tool server {server.name!r}: it has not listed its tools for {server.start_s:g} s")
+    finally:
+        await sandbox.close()

@@ -1,0 +1,56 @@
+"""Where no control group weighs processors: an episode with many busy processes takes no more than a few of them would.
+
+The kernel shares processors among sessions, and an episode can open as many of those as it has processes. So the processes that are
+ready to run, beyond as many as the machine has use for, stand still, and take turns. What an episode has stopped itself stays so.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from agito.worlds.sandbox.inside import memory
+
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # without the enums, which would be copied into every sandbox
+
+_PER_CPU = 2
+
+is_watched = False  # whether there is any need
+_most = _PER_CPU * len(os.sched_getaffinity(0))
+_held: dict[int, bool] = {}  # in the order in which they were stopped; whether they have been seen to stand still since
+
+
+def keep_small() -> None:
+    """One look, and the next turn. Cheap while there are few processes."""
+    if not is_watched:
+        return
+    pids = memory.others()
+    if len(pids) <= _most and not _held:
+        return
+    states = {pid: memory.state_of(pid) for pid in pids}
+    for pid in [pid for pid in _held if pid not in states]:
+        del _held[pid]
+    for pid, has_stood in list(_held.items()):
+        if states[pid] != "R":
+            _held[pid] = True
+        elif has_stood:  # somebody makes the others go on
+            del _held[pid]
+            _signal(pid, signal.SIGKILL)
+    running = [pid for pid, state in states.items() if state == "R" and pid not in _held]
+    turn = list(_held)[: max(_most // 2, _most - len(running))]
+    for pid in turn:
+        del _held[pid]
+        _signal(pid, signal.SIGCONT)
+    for pid in running[: max(0, len(running) + len(turn) - _most)]:
+        _held[pid] = False
+        _signal(pid, signal.SIGSTOP)
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,166 @@
+"""A keeper: a copy of the zygote that starts one sandbox after another, always in the same control group and under the same user.
+
+Joining a control group makes the kernel wait for a grace period; what is started from inside is there already. A keeper runs nothing
+of any episode. It also makes the sockets in its sandbox's network that the host asks for: the only way in, and there is none out. They
+are TCP only: unlike a unix socket TCP can carry neither descriptors nor credentials, so all that ever crosses them is bytes. A network
+that had such a socket is never given to another sandbox, because the host may hold the socket longer than the sandbox lives.
+"""
+
+from __future__ import annotations
+
+import _socket
+import marshal
+import os
+import select
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from agito.worlds.sandbox.inside import box, crowd, holding, kernel, network, pid1, roots, slots, start, wire
+
+if TYPE_CHECKING:
+    from agito.worlds.sandbox.inside.groups import Groups
+
+_NAMESPACES = (
+    kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
+)  # user and network namespaces come from a slot
+_MIB = 1 << 20
+_OWN_MB = 48  # for pid 1, page tables, the kernel's own records, and what a watchdog is late by
+_OWN_PROCESSES = 16  # the keeper, pid 1, and what has ended and is not yet gone; the rlimit is what counts
+
+
+class Keeper:
+    """Runs in a process of its own; `number` says which one it is."""
+
+    def __init__(self, requests: _socket.socket, freed: int, number: int, identity: int) -> None:
+        self.requests = requests
+        self.freed = freed
+        self.number = number
+        self.identity = identity
+        self.name = ""  # of the sandbox that is alive
+        self.pid = 0
+        self.slot: slots.Slot | None = None
+
+    def run(self, groups: Groups, features: box.Features) -> NoReturn:
+        """Until the zygote is gone, or something cannot be made: then whoever asked for the first sandbox hears why."""
+        try:
+            self.settle(groups, features)
+        except OSError as error:
+            _, descriptors = receive(self.requests)
+            os.write(descriptors[0], wire.reply(wire.REFUSED, f"{error.filename or 'keeper'}: {error.strerror}".encode()))
+            os._exit(1)
+        while True:
+            message, descriptors = receive(self.requests)
+            match message:
+                case ("spawn", name, shape, layers):
+                    self.name = name
+                    self.spawn(descriptors[0], shape, layers, groups, features)
+                case ("socket", name, kind, port):
+                    self.make_socket(descriptors[0], name, kind, port)
+                case _:
+                    raise AssertionError(message[0])
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if self.pid:
+                self.wait()
+            if not self.pid:
+                self.renew()
+
+    def settle(self, groups: Groups, features: box.Features) -> None:
+        """All that outlives a sandbox. Raises `OSError`."""
+        os.setsid()  # processors are shared among sessions, where no control group weighs them
+        groups.enter(f"{self.number:x}")
+        if features.roots:
+            roots.move_in(self.number)
+        features.devices = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
+        self.slot = slots.Slot(self.identity)
+
+    def spawn(self, link: int, shape: tuple[Any, ...], layers: tuple[str, ...], groups: Groups, features: box.Features) -> None:
+        """One sandbox; `link` becomes its pid 1's socket."""
+        assert self.slot is not None
+        work_mb, tmp_mb, mem_mb, procs = shape[:4]
+        try:
+            groups.bound((work_mb + tmp_mb + mem_mb + _OWN_MB) * _MIB, procs + _OWN_PROCESSES)
+            self.pid = kernel.clone(_NAMESPACES)
+        except OSError as error:
+            os.write(link, wire.reply(wire.REFUSED, str(error.strerror).encode()))
+            return
+        if self.pid:
+            return
+        try:
+            holding.account = groups.account()
+            close_all_but(link, self.slot.user, features.devices, holding.account)
+            start.take_precedence()
+            crowd.is_watched = not groups.has("cpu")
+            work, upper = box.close_in(shape, layers, self.slot.user, self.identity, features)
+            kernel.key = 0
+            pid1.run(link, work, upper)
+        except BaseException as error:  # a half-built sandbox never goes on; the host hears why
+            os.write(link, wire.reply(wire.REFUSED, f"{type(error).__name__}: {error}".encode()))
+        finally:
+            os._exit(1)
+
+    def wait(self) -> None:
+        """Until there is a request, or the sandbox is dead."""
+        pidfd = os.pidfd_open(self.pid)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        poller.register(self.requests.fileno(), select.POLLIN)
+        if any(descriptor == pidfd for descriptor, _ in poller.poll()):
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+        os.close(pidfd)
+
+    def renew(self) -> None:
+        """Makes ready for the next sandbox, and says so."""
+        assert self.slot is not None
+        if not self.slot.is_unused():
+            self.slot.close()
+            self.slot = slots.Slot(self.identity)
+        if self.name:
+            self.name = ""
+            os.write(self.freed, wire.LENGTH.pack(self.number))
+
+    def make_socket(self, link: int, name: str, kind: str, port: int) -> None:
+        """Answers over `link`, with the socket."""
+        if name != self.name or self.slot is None:
+            os.write(link, wire.reply(wire.REFUSED, b"this sandbox is gone"))
+            return
+        self.slot.is_used = True
+        try:
+            made = network.connecting(port) if kind == "connect" else network.listening(port)
+        except OSError as error:
+            os.write(link, wire.reply(wire.REFUSED, os.strerror(error.errno or 0).encode(), status=error.errno or 0))
+            return
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, made.to_bytes(4, "little"))]
+        answering = _socket.socket(fileno=link)
+        answering.sendmsg([wire.reply(wire.DONE)], rights)
+        answering.detach()
+        os.close(made)
+
+
+def receive(control: _socket.socket) -> tuple[tuple[Any, ...], list[int]]:
+    """The next request and the descriptors that came with it. Ends the process when the other side is gone."""
+    message, ancillary, _, _ = control.recvmsg(1 << 18, 64)
+    if not message:
+        os._exit(0)
+    descriptors = rights(ancillary)
+    return marshal.loads(message), descriptors
+
+
+def rights(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors in what came beside a message, none of them inheritable."""
+    descriptors: list[int] = []
+    for level, kind, data in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            descriptors.extend(int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data) - len(data) % 4, 4))
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    return descriptors
+
+
+def close_all_but(*kept: int) -> None:
+    """Closes every descriptor above the standard ones; other sandboxes' among them."""
+    at = 3
+    for descriptor in sorted({descriptor for descriptor in kept if descriptor >= 0}):
+        os.closerange(at, descriptor)
+        at = descriptor + 1
+    os.closerange(at, 1 << 20)

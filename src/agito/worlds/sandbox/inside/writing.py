@@ -1,0 +1,64 @@
+"""Writing files beneath the workspace from inside, as the episode's own user; and to the host's socket."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+from agito.worlds.sandbox.inside import kernel
+
+
+def write_file(work: int, path: str, data: bytes, mode: int) -> None:
+    """A regular file that was there is replaced. Raises `OSError`: ELOOP for a link on the way, EEXIST for another kind of thing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    parent, name = os.path.split(path)
+    try:
+        handle = kernel.open_beneath(work, path, flags, mode)
+    except FileExistsError:
+        parent_handle = directory(work, parent)
+        try:
+            kind = stat.S_IFMT(os.lstat(name, dir_fd=parent_handle).st_mode)
+            if kind != stat.S_IFREG:
+                raise OSError(errno.ELOOP if kind == stat.S_IFLNK else errno.EEXIST, path) from None
+            os.unlink(name, dir_fd=parent_handle)
+            handle = kernel.open_beneath(work, path, flags, mode)
+        finally:
+            os.close(parent_handle)
+    except FileNotFoundError:
+        os.close(directory(work, parent))
+        handle = kernel.open_beneath(work, path, flags, mode)
+    try:
+        at = os.write(handle, data)
+        while at < len(data):
+            at += os.write(handle, data[at:])
+    finally:
+        os.close(handle)
+
+
+def directory(work: int, path: str) -> int:
+    """An open descriptor of a directory beneath the workspace, made where it is missing."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    try:
+        return kernel.open_beneath(work, path or ".", flags)
+    except FileNotFoundError:
+        here = kernel.open_beneath(work, ".", flags)
+    for name in path.split("/"):
+        outer = here
+        try:
+            try:
+                here = kernel.open_beneath(outer, name, flags)
+            except FileNotFoundError:
+                os.mkdir(name, 0o755, dir_fd=outer)
+                here = kernel.open_beneath(outer, name, flags)
+        finally:
+            os.close(outer)
+    return here
+
+
+def send(control: _socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
+    """A short message, and descriptors that the host gets with it."""
+    rights = b"".join(descriptor.to_bytes(4, "little") for descriptor in descriptors)
+    control.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])

@@ -1,0 +1,246 @@
+"""Starting the zygote: a second interpreter with an empty environment that is given its program over a socket."""
+
+from __future__ import annotations
+
+import array
+import marshal
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from agito.errors import NoIsolation
+from agito.worlds.sandbox.cgroup import Group, half_of_memory, make
+from agito.worlds.sandbox.inside import kernel, wire
+from agito.worlds.sandbox.users import Users, take_users
+
+_MODULES = (
+    *(
+        "kernel",
+        "seccomp",
+        "wire",
+        "layers",
+        "capture",
+        "clocks",
+        "state",
+        "memory",
+        "holding",
+        "usage",
+        "box",
+        "slots",
+        "template",
+        "expand",
+        "start",
+        "writing",
+        "reading",
+    ),
+    *("calling", "network", "crowd", "pid1", "groups", "roots", "keeper", "zygote"),
+)
+_START_S = 20.0
+HASH_SEED = 0
+_ABSENT = "the interpreter did not start"
+# The whole command line of the zygote, and so of every pid 1: it names no path of the host.
+_COMMAND = "import _socket;s=_socket.socket(fileno=0);exec(s.recv(9999))"
+_BOOT = b"""
+import marshal, os, sys
+sys.path[:] = [path for path in sys.path if path]
+control = _socket.socket(fileno=os.dup(0))
+os.dup2(os.open("/dev/null", os.O_RDWR), 0)
+message, ancillary, _, _ = control.recvmsg(1 << 20, 4096)
+settings, sources = marshal.loads(message)
+package = sys.modules["PACKAGE"] = type(sys)("PACKAGE")
+for name, source in sources:
+    module = sys.modules["PACKAGE." + name] = type(sys)("PACKAGE." + name)
+    setattr(package, name, module)
+    exec(compile(source, name, "exec"), module.__dict__)
+package.zygote.main(control, settings, ancillary)
+""".replace(b"PACKAGE", b"agito.worlds.sandbox.inside")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zygote:
+    """A running zygote. `control` carries requests only."""
+
+    control: socket.socket
+    pidfd: int
+    interpreter: str
+    has_overlay: bool
+    has_seccomp: bool
+    landlock: int  # ABI version; 0: none
+    group: Group | None  # the control group around everything
+    users: Users
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # with which `launch` was called
+
+    @property
+    def is_dead(self) -> bool:
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def wake(self) -> None:
+        """Lets it go on if somebody has stopped it. Does nothing otherwise."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
+        except OSError:
+            pass  # it is dead, or of another user
+
+    def request(self, *fields: Any, descriptors: tuple[int, ...] = ()) -> None:
+        """Sends one request. Raises `OSError` when the zygote is gone or its queue is full."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        self.control.sendmsg([marshal.dumps(fields, wire.FORMAT)], rights)
+
+
+async def launch(
+    *,
+    limit_bytes: int | None = None,
+    cgroup: bool = True,
+    users: bool = True,
+    overlay: bool = True,
+    landlock: bool = True,
+    seccomp: bool = True,
+    hash_seed: int = HASH_SEED,
+) -> Zygote:
+    """Raises `NoIsolation`, which names what this machine lacks and what to do about it.
+
+    `hash_seed` orders the sets of every interpreter inside alike, so that what a program answers does not depend on the pool.
+    `limit_bytes` bounds all sandboxes together, half of the machine's memory by default. The flags exist for tests, which prove with
+    them that an attack fires where a layer is missing.
+    """
+    if sys.platform != "linux" or not kernel.SUPPORTED:
+        raise NoIsolation(
+            f"no sandbox on {sys.platform}/{kernel.MACHINE}: run Agito on Linux, x86_64 or aarch64, or in a Linux virtual machine"
+        )
+    options: dict[str, Any] = {
+        "limit_bytes": limit_bytes, "cgroup": cgroup, "users": users, "overlay": overlay, "landlock": landlock, "seccomp": seccomp,
+        "hash_seed": hash_seed,
+    }  # fmt: skip
+    group = make(limit_bytes or half_of_memory()) if cgroup else None
+    taken = take_users(many=users)
+    problems: list[str] = []
+    for interpreter, prefix in _interpreters():
+        settings = {"prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
+        answer = await _try(interpreter, settings, group, taken, hash_seed)
+        if isinstance(answer, Zygote):
+            return replace(answer, options=options)
+        problems.append(f"{interpreter}: {answer}")
+        if not answer.startswith(_ABSENT):
+            break  # the kernel refused; another interpreter would not change that
+    taken.give_back()
+    if group is not None:
+        group.remove()
+    raise NoIsolation(f"no sandbox on this machine ({'; '.join(problems)}): {_remedy(problems[-1])}")
+
+
+async def stop(zygote: Zygote) -> None:
+    """Waits until the zygote and with it every sandbox is dead."""
+    zygote.control.close()
+    with anyio.move_on_after(_START_S, shield=True):
+        await anyio.wait_readable(zygote.pidfd)
+        while zygote.group is not None and not zygote.group.remove():  # noqa: ASYNC110 - the kernel says nothing when it is empty
+            await anyio.sleep(0.005)
+    zygote.users.give_back()
+    os.close(zygote.pidfd)
+
+
+def _interpreters() -> list[tuple[str, str]]:
+    """Executables and the directories that they need, the system's own first: it is inside /usr, which sandboxes see."""
+    found = [("/usr/bin/python3", "/usr")] if os.access("/usr/bin/python3", os.X_OK) else []
+    own = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    return [*found, (own, sys.base_prefix)]
+
+
+async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None, users: Users, hash_seed: int) -> Zygote | str:
+    """A zygote, or why there is none."""
+    inside = Path(__file__).parent / "inside"
+    sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
+    control, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    # Isolated (-I) but for its two variables: -P, no user site, and an empty environment otherwise.
+    command = [interpreter, "-s", "-S", "-c", _COMMAND]
+    variables = {"PYTHONHASHSEED": str(hash_seed), "PYTHONSAFEPATH": "1"}
+    null = subprocess.DEVNULL
+    answer = b""
+    descriptors: list[int] = []
+    with remote:
+        try:
+            process = subprocess.Popen(  # noqa: ASYNC220 - a vfork, once per pool
+                command, stdin=remote.fileno(), stdout=null, stderr=null, env=variables, cwd="/", close_fds=True, start_new_session=True
+            )
+        except OSError as error:
+            control.close()
+            return f"{_ABSENT}: {error}"
+    try:
+        group = _enclose(process.pid, group, users)
+        places = group.places if group is not None else ()
+        settings = {
+            **settings,
+            "uid": users.first,
+            "num_uids": users.count - 1,
+            "groups": [(place.is_v1, place.controllers) for place in places],
+        }
+        control.send(_BOOT)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [place.lock.descriptor for place in places]))]
+        control.sendmsg([marshal.dumps((settings, sources), wire.FORMAT)], rights if places else [])
+        control.setblocking(False)
+        with anyio.move_on_after(_START_S):
+            await anyio.wait_readable(control)
+            answer, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 1)
+    except OSError:
+        pass  # it ended; there is no answer
+    finally:
+        if not descriptors:
+            control.close()
+            process.kill()
+        process.wait()  # only the first process; the zygote is its child, in its own namespaces
+    if not answer:
+        return f"{_ABSENT}: it ended at once, or lacks ctypes"
+    report = marshal.loads(answer)  # nothing of any episode has run yet
+    if report[0] != "ready":
+        return str(report[2])
+    overlay, landlock = bool(report[1]), int(report[2])
+    has_seccomp = bool(settings["seccomp"])
+    return Zygote(
+        control=control,
+        pidfd=descriptors[0],
+        interpreter=interpreter,
+        has_overlay=overlay,
+        has_seccomp=has_seccomp,
+        landlock=landlock,
+        group=group,
+        users=users,
+    )
+
+
+def _enclose(pid: int, group: Group | None, users: Users) -> Group | None:
+    """The group, with the process in it and its user's leave to divide it; or None where that is refused."""
+    if group is None:
+        return None
+    try:
+        if group.join(pid):
+            group.delegate(users.first)
+            return group
+    except OSError:
+        pass
+    group.remove()
+    return None
+
+
+def _remedy(problem: str) -> str:
+    if "unshare" in problem or "clone" in problem or "map" in problem or "Permission" in problem:
+        return (
+            "allow user namespaces (sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000; on Ubuntu 24.04 or"
+            " later also kernel.apparmor_restrict_unprivileged_userns=0; in a container, run it with --privileged or seccomp=unconfined)"
+        )
+    if "mount" in problem:
+        return "needs Linux 5.12 or later and a /proc that is not masked (in a container: --security-opt systempaths=unconfined)"
+    if _ABSENT in problem:
+        return "install Python 3.10 or later as /usr/bin/python3 (Debian: apt install python3)"
+    return "this step is refused by the kernel or the container; run Agito outside of it, or in a virtual machine"

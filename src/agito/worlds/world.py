@@ -1,0 +1,201 @@
+"""A live world made of components: one episode's tools, its weather, its snapshots and its end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from agito.errors import InvalidArguments, Uncapturable
+from agito.protocols import Control, Session, WorldSnapshot
+from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Exactness, Fault, Task, ToolSpec
+from agito.worlds.component import CALM, Answer, Component, FaultProfile, clip, spec, text_of, wrong
+
+SUBMIT = spec("submit", "End the episode with this answer.", ["answer"])
+_ORDER = (Exactness.REPLAY, Exactness.FILESYSTEM, Exactness.EXACT)
+
+
+class WorldSession:
+    """What the harness holds of a world."""
+
+    __slots__ = ("_world",)
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    @property
+    def tools(self) -> tuple[ToolSpec, ...]:
+        return self._world.task.tools
+
+    async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
+        events: list[Event] = []
+        for call in calls:
+            events.append(await self._world.act(call, left))
+            if events[-1].ended:
+                break
+        return tuple(events)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """What a snapshot holds."""
+
+    tokens: tuple[object, ...]
+    num_calls: int
+    had_fault: bool
+    submitted: str | None
+
+
+class World:
+    """Implements `Control`. `task.tools` are the components' tools, and `SUBMIT` unless one of them ends the episode itself.
+
+    Weather is keyed by (`noise_seed`, attempt, number of the call), so that the same calls meet the same faults.
+    Raises `ValueError` where two components, two tools or two captures would have one name.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        components: Sequence[Component],
+        attempt: AttemptId,
+        *,
+        noise_seed: int,
+        faults: Mapping[str, FaultProfile] | None = None,
+    ) -> None:
+        self.task = task
+        self._components, self._attempt, self._noise_seed = tuple(components), attempt, noise_seed
+        self._weather = faults or {}
+        _refuse_twice(task.id, "component", [component.name for component in self._components])
+        _refuse_twice(task.id, "tool", [tool.name for component in self._components for tool in component.tools])
+        _refuse_twice(task.id, "capture", [_captures(component) or "(the whole workspace)" for component in self._components])
+        self._offers = {tool.name: component for component in self._components for tool in component.tools}
+        self._known = {tool.name for tool in task.tools}
+        self._num_calls, self._had_fault = 0, False
+        self._submitted: str | None = None
+        self._sealed: EpisodeArtifacts | None = None
+
+    @property
+    def session(self) -> Session:
+        return WorldSession(self)
+
+    async def act(self, call: Call, left: Budget) -> Event:
+        """Raises `RuntimeError` after the end of the episode."""
+        if self._submitted is not None or self._sealed is not None:
+            raise RuntimeError(f"{self.task.id}: the episode has ended; no call can follow")
+        answer = await self._answer(call)
+        text, cut = _readable(answer.text), 0
+        if len(text) * 4 > self.task.limits.observation_bytes:
+            text, cut = clip(text.encode(), self.task.limits.observation_bytes)
+        self._submitted = answer.submitted
+        self._num_calls += 1
+        return Event(
+            index=self._num_calls - 1, call=call, text=text, exit_code=answer.exit_code, fault=answer.fault, left=left,
+            ended=answer.submitted is not None, truncated_bytes=answer.truncated_bytes + cut, wall_s=answer.wall_s, cpu_s=answer.cpu_s,
+        )  # fmt: skip
+
+    async def _answer(self, call: Call) -> Answer:
+        if call.problem:
+            return wrong(call.problem)
+        if call.tool not in self._known:
+            return wrong(f"{call.tool}: the tools are {', '.join(tool.name for tool in self.task.tools)}")
+        try:
+            component = self._offers.get(call.tool)
+            if component is None:
+                return Answer(text="", submitted=text_of(call, "answer").strip())
+            return await self._in_weather(component, call)
+        except InvalidArguments as error:
+            return wrong(error)
+
+    async def _in_weather(self, component: Component, call: Call) -> Answer:
+        timeout_s = self.task.limits.call_seconds
+        faults = self._weather.get(call.tool, CALM)
+        if faults == CALM:
+            self._had_fault = False
+            return await component.call(call, timeout_s=timeout_s)
+        rng = random.Random(f"{self._noise_seed}/{self._attempt.group}.{self._attempt.slot}/{self._num_calls}")
+        fault, delay_s = faults.draw(rng)
+        fault = None if self._had_fault else fault
+        self._had_fault = fault is not None
+        if delay_s:
+            await anyio.sleep(min(delay_s, timeout_s))
+        fault = "timeout" if delay_s >= timeout_s else fault
+        if fault == "error":
+            return Answer(text=faults.says, fault=Fault.TOOL)
+        if fault != "timeout":
+            answer = await component.call(call, timeout_s=timeout_s)
+            if fault is None or answer.submitted is not None:
+                return answer
+        return Answer(text="timeout", fault=Fault.TIMEOUT)
+
+    async def snapshot(self) -> WorldSnapshot:
+        digest = await self.digest()
+        tokens = tuple([await component.snapshot() for component in self._components])
+        state = _State(tokens=tokens, num_calls=self._num_calls, had_fault=self._had_fault, submitted=self._submitted)
+        exactness = min((component.exactness for component in self._components), key=_ORDER.index, default=Exactness.EXACT)
+        return WorldSnapshot(id=f"{digest}/{self._num_calls}", exactness=exactness, digest=digest, token=state)
+
+    async def fork(self, snapshot: WorldSnapshot, attempt: AttemptId, *, same_noise: bool = True) -> Control:
+        state = snapshot.token
+        assert isinstance(state, _State)
+        components = [await component.fork(token) for component, token in zip(self._components, state.tokens, strict=True)]
+        child = World(self.task, components, self._attempt if same_noise else attempt, noise_seed=self._noise_seed, faults=self._weather)
+        child._num_calls, child._had_fault, child._submitted = state.num_calls, state.had_fault, state.submitted
+        return child
+
+    async def digest(self) -> str:
+        if self._sealed is not None:
+            return self._sealed.digest
+        parts = {component.name: await _digest(component) for component in self._components}
+        state = [self.task.id, self._submitted, parts]
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
+
+    async def seal(self) -> EpisodeArtifacts:
+        if self._sealed is None:
+            files: dict[str, bytes] = {}
+            # No file of a policy hides another's capture: those that may be called anything come first.
+            for component in sorted(self._components, key=lambda each: _captures(each) != ""):
+                files |= await _capture(component)
+            digest = await self.digest()
+            await self.close()
+            self._sealed = EpisodeArtifacts(task_id=self.task.id, submitted=self._submitted, files=files, digest=digest)
+        return self._sealed
+
+    async def close(self) -> None:
+        for component in self._components:
+            await component.close()
+
+
+async def _capture(component: Component) -> Mapping[str, bytes]:
+    """Nothing where the policy left what cannot be captured, whatever the component makes of it."""
+    try:
+        return await component.capture()
+    except Uncapturable:
+        return {}
+
+
+async def _digest(component: Component) -> str:
+    """Of any state, also of one that cannot be captured."""
+    try:
+        return await component.digest()
+    except Uncapturable:
+        return "uncapturable"
+
+
+def _captures(component: Component) -> str:
+    """Under which name or folder it is captured: its own name, unless it says otherwise; empty: any, as the policy likes."""
+    return str(getattr(component, "captures", component.name))
+
+
+def _refuse_twice(task: str, what: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{task}: more than one {what} {', '.join(twice)}; give each a name of its own")
+
+
+def _readable(text: str) -> str:
+    """Without lone surrogates, which a policy can put into an argument, and a message back into a text, but nobody can encode."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
