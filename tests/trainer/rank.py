@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from agito.models.network import Qwen3, Qwen3Config
+from agito.models import Qwen3, Qwen3Config
 from agito.trainer import LocalTrainer, Reducer, SharedReducer, TrainerConfig
 from agito.types import AttemptId, Sample, span
 

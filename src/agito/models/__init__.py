@@ -1,4 +1,4 @@
-"""The policy network, its checkpoints in the Hugging Face layout, and the manifest of published weights.
+"""The decoder, its checkpoints in the Hugging Face layout, and the manifest of published weights.
 
 Names load on first use, so that the shape of a network can be read (`agito.models.config`) without torch.
 """
@@ -9,20 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agito.models.cached import CachedQwen3
+    from agito.models.cached import CachedDecoder, CachedQwen3
     from agito.models.checkpoint import load, load_into, load_weights, save
-    from agito.models.config import Qwen3Config, UnsupportedCheckpoint, read_config
+    from agito.models.config import DecoderConfig, Qwen3Config, RopeScaling, UnsupportedCheckpoint
+    from agito.models.families import read_config
     from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, tensor_hashes
     from agito.models.native import NativeQwen3, is_supported
-    from agito.models.network import Qwen3, num_params
+    from agito.models.network import Decoder, Qwen3, num_params
 
 _HOME = {
     "MANIFEST_NAME": "manifest",
+    "CachedDecoder": "cached",
     "CachedQwen3": "cached",
+    "Decoder": "network",
+    "DecoderConfig": "config",
     "Manifest": "manifest",
     "NativeQwen3": "native",
     "Qwen3": "network",
     "Qwen3Config": "config",
+    "RopeScaling": "config",
     "UnsupportedCheckpoint": "config",
     "WeightKind": "manifest",
     "is_supported": "native",
@@ -30,18 +35,22 @@ _HOME = {
     "load_into": "checkpoint",
     "load_weights": "checkpoint",
     "num_params": "network",
-    "read_config": "config",
+    "read_config": "families",
     "save": "checkpoint",
     "tensor_hashes": "manifest",
 }
 
 __all__ = [
     "MANIFEST_NAME",
+    "CachedDecoder",
     "CachedQwen3",
+    "Decoder",
+    "DecoderConfig",
     "Manifest",
     "NativeQwen3",
     "Qwen3",
     "Qwen3Config",
+    "RopeScaling",
     "UnsupportedCheckpoint",
     "WeightKind",
     "is_supported",
