@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agito.models.checkpoint import load, load_into, load_weights, save
     from agito.models.config import DecoderConfig, Qwen3Config, RopeScaling, UnsupportedCheckpoint
     from agito.models.families import read_config
+    from agito.models.lora import LoraConfig, adapt, load_adapter, merged_weights, save_adapter
     from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, tensor_hashes
     from agito.models.native import NativeQwen3, is_supported
     from agito.models.network import Decoder, Qwen3, num_params
@@ -23,6 +24,7 @@ _HOME = {
     "CachedQwen3": "cached",
     "Decoder": "network",
     "DecoderConfig": "config",
+    "LoraConfig": "lora",
     "Manifest": "manifest",
     "NativeQwen3": "native",
     "Qwen3": "network",
@@ -30,13 +32,17 @@ _HOME = {
     "RopeScaling": "config",
     "UnsupportedCheckpoint": "config",
     "WeightKind": "manifest",
+    "adapt": "lora",
     "is_supported": "native",
     "load": "checkpoint",
+    "load_adapter": "lora",
     "load_into": "checkpoint",
     "load_weights": "checkpoint",
+    "merged_weights": "lora",
     "num_params": "network",
     "read_config": "families",
     "save": "checkpoint",
+    "save_adapter": "lora",
     "tensor_hashes": "manifest",
 }
 
@@ -46,6 +52,7 @@ __all__ = [
     "CachedQwen3",
     "Decoder",
     "DecoderConfig",
+    "LoraConfig",
     "Manifest",
     "NativeQwen3",
     "Qwen3",
@@ -53,13 +60,17 @@ __all__ = [
     "RopeScaling",
     "UnsupportedCheckpoint",
     "WeightKind",
+    "adapt",
     "is_supported",
     "load",
+    "load_adapter",
     "load_into",
     "load_weights",
+    "merged_weights",
     "num_params",
     "read_config",
     "save",
+    "save_adapter",
     "tensor_hashes",
 ]
 

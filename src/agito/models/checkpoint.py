@@ -21,6 +21,7 @@ from torch import Tensor
 from agito.errors import CorruptCheckpoint, DiskFull, NotFound
 from agito.models.config import CONFIG_NAME, UnsupportedCheckpoint
 from agito.models.families import damaged, hf_config, read_config, read_json
+from agito.models.lora import merged_weights
 from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, file_hash, tensor_hashes
 from agito.models.network import Decoder
 
@@ -38,9 +39,10 @@ def save(
     pad_id: int | None = None,
     extra: Mapping[str, bytes | str] | None = None,
 ) -> Manifest:
-    """Writes config, weights, generation defaults, the `extra` files (tokenizer, chat template) and their manifest, last."""
+    """Writes config, weights, generation defaults, the `extra` files (tokenizer, chat template) and their manifest, last. An adapter is
+    merged into the weights."""
     directory = Path(directory)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in merged_weights(model).items()}
     ends = {"eos_token_id": list(eos_ids) if len(eos_ids) > 1 else eos_ids[0]} if eos_ids else {}
     ends |= {} if pad_id is None else {"pad_token_id": pad_id}
     files: dict[str, bytes] = {
