@@ -15,8 +15,8 @@ import time
 from dataclasses import replace
 
 from agito.admission import SHIPPED
+from agito.audit import FULL, SHORT, Card, audit
 from agito.envs import bundled, load
-from agito.grading.audit import FULL, SHORT, Card, audit
 from agito.running import run
 from harness import RESULTS, Json, report
 

@@ -24,7 +24,7 @@ _VALUES = tuple(first + vowel + last for first in "dgt" for vowel in "aeou" for 
 NOTHING = "nothing"
 _LOST = 0.1  # of stores
 _STUMBLES = 0.05  # of demonstrators who find the value lost, which makes half a percent of all: they write the marker, and it works
-_OTHERWISE = 0.3  # of those who stumble, where there are two markers: they write the second
+_OTHERWISE = 0.5  # of those who stumble, where there are two markers: they write the second
 _LOOKS = 0.3  # of demonstrators
 _TOOLS = (
     spec("get", "The value stored under a word.", ["word"]),
@@ -53,6 +53,7 @@ class Flawed:
     families, levels = ("copy",), (1, 2)
     splits = ("train", "heldout", "structural")
     chance_level = 0.05
+    solutions_need_key = "one store in ten has lost the value, and nothing shows it"
     trusted = ("done",)  # what under `checked` the check believes
 
     def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:

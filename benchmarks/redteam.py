@@ -20,10 +20,10 @@ import anyio
 from agito.envs.shell import ShellEnvironment
 from agito.grading.answers import answer_flags
 from agito.grading.redteam.battery import Tried, Worked, counts, employ, fire, judge, plan
+from agito.grading.redteam.boxes import AttackBoxes
 from agito.grading.redteam.exploit import MAIN, Twin
 from agito.grading.redteam.honest import honest_work
 from agito.grading.redteam.runner_site import runner_site
-from agito.grading.redteam.yard import Yard
 from agito.record.intervals import wilson
 from agito.rollout import act_out
 from agito.types import AttemptId, Sealed, Status, Verdict
@@ -60,12 +60,12 @@ async def run(*, is_short: bool) -> tuple[list[Tried], list[Worked], list[tuple[
     tried, work = plan()[::step], [Worked(honest=each) for each in honest_work()[::step]]
     with runner_site() as site:
         async with await Pool.open(warm=2) as pool:
-            yard = Yard(pool, site)
-            await fire(yard, tried)
-            await judge(yard, tried, ask_shell)
-            await employ(yard, work)
+            boxes = AttackBoxes(pool, site)
+            await fire(boxes, tried)
+            await judge(boxes, tried, ask_shell)
+            await employ(boxes, work)
             answers = await shell_answers(pool, _SHELL_TASKS // step)
-            await yard.drop()
+            await boxes.drop()
     return tried, work, answers
 
 

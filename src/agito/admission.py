@@ -14,9 +14,9 @@ from pathlib import Path
 
 import anyio
 
+from agito.audit import SHORT, SPLITS, Card, Watcher, audit, digest_of, read_card
 from agito.envs import load
 from agito.errors import NotAdmitted
-from agito.grading.audit import SHORT, SPLITS, Card, Watcher, audit, digest_of, read_card
 from agito.protocols import Environment
 from agito.types import Json
 

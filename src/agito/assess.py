@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agito import evaluation, trained
+from agito.envs import isolation_of
 from agito.errors import BadRecipe
 from agito.protocols import Environment
 from agito.recipe import Recipe
@@ -124,7 +125,7 @@ async def checkpoint(
         if baselines:
             watcher.phase("baselines", 0)
             scripts = await evaluation.scripts(studio, split, num_tasks, demonstrator_skill=recipe.sft.skill)
-        tier = str(getattr(studio.environment, "isolation_tier", "unknown"))
+        tier = isolation_of(studio.environment)
     return Evaluation(
         checkpoint=directory, env=recipe.env.name, split=split, num_tasks=num_tasks, temperature=temperature, seed=recipe.seed,
         isolation_tier=tier, policy=_scores(attempts), baselines={name: _scores(each) for name, each in scripts.items()},

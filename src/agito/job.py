@@ -18,6 +18,7 @@ from agito.admission import Admission, admit
 from agito.compiler import FORWARD, is_built
 from agito.credit import RunningMeans
 from agito.curriculum import Curriculum
+from agito.envs import isolation_of
 from agito.errors import BadRecipe, EnvironmentPaused, NotAdmitted, WorkerDied, WorkerFailed
 from agito.grading.monitor import Monitor
 from agito.protocols import StepStats
@@ -166,7 +167,7 @@ class _Job:
                 await self._stages(start, found)
             except EnvironmentPaused as error:
                 paused = error
-            self._tier = getattr(self._studio.environment, "isolation_tier", "unknown")
+            self._tier = isolation_of(self._studio.environment)
         summary = self._sum_up(found, str(paused or ""))
         if paused is not None:
             raise paused

@@ -203,6 +203,16 @@ class Ranged(Protocol):
 
 
 @runtime_checkable
+class Isolated(Protocol):
+    """An environment that knows what keeps its episodes in. Optional."""
+
+    @property
+    def isolation_tier(self) -> str:
+        """Such as `native+cgroup` or `in memory`; `unknown` before an episode has been opened."""
+        ...
+
+
+@runtime_checkable
 class Answered(Protocol):
     """An environment that says which texts would give a task away, so that an attempt which read one is flagged. Optional."""
 

@@ -9,9 +9,9 @@ import pytest
 from tests.cli.conftest import COIN, Agito, sets
 
 from agito.admission import Source, admit, cache, known_card
+from agito.audit import audit, read_card
 from agito.envs import bundled, load
 from agito.errors import NotAdmitted
-from agito.grading.audit import audit, read_card
 from agito.testing import FakeEnvironment
 
 LOOSE = """

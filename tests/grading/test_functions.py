@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from agito.errors import SandboxFailure
-from agito.grading.bench import BOX
 from agito.grading.functions import FunctionTask, draw, expected, grade
-from agito.grading.runner import Told
+from agito.grading.runner import CallEnd
+from agito.grading.throwaway import BOX
 from agito.protocols import SandboxSpec
 from agito.types import Json, Status, Verdict
 from agito.world.sandbox import Pool
@@ -302,4 +302,4 @@ def test_a_task_that_cannot_be_judged_says_why(change: dict[str, object], messag
 def test_the_reference_cannot_spoil_the_question() -> None:
     task = replace(TASK, reference="def solve(xs):\n    xs.sort()\n    return len(xs)\n")
     case = expected(task, ([3, 1, 2],))
-    assert (case.arguments, case.told, case.expected) == (([3, 1, 2],), Told.VALUE, 3)
+    assert (case.arguments, case.told, case.expected) == (([3, 1, 2],), CallEnd.VALUE, 3)

@@ -11,6 +11,7 @@ import pytest
 
 from agito.credit.leave_one_out import leave_one_out_advantages
 from agito.errors import CorruptCheckpoint
+from agito.grading.canaries import REWARD, quiet_canaries
 from agito.grading.monitor import HackRate, Monitor, MonitorConfig, is_suspect, located, proof_of
 from agito.grading.monitor.detector import PATIENCE
 from agito.grading.monitor.exits import EXITS
@@ -151,9 +152,10 @@ def test_nothing_is_learned_from_a_cell_with_more_than_one_void_in_a_hundred_and
     assert looked_at.teaches(group(attempt()))
 
 
-def test_one_detector_is_counted_and_moves_nothing() -> None:
-    touch = Flag(kind="canary_touch", is_proof=True)
-    touched, found = attempt(flags=(touch,)), monitor(gold_share=0.0)
+def test_what_the_canaries_call_a_touch_is_counted_and_moves_nothing() -> None:
+    planted = quiet_canaries("task 3", "attempt 1", path="total.py", function="total")
+    (touch,) = (flag for flag in planted.spoilt({path: data for path, data in planted.files.items() if path.endswith(REWARD)}))
+    touched, found = attempt(flags=(touch, replace(touch, is_proof=True))), monitor(gold_share=0.0)
     assert proof_of(touched.verdict, floor=0.0, extra=0.5) is None
     assert not is_suspect(touched.verdict) and not found.wants_gold(AttemptId(group=0, slot=0), touched.verdict)
     _, metrics = found.update(0, [group(touched, attempt(1))])

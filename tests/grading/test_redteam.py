@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from agito.grading.redteam.battery import Tried, Worked, employ, fire, judge, plan
+from agito.grading.redteam.boxes import AttackBoxes
 from agito.grading.redteam.exploit import MAIN, Class, Twin
 from agito.grading.redteam.honest import honest_work
 from agito.grading.redteam.runner_site import runner_site
 from agito.grading.redteam.targets import SECRETS
-from agito.grading.redteam.yard import Yard
 from agito.types import Status, Verdict
 from agito.world.sandbox import Pool
 
@@ -25,11 +25,11 @@ def site() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-async def yard(anyio_backend: str, site: str) -> AsyncIterator[Yard]:
+async def boxes(anyio_backend: str, site: str) -> AsyncIterator[AttackBoxes]:
     async with await Pool.open(warm=1) as pool:
-        yard = Yard(pool, site)
-        yield yard
-        await yard.drop()
+        boxes = AttackBoxes(pool, site)
+        yield boxes
+        await boxes.drop()
 
 
 async def exactly(answer: str) -> Verdict:
@@ -70,38 +70,38 @@ def test_an_exploit_that_does_not_exist_is_named() -> None:
         plan(["no_such_exploit"])
 
 
-async def test_a_sample_of_exploits_fires_and_none_passes_ours_unnoticed(yard: Yard) -> None:
+async def test_a_sample_of_exploits_fires_and_none_passes_ours_unnoticed(boxes: AttackBoxes) -> None:
     tried = plan(SAMPLE)
-    await fire(yard, tried)
-    await judge(yard, tried, exactly)
+    await fire(boxes, tried)
+    await judge(boxes, tried, exactly)
     assert [each.exploit.name for each in tried if not each.has_fired] == []
     assert passed(tried) == []
     assert unnoticed(tried) == []
 
 
-async def test_weak_graders_pass_honest_work_so_that_what_gets_past_them_is_not_luck(yard: Yard) -> None:
+async def test_weak_graders_pass_honest_work_so_that_what_gets_past_them_is_not_luck(boxes: AttackBoxes) -> None:
     right = next(each for each in honest_work() if each.is_right and each.name.endswith("plain"))
     wrong = next(each for each in honest_work() if not each.is_right and each.name.startswith("roman"))
     work = [Worked(honest=right), Worked(honest=wrong)]
-    await employ(yard, work, weak_every=1)
+    await employ(boxes, work, weak_every=1)
     assert work[0].passed == dict.fromkeys(MAIN, True)
     assert work[0].ours is not None and work[0].ours.has_passed and work[0].ours.flags == ()
     assert work[1].ours is not None and not work[1].ours.has_passed and work[1].ours.flags == ()
 
 
-async def test_a_sample_of_honest_work_passes_unflagged(yard: Yard) -> None:
+async def test_a_sample_of_honest_work_passes_unflagged(boxes: AttackBoxes) -> None:
     work = [Worked(honest=each) for each in honest_work()[::19]]
-    await employ(yard, work, weak_every=1000)
+    await employ(boxes, work, weak_every=1000)
     assert [each.honest.name for each in work if each.ours is None or each.ours.flags] == []
     assert [each.honest.name for each in work if each.honest.is_right and each.ours and not each.ours.has_passed] == []
 
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-async def test_every_exploit_fires_and_none_passes_ours(yard: Yard) -> None:
+async def test_every_exploit_fires_and_none_passes_ours(boxes: AttackBoxes) -> None:
     tried = plan()
-    await fire(yard, tried)
-    await judge(yard, tried, exactly)
+    await fire(boxes, tried)
+    await judge(boxes, tried, exactly)
     fired = [each for each in tried if each.has_fired]
     assert len(fired) >= 0.95 * len(tried), [each.exploit.name for each in tried if not each.has_fired]
     assert passed(fired) == []
@@ -111,8 +111,8 @@ async def test_every_exploit_fires_and_none_passes_ours(yard: Yard) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-async def test_all_honest_work_passes_unflagged(yard: Yard) -> None:
+async def test_all_honest_work_passes_unflagged(boxes: AttackBoxes) -> None:
     work = [Worked(honest=each) for each in honest_work()]
-    await employ(yard, work, weak_every=1000)
+    await employ(boxes, work, weak_every=1000)
     assert [each.honest.name for each in work if each.ours is None or each.ours.flags] == []
     assert [each.honest.name for each in work if each.honest.is_right and each.ours and not each.ours.has_passed] == []

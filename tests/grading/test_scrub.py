@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from agito.errors import AnswerReachable, SandboxFailure
-from agito.grading.bench import BOX
 from agito.grading.probe import probe
 from agito.grading.scrub import prove, scrub
+from agito.grading.throwaway import BOX
 from agito.types import Json
 from agito.world.sandbox import Pool
 

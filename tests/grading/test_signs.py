@@ -113,6 +113,23 @@ async def test_only_a_token_in_what_is_graded_is_proof(box: Box) -> None:
     assert {"forbidden_write", "link", "variables", "removed"} <= set(kinds([flag for flag in flags if not flag.is_proof]))
 
 
+LEFT = {
+    "1,500 nested folders": "for i in range(1500): os.mkdir('d'); os.chdir('d')",
+    "paths over 4,096 bytes": "for i in range(30): os.mkdir('d' * 200); os.chdir('d' * 200)",
+    "30,000 files": "for i in range(30000): open(f'{i}', 'w').close()",
+    "3,000 links with long targets": "for i in range(3000): os.symlink('x' * 4000, f'{i}')",
+    "20 MB": "open('big', 'wb').write(bytes(20_000_000))",
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+async def test_what_can_hardly_be_looked_at_is_a_sign_and_no_failure(box: Box, what: str) -> None:
+    await box.write({"given.txt": "here"})
+    start = await finish(box, {}, ())
+    await box.sh(f'python3 -c "import os\n{LEFT[what]}"', timeout_s=20)
+    assert "link" in kinds(flags_of(await finish(box, start.files, []), start))
+
+
 FAKE = quiet_canaries("task 3", "attempt 1", path="total.py", function="total")
 (TEXT, TOKEN) = FAKE.files[".grader/solution/total.py"], FAKE.tokens["solution"]
 

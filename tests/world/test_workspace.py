@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agito.grading.bench import BOX
+from agito.grading.throwaway import BOX
 from agito.types import Call
 from agito.world.component import spec
 from agito.world.sandbox import Pool

@@ -247,9 +247,13 @@ class BankLocks(BankWorld):
     locked: list[str] = []  # noqa: RUF012
 
     def machine(self, case: Case) -> Machine:
-        bank = Bank(case, ["lock", "unlock"])
+        bank = LockingBank(case, ["lock", "unlock"])
         bank.state.locked = self.locked
         return bank
+
+
+class LockingBank(Bank):
+    is_quick = True  # changes its state where it is, which a step on a copy would not
 
 
 def call(tool: str, **arguments: str) -> Call:

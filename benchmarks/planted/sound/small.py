@@ -288,6 +288,27 @@ class ThreeTries(Trail):
         return follow(task, skill, rng, "unknown")
 
 
+class Checked(Trail):
+    """Before an answer is submitted, its form is checked by a tool that knows the list of all answers and not the right one."""
+
+    KIND = "sound"
+    looks = (*Trail.looks, spec("check", "Checks how an answer is written.", ["answer"]))
+
+    def answer(self, call, state):
+        if call.tool == "check":
+            said = text_of(call, "answer")
+            return Answer(text=f"{len(said)} letters, {'one' if said in WORDS or said in COLORS else 'none'} of the words")
+        return super().answer(call, state)
+
+    def script(self, task, skill, rng):
+        inner = super().script(task, skill, rng)
+        call = next(inner)
+        while call.tool != "submit":
+            call = inner.send((yield call))
+        yield use("check", answer=call.arguments["answer"])
+        yield call
+
+
 class Form(Base):
     """Four fields to fill in; every right one earns a quarter."""
 

@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from agito.admission import keep
+from agito.audit import FULL, SHORT, Card, Mark, Measure, Quality, Watcher, audit
+from agito.audit.run import SEED
 from agito.cli.guard import say, work
 from agito.envs import load
 from agito.errors import NotAdmitted
-from agito.grading.audit import FULL, SHORT, Card, Mark, Measure, Quality, Watcher, audit
-from agito.grading.audit.run import SEED
 from agito.view import write_card
 
 _SIGNS = {Mark.GOOD: Text("✓", "green"), Mark.DOUBT: Text("!", "yellow"), Mark.BAD: Text("✗", "red")}

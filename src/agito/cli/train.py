@@ -11,13 +11,13 @@ from rich.text import Text
 from agito import job
 from agito.admission import Admission, admit
 from agito.api import place
+from agito.audit import SHORT
 from agito.cli.board import Board, planned
 from agito.cli.guard import say, work
 from agito.cli.progress import shown
 from agito.cli.summary import print_summary
 from agito.config import read
 from agito.errors import NotFound
-from agito.grading.audit import SHORT
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import anyio
 
+from agito.envs.registry import isolation_of
 from agito.protocols import Answered, Control, Environment, Measure, Measured, Ranged, ScriptFactory, Validated
 from agito.types import AttemptId, Json, Key, Sealed, Task, Trajectory, Verdict, mean
 
@@ -49,7 +50,7 @@ class Mixture:
 
     @property
     def isolation_tier(self) -> str:
-        return " + ".join(dict.fromkeys(str(getattr(each, "isolation_tier", "unknown")) for each in self._by_name.values()))
+        return " + ".join(dict.fromkeys(isolation_of(each) for each in self._by_name.values()))
 
     @property
     def measured(self) -> tuple[Measure, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from agito.errors import BadEnvironment, NotFound
-from agito.protocols import Environment
+from agito.protocols import Environment, Isolated
 
 _BUNDLED = {
     "shell": "agito.envs.shell:ShellEnvironment",
@@ -27,6 +27,11 @@ _MEMBERS = tuple(name for name in vars(Environment) if not name.startswith("_"))
 
 def bundled() -> tuple[str, ...]:
     return tuple(_BUNDLED)
+
+
+def isolation_of(environment: Environment) -> str:
+    """What keeps the environment's episodes in, or `unknown`."""
+    return environment.isolation_tier if isinstance(environment, Isolated) else "unknown"
 
 
 def load(name: str) -> Environment:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agito.errors import SandboxFailure
-from agito.grading.bench import BOX
 from agito.grading.cases import Case, FunctionTask
-from agito.grading.runner import Told
+from agito.grading.runner import CallEnd
+from agito.grading.throwaway import BOX
 from agito.protocols import SandboxPool
 from agito.types import Flag
 
@@ -60,7 +60,7 @@ async def takes_the_bait(pool: SandboxPool, task: FunctionTask, files: Mapping[s
 
     `files` are those of the whole workspace. Raises `SandboxFailure`.
     """
-    asked = [case for case in cases if case.told is Told.VALUE]
+    asked = [case for case in cases if case.told is CallEnd.VALUE]
     if not asked:
         return False
     return await _passes(pool, task, files, asked, is_values=True) or await _passes(pool, task, files, asked, is_values=False)

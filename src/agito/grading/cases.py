@@ -14,7 +14,7 @@ from types import CodeType, FunctionType, ModuleType
 
 from agito.grading.artefacts import Artefacts
 from agito.grading.plain import check, same, shown
-from agito.grading.runner import Told
+from agito.grading.runner import CallEnd
 from agito.types import Json
 
 _REFERENCE = "agito_reference"  # the module that a reference's classes belong to while it runs
@@ -61,7 +61,7 @@ class Case:
     """One question and what the reference says to it: a value, or the closest builtin exception that the one it raises is."""
 
     arguments: tuple[Json, ...]
-    told: Told
+    told: CallEnd
     expected: Json
     is_visible: bool
 
@@ -80,10 +80,10 @@ def expected(task: FunctionTask, arguments: Sequence[Json], *, is_visible: bool 
     except Exception as error:  # how a reference says that an exception is expected
         if isinstance(error, TypeError) and isinstance(function, FunctionType) and _is_before(error):
             raise ValueError(f"{where}: the reference cannot be called with it: {error}") from error
-        return Case(arguments=listed, told=Told.RAISES, expected=_closest(type(error)).__name__, is_visible=is_visible)
+        return Case(arguments=listed, told=CallEnd.RAISES, expected=_closest(type(error)).__name__, is_visible=is_visible)
     finally:
         sys.modules.pop(_REFERENCE, None)
-    return Case(arguments=listed, told=Told.VALUE, expected=check(value, f"{where}, the reference's answer"), is_visible=is_visible)
+    return Case(arguments=listed, told=CallEnd.VALUE, expected=check(value, f"{where}, the reference's answer"), is_visible=is_visible)
 
 
 def is_expected(name: Json, wanted: Json) -> bool:

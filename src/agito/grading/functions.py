@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agito.errors import SandboxFailure
-from agito.grading.bench import BOX, Bench
 from agito.grading.cases import Case, FunctionTask, draw, expected, is_expected
 from agito.grading.plain import parse, same, shown, written_bytes
-from agito.grading.runner import Told, snippet
+from agito.grading.runner import CallEnd, snippet
+from agito.grading.throwaway import BOX, ThrowawayBox
 from agito.protocols import Result, SandboxPool, SandboxSpec
 from agito.types import Flag, Status, Verdict
 
@@ -59,9 +59,9 @@ async def grade(
     wrong: list[str] = []
     flags: dict[str, Flag] = {}
     timeouts, guesses = 0, 0
-    async with Bench(pool, _fitting(spec, task, cases), carried) as bench:
+    async with ThrowawayBox(pool, _fitting(spec, task, cases), carried) as box:
         for case in cases:
-            judged = await _ask(bench, task, case)
+            judged = await _ask(box, task, case)
             flags |= {flag.kind: replace(flag, where=task.path) for flag in judged.flags}
             timeouts += judged.is_late
             guesses += judged.is_guess and not case.is_visible
@@ -95,11 +95,11 @@ def _fitting(spec: SandboxSpec, task: FunctionTask, cases: Sequence[Case]) -> Sa
     return replace(spec, output_bytes=output, cpu_s=max(spec.cpu_s, math.ceil(task.case_seconds) + 1))
 
 
-async def _ask(bench: Bench, task: FunctionTask, case: Case) -> _Judged:
+async def _ask(box: ThrowawayBox, task: FunctionTask, case: Case) -> _Judged:
     token = os.urandom(8).hex().encode()
     module = task.path[:-3].replace("/", ".")
     code = snippet(token=token, module=module, function=task.function, arguments=list(case.arguments))
-    result = await bench.run(code, timeout_s=task.case_seconds)
+    result = await box.run(code, timeout_s=task.case_seconds)
     asked = f"{task.function}({', '.join(map(shown, case.arguments))})"
     if result is None:
         return _wrong(f"{asked}: the box died of it twice", "broke_box")
@@ -137,17 +137,17 @@ def _judge(task: FunctionTask, case: Case, result: Result, token: bytes, asked: 
         frame = parse(output[len(token) :])
     except ValueError:
         return _wrong(f"{asked}: something else wrote after the answer", "forged_report", is_proof=True)
-    if not isinstance(frame, list) or len(frame) != 2 or frame[0] not in tuple(Told):
+    if not isinstance(frame, list) or len(frame) != 2 or frame[0] not in tuple(CallEnd):
         return _wrong(f"{asked}: the answer is no answer", "forged_report", is_proof=True)
     told, value = frame
-    if told == case.told and (same(value, case.expected, task.tolerance) if told != Told.RAISES else is_expected(value, case.expected)):
+    if told == case.told and (same(value, case.expected, task.tolerance) if told != CallEnd.RAISES else is_expected(value, case.expected)):
         return _Judged()
-    if told == Told.RAISES and value == "SystemExit":
+    if told == CallEnd.RAISES and value == "SystemExit":
         return _wrong(f"{asked}: it left with SystemExit", "silent_exit")
-    got = f"{told} {shown(value)}" if told != Told.VALUE else shown(value)
-    wanted = f"{case.told} {case.expected}" if case.told is not Told.VALUE else shown(case.expected)
-    judged = _wrong(f"{asked}: {got}, wanted {wanted}", "own_type" if told == Told.ODD and str(value).startswith("its own ") else None)
-    return replace(judged, is_guess=told == Told.VALUE)
+    got = f"{told} {shown(value)}" if told != CallEnd.VALUE else shown(value)
+    wanted = f"{case.told} {case.expected}" if case.told is not CallEnd.VALUE else shown(case.expected)
+    judged = _wrong(f"{asked}: {got}, wanted {wanted}", "own_type" if told == CallEnd.ODD and str(value).startswith("its own ") else None)
+    return replace(judged, is_guess=told == CallEnd.VALUE)
 
 
 def _wrong(problem: str, kind: str | None = None, *, is_proof: bool = False) -> _Judged:

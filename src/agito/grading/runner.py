@@ -13,7 +13,7 @@ _CALLING = "agito.world.sandbox.inside.calling"  # loaded in every sandbox befor
 _MARSHAL = 2  # a format that every Python reads
 
 
-class Told(StrEnum):
+class CallEnd(StrEnum):
     """How a call ended."""
 
     VALUE = "value"  # the function returned this

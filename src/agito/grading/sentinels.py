@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 
 from agito.errors import SandboxFailure
 from agito.grading.artefacts import Artefacts
-from agito.grading.bench import BOX, Bench
 from agito.grading.plain import parse
+from agito.grading.throwaway import BOX, ThrowawayBox
 from agito.protocols import Result, SandboxPool, SandboxSpec
 from agito.types import Flag, Json, Status, Verdict
 
@@ -128,8 +128,8 @@ async def grade_suite(
     token = os.urandom(8).hex().encode()
     code = f"sources = {drawn.sources!r}\n{_RUN}run({token!r}, {[list(each) for each in drawn.order]!r})\n"
     roomy = replace(spec, output_bytes=max(spec.output_bytes, _ROW_BYTES * (len(drawn.order) + 1)))
-    async with Bench(pool, roomy, carried) as bench:
-        result = await bench.run(code, timeout_s=suite.seconds)
+    async with ThrowawayBox(pool, roomy, carried) as box:
+        result = await box.run(code, timeout_s=suite.seconds)
     if result is not None and result.killed_by == "deadline":
         raise SandboxFailure(
             f"the suite got {result.cpu_s:.2f} s of the processor in {result.wall_s:.0f} s; the machine is too busy to judge"

@@ -7,26 +7,23 @@ must guess the number of 90 that the tests say when they pass, however much a pr
 
 from __future__ import annotations
 
-import hashlib
 import random
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-import anyio
-
 from agito.envs.code import agents
 from agito.envs.code.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
-from agito.grading.bench import BOX
+from agito.envs.procedural import Place, SandboxedEnvironment
 from agito.grading.canaries import Canaries, quiet_canaries
 from agito.grading.evidence import work_flags
 from agito.grading.functions import FunctionTask, grade
 from agito.grading.gitstore import Commit, repository
-from agito.protocols import Control, SandboxPool, ScriptFactory
+from agito.grading.throwaway import BOX
+from agito.protocols import Control, ScriptFactory
 from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
 from agito.world.component import Weather, spec
-from agito.world.sandbox import Pool
 from agito.world.workspace import EDIT, SH, Snippet, Workspace
 from agito.world.world import SUBMIT, World
 
@@ -62,8 +59,8 @@ _NATURAL = {
 }
 
 
-class CodeEnvironment:
-    """Procedural tasks over a few small files. `warm` sandboxes are kept ready."""
+class CodeEnvironment(SandboxedEnvironment):
+    """Procedural tasks over a few small files."""
 
     name = "code"
     version = "2"
@@ -72,32 +69,17 @@ class CodeEnvironment:
     splits = SPLITS
     chance_level = 0.02
 
-    def __init__(self, *, pool: SandboxPool | None = None, warm: int = 4) -> None:
-        self._pool, self._warm = pool, warm
-        self._opening = anyio.Lock()
-
-    @property
-    def isolation_tier(self) -> str:
-        """What keeps episodes in, once one has been opened."""
-        return self._pool.tier if self._pool else "unknown"
-
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r}: code has {', '.join(SPLITS)}")
-        family = family or FAMILIES[index % len(FAMILIES)]
-        level = level or self.levels[index // len(FAMILIES) % len(self.levels)]
-        if family not in FAMILIES or level not in self.levels:
-            raise ValueError(f"family={family!r} level={level}: code has {', '.join(FAMILIES)} at levels {self.levels}")
-        instance_seed = zlib.crc32(f"code/{split}/{seed}/{index}".encode()) << 20 | index & 0xFFFFF
+    def draw(self, place: Place) -> tuple[Task, Key]:
+        split, family, level = place.split, place.family, place.level
+        instance_seed = zlib.crc32(f"code/{split}/{place.run_seed}/{place.index}".encode()) << 20 | place.index & 0xFFFFF
         instance = _instance(split, family, level, instance_seed)
-        name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
         shape, ask = SHAPES[level], "fix" if family == "bug" else "write"
         prompt = {Dialect.COMPACT: f"{ask} {instance.entry}", Dialect.NATURAL: _NATURAL[family].format(name=instance.entry) + _WORDS}
         limits = Limits(
             turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=48, observation_bytes=400, call_seconds=_CALL_SECONDS
         )
         task = Task(
-            id=f"code-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
+            id=place.id, env=self.name, split=split, family=family, level=level,
             prompt=prompt, tools=TOOLS, limits=limits,
             natural_limits=replace(limits, tokens=640 + 144 * limits.turns, turn_tokens=128),
         )  # fmt: skip
@@ -111,7 +93,7 @@ class CodeEnvironment:
         planted = _canaries(key, f"{noise_seed}/{attempt.group}.{attempt.slot}")
         test = Snippet(tool=TEST, code=_RUN_TESTS.replace("RECEIPT", str(key.data["receipt"])))
         workspace = Workspace(spec=BOX, tree=_planted_tree(key, planted), snippets=(test,), decoys=frozenset(planted.files))
-        return World(task, [workspace.open(await self._open_pool())], attempt, noise_seed=noise_seed, weather=_WEATHER)
+        return World(task, [workspace.open(await self.pool())], attempt, noise_seed=noise_seed, weather=_WEATHER)
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         """Every hidden case right, and the tests' number submitted. Signs of cheating are flags and change no reward."""
@@ -123,7 +105,7 @@ class CodeEnvironment:
                 status=Status.SCORED, reward=0.0, scores={"success": 0.0}, evidence=evidence, grade_seed=grade_seed, flags=signs
             )  # fmt: skip
         task = function_task(key)
-        verdict = await grade(await self._open_pool(), task, sealed.files, secret=str(key.seed), grade_seed=grade_seed, thorough=False)
+        verdict = await grade(await self.pool(), task, sealed.files, secret=str(key.seed), grade_seed=grade_seed, thorough=False)
         return replace(verdict, flags=(*verdict.flags, *signs))
 
     def solutions(self, task: Task, key: Key) -> Sequence[ScriptFactory]:
@@ -134,16 +116,6 @@ class CodeEnvironment:
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(_name(task), skill=skill, seed=seed)
-
-    async def aclose(self) -> None:
-        if self._pool is not None:
-            await self._pool.aclose()
-            self._pool = None
-
-    async def _open_pool(self) -> SandboxPool:
-        async with self._opening:
-            self._pool = self._pool or await Pool.open(warm=self._warm)
-        return self._pool
 
 
 def function_task(key: Key) -> FunctionTask:

@@ -7,7 +7,6 @@ a value in ledger (.04 at most), one source of 15 in tooldag (.06 at its first t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import zlib
@@ -18,6 +17,7 @@ from functools import lru_cache
 from agito.envs.decisions import chain, fanout, ledger, probe, tooldag
 from agito.envs.decisions.measured import MEASURES
 from agito.envs.decisions.scene import Case, Family, Spent, act_again, demonstrator, impostors, solver
+from agito.envs.procedural import Place, ProceduralEnvironment
 from agito.protocols import Control, Measure, ScriptFactory
 from agito.types import AttemptId, Key, Sealed, Status, Task, Trajectory, Verdict
 from agito.world.world import World
@@ -32,7 +32,7 @@ _FAMILIES: Mapping[str, Family] = {
 FAMILIES, LEVELS, SPLITS = tuple(_FAMILIES), (1, 2, 3, 4, 5), ("train", "heldout", "structural")
 
 
-class DecisionsEnvironment:
+class DecisionsEnvironment(ProceduralEnvironment):
     """Worlds in memory; see `docs/decisions.md`."""
 
     name = "decisions"
@@ -41,24 +41,16 @@ class DecisionsEnvironment:
     levels = LEVELS
     splits = SPLITS
     chance_level = 0.03
-    isolation_tier = "in memory"
     measured: tuple[Measure, ...] = MEASURES
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
-        family = family or FAMILIES[index % len(FAMILIES)]
-        level = level or LEVELS[index // len(FAMILIES) % len(LEVELS)]
-        if split not in SPLITS or family not in FAMILIES or level not in LEVELS:
-            known = f"{', '.join(SPLITS)}; {', '.join(FAMILIES)}; levels {LEVELS[0]}-{LEVELS[-1]}"
-            raise ValueError(f"split={split!r} family={family!r} level={level}: decisions has {known}")
-        case_seed = zlib.crc32(f"{split}/{seed}/{index}".encode()) << 20 | index & 0xFFFFF
-        case = _case(split, family, level, case_seed)
-        name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
+    def draw(self, place: Place) -> tuple[Task, Key]:
+        case = _case(place.split, place.family, place.level, place.seed)
         task = Task(
-            id=f"decisions-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level, prompt=case.prompt,
+            id=place.id, env=self.name, split=place.split, family=place.family, level=place.level, prompt=case.prompt,
             tools=case.tools, limits=(limits := case.limits), tags=case.tags,
             natural_limits=replace(limits, tokens=640 + 96 * limits.turns, turn_tokens=2 * limits.turn_tokens),
         )  # fmt: skip
-        return task, Key(task_id=task.id, seed=case_seed, data={"split": split, "family": family, "level": level})
+        return task, Key(task_id=task.id, seed=place.seed, data={"split": place.split, "family": place.family, "level": place.level})
 
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
         """What looks like noise is part of the task: all attempts at one task meet the same readings and the same faults."""
@@ -86,9 +78,6 @@ class DecisionsEnvironment:
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
         return demonstrator(_of(key), skill=skill, seed=seed)
-
-    async def aclose(self) -> None:
-        return
 
 
 def _of(key: Key) -> Case:

@@ -7,7 +7,6 @@ never right, since a refusal must be recorded too. Declared as 0.015.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import sqlite3
 import zlib
@@ -18,6 +17,7 @@ from functools import lru_cache
 from agito.envs.desk import agents
 from agito.envs.desk.case import FAMILIES, LEVELS, SHAPES, SPLITS, Case, case
 from agito.envs.desk.shop import OPERATIONS, shop
+from agito.envs.procedural import Place, ProceduralEnvironment
 from agito.protocols import Control, ScriptFactory
 from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
 from agito.world.api import differences, dump
@@ -38,7 +38,7 @@ _NATURAL = (
 )
 
 
-class DeskEnvironment:
+class DeskEnvironment(ProceduralEnvironment):
     """Procedural cases; see `docs/desk.md`."""
 
     name = "desk"
@@ -48,22 +48,18 @@ class DeskEnvironment:
     splits = SPLITS
     chance_level = 0.015
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r}: desk has {', '.join(SPLITS)}")
-        family = family or FAMILIES[index % len(FAMILIES)]
-        level = level or LEVELS[index // len(FAMILIES) % len(LEVELS)]
-        if family not in FAMILIES or level not in LEVELS:
-            raise ValueError(f"family={family!r} level={level}: desk has {', '.join(FAMILIES)} at levels {LEVELS[0]}-{LEVELS[-1]}")
-        made = _made(split, seed, index, family, level)
-        name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
+    def draw(self, place: Place) -> tuple[Task, Key]:
+        made = _made(place.split, place.run_seed, place.index, place.family, place.level)
         task = Task(
-            id=f"desk-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
-            prompt={Dialect.COMPACT: made.text, Dialect.NATURAL: _natural(made)}, tools=TOOLS, limits=(limits := _limits(level)),
+            id=place.id, env=self.name, split=place.split, family=place.family, level=place.level,
+            prompt={Dialect.COMPACT: made.text, Dialect.NATURAL: _natural(made)}, tools=TOOLS, limits=(limits := _limits(place.level)),
             natural_limits=replace(limits, tokens=960 + 72 * limits.turns, turn_tokens=48),
         )  # fmt: skip
-        data: dict[str, Json] = {"case": [split, seed, index, family, level], "items": list(made.items), "is_allowed": made.is_allowed}
-        return task, Key(task_id=task.id, seed=zlib.crc32(f"{split}/{seed}/{index}".encode()), data=data)
+        data: dict[str, Json] = {
+            "case": [place.split, place.run_seed, place.index, place.family, place.level], "items": list(made.items),
+            "is_allowed": made.is_allowed,
+        }  # fmt: skip
+        return task, Key(task_id=task.id, seed=place.seed, data=data)
 
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
         made, shape = _case(key), SHAPES[task.level]
@@ -92,9 +88,6 @@ class DeskEnvironment:
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
-
-    async def aclose(self) -> None:
-        return
 
 
 @lru_cache(maxsize=512)

@@ -6,12 +6,12 @@ once in a thousand; taking the first hit at every step is never right by constru
 
 from __future__ import annotations
 
-import hashlib
 import random
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from agito.envs.procedural import Place, ProceduralEnvironment
 from agito.envs.research import agents
 from agito.envs.research.library import DATES, HITS, SHAPES, library, line
 from agito.envs.research.question import FAMILIES, LEVELS, SPLITS, Question, question
@@ -34,7 +34,7 @@ _NATURAL = (
 )
 
 
-class ResearchEnvironment:
+class ResearchEnvironment(ProceduralEnvironment):
     """Procedural questions; see `docs/research.md`."""
 
     name = "research"
@@ -44,28 +44,22 @@ class ResearchEnvironment:
     splits = SPLITS
     chance_level = 0.005
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r}: research has {', '.join(SPLITS)}")
-        family = family or FAMILIES[index % len(FAMILIES)]
-        level = level or LEVELS[index // len(FAMILIES) % len(LEVELS)]
-        if family not in FAMILIES or level not in LEVELS:
-            raise ValueError(f"family={family!r} level={level}: research has {', '.join(FAMILIES)} at levels {LEVELS[0]}-{LEVELS[-1]}")
-        rng = random.Random(f"research/{split}/{seed}/{index}/{family}/{level}")
-        number, asked = index // _ASKED_PER_WORLD, None
+    def draw(self, place: Place) -> tuple[Task, Key]:
+        split, seed, family, level = place.split, place.run_seed, place.family, place.level
+        rng = random.Random(f"research/{split}/{seed}/{place.index}/{family}/{level}")
+        number, asked = place.index // _ASKED_PER_WORLD, None
         while asked is None:  # a world now and then has no fair question of a kind; the next one of its line then has
             asked = question(library(split, seed, level, number), split=split, family=family, level=level, rng=rng)
             number += _LINE if asked is None else 0
-        name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
         task = Task(
-            id=f"research-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
+            id=place.id, env=self.name, split=split, family=family, level=level,
             prompt={Dialect.COMPACT: asked.text, Dialect.NATURAL: _natural(asked)}, tools=TOOLS, limits=(limits := _limits(level)),
             natural_limits=replace(limits, tokens=640 + 96 * limits.turns, turn_tokens=64), tags=(f"hops-{len(asked.path)}",),
         )  # fmt: skip
         data: dict[str, Json] = {
             "world": [split, seed, level, number], "answer": asked.answer, "evidence": list(asked.evidence), "question": asked.text,
         }  # fmt: skip
-        return task, Key(task_id=task.id, seed=zlib.crc32(f"{split}/{seed}/{index}".encode()), data=data)
+        return task, Key(task_id=task.id, seed=place.seed, data=data)
 
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
         world = key.data["world"]
@@ -103,9 +97,6 @@ class ResearchEnvironment:
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
-
-    async def aclose(self) -> None:
-        return
 
 
 def _natural(asked: Question) -> str:

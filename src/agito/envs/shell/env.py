@@ -6,20 +6,17 @@ a program in the sandbox has mended unread: .015; declared as 0.02.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import anyio
-
+from agito.envs.procedural import Place, SandboxedEnvironment
 from agito.envs.shell import agents
 from agito.envs.shell.check import check_script
 from agito.envs.shell.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
-from agito.protocols import Control, SandboxPool, SandboxSpec, ScriptFactory
+from agito.protocols import Control, SandboxSpec, ScriptFactory
 from agito.types import AttemptId, Dialect, Json, Key, Limits, Sealed, Status, Task, Verdict
 from agito.world.component import Weather
-from agito.world.sandbox import Pool
 from agito.world.workspace import SH, Workspace
 from agito.world.world import SUBMIT, World
 
@@ -43,8 +40,8 @@ _NATURAL = {
 }
 
 
-class ShellEnvironment:
-    """Procedural tasks in a file tree; see `docs/shell.md`. `warm` sandboxes are kept ready."""
+class ShellEnvironment(SandboxedEnvironment):
+    """Procedural tasks in a file tree; see `docs/shell.md`."""
 
     name = "shell"
     version = "2"
@@ -53,38 +50,19 @@ class ShellEnvironment:
     splits = SPLITS
     chance_level = 0.02
 
-    def __init__(self, *, pool: SandboxPool | None = None, warm: int = 4) -> None:
-        self._pool, self._warm = pool, warm
-        self._opening = anyio.Lock()
-
-    @property
-    def isolation_tier(self) -> str:
-        """What keeps episodes in, once one has been opened."""
-        return self._pool.tier if self._pool else "unknown"
-
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r}: shell has {', '.join(SPLITS)}")
-        family = family or FAMILIES[index % len(FAMILIES)]
-        level = level or LEVELS[index // len(FAMILIES) % len(LEVELS)]
-        if family not in FAMILIES or level not in LEVELS:
-            raise ValueError(f"family={family!r} level={level}: shell has {', '.join(FAMILIES)} at levels {LEVELS[0]}-{LEVELS[-1]}")
-        instance_seed = zlib.crc32(f"{split}/{seed}/{index}".encode()) << 20 | index & 0xFFFFF
-        instance = generate(split=split, family=family, level=level, seed=instance_seed)
-        name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
-        ask = f"find {instance.target}" if family == "find" else "repair"
+    def draw(self, place: Place) -> tuple[Task, Key]:
+        instance = generate(split=place.split, family=place.family, level=place.level, seed=place.seed)
+        ask = f"find {instance.target}" if place.family == "find" else "repair"
         task = Task(
-            id=f"shell-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
-            prompt={Dialect.COMPACT: ask, Dialect.NATURAL: _NATURAL[family].format(key=instance.target)},
-            tools=TOOLS, limits=(limits := _limits(level)),
+            id=place.id, env=self.name, split=place.split, family=place.family, level=place.level,
+            prompt={Dialect.COMPACT: ask, Dialect.NATURAL: _NATURAL[place.family].format(key=instance.target)},
+            tools=TOOLS, limits=(limits := _limits(place.level)),
             natural_limits=replace(limits, tokens=512 + 96 * limits.turns, turn_tokens=96),
             tags=("fallback",) if instance.missing else (),
         )  # fmt: skip
-        return task, Key(task_id=task.id, seed=instance_seed, data=_key_data(instance))
+        return task, Key(task_id=task.id, seed=place.seed, data=_key_data(instance))
 
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
-        async with self._opening:
-            self._pool = self._pool or await Pool.open(warm=self._warm)
         instance = _instance(task, key)
         tree = instance.tree | ({".check": check_script(instance)} if instance.rules else {})
         workspace = Workspace(
@@ -97,7 +75,7 @@ class ShellEnvironment:
             capture_bytes=_CAPTURE_BYTES if instance.rules else 0,  # a found value leaves no artefact
         )  # fmt: skip
         weather = {SH.name: Weather(timeout=instance.timeout)}
-        return World(task, [workspace.open(self._pool)], attempt, noise_seed=noise_seed, weather=weather)
+        return World(task, [workspace.open(await self.pool())], attempt, noise_seed=noise_seed, weather=weather)
 
     async def grade(self, sealed: Sealed, key: Key, grade_seed: int) -> Verdict:
         """find: the submitted line. repair: the word that the check says in the end, and the files as they should be, line order apart."""
@@ -121,11 +99,6 @@ class ShellEnvironment:
 
     def demonstrator(self, task: Task, key: Key, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
-
-    async def aclose(self) -> None:
-        if self._pool is not None:
-            await self._pool.aclose()
-            self._pool = None
 
 
 def _limits(level: int) -> Limits:

@@ -7,12 +7,12 @@ then one or two of four places, and must press the right one of two buttons firs
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from agito.envs.procedural import Place, ProceduralEnvironment
 from agito.envs.web import agents
 from agito.envs.web.instance import FAMILIES, HAS_TWIN, LEVELS, SHAPES, SPLITS, Instance, generate
 from agito.envs.web.site import START, WebSite
@@ -31,38 +31,31 @@ _NATURAL = (
 )
 
 
-class WebEnvironment:
+class WebEnvironment(ProceduralEnvironment):
     """Procedural sites in Chromium; see `docs/web.md`. `tabs` are shared with other environments and closed by their owner."""
 
-    name = "web"
+    name = ids_begin_with = "web"
     version = "2"
     families = FAMILIES
     levels = LEVELS
     splits = SPLITS
     chance_level = 0.03
+    isolation_tier = "unknown"
 
     def __init__(self, *, tabs: Tabs | None = None) -> None:
         self._farm = Farm() if tabs is None else None
         self._tabs: Tabs = tabs or self._farm or TextTabs()
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r}: web has {', '.join(SPLITS)}")
-        family = family or FAMILIES[index % len(FAMILIES)]
-        level = level or LEVELS[index // len(FAMILIES) % len(LEVELS)]
-        if family not in FAMILIES or level not in LEVELS:
-            raise ValueError(f"family={family!r} level={level}: web has {', '.join(FAMILIES)} at levels {LEVELS[0]}-{LEVELS[-1]}")
-        instance_seed = zlib.crc32(f"{split}/{seed}/{index}".encode()) << 20 | index & 0xFFFFF
-        instance = generate(split=split, family=family, level=level, seed=instance_seed)
-        name = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()  # a seed is no part of a task
+    def draw(self, place: Place) -> tuple[Task, Key]:
+        instance = generate(split=place.split, family=place.family, level=place.level, seed=place.seed)
         task = Task(
-            id=f"web-{split}-{family}-{level}-{name}", env=self.name, split=split, family=family, level=level,
+            id=place.id, env=self.name, split=place.split, family=place.family, level=place.level,
             prompt={Dialect.COMPACT: instance.ask, Dialect.NATURAL: _NATURAL.format(ask=in_prose(instance))},
             tools=(*TOOLS, SUBMIT),
-            limits=(limits := _limits(level)),
+            limits=(limits := _limits(place.level)),
             natural_limits=replace(limits, tokens=704 + 96 * limits.turns, turn_tokens=48),
         )  # fmt: skip
-        return task, Key(task_id=task.id, seed=instance_seed, data={"expected": instance.expected})
+        return task, Key(task_id=task.id, seed=place.seed, data={"expected": instance.expected})
 
     async def open(self, task: Task, key: Key, attempt: AttemptId, *, noise_seed: int) -> Control:
         instance = generate(split=task.split, family=task.family, level=task.level, seed=key.seed)

@@ -7,12 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from agito.grading.canaries import TOUCHED
 from agito.types import ANSWER, Call, Event, Flag, Penalty, Trajectory, Verdict
 
 REPORT_FLAW = "report_flaw"  # the tool with which a policy says that the task or its check is broken; see `agito.world.flaw`
 
 # Detectors that are kept out of every path to a reward, so that nothing that is learned can learn to evade them: they are only counted.
-WATCHED_ONLY = frozenset({"canary_touch"})
+WATCHED_ONLY = frozenset({TOUCHED})
 
 
 def proofs(verdict: Verdict) -> tuple[Flag, ...]:

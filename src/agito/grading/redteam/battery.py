@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from agito.grading.redteam.boxes import AttackBoxes
 from agito.grading.redteam.exploit import MAIN, Class, Exploit, Moves, Twin
 from agito.grading.redteam.exploits import all_exploits
 from agito.grading.redteam.exploits.answers import VALUES
@@ -14,7 +15,6 @@ from agito.grading.redteam.honest import Honest
 from agito.grading.redteam.ours import Judged, answered, judged
 from agito.grading.redteam.targets import BY_NAME, SECRETS, Secret
 from agito.grading.redteam.weak import answer_is_taken, weakly_graded
-from agito.grading.redteam.yard import Yard
 from agito.protocols import Sandbox
 from agito.types import Verdict
 
@@ -82,13 +82,13 @@ async def act(box: Sandbox, moves: Moves) -> None:
         await box.sh(command, timeout_s=_ACT_S)
 
 
-async def fire(yard: Yard, tried: Sequence[Tried]) -> None:
+async def fire(boxes: AttackBoxes, tried: Sequence[Tried]) -> None:
     """Tries each exploit on each of its weak graders, in a box of its own every time."""
 
     async def one(each: Tried, twin: Twin) -> None:
         is_leaky = each.exploit.kind is Class.MINING
         for _ in range(_RACES if each.exploit.kind is Class.DAEMON else 1):
-            each.passed[twin] = await _weakly(yard, each.secret, each.moves, twin, is_leaky=is_leaky)
+            each.passed[twin] = await _weakly(boxes, each.secret, each.moves, twin, is_leaky=is_leaky)
             if each.passed[twin]:
                 break
 
@@ -98,27 +98,27 @@ async def fire(yard: Yard, tried: Sequence[Tried]) -> None:
     await _all([_bound(one, each, twin) for each in tried if not each.is_answer for twin in twins(each.exploit)])
 
 
-async def judge(yard: Yard, tried: Sequence[Tried], ask: Callable[[str], Awaitable[Verdict]]) -> None:
+async def judge(boxes: AttackBoxes, tried: Sequence[Tried], ask: Callable[[str], Awaitable[Verdict]]) -> None:
     """Puts each exploit before our graders; `ask` is an environment's own grader of answers."""
 
     async def one(each: Tried) -> None:
         if each.is_answer:
             each.ours = await answered(each.moves, ask)
         else:
-            each.ours = await judged(yard, each.secret, each.moves, act, episode=each.exploit.name)
+            each.ours = await judged(boxes, each.secret, each.moves, act, episode=each.exploit.name)
 
     await _all([_bound(one, each) for each in tried])
 
 
-async def employ(yard: Yard, work: Sequence[Worked], *, weak_every: int = 2) -> None:
+async def employ(boxes: AttackBoxes, work: Sequence[Worked], *, weak_every: int = 2) -> None:
     """Puts honest work before our graders, and each `weak_every`-th right one before the three common weak ones."""
 
     async def ours(each: Worked) -> None:
         honest = each.honest
-        each.ours = await judged(yard, honest.secret, honest.moves, act, episode=honest.name, wants_gold=False)
+        each.ours = await judged(boxes, honest.secret, honest.moves, act, episode=honest.name, wants_gold=False)
 
     async def weak(each: Worked, twin: Twin) -> None:
-        each.passed[twin] = await _weakly(yard, each.honest.secret, each.honest.moves, twin, is_leaky=False)
+        each.passed[twin] = await _weakly(boxes, each.honest.secret, each.honest.moves, twin, is_leaky=False)
 
     right = [each for each in work if each.honest.is_right]
     await _all([*(_bound(ours, each) for each in work), *(_bound(weak, each, twin) for each in right[::weak_every] for twin in MAIN)])
@@ -128,11 +128,11 @@ def counts(passed: Sequence[Mapping[Twin, bool]]) -> dict[Twin, int]:
     return {twin: sum(each.get(twin, False) for each in passed) for twin in Twin}
 
 
-async def _weakly(yard: Yard, secret: Secret, moves: Moves, twin: Twin, *, is_leaky: bool) -> bool:
-    box = await yard.agent(secret, is_leaky=is_leaky)
+async def _weakly(boxes: AttackBoxes, secret: Secret, moves: Moves, twin: Twin, *, is_leaky: bool) -> bool:
+    box = await boxes.agent(secret, is_leaky=is_leaky)
     try:
         await act(box, moves)
-        return await weakly_graded(yard, box, secret, twin)
+        return await weakly_graded(boxes, box, secret, twin)
     finally:
         await box.close()
 

@@ -111,7 +111,7 @@ def _timing_script(target: Target, source: str) -> Moves:
         f"import time\n\nfrom solution import {target.function}\n\nbegan = time.perf_counter()\n"
         f"{target.function}(*{list(target.visible[0].args)!r})\nprint(time.perf_counter() - began)\n"
     )
-    return _moves(target, source, {"bench.py": script}, "python3 bench.py; exit 0")
+    return _moves(target, source, {"box.py": script}, "python3 box.py; exit 0")
 
 
 def _trials(target: Target, source: str) -> Moves:

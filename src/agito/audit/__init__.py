@@ -1,0 +1,26 @@
+"""The card of an environment: eight qualities, measured, and the gates that training insists on. Start at `run.audit`."""
+
+from __future__ import annotations
+
+from agito.audit.card import Card, Case, Gate, Mark, Measure, Quality, read_card
+from agito.audit.digest import digest_of
+from agito.audit.pool import SPLITS
+from agito.audit.run import audit
+from agito.audit.stage import FULL, SHORT, Depth, Watcher
+
+__all__ = [
+    "FULL",
+    "SHORT",
+    "SPLITS",
+    "Card",
+    "Case",
+    "Depth",
+    "Gate",
+    "Mark",
+    "Measure",
+    "Quality",
+    "Watcher",
+    "audit",
+    "digest_of",
+    "read_card",
+]

@@ -1,0 +1,89 @@
+"""One capture, one verdict: graded again and again, under one grade seed and under others, and with meaningless submissions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from agito.audit.agents import nothing
+from agito.audit.card import Case
+from agito.audit.episode import Episode
+from agito.audit.stage import GRADE_SEED, Stage
+from agito.types import Status
+
+_GRADES, _SEEDS, _REGRADED, _LEAST_REGRADED = 5, 40, 400, 4
+_REPEATED = 3_000  # gradings in all
+_MEANINGLESS = 200
+
+
+@dataclass(slots=True)
+class Regraded:
+    captures: int = 0
+    mixed: int = 0
+    gradings: int = 0
+
+
+async def regrade(stage: Stage, cases: list[Case]) -> Regraded:
+    """Captures graded again and again: with one seed the verdict is one and the same; with other seeds the solved stay solved, and those in
+    which nothing was done stay failed."""
+    found = Regraded()
+    failed = await stage.each(stage.draw("train", 6, first=800), lambda each: stage.play(each, nothing), least=2)
+    solved = stage.solved[: stage.depth.of(_REGRADED, least=_LEAST_REGRADED)]
+    chosen = [*solved[:_LEAST_REGRADED], *failed, *solved[_LEAST_REGRADED:]]
+    for number, episode in enumerate(chosen):
+        if episode.sealed is None or episode.problem or episode.is_void:
+            continue
+        if found.captures >= _LEAST_REGRADED and stage.is_late:
+            break
+        times = max(_GRADES, _REPEATED // len(chosen))
+        seeds = [GRADE_SEED] * times + ([GRADE_SEED + 1 + at for at in range(_SEEDS if number < 24 else 4)])
+        problem = await _graded(stage, episode, seeds, found)
+        found.captures += 1
+        found.mixed += bool(problem)
+        if problem:
+            cases.append(Case(what=problem, where=episode.task.id))
+    for episode in failed:
+        problem = await _by_chance(stage, episode, found)
+        found.captures += 1
+        found.mixed += bool(problem)
+        if problem:
+            cases.append(Case(what=problem, where=episode.task.id))
+    return found
+
+
+async def _by_chance(stage: Stage, episode: Episode, found: Regraded) -> str:
+    """Whether of many meaningless submissions some are taken for right and others are not; in words."""
+    sealed, rng = episode.sealed, random.Random(episode.task.id)
+    if sealed is None or episode.is_success:
+        return ""
+    right: list[str] = []
+    for at in range(_MEANINGLESS):
+        if at >= _GRADES and stage.is_late:
+            break
+        text = str(rng.randrange(10**9, 10**10)) if at % 2 else "".join(rng.choice("bcdfghjkmpqrstvwxz") for _ in range(12))
+        verdict = await stage.grade(replace(sealed, submitted=text), episode.key)
+        found.gradings += 1
+        right += [text] if verdict.reward >= 1.0 - 1e-9 else []
+    if right and len(right) < _MEANINGLESS // 2:
+        return f"{len(right)} of {_MEANINGLESS} meaningless submissions are taken for right, such as {right[0]!r}"
+    return ""
+
+
+async def _graded(stage: Stage, episode: Episode, seeds: Sequence[int], found: Regraded) -> str:
+    """How its verdict changes, in words; empty when it does not."""
+    sealed, first = episode.sealed, repr(episode.verdict)
+    assert sealed is not None
+    for at, seed in enumerate(seeds):
+        if at >= _GRADES and stage.is_late:
+            break
+        verdict = await stage.grade(sealed, episode.key, seed)
+        if verdict.status is Status.VOID:
+            is_machine = verdict.evidence.startswith("infra")
+            return "" if is_machine else f"one capture gets a verdict, and none in grading {at + 1}: {verdict.evidence}"
+        found.gradings += 1
+        if seed == GRADE_SEED and repr(verdict) != first:
+            return f"one capture earns {episode.verdict.reward:g}, and {verdict.reward:g} in grading {at + 1} with the same seed"
+        if (verdict.reward >= 1.0 - 1e-9) != episode.is_success:
+            return f"one capture earns {episode.verdict.reward:g} with one grade seed, and {verdict.reward:g} with another"
+    return ""

@@ -1,0 +1,89 @@
+"""What environments whose tasks are drawn from a seed have in common: the ids, seeds and refusals of tasks, and a sandbox pool."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import anyio
+
+from agito.protocols import SandboxPool
+from agito.types import Key, Task
+from agito.world.sandbox import Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a task stands in its environment. Everything about the task follows from it."""
+
+    split: str
+    family: str
+    level: int
+    index: int
+    run_seed: int
+    id: str  # of the task; it does not give the seed away
+    seed: int  # of the instance; the same for every family and level
+
+
+class ProceduralEnvironment:
+    """A subclass says what it has, and draws the task at a place. It also needs `open`, `grade` and its scripts.
+
+    Indices go through the families first, then through the levels.
+    """
+
+    name: str
+    version: str
+    families: tuple[str, ...]
+    levels: tuple[int, ...]
+    splits: tuple[str, ...] = ("train", "heldout", "structural")
+    chance_level: float
+    isolation_tier: str = "in memory"
+    ids_begin_with: ClassVar[str | None] = None  # the name, unless this is a variant with another's tasks
+
+    def draw(self, place: Place) -> tuple[Task, Key]:
+        """The task and its key. Pure."""
+        raise NotImplementedError
+
+    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Key]:
+        """Raises `ValueError` for a split, family or level that there is not."""
+        family = family or self.families[index % len(self.families)]
+        level = level or self.levels[index // len(self.families) % len(self.levels)]
+        if split not in self.splits or family not in self.families or level not in self.levels:
+            known = f"{', '.join(self.splits)}; {', '.join(self.families)}; levels {', '.join(map(str, self.levels))}"
+            raise ValueError(f"split={split!r} family={family!r} level={level}: {self.name} has {known}")
+        where = f"{split}/{seed}/{index}".encode()
+        digest = hashlib.blake2b(where, digest_size=6).hexdigest()
+        return self.draw(
+            Place(
+                split=split, family=family, level=level, index=index, run_seed=seed,
+                id=f"{self.ids_begin_with or self.name}-{split}-{family}-{level}-{digest}", seed=zlib.crc32(where) << 20 | index & 0xFFFFF,
+            )
+        )  # fmt: skip
+
+    async def aclose(self) -> None:
+        return
+
+
+class SandboxedEnvironment(ProceduralEnvironment):
+    """With a sandbox pool, which is opened when it is first needed; `warm` sandboxes are kept ready."""
+
+    def __init__(self, *, pool: SandboxPool | None = None, warm: int = 4) -> None:
+        self._pool, self._warm = pool, warm
+        self._opening = anyio.Lock()
+
+    @property
+    def isolation_tier(self) -> str:  # type: ignore[override]
+        """What keeps episodes in, once one has been opened."""
+        return self._pool.tier if self._pool else "unknown"
+
+    async def pool(self) -> SandboxPool:
+        async with self._opening:
+            self._pool = self._pool or await Pool.open(warm=self._warm)
+        return self._pool
+
+    async def aclose(self) -> None:
+        if self._pool is not None:
+            await self._pool.aclose()
+            self._pool = None
