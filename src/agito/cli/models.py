@@ -26,7 +26,7 @@ def get_model(name: str, into: Path | None, *, wheels: Path | None, dtype: str) 
 
 
 def list_models() -> None:
-    table = plain_table("model", "MB", "what it is", "license")
+    table = plain_table("model", "MB", "what it is", "license", wrapped=("what it is", "license"))
     for name, source in fetch.MODELS.items():
         table.add_row(name, str(source.download_mb), source.about, source.license)
     Console().print(table)
