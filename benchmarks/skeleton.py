@@ -45,7 +45,7 @@ class Bench:
         self.environment: Environment = load_environment("shell")
         self.renderer: Renderer = read_chat(folder)
         self.model = load(folder, dtype=torch.float32)
-        self.limits = {"turns": 3, "turn_tokens": 64, "tokens": 900} if short else {"turns": 8, "tokens": 1856}
+        self.limits = {"turns": 2, "turn_tokens": 48, "tokens": 720} if short else {"turns": 8, "tokens": 1856}
 
     def task(self, split: str, index: int) -> tuple[Task, Key]:
         family = self.environment.families[index % len(self.environment.families)]
@@ -70,6 +70,14 @@ class Bench:
         )
         found = await collect(runner, plan, Quota(ids=range(num), group_size=1, max_live=4), None)
         return [sample for attempt in found.attempts if attempt.is_trusted for sample in demonstrations(attempt.trajectory)]
+
+
+class Told(dict[str, Any]):
+    """Says each part as soon as it is known."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        print(f"{key}: {value}", flush=True)
 
 
 def parity(model: Decoder, folder: Path) -> dict[str, Json]:
@@ -121,9 +129,9 @@ def nll(model: Decoder, samples: Sequence[Sample]) -> float:
     return -float(found.mean())
 
 
-def objective(model: Decoder, samples: Sequence[Sample]) -> float:
+def objective(logprobs_of: Sequence[torch.Tensor], samples: Sequence[Sample]) -> float:
     """Advantage times log-probability, a token."""
-    parts = [logprobs(model, sample) * at_trainable(sample, sample.advantages) for sample in samples]
+    parts = [found * at_trainable(sample, sample.advantages) for found, sample in zip(logprobs_of, samples, strict=True)]
     return float(torch.cat(parts).mean())
 
 
@@ -139,47 +147,51 @@ def readable(group: Group) -> Group:
 
 
 async def run(bench: Bench) -> tuple[dict[str, Json], dict[str, Json]]:
-    model, detail = bench.model, dict[str, Any]()
+    model, detail = bench.model, Told()
     detail["parity"] = parity(model, bench.folder)
     adapt(model, LoraConfig(), seed=SEED)
     trainer = LocalTrainer(model, TrainerConfig.model_validate(TRAINER))
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     detail["parameters"] = {"all": num_params(model), "learning": learning}
     engine = EmbeddedEngine(model, rows=ROWS, context=bench.limits["tokens"])
-    num = 4 if bench.short else 16
+    num = 2 if bench.short else 16
 
     began = time.monotonic()
     zero_shot = await bench.play(engine, "heldout", 0, num, 1)
     detail["zero_shot"] = told(zero_shot, time.monotonic() - began)
 
-    samples = await bench.demonstrations(16 if bench.short else 64)
-    trainer.begin_phase("sft", steps := 6 if bench.short else 32)
-    before, began, losses = nll(model, samples[:4]), time.monotonic(), list[float]()
+    samples = await bench.demonstrations(6 if bench.short else 64)
+    trainer.begin_phase("sft", steps := 3 if bench.short else 32)
+    size = 2 if bench.short else 4
+    before, began, losses = nll(model, samples[:size]), time.monotonic(), list[float]()
     for step in range(steps):
-        batch = [samples[(step * 4 + number) % len(samples)] for number in range(4)]
+        batch = [samples[(step * size + number) % len(samples)] for number in range(size)]
         losses.append(round(trainer.imitate(batch).values["sft/loss_nats"], 4))
-    tokens = steps * 4 * sum(len(sample.ids) for sample in samples) / len(samples)
+    tokens = steps * size * sum(len(sample.ids) for sample in samples) / len(samples)
     wall_s = time.monotonic() - began
-    detail["sft"] = {"loss_nats": losses, "before": before, "after": nll(model, samples[:4]), "tokens_s": round(tokens / wall_s, 1)}
+    detail["sft"] = {"loss_nats": losses, "before": before, "after": nll(model, samples[:size]), "tokens_s": round(tokens / wall_s, 1)}
 
     engine.drop_all()
     engine.load_weights(model, trainer.version)
     began = time.monotonic()
-    groups = await bench.play(engine, "train", 1000, 2, 4)
+    groups = await bench.play(engine, "train", 1000, 1 if bench.short else 4, 4)
     detail["groups"] = told(groups, time.monotonic() - began)
     by = "reward" if any(group.is_mixed for group in groups) else "readable"
     learned = [sample for group in groups for sample in leave_one_out(group if by == "reward" else readable(group))]
-    sampled = torch.cat([logprobs(model, sample) - at_trainable(sample, sample.logprobs) for sample in learned])
+    known = [logprobs(model, sample) for sample in learned]
+    sampled = torch.cat([found - at_trainable(sample, sample.logprobs) for found, sample in zip(known, learned, strict=True)])
     detail["sampler_vs_learner"] = {"tokens": len(sampled), "max": float(sampled.abs().max()), "mean": float(sampled.abs().mean())}
     trainer.begin_phase("rl", 1)
-    before, began = objective(model, learned), time.monotonic()
+    before, began = objective(known, learned), time.monotonic()
     stats = trainer.step(learned)
-    after, wall_s = objective(model, learned), time.monotonic() - began
+    wall_s = time.monotonic() - began
+    after = objective([logprobs(model, sample) for sample in learned], learned)
     detail["rl"] = {"by": by, "objective": [before, after], "loss": stats.values["policy/loss"], "wall_s": round(wall_s, 1)}
     engine.drop_all()
     engine.load_weights(model, trainer.version)
+    began = time.monotonic()
     again = await bench.play(engine, "heldout", 0, 1, 1)
-    detail["after_publish"] = told(again, 1.0) | {"version": engine.version}
+    detail["after_publish"] = told(again, time.monotonic() - began) | {"version": engine.version}
     await bench.environment.aclose()
     rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     figures: dict[str, Json] = {
