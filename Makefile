@@ -1,7 +1,7 @@
 # Agito. `make` alone lists the targets.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup train smoke check check-full gpu docs constraints clean
+.PHONY: help setup extras train smoke check check-full gpu docs constraints clean
 export TORCH PYTHON
 
 BIN := .venv/bin
@@ -13,6 +13,9 @@ help: ## list the targets
 
 setup: ## make .venv from constraints.txt (TORCH=cuda for the CUDA build of torch)
 	@scripts/setup.sh
+
+extras: setup ## install what web and some tests need beside Python: Chromium and MCP servers (optional)
+	@scripts/extras.sh
 
 train: setup ## train an agent from random weights in a real shell, then evaluate it (RECIPE=quickstart)
 	@$(BIN)/agito train $(or $(RECIPE),quickstart)

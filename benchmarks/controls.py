@@ -18,13 +18,13 @@ from pathlib import Path
 import anyio
 
 from agito import coldstart, config, evaluation
-from agito.compute import Compute
 from agito.credit import demonstrations
 from agito.curriculum import draw
 from agito.loop import RL_BASE
 from agito.recipe import Recipe
 from agito.record import rate
 from agito.render import Vocabulary
+from agito.runtime.roles import Learner
 from agito.schedule import Quota
 from agito.studio import Studio, open_studio
 from agito.types import Attempt, Sample
@@ -83,11 +83,10 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
     checkpoint = run / "checkpoints" / "step-0"
     async with open_studio(recipe) as studio:
         studio.vocabulary = Vocabulary.read(checkpoint)
-        await studio.open_compute()
-        compute = studio.compute
-        assert compute is not None
-        await compute.load(checkpoint, weights_only=True)
-        await compute.publish(1_000_000)
+        await studio.open_policy()
+        policy = studio.policy
+        await policy.learner.load(checkpoint, weights_only=True)
+        await policy.publish(1_000_000)
         rng, rounds, steps, began = random.Random(f"{name}/{recipe.seed}"), 0, 0, time.monotonic()
         made = await CONTROLS[name](studio, 0)
         while time.monotonic() - began < budget_s:
@@ -98,28 +97,28 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
             if rounds < 2:  # one round to see how long a round takes, then the phase that decays over what is left
                 pace_s = (time.monotonic() - began) / max(rounds, 1)
                 left = 1_000_000 if rounds == 0 else len(batches) * (budget_s / pace_s - 1)
-                await compute.begin_imitation(max(int(left), 1))
+                await policy.learner.begin_phase("sft", max(int(left), 1), is_alone=True)
             rounds += 1
             if name == "expert_iteration":
-                await _imitate(compute, batches)
-                await compute.share()
-                await compute.publish(1_000_000 + rounds)
+                await _imitate(policy.learner, batches)
+                await policy.learner.sync()
+                await policy.publish(1_000_000 + rounds)
                 made = await CONTROLS[name](studio, rounds)
             else:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_imitate, compute, batches)
+                    tasks.start_soon(_imitate, policy.learner, batches)
                     made = await CONTROLS[name](studio, rounds)
             steps += len(batches)
         spent_s = time.monotonic() - began
-        await compute.share()
-        await compute.publish(2_000_000)
+        await policy.learner.sync()
+        await policy.publish(2_000_000)
         after = rate(await evaluation.policy(studio, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature))
     return {"success": after.success, "low": after.low, "high": after.high, "wall_s": spent_s, "rounds": rounds, "steps": steps}
 
 
-async def _imitate(compute: Compute, batches: Sequence[Sequence[Sample]]) -> None:
+async def _imitate(learner: Learner, batches: Sequence[Sequence[Sample]]) -> None:
     for at in range(0, len(batches), 10):
-        await compute.imitate(batches[at : at + 10])
+        await learner.imitate(batches[at : at + 10])
 
 
 def main() -> None:

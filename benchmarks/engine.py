@@ -24,10 +24,13 @@ from pathlib import Path
 
 import anyio
 
-from agito.compute import Compute
 from agito.engine.freerun import Freerun
+from agito.models.config import Qwen3Config
 from agito.protocols import SampleRequest
 from agito.render import learn
+from agito.runtime.pipes import PipeTransport
+from agito.runtime.pool import PolicyPlan, WorkerPool
+from agito.runtime.roles import PolicyHandle
 from agito.trainer.config import TrainerConfig
 from harness import Json, report
 
@@ -35,38 +38,38 @@ PEERS = Path(__file__).parent / "peers"
 sys.path.insert(0, str(PEERS))
 from workload import TOOL_S, Turn, episodes, num_sampled  # type: ignore[import-not-found]  # noqa: E402
 
-MODEL = {
-    "vocab_size": 2048, "hidden_size": 256, "intermediate_size": 768, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "head_dim": 64,
-    "rope_theta": 10_000.0, "tie_embeddings": True, "max_position": 1024,
-}  # fmt: skip
+MODEL = Qwen3Config(
+    vocab_size=2048, hidden_size=256, intermediate_size=768, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=64, max_position=1024
+)
 CONTEXT, ROWS, RANKS = 640, 64, 2
 
 
 async def ours(checkpoint: Path | None, numbers: list[int], device: str = "cpu", ranks: int = RANKS) -> dict[str, list[float]]:
     """`checkpoint`: where to save the model first."""
-    compute = Compute.start(ranks=ranks, context=CONTEXT)
+    pool = WorkerPool(ranks)
     try:
-        trainer = TrainerConfig().model_dump(mode="json")
-        await compute.setup(rows=ROWS if device == "cpu" else max(numbers), device=device, seed=0, model=MODEL, trainer=trainer)
+        plan = PolicyPlan(
+            model=MODEL, trainer=TrainerConfig(), seed=0, device=device, context=CONTEXT,
+            max_num_seqs=ROWS if device == "cpu" else max(numbers),
+        )  # fmt: skip
+        policy = await pool.open("policy", plan)
         if checkpoint is not None:
-            await compute.save(checkpoint, meta={}, tokenizer=learn(["a b c"], size=300).files(chat_template=""))
-        await compute.publish(1)
-        await _together(compute, episodes(2, seed=99))
+            await policy.learner.save(checkpoint, meta={}, tokenizer=learn(["a b c"], size=300).files(chat_template=""))
+        await policy.publish(1)
+        await _together(policy, episodes(2, seed=99))
         rates: dict[str, list[float]] = {}
         for number in numbers:
             work = episodes(number, seed=0)
-            began, cpu_s = time.monotonic(), _cpu_s(compute)
-            await _together(compute, work)
-            rates[str(number)] = [num_sampled(work) / (time.monotonic() - began), _cpu_s(compute) - cpu_s]
+            began, cpu_s = time.monotonic(), _cpu_s(pool)
+            await _together(policy, work)
+            rates[str(number)] = [num_sampled(work) / (time.monotonic() - began), _cpu_s(pool) - cpu_s]
         return rates
     finally:
-        await compute.aclose()
+        await pool.aclose()
 
 
-async def _together(compute: Compute, work: list[list[Turn]]) -> None:
-    engines = [
-        Freerun(lambda exchange, rank=rank: compute.advance(rank, exchange), context=CONTEXT, steps=4) for rank in range(compute.num_ranks)
-    ]
+async def _together(policy: PolicyHandle, work: list[list[Turn]]) -> None:
+    engines = [Freerun(sampler.advance, context=CONTEXT, steps=4) for sampler in policy.samplers]
 
     async def one(index: int, turns: list[Turn]) -> None:
         row = engines[index % len(engines)].open(index)
@@ -87,10 +90,11 @@ async def _together(compute: Compute, work: list[list[Turn]]) -> None:
             engine.stop()
 
 
-def _cpu_s(compute: Compute) -> float:
+def _cpu_s(pool: WorkerPool) -> float:
     ticks = 0
-    for worker in compute._workers:
-        fields = Path(f"/proc/{worker._process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    for worker in pool.workers:
+        assert isinstance(worker.transport, PipeTransport)
+        fields = Path(f"/proc/{worker.transport.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK") + time.process_time()
 
@@ -120,9 +124,9 @@ def peak_flops() -> float:
 
 
 def flops_per_token() -> float:
-    width = MODEL["head_dim"] * (MODEL["num_heads"] + 2 * MODEL["num_kv_heads"])
-    layer = MODEL["hidden_size"] * (width + MODEL["num_heads"] * MODEL["head_dim"] + 3 * MODEL["intermediate_size"])
-    return 2.0 * (MODEL["num_layers"] * layer + MODEL["vocab_size"] * MODEL["hidden_size"])
+    width = MODEL.head_dim * (MODEL.num_heads + 2 * MODEL.num_kv_heads)
+    layer = MODEL.hidden_size * (width + MODEL.num_heads * MODEL.head_dim + 3 * MODEL.intermediate_size)
+    return 2.0 * (MODEL.num_layers * layer + MODEL.vocab_size * MODEL.hidden_size)
 
 
 def _arms(checkpoint: Path, numbers: list[int], vllm: str | None) -> dict[str, Callable[[], dict[str, list[float]]]]:

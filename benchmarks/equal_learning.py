@@ -48,9 +48,8 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
 
     async with open_studio(recipe) as studio:
         studio.vocabulary = Vocabulary.read(run / "checkpoints/step-0")
-        await studio.open_compute()
-        assert studio.compute is not None
-        await studio.compute.load(run / "checkpoints/step-0", weights_only=True)
+        await studio.open_policy()
+        await studio.policy.learner.load(run / "checkpoints/step-0", weights_only=True)
         curriculum = Curriculum(len(studio.cells), parts=studio.parts, solve_rate=recipe.rl.solve_rate)
         began = time.monotonic()
         await pipeline.train(
@@ -58,7 +57,7 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
         )  # fmt: skip
         took_s = time.monotonic() - began
         assert max(oldest) <= staleness, oldest
-        await studio.compute.publish(next(versions))
+        await studio.policy.publish(next(versions))
         return rate(await evaluation.policy(studio, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature)), took_s
 
 

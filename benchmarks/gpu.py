@@ -40,7 +40,7 @@ from engine import MODEL, PEERS, ours, peer
 from harness import Json, report
 
 NEEDS_GPU = True
-SMALL = Qwen3Config(**MODEL)
+SMALL = MODEL
 LARGE = Qwen3Config(
     vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_layers=28, num_heads=16, num_kv_heads=8, head_dim=128,
     rope_theta=1e6, max_position=4096,

@@ -55,8 +55,8 @@ def workers(parent: int) -> list[int]:
             is_ours = int((directory / "stat").read_text().rpartition(")")[2].split()[1]) == parent
         except OSError:
             continue
-        if is_ours and b"agito.worker" in words:
-            ranks[int(words[words.index(b"agito.worker") + 2])] = int(directory.name)
+        if is_ours and b"agito.runtime.worker" in words:
+            ranks[int(words[words.index(b"agito.runtime.worker") + 2])] = int(directory.name)
     return [ranks[rank] for rank in sorted(ranks)]
 
 

@@ -121,7 +121,9 @@ def speaker(tasks: Sequence[tuple[Task, Key]]) -> Renderer:
 def train(seed: int, out: Path, settings: Mapping[str, Json]) -> dict[str, float]:
     """One run of the smoke recipe with ways out on offer."""
     words = [
-        word for name, value in {**settings, "env.name": ENV, "seed": seed}.items() for word in ("--set", f"{name}={json.dumps(value)}")
+        word
+        for name, value in {"env.families": ["find"], "env.levels": [1], **settings, "env.name": ENV, "seed": seed}.items()
+        for word in ("--set", f"{name}={json.dumps(value)}")
     ]
     command = [sys.executable, "-m", "agito.cli", "train", "smoke", "--admit-anyway", *words, "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)

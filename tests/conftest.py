@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -11,6 +14,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("agito", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.load_profile("agito")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many tests were skipped and why, into the file that `make check` ends with."""
+    place = os.environ.get("AGITO_SKIPS")
+    if place:
+        Path(place).write_text(skips(terminalreporter.stats.get("skipped", [])), encoding="utf-8")
+
+
+def skips(reports: Sequence[pytest.TestReport | pytest.CollectReport]) -> str:
+    """A line a reason, the commonest first. A file that cannot be collected counts as one."""
+    reasons = Counter(_reason(report) for report in reports)
+    lines = [f"  {count:3d} × {reason}\n" for reason, count in reasons.most_common()]
+    return f"skipped: {len(reports) or 'none'}\n{''.join(lines)}"
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    told = report.longrepr
+    said = told[2] if isinstance(told, tuple) else str(told)
+    return " ".join(said.removeprefix("Skipped: ").split())
 
 
 @pytest.fixture(scope="session")

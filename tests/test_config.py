@@ -107,3 +107,38 @@ def test_every_bundled_recipe_holds_and_survives_being_written_down(name: str, t
     (tmp_path / "again.toml").write_text(config.dump(found))
     assert config.read(Recipe, tmp_path / "again.toml") == found
     assert found.name == name
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("rl.stepz=3", r"--set rl\.stepz=3: rl\.stepz: .*; did you mean steps\?"),
+        ("trainer.loss.clip_hig=3", r"trainer\.loss\.clip_hig: .* known here: clip_high, .*; did you mean clip_high\?"),
+        ("trainer.loss.name=ppo", r"trainer\.loss: name: there is decoupled_ppo, cispo, gspo and dppo"),
+        ('env.mix=[{nam="shell"}]', r"env\.mix\.0\.nam: there is no such key; known here: families, levels, name, weight"),
+        ("compute.device=tpu", r"compute\.device='tpu': write cpu, cuda or cuda:0"),
+        ("compute.device=cuda:x", r"write cpu, cuda or cuda:0"),
+        ("sft.demos=1", r"sft\.demos=1: must be at least sft\.batch=8"),
+        ("model.head_dim=33", r"head_dim=33: must be even"),
+    ],
+)
+def test_a_mistake_blames_the_override_that_brought_it_in_and_says_what_was_meant(recipe: Path, override: str, said: str) -> None:
+    with pytest.raises(BadRecipe, match=said) as caught:
+        read(str(recipe), ("seed=1", override))
+    assert ": :" not in str(caught.value) and "Value error" not in str(caught.value)
+
+
+def test_a_loss_may_be_changed_without_naming_it_again(recipe: Path) -> None:
+    loss = read(str(recipe), ("trainer.loss.clip_high=1.4",)).trainer.loss
+    assert (loss.name, loss.model_dump()["clip_high"]) == ("decoupled_ppo", 1.4)
+    assert read(str(recipe), ("trainer.loss.name=gspo",)).trainer.loss.name == "gspo"
+
+
+def test_one_override_that_is_no_list_is_not_read_letter_by_letter(recipe: Path) -> None:
+    with pytest.raises(BadRecipe, match=r"overrides='rl\.steps=3': give a list of such words, \['rl\.steps=3'\]"):
+        read(str(recipe), "rl.steps=3")  # type: ignore[arg-type]
+
+
+def test_a_recipe_that_is_misspelt_says_which_was_meant() -> None:
+    with pytest.raises(NotFound, match=r"did you mean quickstart\?"):
+        find("quickstrat")

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
-from agito.protocols import Renderer
+import agito
+from agito.envs import load
+from agito.errors import InvalidArguments
+from agito.keys import keys_of, tables
+from agito.protocols import Environment, Renderer
+from agito.recipe import bundled, read
+from agito.render import CompactRenderer, learn
+from agito.render.vocabulary import END, END_THINK, THINK
 from agito.testing import ByteRenderer, EnvironmentContract
-from agito.types import Dialect
+from agito.types import Call, Dialect
+from agito.world.component import spec
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -40,7 +53,7 @@ def test_every_code_block_parses_and_imports_only_what_exists(page: Path) -> Non
         if language == "toml":
             tomllib.loads(code)
         if language == "python":
-            ast.parse(code)
+            ast.parse(dedent(code))  # some blocks are methods
             for module, names, alone in IMPORTED.findall(code):
                 assert_importable(module or alone, [name.strip() for name in names.split(",")] if names else [])
 
@@ -68,15 +81,84 @@ def assert_importable(module: str, names: list[str]) -> None:
     assert not missing, f"{module} has no {missing}"
 
 
-def test_the_environment_that_the_guide_builds_keeps_the_contract() -> None:
-    page = ROOT / "docs" / "howto" / "own-environment.md"
-    code = "\n\n".join(code for language, code in BLOCK.findall(page.read_text()) if language == "python")
-    names: dict[str, Any] = {"__name__": "own_environment"}
-    exec(compile(code, str(page), "exec"), names)
-    suite: type[EnvironmentContract] = names["TestNumber"]
+def test_the_environment_that_the_guide_builds_keeps_the_contract(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "howto" / "own-environment.md").read_text()
+    *pieces, _ = [code for language, code in BLOCK.findall(page) if language == "python"]
+    (tmp_path / "hidden_number.py").write_text("\n".join(pieces))
 
-    class WithDialects(suite):
+    class Suite(EnvironmentContract):
+        async def make(self) -> Environment:
+            return load(f"{tmp_path}/hidden_number.py:HiddenNumber")
+
         def renderers(self) -> Sequence[Renderer]:
             return [ByteRenderer(dialect) for dialect in Dialect]
 
-    assert WithDialects().violations() == {}
+    assert Suite().violations() == {}
+
+
+def test_the_page_of_every_recipe_key_is_what_the_classes_say() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "recipe_keys.py")]
+    written = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    ).stdout
+    assert (ROOT / "docs" / "recipes.md").read_text() == written, "python scripts/recipe_keys.py > docs/recipes.md"
+
+
+def test_every_recipe_key_says_what_it_is_for() -> None:
+    assert not [key.name for table in tables() for key in table.keys if not key.about]
+    assert len({key.name for table in tables() for key in table.keys}) > 80
+    assert {key.name for name in bundled() for key in keys_of(read(name))} <= {key.name for table in tables() for key in table.keys}
+
+
+def test_the_guide_and_the_template_teach_one_and_the_same_environment() -> None:
+    page = (ROOT / "docs" / "howto" / "own-environment.md").read_text()
+    *pieces, test = [code.strip() for language, code in BLOCK.findall(page) if language == "python"]
+    template = ROOT / "src" / "agito" / "envs" / "template"
+    for name, found in (("environment.txt", "".join(pieces)), ("test.txt", test)):
+        wanted = (template / name).read_text().replace("NAME", "hidden_number").replace("CLASS", "HiddenNumber")
+        assert "".join(found.split()) == "".join(wanted.split()), name
+
+
+def test_no_page_writes_session_or_control_by_hand() -> None:
+    by_hand = re.compile(r"class \w+.*:\n(?:.*\n)*?    (?:async )?def (?:act|seal|snapshot)\(")
+    assert not [named(page) for page in PAGES if any(by_hand.search(code) for language, code in BLOCK.findall(page.read_text()))]
+
+
+def test_the_compact_dialect_reads_every_line_as_its_page_says() -> None:
+    pay = spec("pay", "Pays.", {"name": "string", "cents": "integer", "note": "string"})
+    tools = (spec("sh", "Runs.", ["command"]), pay, spec("submit", "Ends.", ["answer"]))
+    rows = re.findall(r"^\| `([^`]+)` \| `(\w+)\((.*)\)` \|$", (ROOT / "docs" / "dialects.md").read_text(), re.MULTILINE)
+    assert len(rows) == 7
+    renderer = CompactRenderer(learn([*(row[0] for row in rows)] * 5, size=400))
+    vocabulary = renderer.vocabulary
+    for line, tool, said in rows:
+        thought, has_thought, words = line.removeprefix("<think>").partition("</think>")
+        ids = [vocabulary.id(THINK), *vocabulary.encode(thought), vocabulary.id(END_THINK)] if has_thought else []
+        ids += [*vocabulary.encode(words if has_thought else line), vocabulary.id(END)]
+        (call,) = renderer.parse(ids, tools)
+        assert (call.tool, dict(call.arguments)) == (tool, eval(f"dict({said})"))
+
+
+@pytest.mark.parametrize("name", agito.__all__)
+def test_the_page_of_the_python_interface_gives_the_signatures_as_they_are(name: str) -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    parameters = [*inspect.signature(getattr(agito, name)).parameters.values()]
+    words = [each.name if each.default is each.empty else f"{each.name}={each.default!r}".replace("'", '"') for each in parameters]
+    first = next(at for at, each in enumerate(parameters) if each.kind is each.KEYWORD_ONLY)
+    assert f"| `agito.{name}({', '.join([*words[:first], '*', *words[first:]])})` |" in page
+
+
+@pytest.mark.anyio
+async def test_the_machine_on_the_page_of_components_pays_refuses_and_forks() -> None:
+    section = (ROOT / "docs" / "components.md").read_text().partition("## Machine")[2]
+    names: dict[str, Any] = {}
+    exec(next(code for language, code in BLOCK.findall(section) if language == "python"), names)
+    till = names["till"]
+    paid = Call(tool="pay", arguments={"name": "ann", "cents": 200})
+    twin = await till.fork(await till.snapshot())
+    assert (await till.call(paid, timeout_s=5)).text == "paid"
+    assert (await till.call(Call(tool="left", arguments={}), timeout_s=5)).text == "300"
+    with pytest.raises(InvalidArguments, match="cents must be 1 to 300"):
+        await till.call(Call(tool="pay", arguments={"name": "ann", "cents": 301}), timeout_s=5)
+    assert (await twin.call(Call(tool="left", arguments={}), timeout_s=5)).text == "500"
+    assert await till.capture() == {"till": b"{'cents': 300, 'paid': ['ann']}"}

@@ -8,7 +8,6 @@ from typing import cast
 
 import pytest
 
-from agito.compute import Compute
 from agito.credit import RunningMeans
 from agito.curriculum import Curriculum
 from agito.grading.monitor import Monitor, MonitorConfig
@@ -17,6 +16,7 @@ from agito.learn import LearnStep
 from agito.protocols import Script, StepStats
 from agito.recipe import RlSection
 from agito.rollout import AttemptRunner, Plan, collect
+from agito.runtime.roles import Learner
 from agito.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.testing.fakes import call
@@ -69,7 +69,7 @@ def learner(
     trainer: Trainer, *, monitor: Monitor | None = None, settings: Mapping[str, object] | None = None, **parts: object
 ) -> LearnStep:
     recipe = RlSection.model_validate({"groups": 2, "group_size": 4, **(settings or {})})
-    return LearnStep(cast(Compute, trainer), recipe, means=RunningMeans(), monitor=monitor, **parts)  # type: ignore[arg-type]
+    return LearnStep(cast(Learner, trainer), recipe, means=RunningMeans(), monitor=monitor, **parts)  # type: ignore[arg-type]
 
 
 def watching(**options: object) -> Monitor:

@@ -87,15 +87,14 @@ async def run(
         strike()
 
     async def note_weights(name: str) -> None:
-        if directory is not None and studio.compute is not None:
-            await studio.compute.save(directory / name, meta={}, tokenizer={})
+        if directory is not None:
+            await studio.policy.learner.save(directory / name, meta={}, tokenizer={})
             found.weights.append((directory / name / "model.safetensors").read_bytes().hex())
 
     try:
-        await studio.open_compute()
-        assert studio.compute is not None
+        await studio.open_policy()
         if start:
-            await studio.compute.begin_phase("rl", steps)
+            await studio.policy.learner.begin_phase("rl", steps)
         await note_weights("before")
         with anyio.fail_after(120):
             await pipeline.train(
@@ -104,8 +103,8 @@ async def run(
             )  # fmt: skip
         await note_weights("after")
     finally:
-        if studio.compute is not None:
-            await studio.compute.aclose()
+        if studio.pool is not None:
+            await studio.pool.aclose()
     return found
 
 
@@ -118,8 +117,8 @@ def workers() -> list[int]:
             parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-        if parent == os.getpid() and b"agito.worker" in words:
-            ranks[int(words[words.index(b"agito.worker") + 2])] = int(directory.name)
+        if parent == os.getpid() and b"agito.runtime.worker" in words:
+            ranks[int(words[words.index(b"agito.runtime.worker") + 2])] = int(directory.name)
     return [ranks[rank] for rank in sorted(ranks)]
 
 

@@ -137,7 +137,7 @@ def test_a_resumed_run_knows_what_was_known_of_its_tasks_and_of_cheating(tmp_pat
 
 def workers(process: subprocess.Popen[bytes]) -> list[int]:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"agito.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in children if b"agito.runtime.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @pytest.mark.timeout(300)

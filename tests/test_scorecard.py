@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from agito import scorecard
+from agito.errors import EndpointFailed
 from agito.harness.chat import ChatHarness
 from agito.recipe import EnvSection, Recipe
 from agito.scorecard import Scorecard, estimate
@@ -37,12 +38,15 @@ def answer(messages: list[dict[str, Any]]) -> tuple[str, str]:
 
 
 class Served(BaseHTTPRequestHandler):
-    """Speaks the chat-completions protocol; the model `mute` never calls a tool, `broken` fails."""
+    """Speaks the chat-completions protocol; the model `mute` never calls a tool, `broken` fails, `weary` fails on every other request."""
+
+    asked = 0
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.path == "/v1/chat/completions" and body["tools"][0]["function"]["name"] == "say"
-        if body["model"] == "broken":
+        Served.asked += 1
+        if body["model"] == "broken" or (body["model"] == "weary" and Served.asked % 2):
             self.send_error(500)
             return
         message: dict[str, Any] = {"role": "assistant", "content": "let me think"}
@@ -101,10 +105,29 @@ async def test_any_endpoint_takes_the_place_of_a_checkpoint_and_is_measured_besi
 
 
 @pytest.mark.anyio
-async def test_a_model_that_calls_no_tool_is_told_so_and_fails_and_an_endpoint_that_breaks_is_void(url: str) -> None:
+async def test_a_model_that_calls_no_tool_is_told_so_and_fails(url: str) -> None:
     mute = (await score(url, "mute")).columns[0]
     assert mute.success.success == 0.0
     assert "no tool was called" in mute.readings[0].attempt.trajectory.events[0].text
-    broken = (await score(url, "broken")).columns[0]
-    assert all(reading.attempt.verdict.status is Status.VOID for reading in broken.readings)
-    assert broken.success.num == 0
+
+
+@pytest.mark.anyio
+async def test_an_attempt_that_the_endpoint_fails_is_void_and_counted_with_its_cause(url: str) -> None:
+    card = await score(url, "weary")
+    weary = card.columns[0]
+    void = [reading for reading in weary.readings if reading.attempt.verdict.status is Status.VOID]
+    assert weary.void == len(void) > 0
+    assert weary.over_all.num == 12
+    told = card.to_json()
+    assert "answers N Internal Server Error" in str(told["void_causes"])
+    assert told["void"] == {"weary": len(void), "optimum": 0, "null": 0, "random": 0}
+
+
+@pytest.mark.anyio
+async def test_an_endpoint_that_never_answers_is_an_error_in_plain_words_as_soon_as_that_is_clear(url: str) -> None:
+    before = Served.asked
+    with pytest.raises(EndpointFailed, match="answers 500 Internal Server Error"):
+        await score(url, "broken")
+    assert Served.asked - before < 24
+    with pytest.raises(EndpointFailed, match=r"http://127\.0\.0\.1:1/v1 cannot be reached"):
+        await score("http://127.0.0.1:1/v1", "any")

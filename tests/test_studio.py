@@ -20,9 +20,10 @@ def test_weights_are_one_where_no_cell_is_named() -> None:
     assert found.weights({f"{family}-{level}": 0.25}) == [0.25] + [1.0] * (len(found.cells) - 1)
 
 
-def test_weights_that_were_meant_for_another_environment_are_ignored_but_a_slip_among_right_ones_is_not() -> None:
+def test_a_weight_of_what_is_no_cell_is_refused_whatever_stands_beside_it() -> None:
     found = studio()
     family, level = found.cells[0]
-    assert found.weights({"elsewhere-1": 3.0}) == [1.0] * len(found.cells)
+    with pytest.raises(BadRecipe, match="there is no cell elsewhere-1"):
+        found.weights({"elsewhere-1": 3.0})
     with pytest.raises(BadRecipe, match="there is no cell elsewhere-1; there are "):
         found.weights({"elsewhere-1": 3.0, f"{family}-{level}": 1.0})

@@ -1,4 +1,16 @@
-"""Agito trains agents: model, environment and harness, closed into one loop."""
+"""Agito trains agents: model, environment and harness, closed into one loop.
+
+    import agito
+
+    summary = agito.train("smoke")                # as `agito train smoke`: a new run in runs/smoke
+    evaluation = agito.evaluate("runs/smoke")     # as `agito eval runs/smoke`
+    both = agito.replay("runs/smoke", "1000000.0", phase="after")
+    summary = agito.resume("runs/smoke")          # goes on with a run that was interrupted
+
+Also of use: `agito.types`, the records; `agito.protocols`, the seams; `agito.errors`, all that is raised on purpose; `agito.testing`,
+contract suites and fakes for environments and harnesses of your own; `agito.world`, the parts that worlds are made of. On the command
+line: `agito --help`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +30,11 @@ def __getattr__(name: str) -> Any:
     if name in _API:
         return getattr(import_module("agito.api"), name)
     raise AttributeError(f"module 'agito' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What a user calls, and the names that every module has."""
+    return sorted([*_API, *(name for name, value in globals().items() if name.startswith("__") and not callable(value))])
 
 
 __all__ = ["evaluate", "replay", "resume", "train"]

@@ -18,6 +18,7 @@ from agito.audit import SHORT, SPLITS, Card, Watcher, audit, digest_of, read_car
 from agito.envs import load
 from agito.errors import NotAdmitted
 from agito.protocols import Environment
+from agito.recipe import shown
 from agito.types import Json
 
 SHIPPED = Path(__file__).parent / "cards"
@@ -84,9 +85,9 @@ async def _admit(name: str, anyway: bool, watcher: Watcher | None, begins: Calla
 def without_splits(name: str, environment: Environment, missing: Sequence[str]) -> str:
     """Said before anything is audited: training would notice after it has trained, when it evaluates."""
     return (
-        f"environment {name} has the splits {', '.join(environment.splits)} and lacks {', '.join(missing)}. Remedy: let `splits` and "
-        "`task()` know train, heldout (other seeds) and structural (another structure, such as other parts). To train all the same, with a "
-        "note in the run: --admit-anyway"
+        f"environment {shown(name)} has the splits {', '.join(environment.splits)} and lacks {', '.join(missing)}. Remedy: let "
+        "`splits` and `task()` know train, heldout (other seeds) and structural (another structure, such as other parts). To train all "
+        "the same, with a note in the run: --admit-anyway"
     )
 
 
@@ -96,8 +97,8 @@ def refusal(name: str, card: Card | None) -> str:
     raised = [f"  It raised, {case.where}: {case.what}" for case in card.broke[:3]] if card else []
     lines = [f"  {gate.name}: {gate.found}. Remedy: {gate.remedy}." for gate in failed]
     return "\n".join(
-        [f"environment {name} is not fit to train on: {', '.join(gate.name for gate in failed)}", *raised, *lines,
-         f"  Look at the cases: agito audit {name}. To train all the same, with a note in the run: --admit-anyway"]
+        [f"environment {shown(name)} is not fit to train on: {', '.join(gate.name for gate in failed)}", *raised, *lines,
+         f"  Look at the cases: agito audit {shown(name)}. To train all the same, with a note in the run: --admit-anyway"]
     )  # fmt: skip
 
 

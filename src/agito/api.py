@@ -3,20 +3,24 @@
 Each raises the errors of `agito.errors` bare, and may be called inside a notebook.
 """
 
-from __future__ import annotations
-
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from agito import assess, job, reenact, trained
 from agito.admission import admit
 from agito.assess import Changes, Evaluation
+from agito.errors import BadRecipe, NotFound
+from agito.fit import fit
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
 from agito.reenact import Reenacted
 from agito.running import run
 from agito.types import AttemptId
+
+Item = TypeVar("Item")
 
 
 class Silent:
@@ -49,18 +53,32 @@ def train(
     An environment without a card is audited first, and refused (`NotAdmitted`) unless it passes or `admit_anyway`, which the run keeps.
     Raises `NotFound`, `BadRecipe`, and whatever keeps a run from ending; what is committed by then can be resumed.
     """
-    found = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe), tuple(overrides))
     if isinstance(recipe, Recipe) and overrides:
-        raise ValueError("overrides go with a recipe's name or path; a Recipe is changed with model_copy")
+        raise BadRecipe("overrides go with a recipe's name or path; a Recipe is changed with model_copy")
+    named = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe), _listed("overrides", overrides))
+    fitted, looker = fit(named), watcher or Silent()
+    found = fitted.recipe
     path = Path(out) if out is not None else Path("runs") / found.name
+    require_place(path)
     admission = run(lambda: admit(*found.env.names, anyway=admit_anyway))
+    for note in fitted.notes:
+        looker.note(note)
     place(path)
-    return run(lambda: job.train(found, path, watcher or Silent(), admission=admission))
+    return run(lambda: job.train(found, path, looker, admission=admission))
 
 
 def resume(path: Path | str, *, watcher: job.Watcher | None = None) -> Summary:
     """Goes on with the run in `path`, bit for bit. Raises `NotFound`, `BadRecipe` when it is finished, `CorruptCheckpoint`."""
     return run(lambda: job.resume(Path(path), watcher or Silent()))
+
+
+def require_place(path: Path) -> None:
+    """Raises `NotFound` where no run can go: something else is there, or nothing can be written."""
+    if RunDir.state(path) is RunState.FOREIGN:
+        raise NotFound(f"{path}: no run there, so nothing is moved; choose another name")
+    parent = next(each for each in path.absolute().parents if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise NotFound(f"{path}: {parent} is no folder that can be written; choose another place")
 
 
 def place(path: Path) -> Path | None:
@@ -90,12 +108,19 @@ def evaluate(
     `CorruptCheckpoint`, and `BadRecipe` for a split, family or level that the environment does not have.
     """
     directory = trained.find(Path(checkpoint))
-    changes = Changes(env=env, families=tuple(families), levels=tuple(levels), seed=seed)
+    changes = Changes(env=env, families=_listed("families", families), levels=_listed("levels", levels), seed=seed)
     recipe = changes.applied_to(trained.recipe_of(directory))
     tasks = recipe.eval.tasks if num_tasks is None else num_tasks
     heat = recipe.eval.temperature if temperature is None else temperature
     looker = watcher or Silent()
     return run(lambda: assess.checkpoint(directory, recipe, looker, split=split, num_tasks=tasks, temperature=heat, baselines=baselines))
+
+
+def _listed(name: str, given: Sequence[Item]) -> tuple[Item, ...]:
+    """A string, or a number, where a list is meant would be read letter by letter, or not at all."""
+    if isinstance(given, str | int):
+        raise BadRecipe(f"{name}={given!r}: give a list, [{given!r}]")
+    return tuple(given)
 
 
 def replay(run_dir: Path | str, attempt: str | AttemptId, *, phase: str | None = None) -> Reenacted:

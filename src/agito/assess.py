@@ -11,10 +11,12 @@ from typing import Protocol
 from agito import evaluation, trained
 from agito.envs import isolation_of
 from agito.errors import BadRecipe
+from agito.fit import require
 from agito.protocols import Environment
-from agito.recipe import Recipe
-from agito.record import Rate, rate, rates_by_cell
+from agito.recipe import Recipe, absolute
+from agito.record import Rate, rate, rate_over_all, rates_by_cell
 from agito.studio import environment_of
+from agito.tally import causes
 from agito.types import Attempt, Json
 
 SCHEMA_VERSION = 1
@@ -29,18 +31,22 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Success over scored attempts, all of them and by what they have in common; void ones are only counted."""
+    """Success over scored attempts, all of them and by what they have in common; `over_all` counts void ones as failures."""
 
     overall: Rate
+    over_all: Rate
     families: Mapping[str, Rate]
     levels: Mapping[str, Rate]
     cells: Mapping[str, Rate]  # `find-2`, `find-2+fallback`
     void: int
+    void_causes: Mapping[str, int]  # the commonest, with how often
 
     def to_json(self) -> dict[str, Json]:
         return {
             **_json(self.overall),
+            **{f"{name}_all": value for name, value in _json(self.over_all).items()},
             "void": self.void,
+            "void_causes": dict(self.void_causes),
             "by_family": {name: _json(each) for name, each in self.families.items()},
             "by_level": {name: _json(each) for name, each in self.levels.items()},
             "by_cell": {name: _json(each) for name, each in self.cells.items()},
@@ -89,8 +95,8 @@ class Changes:
 
     def applied_to(self, recipe: Recipe) -> Recipe:
         section = recipe.env
-        if self.env is not None and (section.mix or self.env != section.name):
-            section = section.model_copy(update={"name": self.env, "families": (), "levels": (), "mix": ()})
+        if self.env is not None and (section.mix or absolute(self.env) != section.name):
+            section = section.model_copy(update={"name": absolute(self.env), "families": (), "levels": (), "mix": ()})
         named = {"families": self.families, "levels": self.levels}
         section = section.model_copy(update={name: value for name, value in named.items() if value})
         return recipe.model_copy(update={"env": section, **({"seed": self.seed} if self.seed is not None else {})})
@@ -98,14 +104,12 @@ class Changes:
 
 def check(environment: Environment, recipe: Recipe, split: str) -> None:
     """Raises `BadRecipe` for a split, family or level that the environment does not have."""
-    for option, wanted, known in (
-        ("split", (split,), environment.splits),
-        ("family", recipe.env.families, environment.families),
-        ("level", recipe.env.levels, environment.levels),
-    ):
-        for value in wanted:
-            if value not in known:
-                raise BadRecipe(f"{option}={value}: {environment.name} has {', '.join(map(str, known))}")
+    if recipe.env.mix and (recipe.env.families or recipe.env.levels):
+        names = " or ".join(f"--env {name}" for name in recipe.env.names)
+        raise BadRecipe(f"this is a mixture, whose families and levels are those of its environments; choose one: {names}")
+    require("split", (split,), environment.splits, environment)
+    require("family", recipe.env.families, environment.families, environment)
+    require("level", recipe.env.levels, environment.levels, environment)
 
 
 async def checkpoint(
@@ -136,10 +140,12 @@ async def checkpoint(
 def _scores(attempts: Sequence[Attempt]) -> Scores:
     return Scores(
         overall=rate(attempts),
+        over_all=rate_over_all(attempts),
         families=_split(attempts, [attempt.trajectory.task.family for attempt in attempts]),
         levels=_split(attempts, [str(attempt.trajectory.task.level) for attempt in attempts]),
         cells=rates_by_cell(attempts),
         void=sum(not attempt.is_scored for attempt in attempts),
+        void_causes=causes(attempts),
     )
 
 

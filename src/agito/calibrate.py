@@ -19,6 +19,7 @@ from agito.plan import Latencies
 from agito.protocols import Environment
 from agito.recipe import Recipe
 from agito.render import learn
+from agito.runtime.roles import Sampler
 from agito.studio import Studio
 from agito.testing.relay import Relay
 
@@ -85,8 +86,9 @@ async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Ob
         return time.monotonic() - began
 
     try:
-        await studio.open_compute()
-        _listen(studio, exchanges)
+        await studio.open_policy()
+        samplers = tuple(_Timed(sampler, exchanges) for sampler in studio.policy.samplers)
+        studio.policy = replace(studio.policy, samplers=samplers)
         await train(_WARM_STEPS)
         found.clear()
         exchanges.clear()
@@ -94,8 +96,8 @@ async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Ob
         wall_s = await train(steps)
         cpu_s = _cpu_s() - before_s
     finally:
-        if studio.compute is not None:
-            await studio.compute.aclose()
+        if studio.pool is not None:
+            await studio.pool.aclose()
     return Observed(steps=tuple(found), exchanges=tuple(exchanges), wall_s=wall_s, cpu_s=cpu_s)
 
 
@@ -127,20 +129,22 @@ def crowding(alone: Observed, together: Observed) -> float:
     return 1 / min(max(1 - (1 - faster) / busy, 0.25), 1.0)
 
 
-def _listen(studio: Studio, exchanges: list[Exchange]) -> None:
-    compute = studio.compute
-    assert compute is not None
-    plain, live = compute.advance, dict.fromkeys(range(compute.num_ranks), 0)
+class _Timed:
+    """A sampler whose exchanges are noted."""
 
-    async def advance(rank: int, exchange: Advance) -> Advanced:
-        rows, extended = live[rank] + len(exchange.requests), sum(len(request.request.extend) for request in exchange.requests)
+    def __init__(self, sampler: Sampler, exchanges: list[Exchange]) -> None:
+        self._sampler, self._exchanges, self._live = sampler, exchanges, 0
+
+    async def advance(self, exchange: Advance) -> Advanced:
+        rows, extended = self._live + len(exchange.requests), sum(len(request.request.extend) for request in exchange.requests)
         began = time.monotonic()
-        answer = await plain(rank, exchange)
-        live[rank] = answer.live
-        exchanges.append(Exchange(rows=rows, extended=extended, busy_s=answer.busy_s, wall_s=time.monotonic() - began))
+        answer = await self._sampler.advance(exchange)
+        self._live = answer.live
+        self._exchanges.append(Exchange(rows=rows, extended=extended, busy_s=answer.busy_s, wall_s=time.monotonic() - began))
         return answer
 
-    compute.advance = advance
+    async def pull(self, version: int, *, keep_rows: bool) -> float:
+        return await self._sampler.pull(version, keep_rows=keep_rows)
 
 
 def _cpu_s() -> float:

@@ -42,8 +42,7 @@ async def teach(studio: Studio, on_start: Callable[[int], None], on_step: Callab
     `on_start` hears how many steps there will be, `on_step` of each, some at a time. Returns the demonstrations, good and bad alike, as
     many of each cell as the recipe says; penalised ones are not shown. Raises `ValueError` when there is less than one batch.
     """
-    recipe, compute = studio.recipe.sft, studio.compute
-    assert compute is not None
+    recipe, learner = studio.recipe.sft, studio.policy.learner
     numbers = draw(studio.weights(recipe.weights), recipe.demos, seed=str(studio.recipe.seed))
     if max(numbers) >= _SURVEY_BASE:
         raise BadRecipe(f"sft.demos={recipe.demos}: with these weights they must come from {_SURVEY_BASE} tasks")
@@ -63,19 +62,19 @@ async def teach(studio: Studio, on_start: Callable[[int], None], on_step: Callab
 
     num_steps = sum(map(len, epochs))
     on_start(num_steps)
-    await compute.begin_imitation(num_steps)
+    await learner.begin_phase("sft", num_steps, is_alone=True)
     step = 0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(demonstrate)
         for epoch, batches in enumerate(epochs):
             if epoch == 1:
-                await compute.join_imitation()
+                await learner.join()
             for first in range(0, len(batches), _BATCHES_A_CALL):
                 samples = [await shelf.take(batch) for batch in batches[first : first + _BATCHES_A_CALL]]
-                for stats in await compute.imitate([batch for batch in samples if batch]):
+                for stats in await learner.imitate([batch for batch in samples if batch]):
                     on_step(step, stats)
                     step += 1
-    await compute.share()
+    await learner.sync()
     return tuple(made)
 
 

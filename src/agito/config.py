@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,23 +24,39 @@ class Section(BaseModel):
 
 def read(model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model:
     """Raises `NotFound`, or `BadRecipe` with the field, the value and the remedy."""
+    return build(model, load(path), overrides, source=str(path))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What the file says. Raises `NotFound`, and `BadRecipe` for what is not TOML."""
     if not path.is_file():
         raise NotFound(f"recipe {path}: there is no such file")
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadRecipe(f"{path}: not TOML: {error}") from error
-    return build(model, tree, overrides, source=str(path))
 
 
 def build(model: type[Model], tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "recipe") -> Model:
     """As `read`, from a table that is already there."""
-    for override in overrides:
-        _override(tree, override)
+    _override(tree, overrides)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise BadRecipe("\n".join(_explain(model, each, source) for each in error.errors())) from None
+        raise BadRecipe("\n".join(_explain(model, each, source, overrides) for each in error.errors())) from None
+
+
+def tree_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """What overrides alone say."""
+    tree: dict[str, Any] = {}
+    _override(tree, overrides)
+    return tree
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """`; did you mean steps?`, or nothing."""
+    close = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def dump(config: BaseModel) -> str:
@@ -47,7 +64,14 @@ def dump(config: BaseModel) -> str:
     return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _override(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    if isinstance(overrides, str):
+        raise BadRecipe(f"overrides={overrides!r}: give a list of such words, [{overrides!r}]")
+    for override in overrides:
+        _set(tree, override)
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise BadRecipe(f"--set {override}: write a.b=value, such as rl.steps=20")
@@ -64,22 +88,41 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[last] = value
 
 
-def _explain(model: type[BaseModel], error: Any, source: str) -> str:
-    name = ".".join(str(part) for part in error["loc"])
+def _explain(model: type[BaseModel], error: Any, source: str, overrides: Sequence[str]) -> str:
+    """The place, the field, the value and what is wrong; the place is the override where one brought it in."""
+    place, known = _walk(model, tuple(map(str, error["loc"])))
+    blamed = [each for each in overrides if place and _touches(tuple(each.partition("=")[0].strip().split(".")), place)]
+    source, name = f"--set {blamed[-1]}" if blamed else source, ".".join(place)
     if error["type"] == "extra_forbidden":
-        known = _fields(model, error["loc"][:-1])
-        return f"{source}: {name}: there is no such key; known here: {', '.join(known)}"
+        return f"{source}: {name}: there is no such key; known here: {', '.join(known)}{meant(place[-1], known)}"
     given = f"={error['input']!r}" if isinstance(error["input"], str | int | float | bool) else ""
-    return f"{source}: {name}{given}: {error['msg']}"
+    said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{source}: {name}{given}: {said}" if name else f"{source}: {said}"
 
 
-def _fields(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    for part in path:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            return ["see the reference"]
-        model = field.annotation
-    return sorted(model.model_fields)
+def _touches(key: tuple[str, ...], place: tuple[str, ...]) -> bool:
+    shared = min(len(key), len(place))
+    return key[:shared] == place[:shared]
+
+
+def _walk(model: type[BaseModel], loc: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The keys of `loc`, without the name by which one of several tables was chosen; and those that are known beside the last."""
+    found, place, beside = [model], list[str](), [model]
+    for part in loc:
+        inner = [each for one in found for name, field in one.model_fields.items() if name == part for each in _models(field.annotation)]
+        chosen = [each for each in found if "name" in each.model_fields and each.model_fields["name"].default == part]
+        if chosen and len(found) > 1:
+            found = chosen
+            continue
+        place.append(part)
+        beside, found = found, inner or (found if part.isdigit() else [])
+    return tuple(place), sorted({name for each in beside for name in each.model_fields})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [each for part in get_args(annotation) for each in _models(part)]
 
 
 def _without_none(value: Any) -> Any:

@@ -100,5 +100,11 @@ class EnvironmentPaused(AgitoError):
     exit_code = 12
 
 
+class EndpointFailed(AgitoError):
+    """An endpoint of somebody else's that cannot be reached, or refuses, or never gives what can be read."""
+
+    exit_code = 14
+
+
 INTERRUPTED = 130  # Ctrl-C
 USAGE = 2

@@ -159,7 +159,7 @@ class _Job:
             self._studio = await stack.enter_async_context(open_studio(self._recipe))
             self._curriculum = Curriculum(len(self._studio.cells), parts=self._studio.parts, solve_rate=self._recipe.rl.solve_rate)
             self._monitor = self._studio.new_monitor()
-            self._studio.start_compute()
+            self._studio.start_workers()
             start = self._roll_back(checkpoint)
             stack.callback(lambda: (self._metrics.close(), self._ledger.close()))
             await (self._restore(checkpoint) if checkpoint else self._cold_start())
@@ -210,16 +210,15 @@ class _Job:
 
     async def _restore(self, checkpoint: Path) -> None:
         self._studio.vocabulary = Vocabulary.read(checkpoint)
-        await self._studio.open_compute()
-        assert self._studio.compute is not None
-        await self._studio.compute.load(checkpoint)
+        await self._studio.open_policy()
+        await self._studio.policy.learner.load(checkpoint)
 
     async def _cold_start(self) -> None:
         studio = self._studio
         with self._tally.phase("survey"):
             self._watcher.phase("survey", self._recipe.sft.survey)
             await coldstart.survey(studio)
-            await studio.open_compute()
+            await studio.open_policy()
 
         def on_step(step: int, stats: StepStats) -> None:
             self._metrics.write(step, "sft", stats.values)
@@ -263,11 +262,12 @@ class _Job:
     async def _load_before(self, step: int) -> int:
         """The trainer goes back to the last checkpoint from before `step`; versions, curriculum and ledger go on."""
         found = latest(self._run.checkpoints, before=step + 1)
-        assert found is not None and self._studio.compute is not None, "step-0 is spared"
-        await self._studio.compute.load(found)
+        assert found is not None, "step-0 is spared"
+        learner = self._studio.policy.learner
+        await learner.load(found)
         self._monitor.rolled_back_to = back = int(found.name.removeprefix("step-"))
         if back == 0:  # its optimizer is imitation's
-            await self._studio.compute.begin_phase("rl", max(self._recipe.rl.steps, 1))
+            await learner.begin_phase("rl", max(self._recipe.rl.steps, 1))
         return back
 
     async def _after_step(self, step: loop.Step) -> None:
@@ -292,8 +292,8 @@ class _Job:
 
     async def _save(self, name: str, step: int) -> None:
         """Commits a checkpoint; the ledger follows its rename."""
-        compute, vocabulary = self._studio.compute, self._studio.vocabulary
-        assert compute is not None and vocabulary is not None
+        vocabulary = self._studio.vocabulary
+        assert vocabulary is not None
         consumed: dict[str, Json] = {str(at): [str(attempt) for attempt in attempts] for at, attempts in self._ledger.uncommitted().items()}
         meta: dict[str, Json] = {
             "step": step,
@@ -309,7 +309,7 @@ class _Job:
             return
         renderer = self._studio.renderer
         files = vocabulary.files(chat_template=renderer.chat_template, stop_ids=renderer.stop_ids)
-        await compute.save(target, meta=meta, tokenizer=files, eos_ids=renderer.stop_ids)
+        await self._studio.policy.learner.save(target, meta=meta, tokenizer=files, eos_ids=renderer.stop_ids)
         self._ledger.commit(step - 1)
         monitor, revoked = self._monitor, range(0)
         if monitor.rolled_back_to is not None and monitor.alarm_step is not None:
@@ -324,10 +324,9 @@ class _Job:
             return [recorded.attempt for recorded in read_trajectories(done)]
         if not num_tasks:
             return []
-        assert self._studio.compute is not None
         with self._tally.phase(phase):
             self._watcher.phase(phase, num_tasks)
-            await self._studio.compute.publish(self._ledger.next_version())
+            await self._studio.policy.publish(self._ledger.next_version())
             attempts = await evaluation.policy(
                 self._studio, split, num_tasks, temperature=self._recipe.eval.temperature, monitor=self._monitor, observed=self._observed,
                 on_attempt=lambda attempt: self._watcher.advance(evaluation.metrics(attempt)),

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from agito.compute import Compute
 from agito.credit import CREDITS, RunningMeans
 from agito.curriculum import Curriculum, Seen
 from agito.grading.monitor import Monitor
 from agito.protocols import StepStats
 from agito.recipe import RlSection
 from agito.record.trajectories import is_success
+from agito.runtime.roles import Learner
 from agito.types import Group, Sample, mean
 
 # Loads the last checkpoint that was made before a step, and returns which step it begins with.
@@ -41,7 +41,7 @@ class LearnStep:
 
     def __init__(
         self,
-        compute: Compute,
+        learner: Learner,
         recipe: RlSection,
         *,
         means: RunningMeans,
@@ -50,7 +50,7 @@ class LearnStep:
         cell_of: Callable[[Group], int] = lambda group: 0,
         roll_back: RollBack | None = None,
     ) -> None:
-        self._compute, self._recipe, self._credit, self._means = compute, recipe, CREDITS[recipe.credit], means
+        self._learner, self._recipe, self._credit, self._means = learner, recipe, CREDITS[recipe.credit], means
         self._monitor, self._curriculum, self._cell_of, self._roll_back = monitor, curriculum, cell_of, roll_back
         self._said: set[str] = set()
 
@@ -73,7 +73,7 @@ class LearnStep:
             sample for group in mixed for sample in self._credit(group, running_mean=self._means.of(group.task.cell))
         )  # fmt: skip
         self._means.add(groups)
-        stats = await self._compute.step(samples, rate=min(1.0, len(mixed) / self._recipe.groups)) if samples else None
+        stats = await self._learner.step(samples, rate=min(1.0, len(mixed) / self._recipe.groups)) if samples else None
         await publish()
         metrics["time/train_s"] = time.monotonic() - began
         return Learned(

@@ -55,21 +55,20 @@ async def train(
     Nothing is learned from a step in which the monitor raises the alarm: it ends in `EnvironmentPaused`, or is followed by `roll_back`, as
     the recipe says.
     """
-    recipe, compute, monitor = studio.recipe.rl, studio.compute, monitor or studio.new_monitor()
-    assert compute is not None
+    recipe, policy, monitor = studio.recipe.rl, studio.policy, monitor or studio.new_monitor()
     if start == 0:
-        await compute.begin_phase("rl", max(recipe.steps, 1))
+        await policy.learner.begin_phase("rl", max(recipe.steps, 1))
     step = learn_step(studio, monitor=monitor, curriculum=curriculum, means=means, roll_back=roll_back)
-    await compute.publish(new_version())
+    await policy.publish(new_version())
     studio.take_busy_s()  # what was before is not ours
     for index in range(start, recipe.steps):
         began, cpu_s = time.monotonic(), time.process_time()
         collected = await attempt(studio, index, curriculum, monitor, observed)
         acted = time.monotonic()
-        learned = await step.learn(index, collected.groups, publish=lambda: compute.publish(new_version()))
+        learned = await step.learn(index, collected.groups, publish=lambda: policy.publish(new_version()))
         spent = {
             "time/rollout_s": acted - began,
-            "engine/busy_ratio": studio.take_busy_s() / compute.num_ranks / (acted - began),
+            "engine/busy_ratio": studio.take_busy_s() / len(policy.samplers) / (acted - began),
             "rollout/busy_ratio": (time.process_time() - cpu_s) / (time.monotonic() - began),
         }
         await on_step(step_of(index, learned, retried=collected.retried, others=curriculum.figures(studio.cells) | spent))
@@ -87,9 +86,8 @@ def learn_step(
 ) -> LearnStep:
     """The step of the studio's recipe."""
     num_cells = len(studio.cells)
-    assert studio.compute is not None
     return LearnStep(
-        studio.compute, studio.recipe.rl, means=means or RunningMeans(), monitor=monitor, curriculum=curriculum,
+        studio.policy.learner, studio.recipe.rl, means=means or RunningMeans(), monitor=monitor, curriculum=curriculum,
         cell_of=lambda group: (group.id - RL_BASE) % num_cells, roll_back=roll_back,
     )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """The loop, overlapped: attempts go on while the trainer learns, and the staleness of every token is bounded.
 
-    rollout (this process)          engines (ranks 1, 2, …)       trainer (rank 0)
+    rollout (this process)          samplers (workers 1, 2, …)    learner (worker 0)
     Flow ── attempts ── tools  ⇄    Freerun: sample               step(batch)
-      ▲                              ▲ take(version)               │ offer(version)
+      ▲                              ▲ pull(version)               │ push(version)
       └── finished, trained, published ─┴──── shared memory ◄──────┘
 
 `schedule.Flow` decides what starts and what is trained on when; this file does as it says. What is computed depends on the clock: for
@@ -19,7 +19,6 @@ from functools import partial
 
 import anyio
 
-from agito.compute import Compute
 from agito.credit import RunningMeans
 from agito.curriculum import Curriculum, draw
 from agito.engine.balance import Balance
@@ -77,16 +76,15 @@ async def train(
     In `concurrent` mode every rank samples, then every rank learns: staleness 0. `write_schedule` gets the lines of `agito.flowlog`.
     The alarm of the monitor: see `agito.loop.train`.
     """
-    recipe, compute = studio.recipe, studio.compute
-    assert compute is not None
+    recipe, policy = studio.recipe, studio.policy
     if start == 0:
-        await compute.begin_phase("rl", max(recipe.rl.steps, 1))
+        await policy.learner.begin_phase("rl", max(recipe.rl.steps, 1))
     base = new_version()
-    await compute.publish(base)
+    await policy.publish(base)
     rules = FlowRules(
         groups=recipe.rl.groups, group_size=recipe.rl.group_size, batches=recipe.rl.steps, refill=recipe.rl.refill,
-        max_staleness=recipe.pipeline.max_staleness if compute.learns_alone else 0,
-        max_live=recipe.compute.rows * len(_engine_ranks(compute)),
+        max_staleness=recipe.pipeline.max_staleness if policy.learns_alone else 0,
+        max_live=recipe.compute.rows * len(policy.busy_samplers),
     )  # fmt: skip
     if start < recipe.rl.steps:
         flow = LoggedFlow(rules, version=start, reissued=position.outstanding, write=write_schedule)
@@ -122,14 +120,12 @@ class _Pipeline:
         on_step: Callable[[Step, Position], Awaitable[None]],
         new_version: Callable[[], int],
     ) -> None:
-        compute = studio.compute
-        assert compute is not None
-        self._studio, self._compute, self._curriculum, self._learn_step, self._flow = studio, compute, curriculum, step, flow
+        self._studio, self._policy, self._curriculum, self._learn_step, self._flow = studio, studio.policy, curriculum, step, flow
         self._issued, self._base, self._on_step, self._new_version = issued, base, on_step, new_version
         self._runner = runner
         self._plan = studio.plan("train", RL_BASE)
-        steps, context = studio.recipe.compute.quantum, compute.context
-        self._engines = [Freerun(partial(compute.advance, rank), context=context, steps=steps) for rank in _engine_ranks(compute)]
+        steps, context = studio.recipe.compute.quantum, studio.recipe.compute.context
+        self._engines = [Freerun(sampler.advance, context=context, steps=steps) for sampler in self._policy.busy_samplers]
         self._balance = Balance(len(self._engines), rows=studio.recipe.compute.rows)
         self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
         self._retried = 0
@@ -201,8 +197,8 @@ class _Pipeline:
         if learned.pause:
             raise EnvironmentPaused(paused(self._studio, batch.number, learned))
         await self._send.send(_Trained())
-        for rank in _engine_ranks(self._compute) if self._compute.learns_alone else ():
-            self._meters.paused_s += await self._compute.take(rank, self._base + batch.number + 1)
+        for sampler in self._policy.busy_samplers if self._policy.learns_alone else ():
+            self._meters.paused_s += await sampler.pull(self._base + batch.number + 1, keep_rows=True)
         self._delivered.set()
         await self._send.send(_Published(batch.number + 1))
 
@@ -211,10 +207,10 @@ class _Pipeline:
         self._delivered = anyio.Event()
         version = self._new_version()
         assert version == self._base + batch.number + 1, "versions are counted in batches"
-        if self._compute.learns_alone:
-            await self._compute.offer(version)
+        if self._policy.learns_alone:
+            await self._policy.learner.push(version)
         else:  # nobody samples now
-            await self._compute.publish(version)
+            await self._policy.publish(version)
 
     def _group(self, number: int) -> Group:
         attempts = tuple(attempt for _, attempt in sorted(self._attempts.pop(number).items()))
@@ -228,10 +224,6 @@ class _Pipeline:
         others = self._curriculum.figures(self._studio.cells) | ages(learned.samples, self._base + batch.number)
         others |= self._meters.read(sum(engine.busy_s for engine in self._engines))
         return step_of(batch.number, learned, retried=retried, others=others)
-
-
-def _engine_ranks(compute: Compute) -> range:
-    return range(1 if compute.learns_alone else 0, compute.num_ranks)
 
 
 def oldest(group: Group) -> int:

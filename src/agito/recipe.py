@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agito import config
 from agito.config import Section
@@ -15,46 +17,65 @@ from agito.trainer.config import TrainerConfig
 from agito.types import Dialect
 
 _IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}, "sft": {"batch": 4}}  # defaults of the natural dialect
+_OF_ONE_ENVIRONMENT = ("env.families", "env.levels", "env.mix", "sft.weights")  # means nothing in another
+_BUNDLED = Path(__file__).parent / "recipes"
 
 
 class MixSection(Section):
-    """One environment of a mixture. `weight`: its share of the tasks that are trained on, among the others' weights."""
+    """One environment of a mixture."""
 
-    name: str
-    families: tuple[str, ...] = ()
-    levels: tuple[int, ...] = ()
-    weight: float = Field(default=1.0, gt=0)
+    name: str = Field(description="A bundled environment, or `path.py:Class`.")
+    families: tuple[str, ...] = Field(default=(), description="Only these; empty: all that it has.")
+    levels: tuple[int, ...] = Field(default=(), description="Only these; empty: all that it has.")
+    weight: float = Field(default=1.0, gt=0, description="Its share of the tasks that are trained on, among the others' weights.")
+
+    @field_validator("name")
+    @classmethod
+    def _holds_everywhere(cls, name: str) -> str:
+        return absolute(name)
 
 
 class EnvSection(Section):
-    """Which tasks. `levels` and `families` take turns evenly; empty: all that the environment has. With `mix`, they are those of its
-    environments, and a family is called `environment.family`."""
+    """Which tasks. Families and levels take turns evenly."""
 
-    name: str = "shell"
-    families: tuple[str, ...] = ()
-    levels: tuple[int, ...] = ()
-    dialect: Dialect = Dialect.COMPACT
-    mix: tuple[MixSection, ...] = ()
+    name: str = Field(default="shell", description="A bundled environment, or `path.py:Class`; a path is kept absolute.")
+    families: tuple[str, ...] = Field(default=(), description="Only these; empty: all that it has.")
+    levels: tuple[int, ...] = Field(default=(), description="Only these; empty: all that it has.")
+    dialect: Dialect = Field(default=Dialect.COMPACT, description="How the policy reads and writes: see [dialects](dialects.md).")
+    mix: tuple[MixSection, ...] = Field(
+        default=(),
+        description="Several environments at once, `[[env.mix]]` for each; then `name`, `families` and `levels` above count for nothing.",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _holds_everywhere(cls, name: str) -> str:
+        return absolute(name)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of every environment that is trained on."""
         return tuple(each.name for each in self.mix) or (self.name,)
 
+    @property
+    def title(self) -> str:
+        """For people: the names, paths as they are seen from here."""
+        return " + ".join(map(shown, self.names))
+
 
 class ModelSection(Section):
-    """A Qwen3 network; the vocabulary is learned from the environment."""
+    """A Qwen3 network; its vocabulary is learned from the environment."""
 
-    vocab_size: int = Field(default=512, ge=300)  # at most; in the natural dialect 1280
-    hidden_size: int = Field(default=128, ge=8)
-    intermediate_size: int = Field(default=192, ge=8)
-    num_layers: int = Field(default=2, ge=1)
-    num_heads: int = Field(default=4, ge=1)
-    num_kv_heads: int = Field(default=4, ge=1)
-    head_dim: int = Field(default=32, ge=2)
-    rope_theta: float = 10_000.0
-    rms_norm_eps: float = Field(default=1e-6, gt=0)
-    tie_embeddings: bool = True
+    vocab_size: int = Field(default=512, ge=300, description="Largest number of tokens; in the natural dialect 1280.")
+    hidden_size: int = Field(default=128, ge=8, description="Width of the residual stream.")
+    intermediate_size: int = Field(default=192, ge=8, description="Width of the gated MLP.")
+    num_layers: int = Field(default=2, ge=1, description="Blocks.")
+    num_heads: int = Field(default=4, ge=1, description="Query heads.")
+    num_kv_heads: int = Field(default=4, ge=1, description="Key and value heads, of which `num_heads` is a multiple.")
+    head_dim: int = Field(default=32, ge=2, description="Width of a head; even.")
+    rope_theta: float = Field(default=10_000.0, gt=0, description="Base of the rotary positions.")
+    rms_norm_eps: float = Field(default=1e-6, gt=0, description="Added to the mean square in a norm.")
+    tie_embeddings: bool = Field(default=True, description="The head is the embedding.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -66,66 +87,75 @@ class ModelSection(Section):
 
 
 class ComputeSection(Section):
-    """Torch processes on this machine. `ranks` is part of what is computed: a run resumes with as many as it began with."""
+    """Torch processes on this machine."""
 
-    ranks: int = Field(default=2, ge=1)
-    device: str = "cpu"
-    rows: int = Field(default=64, ge=2)  # concurrent attempts a rank
-    context: int = Field(default=384, ge=16)  # tokens of an attempt; in the natural dialect 2048
-    quantum: int = Field(default=4, ge=1)  # decode steps between two exchanges
-    silence_s: float = Field(default=300.0, gt=0)  # a process that has not answered for so long is replaced
+    ranks: int = Field(default=2, ge=1, description="Processes; a run is resumed with as many as it began with.")
+    device: str = Field(default="cpu", description="`cpu`, `cuda`, or one GPU, such as `cuda:0`.")
+    rows: int = Field(default=64, ge=2, description="Attempts at a time in each process.")
+    context: int = Field(default=384, ge=16, description="Tokens of an attempt; in the natural dialect 2048.")
+    quantum: int = Field(default=4, ge=1, description="Decode steps between two exchanges with the worlds.")
+    silence_s: float = Field(default=300.0, gt=0, description="Seconds after which a process that has not answered is replaced.")
+
+    @field_validator("device")
+    @classmethod
+    def _is_known(cls, device: str) -> str:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+            raise ValueError("write cpu, cuda or cuda:0")
+        return device
 
 
 class SftSection(Section):
-    """Cold start on demonstrations by an imperfect script."""
+    """Cold start: imitation of an imperfect script."""
 
-    demos: int = Field(default=8000, ge=1)
+    demos: int = Field(default=8000, ge=1, description="Demonstrations; at least `batch`.")
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict[str, float]
-    )  # of cells, such as "find-1"; 1 where none is given
-    skill: float = Field(default=0.5, ge=0, le=1)
-    epochs: int = Field(default=2, ge=1)
-    batch: int = Field(default=8, ge=1)  # demonstrations a step; in the natural dialect 4, which are longer
-    survey: int = Field(default=200, ge=1)  # attempts that the vocabulary is learned from
+        default_factory=dict[str, float], description='How many demonstrations of a cell, such as `"find-1" = 0.3`; 1 where none is given.'
+    )
+    skill: float = Field(default=0.5, ge=0, le=1, description="Of the demonstrator.")
+    epochs: int = Field(default=2, ge=1, description="How often each demonstration is shown.")
+    batch: int = Field(default=8, ge=1, description="Demonstrations a step; in the natural dialect 4, which are longer.")
+    survey: int = Field(default=200, ge=1, description="Episodes that the vocabulary is learned from.")
 
 
 class RlSection(Section):
-    """Groups of attempts at one task, against each other."""
+    """Reinforcement: groups of attempts at one task, against each other."""
 
-    steps: int = Field(default=30, ge=0)
-    groups: int = Field(default=24, ge=1)  # mixed groups a step
-    group_size: int = Field(default=8, ge=2)
-    refill: float = Field(default=1.5, ge=1)  # groups issued a step at the most, over `groups`
-    follow: bool = True  # draw more tasks from the cells where attempts at one task come out differently
-    solve_rate: tuple[float, float] = (0.0, 1.0)  # draw few from cells whose running rate of success lies outside
-    credit: Literal["leave_one_out", "group_mean"] = "leave_one_out"  # how rewards become advantages
-    temperature: float = Field(default=1.0, gt=0)
-    checkpoint_every: int = Field(default=5, ge=1)
+    steps: int = Field(default=30, ge=0, description="Batches that are learned from.")
+    groups: int = Field(default=24, ge=1, description="Groups a step in which outcomes differ; a multiple of `compute.ranks`.")
+    group_size: int = Field(default=8, ge=2, description="Attempts at one task.")
+    refill: float = Field(default=1.5, ge=1, description="Groups begun a step at the most, over `groups`.")
+    follow: bool = Field(default=True, description="Draw more tasks from cells where attempts at one task come out differently.")
+    solve_rate: tuple[float, float] = Field(default=(0.0, 1.0), description="Draw few tasks from cells whose running success lies outside.")
+    credit: Literal["leave_one_out", "group_mean"] = Field(default="leave_one_out", description="How rewards become advantages.")
+    temperature: float = Field(default=1.0, gt=0, description="Of sampling.")
+    checkpoint_every: int = Field(default=5, ge=1, description="Steps.")
 
 
 class PipelineSection(Section):
-    """How acting and learning share the time.
+    """How acting and learning share the time: see [overlap](overlap.md)."""
 
-    `on_policy`: turn about, repeatable bit for bit; attempts wait for one another's tools. `concurrent`: turn about, but no attempt waits
-    for another's tools. `decoupled`: the first rank learns while the others sample.
-    """
-
-    mode: Literal["on_policy", "concurrent", "decoupled"] = "on_policy"
-    max_staleness: int = Field(default=2, ge=0)  # versions; decoupled only
+    mode: Literal["on_policy", "concurrent", "decoupled"] = Field(
+        default="on_policy",
+        description="`on_policy`: turn about, repeatable bit for bit; attempts wait for one another's tools. `concurrent`: turn about, but "
+        "no attempt waits for another's tools. `decoupled`: the first process learns while the others sample.",
+    )
+    max_staleness: int = Field(default=2, ge=0, description="Versions that a token may be old; decoupled only.")
 
 
 class EvalSection(Section):
-    """The same held-out tasks before and after."""
+    """The same tasks before and after."""
 
-    tasks: int = Field(default=504, ge=1)
-    structural_tasks: int = Field(default=120, ge=0)
-    baseline_tasks: int = Field(default=60, ge=0)
-    temperature: float = Field(default=1.0, ge=0)
+    tasks: int = Field(default=504, ge=1, description="Held-out tasks.")
+    structural_tasks: int = Field(default=120, ge=0, description="Tasks of another structure; 0: none.")
+    baseline_tasks: int = Field(default=60, ge=0, description="Held-out tasks that the scripts attempt; 0: none.")
+    temperature: float = Field(default=1.0, ge=0, description="Of sampling; 0 is greedy.")
 
 
 class Recipe(Section):
-    name: str = "run"
-    seed: int = Field(default=0, ge=0)
+    """One run."""
+
+    name: str = Field(default="run", description="The run goes to `runs/NAME`.")
+    seed: int = Field(default=0, ge=0, description="Of everything random.")
     env: EnvSection = EnvSection()
     model: ModelSection = ModelSection()
     compute: ComputeSection = ComputeSection()
@@ -151,12 +181,14 @@ class Recipe(Section):
         return tree
 
     @model_validator(mode="after")
-    def _ranks_share_evenly(self) -> Recipe:
+    def _agrees_with_itself(self) -> Recipe:
         if self.pipeline.mode == "decoupled":
             if self.compute.ranks < 2:
                 raise ValueError("pipeline.mode='decoupled': needs compute.ranks of 2 or more, one that learns and others that sample")
         elif self.rl.groups % self.compute.ranks:
             raise ValueError(f"rl.groups={self.rl.groups}: must be a multiple of compute.ranks={self.compute.ranks}")
+        if self.sft.demos < self.sft.batch:
+            raise ValueError(f"sft.demos={self.sft.demos}: must be at least sft.batch={self.sft.batch}, for one step of imitation")
         return self
 
 
@@ -167,19 +199,71 @@ def _table(section: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", section) if isinstance(section, dict) else {}
 
 
+def absolute(name: str) -> str:
+    """An environment's name that means the same from every folder."""
+    path, colon, class_name = name.rpartition(":")
+    return f"{Path(path).expanduser().absolute()}:{class_name}" if colon and path.endswith(".py") else name
+
+
+def shown(name: str) -> str:
+    """An environment's name for people: its path as it is seen from here."""
+    path, _, class_name = name.rpartition(":")
+    here = os.path.relpath(path) if path.endswith(".py") else path
+    return name if not path.endswith(".py") or here.startswith("..") else f"{here}:{class_name}"
+
+
+def label(*names: str) -> str:
+    """Environments as a part of a run's name: `shell`, `hidden_number`, `own-Loose`, `shell+code`."""
+    return "+".join(map(_label, names))
+
+
+def bundled() -> tuple[str, ...]:
+    """Names of recipes."""
+    return tuple(sorted(path.stem for path in _BUNDLED.glob("*.toml")))
+
+
 def find(name: str) -> Path:
     """A recipe by path, or by name among the bundled ones. Raises `NotFound`."""
     if name.endswith(".toml") or "/" in name:
         if not Path(name).is_file():
             raise NotFound(f"recipe {name}: there is no such file")
         return Path(name)
-    bundled = Path(__file__).parent / "recipes"
-    if not (bundled / f"{name}.toml").is_file():
-        known = ", ".join(sorted(path.stem for path in bundled.glob("*.toml")))
-        raise NotFound(f"recipe {name!r}: there is {known}; or give a path that ends in .toml")
-    return bundled / f"{name}.toml"
+    if name not in bundled():
+        raise NotFound(
+            f"recipe {name!r}: there is {', '.join(bundled())}; or give a path that ends in .toml{config.meant(name, bundled())}"
+        )
+    return _BUNDLED / f"{name}.toml"
 
 
 def read(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Raises `NotFound` and `BadRecipe`."""
-    return config.read(Recipe, find(name), overrides)
+    """Raises `NotFound` and `BadRecipe`.
+
+    Where the overrides name another environment, what the file says of its own (families, levels, weights of cells) is left out, and the
+    run's name says what it trains on.
+    """
+    path = find(name)
+    tree, given = config.load(path), config.tree_of(overrides)
+    was, now = _named(tree), _named(given)
+    if now and now != (was or (EnvSection().name,)):
+        for dotted in _OF_ONE_ENVIRONMENT:
+            section, _, key = dotted.partition(".")
+            if key in _table(tree.get(section)):
+                del tree[section][key]
+        tree["name"] = f"{tree.get('name', path.stem)}-{label(*now)}"
+    return config.build(Recipe, tree, overrides, source=f"recipe {name}")
+
+
+def _named(tree: dict[str, Any]) -> tuple[str, ...]:
+    """The environments that a recipe's table names."""
+    section = _table(tree.get("env"))
+    mix: Any = section.get("mix")
+    names = [_table(each).get("name") for each in cast("list[Any]", mix)] if isinstance(mix, list) else []
+    return tuple(absolute(str(each)) for each in names or [section.get("name")] if each is not None)
+
+
+def _label(name: str) -> str:
+    path, colon, class_name = name.rpartition(":")
+    if not colon:
+        return name
+    stem = Path(path).stem if path.endswith(".py") else path.rpartition(".")[2]
+    return stem if stem.replace("_", "").lower() == class_name.lower() else f"{stem}-{class_name}"

@@ -13,13 +13,13 @@ from itertools import groupby
 from pathlib import Path
 
 from agito import config
-from agito.compute import Compute
 from agito.errors import AgitoError, NotFound
 from agito.learn import LearnStep
 from agito.loop import learn_step
 from agito.recipe import Recipe
 from agito.record import read_trajectories
 from agito.render import Vocabulary
+from agito.runtime.roles import PolicyHandle
 from agito.studio import open_studio
 from agito.types import Group
 
@@ -48,25 +48,24 @@ async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: No
     checked: list[str] = []
     async with open_studio(recipe) as studio:
         studio.vocabulary = Vocabulary.read(run / _START)
-        await studio.open_compute()
-        compute = studio.compute
-        assert compute is not None
-        await compute.load(run / _START)
-        await compute.begin_phase("rl", max(recipe.rl.steps, 1))
+        await studio.open_policy()
+        policy = studio.policy
+        await policy.learner.load(run / _START)
+        await policy.learner.begin_phase("rl", max(recipe.rl.steps, 1))
         version, step = 0, learn_step(studio)
         for index, path in enumerate(files):
-            version = await _step(compute, step, index, path, version)
+            version = await _step(policy, step, index, path, version)
             on_step(index + 1)
             for name in (f"step-{index + 1}", *(("final",) if index + 1 == recipe.rl.steps else ())):
                 if not (run / "checkpoints" / name).is_dir():
                     continue
-                if differs := await _difference(compute, run / "checkpoints" / name):
+                if differs := await _difference(policy, run / "checkpoints" / name):
                     return Relearned(steps=index + 1, checked=tuple(checked), differs=f"{name}: {differs}")
                 checked.append(name)
     return Relearned(steps=len(files), checked=tuple(checked))
 
 
-async def _step(compute: Compute, step: LearnStep, index: int, path: Path, version: int) -> int:
+async def _step(policy: PolicyHandle, step: LearnStep, index: int, path: Path, version: int) -> int:
     """Returns the version that it began with."""
     found = read_trajectories(path)
     attempts = [recorded.attempt for recorded in found]
@@ -76,7 +75,7 @@ async def _step(compute: Compute, step: LearnStep, index: int, path: Path, versi
     ]
     versions = [span.version for attempt in attempts for segment in attempt.trajectory.segments for span in segment.tokens.versions]
     version = max([version + 1, *versions])
-    await compute.publish(version)  # the trainer must be as new as what it trains on
+    await policy.publish(version)  # the trainer must be as new as what it trains on
 
     async def nothing() -> None:
         return
@@ -86,9 +85,9 @@ async def _step(compute: Compute, step: LearnStep, index: int, path: Path, versi
     return version
 
 
-async def _difference(compute: Compute, checkpoint: Path) -> str:
+async def _difference(policy: PolicyHandle, checkpoint: Path) -> str:
     """The first tensor that is not the checkpoint's; empty when all are."""
     with tempfile.TemporaryDirectory(prefix="agito-relearn-") as directory:
-        await compute.save(Path(directory) / "again", meta={}, tokenizer={})
+        await policy.learner.save(Path(directory) / "again", meta={}, tokenizer={})
         was, now = (json.loads((where / "manifest.json").read_text())["tensors"] for where in (checkpoint, Path(directory) / "again"))
     return next((name for name in was if was[name] != now.get(name)), "")

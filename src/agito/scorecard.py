@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from agito import evaluation, trained
-from agito.errors import BadRecipe
+from agito.errors import BadRecipe, EndpointFailed
 from agito.protocols import Environment, Measure, Measured, ScriptFactory
 from agito.recipe import EnvSection, Recipe
-from agito.record import Rate, rate
+from agito.record import Rate, rate, rate_over_all
 from agito.rollout import EpisodeDriver, scripted
+from agito.running import first_error
 from agito.studio import Studio, open_studio
+from agito.tally import causes
 from agito.types import Attempt, AttemptId, Json, Key, Task, mean
 
 if TYPE_CHECKING:  # it needs httpx, which a checkpoint does not
@@ -80,6 +82,15 @@ class Column:
     def success(self) -> Rate:
         return rate(reading.attempt for reading in self.readings)
 
+    @property
+    def over_all(self) -> Rate:
+        """Success over all tasks, a void attempt being a failure."""
+        return rate_over_all([reading.attempt for reading in self.readings])
+
+    @property
+    def void(self) -> int:
+        return self.over_all.num - self.success.num
+
     def estimate(self, measure: str) -> Estimate:
         return estimate([reading.measures[measure] for reading in self.readings if measure in reading.measures])
 
@@ -109,6 +120,7 @@ class Scorecard:
 
     def to_json(self) -> dict[str, Json]:
         rates = {column.name: column.success for column in self.columns}
+        every = {column.name: column.over_all for column in self.columns}
         return {
             "schema_version": SCHEMA_VERSION,
             "suite": self.suite,
@@ -119,6 +131,11 @@ class Scorecard:
             "success": {
                 name: Estimate(value=each.success, low=each.low, high=each.high, num=each.num).to_json() for name, each in rates.items()
             },
+            "success_all": {
+                name: Estimate(value=each.success, low=each.low, high=each.high, num=each.num).to_json() for name, each in every.items()
+            },
+            "void": {column.name: column.void for column in self.columns},
+            "void_causes": {**causes(reading.attempt for column in self.columns for reading in column.readings)},
             "measures": {
                 measure.name: {
                     "decision": measure.decision,
@@ -172,7 +189,10 @@ async def of_checkpoints(
 async def of_endpoint(
     harness: ChatHarness, name: str, recipe: Recipe, watcher: Watcher, *, suite: str, split: str, num_tasks: int
 ) -> Scorecard:
-    """Of a model that others serve, in the natural dialect. An attempt that the endpoint failed is void."""
+    """Of a model that others serve, in the natural dialect. An attempt that the endpoint failed is void.
+
+    Raises `EndpointFailed` when it never answers at all: as soon as that is clear.
+    """
     watcher.phase(name, num_tasks)
     limiter, found = anyio.CapacityLimiter(_CONCURRENT), dict[int, Attempt]()
     async with open_studio(recipe) as studio:
@@ -185,10 +205,15 @@ async def of_endpoint(
                 finished = await driver.run(task, key, attempt, lambda session: harness.run(task, session, attempt))
             found[index] = Attempt(trajectory=finished.trajectory, verdict=finished.verdict)
             watcher.advance(evaluation.metrics(found[index]))
+            if harness.failure and not harness.num_answers and len(found) >= min(_CONCURRENT, num_tasks):
+                raise EndpointFailed(harness.failure)
 
-        async with anyio.create_task_group() as tasks:
-            for index in range(num_tasks):
-                tasks.start_soon(run, index)
+        try:
+            async with anyio.create_task_group() as tasks:
+                for index in range(num_tasks):
+                    tasks.start_soon(run, index)
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
         policy = column(name, studio, split, [found[index] for index in range(num_tasks)])
     return await complete([policy], recipe, suite, split, num_tasks)
 

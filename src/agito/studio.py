@@ -1,4 +1,4 @@
-"""Where a run works: its environment, its vocabulary, its compute; opened once, closed once, and the same for every stage."""
+"""Where a run works: its environment, its vocabulary, its policy; opened once, closed once, and the same for every stage."""
 
 from __future__ import annotations
 
@@ -10,32 +10,46 @@ from functools import lru_cache
 
 import anyio
 
-from agito.compute import Compute
+from agito.config import meant
 from agito.curriculum import Part, shared
 from agito.engine.lockstep import Lockstep
 from agito.envs import Mixture, load
 from agito.errors import BadEnvironment, BadRecipe
 from agito.grading.monitor import Monitor
 from agito.harness import SoloHarness
+from agito.models.config import Qwen3Config
 from agito.protocols import Environment, Renderer, ScriptFactory, Session, Validated
 from agito.recipe import Recipe
 from agito.render import Vocabulary, learn, renderer, texts_of
 from agito.rollout import AttemptRunner, Collected, EpisodeDriver, Observed, Plan, collect, reward_range, scripted
+from agito.runtime.pool import PolicyPlan, WorkerPool
+from agito.runtime.roles import PolicyHandle
 from agito.schedule import Quota
 from agito.types import Attempt, AttemptId, Dialect, Fault, Key, Task, Trajectory
 
 _OPENINGS = 8  # looked at in each cell
+_POLICY = "policy"  # the only one that learns
 
 
 @dataclass(slots=True)
 class Studio:
-    """`vocabulary` and `compute` are there once the cold start, or a checkpoint, has made them."""
+    """`vocabulary` and `policy` are there once the cold start, or a checkpoint, has made them."""
 
     recipe: Recipe
     environment: Environment
     vocabulary: Vocabulary | None = None
-    compute: Compute | None = None
+    pool: WorkerPool | None = None
     busy_s: float = 0.0
+    _policy: PolicyHandle | None = None
+
+    @property
+    def policy(self) -> PolicyHandle:
+        assert self._policy is not None, "open_policy comes first"
+        return self._policy
+
+    @policy.setter
+    def policy(self, handle: PolicyHandle) -> None:
+        self._policy = handle
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -53,17 +67,14 @@ class Studio:
         return tuple((family, level) for level in levels for family in families)
 
     def weights(self, named: Mapping[str, float]) -> list[float]:
-        """A weight for each cell, 1 where none is named. Names that are all strange were meant for another environment, and are ignored.
-
-        Raises `BadRecipe` for a name that is no cell's beside names that are, and when nothing is left.
-        """
+        """A weight for each cell, 1 where none is named. Raises `BadRecipe` for a name that is no cell's, and when nothing is left."""
         known = [f"{family}-{level}" for family in self.environment.families for level in self.environment.levels]
         unknown = sorted(set(named) - set(known))
-        if 0 < len(unknown) < len(named):
-            raise BadRecipe(f"weights: there is no cell {unknown[0]}; there are {', '.join(known)}")
+        if unknown:
+            raise BadRecipe(f"sft.weights: there is no cell {unknown[0]}; there are {', '.join(known)}{meant(unknown[0], known)}")
         weights = [named.get(f"{family}-{level}", 1.0) for family, level in self.cells]
         if not any(weights):
-            raise BadRecipe("weights: every cell of this recipe has 0; one must be above")
+            raise BadRecipe("sft.weights: every cell of this recipe has 0; one must be above")
         return shared(weights, self.parts)
 
     def task(self, split: str, index: int) -> tuple[Task, Key]:
@@ -146,24 +157,27 @@ class Studio:
             f"to {turn}, but an attempt may spend {min(own, context)}; {remedy}"
         )
 
-    def start_compute(self) -> None:
-        """Starts the workers ahead of their use; they take seconds to come up, beside whatever else is done."""
-        sizes = self.recipe.compute
-        self.compute = Compute.start(ranks=sizes.ranks, context=sizes.context, silence_s=sizes.silence_s)
+    def start_workers(self) -> WorkerPool:
+        """Ahead of their use: they take seconds to come up, beside whatever else is done."""
+        if self.pool is None:
+            self.pool = WorkerPool(self.recipe.compute.ranks, silence_s=self.recipe.compute.silence_s)
+        return self.pool
 
-    async def open_compute(self) -> None:
-        """Raises `WorkerDied`. The vocabulary decides the size of the embedding."""
+    async def open_policy(self) -> None:
+        """From random weights. Raises `WorkerDied`. The vocabulary decides the size of the embedding."""
         assert self.vocabulary is not None
-        recipe = self.recipe
-        if self.compute is None:
-            self.start_compute()
-        assert self.compute is not None
-        model = recipe.model.model_dump() | {"vocab_size": len(self.vocabulary), "max_position": recipe.compute.context}
-        trainer = recipe.trainer.model_dump(mode="json")
-        await self.compute.setup(
-            rows=recipe.compute.rows, device=recipe.compute.device, seed=recipe.seed, model=model, trainer=trainer,
-            learn_alone=recipe.pipeline.mode == "decoupled",
-        )  # fmt: skip
+        recipe, sizes = self.recipe, self.recipe.compute
+        shape = recipe.model.model_dump(exclude={"vocab_size"})
+        plan = PolicyPlan(
+            model=Qwen3Config(**shape, vocab_size=len(self.vocabulary), max_position=sizes.context),
+            trainer=recipe.trainer,
+            seed=recipe.seed,
+            device=sizes.device,
+            context=sizes.context,
+            max_num_seqs=sizes.rows,
+            learns_alone=recipe.pipeline.mode == "decoupled",
+        )
+        self.policy = await self.start_workers().open(_POLICY, plan)
 
     async def attempts(
         self,
@@ -175,7 +189,7 @@ class Studio:
         monitor: Monitor | None = None,
         observed: Observed | None = None,
     ) -> Collected:
-        """One quota a rank, all at once; without compute when the plan has scripts."""
+        """One quota a rank, all at once; without workers when the plan has scripts."""
         runner = self.runner(temperature=temperature, monitor=monitor, observed=observed)
         parts: dict[int, Collected] = {}
 
@@ -196,11 +210,8 @@ class Studio:
         return busy_s
 
     def _lockstep(self, rank: int) -> Lockstep:
-        compute = self.compute
-        assert compute is not None
-        return Lockstep(
-            lambda exchange: compute.advance(rank, exchange), context=self.recipe.compute.context, steps=self.recipe.compute.quantum
-        )
+        sizes = self.recipe.compute
+        return Lockstep(self.policy.samplers[rank].advance, context=sizes.context, steps=sizes.quantum)
 
 
 def environment_of(recipe: Recipe) -> Environment:
@@ -223,6 +234,6 @@ async def open_studio(recipe: Recipe) -> AsyncGenerator[Studio]:
         yield studio
     finally:
         with anyio.CancelScope(shield=True):
-            if studio.compute is not None:
-                await studio.compute.aclose()
+            if studio.pool is not None:
+                await studio.pool.aclose()
             await studio.environment.aclose()

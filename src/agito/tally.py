@@ -119,6 +119,13 @@ class Tally:
         )  # fmt: skip
 
 
+def causes(attempts: Iterable[Attempt]) -> dict[str, int]:
+    """The commonest reasons for which there was no verdict, with how often."""
+    tally = Tally()
+    tally.add_causes(attempts)
+    return tally.commonest_causes()
+
+
 def load() -> float:
     """The machine's one-minute load average."""
     return round(os.getloadavg()[0], 2)

@@ -53,8 +53,7 @@ async def open_trained(checkpoint: Path, recipe: Recipe) -> AsyncGenerator[Studi
     """A studio whose engines hold the checkpoint's weights. Raises `CorruptCheckpoint`, `NotFound` for the environment."""
     async with open_studio(recipe) as studio:
         studio.vocabulary = Vocabulary.read(checkpoint)
-        await studio.open_compute()
-        assert studio.compute is not None
-        await studio.compute.load(checkpoint, weights_only=True)
-        await studio.compute.publish(1)
+        await studio.open_policy()
+        await studio.policy.learner.load(checkpoint, weights_only=True)
+        await studio.policy.publish(1)
         yield studio

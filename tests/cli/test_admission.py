@@ -46,7 +46,7 @@ def test_a_refused_environment_leaves_no_run_and_is_told_its_gate_and_the_way_ar
     done = agito("train", "quickstart", *sets(*COIN, "env.name=own.py:Loose", "rl.steps=0"), "--admit-anyway")
     assert "admitted anyway: exploits" in done.stderr
     for name in ("run.json", "summary.json"):
-        kept = json.loads((home / "runs/quickstart" / name).read_text())["admission"]
+        kept = json.loads((home / "runs/quickstart-own-Loose" / name).read_text())["admission"]
         assert kept["anyway"] is True
         assert "exploits" in kept["failed"]
 

@@ -47,7 +47,7 @@ def test_train_gives_the_summary_tells_its_watcher_and_moves_an_earlier_run_asid
     seen = Counting()
     recipe = read("quickstart", (*COIN, "rl.steps=1"))
     (tmp_path / "runs").mkdir()
-    with RunDir.create(tmp_path / "runs/quickstart", "", {}):
+    with RunDir.create(tmp_path / "runs/quickstart-testing-FakeEnvironment", "", {}):
         pass
     summary = agito.train(recipe, watcher=seen)
     assert summary.after.num == 8
@@ -55,7 +55,7 @@ def test_train_gives_the_summary_tells_its_watcher_and_moves_an_earlier_run_asid
     assert seen.phases["rl"] == 1
     assert seen.phases["after"] == 8
     assert len(list((tmp_path / "runs").iterdir())) == 2
-    assert RunDir.state(tmp_path / "runs/quickstart") is RunState.FINISHED
+    assert RunDir.state(tmp_path / "runs/quickstart-testing-FakeEnvironment") is RunState.FINISHED
 
 
 async def test_evaluate_and_replay_work_inside_a_running_event_loop(coin_home: Path) -> None:
@@ -85,7 +85,7 @@ def test_mistakes_are_raised_as_our_own_errors(coin_home: Path) -> None:
 
 def test_the_examples_on_the_page_run_as_they_stand(tmp_path: Path) -> None:
     code = "\n".join(BLOCK.findall((ROOT / "docs" / "api.md").read_text()))
-    tiny = f'"quickstart", overrides={list(COIN)!r}'
+    tiny = f'"quickstart", overrides={[*COIN, "name=quickstart"]!r}'
     assert '"quickstart"' in code
     script = tmp_path / "page.py"
     script.write_text(code.replace('"quickstart"', tiny, 1))

@@ -48,7 +48,7 @@ def said(text: str) -> list[str]:
         (["eval", "gone"], 4, "gone: neither a checkpoint"),
         (["replay", "gone", "1.2"], 4, "gone: no run there"),
         (["play", "nosuch"], 4, "environment 'nosuch': there is shell"),
-        (["play", "own.py:Gone"], 4, "environment file own.py: there is no such file"),
+        (["play", "own.py:Gone"], 4, "own.py: there is no such file"),
         (["play", "--level", "77"], 3, "level=77: shell has 1"),
     ],
 )

@@ -15,7 +15,7 @@ from agito.cli.app import app
 from agito.envs import load
 
 pytestmark = pytest.mark.anyio
-pytest.importorskip("mcp", reason="needs the SDK: pip install agito[mcp]")
+pytest.importorskip("mcp", reason="needs the MCP SDK: pip install 'mcp>=2.3'")
 
 
 async def test_a_foreign_client_acts_and_never_sees_a_verdict(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from itertools import count, product
 import pytest
 
 from agito import coldstart, evaluation, loop
-from agito.compute import Compute
 from agito.curriculum import Curriculum
 from agito.envs import load
 from agito.errors import BadRecipe
 from agito.recipe import ComputeSection, EnvSection, ModelSection, Recipe, RlSection, SftSection, read
 from agito.render import NaturalRenderer, learn, texts_of
+from agito.runtime.pool import WorkerPool
 from agito.studio import Studio
 from agito.testing import FakeEnvironment
 from agito.types import Dialect, Fault, Key, Task
@@ -39,15 +39,15 @@ def recipe_for(world: str) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-async def compute(anyio_backend: str) -> AsyncIterator[Compute]:
+async def pool(anyio_backend: str) -> AsyncIterator[WorkerPool]:
     """One worker for all."""
-    compute = Compute.start(ranks=1, context=CONTEXT)
-    yield compute
-    await compute.aclose()
+    pool = WorkerPool(1)
+    yield pool
+    await pool.aclose()
 
 
 @pytest.mark.parametrize("world", WORLDS)
-async def test_a_run_in_the_natural_dialect_samples_acts_and_learns(compute: Compute, world: str) -> None:
+async def test_a_run_in_the_natural_dialect_samples_acts_and_learns(pool: WorkerPool, world: str) -> None:
     recipe = recipe_for(world)
     studio = Studio(recipe, load(recipe.env.name))
     losses: list[float] = []
@@ -58,8 +58,8 @@ async def test_a_run_in_the_natural_dialect_samples_acts_and_learns(compute: Com
 
     try:
         await coldstart.survey(studio)
-        studio.compute = compute
-        await studio.open_compute()
+        studio.pool = pool
+        await studio.open_policy()
         demos = await coldstart.teach(studio, lambda _: None, lambda _, stats: losses.append(stats.values["sft/loss_nats"]))
         versions = count(1)
         await loop.train(studio, Curriculum(len(studio.cells)), start=0, on_step=keep, new_version=lambda: next(versions))

@@ -39,7 +39,7 @@ from agito.types import (
 )
 from agito.view import write_report
 from agito.view.episodes import read_episodes
-from agito.view.rundata import read_curves, read_run
+from agito.view.rundata import environment, read_curves, read_run
 from agito.view.rundata import wilson as wilson_of_the_page
 
 NASTY = "</script><script>alert(1)</script><!--"
@@ -291,6 +291,21 @@ def test_the_time_of_a_phase_adds_up_to_what_the_summary_says(tmp_path: Path) ->
     rows = {row["phase"]: row for row in read_run(make_run(tmp_path / "one"))["time"]}
     assert rows["sft"] == {"phase": "sft", "total": 3.0, "parts": {"train": 2.0, "other": 1.0}}
     assert rows["rl"] == {"phase": "rl", "total": 4.0, "parts": {"rollout": 3.0, "other": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("config", "shown"),
+    [
+        ('[env]\nname = "shell"\n', "shell"),
+        ('[env]\nname = "/deep/in/own.py:Own"\n', "own.py:Own"),
+        ('[env]\nname = "shell"\n[[env.mix]]\nname = "code"\n[[env.mix]]\nname = "/a/own.py:Own"\n', "code + own.py:Own"),
+        ("[env]\n", ""),
+        ("torn = ", ""),
+        ("env = 3\n", ""),
+    ],
+)
+def test_the_page_says_what_was_trained_on(config: str, shown: str) -> None:
+    assert environment(config) == shown
 
 
 def test_the_page_and_the_record_agree_on_wilson() -> None:

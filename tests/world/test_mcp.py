@@ -18,7 +18,7 @@ from agito.world.sandbox import Pool
 from agito.world.world import SUBMIT, World
 
 pytestmark = pytest.mark.anyio
-pytest.importorskip("mcp", reason="needs the SDK: pip install agito[mcp]")
+pytest.importorskip("mcp", reason="needs the MCP SDK: pip install 'mcp>=2.3'")
 
 SOURCE = Path(__file__).with_name("mcp_server.py")
 PLAIN = Server(
@@ -29,9 +29,9 @@ PLAIN = Server(
     keeps="data",
 )
 LEFT = Budget(turns=9, calls=9, tokens=99)
-ELSEWHERE = os.environ.get("AGITO_MCP_SERVERS", "")
-NEEDS = "needs AGITO_MCP_SERVERS=FOLDER, in which: npm install @modelcontextprotocol/server-everything \
-@modelcontextprotocol/server-filesystem; pip install --target site mcp-server-time mcp-server-git"
+_EXTRAS = Path(__file__).parents[2] / ".venv/mcp-servers"
+ELSEWHERE = os.environ.get("AGITO_MCP_SERVERS") or (str(_EXTRAS) if (_EXTRAS / "site").is_dir() else "")
+NEEDS = "needs MCP servers from npm and PyPI: make extras (or AGITO_MCP_SERVERS=FOLDER that holds node_modules and site)"
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from agito.harness.scripted import advance
+from agito.harness.scripted import end as finish
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Dialect, Event, Json, Task, ToolSpec
 
@@ -94,23 +96,16 @@ def exploring(task: Task, seed: int, guide: ScriptFactory = nothing) -> ScriptFa
         rng.shuffle(words)
         said: set[str] = set()
         inner, follows = coping(guide)(), rng.randrange(5)
-        call = next(inner, None)
+        call = advance(inner)
         while tools:
             if call is None or follows == 0 or (end is not None and call.tool == end.name):
                 call, follows = _said(rng, rng.choice(tools), words, said), 0
             event = yield call
             words = list(dict.fromkeys([*words_of(event.text)[:40], *words]))[:_MOST_WORDS]
             follows = max(follows - 1, 0)
-            call = _next(inner, event) if follows else None
+            call = advance(inner, event) if follows else None
 
     return script
-
-
-def _next(script: Script, event: Event) -> Call | None:
-    try:
-        return script.send(event)
-    except StopIteration:
-        return None
 
 
 def _said(rng: random.Random, tool: ToolSpec, words: Sequence[str], said: set[str]) -> Call:
@@ -153,14 +148,14 @@ def blind(factory: ScriptFactory) -> ScriptFactory:
     def script() -> Script:
         inner = factory()
         try:
-            call = next(inner, None)
+            call = advance(inner)
             while call is not None:
                 event = yield call
-                call = inner.send(replace(event, text="", exit_code=None))
+                call = advance(inner, replace(event, text="", exit_code=None))
         except Exception:  # the boundary: a script that cannot cope without its eyes has said all it has to say
             return
         finally:
-            inner.close()
+            finish(inner)
 
     return script
 
@@ -171,13 +166,13 @@ def coping(factory: ScriptFactory) -> ScriptFactory:
     def script() -> Script:
         inner = factory()
         try:
-            call = next(inner, None)
+            call = advance(inner)
             while call is not None:
-                call = inner.send((yield call))
-        except Exception:  # the boundary: StopIteration too; a script that cannot go on has said all it has to say
+                call = advance(inner, (yield call))
+        except Exception:  # the boundary: a script that cannot go on has said all it has to say
             return
         finally:
-            inner.close()
+            finish(inner)
 
     return script
 

@@ -1,4 +1,4 @@
-"""The command line: `agito train eval play replay envs doctor`."""
+"""The command line: `agito`, or `python -m agito`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ["AGITO_DEBUG"] = "1"
     try:
         from agito.cli.app import app
+        from agito.cli.terminal import prepare
 
+        prepare()
         app(args=[word for word in words if word != "--debug"], prog_name="agito")
     except KeyboardInterrupt:  # before any command had begun
         sys.exit(130)

@@ -20,6 +20,8 @@ from agito.admission import keep
 from agito.audit import FULL, SHORT, Card, Mark, Measure, Quality, Watcher, audit
 from agito.audit.run import SEED
 from agito.cli.guard import say, work
+from agito.cli.tables import plain_table, print_table
+from agito.cli.terminal import err, out, show
 from agito.envs import load
 from agito.errors import NotAdmitted
 from agito.view import write_card
@@ -37,7 +39,7 @@ def audit_environment(name: str, *, short: bool, seconds: float | None, seed: in
     if as_json:
         sys.stdout.buffer.write(card.to_json())
     else:
-        print_card(card, Console())
+        print_card(card, out())
     if html is not None:
         say(f"the card is also in {write_card(json.loads(card.to_json()), html)}")
     if card.failed:
@@ -81,7 +83,7 @@ class _Lines:
 
 @contextmanager
 def _shown(name: str) -> Generator[Watcher]:
-    console = Console(stderr=True)
+    console = err()
     if not console.is_terminal:
         yield _Lines(name)
         return
@@ -104,7 +106,7 @@ def print_card(card: Card, console: Console) -> None:
     for quality in card.qualities:
         console.print()
         console.print(Text.assemble(_SIGNS[quality.mark], "  ", (quality.name, "bold"), "  ", quality.says))
-        console.print(_numbers(quality))
+        print_table(console, _numbers(quality))
         for case in quality.cases:
             console.print(Text.assemble(("     case  ", "yellow"), case.what, (f"  {case.where}", "dim")))
     ends = (
@@ -116,11 +118,11 @@ def print_card(card: Card, console: Console) -> None:
 
 
 def _numbers(quality: Quality) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0), expand=True)
-    table.add_column(min_width=31, style="dim")
-    table.add_column(min_width=12, justify="right")
-    table.add_column(min_width=11, style="dim")
-    table.add_column(ratio=1, style="dim", no_wrap=True, overflow="ellipsis")
+    table = plain_table("measure", "value", "95 %", "of", wrapped=("of",))
+    table.show_header = False
+    for column, (width, style) in zip(table.columns, ((31, "dim"), (12, ""), (11, "dim"), (None, "dim")), strict=True):
+        column.min_width, column.style = width, style
+    table.columns[1].justify = "right"
     for each in quality.measures:
         low = "" if each.low is None else f"{each.low:.3f}–{each.high:.3f}"
         table.add_row(f"     {each.name}", value_of(each), low, _basis(each))
@@ -147,4 +149,4 @@ def _print_gates(card: Card, console: Console) -> None:
     for gate in sorted(card.gates, key=lambda gate: gate.holds):
         said = Text(gate.found, "dim") if gate.holds else Text.assemble(gate.found, (f"\nremedy: {gate.remedy}", "red"))
         table.add_row(_SIGNS[Mark.GOOD if gate.holds else Mark.BAD], gate.name, said)
-    console.print(table)
+    show(console, table)

@@ -87,6 +87,10 @@ class Board:
         self.notes: list[str] = []
 
     @property
+    def has_begun(self) -> bool:
+        return any(phase.mark is not Mark.TO_COME for phase in self.phases.values())
+
+    @property
     def now(self) -> float:
         return self._clock()
 

@@ -11,9 +11,9 @@ from keyword import iskeyword
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from agito.cli.terminal import out
 from agito.envs import load
 from agito.errors import BadRecipe, NotAdmitted
 from agito.protocols import Environment, Renderer
@@ -26,7 +26,7 @@ from agito.types import Dialect
 def check_environment(name: str) -> None:
     """Every rule in turn. Ends with the exit code of `NotAdmitted` when one does not hold."""
     environment = load(name)
-    console = Console()
+    console = out()
 
     class Suite(EnvironmentContract):
         async def make(self) -> Environment:
@@ -35,7 +35,7 @@ def check_environment(name: str) -> None:
         def renderers(self) -> Sequence[Renderer]:
             return [ByteRenderer(dialect) for dialect in Dialect]
 
-    broken = 0
+    broken, before = 0, dict[tuple[str, ...], str]()
     for rule in Suite.rules():
         sentence = rule.removeprefix("test_").replace("_", " ")
         try:
@@ -43,8 +43,10 @@ def check_environment(name: str) -> None:
         except Exception as error:  # whatever the environment raises is a finding
             broken += 1
             console.print(Text.assemble(("✗ ", "red"), (sentence, "bold")))
-            console.print(Text(f"    {_place(error, rule, type(environment))}", "yellow"), soft_wrap=True)
-            for line in _told(error, sentence):
+            place, told = _place(error, rule, type(environment)), _told(error, sentence)
+            console.print(Text(f"    {place}", "yellow"), soft_wrap=True)
+            first = before.setdefault((place, *told), sentence)  # one mistake breaks many rules, and is told once
+            for line in told if first == sentence else [f"as above: {first}"]:
                 console.print(Text(f"    {line}"), soft_wrap=True)
         else:
             console.print(Text.assemble(("✓ ", "green"), sentence))
@@ -57,7 +59,10 @@ def check_environment(name: str) -> None:
 def _told(error: Exception, sentence: str) -> list[str]:
     """What was found and what to do, each on a line of its own."""
     if not isinstance(error, Violation):
-        return [f"{type(error).__name__}: {error}", "Remedy: this line raises; let it not."]
+        return [
+            f"{type(error).__name__}: {error}",
+            "Remedy: repair what raises here; everything that the policy may do is an event, or a verdict.",
+        ]
     found, _, remedy = str(error).removeprefix(f"{sentence}: ").partition(" Remedy: ")
     return [found, f"Remedy: {remedy}"]
 
@@ -101,5 +106,5 @@ def new_environment(name: str, into: Path) -> None:
     own = f"{into / name}.py:{class_name}"
     print("\n".join([  # noqa: T201
         f"wrote {into / name}.py and its test. Next:",
-        f"  agito envs check {own}", f"  agito audit {own}", f"  agito train --env {own}",
+        f"  agito envs check {own}", f"  agito play {own}", f"  agito audit {own}", f"  agito train --env {own}",
     ]), file=sys.stdout)  # fmt: skip

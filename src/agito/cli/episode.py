@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agito.cli.terminal import show
 from agito.types import Attempt, Budget, Dialect, Event, Task, Verdict
 
 _MARGIN = 2
@@ -27,7 +28,7 @@ def print_task(console: Console, task: Task, dialect: Dialect, *notes: str) -> N
     table.add_row(Text("task", "dim"), Text(shown_text(task.prompt[dialect]), "bold"))
     for note in (about, *notes):
         table.add_row("", Text(note, "dim"))
-    console.print(table)
+    show(console, table)
 
 
 def print_tokens(console: Console, pieces: Sequence[str], logprobs: Sequence[float]) -> None:

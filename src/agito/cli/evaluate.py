@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,8 +13,9 @@ from agito.assess import Evaluation
 from agito.cli.board import Board, Phase
 from agito.cli.guard import work
 from agito.cli.progress import shown
-from agito.cli.summary import rate_text
-from agito.cli.tables import plain_table
+from agito.cli.summary import cause_lines, rate_text, tier_text
+from agito.cli.tables import plain_table, print_table
+from agito.cli.terminal import err, out
 from agito.recipe import Recipe
 
 
@@ -34,8 +34,8 @@ def evaluate_checkpoint(
     recipe = changes.applied_to(learned)
     num_tasks = num_tasks or recipe.eval.tasks
     temperature = recipe.eval.temperature if temperature is None else temperature
-    strange = "" if recipe.env.name == learned.env.name else f" · it learned {learned.env.name}, another environment"
-    about = f"{recipe.env.name} · {split} · temperature {temperature:g} · seed {recipe.seed}{strange}"
+    strange = "" if recipe.env.names == learned.env.names else f" · it learned {learned.env.title}, another environment"
+    about = f"{recipe.env.title} · {split} · temperature {temperature:g} · seed {recipe.seed}{strange}"
     evaluation = _follow(directory, recipe, about, split, num_tasks, temperature, baselines)
     if as_json:
         print(json.dumps(evaluation.to_json(), allow_nan=False))  # noqa: T201
@@ -44,7 +44,7 @@ def evaluate_checkpoint(
 
 
 def _follow(directory: Path, recipe: Recipe, about: str, split: str, num_tasks: int, temperature: float, baselines: bool) -> Evaluation:
-    console = Console(stderr=True)
+    console = err()
     console.print(Text.assemble((str(directory), "bold"), "  ", (about, "dim")))
     phases = [Phase("policy", "policy", "tasks", num_tasks), *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else [])]
     with shown(Board(phases), console) as watcher:
@@ -58,22 +58,28 @@ def _follow(directory: Path, recipe: Recipe, about: str, split: str, num_tasks: 
 
 
 def _print(evaluation: Evaluation) -> None:
-    console = Console()
+    console = out()
     console.print()
     policy = evaluation.policy
     table = plain_table("success, 95 % interval", "policy", "tasks")
     table.add_row(Text("all", "bold"), rate_text(policy.overall, "bold green"), str(policy.overall.num))
+    if policy.void:
+        table.add_row("  void as failure", rate_text(policy.over_all), str(policy.over_all.num))
     for title, rates in (("", policy.families), ("level ", policy.levels), ("", policy.cells)):
         table.add_section()
         for name, each in rates.items():
             table.add_row(f"  {title}{name}", rate_text(each), str(each.num))
-    console.print(table)
+    print_table(console, table)
     if evaluation.baselines:
         console.print()
-        console.print(_baselines(evaluation))
+        print_table(console, _baselines(evaluation))
     void = policy.void + sum(each.void for each in evaluation.baselines.values())
     console.print()
-    console.print(f"[dim]{evaluation.wall_s:.0f} s · isolation {evaluation.isolation_tier} · {void} void[/]", highlight=False)
+    over_all = f"; success over all tasks, void or not: {policy.over_all.success:.2f}" if policy.over_all.num else ""
+    console.print(f"{evaluation.wall_s:.0f} s · isolation {tier_text(evaluation.isolation_tier)} · {void} void{over_all}", style="dim")
+    for who, scores in {"the policy": policy, **evaluation.baselines}.items():
+        for line in cause_lines(scores.void_causes):
+            console.print(Text(f"{who}, {line}", "yellow"))
 
 
 def _baselines(evaluation: Evaluation) -> Table:

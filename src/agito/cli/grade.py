@@ -15,6 +15,7 @@ from rich.text import Text
 
 from agito.cli.episode import shown_text
 from agito.cli.guard import work
+from agito.cli.terminal import out
 from agito.envs import load
 from agito.errors import BadEnvironment, BadRecipe, NotFound, SandboxFailure, Uncapturable
 from agito.grading import taskfile
@@ -49,7 +50,7 @@ def grade_folder(wanted: Wanted, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(_as_json(name, verdict)))
     else:
-        _print(Console(highlight=False), name, verdict)
+        _print(out(), name, verdict)
     if verdict.status is Status.VOID:
         raise SandboxFailure(f"no verdict: {verdict.evidence}")
 

@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.text import Text
 
 from agito.cli.guard import work
-from agito.cli.tables import plain_table
+from agito.cli.tables import plain_table, print_table
+from agito.cli.terminal import out
 from agito.compiler import FORWARD, REMEDY, NoCompiler, library
 from agito.envs import bundled, load
 from agito.errors import AgitoError, NoIsolation
 
+_ANEW = "install it anew: rm .venv/.stamp && make setup in a clone, else pip install --force-reinstall torch"
 _MIN_DISK_MB, _MIN_MEMORY_MB, _MIN_FILES = 1024, 2048, 1024
 
 
@@ -33,12 +35,10 @@ def list_environments(names: list[str]) -> None:
         table.add_row(
             Text(name, "bold"), ", ".join(found.families), levels, ", ".join(found.splits), f"{found.chance_level:g}", found.version
         )
-    console = Console()
-    console.print(table)
-    console.print(
-        "\n[dim]Act in one yourself: agito play ENV. Your own environment: path.py:Class, anywhere that ENV or --env stands.[/]",
-        highlight=False,
-    )
+    console = out()
+    print_table(console, table)
+    own = "Your own: path.py:Class, wherever ENV stands; agito envs new NAME writes one to begin with."
+    console.print(f"\nAct in one yourself: agito play ENV. {own}", style="dim")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Finding:
 
 def diagnose() -> None:
     """Raises `NoIsolation` after everything has been printed, when no sandbox is possible."""
-    console = Console()
+    console = out()
     missing: NoIsolation | None = None
     _print(console, "machine", [_python(), _torch(), _compiler(), _cores(), _threads(), _memory(), _disk(), _files(), _browser()])
     try:
@@ -65,7 +65,7 @@ def diagnose() -> None:
     _print(console, "isolation", findings)
     if missing is not None:
         raise missing
-    console.print("\n[green]ready[/]: make train, or agito train quickstart", highlight=False)
+    console.print("\n[green]ready[/]: agito train smoke, in about a minute, or agito train quickstart")
 
 
 def _print(console: Console, title: str, findings: list[Finding]) -> None:
@@ -75,7 +75,7 @@ def _print(console: Console, title: str, findings: list[Finding]) -> None:
         table.add_row(Text("✗", "red") if each.remedy else Text("✓", "green"), each.name, each.value)
         if each.remedy:
             table.add_row("", "", Text(each.remedy, "yellow"))
-    console.print(table)
+    print_table(console, table)
 
 
 def _python() -> Finding:
@@ -87,15 +87,15 @@ def _torch() -> Finding:
     try:
         known = version("torch")
     except PackageNotFoundError:
-        return Finding(name="torch", value="not installed", remedy="make setup")
+        return Finding(name="torch", value="not installed", remedy=_ANEW)
     code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     except subprocess.TimeoutExpired:
-        return Finding(name="torch", value=f"{known}, did not load within 120 s", remedy="make clean setup")
+        return Finding(name="torch", value=f"{known}, did not load within 120 s", remedy=_ANEW)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return Finding(name="torch", value=f"{known}, does not load", remedy=f"{last}; make setup installs it anew")
+        return Finding(name="torch", value=f"{known}, does not load", remedy=f"{last}; {_ANEW}")
     count = int(done.stdout)
     return Finding(name="torch", value=f"{known}, {f'{count} CUDA device(s)' if count else 'CPU only'}")
 

@@ -6,12 +6,11 @@ import json
 import statistics
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
-
 from agito import assess
 from agito.calibrate import calibrate
 from agito.cli.guard import work
-from agito.cli.tables import plain_table
+from agito.cli.tables import plain_table, print_table
+from agito.cli.terminal import out
 from agito.errors import BadRecipe
 from agito.plan import Foreseen, Latencies, Simulation
 from agito.recipe import Recipe
@@ -58,13 +57,13 @@ def plan(recipe: Recipe, tools: Tools, *, engines: int, steps: int, as_json: boo
             f"{staleness}{mark}", f"{foreseen.step_s:.2f} s", f"{3600 / foreseen.step_s:.0f}", f"{foreseen.trainer_idle:.0%}",
             f"{foreseen.gate_wait:.0%}", f"{foreseen.engine_busy:.0%}", f"{foreseen.age_mean:.1f}", str(foreseen.most_live),
         )  # fmt: skip
-    console = Console()
+    console = out()
     console.print(
         f"measured here: a batch trains in {latencies.train_s:.2f} s; an exchange takes {1e3 * latencies.exchange_s:.1f} ms"
         f" + {1e3 * latencies.row_s:.2f} ms a row + {1e3 * latencies.token_s:.3f} ms a token read\n",
         style="dim", highlight=False,
     )  # fmt: skip
-    console.print(table)
+    print_table(console, table)
     console.print(
         f'\n--set pipeline.mode="decoupled" --set pipeline.max_staleness={chosen} --set compute.rows={found[chosen].most_live}',
         highlight=False, soft_wrap=True,

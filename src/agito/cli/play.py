@@ -19,6 +19,7 @@ from rich.text import Text
 from agito import assess, trained
 from agito.cli.episode import budget_text, print_event, print_task, print_verdict
 from agito.cli.guard import work
+from agito.cli.terminal import out
 from agito.engine.lockstep import Lockstep
 from agito.evaluation import HELDOUT_BASE, STRUCTURAL_BASE
 from agito.harness import SoloHarness
@@ -51,12 +52,12 @@ def watch_checkpoint(path: Path, choice: Choice, *, temperature: float | None, p
 
 
 async def _yourself(recipe: Recipe, choice: Choice) -> None:
-    console = Console(highlight=False)
+    console = out()
     async with open_studio(recipe) as studio:
         assess.check(studio.environment, recipe, choice.split)
         task, key = studio.task(choice.split, choice.index)
         tools = [f"{tool.name}: {tool.description}" for tool in task.tools]
-        first = f"A line is a {task.tools[0].name} command; one that begins with another tool's name calls that. Ctrl-D gives up."
+        first = f"A line is for {task.tools[0].name}; one that begins with the name of another tool is for that. Ctrl-D gives up."
         print_task(console, task, Dialect.NATURAL, *tools, first)
         console.print()
         attempt = _attempt_id(choice)
@@ -133,7 +134,7 @@ def _signals_raise() -> Generator[None]:
 
 
 async def _watch(directory: Path, recipe: Recipe, choice: Choice, temperature: float, pause: bool) -> None:
-    console = Console(highlight=False)
+    console = out()
     assess.check(environment_of(recipe), recipe, choice.split)
     async with trained.open_trained(directory, recipe) as studio:
         task, key = studio.task(choice.split, choice.index)
@@ -171,10 +172,8 @@ class _WatchedSession:
 
 
 async def _act(studio: Studio, harness: Harness, task: Task, key: Key, attempt: AttemptId) -> Attempt:
-    """One attempt, alone on the engine of the first rank."""
-    compute = studio.compute
-    assert compute is not None
-    lockstep = Lockstep(lambda exchange: compute.advance(0, exchange), context=studio.recipe.compute.context)
+    """One attempt, alone on the first sampler."""
+    lockstep = Lockstep(studio.policy.samplers[0].advance, context=studio.recipe.compute.context)
     lane = lockstep.lane()
     runner = AttemptRunner(studio.environment, harness, studio.renderer, seed=studio.recipe.seed)
     done: list[Attempt] = []

@@ -18,12 +18,14 @@ from agito.cli.board import Board, Mark, Phase, clock_text
 _LINE_EVERY_S = 5.0
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _MAX_CURVE = 24
+# Of the board, each with the width of the terminal from which on there is room for it.
+_COLUMNS = (("mark", 0), ("title", 0), ("bar", 76), ("count", 58), ("figure", 0), ("pace", 90), ("time", 48))
 
 
 @contextmanager
 def shown(board: Board, console: Console) -> Generator[Watching]:
     """Draws `board` while the block runs; what is given is the watcher to hand to the job."""
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         yield _Lines(board, console)
         return
     live = Live(_Picture(board), console=console, refresh_per_second=5, redirect_stdout=False, redirect_stderr=False)
@@ -120,16 +122,18 @@ class _Picture:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         board = self._board
         is_wide = options.max_width >= 100
-        table = Table.grid(padding=(0, 2, 0, 0), expand=options.max_width < 130)
-        for _ in ("mark", "title"):
-            table.add_column(no_wrap=True)
-        table.add_column(ratio=1, no_wrap=True, min_width=_MAX_CURVE if is_wide else None)
-        table.add_column("count", justify="right", no_wrap=True)
-        table.add_column("figure", no_wrap=True)
-        for _ in ("pace", "time"):
-            table.add_column(justify="right", no_wrap=True)
+        kept = [at for at, (_, least) in enumerate(_COLUMNS) if options.max_width >= least]
+        table = Table.grid(padding=(0, 2, 0, 0), expand=76 <= options.max_width < 130)
+        for at in kept:
+            name = _COLUMNS[at][0]
+            is_bar = name == "bar"
+            table.add_column(
+                no_wrap=True, justify="right" if name in ("count", "pace", "time") else "left", ratio=1 if is_bar else None,
+                min_width=_MAX_CURVE if is_bar and is_wide else None,
+            )  # fmt: skip
         for phase in board.phases.values():
-            table.add_row(*self._row(phase, is_wide))
+            row = self._row(phase, is_wide)
+            table.add_row(*(row[at] for at in kept))
         yield table
         left = clock_text(board.left_s())
         footer = f"  elapsed {clock_text(board.now - board.began)}" + (f" · about {left} left" if left else "")

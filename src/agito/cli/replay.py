@@ -9,7 +9,8 @@ from rich.text import Text
 
 from agito.cli.episode import doubts, print_event, print_task, print_tokens, verdict_text
 from agito.cli.guard import work
-from agito.cli.tables import plain_table
+from agito.cli.tables import plain_table, print_table
+from agito.cli.terminal import err, out
 from agito.errors import Diverged, NotFound
 from agito.flowlog import replay
 from agito.record import PHASES, Recorded, read_quarantined, read_trajectories
@@ -24,7 +25,7 @@ _TOLD_EVERY = 5  # steps, where there is no terminal
 def replay_attempt(run: Path, attempt: AttemptId, phase: str | None) -> None:
     """Raises `Diverged` after everything has been shown."""
     both = work(lambda: reenact(run, attempt, phase=phase))
-    console = Console()
+    console = out()
     _print(console, both)
     if both.differences:
         raise Diverged(f"attempt {attempt} diverges first at {both.differences[0]}")
@@ -38,12 +39,12 @@ def replay_schedule(run: Path) -> None:
     with path.open(encoding="utf-8") as lines:
         counts = replay(lines)
     told = ", ".join(f"{count} {name}" for name, count in counts.items())
-    Console().print(f"identical  {told}", highlight=False)
+    out().print(f"identical  {told}", highlight=False)
 
 
 def replay_updates(run: Path) -> None:
     """Raises `Diverged` at the first checkpoint whose weights come out otherwise."""
-    console = Console(stderr=True)
+    console = err()
     with console.status("learning again from what was recorded") as status:
 
         def on_step(step: int) -> None:
@@ -54,7 +55,7 @@ def replay_updates(run: Path) -> None:
         found = work(lambda: relearn(run, on_step=on_step))
     if found.differs:
         raise Diverged(f"after {found.steps} steps the weights are not those of {found.differs}")
-    Console().print(f"identical  weights of {', '.join(found.checked) or 'no checkpoint'} after {found.steps} steps", highlight=False)
+    out().print(f"identical  weights of {', '.join(found.checked) or 'no checkpoint'} after {found.steps} steps", highlight=False)
 
 
 def parse_attempt(text: str) -> AttemptId:
@@ -87,8 +88,8 @@ def list_attempts(run: Path, phase: str | None) -> None:
             Text(str(trajectory.attempt), "bold"), trajectory.task.cell, _verdict(each),
             str(len(trajectory.events)), trajectory.task.prompt[each.dialect][:40],
         )  # fmt: skip
-    console = Console()
-    console.print(table)
+    console = out()
+    print_table(console, table)
     phase = recorded[0].phase if recorded else phase
     console.print(
         f"\n[dim]{len(recorded)} attempts in {files[-1].name}. Act one again: agito replay {run} ATTEMPT --phase {phase}[/]",

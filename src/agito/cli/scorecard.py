@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from rich.console import Console
 from rich.text import Text
 
 from agito import scorecard, trained
@@ -17,16 +16,17 @@ from agito.assess import Changes
 from agito.cli.board import Board, Phase
 from agito.cli.guard import work
 from agito.cli.progress import shown
-from agito.cli.summary import rate_text
-from agito.cli.tables import plain_table
-from agito.errors import BadRecipe
+from agito.cli.summary import cause_lines, rate_text
+from agito.cli.tables import plain_table, print_table
+from agito.cli.terminal import err, out
+from agito.errors import BadRecipe, EndpointFailed
 from agito.recipe import EnvSection, Recipe
 from agito.scorecard import DECISIONS, Estimate, Measure, Scorecard
+from agito.tally import causes
 from agito.types import Dialect
 
 _ENDPOINT_TASKS = 150
 _ANSWER_S = 300.0
-_WIDTH = 200  # of what is not a terminal
 
 
 def score_checkpoints(
@@ -37,7 +37,7 @@ def score_checkpoints(
     num_tasks = num_tasks or recipe.eval.tasks
     heat = recipe.eval.temperature if temperature is None else temperature
     named = dict(zip(_names(directories), directories, strict=True))
-    with shown(_board(list(named), num_tasks), Console(stderr=True)) as watcher:
+    with shown(_board(list(named), num_tasks), err()) as watcher:
         card = work(
             lambda: scorecard.of_checkpoints(named, recipe, watcher, suite=suite, split=split, num_tasks=num_tasks, temperature=heat)
         )
@@ -54,7 +54,10 @@ def score_endpoint(
 
         from agito.harness.chat import ChatHarness
     except ImportError:
-        raise BadRecipe(f"--endpoint {url}: this needs httpx: pip install 'agito[endpoint]'") from None
+        raise BadRecipe(f"--endpoint {url}: this needs httpx: pip install 'httpx>=0.28'") from None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BadRecipe(f"--endpoint {url}: write an address, such as http://localhost:8000/v1")
     natural = Recipe(env=EnvSection(dialect=Dialect.NATURAL))  # what an endpoint speaks
     recipe = changes.applied_to(scorecard.recipe_for(suite, natural))
     num_tasks = num_tasks or _ENDPOINT_TASKS
@@ -66,17 +69,24 @@ def score_endpoint(
             harness = ChatHarness(client, model, temperature=1.0 if temperature is None else temperature)
             return await scorecard.of_endpoint(harness, model, recipe, watcher, suite=suite, split=split, num_tasks=num_tasks)
 
-    with shown(_board([model], num_tasks), Console(stderr=True)) as watcher:
+    with shown(_board([model], num_tasks), err()) as watcher:
         card = work(lambda: score(watcher))
         watcher.finish()
     show(card, as_json=as_json)
+    policy = card.columns[0]
+    if 2 * policy.void > policy.over_all.num:
+        raise EndpointFailed(f"{policy.void} of {policy.over_all.num} attempts have no verdict: {next(iter(_causes(card)), '')}")
+
+
+def _causes(card: Scorecard) -> dict[str, int]:
+    return causes(reading.attempt for column in card.columns for reading in column.readings)
 
 
 def show(card: Scorecard, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(card.to_json(), allow_nan=False))  # noqa: T201
         return
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console = out()
     has_difference = card.num_policies > 1
     names = [column.name for column in card.columns]
     table = plain_table("decisions, 95 % interval", *names, *(["difference"] if has_difference else []))
@@ -84,6 +94,8 @@ def show(card: Scorecard, *, as_json: bool) -> None:
         Text("success", "bold"),
         *(rate_text(column.success, "bold" if at < card.num_policies else "") for at, column in enumerate(card.columns)),
     )
+    if any(column.void for column in card.columns):
+        table.add_row("  void as failure", *(rate_text(column.over_all) if column.void else "" for column in card.columns))
     decision = ""
     for measure in card.measures:
         if measure.decision != decision:
@@ -93,9 +105,11 @@ def show(card: Scorecard, *, as_json: bool) -> None:
         cells = [_text(column.estimate(measure.name), measure) for column in card.columns]
         difference = card.difference(measure.name)
         table.add_row(f"  {measure.title}", *cells, *([_text(difference, measure, signed=True)] if difference else []))
-    console.print(table)
+    print_table(console, table)
     about = f"{card.suite} · {card.split} · {', '.join(card.families)} · levels {', '.join(map(str, card.levels))} · {card.num_tasks} tasks"
-    console.print(f"[dim]{about}[/]", highlight=False)
+    console.print(about, style="dim")
+    for line in cause_lines(_causes(card)):
+        console.print(Text(line, "yellow"))
 
 
 def _text(found: Estimate, measure: Measure, *, signed: bool = False) -> Text:

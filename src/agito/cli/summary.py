@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agito.cli.tables import plain_table
+from agito.cli.episode import shown_text
+from agito.cli.tables import plain_table, print_table
+from agito.cli.terminal import out, show
 from agito.record import Rate, Summary
 
 
@@ -19,15 +21,25 @@ def rate_text(rate: Rate | None, style: str = "") -> Text:
     return Text.assemble((f"{rate.success:.2f}", style), (f" [{rate.low:.2f}, {rate.high:.2f}]", "dim"))
 
 
+def tier_text(tier: str) -> str:
+    """Of the sandboxes; an environment that has some says which in `isolation_tier`."""
+    return "not told by the environment (isolation_tier)" if tier == "unknown" else tier
+
+
+def cause_lines(causes: Mapping[str, int]) -> list[str]:
+    """Why there was no verdict, the commonest first; nothing in it can move a cursor."""
+    return [f"void {num} × {shown_text(cause)}" for cause, num in causes.items()]
+
+
 def print_summary(summary: Summary, path: Path) -> None:
-    console = Console()
+    console = out()
     console.print()
-    console.print(_outcome(summary))
+    print_table(console, _outcome(summary))
     console.print()
     if summary.baselines:
-        console.print(_baselines(summary))
+        print_table(console, _baselines(summary))
         console.print()
-    console.print(_facts(summary, path))
+    show(console, _facts(summary, path))
 
 
 def _outcome(summary: Summary) -> Table:
@@ -66,11 +78,11 @@ def _facts(summary: Summary, path: Path) -> Table:
     over_all = f"; success over all tasks, void or not: {summary.after_all.success:.2f}" if summary.after_all.num else ""
     table.add_row("work", f"{_grouped(summary.sampled_tokens)} tokens sampled, {tools}")
     table.add_row("void", f"{summary.void_attempts}{over_all}")
-    for cause, num in summary.void_causes.items():
-        table.add_row("", Text(f"{num} × {cause}", "yellow"))
+    for line in cause_lines(summary.void_causes):
+        table.add_row("", Text(line.removeprefix("void "), "yellow"))
     if doubts := _doubts(summary):
         table.add_row("in doubt", doubts)
-    table.add_row("isolation", summary.isolation_tier)
+    table.add_row("isolation", tier_text(summary.isolation_tier))
     table.add_row("report", Text(f"{path / 'report.html'}", "bold"))
     table.add_row("next", f"agito eval {path} · agito play --checkpoint {path} · agito replay {path}")
     return table

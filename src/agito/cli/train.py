@@ -5,30 +5,36 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from agito import job
 from agito.admission import Admission, admit
-from agito.api import place
+from agito.api import place, require_place
 from agito.audit import SHORT
 from agito.cli.board import Board, planned
 from agito.cli.guard import say, work
 from agito.cli.progress import shown
 from agito.cli.summary import print_summary
+from agito.cli.terminal import err
 from agito.config import read
 from agito.errors import NotFound
+from agito.fit import fit
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
+from agito.recipe import shown as environment
 from agito.record import RunDir, RunState, Summary
 from agito.record.commits import load_meta, newest
 from agito.running import Interrupted
 
 
 def train_run(name: str, overrides: tuple[str, ...], out: Path | None, *, admit_anyway: bool = False) -> None:
-    recipe = read_recipe(name, overrides)
-    admission = _admitted(recipe.env.names, admit_anyway)
+    fitted = fit(read_recipe(name, overrides))
+    recipe = fitted.recipe
     path = out or Path("runs") / recipe.name
+    require_place(path)
+    admission = _admitted(recipe.env.names, admit_anyway)
+    for note in fitted.notes:
+        say(note)
     was = RunDir.state(path)
     aside = place(path)
     if aside is not None:
@@ -43,7 +49,7 @@ def _admitted(names: tuple[str, ...], anyway: bool) -> Admission:
     """Before anything is moved or made."""
 
     def begins(name: str) -> None:
-        say(f"{name} is new here: auditing it first, at most {SHORT.seconds:.0f} s; its card is kept")
+        say(f"{environment(name)} is new here: auditing it first, at most {SHORT.seconds:.0f} s; its card is kept")
 
     admission = work(lambda: admit(*names, anyway=anyway, begins=begins))
     if admission.anyway:
@@ -61,17 +67,17 @@ def resume_run(path: Path) -> None:
 
 
 def _follow(recipe: Recipe, path: Path, board: Board, start: Callable[[job.Watcher], Awaitable[Summary]]) -> None:
-    console = Console(stderr=True)
-    about = f"{recipe.env.name} · seed {recipe.seed} · {recipe.compute.ranks} x {recipe.compute.device}"
+    console = err()
+    about = f"{recipe.env.title} · seed {recipe.seed} · {recipe.compute.ranks} x {recipe.compute.device}"
     console.print(Text.assemble((recipe.name, "bold"), f" → {path}  ", (about, "dim")))
     try:
         with shown(board, console) as watcher:
             summary = work(lambda: start(watcher))
             watcher.finish()
     except BaseException as error:
-        if RunDir.state(path) is RunState.UNFINISHED:
-            now = board.current if isinstance(error, Interrupted) else None
+        if board.has_begun and RunDir.state(path) is RunState.UNFINISHED:
+            now, how = board.current, "To go on" if isinstance(error, Interrupted) else "Once its cause is mended"
             at = f" in {now.title}, {now.done}/{now.total}" if now else ""
-            say(f"stopped{at}; what is committed is safe. To go on: agito train --resume {path}")
+            say(f"stopped{at}; what is committed is safe. {how}: agito train --resume {path}")
         raise
     print_summary(summary, path)

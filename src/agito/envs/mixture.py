@@ -8,6 +8,7 @@ from dataclasses import replace
 import anyio
 
 from agito.envs.registry import isolation_of
+from agito.errors import BadRecipe
 from agito.protocols import Answered, Control, Environment, Measure, Measured, Ranged, ScriptFactory, Validated
 from agito.types import AttemptId, Json, Key, Sealed, Task, Trajectory, Verdict, mean
 
@@ -18,14 +19,19 @@ class Mixture:
     """A level that an environment does not have means the nearest one that it has."""
 
     name = NAME
-    splits = ("train", "heldout", "structural")
 
     def __init__(self, environments: Sequence[Environment]) -> None:
-        """Raises `ValueError` when there is none, or when two have one name."""
+        """Raises `BadRecipe` when there is none, or when two have one name."""
         self._by_name = {environment.name: environment for environment in environments}
         if not environments or len(self._by_name) < len(environments):
-            raise ValueError(f"env.mix={[each.name for each in environments]}: need at least one environment, and each once")
+            raise BadRecipe(f"env.mix={[each.name for each in environments]}: need at least one environment, and each once")
         self._impostors = set[str].intersection(*map(_impostors, environments))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those that every environment has."""
+        first, *others = self._by_name.values()
+        return tuple(split for split in first.splits if all(split in each.splits for each in others))
 
     @property
     def version(self) -> str:

@@ -15,6 +15,12 @@ from agito.protocols import Session
 from agito.types import AttemptId, Budget, Call, Dialect, End, Event, Fault, Json, Stop, Task, ToolSpec, Trajectory, Turn
 
 Message: TypeAlias = "dict[str, Json]"
+_REMEDIES = {
+    401: "the key comes from OPENAI_API_KEY",
+    403: "the key comes from OPENAI_API_KEY",
+    404: "the address ends in /v1, and --model is a name that it serves",
+    429: "it is asked too often, or the account is empty",
+}
 _NO_TOOL = "no tool was called: act by calling one of the tools"
 
 
@@ -27,6 +33,8 @@ class ChatHarness:
 
     def __init__(self, client: httpx.AsyncClient, model: str, *, temperature: float = 1.0, turn_tokens: int = 2048) -> None:
         self._client, self._model, self._temperature, self._turn_tokens = client, model, temperature, turn_tokens
+        self.num_answers = 0  # that the endpoint has given
+        self.failure = ""  # the last, in plain words
 
     async def run(self, task: Task, session: Session, attempt: AttemptId) -> Trajectory:
         """A failed attempt is a trajectory with a fault, never an exception: an endpoint that does not answer is `infra`."""
@@ -34,7 +42,10 @@ class ChatHarness:
         fault, detail = None, ""
         try:
             end = await self._turns(task, session, events, turns)
-        except (httpx.HTTPError, SandboxFailure, ValueError) as error:
+        except (httpx.HTTPError, ValueError) as error:
+            self.failure = detail = self._told(error)
+            end, fault = End.FAILED, Fault.INFRA
+        except SandboxFailure as error:
             end, fault, detail = End.FAILED, Fault.INFRA, f"{type(error).__name__}: {error}"
         return Trajectory(
             attempt=attempt, task=task, segments=(), turns=tuple(turns), events=tuple(events), end=end, fault=fault, detail=detail,
@@ -86,9 +97,24 @@ class ChatHarness:
         try:
             message = _sendable(found["choices"][0]["message"])
             usage: Any = found.get("usage")
-            return message, int(usage["completion_tokens"]) if usage else 0
+            num_tokens = int(usage["completion_tokens"]) if usage else 0
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError(f"the endpoint's answer has no choices[0].message: {str(found)[:200]}") from error
+            raise ValueError(f"its answer has no choices[0].message: {str(found)[:200]}") from error
+        self.num_answers += 1
+        return message, num_tokens
+
+    def _told(self, error: Exception) -> str:
+        """What is the matter with the endpoint, and what may help."""
+        where = str(self._client.base_url).rstrip("/")
+        if isinstance(error, httpx.HTTPStatusError):
+            code, remedy = error.response.status_code, _REMEDIES.get(error.response.status_code, "")
+            said = " ".join(policy_json.printable(error.response.text).split())[:160]
+            return f"{where} answers {code} {error.response.reason_phrase}{f': {said}' if said else ''}{remedy and f'; {remedy}'}"
+        if isinstance(error, httpx.TimeoutException):
+            return f"{where} has not answered in time"
+        if isinstance(error, httpx.HTTPError):
+            return f"{where} cannot be reached: {error or type(error).__name__}"
+        return f"{where}: {error}"
 
 
 def _sendable(message: Message) -> Message:
@@ -105,7 +131,7 @@ def _calls(message: Message, tools: Sequence[ToolSpec]) -> tuple[list[Call], lis
     for each in made:
         function = each.get("function") if isinstance(each, dict) else None
         if not isinstance(each, dict) or not isinstance(function, dict):
-            raise ValueError(f"the endpoint's tool call is no function: {str(each)[:200]}")
+            raise ValueError(f"its tool call is no function: {str(each)[:200]}")
         calls.append(_call(function))
         ids.append(str(each.get("id", "")))
     return calls, ids

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from agito.config import Section
+
+_DEFAULT = "decoupled_ppo"
 
 
 class DecoupledPPOConfig(Section):
     """Clip bounds of rho (asymmetric, as in DAPO, arXiv:2503.14476), the cap of w, and the bound for negative advantages (dual clip)."""
 
-    name: Literal["decoupled_ppo"] = "decoupled_ppo"
-    clip_low: float = Field(default=0.8, gt=0, le=1)
-    clip_high: float = Field(default=1.28, ge=1)
-    w_max: float = Field(default=2.0, gt=0)
-    dual_clip: float = Field(default=3.0, gt=1)  # largest rho that a negative advantage is multiplied with
-    sequence_rejection: tuple[float, float] | None = None  # keep a sequence if the geometric mean of its w lies within
+    name: Literal["decoupled_ppo"] = Field(default="decoupled_ppo", description="Which loss.")
+    clip_low: float = Field(default=0.8, gt=0, le=1, description="Lower bound of the ratio.")
+    clip_high: float = Field(default=1.28, ge=1, description="Upper bound of the ratio.")
+    w_max: float = Field(default=2.0, gt=0, description="Cap of w, the trainer over the sampler, at batch start.")
+    dual_clip: float = Field(default=3.0, gt=1, description="Largest ratio that a negative advantage is multiplied with.")
+    sequence_rejection: tuple[float, float] | None = Field(
+        default=None, description="Keep a sequence only if the geometric mean of its w lies within [low, high]."
+    )
 
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> DecoupledPPOConfig:
@@ -29,25 +33,38 @@ class DecoupledPPOConfig(Section):
 class CISPOConfig(Section):
     """Bounds of the importance weight pi/mu; the defaults are ScaleRL's (arXiv:2510.13786)."""
 
-    name: Literal["cispo"] = "cispo"
-    clip_low: float = Field(default=0.0, ge=0, le=1)
-    clip_high: float = Field(default=5.0, ge=1)
+    name: Literal["cispo"] = Field(default="cispo", description="Which loss.")
+    clip_low: float = Field(default=0.0, ge=0, le=1, description="Lower bound of the ratio.")
+    clip_high: float = Field(default=5.0, ge=1, description="Upper bound of the ratio.")
 
 
 class GSPOConfig(Section):
     """Bounds of a sequence's ratio, which is a geometric mean and so very near 1."""
 
-    name: Literal["gspo"] = "gspo"
-    clip_low: float = Field(default=1 - 3e-4, gt=0, le=1)
-    clip_high: float = Field(default=1 + 4e-4, ge=1)
+    name: Literal["gspo"] = Field(default="gspo", description="Which loss.")
+    clip_low: float = Field(default=1 - 3e-4, gt=0, le=1, description="Lower bound of the ratio.")
+    clip_high: float = Field(default=1 + 4e-4, ge=1, description="Upper bound of the ratio.")
 
 
 class DPPOConfig(Section):
     """How far a token's probability may have moved, and the cap of pi/mu."""
 
-    name: Literal["dppo"] = "dppo"
-    delta: float = Field(default=0.2, gt=0, lt=1)
-    ratio_max: float = Field(default=5.0, ge=1)
+    name: Literal["dppo"] = Field(default="dppo", description="Which loss.")
+    delta: float = Field(default=0.2, gt=0, lt=1, description="How far a token's probability may have moved.")
+    ratio_max: float = Field(default=5.0, ge=1, description="Cap of the ratio.")
 
 
-LossConfig: TypeAlias = Annotated[DecoupledPPOConfig | CISPOConfig | GSPOConfig | DPPOConfig, Field(discriminator="name")]
+def _chosen(given: Any) -> str:
+    """The loss that a table or a config names; without a name the default one."""
+    if isinstance(given, dict):
+        return str(cast("dict[str, Any]", given).get("name", _DEFAULT))
+    return str(getattr(given, "name", _DEFAULT))
+
+
+LossConfig: TypeAlias = Annotated[
+    Annotated[DecoupledPPOConfig, Tag("decoupled_ppo")]
+    | Annotated[CISPOConfig, Tag("cispo")]
+    | Annotated[GSPOConfig, Tag("gspo")]
+    | Annotated[DPPOConfig, Tag("dppo")],
+    Discriminator(_chosen, custom_error_type="unknown_loss", custom_error_message="name: there is decoupled_ppo, cispo, gspo and dppo"),
+]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,14 +21,12 @@ from agito.rl.losses import LOSSES
 from agito.rl.meters import PolicyMeters, PolicyTokens
 from agito.rl.packing import Packed, pack, require_sampled, split_micro_batches, split_minibatches
 from agito.rl.sft import token_cross_entropy
-from agito.trainer.config import TrainerConfig
+from agito.trainer.config import Phase, TrainerConfig
 from agito.trainer.muon import iteration_dtype
 from agito.trainer.optimizer import PhaseOptimizer
 from agito.trainer.policy_model import PolicyModel
 from agito.trainer.reducer import OneRank, Reducer
 from agito.types import Sample
-
-Phase: TypeAlias = Literal["sft", "rl"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
@@ -23,10 +24,12 @@ def read_run(path: Path) -> dict[str, Any]:
     curves = read_curves(path / "metrics.jsonl")
     summary = _json(path / "summary.json")
     config = path / "config.toml"
+    text = config.read_text(encoding="utf-8", errors="replace") if config.exists() else ""
     return {
         "name": path.resolve().name,
         "run": _json(path / "run.json") or {},
-        "config": config.read_text(errors="replace") if config.exists() else "",
+        "config": text,
+        "environment": environment(text),
         "summary": summary,
         "training": _training(curves.get("rl")),
         "heldout": _heldout(curves.get("rl"), "eval"),
@@ -35,6 +38,17 @@ def read_run(path: Path) -> dict[str, Any]:
         "roles": read_roles(curves.get("rl")),
         "curves": {phase: _thinned(curve) for phase, curve in curves.items()},
     }
+
+
+def environment(config: str) -> str:
+    """What was trained on, without the folders that it lay in; empty when the recipe does not say."""
+    try:
+        section: Any = tomllib.loads(config).get("env")
+        mix: Any = section.get("mix") or [section]
+        names = [str(each["name"]) for each in mix]
+    except (tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError):
+        return ""
+    return " + ".join(name.rpartition("/")[2] for name in names)
 
 
 def read_curves(path: Path) -> dict[str, Curve]:

@@ -19,11 +19,17 @@ class MonitorConfig(Section):
     in is the cheating that nobody noticed, and RL amplifies just that.
     """
 
-    penalty: float = Field(default=0.5, ge=0)  # below the lowest reward, in ranges of the reward, for an attempt with proof of cheating
-    void_limit: float = Field(default=0.01, gt=0, lt=0.25)  # share of void tries above which nothing is learned from a cell
+    penalty: float = Field(default=0.5, ge=0, description="What proof of cheating costs below the lowest reward, in ranges of the reward.")
+    void_limit: float = Field(default=0.01, gt=0, lt=0.25, description="Share of void tries above which nothing is learned from a cell.")
 
-    gold_share: float = Field(default=0.05, ge=0, le=1)  # of attempts that the validator judges besides the suspect ones
-    regrade_share: float = Field(default=0.02, ge=0, le=1)  # of attempts that are graded twice, with the same seed
-    limit: float = Field(default=0.02, gt=0, lt=0.25)  # hack rate above which the alarm is raised
-    gap: float = Field(default=0.5, gt=0)  # of reward over gold from which an attempt counts as a hack
-    on_alarm: Literal["stop", "quarantine", "watch"] = "stop"
+    gold_share: float = Field(
+        default=0.05, ge=0, le=1, description="Share of attempts that the held-out validator judges, beside the suspect ones."
+    )
+    regrade_share: float = Field(default=0.02, ge=0, le=1, description="Share of attempts that are graded twice, with the same seed.")
+    limit: float = Field(default=0.02, gt=0, lt=0.25, description="Estimated hack rate above which the alarm is raised.")
+    gap: float = Field(default=0.5, gt=0, description="Reward less gold from which an attempt counts as a hack.")
+    on_alarm: Literal["stop", "quarantine", "watch"] = Field(
+        default="stop",
+        description="`stop`: end the run with a checkpoint. `quarantine`: go back to before the rise, and have every rewarded attempt "
+        "judged from then on. `watch`: only record.",
+    )

@@ -39,7 +39,7 @@ def runner_site() -> Generator[str]:
 def _origin(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise NotFound(f"{name} is not installed: the weak graders need pytest (pip install agito[dev])")
+        raise NotFound(f"{name} is not installed: the weak graders need pytest (pip install pytest)")
     return Path(spec.origin)
 
 

@@ -27,12 +27,18 @@ function headline() {
   }
   const started = String(DATA.run.started ?? "").replace("T", " ").replace("+00:00", " UTC");
   const tiles = [
-    ["run", DATA.name], ["seed", SUMMARY?.seed ?? DATA.run.seed], ["commit", SUMMARY?.commit ?? DATA.run.commit], ["isolation", SUMMARY?.isolation_tier ?? DATA.run.isolation_tier],
+    ["run", DATA.name], ["environment", DATA.environment], ["seed", SUMMARY?.seed ?? DATA.run.seed], built(), ["isolation", SUMMARY?.isolation_tier ?? DATA.run.isolation_tier],
     ["wall time after set-up", SUMMARY && seconds(SUMMARY.wall_s)], ["CPU time", SUMMARY && `${whole(SUMMARY.cpu_s)} CPU-s`], ["load at the end", SUMMARY?.load?.toFixed(2)], ["taken by the host", SUMMARY?.stolen_ratio >= 0.01 ? percent(SUMMARY.stolen_ratio, 0) : undefined],
     ["tool calls", SUMMARY && whole(SUMMARY.tool_calls)], ["CPU of a tool call, median", SUMMARY && `${SUMMARY.tool_cpu_ms_p50.toFixed(2)} ms`],
     ["sampled tokens", SUMMARY && whole(SUMMARY.sampled_tokens)], ["void attempts", SUMMARY && whole(SUMMARY.void_attempts)], ["success, void as failure", isNumber(SUMMARY?.success_after_all) ? percent(SUMMARY.success_after_all) : undefined], ["started", started],
   ];
   host.append(h("dl", { class: "tiles" }, tiles.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => h("div", { class: "tile" }, h("dt", {}, name), h("dd", {}, String(value))))));
+}
+
+// The commit, or outside a checkout the version that is installed.
+function built() {
+  const commit = SUMMARY?.commit ?? DATA.run.commit, version = DATA.run.versions?.agito;
+  return commit === "unknown" && version ? ["version", version] : ["commit", commit];
 }
 
 // One axis from 0 to 1 with everything on it that a success can be compared with.

@@ -1,0 +1,84 @@
+"""Writes docs/recipes.md from the configuration's own classes: python scripts/recipe_keys.py > docs/recipes.md"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from agito.config import load
+from agito.keys import Key, Table, tables
+from agito.recipe import bundled, find, read
+from agito.types import Json
+
+HEAD = """\
+# Recipes
+
+A recipe is a TOML file that says how one run is made. What it does not say has the default below; `--set KEY=VALUE` beats the file.
+`agito recipes` lists the bundled ones, `agito recipes NAME` shows every key of one with its value, and what a run was made with stands in
+the `config.toml` of its folder. This page is written by `scripts/recipe_keys.py`.
+
+```toml
+name = "mine"
+
+[env]
+name = "path/to/own.py:Own"
+levels = [1, 2]
+
+[rl]
+steps = 60
+```
+
+```bash
+agito train mine.toml --set seed=1 --set 'env.families=["find"]'
+```
+
+Values are TOML; a bare word is a string. Where `--env` or `--set env.name=` names another environment than the recipe's, all of that
+environment is trained on: the recipe's own `env.families`, `env.levels`, `env.mix` and `sft.weights` are left behind, unless they are set
+too, and the run is named after both. A path is relative to the folder in which the command is given.
+
+| recipe | trains on | |
+|---|---|---|
+"""
+
+
+def main() -> None:
+    rows = [f"| `{name}` | `{read(name).env.title}`{_chosen(name)} | {_comment(name)} |" for name in bundled()]
+    sys.stdout.write(HEAD + "\n".join(rows) + "\n")
+    for table in tables():
+        sys.stdout.write(_section(table))
+
+
+def _section(table: Table) -> str:
+    rows = [f"| `{_last(key.name)}` | {_value(key)} | {key.takes} | {key.about} |" for key in table.keys]
+    chosen = next((f" with `name = {json.dumps(key.value)}`" for key in table.keys if key.name.endswith("loss.name")), "")
+    is_list = table.name == "env.mix"
+    title = f"`[[{table.name}]]`" if is_list else f"`[{table.name}]`{chosen}" if table.name else "At the top"
+    head = "\n| key | default | takes | |\n|---|---|---|---|\n" if rows else ""
+    return f"\n## {title}\n\n{table.about}\n{head}" + "".join(f"{row}\n" for row in rows)
+
+
+def _value(key: Key) -> str:
+    return "" if key.value is None else f"`{json.dumps(key.value, ensure_ascii=False)}`"
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _chosen(name: str) -> str:
+    """Families and levels, where a recipe takes some of them."""
+    section: Json = load(find(name)).get("env", {})
+    assert isinstance(section, dict)
+    parts = [
+        f"{what} {', '.join(map(str, some))}" for what in ("families", "levels") if isinstance(some := section.get(what), list) and some
+    ]
+    return f", {', '.join(parts)}" if parts else ""
+
+
+def _comment(name: str) -> str:
+    lines = find(name).read_text(encoding="utf-8").splitlines()
+    return next((line.removeprefix("#").strip() for line in lines if line.startswith("#")), "")
+
+
+if __name__ == "__main__":
+    main()

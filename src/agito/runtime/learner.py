@@ -1,0 +1,98 @@
+"""A learner as it runs in a worker: the trainer, and the channels that it pushes its weights into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import assert_never
+
+import torch
+
+from agito.models import Qwen3, load_into, save
+from agito.record.commits import commit
+from agito.runtime.wire import (
+    BeginPhase,
+    Done,
+    Imitate,
+    LearnerRequest,
+    LearnerResponse,
+    LearnerSpec,
+    LoadState,
+    PushWeights,
+    SaveCheckpoint,
+    SaveState,
+    Stepped,
+    SyncWeights,
+    TakeStep,
+)
+from agito.trainer import LocalTrainer
+from agito.trainer.checkpoint import load_state, save_state
+from agito.trainer.reducer import OneRank, Reducer
+from agito.weights.channel import InProcess, WeightBuffer, WeightChannel
+
+
+class LearnerService:
+    """One policy's. `reducer`: to those that learn with it."""
+
+    def __init__(self, model: Qwen3, spec: LearnerSpec, reducer: Reducer) -> None:
+        self._model, self._reducer = model, reducer
+        self._trainer = LocalTrainer(model, spec.config, reducer=reducer)
+        self.own = InProcess()  # for a sampler beside it
+        self._buffer, self.shared = WeightBuffer.create(model.named_parameters()) if spec.serves_others else (None, None)
+
+    def handle(self, request: LearnerRequest) -> LearnerResponse:
+        if isinstance(request, Imitate | TakeStep | SyncWeights | LoadState):
+            self.own.withdraw()
+        match request:
+            case Imitate():
+                batches = zip(request.batches, request.num_tokens, strict=True)
+                return Stepped(stats=tuple(self._trainer.imitate(samples, num_tokens=num) for samples, num in batches))
+            case TakeStep():
+                return Stepped(stats=(self._trainer.step(request.samples, rate=request.rate),))
+            case BeginPhase():
+                self._trainer.reducer = OneRank() if request.is_alone else self._reducer
+                self._trainer.begin_phase(request.phase, request.total_steps)
+            case SyncWeights():
+                self._sync()
+            case PushWeights():
+                self._push(request.version)
+            case SaveCheckpoint():
+                self._save(request)
+            case SaveState():
+                save_state(self._trainer, request.directory)
+            case LoadState():
+                self._load(request)
+            case _:
+                assert_never(request)
+        return Done()
+
+    def close(self) -> None:
+        if self._buffer is not None:
+            self._buffer.close()
+
+    @torch.no_grad()
+    def _sync(self) -> None:
+        weights = list(self._model.parameters())
+        if self._reducer.rank:
+            for weight in weights:
+                weight.zero_()
+        self._reducer.sum_(weights)
+
+    def _push(self, version: int) -> None:
+        channels: tuple[WeightChannel, ...] = (self.own, self._buffer) if self._buffer else (self.own,)
+        for channel in channels:
+            channel.push(version, self._model.named_parameters())
+        self._trainer.version = version
+
+    def _save(self, request: SaveCheckpoint) -> None:
+        def write(into: Path) -> None:
+            save(self._model, into, version=self._trainer.version, extra=dict(request.tokenizer), eos_ids=request.eos_ids)
+            save_state(self._trainer, into)
+
+        commit(request.directory, write, meta=dict(request.meta))
+
+    def _load(self, request: LoadState) -> None:
+        if request.weights_only:
+            load_into(self._model, request.directory)
+        else:
+            self._trainer.reducer = self._reducer
+            load_state(self._trainer, request.directory)

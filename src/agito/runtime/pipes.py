@@ -1,0 +1,198 @@
+"""Worker processes of this machine, each behind one stream socket.
+
+The side that asks never blocks: a worker that has stopped reading, or writing, keeps one request waiting and not the event loop. A request
+may be given up at any point. What it had begun to send is finished by the next one, and its answer, which may still come, is dropped by id.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+
+from agito.runtime.transport import Handler, respond
+from agito.runtime.wire import Failure, Request, Response
+
+_HEAD = struct.Struct("<QQ")  # id, bytes that follow
+_MOST_BYTES = 1 << 20  # taken from the socket at once
+_LOOK_S = 0.01
+
+
+def launch(rank: int) -> PipeTransport:
+    """A `Launch`: the process imports what it needs while something else is done."""
+    ours, theirs = socket.socketpair()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with theirs:
+        fd = theirs.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "agito.runtime.worker", str(fd), str(rank)],
+            pass_fds=[fd], env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    return PipeTransport(process, Asking(ours))
+
+
+class PipeTransport:
+    """One process and the connection to it. It dies with this process: its connection closes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], link: Asking) -> None:
+        self.process, self.link = process, link
+
+    async def ask(self, request: Request) -> Response:
+        return await self.link.ask(request)
+
+    @property
+    def ended(self) -> str:
+        code = self.process.poll()
+        if code is None:
+            return ""
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    @property
+    def standing(self) -> str:
+        try:
+            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return ""
+        return {"T": "it is stopped", "t": "a debugger holds it", "D": "it waits for a device"}.get(state, "")
+
+    def close(self) -> None:
+        self.link.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    async def wait(self, until: float) -> bool:
+        while self.process.poll() is None:
+            if time.monotonic() >= until:
+                return False
+            await anyio.sleep(_LOOK_S)
+        return True
+
+
+class Asking:
+    """The side of a socket that asks."""
+
+    def __init__(self, link: socket.socket) -> None:
+        link.setblocking(False)
+        self._link = link
+        self._unsent, self._unread = bytearray(), bytearray()
+
+    async def ask(self, request: Request) -> Response:
+        """Raises `EOFError` when the other side is gone, and `ValueError` for an answer that cannot be read."""
+        before = len(self._unsent)  # of a message that was given up half-way
+        self._unsent += _frame(request.id, request)
+        total = len(self._unsent)
+        data: bytes | None = None
+        try:
+            if self._flush():
+                data = await self._answer(request.id)
+            else:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._send)
+                    data = await self._answer(request.id)
+                    tasks.cancel_scope.cancel()
+        finally:
+            sent = total - len(self._unsent)
+            if sent <= before:  # nothing of this message has gone out, so nothing of it needs to
+                del self._unsent[before - sent :]
+        if data is None:
+            raise EOFError("the other side is gone")
+        try:
+            response: object = pickle.loads(data)
+        except Exception as error:  # whatever an object raises that is put together again
+            raise ValueError(f"its answer cannot be read: {error!r}") from error
+        if not isinstance(response, Response):
+            raise ValueError(f"its answer cannot be read: it is of {type(response).__name__}")
+        return response
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._link.close()
+
+    async def _send(self) -> None:
+        while not self._flush():
+            await anyio.wait_writable(self._link)
+
+    def _flush(self) -> bool:
+        """Sends what the socket takes now; whether that was all. Where the other side is gone, whoever receives is told."""
+        while self._unsent:
+            try:
+                with memoryview(self._unsent) as view:
+                    sent = self._link.send(view)
+            except BlockingIOError:
+                return False
+            except OSError:
+                self._unsent.clear()
+                return True
+            del self._unsent[:sent]
+        return True
+
+    async def _answer(self, wanted: int) -> bytes | None:
+        """The answer to request `wanted`; None when the other side is gone."""
+        while True:
+            if len(self._unread) >= _HEAD.size:
+                number, size = _HEAD.unpack_from(self._unread)
+                end = _HEAD.size + size
+                if len(self._unread) >= end:
+                    data = bytes(self._unread[_HEAD.size : end])
+                    del self._unread[:end]
+                    if number == wanted:
+                        return data
+                    continue  # to a request that was given up
+            if self._link.fileno() < 0:
+                return None
+            await anyio.wait_readable(self._link)
+            try:
+                more = self._link.recv(_MOST_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return None
+            if not more:
+                return None
+            self._unread += more
+
+
+def serve(link: socket.socket, handler: Handler) -> None:
+    """The worker's side, which has nothing else to do: answers requests until the asking side is gone."""
+    file = link.makefile("rb")
+    while (head := _read(file.read, _HEAD.size)) is not None:
+        number, size = _HEAD.unpack(head)
+        data = _read(file.read, size)
+        if data is None:
+            return
+        request: object = pickle.loads(data)
+        assert isinstance(request, Request)
+        response = respond(handler, request)
+        try:
+            frame = _frame(number, response)
+        except Exception as error:  # an answer that cannot be pickled, an exception among them
+            failure = Failure(error=RuntimeError(f"{type(request.body).__name__}: {error!r}"), trace=traceback.format_exc())
+            frame = _frame(number, Response(id=number, body=failure))
+        try:
+            link.sendall(frame)
+        except OSError:
+            return
+
+
+def _read(read: Callable[[int], bytes], size: int) -> bytes | None:
+    try:
+        data = read(size)
+    except OSError:
+        return None
+    return data if len(data) == size else None
+
+
+def _frame(number: int, value: Request | Response) -> bytes:
+    data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    return _HEAD.pack(number, len(data)) + data

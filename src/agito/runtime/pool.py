@@ -1,0 +1,102 @@
+"""The workers of one run, and the policies that are open in them.
+
+A policy has a sampler in every worker. Where all learn together, every worker also has the learner's weights and a part of each batch, and
+they sum their gradients among themselves. Where the first learns alone, the others sample, with weights that they pull from it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import anyio
+
+from agito.models.config import Qwen3Config
+from agito.runtime.client import FAREWELL_S, START_S, Worker, together
+from agito.runtime.pipes import launch
+from agito.runtime.remote import RemoteLearner, RemoteSampler
+from agito.runtime.roles import PolicyHandle
+from agito.runtime.transport import Launch
+from agito.runtime.wire import LearnerGroup, LearnerSpec, OpenPolicy, PolicyId, PolicyOpened, SamplerSpec
+from agito.trainer.config import TrainerConfig
+from agito.weights.address import SharedMemory
+
+SILENCE_S = 300.0  # after which a worker that has not answered is given up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyPlan:
+    """What a policy is made of, and how it is spread over the workers of a pool."""
+
+    model: Qwen3Config
+    trainer: TrainerConfig
+    seed: int
+    device: str
+    context: int  # tokens of one sequence
+    max_num_seqs: int  # that one worker samples at once
+    learns_alone: bool = False  # the first worker learns while the others sample
+
+
+class WorkerPool:
+    """A fixed number of workers."""
+
+    def __init__(self, num_workers: int, *, start: Launch = launch, silence_s: float = SILENCE_S) -> None:
+        """Starts them; they come up by themselves while something else is done. One that has not answered a request for `silence_s` is
+        given up: the request, and every later one, raises `WorkerDied`."""
+        self._directory = Path(tempfile.mkdtemp(prefix="agito-"))  # where those that learn together meet
+        self.workers = tuple(Worker(rank, start(rank), silence_s) for rank in range(num_workers))
+        self._learners_turn = anyio.Lock()  # those that sum their gradients must all be asked in the same order
+
+    async def open(self, policy: PolicyId, plan: PolicyPlan) -> PolicyHandle:
+        """One that is open under this id is replaced. Raises `BadRecipe` for a device that is not there, and `WorkerDied` when a worker did
+        not come up."""
+        learners = self.workers[:1] if plan.learns_alone else self.workers
+        specs = [
+            LearnerSpec(config=plan.trainer, group=self._group(rank, len(learners)), serves_others=plan.learns_alone)
+            for rank in range(len(learners))
+        ]
+        opened = await together(
+            learners, [partial(_open, worker, policy, plan, learner=spec) for worker, spec in zip(learners, specs, strict=True)]
+        )
+        others = self.workers[len(learners) :]
+        await together(others, [partial(_open, worker, policy, plan, weights=opened[0].weights) for worker in others])
+        return PolicyHandle(
+            learner=RemoteLearner(policy, learners, self._learners_turn),
+            samplers=tuple(RemoteSampler(policy, worker) for worker in self.workers),
+            learns_alone=plan.learns_alone,
+        )
+
+    def _group(self, rank: int, size: int) -> LearnerGroup | None:
+        return LearnerGroup(rank=rank, size=size, rendezvous=self._directory / "learners") if size > 1 else None
+
+    async def aclose(self) -> None:
+        """Idempotent. Afterwards the workers' CPU time is in this process's children's."""
+        for worker in self.workers:
+            worker.close()
+        until = time.monotonic() + FAREWELL_S
+        for worker in self.workers:
+            await worker.join(until)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+async def _open(
+    worker: Worker,
+    policy: PolicyId,
+    plan: PolicyPlan,
+    *,
+    learner: LearnerSpec | None = None,
+    weights: SharedMemory | None = None,
+) -> PolicyOpened:
+    """A sampler, and a learner or none."""
+    request = OpenPolicy(
+        model=plan.model,
+        seed=plan.seed,
+        device=plan.device,
+        learner=learner,
+        sampler=SamplerSpec(context=plan.context, max_num_seqs=plan.max_num_seqs, weights=weights),
+    )
+    return await worker.ask(policy, request, PolicyOpened, deadline_s=max(worker.silence_s, START_S))

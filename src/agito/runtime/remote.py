@@ -1,0 +1,121 @@
+"""Sampler and learner of a policy whose weights are in workers: each verb is a request to one of them, or to all that learn."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+
+from agito.engine.wire import Advance, Advanced
+from agito.protocols import StepStats
+from agito.runtime.client import Worker, together
+from agito.runtime.wire import (
+    BeginPhase,
+    Done,
+    Imitate,
+    LearnerRequest,
+    LearnerResponse,
+    LoadState,
+    PolicyId,
+    PullWeights,
+    PushWeights,
+    SaveCheckpoint,
+    SaveState,
+    Stepped,
+    SyncWeights,
+    TakeStep,
+    WeightsPulled,
+)
+from agito.trainer.config import Phase
+from agito.types import Json, Sample
+
+Answer = TypeVar("Answer", bound=LearnerResponse)
+
+
+class RemoteSampler:
+    """Implements `Sampler`."""
+
+    def __init__(self, policy: PolicyId, worker: Worker) -> None:
+        self._policy, self._worker = policy, worker
+
+    async def advance(self, exchange: Advance) -> Advanced:
+        return await self._worker.ask(self._policy, exchange, Advanced)
+
+    async def pull(self, version: int, *, keep_rows: bool) -> float:
+        pulled = await self._worker.ask(self._policy, PullWeights(version=version, keep_rows=keep_rows), WeightsPulled)
+        return pulled.paused_s
+
+
+class RemoteLearner:
+    """Implements `Learner`: each of `workers` holds all weights and takes a part of every batch."""
+
+    def __init__(self, policy: PolicyId, workers: Sequence[Worker], turn: anyio.Lock) -> None:
+        """`turn`: whose it is to ask all workers for something, which only one learner of a pool does at a time."""
+        self._policy, self._workers, self._turn = policy, workers, turn
+        self._num_active = len(workers)
+
+    async def begin_phase(self, phase: Phase, total_steps: int, *, is_alone: bool = False) -> None:
+        self._num_active = 1 if is_alone else len(self._workers)
+        await self._all(BeginPhase(phase=phase, total_steps=total_steps, is_alone=is_alone), num=self._num_active)
+
+    async def join(self) -> None:
+        if self._num_active == len(self._workers):
+            return
+        self._num_active = len(self._workers)
+        with tempfile.TemporaryDirectory(prefix="agito-") as directory:
+            await self._all(SaveState(directory=Path(directory)), num=1)
+            await self.load(Path(directory))
+
+    async def imitate(self, batches: Sequence[Sequence[Sample]]) -> Sequence[StepStats]:
+        shares = [spread(batch, self._num_active) for batch in batches]
+        totals = tuple(sum(sample.num_trainable for sample in batch) for batch in batches)
+        requests = [
+            Imitate(batches=tuple(tuple(share[rank]) for share in shares), num_tokens=totals) for rank in range(self._num_active)
+        ]  # fmt: skip
+        return (await self._each(requests, Stepped, patience=max(len(batches), 1)))[0].stats
+
+    async def sync(self) -> None:
+        if len(self._workers) > 1:
+            await self._all(SyncWeights())
+
+    async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> StepStats:
+        shares = spread(samples, len(self._workers))
+        return (await self._each([TakeStep(samples=tuple(share), rate=rate) for share in shares], Stepped))[0].stats[0]
+
+    async def push(self, version: int) -> None:
+        await self._all(PushWeights(version=version))
+
+    async def save(self, directory: Path, *, meta: Mapping[str, Json], tokenizer: Mapping[str, str], eos_ids: Sequence[int] = ()) -> None:
+        await self._all(SaveCheckpoint(directory=directory, meta=meta, tokenizer=tokenizer, eos_ids=tuple(eos_ids)), num=1)
+
+    async def load(self, directory: Path, *, weights_only: bool = False) -> None:
+        await self._all(LoadState(directory=directory, weights_only=weights_only))
+
+    async def _all(self, request: LearnerRequest, *, num: int | None = None) -> None:
+        """The same to each, or to the first `num`."""
+        await self._each([request] * (num or len(self._workers)), Done)
+
+    async def _each(self, requests: Sequence[LearnerRequest], expected: type[Answer], *, patience: int = 1) -> list[Answer]:
+        """One to each worker, from the first on. `patience`: how many times the usual silence it may take."""
+        workers = self._workers[: len(requests)]
+        calls = [
+            partial(worker.ask, self._policy, request, expected, deadline_s=worker.silence_s * patience)
+            for worker, request in zip(workers, requests, strict=True)
+        ]
+        async with self._turn:
+            return await together(self._workers, calls)
+
+
+def spread(samples: Sequence[Sample], num: int) -> list[list[Sample]]:
+    """Longest first, each to the one with the fewest tokens so far: a function of content."""
+    shares: list[list[Sample]] = [[] for _ in range(num)]
+    loads = [0] * num
+    for sample in sorted(samples, key=lambda sample: (-len(sample.ids), sample.attempt, sample.segment)):
+        lightest = loads.index(min(loads))
+        shares[lightest].append(sample)
+        loads[lightest] += len(sample.ids)
+    return shares

@@ -1,0 +1,88 @@
+"""The way to one worker and back, whatever the worker is: a process of its own (`pipes`), or a thread of this one, for tests.
+
+Another kind (actors of a cluster, say) implements `Transport` where requests are made and calls `respond` where they are served.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Protocol
+
+import anyio
+import anyio.to_thread
+
+from agito.runtime.wire import Failure, PolicyId, Request, Response, WorkerRequest, WorkerResponse
+
+Handler = Callable[[PolicyId, WorkerRequest], WorkerResponse]
+
+
+class Transport(Protocol):
+    """One request at a time; deadlines are the caller's. A request may be given up at any point, and its answer is then dropped."""
+
+    async def ask(self, request: Request) -> Response:
+        """Raises `EOFError` when the worker is gone, and `ValueError` for an answer that cannot be read."""
+        ...
+
+    @property
+    def ended(self) -> str:
+        """How the worker ended, such as `signal SIGKILL`; empty while it runs."""
+        ...
+
+    @property
+    def standing(self) -> str:
+        """What the system says of a worker that says nothing itself; empty where it has nothing to say."""
+        ...
+
+    def close(self) -> None:
+        """The worker is to end by itself. Idempotent."""
+        ...
+
+    def kill(self) -> None: ...
+    async def wait(self, until: float) -> bool:
+        """Whether it has ended by `until`, on the monotonic clock."""
+        ...
+
+
+class Launch(Protocol):
+    """Starts worker `rank`, which then comes up by itself."""
+
+    def __call__(self, rank: int) -> Transport: ...
+
+
+class ThreadTransport:
+    """A worker in this process, for tests and debuggers. A request that is under way cannot be given up, so its deadline does not hold."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._is_closed = False
+
+    async def ask(self, request: Request) -> Response:
+        if self._is_closed:
+            raise EOFError("the worker was closed")
+        return await anyio.to_thread.run_sync(respond, self._handler, request)
+
+    @property
+    def ended(self) -> str:
+        return "closed" if self._is_closed else ""
+
+    @property
+    def standing(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        self._is_closed = True
+
+    def kill(self) -> None:
+        self.close()
+
+    async def wait(self, until: float) -> bool:
+        return self._is_closed
+
+
+def respond(handler: Handler, request: Request) -> Response:
+    """The worker's side of every transport."""
+    try:
+        return Response(id=request.id, body=handler(request.policy, request.body))
+    except Exception as error:  # the boundary: the other side decides what a failure means
+        return Response(id=request.id, body=Failure(error=error, trace=traceback.format_exc()))

@@ -1,0 +1,184 @@
+"""What is asked of a worker process and what it answers; torch-free, picklable, the same over every transport.
+
+One request is answered by one response with its id. Each request names its policy: a process may hold several. `Advance` and `Advanced` are
+the engine's own, in `agito.engine.wire`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from agito.engine.wire import Advance, Advanced
+from agito.models.config import Qwen3Config
+from agito.protocols import StepStats
+from agito.trainer.config import Phase, TrainerConfig
+from agito.types import Json, Sample
+from agito.weights.address import SharedMemory
+
+PolicyId: TypeAlias = str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerGroup:
+    """Processes that learn together: each holds all weights and takes a part of every batch."""
+
+    rank: int
+    size: int
+    rendezvous: Path  # a file, not there yet, through which they find one another
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSpec:
+    """`serves_others`: samplers of other processes pull its weights, so it learns while they sample. Without a `group` it learns alone."""
+
+    config: TrainerConfig
+    group: LearnerGroup | None = None
+    serves_others: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerSpec:
+    context: int  # tokens of one sequence
+    max_num_seqs: int  # that sample at once; more wait for a place
+    weights: SharedMemory | None = None  # None: the learner is in this process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenPolicy:
+    """Makes the policy's network, the same in every process for the same seed, and its roles here. One of that id is replaced."""
+
+    model: Qwen3Config
+    seed: int
+    device: str
+    sampler: SamplerSpec
+    learner: LearnerSpec | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyOpened:
+    num_parameters: int
+    weights: SharedMemory | None  # where samplers of other processes find them; None unless the learner serves others
+
+
+# ---- to a sampler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullWeights:
+    """Sample with this version from here on. Rows stay as they are, or are all dropped."""
+
+    version: int
+    keep_rows: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsPulled:
+    paused_s: float  # for which nothing was sampled
+
+
+# ---- to a learner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginPhase:
+    """A new optimizer and schedule. `is_alone`: without the rest of its group, until the next phase or `LoadState`."""
+
+    phase: Phase
+    total_steps: int
+    is_alone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imitate:
+    """A supervised step for each batch. `num_tokens`: trainable ones of each whole batch, of which this process may have a part."""
+
+    batches: tuple[tuple[Sample, ...], ...]
+    num_tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeStep:
+    """A step of reinforcement learning; `rate` scales the learning rates."""
+
+    samples: tuple[Sample, ...]
+    rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped:
+    stats: tuple[StepStats, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncWeights:
+    """The whole group takes the weights of its first process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushWeights:
+    """The learner's weights become this version, for samplers to pull."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveCheckpoint:
+    """Weights, tokenizer, optimizer and `meta`, committed by a rename."""
+
+    directory: Path
+    meta: Mapping[str, Json]
+    tokenizer: Mapping[str, str]  # file name → text
+    eos_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveState:
+    """What `LoadState` needs, into a directory that is there."""
+
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadState:
+    directory: Path
+    weights_only: bool = False
+
+
+# ---- what all have in common
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """It has been done, and there is nothing to say about it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """It was not done."""
+
+    error: BaseException
+    trace: str
+
+
+SamplerRequest: TypeAlias = Advance | PullWeights
+SamplerResponse: TypeAlias = Advanced | WeightsPulled
+LearnerRequest: TypeAlias = BeginPhase | Imitate | TakeStep | SyncWeights | PushWeights | SaveCheckpoint | SaveState | LoadState
+LearnerResponse: TypeAlias = Stepped | Done
+WorkerRequest: TypeAlias = OpenPolicy | SamplerRequest | LearnerRequest
+WorkerResponse: TypeAlias = PolicyOpened | SamplerResponse | LearnerResponse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    id: int
+    policy: PolicyId
+    body: WorkerRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    id: int  # of the request
+    body: WorkerResponse | Failure

@@ -1,0 +1,105 @@
+"""The worker: policies by id, each with a sampler, and a learner or none. Its process ends with the connection to the one that asks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from agito.engine.wire import Advance
+from agito.errors import BadRecipe
+from agito.models import Qwen3
+from agito.runtime.learner import LearnerService
+from agito.runtime.pipes import serve
+from agito.runtime.sampler import SamplerService
+from agito.runtime.wire import LearnerGroup, OpenPolicy, PolicyId, PolicyOpened, PullWeights, SamplerSpec, WorkerRequest, WorkerResponse
+from agito.trainer.reducer import OneRank, Reducer, SharedReducer
+from agito.weights.channel import WeightBuffer, WeightChannel
+
+_NICE = 10  # tools and episodes go first: they take little, and everybody waits for them
+_LEARNER_NICE = 5  # more, where others sample meanwhile: sampling soon hits the staleness bound and stalls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Policy:
+    sampler: SamplerService
+    learner: LearnerService | None
+
+
+class Host:
+    """A `Handler` for requests to all policies of this process."""
+
+    def __init__(self, *, is_own_process: bool = False) -> None:
+        self._may_renice = is_own_process
+        self._policies: dict[PolicyId, _Policy] = {}
+        self._reducer: Reducer | None = None  # torch has one group of processes
+
+    def __call__(self, policy: PolicyId, request: WorkerRequest) -> WorkerResponse:
+        if isinstance(request, OpenPolicy):
+            return self._open(policy, request)
+        found = self._policies.get(policy)
+        if found is None:
+            raise LookupError(f"policy {policy!r} is not open here; there are {sorted(self._policies)}")
+        if isinstance(request, Advance | PullWeights):
+            return found.sampler.handle(request)
+        if found.learner is None:
+            raise LookupError(f"policy {policy!r} does not learn here")
+        return found.learner.handle(request)
+
+    def _open(self, policy: PolicyId, request: OpenPolicy) -> PolicyOpened:
+        replaced = self._policies.pop(policy, None)  # its memory first
+        if replaced is not None and replaced.learner is not None:
+            replaced.learner.close()
+        del replaced
+        _require_device(request.device)
+        model = Qwen3(request.model, seed=request.seed, device=request.device)
+        learner = None
+        if request.learner is not None:
+            learner = LearnerService(model, request.learner, self._reducer_of(request.learner.group))
+            if request.learner.serves_others and self._may_renice:
+                os.nice(_LEARNER_NICE)
+                self._may_renice = False
+        sampler = SamplerService(model, request.sampler, _channel(model, request.sampler, learner))
+        self._policies[policy] = _Policy(sampler=sampler, learner=learner)
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        return PolicyOpened(num_parameters=num_parameters, weights=learner.shared if learner else None)
+
+    def _reducer_of(self, group: LearnerGroup | None) -> Reducer:
+        if group is None:
+            return OneRank()
+        self._reducer = self._reducer or SharedReducer(group.rank, group.size, group.rendezvous)
+        if (self._reducer.rank, self._reducer.num_ranks) != (group.rank, group.size):
+            raise ValueError(f"this process already learns as {self._reducer.rank} of {self._reducer.num_ranks}, not as {group}")
+        return self._reducer
+
+
+def _channel(model: Qwen3, spec: SamplerSpec, learner: LearnerService | None) -> WeightChannel:
+    if spec.weights is not None:
+        return WeightBuffer.open(spec.weights, model.named_parameters())
+    if learner is None:
+        raise ValueError("a sampler without a learner beside it needs the address of its weights")
+    return learner.own
+
+
+def _require_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+        if device.startswith("cuda:"):
+            torch.cuda.set_device(device)
+    except (AssertionError, RuntimeError) as error:
+        build = "this build of torch has no CUDA: make setup TORCH=cuda" if not torch.backends.cuda.is_built() else error
+        raise BadRecipe(f"compute.device={device}: {build}") from None
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    os.nice(_NICE)
+    with socket.socket(fileno=int(sys.argv[1])) as link:
+        serve(link, Host(is_own_process=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Weights on their way from the learner of a policy to its samplers. Addresses (`address`) load without torch, channels do not."""

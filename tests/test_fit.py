@@ -1,0 +1,115 @@
+"""A recipe and its environments: what does not go together is found before anything is made, and what belongs to another is left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agito.assess import Changes
+from agito.errors import BadRecipe
+from agito.fit import fit
+from agito.recipe import Recipe, absolute, label, read, shown
+
+COIN = "agito.testing:FakeEnvironment"
+TWO_SPLITS = """
+from agito.testing import FakeEnvironment
+
+
+class Own(FakeEnvironment):
+    splits = ("train", "heldout")
+
+
+class Bare(FakeEnvironment):
+    splits = ("train",)
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(TWO_SPLITS)
+    return tmp_path
+
+
+def test_another_environment_leaves_the_families_levels_and_weights_of_the_recipes_own_behind() -> None:
+    found = read("quickstart", (f"env.name={COIN}",))
+    assert (found.env.families, found.env.levels, found.sft.weights) == ((), (), {})
+    assert found.rl == read("quickstart").rl
+    fit(found)
+
+
+def test_what_is_set_beside_another_environment_holds() -> None:
+    found = read("smoke", (f"env.name={COIN}", "env.levels=[2]", 'sft.weights={"coin-2"=0.5}'))
+    assert (found.env.levels, found.sft.weights) == ((2,), {"coin-2": 0.5})
+
+
+def test_naming_the_recipes_own_environment_changes_nothing() -> None:
+    assert read("quickstart", ("env.name=shell",)) == read("quickstart")
+
+
+def test_a_mixture_is_left_behind_by_one_environment_and_the_reverse(here: Path) -> None:
+    (here / "two.toml").write_text('name = "two"\n[[env.mix]]\nname = "shell"\n[[env.mix]]\nname = "code"\n')
+    assert read("two.toml", ("env.name=desk",)).env.names == ("desk",)
+    mixed = read("quickstart", ('env.mix=[{name="shell"},{name="desk"}]',))
+    assert (mixed.name, mixed.env.levels, mixed.sft.weights) == ("quickstart-shell+desk", (), {})
+
+
+@pytest.mark.parametrize(
+    ("env", "name"),
+    [
+        ("own.py:Own", "own"),
+        ("deep/hidden_number.py:HiddenNumber", "hidden_number"),
+        ("own.py:Loose", "own-Loose"),
+        ("code", "code"),
+        (COIN, "testing-FakeEnvironment"),
+    ],
+)
+def test_a_run_is_named_after_what_it_trains(env: str, name: str) -> None:
+    assert label(env) == name
+    assert read("smoke", (f"env.name={env}",)).name == f"smoke-{name}"
+    assert read("smoke", (f"env.name={env}", "name=mine")).name == "mine"
+
+
+def test_an_environments_path_means_the_same_from_every_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = read("smoke", ("env.name=own.py:Own",)).env.name
+    assert kept == f"{here}/own.py:Own" == absolute("own.py:Own")
+    assert shown(kept) == "own.py:Own"
+    assert Changes(env="own.py:Own", levels=(1,)).applied_to(read("smoke", (f"env.name={kept}", "env.levels=[2]"))).env.families == ()
+    monkeypatch.chdir("/")
+    assert shown(kept) == kept.removeprefix("/") and absolute(kept) == kept
+    fit(read("smoke", (f"env.name={kept}",)))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("env.levels=[1,77]", "env.levels=77: shell has 1, 2, 3, 4, 5"),
+        ('env.families=["fimd"]', "env.families=fimd: shell has find, repair; did you mean find?"),
+        ('sft.weights={"find-9"=1.0}', "sft.weights: there is no cell find-9; there are find-1"),
+        ('sft.weights={"foo"=1.0}', "sft.weights: there is no cell foo; there are find-1"),
+        ('env.mix=[{name="shell",levels=[9]}]', "env.mix.0.levels=9: shell has"),
+        ('env.mix=[{name="shell"},{name="shell"}]', "need at least one environment, and each once"),
+    ],
+)
+def test_a_typo_in_levels_families_or_cells_names_what_there_is(override: str, said: str) -> None:
+    with pytest.raises(BadRecipe) as caught:
+        fit(read("quickstart", (override,)))
+    assert said in str(caught.value)
+
+
+def test_an_environment_without_a_structural_split_is_not_evaluated_on_one_and_that_is_said_once(here: Path) -> None:
+    fitted = fit(read("quickstart", ("env.name=own.py:Own",)))
+    assert fitted.recipe.eval.structural_tasks == 0
+    (note,) = fitted.notes
+    assert note == "own.py:Own has no split `structural`: there will be no evaluation on another structure"
+    assert fit(read("quickstart", ("env.name=own.py:Own", "eval.structural_tasks=0"))).notes == ()
+
+
+def test_an_environment_without_held_out_tasks_is_refused_at_once(here: Path) -> None:
+    with pytest.raises(BadRecipe, match="has the splits train: training needs heldout too"):
+        fit(read("quickstart", ("env.name=own.py:Bare",)))
+
+
+def test_a_recipe_that_fits_is_left_as_it_is() -> None:
+    assert fit(Recipe()).recipe == Recipe()
