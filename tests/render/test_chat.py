@@ -119,8 +119,8 @@ def sentence_piece() -> Tokenizer:
 
 
 def with_controls(tokenizer: Tokenizer) -> Tokenizer:
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in NOT_SPECIAL])
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     return tokenizer
 
 
