@@ -36,6 +36,6 @@ def test_a_checkpoint_that_says_too_little_or_of_another_network_is_named(tmp_pa
     (checkpoint / "config.json").write_text('{"model_type": "qwen3"}')
     with pytest.raises(CorruptCheckpoint, match="num_attention_heads"):
         recipe_of(checkpoint)
-    (checkpoint / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(UnsupportedCheckpoint, match="llama"):
+    (checkpoint / "config.json").write_text('{"model_type": "mixtral"}')
+    with pytest.raises(UnsupportedCheckpoint, match="mixtral"):
         recipe_of(checkpoint)

@@ -159,11 +159,11 @@ def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"model_type": "llama"},
-        {"attention_bias": True},
-        {"use_sliding_window": True},
+        {"model_type": "mixtral"},
+        {"mlp_bias": True},
+        {"quantization_config": {"bits": 4}},
         {"hidden_act": "gelu"},
-        {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -171,7 +171,7 @@ def test_a_network_that_is_not_implemented_is_refused_by_name(change: dict[str, 
     save(Qwen3(TINY), tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UnsupportedCheckpoint, match=next(iter(change)) if "rope_parameters" not in change else "yarn"):
+    with pytest.raises(UnsupportedCheckpoint, match=next(iter(change)) if "rope_parameters" not in change else "dynamic"):
         read_config(tmp_path)
 
 
@@ -216,11 +216,10 @@ def test_the_base_of_rotary_positions_is_found_in_every_layout(said: dict[str, o
 @pytest.mark.parametrize(
     "said",
     [
-        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, {"rope_scaling": {"type": "linear", "factor": 2.0}},
-        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6}},
+        {"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
         {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}},
         {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
-        {"layer_types": ["full_attention", "sliding_attention"]},
+        {"layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2},
     ],
     ids=str,
 )  # fmt: skip

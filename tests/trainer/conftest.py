@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from agito.models.network import Qwen3, Qwen3Config
+from agito.models import Qwen3, Qwen3Config
 from agito.types import AttemptId, Sample, span
 
 VOCAB = 17

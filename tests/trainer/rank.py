@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from agito.learning.trainer import LocalTrainer, Reducer, SharedReducer, TrainerConfig
-from agito.models.network import Qwen3, Qwen3Config
+from agito.models import Qwen3, Qwen3Config
 from agito.types import AttemptId, Sample, span
 
 SHAPE = Qwen3Config(vocab_size=17, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agito import __version__
-from agito.cli import authors
+from agito.cli import authors, pretrained
 from agito.cli.arguments import AsJson, Command, RecipeName, Seed, Sets, Split, environments, recipes, runs
 from agito.cli.guard import guarded
 
@@ -240,6 +240,7 @@ app.command(cls=Command)(authors.audit)
 app.command(cls=Command)(authors.grade)
 app.command(cls=Command)(authors.serve)
 app.add_typer(authors.app, name="envs")
+app.add_typer(pretrained.app, name="models")
 
 
 @app.command("recipes", cls=Command)

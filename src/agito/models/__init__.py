@@ -1,4 +1,4 @@
-"""The policy network, its checkpoints in the Hugging Face layout, and the manifest of published weights.
+"""The decoder, its checkpoints in the Hugging Face layout, and the manifest of published weights.
 
 Names load on first use, so that the shape of a network can be read (`agito.models.config`) without torch.
 """
@@ -9,48 +9,68 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agito.models.cached import CachedQwen3
+    from agito.models.cached import CachedDecoder, CachedQwen3
     from agito.models.checkpoint import load, load_into, load_weights, save
-    from agito.models.config import Qwen3Config, UnsupportedCheckpoint, read_config
+    from agito.models.config import DecoderConfig, Qwen3Config, RopeScaling, UnsupportedCheckpoint
+    from agito.models.families import read_config
+    from agito.models.lora import LoraConfig, adapt, load_adapter, merged_weights, save_adapter
     from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, tensor_hashes
     from agito.models.native import NativeQwen3, is_supported
-    from agito.models.network import Qwen3, num_params
+    from agito.models.network import Decoder, Qwen3, num_params
 
 _HOME = {
     "MANIFEST_NAME": "manifest",
+    "CachedDecoder": "cached",
     "CachedQwen3": "cached",
+    "Decoder": "network",
+    "DecoderConfig": "config",
+    "LoraConfig": "lora",
     "Manifest": "manifest",
     "NativeQwen3": "native",
     "Qwen3": "network",
     "Qwen3Config": "config",
+    "RopeScaling": "config",
     "UnsupportedCheckpoint": "config",
     "WeightKind": "manifest",
+    "adapt": "lora",
     "is_supported": "native",
     "load": "checkpoint",
+    "load_adapter": "lora",
     "load_into": "checkpoint",
     "load_weights": "checkpoint",
+    "merged_weights": "lora",
     "num_params": "network",
-    "read_config": "config",
+    "read_config": "families",
     "save": "checkpoint",
+    "save_adapter": "lora",
     "tensor_hashes": "manifest",
 }
 
 __all__ = [
     "MANIFEST_NAME",
+    "CachedDecoder",
     "CachedQwen3",
+    "Decoder",
+    "DecoderConfig",
+    "LoraConfig",
     "Manifest",
     "NativeQwen3",
     "Qwen3",
     "Qwen3Config",
+    "RopeScaling",
     "UnsupportedCheckpoint",
     "WeightKind",
+    "adapt",
     "is_supported",
     "load",
+    "load_adapter",
     "load_into",
     "load_weights",
+    "merged_weights",
     "num_params",
     "read_config",
     "save",
+    "save_adapter",
     "tensor_hashes",
 ]
 

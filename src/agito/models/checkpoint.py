@@ -19,16 +19,18 @@ import torch
 from torch import Tensor
 
 from agito.errors import CorruptCheckpoint, DiskFull, NotFound
-from agito.models.config import CONFIG_NAME, Qwen3Config, UnsupportedCheckpoint, damaged, read_config, read_json
+from agito.models.config import CONFIG_NAME, UnsupportedCheckpoint
+from agito.models.families import damaged, hf_config, read_config, read_json
+from agito.models.lora import merged_weights
 from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, file_hash, tensor_hashes
-from agito.models.network import Qwen3
+from agito.models.network import Decoder
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
 
 def save(
-    model: Qwen3,
+    model: Decoder,
     directory: Path | str,
     *,
     version: int = 0,
@@ -37,13 +39,14 @@ def save(
     pad_id: int | None = None,
     extra: Mapping[str, bytes | str] | None = None,
 ) -> Manifest:
-    """Writes config, weights, generation defaults, the `extra` files (tokenizer, chat template) and their manifest, last."""
+    """Writes config, weights, generation defaults, the `extra` files (tokenizer, chat template) and their manifest, last. An adapter is
+    merged into the weights."""
     directory = Path(directory)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in merged_weights(model).items()}
     ends = {"eos_token_id": list(eos_ids) if len(eos_ids) > 1 else eos_ids[0]} if eos_ids else {}
     ends |= {} if pad_id is None else {"pad_token_id": pad_id}
     files: dict[str, bytes] = {
-        CONFIG_NAME: _json(_hf_config(model.config, next(iter(weights.values())).dtype) | ends),
+        CONFIG_NAME: _json(hf_config(model.config, str(next(iter(weights.values())).dtype).removeprefix("torch.")) | ends),
         WEIGHTS_NAME: safetensors.torch.save(weights, metadata={"format": "pt"}),
         "generation_config.json": _json({"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} | ends),
     }
@@ -65,25 +68,25 @@ def save(
     return manifest
 
 
-def load(directory: Path | str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Qwen3:
+def load(directory: Path | str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Decoder:
     """The network of a checkpoint, in the type it was stored in unless `dtype` says otherwise.
 
     Raises `NotFound`, `CorruptCheckpoint`, or `UnsupportedCheckpoint` for another architecture.
     """
     directory = Path(directory)
-    model = Qwen3(read_config(directory), seed=None, device="meta")
+    model = Decoder(read_config(directory), seed=None, device="meta")
     weights = _weights_for(model, directory)
     stored = dtype or weights["model.embed_tokens.weight"].dtype
     model.load_state_dict({name: tensor.to(device=device, dtype=stored) for name, tensor in weights.items()}, assign=True)
     return model.requires_grad_(True)
 
 
-def load_into(model: Qwen3, directory: Path | str) -> None:
+def load_into(model: Decoder, directory: Path | str) -> None:
     """The weights of a checkpoint of the same shape. Raises as `load` does, and the model is then as it was."""
     model.load_state_dict(_weights_for(model, Path(directory)))
 
 
-def _weights_for(model: Qwen3, directory: Path) -> dict[str, Tensor]:
+def _weights_for(model: Decoder, directory: Path) -> dict[str, Tensor]:
     """Raises `CorruptCheckpoint` unless they are those that the model has."""
     weights, wanted = load_weights(directory), model.state_dict()
     if model.config.tie_embeddings:
@@ -162,30 +165,3 @@ def _write(path: Path, data: bytes) -> None:
 
 def _json(data: Mapping[str, object]) -> bytes:
     return (json.dumps(data, indent=2) + "\n").encode()
-
-
-def _hf_config(config: Qwen3Config, dtype: torch.dtype) -> dict[str, object]:
-    kind = str(dtype).removeprefix("torch.")
-    return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "dtype": kind,
-        "torch_dtype": kind,  # transformers before 4.56 reads this name
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.max_position,
-        "num_attention_heads": config.num_heads,
-        "num_hidden_layers": config.num_layers,
-        "num_key_value_heads": config.num_kv_heads,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rope_theta": config.rope_theta,  # transformers before 5 reads this name
-        "tie_word_embeddings": config.tie_embeddings,
-        "use_cache": True,
-        "use_sliding_window": False,
-        "vocab_size": config.vocab_size,
-    }

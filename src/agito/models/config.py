@@ -1,16 +1,15 @@
-"""The shape of a network, and how `config.json` of the Hugging Face layout says it; importable without torch."""
+"""The shape of a network, each difference within the dense family a field; importable without torch."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Literal, TypeAlias
 
-from agito.errors import AgitoError, CorruptCheckpoint, NotFound
+from agito.errors import AgitoError
 
 CONFIG_NAME = "config.json"
+Family: TypeAlias = Literal["llama", "mistral", "qwen2", "qwen3", "gemma3_text"]  # `model_type` in the Hugging Face layout
+Activation: TypeAlias = Literal["silu", "gelu_tanh"]
 
 
 class UnsupportedCheckpoint(AgitoError, ValueError):
@@ -20,10 +19,31 @@ class UnsupportedCheckpoint(AgitoError, ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Qwen3Config:
-    """The shape of a network. `head_dim` is free: it need not be `hidden_size / num_heads`."""
+class RopeScaling:
+    """Rotary positions stretched beyond the length that a network was pre-trained at."""
 
-    vocab_size: int
+    kind: Literal["linear", "llama3", "yarn"]
+    factor: float
+    original_max_position: int
+    low_freq_factor: float = 1.0  # llama3
+    high_freq_factor: float = 4.0  # llama3
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0  # yarn
+    attention_factor: float | None = None  # yarn; None: 0.1 ln(factor) + 1
+    truncate: bool = True  # yarn: the ramp begins and ends at whole frequencies
+
+    def __post_init__(self) -> None:
+        if self.factor < 1 or self.original_max_position < 1:
+            raise ValueError(f"factor={self.factor}, original_max_position={self.original_max_position}: must be at least 1")
+        if self.kind == "llama3" and not self.low_freq_factor < self.high_freq_factor:
+            raise ValueError(f"low_freq_factor={self.low_freq_factor}: must be below high_freq_factor={self.high_freq_factor}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderConfig:
+    """The shape of a network. `head_dim` is free: it need not be `hidden_size / num_heads`. The defaults are Qwen3's kind of layer."""
+
+    vocab_size: int  # rows of the embedding; a tokenizer may use fewer
     hidden_size: int = 96
     intermediate_size: int = 256
     num_layers: int = 3
@@ -34,6 +54,20 @@ class Qwen3Config:
     rms_norm_eps: float = 1e-6
     tie_embeddings: bool = True
     max_position: int = 2048
+    family: Family = "qwen3"  # under which name it is written
+    activation: Activation = "silu"
+    qk_norm: bool = True  # queries and keys are normalised, head by head
+    qkv_bias: bool = False
+    out_bias: bool = False  # of the attention's output projection
+    mlp_bias: bool = False
+    norm_offset: bool = False  # norms scale by 1 + weight
+    sandwich_norms: bool = False  # what attention and MLP return is normalised too, before it is added
+    scale_embeddings: bool = False  # by the square root of `hidden_size`
+    query_scale: float | None = None  # of attention scores; None: 1 / sqrt(head_dim)
+    rope: RopeScaling | None = None  # of layers that see everything
+    sliding_window: int | None = None  # positions that a sliding layer sees, its own included
+    sliding_layers: tuple[int, ...] = ()
+    local_rope_theta: float | None = None  # of sliding layers, never stretched; None: as the others
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "max_position"):
@@ -43,77 +77,25 @@ class Qwen3Config:
             raise ValueError(f"num_heads={self.num_heads}: must be a multiple of num_kv_heads={self.num_kv_heads}")
         if self.head_dim < 2 or self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim}: rotary positions need an even width")
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ValueError(f"sliding_window={self.sliding_window}: must be at least 1")
+        if self.sliding_layers and self.sliding_window is None:
+            raise ValueError(f"sliding_layers={self.sliding_layers}: sliding_window says how far they see")
+        if any(not 0 <= layer < self.num_layers for layer in self.sliding_layers):
+            raise ValueError(f"sliding_layers={self.sliding_layers}: there are {self.num_layers} layers")
+
+    def window(self, layer: int) -> int | None:
+        """How many positions a layer sees; None: all."""
+        return self.sliding_window if layer in self.sliding_layers else None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every layer is Qwen3's, which the compiled engine runs."""
+        return self == DecoderConfig(
+            vocab_size=self.vocab_size, hidden_size=self.hidden_size, intermediate_size=self.intermediate_size, num_layers=self.num_layers,
+            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim, rope_theta=self.rope_theta,
+            rms_norm_eps=self.rms_norm_eps, tie_embeddings=self.tie_embeddings, max_position=self.max_position, rope=self.rope,
+        )  # fmt: skip
 
 
-def read_config(directory: Path | str) -> Qwen3Config:
-    """The shape of a checkpoint's network, weights unread.
-
-    Raises `NotFound`, `CorruptCheckpoint`, or `UnsupportedCheckpoint` for another architecture.
-    """
-    path = Path(directory) / CONFIG_NAME
-    data = read_json(path)
-    if data.get("model_type") != "qwen3":
-        raise UnsupportedCheckpoint(f"{path}: model_type={data.get('model_type')!r}: only qwen3 is implemented")
-    rope = _rope(path, data)
-    sliding = sorted({str(kind) for kind in data.get("layer_types") or () if kind != "full_attention"})
-    refused = {
-        "attention_bias": data.get("attention_bias"),
-        "use_sliding_window": data.get("use_sliding_window"),
-        "layer_types": ", ".join(sliding),
-    }
-    for name, value in refused.items():
-        if value:
-            raise UnsupportedCheckpoint(f"{path}: {name}={value}: not implemented")
-    if data.get("hidden_act", "silu") != "silu":
-        raise UnsupportedCheckpoint(f"{path}: hidden_act={data['hidden_act']!r}: only silu is implemented")
-    try:
-        num_heads = data["num_attention_heads"]
-        return Qwen3Config(
-            vocab_size=data["vocab_size"],
-            hidden_size=data["hidden_size"],
-            intermediate_size=data["intermediate_size"],
-            num_layers=data["num_hidden_layers"],
-            num_heads=num_heads,
-            num_kv_heads=data.get("num_key_value_heads") or num_heads,
-            head_dim=data.get("head_dim") or data["hidden_size"] // num_heads,
-            rope_theta=float(rope.get("rope_theta", data.get("rope_theta", 10_000.0))),
-            rms_norm_eps=float(data.get("rms_norm_eps", 1e-6)),
-            tie_embeddings=data.get("tie_word_embeddings", False),
-            max_position=data.get("max_position_embeddings", 32_768),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptCheckpoint(f"{path}: {error!r}: restore the file") from error
-
-
-def _rope(path: Path, data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is said of rotary positions, beside `rope_theta` of its own: transformers wrote `rope_scaling` before 5, and then
-    `rope_parameters`. Raises `UnsupportedCheckpoint` for any but the plain kind."""
-    found: dict[str, Any] = {}
-    for name in ("rope_scaling", "rope_parameters"):
-        rope = data.get(name) or {}
-        if not isinstance(rope, dict):
-            raise CorruptCheckpoint(f"{path}: {name}={rope!r}: restore the file")
-        if any(isinstance(value, dict) for value in rope.values()):
-            raise UnsupportedCheckpoint(f"{path}: {name} is told apart by layer: not implemented")
-        kind, part = rope.get("rope_type", rope.get("type", "default")), rope.get("partial_rotary_factor", 1.0)
-        if kind != "default" or part != 1.0:
-            raise UnsupportedCheckpoint(f"{path}: {name}: rope_type={kind}, partial_rotary_factor={part}: not implemented")
-        found |= rope
-    return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises `NotFound`, or `CorruptCheckpoint` for anything but an object."""
-    if not path.exists():
-        raise NotFound(f"{path} is not there: not a checkpoint")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise damaged(path, str(error)) from error
-    if not isinstance(data, dict):
-        raise damaged(path, "not a JSON object")
-    return data
-
-
-def damaged(path: Path, why: str) -> CorruptCheckpoint:
-    return CorruptCheckpoint(f"{path}: {why}: the checkpoint is damaged; take an earlier one or copy this one again")
+Qwen3Config = DecoderConfig  # a network from random weights has the default kind of layer

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from agito.models.cached import check_weights
 from agito.models.compiler import FORWARD, is_built, library
-from agito.models.network import Qwen3Config, rotary
+from agito.models.config import DecoderConfig
+from agito.models.rope import rotary
 
 _LANES, _SPAN, _BLOCK = 16, 64, 64  # as in forward.c
 _INTS = ("hidden", "inter", "heads", "kv_heads", "width", "vocab", "layers", "slots", "room")
@@ -27,10 +28,10 @@ class _Net(ctypes.Structure):
     _fields_ = [*((name, ctypes.c_int32) for name in _INTS), ("eps", ctypes.c_float), *((name, ctypes.c_void_p) for name in _POINTERS)]
 
 
-def is_supported(config: Qwen3Config, device: torch.device, dtype: torch.dtype) -> bool:
+def is_supported(config: DecoderConfig, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this network can run here; there must be a C compiler, or have been one."""
     sizes = (config.hidden_size, config.intermediate_size, config.head_dim)
-    if device.type != "cpu" or dtype != torch.float32 or any(size % _LANES for size in sizes):
+    if not config.is_plain or device.type != "cpu" or dtype != torch.float32 or any(size % _LANES for size in sizes):
         return False
     return is_built(FORWARD)
 
@@ -48,7 +49,7 @@ class NativeQwen3:
 
     packs_rows = False  # nothing is gained by keeping live rows together
 
-    def __init__(self, config: Qwen3Config, *, slots: int, context: int) -> None:
+    def __init__(self, config: DecoderConfig, *, slots: int, context: int) -> None:
         if context > config.max_position:
             raise ValueError(f"context={context}: the network has positions up to {config.max_position}")
         self.config, self.context, self.device = config, context, torch.device("cpu")

@@ -1,11 +1,12 @@
-"""The Qwen3 network: RMSNorm, rotary positions, grouped-query attention with qk-norm, SwiGLU, no biases.
+"""One decoder for the dense family: RMSNorm, rotary positions, grouped-query attention, a gated MLP.
 
-Parameter names are those of Hugging Face's `Qwen3ForCausalLM`. Axes: N tokens of all sequences, concatenated; B sequences;
+What tells Llama, Mistral, Qwen2, Qwen3 and Gemma 3 apart is a field of `DecoderConfig`. Parameter names are those that Hugging Face's
+classes share. Axes: N tokens of all sequences, concatenated; B sequences;
 T positions, padded on the right; D model width; H heads; K key-value heads; E head width; V vocabulary.
 
-Linear layers run on concatenated tokens. Attention runs on a right-padded batch with a causal pattern and no mask: padding
-comes after every real token of its row, so no real token ever attends to it, and the result is exact. Sequences of similar
-length are batched together, so that little of it is padding.
+Linear layers run on concatenated tokens. Attention runs on a right-padded batch with a causal pattern, and a mask only where rows are
+longer than a sliding window: padding comes after every real token of its row, so no real token ever attends to it, and the result is
+exact. Sequences of similar length are batched together, so that little of it is padding.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agito.models.config import Qwen3Config
+from agito.models.config import DecoderConfig
+from agito.models.rope import rotary, rotate
 
 ALIKE = 0.85  # correlation of a new network's keys with its queries
 _EMBEDDED = 0.05  # deviation of a new embedding's entries
@@ -27,11 +29,11 @@ _SHARP = 3  # frequencies by which a new network tells the token before from its
 SPREAD = 1.3  # longest over shortest sequence of a padded batch
 
 
-class Qwen3(nn.Module):
+class Decoder(nn.Module):
     """The training path. `seed=None` leaves the weights uninitialised, for a checkpoint to fill."""
 
     def __init__(
-        self, config: Qwen3Config, *, seed: int | None = 0, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self, config: DecoderConfig, *, seed: int | None = 0, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ):
         super().__init__()
         self.config = config
@@ -54,10 +56,14 @@ class Qwen3(nn.Module):
         if max(lengths_B, default=0) > self.config.max_position:
             raise ValueError(f"a sequence of {max(lengths_B)} tokens: max_position is {self.config.max_position}")
         batches, order_N = by_length(lengths_B, ids_N.device)
-        x_ND = self.model.embed_tokens(ids_N[order_N])
-        cos_NE, sin_NE = (table.to(x_ND.dtype) for table in rotary(torch.cat([batch.positions_N for batch in batches]), self.config))
-        for layer in self.model.layers:
-            x_ND = layer(x_ND, cos_NE, sin_NE, batches)
+        x_ND = scaled(self.model.embed_tokens(ids_N[order_N]), self.config)
+        positions_N = torch.cat([batch.positions_N for batch in batches])
+        is_sliding = [index in self.config.sliding_layers for index in range(self.config.num_layers)]
+        rotations = {
+            local: [table.to(x_ND.dtype) for table in rotary(positions_N, self.config, local=local)] for local in sorted(set(is_sliding))
+        }
+        for layer, local in zip(self.model.layers, is_sliding, strict=True):
+            x_ND = layer(x_ND, *rotations[local], batches)
         x_ND = self.model.norm(x_ND)
         return torch.zeros_like(x_ND).index_copy(0, order_N, x_ND)
 
@@ -79,7 +85,7 @@ class Qwen3(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             if weight.dim() == 1:
-                weight.fill_(1.0)
+                weight.fill_(0.0 if self.config.norm_offset or name.endswith("bias") else 1.0)
                 continue
             std = _EMBEDDED if "embed_tokens" in name else weight.shape[1] ** -0.5
             if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -122,18 +128,16 @@ def num_params(model: nn.Module) -> int:
     return sum(weight.numel() for weight in {id(weight): weight for weight in model.parameters()}.values())
 
 
-def rotary(positions_N: Tensor, config: Qwen3Config) -> tuple[Tensor, Tensor]:
-    """Cosine and sine tables in fp32, shape NE (arXiv:2104.09864, halves of E rotated against each other; the sign is in the sine)."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions_N.device) / config.head_dim
-    angles = positions_N[:, None].float() * (1.0 / config.rope_theta**exponents)
-    sines = angles.sin()
-    return angles.cos().repeat(1, 2), torch.cat((-sines, sines), dim=-1)
+def scaled(embedded_ND: Tensor, config: DecoderConfig) -> Tensor:
+    """Embeddings as the first layer reads them; the factor is rounded to their precision, as the reference rounds it."""
+    if not config.scale_embeddings:
+        return embedded_ND
+    return embedded_ND * torch.tensor(config.hidden_size**0.5, dtype=embedded_ND.dtype, device=embedded_ND.device)
 
 
-def rotate(x_NHE: Tensor, cos_NE: Tensor, sin_NE: Tensor) -> Tensor:
-    """x cos + (x with its halves exchanged) sin."""
-    first, second = x_NHE.chunk(2, dim=-1)
-    return torch.addcmul(x_NHE * cos_NE[:, None], torch.cat((second, first), dim=-1), sin_NE[:, None])
+def gate(x: Tensor, config: DecoderConfig) -> Tensor:
+    """The MLP's activation."""
+    return F.silu(x) if config.activation == "silu" else F.gelu(x, approximate="tanh")
 
 
 def by_length(lengths_B: Sequence[int], device: torch.device) -> tuple[list[Ragged], Tensor]:
@@ -178,28 +182,30 @@ class Ragged:
 
 
 class _RMSNorm(nn.Module):
-    """Normalises in fp32 at least and scales in the input's type, as the reference does."""
+    """Normalises in fp32 at least and scales in the input's type, as the reference does; with an offset, by 1 + weight in fp32."""
 
-    def __init__(self, width: int, eps: float):
+    def __init__(self, width: int, config: DecoderConfig):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
+        self.eps, self.has_offset = config.rms_norm_eps, config.norm_offset
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (normed * (1.0 + self.weight.to(wide.dtype))).to(x.dtype) if self.has_offset else self.weight * normed.to(x.dtype)
 
 
 class _Attention(nn.Module):
-    def __init__(self, config: Qwen3Config):
+    def __init__(self, config: DecoderConfig, window: int | None):
         super().__init__()
-        self.config = config
-        self.q_proj = nn.Linear(config.hidden_size, config.num_heads * config.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=False)
-        self.q_norm = _RMSNorm(config.head_dim, config.rms_norm_eps)
-        self.k_norm = _RMSNorm(config.head_dim, config.rms_norm_eps)
+        self.config, self.window = config, window
+        self.q_proj = nn.Linear(config.hidden_size, config.num_heads * config.head_dim, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.out_bias)
+        if config.qk_norm:
+            self.q_norm = _RMSNorm(config.head_dim, config)
+            self.k_norm = _RMSNorm(config.head_dim, config)
 
     def liken(self) -> None:
         """Mixes into each key head the first query head that reads it."""
@@ -208,9 +214,11 @@ class _Attention(nn.Module):
         keys.mul_(math.sqrt(1 - ALIKE**2)).add_(queries, alpha=ALIKE)
 
     def forward(self, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, batches: Sequence[Ragged]) -> Tensor:
-        width, num_kv_heads = self.config.head_dim, self.config.num_kv_heads
-        q_NHE = rotate(self.q_norm(self.q_proj(x_ND).view(-1, self.config.num_heads, width)), cos_NE, sin_NE)
-        k_NKE = rotate(self.k_norm(self.k_proj(x_ND).view(-1, num_kv_heads, width)), cos_NE, sin_NE)
+        width = self.config.head_dim
+        q_NHE, k_NKE = self.q_proj(x_ND).view(-1, self.config.num_heads, width), self.k_proj(x_ND).view(-1, self.config.num_kv_heads, width)
+        if self.config.qk_norm:
+            q_NHE, k_NKE = self.q_norm(q_NHE), self.k_norm(k_NKE)
+        q_NHE, k_NKE = rotate(q_NHE, cos_NE, sin_NE), rotate(k_NKE, cos_NE, sin_NE)
         packed_NW = torch.cat((q_NHE.flatten(1), k_NKE.flatten(1), self.v_proj(x_ND)), dim=1)
         pieces = zip(batches, packed_NW.split([batch.num_tokens for batch in batches]), strict=True)
         return self.o_proj(torch.cat([self._attend(batch, piece_NW) for batch, piece_NW in pieces]))
@@ -220,37 +228,53 @@ class _Attention(nn.Module):
         heads_BHTE = batch.pad(packed_NW).unflatten(2, (-1, self.config.head_dim)).transpose(1, 2)
         q_BHTE, k_BKTE, v_BKTE = heads_BHTE.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
         k_BHTE, v_BHTE = (t.repeat_interleave(num_heads // num_kv_heads, dim=1) for t in (k_BKTE, v_BKTE))
-        mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True)
+        if self.window is None or batch.longest <= self.window:
+            mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True, scale=self.config.query_scale)
+        else:
+            sees_TT = packed_NW.new_ones(batch.longest, batch.longest, dtype=torch.bool).tril().triu(1 - self.window)
+            mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, attn_mask=sees_TT, scale=self.config.query_scale)
         return batch.unpad(mixed_BHTE.transpose(1, 2).flatten(2))
 
 
 class _MLP(nn.Module):
-    def __init__(self, config: Qwen3Config):
+    def __init__(self, config: DecoderConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.config = config
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_ND)) * self.up_proj(x_ND))
+        return self.down_proj(gate(self.gate_proj(x_ND), self.config) * self.up_proj(x_ND))
 
 
 class _Layer(nn.Module):
-    def __init__(self, config: Qwen3Config):
+    def __init__(self, config: DecoderConfig, window: int | None):
         super().__init__()
-        self.self_attn = _Attention(config)
+        self.is_sandwiched = config.sandwich_norms
+        self.self_attn = _Attention(config, window)
         self.mlp = _MLP(config)
-        self.input_layernorm = _RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = _RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = _RMSNorm(config.hidden_size, config)
+        self.post_attention_layernorm = _RMSNorm(config.hidden_size, config)
+        if config.sandwich_norms:
+            self.pre_feedforward_layernorm = _RMSNorm(config.hidden_size, config)
+            self.post_feedforward_layernorm = _RMSNorm(config.hidden_size, config)
 
     def forward(self, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, batches: Sequence[Ragged]) -> Tensor:
-        x_ND = x_ND + self.self_attn(self.input_layernorm(x_ND), cos_NE, sin_NE, batches)
+        mixed_ND = self.self_attn(self.input_layernorm(x_ND), cos_NE, sin_NE, batches)
+        if self.is_sandwiched:  # the same name stands for another norm
+            x_ND = x_ND + self.post_attention_layernorm(mixed_ND)
+            return x_ND + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_ND)))
+        x_ND = x_ND + mixed_ND
         return x_ND + self.mlp(self.post_attention_layernorm(x_ND))
 
 
 class _Body(nn.Module):
-    def __init__(self, config: Qwen3Config):
+    def __init__(self, config: DecoderConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_layers))
-        self.norm = _RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.layers = nn.ModuleList(_Layer(config, config.window(index)) for index in range(config.num_layers))
+        self.norm = _RMSNorm(config.hidden_size, config)
+
+
+Qwen3 = Decoder  # what is trained from random weights

@@ -6,12 +6,25 @@ from collections.abc import Sequence
 
 from agito.protocols import Renderer
 from agito.render import compact, natural
+from agito.render.chat import ChatRenderer
 from agito.render.compact import CompactRenderer
+from agito.render.folder import read_chat
 from agito.render.natural import NaturalRenderer
+from agito.render.template import UnsupportedTemplate
 from agito.render.vocabulary import Vocabulary, learn
 from agito.types import Dialect, Event, Task
 
-__all__ = ["CompactRenderer", "NaturalRenderer", "Vocabulary", "learn", "renderer", "texts_of"]
+__all__ = [
+    "ChatRenderer",
+    "CompactRenderer",
+    "NaturalRenderer",
+    "UnsupportedTemplate",
+    "Vocabulary",
+    "learn",
+    "read_chat",
+    "renderer",
+    "texts_of",
+]
 
 
 def renderer(dialect: Dialect, vocabulary: Vocabulary) -> Renderer:

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from agito import config
 from agito.errors import CorruptCheckpoint, NotFound
-from agito.models.config import CONFIG_NAME, read_config
-from agito.recipe import Recipe
+from agito.models.config import CONFIG_NAME, UnsupportedCheckpoint
+from agito.models.families import read_config
+from agito.recipe import ModelSection, Recipe
 from agito.record.commits import newest
 from agito.render import Vocabulary
 from agito.runtime.run_context import RunContext, open_run_context
@@ -37,7 +38,10 @@ def recipe_of(checkpoint: Path) -> Recipe:
     beside = checkpoint.resolve().parents[1] / "config.toml"
     if beside.is_file():
         return config.read(Recipe, beside)
-    shape = asdict(read_config(checkpoint))
+    found = read_config(checkpoint)
+    if not found.is_plain:
+        raise UnsupportedCheckpoint(f"{checkpoint / CONFIG_NAME}: model_type={found.family}: only networks of Agito's own can act so far")
+    shape = {name: value for name, value in asdict(found).items() if name in {*ModelSection.model_fields, "max_position"}}
     try:
         return Recipe.model_validate({"compute": {"context": shape.pop("max_position")}, "model": shape})
     except ValidationError as error:

@@ -12,7 +12,7 @@ from agito.learning.trainer.muon import Muon
 from agito.learning.trainer.policy_model import PolicyModel
 from agito.learning.trainer.reducer import Reducer
 
-_NOT_HIDDEN = frozenset({"embed_tokens", "lm_head"})  # matrices that are tables over the vocabulary
+_NOT_HIDDEN = frozenset({"embed_tokens", "lm_head", "lora_A", "lora_B"})  # tables over the vocabulary; thin factors of a matrix
 
 
 class Split(NamedTuple):

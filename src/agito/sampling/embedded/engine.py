@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agito.models import CachedQwen3, NativeQwen3, Qwen3, Qwen3Config, is_supported
+from agito.models import CachedQwen3, NativeQwen3, Qwen3, Qwen3Config, is_supported, merged_weights
 from agito.protocols import Sampled, SampleRequest
 from agito.sampling.embedded.rows import EngineRow, RowBook
 from agito.sampling.embedded.sampling import sample, uniforms
@@ -68,7 +68,7 @@ class EmbeddedEngine:
 
     def load_weights(self, weights: Mapping[str, Tensor] | Qwen3, version: int) -> None:
         """Takes a copy; positions from here on carry `version`. Raises `ValueError` when the weights are of another shape."""
-        self._network.load(weights.state_dict() if isinstance(weights, Qwen3) else weights)
+        self._network.load(merged_weights(weights) if isinstance(weights, Qwen3) else weights)
         self.version = version
         for row in self._book.live:
             row.mark(version, row.length)

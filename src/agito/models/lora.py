@@ -1,0 +1,185 @@
+"""Low-rank adapters (arXiv:2106.09685) on a decoder, in peft's layout: y = W x + (alpha / rank) B A x.
+
+The decoder's own weights are frozen in place; only A and B learn, and B begins at zero, so an adapted decoder begins as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agito.errors import CorruptCheckpoint, NotFound
+from agito.models.config import UnsupportedCheckpoint
+from agito.models.families import damaged, read_json
+from agito.models.network import Decoder
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_PREFIX = "base_model.model."  # of names in peft's files
+# Fields of peft's that change what an adapter computes and that this one does not have; what each must be, if it is there.
+_REFUSED: dict[str, tuple[object, ...]] = {
+    "peft_type": ("LORA",), "use_dora": (None, False), "bias": (None, "none"), "rank_pattern": (None, {}), "alpha_pattern": (None, {}),
+    "modules_to_save": (None, []), "layers_to_transform": (None, []), "fan_in_fan_out": (None, False), "lora_bias": (None, False),
+    "target_parameters": (None, []), "trainable_token_indices": (None, []),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """The shape of an adapter. `targets` are projections by name, in every layer."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = PROJECTIONS
+    is_rank_stabilised: bool = False  # alpha / sqrt(rank) instead (arXiv:2312.03732)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank={self.rank}: must be at least 1")
+        unknown = [name for name in self.targets if name not in PROJECTIONS]
+        if unknown or not self.targets:
+            raise ValueError(f"targets={list(self.targets)}: there are {', '.join(PROJECTIONS)}")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (math.sqrt(self.rank) if self.is_rank_stabilised else self.rank)
+
+
+class LoraLinear(nn.Linear):
+    """A frozen projection and its adapter; the frozen weight keeps its name."""
+
+    def __init__(self, frozen: nn.Linear, config: LoraConfig) -> None:
+        super().__init__(frozen.in_features, frozen.out_features, bias=frozen.bias is not None, device="meta")
+        self.weight, self.bias = frozen.weight, frozen.bias
+        self.scale = config.scale
+        device, dtype = frozen.weight.device, torch.promote_types(frozen.weight.dtype, torch.float32)
+        self.lora_A = nn.Parameter(torch.zeros(config.rank, frozen.in_features, device=device, dtype=dtype))
+        self.lora_B = nn.Parameter(torch.zeros(frozen.out_features, config.rank, device=device, dtype=dtype))
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        added = F.linear(F.linear(input.to(self.lora_A.dtype), self.lora_A), self.lora_B) * self.scale
+        return super().forward(input) + added.to(input.dtype)
+
+    def merged(self) -> Tensor:
+        """The weight that computes the same alone."""
+        return self.weight + (self.lora_B @ self.lora_A * self.scale).to(self.weight.dtype)
+
+
+def adapt(model: Decoder, config: LoraConfig, *, seed: int) -> Decoder:
+    """Freezes the model and puts adapters into it, in place. A is drawn as peft draws it, from the seed alone."""
+    if any(isinstance(module, LoraLinear) for module in model.modules()):
+        raise ValueError("the model has an adapter already")
+    model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for name, module in list(model.named_modules()):
+        parent, _, child = name.rpartition(".")
+        if isinstance(module, nn.Linear) and child in config.targets:
+            adapted = LoraLinear(module, config)
+            bound = math.sqrt(1 / module.in_features)  # Kaiming's uniform distribution with a = sqrt(5)
+            drawn = (torch.rand(adapted.lora_A.shape, generator=generator) * 2 - 1) * bound
+            with torch.no_grad():
+                adapted.lora_A.copy_(drawn)
+            setattr(model.get_submodule(parent), child, adapted)
+    return model
+
+
+@torch.no_grad()
+def merged_weights(model: Decoder) -> dict[str, Tensor]:
+    """The state of a plain decoder that computes the same: what engines are given, and what full weights are saved as."""
+    adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith((".lora_A", ".lora_B"))}
+    return weights | {f"{name}.weight": module.merged() for name, module in adapted.items()}
+
+
+def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A and B by peft's names."""
+    return {
+        f"{_PREFIX}{name}.weight": parameter.detach() for name, parameter in model.named_parameters() if name.endswith(("lora_A", "lora_B"))
+    }
+
+
+def save_adapter(model: Decoder, config: LoraConfig, directory: Path | str, *, base: str) -> None:
+    """`base`: the path or hub id of the model that it was put into."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    written = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": config.rank,
+        "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha, "lora_dropout": 0.0,
+        "target_modules": sorted(config.targets), "use_rslora": config.is_rank_stabilised, "bias": "none", "fan_in_fan_out": False,
+        "inference_mode": True, "init_lora_weights": True, "modules_to_save": None, "use_dora": False,
+    }  # fmt: skip
+    weights = {name: tensor.cpu().contiguous() for name, tensor in adapter_weights(model).items()}
+    (directory / ADAPTER_WEIGHTS).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
+    (directory / ADAPTER_CONFIG).write_text(json.dumps(written, indent=2) + "\n")
+
+
+def read_adapter_config(directory: Path | str) -> LoraConfig:
+    """Raises `NotFound`, `CorruptCheckpoint`, or `UnsupportedCheckpoint`, which names the field."""
+    path = Path(directory) / ADAPTER_CONFIG
+    data = read_json(path)
+    for name, allowed in _REFUSED.items():
+        if data.get(name) not in allowed:
+            raise UnsupportedCheckpoint(f"{path}: {name}={data.get(name)!r}: not implemented")
+    try:
+        targets: Any = data["target_modules"]
+        if not isinstance(targets, list):
+            raise UnsupportedCheckpoint(f"{path}: target_modules={targets!r}: only a list of projections is implemented")
+        return LoraConfig(
+            rank=data["r"], alpha=float(data["lora_alpha"]), targets=tuple(sorted(set(targets), key=_order)),
+            is_rank_stabilised=bool(data.get("use_rslora")),
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise damaged(path, repr(error)) from error
+    except ValueError as error:
+        raise UnsupportedCheckpoint(f"{path}: target_modules or r: {error}") from error
+
+
+@torch.no_grad()
+def load_adapter(model: Decoder, directory: Path | str) -> LoraConfig:
+    """Puts a saved adapter into a plain model, in place. Raises as `read_adapter_config`; the model is then as it was."""
+    config = read_adapter_config(directory)
+    path = Path(directory) / ADAPTER_WEIGHTS
+    if not path.exists():
+        raise NotFound(f"{path} is not there: not an adapter")
+    try:
+        weights = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise damaged(path, str(error)) from error
+    _check(model, config, weights, path)
+    adapt(model, config, seed=0)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("lora_A", "lora_B")):
+            parameter.copy_(weights[f"{_PREFIX}{name}.weight"])
+    return config
+
+
+def _check(model: Decoder, config: LoraConfig, weights: Mapping[str, Tensor], path: Path) -> None:
+    wanted = dict(_shapes(model, config))
+    problems = [f"{name} is missing" for name in wanted if name not in weights] + [
+        f"{name} is unknown" for name in weights if name not in wanted
+    ]
+    problems += [
+        f"{name} has shape {tuple(weights[name].shape)}" for name in wanted if name in weights and weights[name].shape != wanted[name]
+    ]
+    if problems:
+        raise CorruptCheckpoint(f"{path}: {problems[0]} (of {len(problems)} problems): adapter and model do not belong together")
+
+
+def _shapes(model: Decoder, config: LoraConfig) -> Iterable[tuple[str, tuple[int, int]]]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in config.targets:
+            yield f"{_PREFIX}{name}.lora_A.weight", (config.rank, module.in_features)
+            yield f"{_PREFIX}{name}.lora_B.weight", (module.out_features, config.rank)
+
+
+def _order(name: object) -> int:
+    return PROJECTIONS.index(name) if isinstance(name, str) and name in PROJECTIONS else len(PROJECTIONS)

@@ -1,0 +1,156 @@
+"""Adapters: they learn alone, merge exactly, and go to peft and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from pathlib import Path
+
+import pytest
+import torch
+
+from agito.errors import CorruptCheckpoint
+from agito.learning.trainer import LocalTrainer, TrainerConfig
+from agito.models import (
+    Decoder,
+    DecoderConfig,
+    LoraConfig,
+    UnsupportedCheckpoint,
+    adapt,
+    load,
+    load_adapter,
+    merged_weights,
+    save,
+    save_adapter,
+)
+from agito.protocols import SampleRequest
+from agito.sampling.embedded import EmbeddedEngine
+from agito.sampling.wire import EngineRequest, RowRequest
+from agito.types import AttemptId, Sample, span
+
+TINY = DecoderConfig(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    family="llama",
+    qk_norm=False,
+)
+IDS = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5])
+LORA = LoraConfig(rank=4, alpha=8)
+
+
+def trained(config: LoraConfig = LORA) -> Decoder:
+    """B away from zero."""
+    model = adapt(Decoder(TINY, seed=1), config, seed=2)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("lora_B"):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model
+
+
+def test_a_new_adapter_changes_nothing_and_is_all_that_learns() -> None:
+    plain = Decoder(TINY, seed=1)
+    model = adapt(Decoder(TINY, seed=1), LORA, seed=2)
+    assert torch.equal(model(IDS, [11]), plain(IDS, [11]))
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning and all(name.endswith(("lora_A", "lora_B")) for name in learning)
+    again = dict(adapt(Decoder(TINY, seed=1), LORA, seed=2).named_parameters())
+    assert all(torch.equal(parameter, again[name]) for name, parameter in model.named_parameters())
+
+
+@torch.no_grad()
+def test_merged_weights_compute_what_the_adapter_computes() -> None:
+    model = trained()
+    plain = Decoder(TINY, seed=None)
+    plain.load_state_dict(merged_weights(model))
+    torch.testing.assert_close(plain(IDS, [11]), model(IDS, [11]), atol=1e-4, rtol=0)
+    assert (plain(IDS, [11]) - Decoder(TINY, seed=1)(IDS, [11])).abs().max() > 0.01
+
+
+def test_an_engine_and_a_folder_are_given_the_adapter_too(tmp_path: Path) -> None:
+    model = trained()
+    save(model, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path)(IDS, [11]), model(IDS, [11]), atol=1e-4, rtol=0)
+    engine = EmbeddedEngine(model, rows=2, context=32)
+    row = RowRequest(key=1, seed=1, request=SampleRequest(extend=array("i", IDS.tolist()), max_tokens=1, stop_ids=()))
+    (done,) = engine.advance(EngineRequest(requests=(row,), steps=1)).done
+    assert done.sampled is not None
+    expected = model(IDS, [11]).detach()[-1].log_softmax(-1)[done.sampled.ids[0]]
+    assert done.sampled.logprobs[0] == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("config", [LORA, LoraConfig(rank=4, alpha=6, targets=("q_proj", "v_proj"), is_rank_stabilised=True)], ids=str)
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers by an old name
+@torch.no_grad()
+def test_peft_computes_the_same_from_our_adapter_and_we_from_its_own(config: LoraConfig, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="needs the package peft")
+    from transformers import AutoModelForCausalLM
+
+    model = trained(config)
+    save(Decoder(TINY, seed=1), tmp_path / "base")
+    save_adapter(model, config, tmp_path / "adapter", base=str(tmp_path / "base"))
+    theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
+    torch.testing.assert_close(theirs(IDS[None]).logits[0], model(IDS, [11]), atol=1e-5, rtol=0)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load(tmp_path / "base")
+    assert load_adapter(ours, tmp_path / "theirs") == config
+    torch.testing.assert_close(ours(IDS, [11]), model(IDS, [11]), atol=1e-6, rtol=0)
+
+
+def test_an_adapter_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    model = trained()
+    save_adapter(model, LORA, tmp_path, base="x")
+    again = Decoder(TINY, seed=1)
+    assert load_adapter(again, tmp_path) == LORA
+    expected = dict(model.named_parameters())
+    assert all(torch.equal(parameter, expected[name]) for name, parameter in again.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"use_dora": True}, {"bias": "all"}, {"target_modules": "all-linear"}, {"rank_pattern": {"q_proj": 2}}, {"peft_type": "IA3"}],
+    ids=str,
+)
+def test_another_kind_of_adapter_is_refused_by_the_name_of_its_field(change: dict[str, object], tmp_path: Path) -> None:
+    save_adapter(trained(), LORA, tmp_path, base="x")
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UnsupportedCheckpoint, match=next(iter(change))):
+        load_adapter(Decoder(TINY, seed=1), tmp_path)
+
+
+def test_an_adapter_of_another_model_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    save_adapter(trained(), LORA, tmp_path, base="x")
+    other = Decoder(DecoderConfig(vocab_size=97, hidden_size=48, num_layers=2), seed=1)
+    with pytest.raises(CorruptCheckpoint, match="do not belong together"):
+        load_adapter(other, tmp_path)
+    assert not any("lora" in name for name, _ in other.named_parameters())
+
+
+@pytest.mark.parametrize("make", [lambda: LoraConfig(rank=0), lambda: LoraConfig(targets=("lm_head",)), lambda: LoraConfig(targets=())])
+def test_an_impossible_adapter_is_refused_by_name(make) -> None:
+    with pytest.raises(ValueError, match=r"rank|targets"):
+        make()
+
+
+def test_a_trainer_of_an_adapter_lowers_the_loss_and_leaves_the_base_as_it_was() -> None:
+    model = adapt(Decoder(TINY, seed=1), LORA, seed=2)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    trainer = LocalTrainer(model, TrainerConfig())
+    trainer.begin_phase("sft", 60)
+    sample = Sample(
+        attempt=AttemptId(group=0, slot=0), segment=0, ids=array("i", IDS.tolist()), logprobs=array("f", [math.nan] * 11),
+        trainable=bytes([0] + [1] * 10), advantages=array("f", [0.0] + [1.0] * 10), versions=span(0, 11),
+    )  # fmt: skip
+    losses = [trainer.imitate([sample]).values["sft/loss_nats"] for _ in range(60)]
+    assert losses[-1] < losses[0] - 1  # nats
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed and all(name.endswith(("lora_A", "lora_B")) for name in changed)
