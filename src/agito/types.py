@@ -213,7 +213,7 @@ class Tokens:
 
     ids: array[int]  # 'i'
     logprobs: array[float]  # 'f', natural log at the sampling temperature; NaN where nothing was sampled
-    kinds: bytes  # Kind
+    kinds: bytes  # TokenSource
     channels: bytes  # Channel
     versions: tuple[VersionSpan, ...]  # contiguous, from 0 to the end
 

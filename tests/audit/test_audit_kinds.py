@@ -138,8 +138,8 @@ class TwoSplits(FakeEnvironment):
 
 
 class Quiet(FakeEnvironment):
-    def negative controls(self, task):
-        return {name: script for name, script in super().negative controls(task).items() if name != "open_loop"}
+    def negative_controls(self, task):
+        return {name: script for name, script in super().negative_controls(task).items() if name != "open_loop"}
 
 
 class Informed(FakeEnvironment):

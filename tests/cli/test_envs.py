@@ -65,7 +65,7 @@ def test_check_names_the_line_and_the_remedy_of_every_broken_rule(agito: Agito, 
     at = lines.index("✗ doing nothing is scored and earns nothing")
     assert lines[at + 1].strip() == "own.py:17 in grade"  # the line that raised
     assert lines[at + 2].strip().startswith("as above: ")
-    at = lines.index("✗ negative_controls stay at the floor")
+    at = lines.index("✗ negative controls stay at the floor")
     assert lines[at + 1].strip().endswith("negative_controls")
     assert "rules do not hold" in lines[-1]
     assert lines.count("    KeyError: 'nobody thought of this'") == 1  # told once, however many rules it breaks

@@ -129,7 +129,7 @@ def test_the_policy_allows_and_forbids_both_often_enough() -> None:
             assert 0.3 < sum(map(bool, allowed)) / len(allowed) < 0.8, (family, level)
 
 
-async def test_impostors_stay_at_the_floor_and_the_demonstrators_success_falls_with_the_level() -> None:
+async def test_negative_controls_stay_at_the_floor_and_the_demonstrators_success_falls_with_the_level() -> None:
     for name in ("null", "open_loop", "random", "claim"):
         assert await success(name, cases(30)) <= 0.03, name
     one, three, five = [await success(0.55, cases(100, level=level)) for level in (1, 3, 5)]

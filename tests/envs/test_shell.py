@@ -83,7 +83,7 @@ async def test_the_solutions_meet_every_fault_that_the_tasks_promise(env: ShellE
     assert sum(fallback) >= len(cases) / 5
 
 
-async def test_impostors_stay_at_the_floor(env: ShellEnvironment) -> None:
+async def test_negative_controls_stay_at_the_floor(env: ShellEnvironment) -> None:
     by_name: dict[str, list[tuple[Task, Target, ScriptFactory]]] = {}
     for task, target in tasks(env, 12, levels=(1, 3)):
         for name, script in env.negative_controls(task).items():

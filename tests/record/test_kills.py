@@ -35,7 +35,8 @@ tokens = Tokens(ids=array("i", range(40)), logprobs=column, kinds=bytes([1] * 40
 task = Task(id="t", env="e", split="train", family="f", level=1, prompt={Dialect.COMPACT: "p"}, tools=())
 
 def attempt(at):
-    trajectory = Trajectory(attempt=at, task=task, segments=(Segment(id=0, tokens=tokens),), turns=(), events=(), end=End.SUBMITTED)
+    segments, end = (Segment(id=0, tokens=tokens),), TerminationReason.SUBMITTED
+    trajectory = Trajectory(attempt=at, task=task, segments=segments, turns=(), events=(), end=end)
     return Attempt(trajectory=trajectory, verdict=Verdict(status=Status.SCORED, reward=1.0))
 
 for step in range(start + 1, 100_000):

@@ -206,6 +206,6 @@ async def test_an_answer_of_another_kind_is_a_failure() -> None:
     ours, theirs = socket.socketpair()
     other = threading.Thread(target=Reciting([lambda request: Response(id=request.id, body=Done())]).run, args=(theirs,))
     other.start()
-    with ours, theirs, pytest.raises(WorkerFailed, match="Advance was answered by Done"):
+    with ours, theirs, pytest.raises(WorkerFailed, match="EngineRequest was answered by Done"):
         await Worker(0, Talkative(ours), 60.0).ask("policy", EngineRequest(), EngineResponse)
     other.join()

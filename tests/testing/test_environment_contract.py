@@ -294,7 +294,7 @@ BROKEN: list[tuple[type[FakeEnvironment], str]] = [
     (with_world(SubmittedFork), "a_fork_with_fresh_noise_can_still_be_solved"),
     (NoSolution, "every_solution_earns_full_marks_whatever_faults_it_meets"),
     (Impatient, "every_solution_earns_full_marks_whatever_faults_it_meets"),
-    (Dodging, "impostors_stay_at_the_floor"),
+    (Dodging, "negative_controls_stay_at_the_floor"),
     (Harmless, "impostors_stay_at_the_floor"),
     (PaysForNothing, "doing_nothing_is_scored_and_earns_nothing"),
     (VoidForNothing, "doing_nothing_is_scored_and_earns_nothing"),

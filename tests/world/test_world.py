@@ -1,4 +1,4 @@
-"""A world of components: its weather, its snapshots, its end."""
+"""A world of components: its faults, its snapshots, its end."""
 
 from __future__ import annotations
 
@@ -129,13 +129,13 @@ async def opened(faults: FaultProfile) -> World:
     return world
 
 
-@pytest.mark.parametrize(("weather", "fault", "num_sets"), [
+@pytest.mark.parametrize(("faults", "fault", "num_sets"), [
     (FaultProfile(timeout=1.0), Fault.TIMEOUT, 0),
     (FaultProfile(error=1.0), Fault.TOOL, 0),
     (FaultProfile(lost=1.0), Fault.TIMEOUT, 1),
     (FaultProfile(delay_s=9.0), Fault.TIMEOUT, 0),
 ])  # fmt: skip
-async def test_each_kind_of_weather_does_what_it_says_and_never_twice_in_a_row(faults: FaultProfile, fault: Fault, num_sets: int) -> None:
+async def test_each_kind_of_fault_does_what_it_says_and_never_twice_in_a_row(faults: FaultProfile, fault: Fault, num_sets: int) -> None:
     world = await opened(faults)
     object.__setattr__(world.task, "limits", Limits(call_seconds=0.01))
     events = await world.session.act([_call("set", name="b", value=1)] * 2, LEFT)

@@ -76,8 +76,9 @@ def _print(evaluation: Evaluation) -> None:
         print_table(console, _baselines(evaluation))
     void = policy.void + sum(each.void for each in evaluation.baselines.values())
     console.print()
-    over_all = f"; success over all tasks, void or not: {policy.over_all.success:.2f}" if policy.over_all.num else ""
-    console.print(f"{evaluation.wall_s:.0f} s · isolation {tier_text(evaluation.isolation_tier)} · {void} void{over_all}", style="dim")
+    console.print(f"{evaluation.wall_s:.0f} s · isolation {tier_text(evaluation.isolation_tier)} · {void} void", style="dim")
+    if policy.over_all.num:
+        console.print(f"success over all tasks, void or not: {policy.over_all.success:.2f}", style="dim")
     for who, scores in {"the policy": policy, **evaluation.baselines}.items():
         for line in cause_lines(scores.void_causes):
             console.print(Text(f"{who}, {line}", "yellow"))

@@ -19,7 +19,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-FORWARD = Path(__file__).with_name("models") / "forward.c"  # the engine's forward pass
+FORWARD = Path(__file__).with_name("forward.c")  # the engine's forward pass
 # No -ffast-math: sums keep the order in which they are written, so that a row's numbers do not depend on its neighbours.
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
 _DEADLINE_S = 120.0

@@ -1,7 +1,7 @@
 """What a recipe will do with its time, foreseen: a simulation of the decoupled loop on the scheduler's own code.
 
 Episodes, engines and the trainer are queues with measured latencies; what starts and what is trained on when is decided by
-`schedule.Flow` itself, and on which engine by `engine.balance.Balance`. That roles compete for cores and memory is one measured factor, by
+`AsyncScheduler` itself, and on which engine by `sampling.balance.Balance`. That roles compete for cores and memory is one measured factor, by
 which engines and trainer are slower while the other is at work.
 """
 

@@ -50,7 +50,7 @@ def recipe_of(checkpoint: Path) -> Recipe:
 
 @asynccontextmanager
 async def open_trained(checkpoint: Path, recipe: Recipe) -> AsyncGenerator[RunContext]:
-    """A studio whose engines hold the checkpoint's weights. Raises `CorruptCheckpoint`, `NotFound` for the environment."""
+    """A run context whose engines hold the checkpoint's weights. Raises `CorruptCheckpoint`, `NotFound` for the environment."""
     async with open_run_context(recipe) as run_context:
         run_context.vocabulary = Vocabulary.read(checkpoint)
         await run_context.open_policy()

@@ -85,7 +85,7 @@ class EngineContract(Contract):
                 outside = [token for token in sampled.ids if not 0 <= token < self.vocab_size]
                 require(not outside, f"the ids {outside[:3]} are outside a vocabulary of {self.vocab_size}")
 
-    @rule("count sampled tokens, not the prompt, and stop at `max_tokens` exactly, with Stop.LENGTH")
+    @rule("count sampled tokens, not the prompt, and stop at `max_tokens` exactly, with FinishReason.LENGTH")
     async def test_max_tokens_is_enforced(self) -> None:
         async with self.make() as engine:
             for most in (1, 2, 7):
@@ -99,7 +99,7 @@ class EngineContract(Contract):
             refused = await refuses(engine.open(1), self.ask(most=-1))
             require(refused, "max_tokens=-1 was accepted")
 
-    @rule("end the turn at the first stop id, keep it as the last sampled token, and say Stop.END")
+    @rule("end the turn at the first stop id, keep it as the last sampled token, and say FinishReason.END")
     async def test_sampling_ends_with_the_first_stop_token(self) -> None:
         async with self.make() as engine:
             free = await self.once(engine, self.ask())

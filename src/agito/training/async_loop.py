@@ -1,11 +1,11 @@
 """The loop, overlapped: attempts go on while the trainer learns, and the staleness of every token is bounded.
 
     rollout (this process)          samplers (workers 1, 2, …)    learner (worker 0)
-    Flow ── attempts ── tools  ⇄    Freerun: sample               step(batch)
+    AsyncScheduler ── attempts ── tools  ⇄    Freerun: sample               step(batch)
       ▲                              ▲ pull(version)               │ push(version)
       └── finished, trained, published ─┴──── shared memory ◄──────┘
 
-`schedule.Flow` decides what starts and what is trained on when; this file does as it says. What is computed depends on the clock: for
+`AsyncScheduler` decides what starts and what is trained on when; this file does as it says. What is computed depends on the clock: for
 runs that repeat bit for bit there is `loop.py`.
 """
 

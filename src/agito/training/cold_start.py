@@ -30,7 +30,7 @@ def demonstrator(run_context: RunContext) -> Callable[[Task, Target, AttemptId],
 
 
 async def survey(run_context: RunContext) -> None:
-    """Learns the studio's vocabulary from what demonstrators say and read. Raises `BadRecipe` when openings then do not fit."""
+    """Learns the run's vocabulary from what demonstrators say and read. Raises `BadRecipe` when openings then do not fit."""
     script = demonstrator(run_context)
     run_context.vocabulary = await run_context.survey(
         run_context.recipe.sft.survey, lambda task, target, index: script(task, target, AttemptId(group=_SURVEY_BASE + index, slot=0))

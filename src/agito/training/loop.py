@@ -84,7 +84,7 @@ def learn_step(
     means: RunningMeans | None = None,
     roll_back: RollBack | None = None,
 ) -> LearnStep:
-    """The step of the studio's recipe."""
+    """The step of the run's recipe."""
     num_cells = len(run_context.cells)
     return LearnStep(
         run_context.policy.learner, run_context.recipe.rl, means=means or RunningMeans(), monitor=monitor, curriculum=curriculum,

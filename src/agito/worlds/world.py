@@ -53,7 +53,7 @@ class _State:
 class World:
     """Implements `Control`. `task.tools` are the components' tools, and `SUBMIT` unless one of them ends the episode itself.
 
-    Weather is keyed by (`noise_seed`, attempt, number of the call), so that the same calls meet the same faults.
+    Faults are keyed by (`noise_seed`, attempt, number of the call), so that the same calls meet the same faults.
     Raises `ValueError` where two components, two tools or two captures would have one name.
     """
 

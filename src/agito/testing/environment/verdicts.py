@@ -57,7 +57,7 @@ class VerdictRules(EnvironmentBase):
         require(not missing, f"renderers() lacks {sorted(missing)}")
 
     @rule("ship agents that do nothing, guess and claim, and `open_loop`, which acts from the prompt alone; close whatever pays them")
-    async def test_impostors_stay_at_the_floor(self) -> None:
+    async def test_negative_controls_stay_at_the_floor(self) -> None:
         async with self.environment() as env:
             names = set(env.negative_controls(env.task(split="train", index=0, seed=self.seed)[0]))
             require(OPEN_LOOP in names, f"the negative controls are {', '.join(sorted(names)) or 'none'}: there is no {OPEN_LOOP!r}")

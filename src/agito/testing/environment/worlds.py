@@ -98,7 +98,7 @@ class WorldRules(EnvironmentBase):
                 require(await refused(control.session, task), f"{task.id} accepts a call after it was sealed")
                 await control.close()
 
-    @rule("remember the Sealed and return it again; let close do nothing the second time")
+    @rule("remember the artifacts and return it again; let close do nothing the second time")
     async def test_sealing_and_closing_are_idempotent(self) -> None:
         async with self.environment() as env:
             for task, target in self.one_per_family(env):
