@@ -295,7 +295,7 @@ BROKEN: list[tuple[type[FakeEnvironment], str]] = [
     (NoSolution, "every_solution_earns_full_marks_whatever_faults_it_meets"),
     (Impatient, "every_solution_earns_full_marks_whatever_faults_it_meets"),
     (Dodging, "negative_controls_stay_at_the_floor"),
-    (Harmless, "impostors_stay_at_the_floor"),
+    (Harmless, "negative_controls_stay_at_the_floor"),
     (PaysForNothing, "doing_nothing_is_scored_and_earns_nothing"),
     (VoidForNothing, "doing_nothing_is_scored_and_earns_nothing"),
     (Moody, "a_verdict_is_a_pure_function_of_what_was_captured"),

@@ -1,8 +1,8 @@
 """What a recipe will do with its time, foreseen: a simulation of the decoupled loop on the scheduler's own code.
 
-Episodes, engines and the trainer are queues with measured latencies; what starts and what is trained on when is decided by
-`AsyncScheduler` itself, and on which engine by `sampling.balance.Balance`. That roles compete for cores and memory is one measured factor, by
-which engines and trainer are slower while the other is at work.
+Episodes, engines and the trainer are queues with measured latencies. `AsyncScheduler` itself decides what starts and what is trained on
+when; `sampling.balance.Balance` decides on which engine. Roles that compete for cores and memory are one measured factor: how much slower
+an engine or the trainer is while the other works.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The loop, overlapped: attempts go on while the trainer learns, and the staleness of every token is bounded.
 
     rollout (this process)          samplers (workers 1, 2, …)    learner (worker 0)
-    AsyncScheduler ── attempts ── tools  ⇄    Freerun: sample               step(batch)
+    scheduler ── attempts ── tools  ⇄     Freerun: sample             step(batch)
       ▲                              ▲ pull(version)               │ push(version)
       └── finished, trained, published ─┴──── shared memory ◄──────┘
 
