@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agito.audit import SHORT, Card, Mark, audit, read_card
+from agito.audit.agents import words_of
 from agito.audit.attacks import ATTACKERS, generic
 from agito.audit.numbers import luck
 from agito.errors import NoIsolation, SandboxFailure
@@ -264,3 +265,7 @@ def test_luck_is_the_tail_of_the_binomial() -> None:
     assert luck(0, 5, 0.1) == pytest.approx(1.0)
     assert luck(5, 5, 0.1) == pytest.approx(1e-5)
     assert luck(1, 2, 0.5) == pytest.approx(0.75)
+
+
+def test_the_audits_own_agents_do_not_ask_a_shell_for_the_time() -> None:
+    assert words_of("Tools can time out; times and date too. Tools") == ["Tools", "can", "out", "and", "too"]

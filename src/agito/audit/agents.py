@@ -14,6 +14,7 @@ from agito.types import Call, Dialect, Event, Json, Task, ToolSpec
 
 _ENDINGS = ("submit", "final_answer", "finish", "done", "answer", "complete", "stop", "end")
 _WORD = re.compile(r"[^\s\"'`,;()\[\]{}]+")
+_CLOCKS = frozenset({"time", "times", "date"})
 _MOST_WORDS = 200
 
 
@@ -54,7 +55,8 @@ def fill(tool: ToolSpec, text: str, /, **given: Json) -> Call:
 
 
 def words_of(text: str) -> list[str]:
-    return list(dict.fromkeys(_WORD.findall(text)))[:_MOST_WORDS]
+    """In order, without those with which a shell tells the time: no episode that reads a clock repeats."""
+    return [word for word in dict.fromkeys(_WORD.findall(text)) if word not in _CLOCKS][:_MOST_WORDS]
 
 
 def prompt_of(task: Task) -> str:
