@@ -268,4 +268,4 @@ def test_luck_is_the_tail_of_the_binomial() -> None:
 
 
 def test_the_audits_own_agents_do_not_ask_a_shell_for_the_time() -> None:
-    assert words_of("Tools can time out; times and date too. Tools") == ["Tools", "can", "out", "and", "too"]
+    assert words_of("Tools can time out; times and date too, Tools") == ["Tools", "can", "out", "and", "too"]
