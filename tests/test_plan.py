@@ -6,8 +6,11 @@ from itertools import pairwise
 
 import pytest
 
+from agito.planning.calibrate import observe
 from agito.planning.simulate import Foreseen, Latencies, Simulation
+from agito.recipe import read
 from agito.scheduling.schedule import FlowRules
+from agito.testing.relay import Relay
 
 
 def foresee(staleness: int, *, train_s: float = 1.0, tool_s: float = 1.0, p99_s: float = 0.0, seed: int = 0, batches: int = 40) -> Foreseen:
@@ -101,3 +104,12 @@ def test_engines_that_share_the_work_are_as_fast_as_one_engine_each_for_half_of_
         return Simulation(rules, latencies, engines=engines).run().step_s
 
     assert step_s(16, 2) < 1.1 * step_s(8, 1)
+
+
+@pytest.mark.anyio
+async def test_a_recipe_of_several_cells_can_be_measured() -> None:
+    sizes = ("hidden_size=32", "intermediate_size=64", "num_layers=1", "num_heads=2", "num_kv_heads=1", "head_dim=16", "vocab_size=300")
+    small = [f"model.{size}" for size in sizes]
+    recipe = read("chain", (*small, 'pipeline.mode="decoupled"', "rl.groups=2", "rl.group_size=2", "rl.refill=1.0", "compute.rows=16"))
+    seen = await observe(recipe, Relay(turns=2, turn_tokens=4, words=4), steps=1)
+    assert len(seen.steps) == 1 and len(recipe.env.levels) > 1

@@ -13,7 +13,9 @@ import pytest
 from agito.audit import SHORT, Card, Mark, audit, read_card
 from agito.audit.agents import words_of
 from agito.audit.attacks import ATTACKERS, generic
+from agito.audit.digest import digest_of
 from agito.audit.numbers import luck
+from agito.envs import load
 from agito.errors import NoIsolation, SandboxFailure
 from agito.protocols import Control, Environment, Script, ScriptFactory
 from agito.testing import FakeEnvironment
@@ -269,3 +271,12 @@ def test_luck_is_the_tail_of_the_binomial() -> None:
 
 def test_the_audits_own_agents_do_not_ask_a_shell_for_the_time() -> None:
     assert words_of("Tools can time out; times and date too, Tools") == ["Tools", "can", "out", "and", "too"]
+
+
+def test_a_card_is_of_the_source_however_its_path_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "coin.py").write_text("from agito.testing import FakeEnvironment\n\n\nclass Coin(FakeEnvironment):\n    pass\n")
+    monkeypatch.chdir(folder)
+    digests = {digest_of(load(f"{place}:Coin")) for place in ("coin.py", "./coin.py", "../a/coin.py", folder / "coin.py")}
+    assert len(digests) == 1

@@ -42,7 +42,7 @@ def _file_of(cls: type) -> Iterable[Path]:
     name = getattr(module, "__file__", None)
     if cls.__module__.split(".")[0] in sys.stdlib_module_names or cls.__module__ == "agito.protocols" or name is None:
         return ()
-    return (Path(name),)
+    return (Path(name).resolve(),)
 
 
 def _imported_from_beside(path: Path) -> list[Path]:

@@ -17,13 +17,14 @@ import anyio
 from agito.concurrency import first_error
 from agito.errors import BadRecipe, EndpointFailed
 from agito.evaluation import policies as evaluation
+from agito.evaluation.checkpoint import check
 from agito.protocols import Environment, Measure, Measured, ScriptFactory
 from agito.recipe import EnvSection, Recipe
 from agito.record import Rate, rate, rate_over_all
 from agito.record.usage import causes
 from agito.rollout import EpisodeDriver, scripted
 from agito.runtime import load_policy as trained
-from agito.runtime.run_context import RunContext, open_run_context
+from agito.runtime.run_context import RunContext, environment_of, open_run_context
 from agito.types import Attempt, AttemptId, Json, Target, Task, mean
 
 if TYPE_CHECKING:  # it needs httpx, which a checkpoint does not
@@ -175,6 +176,7 @@ async def of_checkpoints(
     named: Mapping[str, Path], recipe: Recipe, watcher: Watcher, *, suite: str, split: str, num_tasks: int, temperature: float
 ) -> Scorecard:
     """Of one checkpoint or two, on the tasks that `recipe` says. Raises `CorruptCheckpoint`, and `BadRecipe` for what is not there."""
+    check(environment_of(recipe), recipe, split)
     columns: list[Column] = []
     for name, directory in named.items():
         watcher.phase(name, num_tasks)
@@ -198,6 +200,7 @@ async def of_endpoint(
 
     Raises `EndpointFailed` when it never answers at all: as soon as that is clear.
     """
+    check(environment_of(recipe), recipe, split)
     watcher.phase(name, num_tasks)
     limiter, found = anyio.CapacityLimiter(_CONCURRENT), dict[int, Attempt]()
     async with open_run_context(recipe) as run_context:

@@ -80,9 +80,8 @@ async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Ob
     async def train(num: int) -> float:
         run_context.recipe = recipe.model_copy(update={"rl": recipe.rl.model_copy(update={"steps": num})})
         began = time.monotonic()
-        await pipeline.train(
-            run_context, Curriculum(1), start=0, position=pipeline.Position(), on_step=on_step, new_version=lambda: next(versions)
-        )
+        curriculum, position = Curriculum(len(run_context.cells)), pipeline.Position()
+        await pipeline.train(run_context, curriculum, start=0, position=position, on_step=on_step, new_version=lambda: next(versions))
         return time.monotonic() - began
 
     try:
@@ -119,7 +118,7 @@ async def calibrate(recipe: Recipe, *, turns: int, turn_tokens: int, words: int,
 
 
 def crowding(alone: Observed, together: Observed) -> float:
-    """c of T_alone = T (1 - b) + T b / c: a batch that takes T while an engine is at work for the share b of it gets 1/c done in that time.
+    """c of T_alone = T (1 - b) + T b / c: a batch that takes T while an engine is at work for the share b of it is slowed by the factor c.
     b is taken of whole steps; those in which hardly an engine was at work are left out."""
     crowded = [step.metrics for step in together.steps if step.metrics["engine/busy_ratio"] > 0.2]
     if not crowded:
