@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -97,6 +98,8 @@ def _explain(model: type[BaseModel], error: Any, source: str, overrides: Sequenc
         return f"{source}: {name}: there is no such key; known here: {', '.join(known)}{meant(place[-1], known)}"
     given = f"={error['input']!r}" if isinstance(error["input"], str | int | float | bool) else ""
     said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] in ("tuple_type", "list_type"):
+        said = f"should be a list, such as [{json.dumps(error['input'])}]"
     return f"{source}: {name}{given}: {said}" if name else f"{source}: {said}"
 
 

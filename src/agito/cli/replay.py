@@ -91,10 +91,8 @@ def list_attempts(run: Path, phase: str | None) -> None:
     console = out()
     print_table(console, table)
     phase = recorded[0].phase if recorded else phase
-    console.print(
-        f"\n[dim]{len(recorded)} attempts in {files[-1].name}. Act one again: agito replay {run} ATTEMPT --phase {phase}[/]",
-        highlight=False,
-    )
+    shown = f"{len(ordered[:_LISTED])} of {len(ordered)} attempts, the failed ones first, of {files[-1].name}"
+    console.print(f"\n[dim]{shown}. Act one again: agito replay {run} ATTEMPT --phase {phase}[/]", highlight=False)
 
 
 def _verdict(each: Recorded) -> Text:
