@@ -50,15 +50,15 @@ def score_endpoint(
     url: str, model: str, suite: str, changes: Changes, *, split: str, num_tasks: int | None, temperature: float | None, as_json: bool
 ) -> None:
     """Any OpenAI-compatible endpoint. Its key is read from OPENAI_API_KEY, if it needs one."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BadRecipe(f"--endpoint {url}: write an address, such as http://localhost:8000/v1")
     try:
         import httpx
 
         from agito.harness.chat import ChatHarness
     except ImportError:
-        raise BadRecipe(f"--endpoint {url}: this needs httpx: pip install 'httpx>=0.28'") from None
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadRecipe(f"--endpoint {url}: write an address, such as http://localhost:8000/v1")
+        raise BadRecipe(f"--endpoint {url}: this needs httpx: pip install 'agito[endpoint]'") from None
     natural = Recipe(env=EnvSection(dialect=Dialect.NATURAL))  # what an endpoint speaks
     recipe = changes.applied_to(scorecard.recipe_for(suite, natural))
     num_tasks = num_tasks or _ENDPOINT_TASKS

@@ -79,9 +79,7 @@ def find_attempt(directory: Path, attempt: AttemptId, *, phase: str | None = Non
         rows = pq.read_table(path, filters=wanted).to_pylist()
         if rows:
             return _recorded(rows[0])
-    raise NotFound(
-        f"attempt {attempt}: not recorded in {directory}{f' in phase {phase}' if phase else ''}; look in report.html for its number"
-    )
+    raise NotFound(f"attempt {attempt}: not recorded in {directory}{f' in phase {phase}' if phase else ''}; see `agito replay RUN`")
 
 
 def _recorded(row: Mapping[str, Any]) -> Recorded:
