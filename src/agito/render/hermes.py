@@ -82,14 +82,14 @@ def _call(text: str, start: int) -> tuple[Call, int]:
         stop = text.find(CLOSE, stop + 1)
         if stop < 0:
             break
-        found = _read(text[start:stop])
+        found = read_call(text[start:stop])
         if found.problem is None:
             return found, stop + len(CLOSE)
         first = first or (found, stop + len(CLOSE))
-    return first or (_read(text[start:]), len(text))
+    return first or (read_call(text[start:]), len(text))
 
 
-def _read(block: str) -> Call:
+def read_call(block: str) -> Call:
     """Whatever is wrong with it goes back to the policy as its problem."""
     raw = block.strip()
     try:

@@ -10,7 +10,7 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 
-from agito.render import policy_json
+from agito.render.hermes import read_call
 from agito.render.vocabulary import CALL, END_CALL, END_THINK, IM_END, IM_START, THINK, Vocabulary
 from agito.types import Call, Channel, Dialect, Event, Task, ToolSpec
 
@@ -94,7 +94,7 @@ class NaturalRenderer:
         blocks = list(self._blocks(said))
         if not blocks:
             return (Call(tool="", arguments={}, raw=raw, problem="no <tool_call> in the turn"),)
-        return tuple(_parse_block(block) for block in blocks)
+        return tuple(read_call(block) for block in blocks)
 
     def channels(self, ids: Sequence[int]) -> bytes:
         channels, current = bytearray(), Channel.TEXT
@@ -150,18 +150,3 @@ def _response(event: Event) -> str:
 
 def _said(call: Call) -> str:
     return "\n" + json.dumps({"name": call.tool, "arguments": dict(call.arguments)}) + "\n"
-
-
-def _parse_block(block: str) -> Call:
-    """One JSON call; whatever is wrong with it goes back to the policy as its problem."""
-    raw = block.strip()
-    try:
-        parsed = policy_json.parse(raw)
-    except ValueError as error:
-        return Call(tool="", arguments={}, raw=raw, problem=f"not JSON: {error}")
-    if not isinstance(parsed, dict) or not isinstance(name := parsed.get("name"), str):
-        return Call(tool="", arguments={}, raw=raw, problem='a call is {"name": ..., "arguments": {...}}')
-    arguments = parsed.get("arguments", {})
-    if not isinstance(arguments, dict):
-        return Call(tool=name, arguments={}, raw=raw, problem="arguments must be an object")
-    return Call(tool=name, arguments=arguments, raw=raw)
