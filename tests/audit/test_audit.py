@@ -274,9 +274,9 @@ def test_the_audits_own_agents_do_not_ask_a_shell_for_the_time() -> None:
 
 
 def test_a_card_is_of_the_source_however_its_path_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "a"
+    folder = tmp_path / "zoo"  # comes after the folders of the package, and an empty name before them
     folder.mkdir()
     (folder / "coin.py").write_text("from agito.testing import FakeEnvironment\n\n\nclass Coin(FakeEnvironment):\n    pass\n")
     monkeypatch.chdir(folder)
-    digests = {digest_of(load(f"{place}:Coin")) for place in ("coin.py", "./coin.py", "../a/coin.py", folder / "coin.py")}
+    digests = {digest_of(load(f"{place}:Coin")) for place in ("coin.py", "./coin.py", "../zoo/coin.py", folder / "coin.py")}
     assert len(digests) == 1
