@@ -19,7 +19,7 @@ class Turn:
 def episodes(number: int, *, seed: int, opening: int = 0) -> list[list[Turn]]:
     """4-8 turns of 8-40 observed and 8-40 sampled tokens (24 of each on average). Equal arguments, equal episodes.
 
-    `opening`: tokens that come first, the same for each group of 8 episodes.
+    `opening`: tokens that are observed first instead, the same for each group of 8 episodes, as attempts at one task begin.
     """
     rng = random.Random(f"engine/{seed}/{number}")
     work = [
@@ -33,7 +33,7 @@ def episodes(number: int, *, seed: int, opening: int = 0) -> list[list[Turn]]:
         for first in range(0, number, GROUP):
             said = tuple(rng.randrange(8, VOCABULARY) for _ in range(opening))
             for turns in work[first : first + GROUP]:
-                turns[0] = Turn(observed=(*said, *turns[0].observed), num_sampled=turns[0].num_sampled)
+                turns[0] = Turn(observed=said, num_sampled=turns[0].num_sampled)
     return work
 
 

@@ -33,7 +33,7 @@ from agito.types import FinishReason
 
 _MASK64 = (1 << 64) - 1
 _LARGE = 8192  # entries of a vocabulary from which draws are made in compiled code; below, torch is as quick
-_CHUNK, _CHUNK_WORK = 4096, 1 << 36  # tokens, and of larger networks, products of a chunk
+_CHUNK, _CHUNK_WORK = 4096, 1 << 36  # tokens; of a large network, as many as make so many products
 
 
 class EmbeddedEngine:
@@ -50,7 +50,7 @@ class EmbeddedEngine:
         weight = model.head_weight
         self.device = torch.device(device) if device is not None else weight.device
         self.context = context
-        self._chunk = chunk or _chunk(model, self.device)
+        self._chunk = chunk or self.chunk_of(model, self.device)
         self.version = version
         self._network = _network(model.config, rows, context, self.device, dtype or weight.dtype, native, threads)
         self._book = RowBook(rows)
@@ -63,6 +63,11 @@ class EmbeddedEngine:
         self._prompts: dict[bytes, tuple[EngineRow, int]] = {}  # what a row began with → the row, and the version that computed it
         self._forwarded = self._num_exchanges = 0
         self.load_weights(model, version)
+
+    @staticmethod
+    def chunk_of(model: Decoder, device: torch.device) -> int:
+        """So many tokens that on a CPU the others wait for a second at the most."""
+        return _CHUNK if device.type != "cpu" else min(_CHUNK, max(_CHUNK_WORK // num_params(model), 64))
 
     @property
     def num_rows(self) -> int:
@@ -338,11 +343,6 @@ class EmbeddedEngine:
 
     def _tensor(self, values: Sequence[int] | NDArray[Any]) -> Tensor:
         return torch.as_tensor(np.asarray(values), device=self.device)
-
-
-def _chunk(model: Decoder, device: torch.device) -> int:
-    """So many tokens that others wait for a second at the most."""
-    return _CHUNK if device.type != "cpu" else min(_CHUNK, max(_CHUNK_WORK // num_params(model), 64))
 
 
 def _network(
