@@ -1,6 +1,7 @@
 """C for the machine at hand, built at first use by whatever compiler there is.
 
-Libraries lie in `$XDG_CACHE_HOME/agito` (`~/.cache/agito`), named after their source, the compiler and the processor.
+Libraries lie in `$XDG_CACHE_HOME/agito` (`~/.cache/agito`), named after their source, the headers beside it, the compiler and the
+processor. `AGITO_ISA=avx512` or `avx2` limits the instructions: what another machine would compute can be looked at on this one.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from agito.errors import BadRecipe
+
 FORWARD = Path(__file__).with_name("forward.c")  # the engine's forward pass
 # No -ffast-math: sums keep the order in which they are written, so that a row's numbers do not depend on its neighbours.
 _FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
 _LIBRARIES = ("-lm", "-lpthread")
-_INSTRUCTIONS = {"native": "-march=native", "avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3"}
+_LIMITS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}  # of `AGITO_ISA`
 _DEADLINE_S = 120.0
 REMEDY = "sampling on the CPU takes 1.7 to 3 times as long without: apt install gcc, or pip install ziglang"
 
@@ -73,11 +76,12 @@ def _compilers() -> list[list[str]]:
 
 
 def _instructions() -> str:
-    """All that the processor has, or what `AGITO_ISA` limits it to. Raises `NoCompiler` for a limit that is unknown."""
-    limit = os.environ.get("AGITO_ISA", "native")
-    if limit not in _INSTRUCTIONS:
-        raise NoCompiler(f"AGITO_ISA={limit}: must be one of {', '.join(_INSTRUCTIONS)}")
-    return _INSTRUCTIONS[limit]
+    """All that the processor has, or as much of it as `AGITO_ISA` allows. Raises `BadRecipe` for a limit that is none."""
+    limit = os.environ.get("AGITO_ISA", "")
+    if limit and limit not in _LIMITS:
+        raise BadRecipe(f"AGITO_ISA={limit}: must be {' or '.join(_LIMITS)}, or not set")
+    is_lower = limit and limit.encode() in _processor()  # else the processor has less than is allowed
+    return f"-march={_LIMITS[limit] if is_lower else 'native'}"
 
 
 def _processor() -> bytes:
