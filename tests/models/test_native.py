@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from agito.models import Decoder, DecoderConfig, NativeDecoder, is_supported
+from agito.sampling.embedded.sampling import sample
 
 CPU = torch.device("cpu")
 LLAMA = DecoderConfig(
@@ -179,6 +180,34 @@ def test_a_draw_in_compiled_code_is_the_inverse_of_the_cumulative_distribution(v
     below = exact.exp().cumsum(-1).gather(1, ids[:, None])[:, 0]
     assert (below >= uniforms - 1e-6)[is_drawn].all()
     assert (below - exact.exp().gather(1, ids[:, None])[:, 0] <= uniforms + 1e-6)[is_drawn].all()
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 4.0])
+@torch.inference_mode()
+def test_a_truncated_draw_in_compiled_code_is_that_of_torch(spread: float) -> None:
+    """Flat distributions and steep ones, equal entries among them."""
+    vocab, count, generator = 9000, 200, torch.Generator().manual_seed(3)
+    config = DecoderConfig(vocab_size=vocab, hidden_size=16, intermediate_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16)
+    cached, logits = NativeDecoder(config, slots=1, context=8), torch.full((count, 9008), -3e38)
+    logits[:, :vocab] = (torch.randn(count, vocab, generator=generator) * spread * 8).round() / 8
+    uniforms = torch.rand(count, generator=generator, dtype=torch.float64)
+    top_ps, temperatures = torch.tensor([0.1, 0.9, 0.999, 1.0, 1e-9]).repeat(40), torch.tensor([1.0, 0.6, 1.0, 0.0]).repeat(50)
+    ids, logprobs = cached.draw(logits[:, :vocab], uniforms, temperatures, top_ps)
+    expected_ids, expected = sample(logits[:, :vocab], uniforms, temperatures, top_ps, is_greedy=True)
+    assert (ids == expected_ids).float().mean() > 0.98, "sums round at other places"
+    is_same = ids == expected_ids
+    torch.testing.assert_close(logprobs[is_same], expected[is_same], atol=1e-5, rtol=0)
+    assert ((ids - expected_ids).abs()[~is_same] < 20).all() or spread
+
+
+def test_logits_that_are_no_numbers_end_in_some_token_and_no_crash() -> None:
+    config = DecoderConfig(vocab_size=9000, hidden_size=16, intermediate_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16)
+    cached = NativeDecoder(config, slots=1, context=8)
+    logits = torch.stack([torch.full((9008,), float("nan")), torch.zeros(9008).index_fill(0, torch.tensor([17, 8999]), float("nan"))])
+    for top_ps in (None, torch.full((2,), 0.5)):
+        for temperatures in (torch.ones(2), torch.zeros(2)):
+            ids, _ = cached.draw(logits[:, :9000], torch.full((2,), 0.7, dtype=torch.float64), temperatures, top_ps)
+            assert ((ids >= 0) & (ids < 9008)).all()
 
 
 def test_what_has_no_share_is_never_drawn_in_compiled_code() -> None:

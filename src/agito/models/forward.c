@@ -199,11 +199,12 @@ static void draw_rows(void *what, int id) {
     for (int row = id; row < job->draws.rows; row += job->threads) draw(&job->draws, row);
 }
 
-void agito_sample(const Net *net, int rows, const float *logits, const float *temperatures, const double *uniforms, int64_t *ids, float *logprobs) {
+void agito_sample(const Net *net, int rows, const float *logits, const float *temperatures, const float *top_ps, const double *uniforms,
+                  int64_t *ids, float *logprobs) {
     struct {
         Draws draws;
         int threads;
-    } job = {{net->vocab, padded(net->vocab), rows, logits, temperatures, uniforms, ids, logprobs}, net->team->size};
+    } job = {{net->vocab, padded(net->vocab), rows, logits, temperatures, top_ps, uniforms, ids, logprobs}, net->team->size};
     together(net->team, draw_rows, &job);
 }
 

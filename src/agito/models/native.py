@@ -65,7 +65,7 @@ def _library() -> SimpleNamespace:
     loaded, pointer, number = ctypes.CDLL(str(library(FORWARD))), ctypes.c_void_p, ctypes.c_int32
     signatures = {
         "forward": (pointer, number, *[pointer] * 5),
-        "sample": (pointer, number, *[pointer] * 5),
+        "sample": (pointer, number, *[pointer] * 6),
         "pack": (pointer, *[number] * 5, *[pointer] * 3),
         "team": (number,),
         "disband": (pointer,),
@@ -147,13 +147,14 @@ class NativeDecoder:
         _library().forward(ctypes.byref(self._net), len(ids_N), ids_N.data_ptr(), *places, logits_RV.data_ptr())
         return logits_RV[:, : self.config.vocab_size]
 
-    def draw(self, logits_RV: Tensor, uniforms_R: Tensor, temperatures_R: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, logits_RV: Tensor, uniforms_R: Tensor, temperatures_R: Tensor, top_ps_R: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Token ids and their log-probabilities, drawn as the engine's `sample` does, from logits as they were returned here."""
         num, step = len(logits_RV), logits_RV.stride(0)
         assert step == _padded(self.config.vocab_size) and uniforms_R.dtype == torch.float64
         ids_R, logprobs_R = torch.empty(num, dtype=torch.long), torch.empty(num)
-        tensors = (logits_RV, temperatures_R.contiguous(), uniforms_R.contiguous(), ids_R, logprobs_R)
-        _library().sample(ctypes.byref(self._net), num, *(tensor.data_ptr() for tensor in tensors))
+        chosen = [None if each_R is None else each_R.contiguous() for each_R in (temperatures_R, top_ps_R, uniforms_R)]
+        tensors = (logits_RV, *chosen, ids_R, logprobs_R)
+        _library().sample(ctypes.byref(self._net), num, *(None if tensor is None else tensor.data_ptr() for tensor in tensors))
         return ids_R, logprobs_R
 
     def move(self, sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int]) -> None:

@@ -298,8 +298,8 @@ class EmbeddedEngine:
         """Draws the tokens at `batch.positions_R` and notes them; returns which rows stop there."""
         uniforms_R = self._uniforms_LC[batch.lanes_R, batch.positions_R]
         network = self._network
-        if isinstance(network, NativeDecoder) and network.config.vocab_size > _LARGE and batch.top_ps_R is None:
-            ids_R, logprobs_R = network.draw(logits_RV, uniforms_R, batch.temperatures_R)
+        if isinstance(network, NativeDecoder) and network.config.vocab_size > _LARGE:
+            ids_R, logprobs_R = network.draw(logits_RV, uniforms_R, batch.temperatures_R, batch.top_ps_R)
         else:
             ids_R, logprobs_R = sample(logits_RV, uniforms_R, batch.temperatures_R, batch.top_ps_R, is_greedy=batch.is_greedy)
         self._ids_LC[batch.lanes_R, batch.positions_R] = ids_R
