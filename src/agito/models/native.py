@@ -21,7 +21,7 @@ from torch import Tensor
 from agito.models.cached import check_weights, copy_norm, layer_names
 from agito.models.compiler import FORWARD, is_built, library
 from agito.models.config import DecoderConfig
-from agito.models.pages import SPAN, Held, PageTable
+from agito.models.pages import SPAN, Held, PageTable, Room
 from agito.models.rope import rotary
 
 _LANES, _BLOCK = 16, 128  # as in vectors.h and forward.c
@@ -96,9 +96,11 @@ class NativeDecoder:
         page_bytes = config.num_layers * config.num_kv_heads * 2 * SPAN * config.head_dim * dtype.itemsize
         self._pages = PageTable(slots=slots, context=context, num_bytes=page_bytes)
         self._norm = torch.empty(config.hidden_size)
-        self._head = self._matrix(config.vocab_size, config.hidden_size)
+        shapes = _shapes(config)
+        room = Room.for_each(*[*shapes.values()] * config.num_layers, (_padded(config.vocab_size), config.hidden_size), dtype=dtype)
+        self._layers = [self._new_layer(shapes, room) for _ in range(config.num_layers)]
+        self._head = room.take(_padded(config.vocab_size), config.hidden_size, dtype=dtype)
         self._embedding = None if config.tie_embeddings else torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
-        self._layers = [self._new_layer() for _ in range(config.num_layers)]
         self._scratch = self._new_scratch(threads)
         self._net = self._new_net()
 
@@ -180,22 +182,14 @@ class NativeDecoder:
         """What rows hold of keys and values."""
         return self._pages.used_bytes
 
-    def _matrix(self, columns: int, depth: int) -> Tensor:
-        """Room for a packed matrix; columns that fill up the last panel stay zero."""
-        return torch.zeros(_padded(columns), depth, dtype=self._dtype)
-
-    def _new_layer(self) -> dict[str, Tensor]:
-        config = self.config
-        hidden, inter, width = config.hidden_size, config.intermediate_size, config.head_dim
-        rotated, mixed = config.num_heads + config.num_kv_heads, config.num_heads * width
-        shapes = {"qkv": (mixed + 2 * config.num_kv_heads * width, hidden), "out": (hidden, mixed)}
-        shapes |= {"gate_up": (2 * inter, hidden), "down": (hidden, inter)}
+    def _new_layer(self, shapes: Mapping[str, tuple[int, int]], room: Room) -> dict[str, Tensor]:
+        config, hidden = self.config, self.config.hidden_size
         has_bias = {"qkv": config.qkv_bias, "out": config.out_bias, "gate_up": config.mlp_bias, "down": config.mlp_bias}
-        layer = {name: self._matrix(*shape) for name, shape in shapes.items()}
+        layer = {name: room.take(*shape, dtype=self._dtype) for name, shape in shapes.items()}
         layer |= {f"{name}_bias": torch.empty(shapes[name][0]) for name, is_there in has_bias.items() if is_there}
         layer |= {"input_norm": torch.empty(hidden), "mlp_norm": torch.empty(hidden)}
         if config.qk_norm:
-            layer["qk_norm"] = torch.empty(rotated, width)
+            layer["qk_norm"] = torch.empty(config.num_heads + config.num_kv_heads, config.head_dim)
         if config.sandwich_norms:
             layer |= {"mixed_norm": torch.empty(hidden), "mlp_out_norm": torch.empty(hidden)}
         return layer
@@ -259,6 +253,15 @@ class NativeDecoder:
                 self._scratch["packing"].data_ptr(),
             )  # fmt: skip
             first += len(wide)
+
+
+def _shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
+    """Columns and depth of the matrices of a layer, all multiples of `_LANES`."""
+    hidden, inter, mixed = config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim
+    return {
+        "qkv": (mixed + 2 * config.num_kv_heads * config.head_dim, hidden), "out": (hidden, mixed), "gate_up": (2 * inter, hidden),
+        "down": (hidden, inter),
+    }  # fmt: skip
 
 
 def _padded(columns: int) -> int:

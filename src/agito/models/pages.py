@@ -1,8 +1,13 @@
-"""Memory for keys and values in pages: what rows have in common is held once, and none reserves what it does not use."""
+"""Memory of the compiled engine: room for weights, and pages of keys and values, of which rows that begin alike share what they have in
+common and none reserves what it does not use."""
 
 from __future__ import annotations
 
 import ctypes
+import math
+import mmap
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +15,34 @@ import torch
 
 SPAN = 64  # positions of a page, as in attend.h
 _ARENA = 1 << 25  # bytes that are asked for at once
+_LINE = 64  # bytes
+
+
+class Room:
+    """Zeros, handed out from the front; in large pages where there are, so that reading all of it looks up few addresses."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._mapped = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a kernel without
+                self._mapped.madvise(mmap.MADV_HUGEPAGE)
+        self._bytes = torch.frombuffer(self._mapped, dtype=torch.uint8)
+        self._taken = 0
+
+    @staticmethod
+    def for_each(*shapes: Sequence[int], dtype: torch.dtype) -> Room:
+        """For one tensor of each shape."""
+        return Room(sum(Room._rounded(math.prod(shape) * dtype.itemsize) for shape in shapes))
+
+    def take(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        num_bytes = math.prod(shape) * dtype.itemsize
+        taken = self._bytes[self._taken : self._taken + num_bytes]
+        self._taken += self._rounded(num_bytes)
+        return taken.view(dtype).view(shape)
+
+    @staticmethod
+    def _rounded(num_bytes: int) -> int:
+        return -(-num_bytes // _LINE) * _LINE
 
 
 class _Pool:
@@ -23,7 +56,7 @@ class _Pool:
     def take(self) -> Page:
         if not self.free:
             count = max(1, _ARENA // self.num_bytes)
-            arena = torch.empty(count * self.num_bytes, dtype=torch.uint8)
+            arena = Room(count * self.num_bytes).take(count * self.num_bytes, dtype=torch.uint8)
             self._arenas.append(arena)
             self.free = [arena.data_ptr() + number * self.num_bytes for number in reversed(range(count))]
         return Page(self, self.free.pop())

@@ -33,7 +33,7 @@ from agito.types import FinishReason
 
 _MASK64 = (1 << 64) - 1
 _LARGE = 8192  # entries of a vocabulary from which draws are made in compiled code; below, torch is as quick
-_CHUNK, _CHUNK_WORK = 4096, 1 << 36  # tokens; of a large network, as many as make so many products
+_CHUNK, _CHUNK_WORK = 4096, 1 << 37  # tokens; of a large network, as many as make so many products
 
 
 class EmbeddedEngine:
