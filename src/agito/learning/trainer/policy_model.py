@@ -22,6 +22,11 @@ class PolicyModel(Protocol):
         """logits_NV of the states given, which need not be all."""
         ...
 
+    @property
+    def head_weight(self) -> Tensor:
+        """weight_VD, of which `logits` is the product with the states."""
+        ...
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Each parameter once, tied ones included."""
         ...

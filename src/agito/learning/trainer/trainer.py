@@ -15,7 +15,6 @@ from torch import Tensor
 
 from agito.learning.losses.agreement import BOUNDS, NUM_SUMS, agreement_sums, require_agreement
 from agito.learning.losses.by_age import SUMS_BY_AGE, figures_by_age, sums_by_age
-from agito.learning.losses.logprobs import entropy, log_distributions, token_logprobs
 from agito.learning.losses.losses import LOSSES
 from agito.learning.losses.meters import PolicyMeters, PolicyTokens
 from agito.learning.losses.packing import Packed, pack, require_sampled, split_micro_batches, split_minibatches
@@ -23,6 +22,7 @@ from agito.learning.losses.sft import token_cross_entropy
 from agito.learning.trainer.config import Phase, TrainerConfig
 from agito.learning.trainer.muon import iteration_dtype
 from agito.learning.trainer.optimizer import PhaseOptimizer
+from agito.learning.trainer.passes import predictions
 from agito.learning.trainer.policy_model import PolicyModel
 from agito.learning.trainer.reducer import OneRank, Reducer
 from agito.protocols import StepStats
@@ -115,8 +115,8 @@ class LocalTrainer:
         self.optimizer.zero()
         nll = 0.0
         for part in packs:
-            logp_TV = self._log_distributions(part, at_temperature=False)
-            loss = token_cross_entropy(token_logprobs(logp_TV, part.target_T), num_tokens=total)
+            logp_T, _ = predictions(self.model, part, at_temperature=False)
+            loss = token_cross_entropy(logp_T, num_tokens=total)
             loss.backward()
             nll += float(loss.detach()) * total
         sums = torch.tensor([nll, counted], device=self._parameters[0].device)
@@ -172,15 +172,14 @@ class LocalTrainer:
         meters, max_w, agreed = PolicyMeters(), 0.0, [0.0] * NUM_SUMS
         by_age: Tensor | float = 0.0
         for index, part in enumerate(packs):
-            logp_TV = self._log_distributions(part)
-            logp_T = token_logprobs(logp_TV, part.target_T)
+            logp_T, entropy_T = predictions(self.model, part)
             logp_old_T = logp_T.detach() if old is None else old[index]
             tokens = PolicyTokens(
                 logp_T=logp_T,
                 logp_old_T=logp_old_T,
                 logp_mu_T=part.logp_mu_T,
                 advantages_T=part.advantages_T,
-                entropy_T=entropy(logp_TV),
+                entropy_T=entropy_T,
                 sequence_T=part.sequence_T,
                 num_sequences=part.num_sequences,
             )
@@ -211,14 +210,9 @@ class LocalTrainer:
         self.version += 1
         return StepStats(version=self.version, values=figures)
 
-    def _log_distributions(self, part: Packed, *, at_temperature: bool = True) -> Tensor:
-        hidden_ND = self.model.hidden(part.ids_N, part.lengths_B)
-        temperature_T = part.temperature_T if at_temperature else None
-        return log_distributions(hidden_ND, self.model.logits, part.source_T, temperature_T=temperature_T)
-
     @torch.no_grad()
     def _old_logprobs(self, packs: list[Packed]) -> list[Tensor]:
-        return [token_logprobs(self._log_distributions(part), part.target_T) for part in packs]
+        return [predictions(self.model, part)[0] for part in packs]
 
     def _pack(self, samples: Sequence[Sample]) -> list[Packed]:
         device = self._parameters[0].device
