@@ -60,6 +60,9 @@ class TrainerConfig(Section):
     micro_tokens: int = Field(
         default=2048, ge=1, description="Tokens in one forward pass, unless one sample is longer; the default fits a CPU's cache."
     )
+    share_prefixes: Literal["auto", "always", "never"] = Field(
+        default="auto", description="Compute what samples begin with in common once; auto: where that saves more than another pass costs."
+    )
     check_on_policy: bool = Field(
         default=True, description="Stop when sampler and trainer disagree at age 0 by more than the precision explains, which is a bug."
     )

@@ -1,23 +1,85 @@
-"""Through the network: what it makes of the tokens that are trained on.
+"""Through the network and back: a block, what continues it, and one backward pass over each.
 
-Axes: T trainable tokens.
+A block's keys, values and log-probabilities are handed down as leaves of a graph of their own, which gather the gradients of all that
+continues it, micro-batch by micro-batch; then the block's own graph is gone through once. So at any time there are the activations of one
+path from the root, and of one micro-batch. The loss of a sample is taken where the sample ends, over all its tokens.
+
+Axes: U predictions of a block, T trained tokens of the samples that end in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
 from agito.learning.losses.chunked import chunked_logprobs, is_worth_cutting
 from agito.learning.losses.logprobs import entropy, log_distributions, token_logprobs
 from agito.learning.losses.packing import Packed
-from agito.learning.trainer.policy_model import PolicyModel
+from agito.learning.trainer.policy_model import PolicyModel, Prefix, can_share
+from agito.learning.trainer.sharing import Block
+
+# Samples that end in a block, log p and entropy of their trained tokens; returns their loss, or None where nothing is to be learned.
+Visit = Callable[[Packed, Tensor, Tensor], Tensor | None]
 
 
-def predictions(model: PolicyModel, part: Packed, *, at_temperature: bool = True) -> tuple[Tensor, Tensor]:
-    """log p of every trainable token, and the entropy where it was drawn, without gradient."""
-    hidden_ND = model.hidden(part.ids_N, part.lengths_B)
-    temperature_T = part.temperature_T if at_temperature else None
-    if is_worth_cutting(part.num_tokens, len(model.head_weight)):
-        return chunked_logprobs(hidden_ND[part.source_T], model.head_weight, part.target_T, temperature_T=temperature_T)
-    logp_TV = log_distributions(hidden_ND, model.logits, part.source_T, temperature_T=temperature_T)
-    return token_logprobs(logp_TV, part.target_T), entropy(logp_TV)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Path:
+    """From the root to a block: what it continues, and what was predicted on the way."""
+
+    prefixes: tuple[Prefix, ...] = ()
+    logps: tuple[Tensor, ...] = ()
+    entropies: tuple[Tensor, ...] = ()
+
+
+def traverse(model: PolicyModel, blocks: Iterable[Block], visit: Visit, *, at_temperature: bool = True, has_entropy: bool = True) -> None:
+    """Visits all samples; while gradients are on, adds those of the losses to the weights'."""
+    for block in blocks:
+        _descend(model, block, visit, _Path(), at_temperature, has_entropy)
+
+
+def _descend(model: PolicyModel, block: Block, visit: Visit, path: _Path, at_temperature: bool, has_entropy: bool) -> None:
+    hidden_ND, made = _computed(model, block, path)
+    logp_U, entropy_U = _predictions(model, hidden_ND, block, at_temperature, has_entropy)
+    del hidden_ND
+    left = made.detached() if made else None
+    found_U = logp_U.detach().requires_grad_(logp_U.requires_grad)
+    here = _Path(
+        prefixes=(*path.prefixes, left) if left else path.prefixes,
+        logps=(*path.logps, found_U), entropies=(*path.entropies, entropy_U),
+    )  # fmt: skip
+    if block.ended is not None:
+        logp_T, entropy_T = (_at(tensors, block.place_T) for tensors in (here.logps, here.entropies))
+        loss = visit(block.ended, logp_T, entropy_T)
+        if loss is not None and loss.requires_grad:
+            loss.backward()
+    for child in block.children:
+        _descend(model, child, visit, here, at_temperature, has_entropy)
+    pairs = [(logp_U, found_U.grad)]
+    pairs += [(whole, leaf.grad) for whole, leaf in zip(made.tensors(), left.tensors(), strict=True)] if made and left else []
+    roots = [(output, gradient) for output, gradient in pairs if gradient is not None]
+    if roots:
+        torch.autograd.backward([output for output, _ in roots], [gradient for _, gradient in roots])
+
+
+def _computed(model: PolicyModel, block: Block, path: _Path) -> tuple[Tensor, Prefix | None]:
+    if not path.prefixes and not block.children:
+        return model.hidden(block.ids_N, block.lengths_B), None
+    assert can_share(model), "a block is shared, but the network cannot"
+    hidden_ND, made = model.extend(block.ids_N, block.lengths_B, path.prefixes)
+    return hidden_ND, made if block.children else None
+
+
+def _predictions(model: PolicyModel, hidden_ND: Tensor, block: Block, at_temperature: bool, has_entropy: bool) -> tuple[Tensor, Tensor]:
+    temperature_U = block.temperature_U if at_temperature else None
+    if is_worth_cutting(len(block.target_U), len(model.head_weight)):
+        return chunked_logprobs(hidden_ND[block.source_U], model.head_weight, block.target_U, temperature_T=temperature_U)
+    logp_UV = log_distributions(hidden_ND, model.logits, block.source_U, temperature_T=temperature_U)
+    logp_U = token_logprobs(logp_UV, block.target_U)
+    return logp_U, entropy(logp_UV) if has_entropy else torch.zeros_like(logp_U)
+
+
+def _at(tensors: Sequence[Tensor], place_T: Tensor | None) -> Tensor:
+    return tensors[-1] if place_T is None else torch.cat(list(tensors))[place_T]
