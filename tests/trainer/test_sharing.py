@@ -167,6 +167,15 @@ def test_adapters_learn_the_same_from_shared_prefixes() -> None:
     require_equal(adapted, branching(random.Random(5)))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_that_compute_their_activations_again_share_prefixes_too(family: str) -> None:
+    samples = branching(random.Random(2))
+    require_equal(lambda: network(family), samples, keep_activations=False)
+    kept, _ = learned(network(family), samples, share_prefixes="always")
+    again, _ = learned(network(family), samples, share_prefixes="always", keep_activations=False)
+    assert all(torch.equal(again[name], gradient) for name, gradient in kept.items())
+
+
 def test_a_shared_sampled_token_earns_the_sum_over_its_descendants() -> None:
     """Two attempts that share their one trained token, with opposite advantages: nothing is learned. With equal ones: twice as much."""
     rng, ids = random.Random(6), [3, 1, 4, 1, 5, 9]

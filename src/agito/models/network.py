@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from agito.models.config import DecoderConfig
 from agito.models.prefix import Prefix, attend_onto, joined
@@ -38,6 +40,7 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         self.config = config
+        self.keeps_activations = True  # for the backward pass; otherwise a layer computes its own again, for a third more time
         with torch.device(device or torch.get_default_device()):
             self.model = _Body(config)
             self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -68,9 +71,10 @@ class Decoder(nn.Module):
         rotations = {
             local: [table.to(x_ND.dtype) for table in rotary(positions_N, self.config, local=local)] for local in sorted(set(is_sliding))
         }
+        run = _at_once if self.keeps_activations or not torch.is_grad_enabled() else _again
         keys, values = list[Tensor](), list[Tensor]()
         for index, (layer, local) in enumerate(zip(self.model.layers, is_sliding, strict=True)):
-            x_ND, k_NKE, v_NKE = layer(x_ND, *rotations[local], batches, joined(onto, index))
+            x_ND, k_NKE, v_NKE = run(layer, x_ND, *rotations[local], batches, joined(onto, index))
             keys.append(k_NKE)
             values.append(v_NKE)
         x_ND = self.model.norm(x_ND)
@@ -245,6 +249,14 @@ class _Layer(nn.Module):
             return x_ND + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_ND))), k_NKE, v_NKE
         x_ND = x_ND + mixed_ND
         return x_ND + self.mlp(self.post_attention_layernorm(x_ND)), k_NKE, v_NKE
+
+
+def _at_once(layer: nn.Module, *inputs: Any) -> Any:
+    return layer(*inputs)
+
+
+def _again(layer: nn.Module, *inputs: Any) -> Any:
+    return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class _Body(nn.Module):

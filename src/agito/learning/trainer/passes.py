@@ -33,35 +33,46 @@ class _Path:
     logps: tuple[Tensor, ...] = ()
     entropies: tuple[Tensor, ...] = ()
 
+    def then(self, prefix: Prefix | None, logp_U: Tensor, entropy_U: Tensor) -> _Path:
+        prefixes = self.prefixes if prefix is None else (*self.prefixes, prefix)
+        return _Path(prefixes=prefixes, logps=(*self.logps, logp_U), entropies=(*self.entropies, entropy_U))
 
-def traverse(model: PolicyModel, blocks: Iterable[Block], visit: Visit, *, at_temperature: bool = True, has_entropy: bool = True) -> None:
-    """Visits all samples; while gradients are on, adds those of the losses to the weights'."""
+
+def traverse(
+    model: PolicyModel,
+    blocks: Iterable[Block],
+    visit: Visit,
+    after_backward: Callable[[], None] | None = None,
+    *,
+    at_temperature: bool = True,
+    has_entropy: bool = True,
+) -> None:
+    """Visits all samples; while gradients are on, adds those of the losses to the weights', and says so after every block."""
+
+    def descend(block: Block, path: _Path) -> None:
+        hidden_ND, made = _computed(model, block, path)
+        logp_U, entropy_U = _predictions(model, hidden_ND, block, at_temperature, has_entropy)
+        del hidden_ND
+        left = made.detached() if made else None
+        found_U = logp_U.detach().requires_grad_(logp_U.requires_grad)
+        here = path.then(left, found_U, entropy_U)
+        if block.ended is not None:
+            logp_T, entropy_T = (_at(tensors, block.place_T) for tensors in (here.logps, here.entropies))
+            loss = visit(block.ended, logp_T, entropy_T)
+            if loss is not None and loss.requires_grad:
+                loss.backward()
+        for child in block.children:
+            descend(child, here)
+        pairs = [(logp_U, found_U.grad)]
+        pairs += [(whole, leaf.grad) for whole, leaf in zip(made.tensors(), left.tensors(), strict=True)] if made and left else []
+        roots = [(output, gradient) for output, gradient in pairs if gradient is not None]
+        if roots:
+            torch.autograd.backward([output for output, _ in roots], [gradient for _, gradient in roots])
+            if after_backward is not None:
+                after_backward()
+
     for block in blocks:
-        _descend(model, block, visit, _Path(), at_temperature, has_entropy)
-
-
-def _descend(model: PolicyModel, block: Block, visit: Visit, path: _Path, at_temperature: bool, has_entropy: bool) -> None:
-    hidden_ND, made = _computed(model, block, path)
-    logp_U, entropy_U = _predictions(model, hidden_ND, block, at_temperature, has_entropy)
-    del hidden_ND
-    left = made.detached() if made else None
-    found_U = logp_U.detach().requires_grad_(logp_U.requires_grad)
-    here = _Path(
-        prefixes=(*path.prefixes, left) if left else path.prefixes,
-        logps=(*path.logps, found_U), entropies=(*path.entropies, entropy_U),
-    )  # fmt: skip
-    if block.ended is not None:
-        logp_T, entropy_T = (_at(tensors, block.place_T) for tensors in (here.logps, here.entropies))
-        loss = visit(block.ended, logp_T, entropy_T)
-        if loss is not None and loss.requires_grad:
-            loss.backward()
-    for child in block.children:
-        _descend(model, child, visit, here, at_temperature, has_entropy)
-    pairs = [(logp_U, found_U.grad)]
-    pairs += [(whole, leaf.grad) for whole, leaf in zip(made.tensors(), left.tensors(), strict=True)] if made and left else []
-    roots = [(output, gradient) for output, gradient in pairs if gradient is not None]
-    if roots:
-        torch.autograd.backward([output for output, _ in roots], [gradient for _, gradient in roots])
+        descend(block, _Path())
 
 
 def _computed(model: PolicyModel, block: Block, path: _Path) -> tuple[Tensor, Prefix | None]:

@@ -21,7 +21,7 @@ from agito.learning.losses.packing import Packed, require_sampled, split_minibat
 from agito.learning.losses.sft import token_cross_entropy
 from agito.learning.trainer.config import Phase, TrainerConfig
 from agito.learning.trainer.muon import iteration_dtype
-from agito.learning.trainer.optimizer import PhaseOptimizer
+from agito.learning.trainer.optimizer import PhaseOptimizer, suits_muon
 from agito.learning.trainer.passes import traverse
 from agito.learning.trainer.policy_model import PolicyModel, can_share
 from agito.learning.trainer.reducer import OneRank, Reducer
@@ -62,6 +62,10 @@ class LocalTrainer:
         self._optimizer: PhaseOptimizer | None = None
         self._parameters = [parameter for _, parameter in model.named_parameters()]
         self._bounds = BOUNDS.get(self._parameters[0].dtype) if self.config.check_on_policy else None
+        if not self.config.keep_activations:
+            if not hasattr(model, "keeps_activations"):
+                raise ValueError("keep_activations=False: this network cannot compute them again; keep them, and lower micro_tokens")
+            model.keeps_activations = False  # pyright: ignore[reportAttributeAccessIssue]
         shares = self.config.share_prefixes if can_share(model) else "never"
         size = sum(parameter.numel() for parameter in self._parameters)
         self._worth = {"never": None, "always": 1, "auto": worth_sharing(size)}[shares]
@@ -105,7 +109,8 @@ class LocalTrainer:
         config = self.config.sft if phase == "sft" else self.config.rl
         wanted = self.config.muon_dtype
         dtype = iteration_dtype(self._parameters[0].device) if wanted == "auto" else getattr(torch, wanted)
-        return PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype, reducer=self.reducer)
+        has_muon = suits_muon(self.model) if self.config.optimizer == "auto" else self.config.optimizer == "muon"
+        return PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype, reducer=self.reducer, has_muon=has_muon)
 
     def imitate(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
         """One supervised step on the trainable tokens; advantages and log-probabilities are ignored.
@@ -125,7 +130,7 @@ class LocalTrainer:
             nll += float(loss.detach()) * total
             return loss
 
-        traverse(self.model, packs, loss_of, at_temperature=False, has_entropy=False)
+        traverse(self.model, packs, loss_of, self.optimizer.gather, at_temperature=False, has_entropy=False)
         sums = torch.tensor([nll, counted], device=self._parameters[0].device)
         figures = self._apply(along=sums)
         nll, counted = sums.tolist()
@@ -201,7 +206,7 @@ class LocalTrainer:
             by_age = by_age + sums_by_age(part.ages_T, log_w_T)
             return loss
 
-        traverse(self.model, packs, visit)
+        traverse(self.model, packs, visit, self.optimizer.gather)
         ages = by_age.flatten().tolist() if isinstance(by_age, Tensor) else [0.0] * SUMS_BY_AGE
         count = len(meters.sums())
         sums = self.reducer.sum([*meters.sums(), *agreed, *ages])
