@@ -224,7 +224,27 @@ class _MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        return self.down_proj(gate(self.gate_proj(x_ND), self.config) * self.up_proj(x_ND))
+        return self.down_proj(_Gated.apply(self.gate_proj(x_ND), self.up_proj(x_ND), self.config))
+
+
+class _Gated(torch.autograd.Function):
+    """gate(x) times y, of which only x and y wait for the backward pass: a third less than autograd would keep of an MLP."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, config: DecoderConfig) -> Tensor:
+        ctx.save_for_backward(x, y)
+        ctx.config = config
+        return gate(x, config) * y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, y = ctx.saved_tensors
+        found = gradients[0]
+        if ctx.config.activation == "silu":
+            slope = torch.ops.aten.silu_backward(found * y, x)
+        else:
+            slope = torch.ops.aten.gelu_backward(found * y, x, approximate="tanh")
+        return slope, found * gate(x, ctx.config), None
 
 
 class _Layer(nn.Module):
