@@ -6,7 +6,8 @@ A group shares a fraction s of its tokens (the prompt), which separate rows comp
 and trained, and as many observed. The bound is 1 / (s/8 + 1 - s): all operations proportional to tokens. Each arm is a process of its own
 and they take turns; TRL's has micro-batches of as many tokens, and no padding to carry. With one thread the time is the processor's, which
 neighbours disturb least, otherwise the wall's. `--trl` names the Python of an environment with TRL and peft; without it that ratio is null.
-`max_grad_diff` is the largest difference of any entry of the gradient, `memory_ratio` compares peaks over what there was before a step.
+`max_grad_diff` is the largest difference of any entry of the gradient. `memory_ratio` compares the peaks of a step, over what there was
+before it, for a group of half the length in one micro-batch; where micro-batches are bounded, as for the times, so is memory.
 """
 
 from __future__ import annotations
@@ -141,7 +142,9 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
     clock = "cpu_s" if options.threads == 1 else "wall_s"
     figures: dict[str, Json] = {}
     detail: dict[str, Json] = {"clock": clock, "length": options.length, "weights": options.weights, "precision": options.precision}
-    differences = {} if options.no_gradients else found_differences(ours, options)
+    differences = {} if options.no_gradients else asked_once([*ours, "gradients"], options, options.length)
+    whole = [*ours[:-1], "--micro-tokens", str(GROUP * options.length), "--arm"]
+    memory = {share: asked_once([*whole, share], options, options.length // 2) for share in ("never", "auto")}
     commands = {"rows": [*ours, "never"], "shared": [*ours, "auto"]}
     if options.trl:
         rows = max(1, options.micro_tokens // options.length)
@@ -165,10 +168,11 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
                 "speedup": round(statistics.median(speedups), 3),
                 "of_bound": round(statistics.median(speedups) / bound, 3),
                 "max_grad_diff": differences.get(fraction, [None])[0],
-                "memory_ratio": round(peaks["rows"] / peaks["shared"], 2),
+                "memory_ratio": round(memory["never"][fraction]["peak_mb"] / memory["auto"][fraction]["peak_mb"], 2),
             }
             detail[str(fraction)] = {
                 "speedup": spread(speedups), "peak_mb": {name: round(peak) for name, peak in peaks.items()},
+                "one_pass_mb": {share: round(found[fraction]["peak_mb"]) for share, found in memory.items()},
                 "max_gradient": differences.get(fraction, [None, None])[1],
                 "seconds": {name: [round(each[name][clock], 2) for each in rounds] for name in arms},
                 "rss_mb": {name: round(max(each[name]["rss_mb"] for each in rounds)) for name in ("rows", "shared")},
@@ -182,10 +186,11 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
     return figures, detail
 
 
-def found_differences(ours: list[str], options: argparse.Namespace) -> dict[float, list[float]]:
-    arm = Arm([*ours, "gradients"], options.threads)
+def asked_once(command: list[str], options: argparse.Namespace, length: int) -> dict[float, Any]:
+    """What an arm says of every fraction."""
+    arm = Arm(command, options.threads)
     try:
-        return {fraction: arm.ask(batch(fraction, options.length, 0)) for fraction in options.fractions}
+        return {fraction: arm.ask(batch(fraction, length, 0)) for fraction in options.fractions}
     finally:
         arm.close()
 

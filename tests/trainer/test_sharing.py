@@ -39,11 +39,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "qwen2 with windows": {"family": "qwen2", "qk_norm": False, "qkv_bias": True, "sliding_window": 9, "sliding_layers": (2, 3)},
     "gemma3": GEMMA,
+    "wide": {"hidden_size": 256},
 }  # fmt: skip
 
 
 def network(family: str = "qwen3", seed: int = 0) -> Decoder:
-    model = Decoder(DecoderConfig(**SHAPE, **FAMILIES[family]), seed=seed)
+    model = Decoder(DecoderConfig(**SHAPE | FAMILIES[family]), seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter in model.parameters():

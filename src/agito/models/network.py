@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from agito.models.config import DecoderConfig
-from agito.models.prefix import Prefix, attend_onto, joined
+from agito.models.prefix import Prefix, attend, attend_masked, has_kernel, joined
 from agito.models.ragged import Ragged, by_length
 from agito.models.rope import rotary, rotate
 
@@ -29,6 +29,7 @@ ALIKE = 0.85  # correlation of a new network's keys with its queries
 _EMBEDDED = 0.05  # deviation of a new embedding's entries
 _SHARED = 0.7  # of that, what all embeddings have in common
 _QUIET = 0.3  # of the usual scale: what layers of a new network add to the embeddings
+_LEAN = 256  # width from which on keys and values are never copied for their query heads; what is narrower keeps the bits of recorded runs
 _SHARP = 3  # frequencies by which a new network tells the token before from its neighbours, the highest first
 
 
@@ -194,12 +195,15 @@ class _Attention(nn.Module):
             q_NHE, k_NKE = self.q_norm(q_NHE), self.k_norm(k_NKE)
         q_NHE, k_NKE = rotate(q_NHE, cos_NE, sin_NE), rotate(k_NKE, cos_NE, sin_NE)
         v_NKE = self.v_proj(x_ND).view_as(k_NKE)
-        if past is None:
+        before, scale = 0 if past is None else past[0].shape[0], self.config.query_scale
+        if has_kernel(x_ND.device, before, batches, self.window) and (before or self.config.hidden_size >= _LEAN):
+            mixed_NW = attend(q_NHE, k_NKE, v_NKE, past, batches, scale)
+        elif past is not None:
+            mixed_NW = attend_masked(q_NHE, k_NKE, v_NKE, past, batches, self.window, scale)
+        else:
             packed_NW = torch.cat((q_NHE.flatten(1), k_NKE.flatten(1), v_NKE.flatten(1)), dim=1)
             pieces = zip(batches, packed_NW.split([batch.num_tokens for batch in batches]), strict=True)
             mixed_NW = torch.cat([self._attend(batch, piece_NW) for batch, piece_NW in pieces])
-        else:
-            mixed_NW = attend_onto(q_NHE, k_NKE, v_NKE, past, batches, self.window, self.config.query_scale)
         return self.o_proj(mixed_NW), k_NKE, v_NKE
 
     def _attend(self, batch: Ragged, packed_NW: Tensor) -> Tensor:

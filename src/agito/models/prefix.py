@@ -1,4 +1,4 @@
-"""Attention of sequences that continue one prefix, whose keys and values have been computed once and for all of them.
+"""Attention of sequences, which may continue one prefix whose keys and values have been computed once and for all of them.
 
 Each token attends to the prefix and to its own sequence apart. What two softmaxes say is put together by their normalisers (online softmax,
 arXiv:2205.14135), and the gradient of each part needs only the common output and normaliser, as in ring attention (arXiv:2310.01889). So
@@ -52,14 +52,23 @@ def joined(pieces: Sequence[Prefix], layer: int) -> tuple[Tensor, Tensor] | None
     return torch.cat([piece.keys[layer] for piece in pieces]), torch.cat([piece.values[layer] for piece in pieces])
 
 
-def attend_onto(
+def has_kernel(device: torch.device, before: int, batches: Sequence[Ragged], window: int | None) -> bool:
+    """Whether there is one that tells its normaliser, and every token sees all before it."""
+    return device.type == "cpu" and (window is None or before + max(batch.longest for batch in batches) <= window)
+
+
+def attend(
+    q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, past: tuple[Tensor, Tensor] | None, batches: Sequence[Ragged], scale: float | None
+) -> Tensor:
+    """What every token attends to in the prefix and in its own sequence, heads side by side, where `has_kernel`."""
+    return cast("Tensor", _Attend.apply(q_NHE, k_NKE, v_NKE, *(past or (None, None)), batches, scale)).flatten(1)
+
+
+def attend_masked(
     q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, past: tuple[Tensor, Tensor], batches: Sequence[Ragged], window: int | None,
     scale: float | None,
 ) -> Tensor:  # fmt: skip
-    """What every token attends to in the prefix and in its own sequence, heads side by side; `window` as in `DecoderConfig`."""
-    furthest = past[0].shape[0] + max(batch.longest for batch in batches)
-    if q_NHE.device.type == "cpu" and (window is None or furthest <= window):
-        return cast("Tensor", _Onto.apply(q_NHE, k_NKE, v_NKE, *past, batches, scale)).flatten(1)
+    """The same anywhere; `window` as in `DecoderConfig`."""
     sizes = [batch.num_tokens for batch in batches]
     rows = zip(batches, q_NHE.split(sizes), k_NKE.split(sizes), v_NKE.split(sizes), strict=True)
     return torch.cat([_masked(batch, q, k, v, past, window, scale) for batch, q, k, v in rows])
@@ -84,24 +93,24 @@ def _masked(
     return batch.unpad(mixed_BHTE.transpose(1, 2).flatten(2))
 
 
-class _Onto(torch.autograd.Function):
+class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, past_k_PKE: Tensor, past_v_PKE: Tensor, batches: Sequence[Ragged],
-        scale: float | None,
+        ctx: Any, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, past_k_PKE: Tensor | None, past_v_PKE: Tensor | None,
+        batches: Sequence[Ragged], scale: float | None,
     ) -> Tensor:  # fmt: skip
-        before_1HNE, norm_1HN = _flash(*map(_heads_first, (q_NHE, past_k_PKE, past_v_PKE)), scale=scale)
-        before_NHE, before_NH = before_1HNE[0].transpose(0, 1), norm_1HN[0].T
         own = [
             _flash(*(_padded(batch, t_NKE) for t_NKE in mine), is_causal=True, scale=scale)
             for batch, *mine in _pieces(batches, q_NHE, k_NKE, v_NKE)
         ]
-        own_NHE = torch.cat([_unpadded(batch, out_BHTE) for batch, (out_BHTE, _) in zip(batches, own, strict=True)])
-        own_NH = torch.cat([batch.unpad(norm_BHT.transpose(1, 2)) for batch, (_, norm_BHT) in zip(batches, own, strict=True)])
-        norm_NH = torch.logaddexp(before_NH, own_NH)
-        shares = ((part_NH - norm_NH).exp()[..., None] for part_NH in (before_NH, own_NH))
-        out_NHE = sum((part * share for part, share in zip((before_NHE, own_NHE), shares, strict=True)), start=0.0)
-        out_NHE = cast("Tensor", out_NHE).to(q_NHE.dtype)
+        out_NHE = torch.cat([_unpadded(batch, out_BHTE) for batch, (out_BHTE, _) in zip(batches, own, strict=True)])
+        norm_NH = torch.cat([batch.unpad(norm_BHT.transpose(1, 2)) for batch, (_, norm_BHT) in zip(batches, own, strict=True)])
+        if past_k_PKE is not None and past_v_PKE is not None:
+            before_1HNE, norm_1HN = _flash(*map(_heads_first, (q_NHE, past_k_PKE, past_v_PKE)), scale=scale)
+            both_NH = torch.logaddexp(norm_1HN[0].T, norm_NH)
+            before_share, own_share = ((part_NH - both_NH).exp()[..., None] for part_NH in (norm_1HN[0].T, norm_NH))
+            mixed_NHE = before_1HNE[0].transpose(0, 1) * before_share + out_NHE * own_share
+            out_NHE, norm_NH = mixed_NHE.to(q_NHE.dtype), both_NH
         ctx.save_for_backward(q_NHE, k_NKE, v_NKE, past_k_PKE, past_v_PKE, out_NHE, norm_NH)
         ctx.batches, ctx.scale = batches, scale
         return out_NHE
@@ -110,16 +119,18 @@ class _Onto(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q_NHE, k_NKE, v_NKE, past_k_PKE, past_v_PKE, out_NHE, norm_NH = ctx.saved_tensors
         found_NHE = gradients[0].contiguous()
-        heads = map(_heads_first, (found_NHE, q_NHE, past_k_PKE, past_v_PKE, out_NHE))
-        before = _flash_backward(*heads, norm_NH.T[None].contiguous(), 0.0, False, scale=ctx.scale)
-        d_q_NHE, d_past_k_PKE, d_past_v_PKE = (t_1HNE[0].transpose(0, 1) for t_1HNE in before)
         own: list[list[Tensor]] = []
         for batch, *mine, norm_MH in _pieces(ctx.batches, found_NHE, q_NHE, k_NKE, v_NKE, out_NHE, norm_NH):
             norm_BHT = batch.pad(norm_MH).transpose(1, 2).contiguous()
             slopes = _flash_backward(*(_padded(batch, t) for t in mine), norm_BHT, 0.0, True, scale=ctx.scale)
             own.append([_unpadded(batch, slope_BHTE) for slope_BHTE in slopes])
-        d_own_NHE, d_k_NKE, d_v_NKE = (torch.cat(parts) for parts in zip(*own, strict=True))
-        return d_own_NHE.add_(d_q_NHE), d_k_NKE, d_v_NKE, d_past_k_PKE, d_past_v_PKE, None, None
+        d_q_NHE, d_k_NKE, d_v_NKE = (torch.cat(parts) for parts in zip(*own, strict=True))
+        if past_k_PKE is None:
+            return d_q_NHE, d_k_NKE, d_v_NKE, None, None, None, None
+        heads = map(_heads_first, (found_NHE, q_NHE, past_k_PKE, past_v_PKE, out_NHE))
+        before = _flash_backward(*heads, norm_NH.T[None].contiguous(), 0.0, False, scale=ctx.scale)
+        d_before_NHE, d_past_k_PKE, d_past_v_PKE = (t_1HNE[0].transpose(0, 1) for t_1HNE in before)
+        return d_q_NHE.add_(d_before_NHE), d_k_NKE, d_v_NKE, d_past_k_PKE, d_past_v_PKE, None, None
 
 
 def _pieces(batches: Sequence[Ragged], *columns: Tensor) -> Any:
