@@ -111,6 +111,23 @@ def test_gradients_of_every_family_equal_those_of_transformers(case: str, tmp_pa
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("case", ["llama", "qwen3", "gemma3", "mistral with windows"])
+def test_a_wide_network_whose_keys_and_values_are_not_copied_for_their_query_heads_gives_the_same(case: str, tmp_path: Path) -> None:
+    other = written(case, tmp_path, hidden_size=256, num_attention_heads=8, head_dim=16)
+    lengths = [3, 40, 17, 38]
+    weight = torch.randn(sum(lengths), 131, generator=torch.Generator().manual_seed(1)) * 0.01
+    expected = torch.cat([other(IDS[None, :length]).logits[0] for length in lengths])
+    (expected * weight).sum().backward()
+    ours = load(tmp_path)
+    logits = ours(torch.cat([IDS[:length] for length in lengths]), lengths)
+    (logits * weight).sum().backward()
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    gradients = {name: parameter.grad for name, parameter in other.named_parameters()}
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-5 * largest, rtol=0)
+
+
 @each_case
 @torch.inference_mode()
 def test_the_cache_of_every_family_equals_a_plain_forward_pass(case: str, tmp_path: Path) -> None:
