@@ -60,6 +60,10 @@ def train(
             autocompletion=environments,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Begin from this pre-trained model: a folder, a name of `agito models`, a hub id."),
+    ] = None,
     sets: Sets = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Same as --set seed=N.")] = None,
     name: Annotated[
@@ -82,6 +86,7 @@ def train(
       agito train quickstart
       agito train smoke --set rl.steps=5 --seed 1
       agito train --env path/to/own.py:Own
+      agito train shell-full --model smollm2-135m
       agito train --resume runs/quickstart
     """
     from agito.cli.train import resume_run, train_run
@@ -91,7 +96,8 @@ def train(
         taken = [
             option
             for option, value in {
-                "RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--env": env, "--admit-anyway": admit_anyway
+                "RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--env": env, "--model": model,
+                "--admit-anyway": admit_anyway,
             }.items()
             if value
         ]  # fmt: skip
@@ -103,7 +109,13 @@ def train(
     if name is not None and out is not None:
         raise typer.BadParameter("give one of --name and --out", param_hint="--out")
     named = [f'name="{label(env)}"'] if env and recipe is None else []
-    overrides = [*named, *(sets or []), *([f"seed={seed}"] if seed is not None else []), *([f"env.name={env}"] if env else [])]
+    overrides = [
+        *named,
+        *(sets or []),
+        *([f"seed={seed}"] if seed is not None else []),
+        *([f"env.name={env}"] if env else []),
+        *([f"model.path={model}"] if model else []),
+    ]
     place = out or (Path("runs") / name if name else None)
     return train_run(recipe or "quickstart", tuple(overrides), place, admit_anyway=admit_anyway)
 
@@ -138,6 +150,7 @@ def evaluate(
     Examples:
       agito eval runs/quickstart
       agito eval runs/quickstart --split structural --n 100
+      agito eval models/smollm2-135m --env shell --level 1
       agito eval runs/chain runs/smoke --suite decisions
       agito eval --suite decisions --endpoint http://localhost:8000/v1 --model NAME
     """

@@ -217,9 +217,9 @@ class RunContext:
     def _model(self) -> ModelSpec:
         section, seed = self.recipe.model, self.recipe.seed
         if section.path:
-            lora = None if section.lora is None else LoraConfig(**section.lora.model_dump())
+            lora = LoraConfig(**section.lora.model_dump()) if section.adapter == "lora" else None
             return ModelSpec(source=folder_of(section.path), seed=seed, dtype=section.dtype, lora=lora)
-        shape = section.model_dump(exclude={"vocab_size", "path", "dtype", "lora"})
+        shape = section.model_dump(exclude={"vocab_size", "path", "dtype", "adapter", "lora"})
         context = self.recipe.compute.context
         return ModelSpec(source=DecoderConfig(**shape, vocab_size=self.renderer.vocab_size, max_position=context), seed=seed)
 
