@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+
+from agito.models.compiler import FORWARD, NoCompiler, library
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "agito.cli")
@@ -29,8 +33,19 @@ def sets(*overrides: str) -> list[str]:
 
 
 def environment(home: Path) -> dict[str, str]:
+    _share_engine(home)
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     return {**kept, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "TMPDIR": str(home), "HOME": str(home), "COLUMNS": "100"}
+
+
+def _share_engine(home: Path) -> None:
+    """The compiled engine as this machine has it: a run in a home of its own would build it anew."""
+    cache = home / ".cache" / "agito"
+    cache.mkdir(parents=True, exist_ok=True)
+    with suppress(NoCompiler):
+        built = library(FORWARD)
+        if not (cache / built.name).exists():
+            shutil.copy2(built, cache)
 
 
 def agito_in(home: Path) -> Agito:

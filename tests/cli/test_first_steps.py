@@ -58,7 +58,7 @@ def test_a_typo_is_found_before_anything_is_audited_moved_or_made(agito: Agito, 
     assert said in done.stderr
     assert "auditing" not in done.stderr
     assert sorted(path.name for path in (home / "runs").iterdir()) == before
-    assert not (home / ".cache").exists()
+    assert not (home / ".cache/agito/cards").exists()
 
 
 def test_an_environment_without_a_structural_split_is_trained_on_and_its_evaluation_left_out(agito: Agito, home: Path) -> None:
