@@ -48,11 +48,11 @@ def said(text: str) -> list[str]:
         (["play", "--level", "77"], 3, "level=77: shell has 1"),
     ],
 )
-def test_a_mistake_is_named_with_its_remedy(agito: Agito, tmp_path: Path, words: list[str], code: int, line: str) -> None:
+def test_a_mistake_is_named_with_its_remedy(agito_here: Agito, tmp_path: Path, words: list[str], code: int, line: str) -> None:
     (tmp_path / "torn.toml").write_text("name = ")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")
-    done = agito(*words, expect=code)
+    done = agito_here(*words, expect=code)
     (only,) = said(done.stderr)
     assert line in only
     assert "Traceback" not in done.stderr
@@ -63,8 +63,8 @@ def test_a_mistake_is_named_with_its_remedy(agito: Agito, tmp_path: Path, words:
     "words",
     [["nonsense"], ["train"], ["train", "quickstart", "--resume", "x"], ["train", "quickstart", "--name", "a", "--out", "b"], ["eval"]],
 )
-def test_wrong_usage_ends_with_2(agito: Agito, words: list[str]) -> None:
-    assert "Usage" in agito(*words, expect=2).stderr
+def test_wrong_usage_ends_with_2(agito_here: Agito, words: list[str]) -> None:
+    assert "Usage" in agito_here(*words, expect=2).stderr
 
 
 def test_a_damaged_checkpoint_is_refused(coin_home: Path, tmp_path: Path) -> None:
@@ -75,6 +75,10 @@ def test_a_damaged_checkpoint_is_refused(coin_home: Path, tmp_path: Path) -> Non
     weights.write_bytes(data)
     (line,) = said(agito_in(tmp_path)("eval", "runs/coin", expect=5).stderr)
     assert "model.safetensors" in line
+
+
+def test_a_mistake_ends_the_process_as_it_says(agito: Agito) -> None:
+    assert "recipe 'nosuch': there is" in said(agito("train", "nosuch", expect=4).stderr)[0]
 
 
 def test_a_finished_run_is_not_resumed(coin_home: Path) -> None:
@@ -116,10 +120,10 @@ def test_an_unexpected_error_is_short_and_its_traceback_is_in_a_file(agito: Agit
     ],
 )
 def test_what_is_wrong_with_somebodys_own_environment_is_said_and_is_no_crash(
-    agito: Agito, tmp_path: Path, source: str, name: str, line: str
+    agito_here: Agito, tmp_path: Path, source: str, name: str, line: str
 ) -> None:
     (tmp_path / "own.py").write_text(source)
-    done = agito("envs", name, expect=4 if name == "own.py" else 3)
+    done = agito_here("envs", name, expect=4 if name == "own.py" else 3)
     assert line in said(done.stderr)[0]
     assert "please report" not in done.stderr
 

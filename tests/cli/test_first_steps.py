@@ -50,11 +50,11 @@ def home(tmp_path: Path) -> Path:
         (["--set", "rl.stepz=3"], "did you mean steps?"),
     ],
 )
-def test_a_typo_is_found_before_anything_is_audited_moved_or_made(agito: Agito, home: Path, words: list[str], said: str) -> None:
+def test_a_typo_is_found_before_anything_is_audited_moved_or_made(agito_here: Agito, home: Path, words: list[str], said: str) -> None:
     with RunDir.create(home / "runs/own", "", {}):
         pass
     before = sorted(path.name for path in (home / "runs").iterdir())
-    done = agito("train", "--env", "own.py:Own", *words, expect=3)
+    done = agito_here("train", "--env", "own.py:Own", *words, expect=3)
     assert said in done.stderr
     assert "auditing" not in done.stderr
     assert sorted(path.name for path in (home / "runs").iterdir()) == before
@@ -116,21 +116,21 @@ def refusing() -> Generator[str]:
         ("", "cannot be reached"),
     ],
 )  # fmt: skip
-def test_an_endpoint_that_refuses_is_an_error_that_says_so(agito: Agito, refusing: str, place: str, said: str) -> None:
+def test_an_endpoint_that_refuses_is_an_error_that_says_so(agito_here: Agito, refusing: str, place: str, said: str) -> None:
     url = refusing + place if place else "http://127.0.0.1:1/v1"
-    done = agito("eval", "--suite", "decisions", "--endpoint", url, "--n", "9", expect=14)
+    done = agito_here("eval", "--suite", "decisions", "--endpoint", url, "--n", "9", expect=14)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("agito: error: ")]
     assert said in line and url in line
     assert done.stdout == ""
 
 
 @pytest.mark.parametrize("url", ["notaurl", "ftp://host/v1", "http://", "localhost:8000/v1"])
-def test_what_is_no_address_is_said_to_be_none(agito: Agito, url: str) -> None:
-    assert "write an address, such as http://localhost:8000/v1" in agito("eval", "--suite", "decisions", "--endpoint", url, expect=3).stderr
+def test_what_is_no_address_is_said_to_be_none(agito_here: Agito, url: str) -> None:
+    assert "write an address, such as http://localhost:8000/v1" in agito_here("eval", "--suite", "decisions", "--endpoint", url, expect=3).stderr
 
 
-def test_an_endpoint_without_a_suite_is_wrong_usage(agito: Agito) -> None:
-    assert "add --suite decisions" in agito("eval", "--endpoint", "http://localhost:8000/v1", expect=2).stderr
+def test_an_endpoint_without_a_suite_is_wrong_usage(agito_here: Agito) -> None:
+    assert "add --suite decisions" in agito_here("eval", "--endpoint", "http://localhost:8000/v1", expect=2).stderr
 
 
 def test_resuming_a_run_that_another_process_writes_says_that_and_nothing_else(coin_home: Path, tmp_path: Path) -> None:
@@ -141,16 +141,16 @@ def test_resuming_a_run_that_another_process_writes_says_that_and_nothing_else(c
     assert "stopped" not in done.stderr
 
 
-def test_a_place_that_cannot_be_written_is_found_before_the_audit(agito: Agito, home: Path) -> None:
+def test_a_place_that_cannot_be_written_is_found_before_the_audit(agito_here: Agito, home: Path) -> None:
     (home / "file").write_text("")
-    done = agito("train", "--env", "own.py:Own", "--out", "file/run", expect=4)
+    done = agito_here("train", "--env", "own.py:Own", "--out", "file/run", expect=4)
     assert "no folder that can be written" in done.stderr and "auditing" not in done.stderr
 
 
-def test_recipes_lists_them_and_every_key_of_one(agito: Agito) -> None:
-    listed = agito("recipes").stdout
+def test_recipes_lists_them_and_every_key_of_one(agito_here: Agito) -> None:
+    listed = agito_here("recipes").stdout
     for word in ("quickstart", "web-text", "From random weights to an agent that uses a real shell"):
         assert word in listed
-    keys = agito("recipes", "smoke").stdout
+    keys = agito_here("recipes", "smoke").stdout
     for word in ("env.families", '["find"]', "trainer.loss.clip_high", "monitor.void_limit"):
         assert word in keys

@@ -65,11 +65,11 @@ def test_a_task_of_an_environment_is_begun_repaired_by_hand_and_judged(agito: Ag
     (("odd.py", "--workspace", "."), 3, "no plain JSON value"),
     (("code", "heldout/0", "--workspace", ".", "--begin"), 3, "is not empty"),
 ])  # fmt: skip
-def test_a_mistake_is_named_with_its_remedy(agito: Agito, tmp_path: Path, words: tuple[str, ...], code: int, line: str) -> None:
+def test_a_mistake_is_named_with_its_remedy(agito_here: Agito, tmp_path: Path, words: tuple[str, ...], code: int, line: str) -> None:
     (tmp_path / "bad.py").write_text("x = 1\n")
     (tmp_path / "torn.py").write_text("def\n")
     (tmp_path / "odd.py").write_text(TASK.replace("sorted(set(xs))", "set(xs)"))
-    done = agito("grade", *words, expect=code)
+    done = agito_here("grade", *words, expect=code)
     assert line in done.stderr and "Traceback" not in done.stderr
 
 

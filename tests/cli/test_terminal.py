@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import COMMAND, agito_in, environment
+from tests.cli.conftest import COMMAND, Agito, agito_in, environment
 
 COMMANDS = (
     "train",
@@ -86,9 +86,9 @@ def test_what_goes_into_a_file_has_no_blanks_behind_its_lines(coin_home: Path) -
 
 
 @pytest.mark.parametrize("words", COMMANDS)
-def test_help_fits_its_terminal_and_says_no_type(tmp_path: Path, words: str) -> None:
+def test_help_fits_its_terminal_and_says_no_type(agito_here: Agito, words: str) -> None:
     for columns in (60, 80):
-        told = said(tmp_path, *words.split(), "--help", COLUMNS=str(columns))
+        told = agito_here(*words.split(), "--help", columns=columns).stdout
         assert told.startswith("Usage: agito ")
         assert "<" not in told and "[[" not in told
         prose = [line for line in told.splitlines() if not line.startswith("    ")]
