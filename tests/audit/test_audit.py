@@ -23,7 +23,6 @@ from agito.testing.episodes import play
 from agito.testing.fakes import FakeWorld, submit
 from agito.types import AttemptId, Call, EpisodeArtifacts, Event, Status, Target, Task, Verdict
 
-
 QUICK = Depth(name="short", seconds=25.0, share=0.15)
 
 

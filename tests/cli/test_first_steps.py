@@ -126,7 +126,10 @@ def test_an_endpoint_that_refuses_is_an_error_that_says_so(agito_here: Agito, re
 
 @pytest.mark.parametrize("url", ["notaurl", "ftp://host/v1", "http://", "localhost:8000/v1"])
 def test_what_is_no_address_is_said_to_be_none(agito_here: Agito, url: str) -> None:
-    assert "write an address, such as http://localhost:8000/v1" in agito_here("eval", "--suite", "decisions", "--endpoint", url, expect=3).stderr
+    assert (
+        "write an address, such as http://localhost:8000/v1"
+        in agito_here("eval", "--suite", "decisions", "--endpoint", url, expect=3).stderr
+    )
 
 
 def test_an_endpoint_without_a_suite_is_wrong_usage(agito_here: Agito) -> None:
