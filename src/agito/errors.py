@@ -107,4 +107,3 @@ class EndpointFailed(AgitoError):
 
 
 INTERRUPTED = 130  # Ctrl-C
-USAGE = 2

@@ -54,7 +54,7 @@ def load(name: str) -> Environment:
     missing = [each for each in _MEMBERS if not hasattr(environment, each)]
     if missing or not isinstance(environment, Environment):
         raise BadEnvironment(
-            f"environment {name!r}: {class_name} lacks {', '.join(missing)}, which every environment has (docs/standard.md)"
+            f"environment {name!r}: {class_name} lacks {', '.join(missing)}, which every environment has: pydoc agito.protocols.Environment"
         )
     return environment
 
