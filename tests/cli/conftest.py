@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "agito.cli")
 Done: TypeAlias = "subprocess.CompletedProcess[str]"
 Agito: TypeAlias = Callable[..., Done]
+HereIn: TypeAlias = Callable[[Path], Agito]
 
 TINY = (
     "compute.ranks=1", "compute.rows=16", "model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=1", "sft.demos=64",
@@ -64,23 +65,32 @@ def agito(tmp_path: Path) -> Agito:
 
 
 @pytest.fixture
-def agito_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Agito:
-    """The same in this process, which spares a second of imports: for what starts no process and no loop of its own."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
+def here_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> HereIn:
+    """As `agito_in`, in this process, which spares a second of imports: for what is not about processes."""
 
-    def run(*words: str, expect: int | None = 0, columns: int = 100) -> Done:
-        monkeypatch.setenv("COLUMNS", str(columns))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(words)
-        out, err = capsys.readouterr()
-        code = ended.value.code or 0
-        assert isinstance(code, int) and (expect is None or code == expect), f"exit code {code}\n{out}\n{err}"
-        return subprocess.CompletedProcess(words, code, out, err)
+    def at(home: Path) -> Agito:
+        monkeypatch.chdir(home)
+        for name, value in environment(home).items():
+            monkeypatch.setenv(name, value)
 
-    return run
+        def run(*words: str, expect: int | None = 0, columns: int = 100) -> Done:
+            monkeypatch.setenv("COLUMNS", str(columns))
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                main(words)
+            out, err = capsys.readouterr()
+            code = ended.value.code or 0
+            assert isinstance(code, int) and (expect is None or code == expect), f"exit code {code}\n{out}\n{err}"
+            return subprocess.CompletedProcess(words, code, out, err)
+
+        return run
+
+    return at
+
+
+@pytest.fixture
+def agito_here(here_in: HereIn, tmp_path: Path) -> Agito:
+    return here_in(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from tests.cli.conftest import agito_in
+from tests.cli.conftest import HereIn, agito_in
 
 
 def test_training_ends_with_a_table_a_summary_and_a_report(shell_home: Path) -> None:
@@ -50,7 +50,7 @@ def test_eval_prints_intervals_by_family_and_level(shell_home: Path) -> None:
     assert re.search(r"oracle +1\.00 \[0\.40, 1\.00\]", out), out
 
 
-def test_replay_of_what_happened_in_a_real_shell_is_identical_in_every_phase(shell_home: Path) -> None:
+def test_replay_of_what_happened_in_a_real_shell_is_identical_in_every_phase(shell_home: Path, here_in: HereIn) -> None:
     for attempt, phase in (
         ("0.0", "demo"),
         ("1000001.0", "before"),
@@ -58,20 +58,20 @@ def test_replay_of_what_happened_in_a_real_shell_is_identical_in_every_phase(she
         ("1000001.0.0", "after"),
         ("3000000.0", "structural"),
     ):
-        out = agito_in(shell_home)("replay", "runs/tiny", attempt, "--phase", phase).stdout
+        out = here_in(shell_home)("replay", "runs/tiny", attempt, "--phase", phase).stdout
         assert "identical" in out, out
         assert f"· {phase}," in out
         assert "<|end|>" in out or "the turn was cut off" in out
 
 
-def test_replay_without_an_attempt_lists_some(shell_home: Path) -> None:
-    out = agito_in(shell_home)("replay", "runs/tiny").stdout
+def test_replay_without_an_attempt_lists_some(shell_home: Path, here_in: HereIn) -> None:
+    out = here_in(shell_home)("replay", "runs/tiny").stdout
     assert "1000000.0.0" in out
     assert "--phase after" in out
 
 
-def test_a_checkpoint_that_is_watched_does_what_it_did_in_the_evaluation(shell_home: Path) -> None:
-    agito = agito_in(shell_home)
+def test_a_checkpoint_that_is_watched_does_what_it_did_in_the_evaluation(shell_home: Path, here_in: HereIn) -> None:
+    agito = here_in(shell_home)
     watched = agito("play", "--checkpoint", "runs/tiny", "--index", "1").stdout
     recorded = agito("replay", "runs/tiny", "1000001.0", "--phase", "after").stdout
 
