@@ -24,6 +24,7 @@ def test_without_a_terminal_progress_is_plain_lines_on_stderr(shell_home: Path) 
     lines = (shell_home / "train.err").read_text()
     for phase in ("vocabulary", "imitation", "held out, before", "reinforcement", "held out, after", "baselines"):
         assert re.search(rf"^\[ *\d+:\d\d\]  {phase}.*done in", lines, re.MULTILINE), lines
+    assert re.search(r"vocabulary +32/32 .*done in", lines), "not one of its episodes was counted"
     assert re.search(r"reinforcement +3/3 .*success \d\.\d\d .*tokens/s", lines)
     assert "\x1b" not in lines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
 import traceback
@@ -40,9 +41,9 @@ def load(name: str) -> Environment:
     target = _BUNDLED.get(name, name)
     module_name, _, class_name = target.rpartition(":")
     if not module_name and name.endswith(".py"):
-        raise NotFound(f"environment {name!r}: name its class too, {name}:Class")
+        raise NotFound(f"environment {name!r}: name its class too, {name}:Class{_meant(name)}")
     if not module_name:
-        raise NotFound(f"environment {name!r}: there is {', '.join(_BUNDLED)}; your own is path.py:Class")
+        raise NotFound(f"environment {name!r}: there is {', '.join(_BUNDLED)}; your own is path.py:Class{_meant(name)}")
     module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
     found = getattr(module, class_name, None)
     if found is None:
@@ -57,6 +58,21 @@ def load(name: str) -> Environment:
             f"environment {name!r}: {class_name} lacks {', '.join(missing)}, which every environment has: pydoc agito.protocols.Environment"
         )
     return environment
+
+
+def _meant(name: str) -> str:
+    """Where a file has that name: the environments in it."""
+    path = Path(name if name.endswith(".py") else f"{name}.py")
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, ValueError, SyntaxError):
+        return ""
+    found = [
+        f"{path}:{node.name}"
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and any("Environment" in ast.unparse(base) for base in node.bases)
+    ]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def _from_file(path: Path) -> ModuleType:

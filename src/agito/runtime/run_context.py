@@ -110,7 +110,9 @@ class RunContext:
             observed=observed,
         )  # fmt: skip
 
-    async def survey(self, size: int, scripts: Callable[[Task, Target, int], ScriptFactory]) -> Vocabulary:
+    async def survey(
+        self, size: int, scripts: Callable[[Task, Target, int], ScriptFactory], *, on_episode: Callable[[], None] = lambda: None
+    ) -> Vocabulary:
         """A vocabulary from what scripted agents say and read in `size` training tasks.
 
         Raises `BadEnvironment` when not one of their episodes could be played.
@@ -131,6 +133,7 @@ class RunContext:
             if trajectory.fault not in (None, Fault.BUDGET):
                 broke.append(f"{trajectory.fault}: {trajectory.detail}")
             texts[index] = texts_of(self.recipe.env.dialect, task, trajectory.events)
+            on_episode()
 
         async with anyio.create_task_group() as tasks:
             for index in range(size):

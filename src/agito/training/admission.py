@@ -14,7 +14,7 @@ from pathlib import Path
 
 import anyio
 
-from agito.audit import SHORT, SPLITS, Card, Depth, Watcher, audit, digest_of, read_card
+from agito.audit import FULL, SHORT, SPLITS, Card, Depth, Watcher, audit, digest_of, read_card
 from agito.envs import load
 from agito.errors import NotAdmitted
 from agito.protocols import Environment
@@ -119,16 +119,25 @@ def known_card(environment: Environment) -> tuple[Card | None, Source]:
     return None, Source.NONE
 
 
-def keep(card: Card) -> None:
-    """Among the person's own cards. Where these cannot be written, the next run audits again."""
+def keep(card: Card) -> bool:
+    """Among the person's own cards; whether it is there now. Where these cannot be written, the next run audits again. A short audit takes
+    the place of a full one only when it found what that had not."""
     path = cache() / f"{card.digest}.json"
+    there = read_card(path)
+    if (
+        there is not None
+        and there.depth == FULL.name != card.depth
+        and {gate.name for gate in card.failed} <= {g.name for g in there.failed}
+    ):
+        return False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}")
         beside.write_bytes(card.to_json())
         beside.replace(path)
     except OSError:
-        return
+        return False
+    return True
 
 
 def cache() -> Path:

@@ -223,7 +223,7 @@ class TrainingRun:
         run_context = self._run_context
         with self._tally.phase("survey"):
             self._watcher.phase("survey", self._recipe.sft.survey)
-            await coldstart.survey(run_context)
+            await coldstart.survey(run_context, lambda: self._watcher.advance({}))
             await run_context.open_policy()
 
         def on_step(step: int, stats: StepStats) -> None:
