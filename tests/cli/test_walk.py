@@ -118,3 +118,22 @@ def test_an_error_is_folded_between_words_where_a_person_reads_it(tmp_path: Path
     assert len(told) > 3 and max(map(len, told)) <= 40
     whole = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True).stderr
     assert " ".join(" ".join(told).split()) == whole.strip()
+
+
+LOOSE = """
+from agito.testing import FakeEnvironment
+from agito.types import Status, Verdict
+
+
+class Loose(FakeEnvironment):
+    async def grade(self, sealed, key, grade_seed):
+        reward = float(bool(sealed.submitted))
+        return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
+"""
+
+
+async def test_what_a_gate_found_ends_with_a_whole_word(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(LOOSE)
+    card = await audit(lambda: load(f"{tmp_path / 'own.py'}:Loose"), depth=QUICK)
+    (found,) = (gate.found for gate in card.failed if gate.name == "exploits")
+    assert re.search(r"attacks earn more than luck: ([\w: ]+; ){5}and \d+ more$", found), found

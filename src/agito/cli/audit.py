@@ -72,10 +72,10 @@ class _Lines:
     """The same where there is no terminal: a line a part."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        say(f"auditing {name}")
 
     def part(self, name: str) -> None:
-        say(f"{self._name}: {name}")
+        say(f"  {name}")
 
     def episode(self) -> None:
         return
