@@ -10,13 +10,13 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import COMMAND, environment
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -44,10 +44,8 @@ NUM_KILLS = 8
 
 
 def agito(home: Path, *words: str) -> subprocess.Popen[bytes]:
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    environment = {**kept, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "TMPDIR": str(home), "HOME": str(home)}
     with (home / "said").open("ab") as said:
-        return subprocess.Popen([sys.executable, "-m", "agito.cli", *words], cwd=home, env=environment, stdout=said, stderr=said)
+        return subprocess.Popen([*COMMAND, *words], cwd=home, env=environment(home), stdout=said, stderr=said)
 
 
 def train(home: Path, overrides: tuple[str, ...]) -> subprocess.Popen[bytes]:

@@ -94,6 +94,12 @@ def test_the_torch_free_half_really_imports_without_torch() -> None:
     assert done.returncode == 0, done.stderr or "torch was loaded"
 
 
+def test_what_a_worker_knows_of_a_run_loads_nothing_that_reads_parquet() -> None:
+    code = "import sys, agito.record.commits, agito.runtime.wire; print('pyarrow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False", done.stdout + done.stderr
+
+
 def test_importing_agito_alone_is_light() -> None:
     code = "import sys, agito; print(sum(m.startswith(('torch', 'numpy', 'pyarrow', 'rich', 'pydantic')) for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -17,6 +17,7 @@ from agito.cli import main
 from agito.models.compiler import FORWARD, NoCompiler, library
 
 ROOT = Path(__file__).parents[2]
+PLACES = os.pathsep.join((str(Path(__file__).with_name("absent")), str(ROOT / "src")))
 COMMAND = (sys.executable, "-m", "agito.cli")
 Done: TypeAlias = "subprocess.CompletedProcess[str]"
 Agito: TypeAlias = Callable[..., Done]
@@ -37,7 +38,7 @@ def sets(*overrides: str) -> list[str]:
 def environment(home: Path) -> dict[str, str]:
     _share_engine(home)
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    return {**kept, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "TMPDIR": str(home), "HOME": str(home), "COLUMNS": "100"}
+    return {**kept, "PYTHONPATH": PLACES, "OMP_NUM_THREADS": "1", "TMPDIR": str(home), "HOME": str(home), "COLUMNS": "100"}
 
 
 def _share_engine(home: Path) -> None:
@@ -71,7 +72,8 @@ def here_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     def at(home: Path) -> Agito:
         monkeypatch.chdir(home)
         for name, value in environment(home).items():
-            monkeypatch.setenv(name, value)
+            if name != "PYTHONPATH":
+                monkeypatch.setenv(name, value)
 
         def run(*words: str, expect: int | None = 0, columns: int = 100) -> Done:
             monkeypatch.setenv("COLUMNS", str(columns))

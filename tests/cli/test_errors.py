@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import COIN, COMMAND, Agito, agito_in, environment, sets
+from tests.cli.conftest import COIN, COMMAND, Agito, HereIn, agito_in, environment, sets
 
 BROKEN = """
 from agito.errors import NoIsolation
@@ -81,14 +81,14 @@ def test_a_mistake_ends_the_process_as_it_says(agito: Agito) -> None:
     assert "recipe 'nosuch': there is" in said(agito("train", "nosuch", expect=4).stderr)[0]
 
 
-def test_a_finished_run_is_not_resumed(coin_home: Path) -> None:
-    (line,) = said(agito_in(coin_home)("train", "--resume", "runs/coin", expect=3).stderr)
+def test_a_finished_run_is_not_resumed(coin_home: Path, here_in: HereIn) -> None:
+    (line,) = said(here_in(coin_home)("train", "--resume", "runs/coin", expect=3).stderr)
     assert "finished" in line
     assert "report.html" in line
 
 
-def test_an_attempt_that_is_not_there_is_not_found(coin_home: Path) -> None:
-    agito = agito_in(coin_home)
+def test_an_attempt_that_is_not_there_is_not_found(coin_home: Path, here_in: HereIn) -> None:
+    agito = here_in(coin_home)
     assert "99.0.0: not recorded" in said(agito("replay", "runs/coin", "99.0", "--phase", "rl", expect=4).stderr)[0]
     assert "GROUP.SLOT" in said(agito("replay", "runs/coin", "first", expect=4).stderr)[0]
 

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import COIN, Agito, agito_in, sets
+from tests.cli.conftest import COIN, Agito, HereIn, sets
 
 from agito.record import RunDir
 
@@ -70,8 +70,8 @@ def test_an_environment_without_a_structural_split_is_trained_on_and_its_evaluat
     assert f'name = "{home}/own.py:Own"' in (home / "runs/own/config.toml").read_text()
 
 
-def test_eval_shows_why_attempts_have_no_verdict_and_success_over_all_tasks(coin_home: Path, home: Path) -> None:
-    agito = agito_in(home)
+def test_eval_shows_why_attempts_have_no_verdict_and_success_over_all_tasks(coin_home: Path, home: Path, here_in: HereIn) -> None:
+    agito = here_in(home)
     run = str(coin_home / "runs/coin")
     done = agito("eval", run, "--env", "own.py:Rare", "--n", "12", "--level", "1")
     assert "void as failure" in done.stdout
@@ -136,10 +136,10 @@ def test_an_endpoint_without_a_suite_is_wrong_usage(agito_here: Agito) -> None:
     assert "add --suite decisions" in agito_here("eval", "--endpoint", "http://localhost:8000/v1", expect=2).stderr
 
 
-def test_resuming_a_run_that_another_process_writes_says_that_and_nothing_else(coin_home: Path, tmp_path: Path) -> None:
+def test_resuming_a_run_that_another_process_writes_says_that_and_nothing_else(coin_home: Path, tmp_path: Path, here_in: HereIn) -> None:
     config = (coin_home / "runs/coin/config.toml").read_text()
     with RunDir.create(tmp_path / "run", config, {}):
-        done = agito_in(tmp_path)("train", "--resume", "run", expect=1)
+        done = here_in(tmp_path)("train", "--resume", "run", expect=1)
     assert "is writing this run" in done.stderr
     assert "stopped" not in done.stderr
 

@@ -18,8 +18,8 @@ def test_envs_lists_families_levels_splits_and_chance(agito_here: Agito) -> None
     assert "coin" in agito_here("envs", "agito.testing:FakeEnvironment").stdout
 
 
-def test_doctor_names_every_layer_and_says_when_all_is_well(agito: Agito) -> None:
-    out = agito("doctor").stdout
+def test_doctor_names_every_layer_and_says_when_all_is_well(agito_here: Agito) -> None:
+    out = agito_here("doctor").stdout
     for word in ("python", "torch", "cores", "memory", "disk", "open files", "tier", "namespaces", "seccomp", "landlock", "ready"):
         assert word in out
 

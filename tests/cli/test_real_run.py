@@ -29,8 +29,8 @@ def test_without_a_terminal_progress_is_plain_lines_on_stderr(shell_home: Path) 
     assert "\x1b" not in lines
 
 
-def test_eval_attempts_the_tasks_of_the_runs_own_evaluation(shell_home: Path) -> None:
-    found = json.loads(agito_in(shell_home)("eval", "runs/tiny", "--env", "shell", "--json").stdout)
+def test_eval_attempts_the_tasks_of_the_runs_own_evaluation(shell_home: Path, here_in: HereIn) -> None:
+    found = json.loads(here_in(shell_home)("eval", "runs/tiny", "--env", "shell", "--json").stdout)
     summary = json.loads((shell_home / "runs/tiny/summary.json").read_text())
     assert found["policy"]["success"] == summary["success_after"]
     assert found["policy"]["num"] == 8
