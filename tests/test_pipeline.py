@@ -192,7 +192,7 @@ async def test_two_policies_learn_side_by_side_each_from_its_own_engines(tmp_pat
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(train, "one", "decoupled", 1, 2)
-        tasks.start_soon(train, "other", "concurrent", 0, 3)
+        tasks.start_soon(train, "other", "decoupled", 0, 3)
     for each in found.values():
         assert [step.index for step in each.steps] == [0, 1, 2]
         assert all(step.metrics["tokens/trained_num"] > 0 for step in each.steps)

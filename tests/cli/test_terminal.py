@@ -61,7 +61,7 @@ def test_an_ascii_terminal_ends_a_run_well(tmp_path: Path) -> None:
 
 
 def test_signs_that_a_terminal_lacks_keep_their_columns(coin_home: Path) -> None:
-    plain, full = (said(coin_home, "envs", "check", "agito.testing:FakeEnvironment", **extra).splitlines() for extra in (ASCII, {}))
+    plain, full = (said(coin_home, "envs", "check", "agito.testing:FakeEnvironment", code=0, **extra).splitlines() for extra in (ASCII, {}))
     assert full[0].startswith("✓ ") and plain[0] == full[0].replace("✓", "+")
 
 
@@ -69,7 +69,7 @@ def test_signs_that_a_terminal_lacks_keep_their_columns(coin_home: Path) -> None
 def evaluated(coin_home: Path) -> dict[int, str]:
     """What `agito eval` prints at a width; 0: into a file."""
     widths: dict[int, dict[str, str]] = {0: {}, 40: {"COLUMNS": "40"}}
-    return {columns: said(coin_home, "eval", "runs/coin", "--n", "4", **env) for columns, env in widths.items()}
+    return {columns: said(coin_home, "eval", "runs/coin", "--n", "4", code=0, **env) for columns, env in widths.items()}
 
 
 @pytest.mark.parametrize("columns", [40, 60])
@@ -93,8 +93,9 @@ def assert_no_word_is_lost(narrow: str, wide: str) -> None:
 
 def test_no_colour_is_printed_where_none_is_wanted_or_nobody_looks(coin_home: Path) -> None:
     assert "\x1b" not in said(coin_home, "envs")
-    told = said(coin_home, "envs", "check", "agito.testing:FakeEnvironment", NO_COLOR="1", FORCE_COLOR="1")
-    assert "\x1b" in told and not re.search(r"\x1b\[[\d;]*3\dm", told)
+    check = ("envs", "check", "agito.testing:FakeEnvironment")
+    wanted, unwanted = said(coin_home, *check, FORCE_COLOR="1"), said(coin_home, *check, NO_COLOR="1", FORCE_COLOR="1")
+    assert [bool(re.search(r"\x1b\[[\d;]*3\dm", told)) for told in (wanted, unwanted)] == [True, False]
 
 
 def test_what_goes_into_a_file_has_no_blanks_behind_its_lines(coin_home: Path, evaluated: dict[int, str]) -> None:
