@@ -10,8 +10,10 @@ import torch
 from agito.learning.trainer import LocalTrainer
 from agito.learning.trainer.checkpoint import load_state, save_state
 from agito.learning.trainer.reducer import OneRank, Reducer
-from agito.models import Qwen3, load_into, save
+from agito.models import Decoder, load_into, save
+from agito.models.lora import has_adapter, load_adapter_into, save_adapter
 from agito.record.commits import commit
+from agito.runtime.network import learning
 from agito.runtime.wire import (
     BeginPhase,
     Done,
@@ -33,11 +35,11 @@ from agito.weights.channel import InProcess, WeightBuffer, WeightChannel
 class LearnerService:
     """One policy's. `reducer`: to those that learn with it."""
 
-    def __init__(self, model: Qwen3, spec: LearnerSpec, reducer: Reducer) -> None:
-        self._model, self._reducer = model, reducer
+    def __init__(self, model: Decoder, spec: LearnerSpec, reducer: Reducer) -> None:
+        self._model, self._spec, self._reducer = model, spec, reducer
         self._trainer = LocalTrainer(model, spec.config, reducer=reducer)
         self.own = InProcess()  # for a sampler beside it
-        self._buffer, self.shared = WeightBuffer.create(model.named_parameters()) if spec.serves_others else (None, None)
+        self._buffer, self.shared = WeightBuffer.create(learning(model)) if spec.serves_others else (None, None)
 
     def handle(self, request: LearnerRequest) -> LearnerResponse:
         if isinstance(request, Imitate | TakeStep | SyncWeights | LoadState):
@@ -71,7 +73,7 @@ class LearnerService:
 
     @torch.no_grad()
     def _sync(self) -> None:
-        weights = list(self._model.parameters())
+        weights = [parameter for _, parameter in learning(self._model)]
         if self._reducer.rank:
             for weight in weights:
                 weight.zero_()
@@ -80,18 +82,25 @@ class LearnerService:
     def _push(self, version: int) -> None:
         channels: tuple[WeightChannel, ...] = (self.own, self._buffer) if self._buffer else (self.own,)
         for channel in channels:
-            channel.push(version, self._model.named_parameters())
+            channel.push(version, learning(self._model))
         self._trainer.version = version
 
     def _save(self, request: SaveCheckpoint) -> None:
         def write(into: Path) -> None:
-            save(self._model, into, version=self._trainer.version, extra=dict(request.tokenizer), eos_ids=request.eos_ids)
+            if self._spec.lora is not None:
+                save_adapter(self._model, self._spec.lora, into, base=self._spec.base)
+                for name, text in request.tokenizer.items():
+                    (into / name).write_text(text, encoding="utf-8")
+            else:
+                save(self._model, into, version=self._trainer.version, extra=dict(request.tokenizer), eos_ids=request.eos_ids)
             save_state(self._trainer, into)
 
         commit(request.directory, write, meta=dict(request.meta))
 
     def _load(self, request: LoadState) -> None:
-        if request.weights_only:
+        if request.weights_only and has_adapter(self._model):
+            load_adapter_into(self._model, request.directory)
+        elif request.weights_only:
             load_into(self._model, request.directory)
         else:
             self._trainer.reducer = self._reducer
