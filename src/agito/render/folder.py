@@ -13,6 +13,10 @@ from agito.render.template import UnsupportedTemplate
 from agito.render.tokenizer import ModelTokenizer
 from agito.types import Json
 
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json",
+    "merges.txt", "tokenizer.model", "generation_config.json",
+)  # fmt: skip
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
