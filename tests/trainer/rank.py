@@ -57,12 +57,14 @@ def train(reducer: Reducer, *, rank: int, num_ranks: int, minibatches: int) -> t
 
 
 def main() -> None:
-    rank, num_ranks, meeting, out, minibatches = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5])
+    rank, num_ranks, meeting, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     torch.set_num_threads(1)
     reducer = SharedReducer(rank, num_ranks, meeting, timeout_s=60)
-    trainer, values = train(reducer, rank=rank, num_ranks=num_ranks, minibatches=minibatches)
-    save_file({name: parameter.detach() for name, parameter in trainer.model.named_parameters()}, out / f"{rank}.safetensors")
-    (out / f"{rank}.json").write_text(json.dumps(values))
+    for minibatches in map(int, sys.argv[5:]):
+        trainer, values = train(reducer, rank=rank, num_ranks=num_ranks, minibatches=minibatches)
+        name = f"{minibatches}-{rank}"
+        save_file({name: parameter.detach() for name, parameter in trainer.model.named_parameters()}, out / f"{name}.safetensors")
+        (out / f"{name}.json").write_text(json.dumps(values))
     reducer.close()
 
 

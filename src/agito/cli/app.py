@@ -9,7 +9,7 @@ import typer
 
 from agito import __version__
 from agito.cli import authors, pretrained
-from agito.cli.arguments import AsJson, Command, RecipeName, Seed, Sets, Split, environments, recipes, runs
+from agito.cli.arguments import AsJson, Command, Group, RecipeName, Seed, Sets, Split, environments, recipes, runs
 from agito.cli.guard import guarded
 
 _EXIT_CODES = (
@@ -18,8 +18,8 @@ _EXIT_CODES = (
 )
 
 app = typer.Typer(
-    name="agito", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    name="agito", cls=Group, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EXIT_CODES,
 )  # fmt: skip
 
@@ -224,6 +224,7 @@ def replay(
         str | None,
         typer.Option(metavar="PHASE", help="demo, before, rl, after or structural. Default: the last in which it was made."),
     ] = None,
+    step: Annotated[int | None, typer.Option(metavar="N", min=0, help="List the attempts of this step. Default: the last.")] = None,
     schedule: Annotated[bool, typer.Option("--schedule", help="Instead, what the decoupled loop's schedule decided.")] = False,
     updates: Annotated[bool, typer.Option("--updates", help="Instead, RL from the recorded tokens: are the weights the same?")] = False,
 ) -> None:
@@ -245,7 +246,7 @@ def replay(
     if updates:
         return replay_updates(run)
     if attempt is None:
-        return list_attempts(run, phase)
+        return list_attempts(run, phase, step)
     return replay_attempt(run, parse_attempt(attempt), phase)
 
 

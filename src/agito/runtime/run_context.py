@@ -133,7 +133,9 @@ class RunContext:
             temperature = 1.0 if section.temperature is None else section.temperature
         return AgentSpec(renderer=self.renderers[section.policy], policy=section.policy, temperature=temperature)
 
-    async def survey(self, size: int, scripts: Callable[[Task, Target, int], ScriptFactory]) -> Vocabulary:
+    async def survey(
+        self, size: int, scripts: Callable[[Task, Target, int], ScriptFactory], *, on_episode: Callable[[], None] = lambda: None
+    ) -> Vocabulary:
         """A vocabulary from what scripted agents say and read in `size` training tasks.
 
         Raises `BadEnvironment` when not one of their episodes could be played.
@@ -154,6 +156,7 @@ class RunContext:
             if trajectory.fault not in (None, Fault.BUDGET):
                 broke.append(f"{trajectory.fault}: {trajectory.detail}")
             texts[index] = texts_of(self.recipe.env.dialect, task, trajectory.events)
+            on_episode()
 
         async with anyio.create_task_group() as tasks:
             for index in range(size):
