@@ -25,6 +25,7 @@ from torch import Tensor
 
 from agito.models import CachedQwen3, NativeQwen3, Qwen3, Qwen3Config, is_supported, merged_weights
 from agito.protocols import Sampled, SampleRequest
+from agito.sampling.capabilities import EMBEDDED
 from agito.sampling.embedded.rows import EngineRow, RowBook
 from agito.sampling.embedded.sampling import sample, uniforms
 from agito.sampling.embedded.steps import Batch, LaunchedSteps, RecordedSteps, Steps
@@ -38,6 +39,8 @@ class EmbeddedEngine:
     """A pure function of its exchanges. Not thread-safe. `native`: in compiled code wherever that can be had. `chunk`: tokens of prompts
     and observations that one exchange computes at the most, so that a long one does not keep everybody from decoding. `steps`: how steps of
     decoding are run; by default recorded on a CUDA device and launched elsewhere."""
+
+    capabilities = EMBEDDED
 
     def __init__(
         self, model: Qwen3, *, rows: int, context: int, device: torch.device | str | None = None, version: int = 0, native: bool = True,
