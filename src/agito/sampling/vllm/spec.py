@@ -9,7 +9,7 @@ from typing import Literal
 
 PROGRAM_VARIABLE = "AGITO_VLLM"  # the environment variable that names vLLM's program
 BASE_NAME = "base"  # under which the weights of the server itself are asked for
-WORKER = Path(__file__).parent / "worker"
+WORKER = Path(__file__).parent / "peers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
