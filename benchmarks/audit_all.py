@@ -3,7 +3,7 @@
     python benchmarks/audit_all.py [--short] [--only NAME]... [--ship]
 
 The last line is a JSON object: for every environment `seconds`, and `gates` by name with whether each holds.
-`--ship` writes the cards to `src/agito/cards`, the test fakes' included: do so after an environment's source has changed.
+`--ship` writes the cards to `src/agito/audit/cards`, the test fakes' included: do so after an environment's source has changed.
 Target: every environment within two minutes on two cores (the browser one within five), all gates green.
 """
 

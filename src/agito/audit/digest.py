@@ -40,7 +40,7 @@ def _file_of(cls: type) -> Iterable[Path]:
     """None for a class of the standard library or of a protocol."""
     module = sys.modules.get(cls.__module__)
     name = getattr(module, "__file__", None)
-    if cls.__module__.split(".")[0] in sys.stdlib_module_names or cls.__module__ == "agito.protocols" or name is None:
+    if cls.__module__.split(".")[0] in sys.stdlib_module_names or cls.__module__.startswith("agito.protocols") or name is None:
         return ()
     return (Path(name).resolve(),)
 

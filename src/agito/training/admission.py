@@ -21,7 +21,7 @@ from agito.protocols import Environment
 from agito.recipe import shown
 from agito.types import Json
 
-SHIPPED = Path(__file__).parents[1] / "cards"
+SHIPPED = Path(__file__).parents[1] / "audit" / "cards"
 
 
 class Source(StrEnum):

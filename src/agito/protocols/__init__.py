@@ -1,0 +1,45 @@
+"""The seams: how rooms that never import one another meet.
+
+Two surfaces stand between a policy and a world. `Session` is all that a harness can reach. `Control` belongs to the
+trusted side. They are never handed to the same code.
+"""
+
+from __future__ import annotations
+
+from agito.protocols.learning import Credit, StepStats, Trainer
+from agito.protocols.optional import Answered, Informed, Isolated, Measure, Measured, Ranged, Validated
+from agito.protocols.policy import Engine, Harness, Renderer, Row, Sampled, SampleRequest
+from agito.protocols.sandbox import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
+from agito.protocols.world import OPEN_LOOP, Control, Environment, Script, ScriptFactory, Session, WorldSnapshot
+
+__all__ = [
+    "Answered",
+    "Control",
+    "Credit",
+    "Engine",
+    "Environment",
+    "Harness",
+    "Informed",
+    "Isolated",
+    "Measure",
+    "Measured",
+    "OPEN_LOOP",
+    "Ranged",
+    "Renderer",
+    "Result",
+    "Row",
+    "SampleRequest",
+    "Sampled",
+    "Sandbox",
+    "SandboxPool",
+    "SandboxSpec",
+    "Script",
+    "ScriptFactory",
+    "Service",
+    "Session",
+    "Standing",
+    "StepStats",
+    "Trainer",
+    "Validated",
+    "WorldSnapshot",
+]

@@ -1,0 +1,89 @@
+"""The closed sets of words that records are made of."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import TypeAlias
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+
+class Fault(StrEnum):
+    """Who or what is to blame when something did not work."""
+
+    POLICY = "policy"  # the policy's own mistake: an unparsable call, an unknown tool
+    TOOL = "tool"  # the tool failed, as tools do
+    TIMEOUT = "timeout"  # the tool did not answer within its deadline
+    BUDGET = "budget"  # tokens, calls or seconds are used up
+    TASK = "task"  # the task itself is broken
+    ENV = "env"  # the environment's own code failed
+    INFRA = "infra"  # the machinery around it failed; the attempt is void
+
+
+class Dialect(StrEnum):
+    """How one latent task is put into words."""
+
+    COMPACT = "compact"  # terse; learnable from random weights
+    NATURAL = "natural"  # JSON tools and prose, for language models
+
+
+class Effort(StrEnum):
+    """How much thinking is asked for."""
+
+    NONE = "none"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    AUTO = "auto"
+
+
+class TokenSource(IntEnum):
+    """Where a token came from; only `SAMPLED` and sampled `CONTROL` tokens are trained on."""
+
+    OBSERVED = 0  # prompt and observations
+    SAMPLED = 1  # drawn by the policy
+    FORCED = 2  # put there by the system, such as a budget stop
+    CONTROL = 3  # a sampled control token: end of turn, end of thinking
+
+
+class Channel(IntEnum):
+    """What a token is for."""
+
+    TEXT = 0
+    THINK = 1
+    CALL = 2
+
+
+class FinishReason(StrEnum):
+    """Why the policy's turn ended."""
+
+    END = "end"  # it sampled its end-of-turn token
+    LENGTH = "length"  # its token budget was used up
+    CANCELLED = "cancelled"
+
+
+class TerminationReason(StrEnum):
+    """How an attempt ended."""
+
+    SUBMITTED = "submitted"
+    TURNS = "turns"
+    CALLS = "calls"
+    TOKENS = "tokens"
+    SECONDS = "seconds"
+    ABANDONED = "abandoned"  # the harness stopped it
+    FAILED = "failed"  # see `fault`
+
+
+class Status(StrEnum):
+    """Whether there is a verdict at all; void is never zero."""
+
+    SCORED = "scored"
+    VOID = "void"
+
+
+class Exactness(StrEnum):
+    """What a snapshot holds."""
+
+    EXACT = "exact"  # processes too
+    FILESYSTEM = "filesystem"  # files, working directory and variables
+    REPLAY = "replay"  # nothing: the episode is acted again up to this event

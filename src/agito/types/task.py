@@ -1,0 +1,120 @@
+"""A task as the policy may see it, its target, and what was done and answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from agito.types.kinds import Dialect, Fault, Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class AttemptId:
+    """The ledger's key. `group` is unique within a run; a void slot is tried again."""
+
+    group: int
+    slot: int
+    tries: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.group}.{self.slot}.{self.tries}"
+
+    @classmethod
+    def parse(cls, text: str) -> AttemptId:
+        """Raises `ValueError` unless `text` reads GROUP.SLOT or GROUP.SLOT.TRY."""
+        parts = text.split(".")
+        if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts):
+            raise ValueError(f"attempt={text!r}: write GROUP.SLOT or GROUP.SLOT.TRY, such as 12.3")
+        group, slot, *rest = (int(part) for part in parts)
+        return cls(group=group, slot=slot, tries=rest[0] if rest else 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """A tool as the policy sees it. `parameters` is a JSON schema of an object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one attempt may spend. An attempt that reaches a limit ends there and is scored as it stands."""
+
+    turns: int = 12
+    calls: int = 12
+    tokens: int = 384  # the whole context, observations included
+    turn_tokens: int = 48  # sampled in one turn
+    seconds: float = 60.0  # wall time that the world may take to answer, over the whole attempt
+    call_seconds: float = 5.0  # one tool call
+    observation_bytes: int = 2048  # what the policy reads of one result: head and tail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What the policy may see. Seeds and answers are not part of it."""
+
+    id: str  # unique within (env, version)
+    env: str
+    split: str
+    family: str
+    level: int
+    prompt: Mapping[Dialect, str]
+    tools: tuple[ToolSpec, ...]
+    limits: Limits = field(default_factory=Limits)
+    natural_limits: Limits | None = None  # in the natural dialect, which takes several times the tokens; None: as `limits`
+    tags: tuple[str, ...] = ()  # what an analyst groups by, such as "fallback"; never rendered
+
+    @property
+    def cell(self) -> str:
+        return f"{self.family}-{self.level}"
+
+    def in_dialect(self, dialect: Dialect) -> Task:
+        """This task with the limits of one dialect, which hold from here on."""
+        limits = self.natural_limits if dialect is Dialect.NATURAL and self.natural_limits is not None else self.limits
+        return replace(self, limits=limits, natural_limits=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What only the trusted side may see: how to build the world and how to judge it."""
+
+    task_id: str
+    seed: int
+    data: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One action. `raw` is the text that the policy sampled; `problem` says why it could not be parsed."""
+
+    tool: str
+    arguments: Mapping[str, Json]
+    raw: str = ""
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What is left of an attempt."""
+
+    turns: int
+    calls: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What the world answered to one call."""
+
+    index: int  # of the call within the attempt, from 0
+    call: Call
+    text: str  # what the policy reads
+    exit_code: int | None = None
+    fault: Fault | None = None
+    left: Budget | None = None
+    ended: bool = False  # the episode ended by this value
+    truncated_bytes: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0

@@ -1,0 +1,120 @@
+"""One attempt, to the token."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from agito.types.kinds import Effort, Fault, FinishReason, TerminationReason, TokenSource
+from agito.types.task import AttemptId, Event, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionSpan:
+    """Positions [start, stop) were processed by weights of this version."""
+
+    start: int
+    stop: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """Columns of equal length, one entry a token."""
+
+    ids: array[int]  # 'i'
+    logprobs: array[float]  # 'f', natural log at the sampling temperature; NaN where nothing was sampled
+    kinds: bytes  # TokenSource
+    channels: bytes  # Channel
+    versions: tuple[VersionSpan, ...]  # contiguous, from 0 to the end
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        if not (len(self.logprobs) == len(self.kinds) == len(self.channels) == n):
+            raise ValueError(f"token columns differ in length: {n}, {len(self.logprobs)}, {len(self.kinds)}, {len(self.channels)}")
+        at = 0
+        for span in self.versions:
+            if span.start != at or span.stop <= span.start:
+                raise ValueError(f"version spans leave a gap or overlap at position {at}: {self.versions}")
+            at = span.stop
+        if at != n:
+            raise ValueError(f"version spans cover {at} of {n} tokens")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def is_sampled(self) -> list[bool]:
+        return [kind in (TokenSource.SAMPLED, TokenSource.CONTROL) for kind in self.kinds]
+
+    def version_at(self, position: int) -> int:
+        for span in self.versions:
+            if span.start <= position < span.stop:
+                return span.version
+        raise IndexError(position)
+
+    def oldest_version(self) -> int:
+        return min((span.version for span in self.versions), default=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One stretch of sampling: positions [start, stop) of its segment."""
+
+    segment: int
+    start: int
+    stop: int
+    stopped: FinishReason
+    effort: Effort = Effort.NONE
+    hard_budget: int = 0  # sampled tokens allowed in this turn
+    temperature: float = 1.0
+    top_p: float = 1.0
+    calls: tuple[int, ...] = ()  # indices into the trajectory's events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """An append-only run of tokens by one agent. A solo agent has one; a rewritten history opens a new one."""
+
+    id: int
+    tokens: Tokens
+    parent: int | None = None
+    prefix_len: int = 0  # tokens shared with the parent
+    agent: str = "solo"
+    role: str = "solo"
+    policy: str = "main"
+    spawned_by: int | None = None  # event index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Where a forked attempt came from."""
+
+    parent: AttemptId
+    event: int
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """One attempt, as it happened."""
+
+    attempt: AttemptId
+    task: Task
+    segments: tuple[Segment, ...]
+    turns: tuple[Turn, ...]
+    events: tuple[Event, ...]
+    end: TerminationReason
+    fault: Fault | None = None
+    detail: str = ""  # one line for people when `fault` is set
+    lineage: Lineage | None = None
+    wall_s: float = 0.0
+
+    @property
+    def num_sampled(self) -> int:
+        return sum(turn.stop - turn.start for turn in self.turns)
+
+
+def span(version: int, length: int) -> tuple[VersionSpan, ...]:
+    """One span over `length` tokens, or none."""
+    return (VersionSpan(start=0, stop=length, version=version),) if length else ()
