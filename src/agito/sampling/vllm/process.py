@@ -22,6 +22,7 @@ _LOOK_S = 0.2
 _PROGRESS_S = 5.0  # between two looks at whether it computes
 _KEEPER_S = 3.0  # more than it takes itself
 _TOLD_BYTES = 1500  # of its log, where it failed
+_SEARCHED_BYTES = 40_000
 
 
 class VllmProcess:
@@ -95,8 +96,13 @@ class VllmProcess:
         await self.client.__aexit__(None, None, None)
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def told(self) -> str:
+    def error(self) -> str:
+        """The last error that its log names, if it does."""
+        found = [line for line in self.told(_SEARCHED_BYTES).splitlines() if "Error: " in line]
+        return f" (its log: {found[-1].strip()[-300:]})" if found else ""
+
+    def told(self, most: int = _TOLD_BYTES) -> str:
         """The end of its log."""
         with contextlib.suppress(OSError):
-            return self._log.read_bytes()[-_TOLD_BYTES:].decode(errors="replace")
+            return self._log.read_bytes()[-most:].decode(errors="replace")
         return ""

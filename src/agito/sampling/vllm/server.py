@@ -95,7 +95,7 @@ class VllmServer:
             return str(error)
         self._process = process
         self._ready.set()
-        return await process.watch()
+        return await process.watch() + process.error()
 
     async def sample(self, policy: str, ids: Sequence[int], request: SampleRequest, seed: int) -> Sampled:
         """Raises `ValueError` for a request that cannot be served, and `WorkerDied` when there is no server any more."""

@@ -14,11 +14,16 @@ WORKER = Path(__file__).parent / "peers"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSlots:
-    """How many adapters one batch may mix, how many are kept at hand, and the largest rank."""
+    """How many adapters one batch may mix, how many are kept at hand, and the largest rank.
+
+    `targets` leaves the head out: with one that an adapter might change, vLLM's CPU build fails when a prompt is
+    scored beside other requests.
+    """
 
     in_batch: int = 2
     kept: int = 8
     max_rank: int = 16
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +49,8 @@ class VllmSpec:
     def command(self, socket: Path) -> list[str]:
         slots = self.adapters
         lora = [] if slots is None else [
-            "--enable-lora", "--max-loras", str(slots.in_batch), "--max-cpu-loras", str(slots.kept), "--max-lora-rank", str(slots.max_rank),
+            "--enable-lora", "--max-loras", str(slots.in_batch), "--max-cpu-loras", str(slots.kept),
+            "--max-lora-rank", str(slots.max_rank), "--lora-target-modules", *slots.targets,
         ]  # fmt: skip
         return [
             *self.program, "serve", str(self.model), "--uds", str(socket), "--served-model-name", BASE_NAME, "--dtype", self.dtype,
