@@ -22,8 +22,17 @@ from agito.runtime.pipes import launch
 from agito.runtime.remote import RemoteLearner, RemoteSampler
 from agito.runtime.roles import PolicyHandle
 from agito.runtime.transport import Launch
-from agito.runtime.wire import LearnerGroup, LearnerSpec, OpenPolicy, PolicyId, PolicyOpened, SamplerSpec
-from agito.weights.address import SharedMemory
+from agito.runtime.wire import (
+    LearnerGroup,
+    LearnerSpec,
+    OfferRendezvous,
+    OpenPolicy,
+    PolicyId,
+    PolicyOpened,
+    Rendezvous,
+    SamplerSpec,
+)
+from agito.weights.address import WeightAddress
 
 SILENCE_S = 300.0  # after which a worker that has not answered is given up
 
@@ -47,7 +56,8 @@ class WorkerPool:
     def __init__(self, num_workers: int, *, start: Launch = launch, silence_s: float = SILENCE_S) -> None:
         """Starts them; they come up by themselves while something else is done. One that has not answered a request for `silence_s` is
         given up: the request, and every later one, raises `WorkerDied`."""
-        self._directory = Path(tempfile.mkdtemp(prefix="agito-"))  # where those that learn together meet
+        self._directory = Path(tempfile.mkdtemp(prefix="agito-"))  # where those that learn together meet, on one machine
+        self._rendezvous = ""  # once the first of them has offered it
         self.workers = tuple(Worker(rank, start(rank), silence_s) for rank in range(num_workers))
         self._learners_turn = anyio.Lock()  # those that sum their gradients must all be asked in the same order
 
@@ -56,8 +66,8 @@ class WorkerPool:
         not come up."""
         learners = self.workers[:1] if plan.learns_alone else self.workers
         specs = [
-            LearnerSpec(config=plan.trainer, group=self._group(rank, len(learners)), serves_others=plan.learns_alone)
-            for rank in range(len(learners))
+            LearnerSpec(config=plan.trainer, group=group, serves_others=plan.learns_alone)
+            for group in await self._groups(policy, len(learners))
         ]
         opened = await together(
             learners, [partial(_open, worker, policy, plan, learner=spec) for worker, spec in zip(learners, specs, strict=True)]
@@ -70,8 +80,14 @@ class WorkerPool:
             learns_alone=plan.learns_alone,
         )
 
-    def _group(self, rank: int, size: int) -> LearnerGroup | None:
-        return LearnerGroup(rank=rank, size=size, rendezvous=self._directory / "learners") if size > 1 else None
+    async def _groups(self, policy: PolicyId, size: int) -> list[LearnerGroup | None]:
+        if size == 1:
+            return [None]
+        if not self._rendezvous:
+            first, offer = self.workers[0], OfferRendezvous(directory=self._directory)
+            offered = await first.ask(policy, offer, Rendezvous, deadline_s=max(first.silence_s, START_S))
+            self._rendezvous = offered.address
+        return [LearnerGroup(rank=rank, size=size, rendezvous=self._rendezvous) for rank in range(size)]
 
     async def aclose(self) -> None:
         """Idempotent. Afterwards the workers' CPU time is in this process's children's."""
@@ -89,7 +105,7 @@ async def _open(
     plan: PolicyPlan,
     *,
     learner: LearnerSpec | None = None,
-    weights: SharedMemory | None = None,
+    weights: WeightAddress | None = None,
 ) -> PolicyOpened:
     """A sampler, and a learner or none."""
     request = OpenPolicy(

@@ -20,6 +20,7 @@ from agito.protocols import Environment, Renderer, ScriptFactory, Session, Valid
 from agito.recipe import Recipe
 from agito.render import Vocabulary, learn, renderer, texts_of
 from agito.rollout import AttemptRunner, Collected, EpisodeDriver, Observed, Plan, collect, reward_range, scripted
+from agito.runtime.placement import launcher
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle
 from agito.sampling.lockstep import Lockstep
@@ -160,7 +161,8 @@ class RunContext:
     def start_workers(self) -> WorkerPool:
         """Ahead of their use: they take seconds to come up, beside whatever else is done."""
         if self.pool is None:
-            self.pool = WorkerPool(self.recipe.compute.ranks, silence_s=self.recipe.compute.silence_s)
+            sizes = self.recipe.compute
+            self.pool = WorkerPool(sizes.ranks, start=launcher(sizes.on, sizes.device), silence_s=sizes.silence_s)
         return self.pool
 
     async def open_policy(self) -> None:
