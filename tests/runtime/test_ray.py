@@ -43,7 +43,7 @@ OF_THE_CLOCK = ("wall_s", "time/", "engine/", "rollout/", "tool/", "trainer/")
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """Its address."""
-    from ray.cluster_utils import Cluster
+    from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
 
     size: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 200 * 2**20, "include_dashboard": False}
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"

@@ -9,6 +9,7 @@ do about that. The driver joins the cluster that RAY_ADDRESS names, or a running
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import time
@@ -24,9 +25,10 @@ import ray
 import ray.exceptions
 import ray.util
 
-from agito.runtime.transport import answered, pickled, unpickled
+from agito.runtime.transport import Handler, answered, pickled, unpickled
 from agito.runtime.wire import Request, Response
 
+_WORKER = "agito.runtime.worker"  # by name: who asks never loads torch
 _LOOK_S = 0.05
 _NOW_S = 0.0
 _THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -36,17 +38,12 @@ class _WorkerActor:
     """What runs in the actor's process."""
 
     def __init__(self, rank: int) -> None:
-        import torch
-
-        from agito.runtime.worker import Host
-
-        torch.set_num_threads(1)
-        self._host = Host(is_own_process=True, host=ray.util.get_node_ip_address())
+        self._handler: Handler = importlib.import_module(_WORKER).on_cluster(ray.util.get_node_ip_address())
         self._is_over = threading.Event()
         self.rank = rank
 
     def ask(self, data: bytes) -> bytes:
-        return answered(self._host, data)
+        return answered(self._handler, data)
 
     @ray.method(concurrency_group="life")
     def live(self) -> None:

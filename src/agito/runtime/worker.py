@@ -17,6 +17,7 @@ from agito.models import Qwen3
 from agito.runtime.learner import LearnerService
 from agito.runtime.pipes import serve
 from agito.runtime.sampler import SamplerService
+from agito.runtime.transport import Handler
 from agito.runtime.wire import (
     LearnerGroup,
     OfferRendezvous,
@@ -128,6 +129,12 @@ def _require_device(device: str) -> None:
     except (AssertionError, RuntimeError) as error:
         build = "this build of torch has no CUDA: make setup TORCH=cuda" if not torch.backends.cuda.is_built() else error
         raise BadRecipe(f"compute.device={device}: {build}") from None
+
+
+def on_cluster(host: str) -> Handler:
+    """For a process that something else has started; `host`: by which other machines reach it."""
+    torch.set_num_threads(1)
+    return Host(is_own_process=True, host=host)
 
 
 def main() -> None:

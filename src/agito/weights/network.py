@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -35,13 +36,10 @@ class ServedWeights:
         self._layout, self._secret = layout(self._spans), secrets.token_bytes(32)
         self._newest, self._held = EMPTY, dict[int, Tensor]()
         self._socket = socket.create_server((host, 0))
+        bound, port = self._socket.getsockname()[:2]
+        self.address = OverNetwork(host=bound, port=port, secret=self._secret, num_bytes=self._size)
         self._thread = threading.Thread(target=self._serve, name="weights", daemon=True)
         self._thread.start()
-
-    @property
-    def address(self) -> OverNetwork:
-        host, port = self._socket.getsockname()[:2]
-        return OverNetwork(host=host, port=port, secret=self._secret, num_bytes=self._size)
 
     def push(self, version: int, weights: Iterable[tuple[str, Tensor]]) -> None:
         require_newer(version, self._newest)
@@ -58,6 +56,8 @@ class ServedWeights:
 
     def close(self) -> None:
         """Nobody else finds it from here on. Idempotent."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # else whoever waits in `accept` takes one more
         self._socket.close()
 
     def _serve(self) -> None:
