@@ -67,6 +67,8 @@ class FakeVllm:
     async def load_adapter(self, request: Request) -> Response:
         body = await request.json()
         self.note(f"load {body['lora_name']}")
+        if self.goes_wrong("endless update"):
+            return await self._hang(request)
         if self.goes_wrong("refuse") or body["lora_name"] in self.salts:
             return JSONResponse({"error": "no"}, status_code=500)
         salt = salt_of(Path(body["lora_path"]))
@@ -89,6 +91,8 @@ class FakeVllm:
     async def rpc(self, request: Request) -> Response:
         body = await request.json()
         assert body["method"] == "agito_load_weights"
+        if self.goes_wrong("endless update"):
+            return await self._hang(request)
         if self.goes_wrong("refuse"):
             return JSONResponse({"error": "no"}, status_code=500)
         salt = salt_of(Path(body["args"][0]))
@@ -116,7 +120,20 @@ class FakeVllm:
             self.note(f"sample {body['model']} {len(ids)}")
             if self.goes_wrong("hang"):
                 return await self._hang(request)
-        return JSONResponse(await self._generated(body["model"], ids, how))
+        answer = await self._generated(body["model"], ids, how)
+        if "prompt_logprobs" not in how:
+            choice = answer["choices"][0]
+            if self.goes_wrong("hollow"):
+                answer = {"choices": []}
+            elif self.goes_wrong("no answer"):
+                return PlainTextResponse("<html>")
+            elif self.goes_wrong("short"):
+                choice["logprobs"]["content"].pop()
+            elif self.goes_wrong("broken off"):
+                choice["finish_reason"] = "abort"
+            elif self.goes_wrong("no number"):
+                choice["logprobs"]["content"][0]["logprob"] = -9999.0
+        return JSONResponse(answer)
 
     async def _hang(self, request: Request) -> Response:
         while not await request.is_disconnected():  # noqa: ASYNC110 it has no event

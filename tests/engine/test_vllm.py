@@ -214,6 +214,37 @@ async def test_an_update_that_leaves_what_was_computed_before_means_a_new_server
         assert server.num_starts == 2
 
 
+@pytest.mark.parametrize("adapters", [AdapterSlots(), None], ids=["adapters", "full weights"])
+async def test_a_publication_that_is_broken_off_leaves_no_server_in_doubt(adapters: AdapterSlots | None, tmp_path: Path) -> None:
+    async with published(tmp_path, adapters=adapters) as (server, sampler):
+        (tmp_path / "faults/endless update").touch()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(publish, tmp_path, sampler, 2)
+            await logged(tmp_path, "fault endless update")
+            tasks.cancel_scope.cancel()
+        sampled = await sampler.open(1).sample(ask())
+        require_of(sampled, list(TEXT), weights(tmp_path, 1, is_adapter=adapters is not None))
+        assert sampled.versions[0].version == 1 and server.num_starts == 2
+        await publish(tmp_path, sampler, 3)
+
+
+async def test_a_server_that_has_died_unnoticed_is_replaced_before_it_is_published_to(tmp_path: Path) -> None:
+    async with published(tmp_path) as (server, sampler):
+        assert server.process is not None
+        kill(server.process.keeper_pid)
+        await publish(tmp_path, sampler, 2)
+        assert (await sampler.open(1).sample(ask())).versions[0].version == 2
+
+
+@pytest.mark.parametrize("fault", ["hollow", "no answer", "short", "broken off", "no number"])
+async def test_an_answer_that_cannot_be_right_is_not_recorded_and_its_server_is_replaced(fault: str, tmp_path: Path) -> None:
+    async with published(tmp_path) as (server, sampler):
+        (tmp_path / "faults" / fault).touch()
+        sampled = await sampler.open(1).sample(ask())
+        require_of(sampled, list(TEXT), tmp_path / "v1")
+        assert server.num_starts == 2
+
+
 async def test_a_server_that_dies_or_is_killed_in_mid_request_comes_back_and_the_row_goes_on(tmp_path: Path) -> None:
     async with published(tmp_path) as (server, sampler):
         row = sampler.open(1)

@@ -10,6 +10,7 @@ from agito.envs import load
 from agito.errors import BadRecipe
 from agito.protocols import Environment
 from agito.recipe import Recipe, shown
+from agito.runtime.placement import require_installed
 from agito.runtime.run_context import RunContext, environment_of
 
 _NEEDED = ("train", "heldout")
@@ -25,10 +26,12 @@ class Fit:
 
 
 def fit(recipe: Recipe) -> Fit:
-    """Raises `NotFound` and `BadEnvironment` for an environment that cannot be loaded, and `BadRecipe` for what it does not have.
+    """Raises `NotFound` and `BadEnvironment` for an environment that cannot be loaded, and `BadRecipe` for what it does not have,
+    or the recipe needs and is not installed.
 
     An environment without a structural split is not evaluated on one.
     """
+    require_installed(recipe.compute.on)
     parts = recipe.env.mix or (recipe.env,)
     environments = [load(part.name) for part in parts]
     for at, (part, environment) in enumerate(zip(parts, environments, strict=True)):

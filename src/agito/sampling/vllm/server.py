@@ -141,6 +141,9 @@ class VllmServer:
                 except WrongWeights as error:
                     process.fail(str(error))
                     raise
+                except BaseException:
+                    process.fail(f"the publication of version {version} of {policy!r} was broken off")
+                    raise
                 await process.gone.wait()
             else:
                 raise AssertionError("the last try returns or raises")
