@@ -370,19 +370,21 @@ sys.path.insert(0, {str(SOURCE.parent)!r})
 from tests.engine.test_vllm import published
 async def main():
     async with published(pathlib.Path({str(tmp_path)!r})) as (server, _):
-        print(open(f"/proc/{{server.process.keeper_pid}}/task/{{server.process.keeper_pid}}/children").read(), flush=True)
+        keeper = server.process.keeper_pid
+        print(open(f"/proc/{{keeper}}/task/{{keeper}}/children").read().strip(), server.process.directory, flush=True)
         await anyio.sleep_forever()
 anyio.run(main)
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        child = Path("/proc") / process.stdout.readline().strip()
-        assert child.exists()
+        pid, directory = process.stdout.readline().split()
+        child = Path("/proc") / pid
+        assert child.exists() and Path(directory).exists()
         process.kill()
     until = time.monotonic() + 20
-    while child.exists() and time.monotonic() < until:
+    while (child.exists() or Path(directory).exists()) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not child.exists()
+    assert not child.exists() and not Path(directory).exists()
 
 
 def test_kinds_of_samplers_say_what_they_can_do(tmp_path: Path) -> None:

@@ -97,7 +97,10 @@ class RayTransport:
     def standing(self) -> str:
         if self._now() is None:
             return "Ray has not started it"
-        free = ray.available_resources()
+        try:
+            free = ray.available_resources()
+        except Exception as error:  # whatever a cluster raises that is gone
+            return f"the cluster does not answer: {error!r}"
         return f"the cluster has {free.get('CPU', 0):.0f} CPUs and {free.get('GPU', 0):.0f} GPUs to spare"
 
     def close(self) -> None:

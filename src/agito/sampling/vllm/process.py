@@ -34,10 +34,11 @@ class VllmProcess:
         self.client = VllmClient(self.directory / "s")
         self._log = self.directory / "log"
         theirs, self._hold = os.pipe()
+        kept = [sys.executable, "-I", keeper.__file__, str(theirs), str(spec.end_s), str(self.directory)]
         with self._log.open("wb") as log:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-I", keeper.__file__, str(theirs), str(spec.end_s), *spec.command(self.directory / "s")],
-                pass_fds=[theirs], env=spec.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                [*kept, *spec.command(self.directory / "s")], pass_fds=[theirs], env=spec.environment(), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         os.close(theirs)
         self.num_waiting = 0  # requests under way
