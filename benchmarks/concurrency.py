@@ -20,7 +20,7 @@ from typing import cast
 import anyio
 
 from agito.envs.shell import ShellEnvironment
-from agito.harness import SoloHarness
+from agito.harness import SoloHarness, solo
 from agito.protocols import Control, Session
 from agito.render import learn, renderer
 from agito.rollout import AttemptRunner, Plan, collect
@@ -66,7 +66,7 @@ async def measure(episodes: int, wait_s: float) -> dict[str, Json]:
     environment = Slow()
     environment.wait_s = wait_s
     vocabulary = learn(["find repair submit grep cat ls sed"] * 20, size=300)
-    runner = AttemptRunner(environment, SoloHarness(), renderer(Dialect.COMPACT, vocabulary), seed=0)
+    runner = AttemptRunner(environment, SoloHarness(), solo(renderer(Dialect.COMPACT, vocabulary)), seed=0)
 
     def patient(group: int) -> tuple[Task, Target]:
         """Twelve calls that wait five seconds each are more than a task's own limit allows."""

@@ -22,7 +22,6 @@ from agito.evaluation import policies as evaluation
 from agito.learning.credit import demonstrations
 from agito.recipe import Recipe
 from agito.record import rate
-from agito.render import Vocabulary
 from agito.runtime.roles import Learner
 from agito.runtime.run_context import RunContext, open_run_context
 from agito.scheduling.curriculum import draw
@@ -84,7 +83,7 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
     budget_s = json.loads((run / "summary.json").read_text())["phase_wall_s"]["rl"]
     checkpoint = run / "checkpoints" / "step-0"
     async with open_run_context(recipe) as run_context:
-        run_context.vocabulary = Vocabulary.read(checkpoint)
+        run_context.use_tokenizer_of(checkpoint)
         await run_context.open_policy()
         policy = run_context.policy
         await policy.learner.load(checkpoint, weights_only=True)

@@ -31,7 +31,9 @@ from agito.render import learn
 from agito.runtime.pipes import PipeTransport
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle
+from agito.runtime.wire import ModelSpec
 from agito.sampling.freerun import Freerun
+from agito.sampling.wire import EngineClient
 from harness import Json, report
 
 PEERS = Path(__file__).parent / "peers"
@@ -49,7 +51,7 @@ async def ours(checkpoint: Path | None, numbers: list[int], device: str = "cpu",
     pool = WorkerPool(ranks)
     try:
         plan = PolicyPlan(
-            model=MODEL, trainer=TrainerConfig(), seed=0, device=device, context=CONTEXT,
+            model=ModelSpec(source=MODEL, seed=0), trainer=TrainerConfig(), device=device, context=CONTEXT,
             max_num_seqs=ROWS if device == "cpu" else max(numbers),
         )  # fmt: skip
         policy = await pool.open("policy", plan)
@@ -69,7 +71,7 @@ async def ours(checkpoint: Path | None, numbers: list[int], device: str = "cpu",
 
 
 async def _together(policy: PolicyHandle, work: list[list[Turn]]) -> None:
-    engines = [Freerun(sampler.advance, context=CONTEXT, steps=4) for sampler in policy.samplers]
+    engines = [Freerun(EngineClient(advance=sampler.advance, context=CONTEXT), steps=4) for sampler in policy.samplers]
 
     async def one(index: int, turns: list[Turn]) -> None:
         row = engines[index % len(engines)].open(index)

@@ -22,7 +22,6 @@ from agito.evaluation import policies as evaluation
 from agito.recipe import Recipe
 from agito.record import rate, read_trajectories
 from agito.record.intervals import Rate
-from agito.render import Vocabulary
 from agito.runtime.run_context import open_run_context
 from agito.scheduling.curriculum import Curriculum
 from agito.training import async_loop as pipeline
@@ -49,7 +48,7 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
         oldest.append(step.metrics.get("age/max_versions", 0.0))
 
     async with open_run_context(recipe) as run_context:
-        run_context.vocabulary = Vocabulary.read(run / "checkpoints/step-0")
+        run_context.use_tokenizer_of(run / "checkpoints/step-0")
         await run_context.open_policy()
         await run_context.policy.learner.load(run / "checkpoints/step-0", weights_only=True)
         curriculum = Curriculum(len(run_context.cells), parts=run_context.parts, solve_rate=recipe.rl.solve_rate)

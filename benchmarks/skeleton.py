@@ -20,17 +20,17 @@ import anyio
 import torch
 
 from agito.envs import load as load_environment
-from agito.harness import SoloHarness
+from agito.harness import SoloHarness, solo
 from agito.learning.credit import leave_one_out
 from agito.learning.credit.demonstrations import demonstrations
 from agito.learning.trainer import LocalTrainer, TrainerConfig
 from agito.models import Decoder, LoraConfig, adapt, load, num_params
-from agito.protocols import Environment, Renderer
+from agito.protocols import MAIN, Environment, Renderer
 from agito.render import read_chat
 from agito.rollout import AttemptRunner, Plan, collect
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.lockstep import Lockstep
-from agito.sampling.wire import EngineRequest, EngineResponse
+from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 from agito.scheduling.schedule import Quota
 from agito.types import Attempt, Dialect, Group, Sample, Target, Task
 from harness import Json, report
@@ -57,13 +57,13 @@ class Bench:
         async def advance(exchange: EngineRequest) -> EngineResponse:
             return engine.advance(exchange)
 
-        runner = AttemptRunner(self.environment, SoloHarness(temperature=1.0), self.renderer, seed=SEED)
-        lockstep = Lockstep(advance, context=engine.context, steps=8)
+        runner = AttemptRunner(self.environment, SoloHarness(), solo(self.renderer), seed=SEED)
+        lockstep = Lockstep({MAIN: EngineClient(advance=advance, context=engine.context)}, steps=8)
         quota = Quota(ids=range(first, first + num), group_size=group_size, max_live=ROWS)
         return (await collect(runner, Plan(task=lambda group: self.task(split, group)), quota, lockstep)).groups
 
     async def demonstrations(self, num: int) -> list[Sample]:
-        runner = AttemptRunner(self.environment, SoloHarness(), self.renderer, seed=SEED)
+        runner = AttemptRunner(self.environment, SoloHarness(), solo(self.renderer), seed=SEED)
         plan = Plan(
             task=lambda group: self.task("train", group),
             script=lambda task, target, attempt: self.environment.demonstrator(task, target, skill=0.9, seed=attempt.group),

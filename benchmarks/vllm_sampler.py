@@ -21,11 +21,12 @@ from pathlib import Path
 import anyio
 import torch
 
-from agito.harness import SoloHarness
+from agito.harness import SoloHarness, solo
 from agito.learning.credit import leave_one_out
 from agito.learning.credit.segments import samples_of
 from agito.learning.trainer import LocalTrainer, TrainerConfig
 from agito.models import Decoder, LoraConfig, adapt, merged_weights
+from agito.protocols import MAIN
 from agito.rollout import AttemptRunner, Plan
 from agito.sampling.vllm import AdapterSlots, KnownLogprobs, VllmSampler, VllmServer, VllmSpec, installed, serving
 from agito.types import Attempt, AttemptId, Group, Sample
@@ -63,11 +64,11 @@ class Served:
     async def play(self, number: int) -> Group:
         """One group, all of its attempts at once."""
         found: dict[int, Attempt] = {}
-        runner = AttemptRunner(self.bench.environment, SoloHarness(temperature=1.0), self.bench.renderer, seed=SEED)
+        runner = AttemptRunner(self.bench.environment, SoloHarness(), solo(self.bench.renderer), seed=SEED)
         plan = Plan(task=lambda group: self.bench.task("train", group))
 
         async def run(slot: int) -> None:
-            found[slot] = await runner.run(plan, AttemptId(group=number, slot=slot), self.sampler)
+            found[slot] = await runner.run(plan, AttemptId(group=number, slot=slot), {MAIN: self.sampler})
 
         async with anyio.create_task_group() as tasks:
             for slot in range(GROUP_SIZE):

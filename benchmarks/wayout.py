@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from agito.envs import load
 from agito.envs.code import agents
-from agito.harness import SoloHarness
+from agito.harness import SoloHarness, solo
 from agito.learning.credit.leave_one_out import leave_one_out_advantages
 from agito.protocols import Environment, Renderer, Script, ScriptFactory
 from agito.record import Rate, rate, rate_over_all
@@ -99,7 +99,7 @@ async def dodge(environment: Environment, speaking: Renderer, name: str, way: Wa
         limits = replace(drawn.limits, turns=40, calls=40, tokens=1 << 17, turn_tokens=1 << 14, call_seconds=1.0, seconds=seconds)
         return replace(drawn, limits=limits), key
 
-    runner = AttemptRunner(environment, SoloHarness(), speaking, seed=5)
+    runner = AttemptRunner(environment, SoloHarness(), solo(speaking), seed=5)
     plan = Plan(task=task, script=lambda task, target, attempt: policy(name, task, attempt))
     found = await collect(runner, plan, Quota(ids=range(num), group_size=1, max_live=4), None)
     voids = Counter(attempt.verdict.evidence[:80] for attempt in found.attempts if not attempt.is_scored)

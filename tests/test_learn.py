@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from agito.harness import SoloHarness
+from agito.harness import SoloHarness, solo
 from agito.learning.credit import RunningMeans
 from agito.monitor import Monitor, MonitorConfig
 from agito.protocols import Script, StepStats
@@ -44,7 +44,7 @@ class Trainer:
 async def groups(num: int = 2) -> tuple[Group, ...]:
     """Of four attempts, two of which solve the task. Scripts have no log-probabilities, so they are given some."""
     env = FakeEnvironment()
-    runner = AttemptRunner(env, SoloHarness(), ByteRenderer(), seed=0)
+    runner = AttemptRunner(env, SoloHarness(), solo(ByteRenderer()), seed=0)
 
     def wrong() -> Script:
         yield call("submit", "nowhere")

@@ -79,7 +79,7 @@ async def run(
         }
     )
     run_context, found, versions = RunContext(recipe, SlowEnvironment()), Run(), itertools.count(1)
-    run_context.vocabulary = learn(["open 0 submit 1"] * 20, size=300)
+    run_context.use_vocabulary(learn(["open 0 submit 1"] * 20, size=300))
 
     async def on_step(step: Step, position: Position) -> None:
         found.steps.append(step)

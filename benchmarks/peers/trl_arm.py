@@ -29,8 +29,8 @@ from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
 
 from agito import config
 from agito.envs.registry import load
-from agito.harness import SoloHarness
-from agito.protocols import Sampled, SampleRequest
+from agito.harness import SoloHarness, solo
+from agito.protocols import MAIN, Sampled, SampleRequest
 from agito.recipe import Recipe
 from agito.render import Vocabulary, renderer
 from agito.rollout.attempt import AttemptRunner, Plan
@@ -123,8 +123,8 @@ class Worlds:
         self._recipe = recipe
         self._environment = load(recipe.env.name)
         self._renderer = renderer(recipe.env.dialect, vocabulary)
-        harness = SoloHarness(temperature=recipe.rl.temperature)
-        self._runner = AttemptRunner(self._environment, harness, self._renderer, seed=recipe.seed)
+        agents = solo(self._renderer, temperature=recipe.rl.temperature)
+        self._runner = AttemptRunner(self._environment, SoloHarness(), agents, seed=recipe.seed)
         families, levels = recipe.env.families or self._environment.families, recipe.env.levels or self._environment.levels
         self._cells = [(family, level) for family in families for level in levels]
 
@@ -138,7 +138,7 @@ class Worlds:
             return self._environment.task(split="train", index=RL_BASE + number, seed=self._recipe.seed, family=family, level=level)
 
         async def one(at: int, number: int, slot: int) -> None:
-            found[at] = await self._runner.run(Plan(task=task), AttemptId(group=number, slot=slot), engine)
+            found[at] = await self._runner.run(Plan(task=task), AttemptId(group=number, slot=slot), {MAIN: engine})
 
         seen: dict[int, int] = {}
         async with anyio.create_task_group() as tasks:

@@ -30,6 +30,12 @@ class BadEnvironment(AgitoError, ValueError):
     exit_code = 3
 
 
+class BadHarness(AgitoError, ValueError):
+    """A harness of somebody's own that cannot be loaded: what is missing, or what it raised and where."""
+
+    exit_code = 3
+
+
 class CorruptCheckpoint(AgitoError):
     """A checkpoint that cannot be read back exactly as it was written."""
 

@@ -13,7 +13,9 @@ from agito import config
 from agito.config import Section
 from agito.errors import NotFound
 from agito.learning.trainer.config import TrainerConfig
+from agito.models.config import PROJECTIONS
 from agito.monitor import MonitorConfig
+from agito.protocols import MAIN
 from agito.types import Dialect
 
 _IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}, "sft": {"batch": 4}}  # defaults of the natural dialect
@@ -63,9 +65,25 @@ class EnvSection(Section):
         return " + ".join(map(shown, self.names))
 
 
-class ModelSection(Section):
-    """A Qwen3 network; its vocabulary is learned from the environment."""
+class LoraSection(Section):
+    """Low-rank adapters (arXiv:2106.09685), in peft's layout: only they learn, the model itself stays as it is."""
 
+    rank: int = Field(default=16, ge=1, description="Of A and B.")
+    alpha: float = Field(default=32.0, gt=0, description="The adapter is scaled by alpha / rank.")
+    targets: tuple[str, ...] = Field(default=PROJECTIONS, description="Projections by name, in every layer.")
+
+
+class ModelSection(Section):
+    """The policy that learns: a pre-trained model where `path` names one, else a network from random weights.
+
+    The shape, and the vocabulary that is learned from the environment, are of the latter.
+    """
+
+    path: str = Field(
+        default="", description="A Hugging Face folder, or a hub id; its tokenizer and chat template are used, and the natural dialect."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of a pre-trained model's weights.")
+    lora: LoraSection | None = Field(default=None, description="Where it is there, only an adapter learns; needs `path`.")
     vocab_size: int = Field(default=512, ge=300, description="Largest number of tokens; in the natural dialect 1280.")
     hidden_size: int = Field(default=128, ge=8, description="Width of the residual stream.")
     intermediate_size: int = Field(default=192, ge=8, description="Width of the gated MLP.")
@@ -77,8 +95,16 @@ class ModelSection(Section):
     rms_norm_eps: float = Field(default=1e-6, gt=0, description="Added to the mean square in a norm.")
     tie_embeddings: bool = Field(default=True, description="The head is the embedding.")
 
+    @field_validator("path")
+    @classmethod
+    def _holds_everywhere(cls, path: str) -> str:
+        folder = Path(path).expanduser()
+        return str(folder.absolute()) if path and folder.is_dir() else path
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.lora is not None and not self.path:
+            raise ValueError("lora: an adapter needs a pre-trained model under it, named by `path`")
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim}: must be even")
         if self.num_heads % self.num_kv_heads:
@@ -107,10 +133,41 @@ class ComputeSection(Section):
         return device
 
 
+class HarnessSection(Section):
+    """What drives the agents."""
+
+    name: str = Field(default="solo", description="A bundled harness, or `path.py:Class`; a path is kept absolute.")
+
+    @field_validator("name")
+    @classmethod
+    def _holds_everywhere(cls, name: str) -> str:
+        return absolute(name)
+
+
+class PolicySection(Section):
+    """Another policy of the run, beside the one that learns: frozen, such as an opponent or an adviser."""
+
+    path: str = Field(description="A run, a checkpoint, a Hugging Face folder, or a hub id.")
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of its weights.")
+
+    @field_validator("path")
+    @classmethod
+    def _holds_everywhere(cls, path: str) -> str:
+        folder = Path(path).expanduser()
+        return str(folder.absolute()) if folder.is_dir() else path
+
+
+class AgentSection(Section):
+    """Who plays a role of the harness."""
+
+    policy: str = Field(default=MAIN, description="`main`, which learns, or one of `[policies]`.")
+    temperature: float | None = Field(default=None, ge=0, description="Of a frozen policy's sampling; `main` has `rl.temperature`.")
+
+
 class SftSection(Section):
     """Cold start: imitation of an imperfect script."""
 
-    demos: int = Field(default=8000, ge=1, description="Demonstrations; at least `batch`.")
+    demos: int = Field(default=8000, ge=0, description="Demonstrations; at least `batch`, or 0 for none, which needs `model.path`.")
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict[str, float], description='How many demonstrations of a cell, such as `"find-1" = 0.3`; 1 where none is given.'
     )
@@ -161,6 +218,9 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0, description="Of everything random.")
     env: EnvSection = EnvSection()
     model: ModelSection = ModelSection()
+    harness: HarnessSection = HarnessSection()
+    agents: dict[str, AgentSection] = Field(default_factory=dict[str, AgentSection], description="By role; `main` plays those left out.")
+    policies: dict[str, PolicySection] = Field(default_factory=dict[str, PolicySection], description="By name, beside `main`.")
     compute: ComputeSection = ComputeSection()
     sft: SftSection = SftSection()
     rl: RlSection = RlSection()
@@ -172,10 +232,12 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _leaves_room_for_prose(cls, given: Any) -> Any:
-        """The natural dialect has several times the tokens, and all the words of its tools."""
+        """The natural dialect has several times the tokens, and all the words of its tools. A pre-trained model speaks no other."""
         if not isinstance(given, dict):
             return given
         tree = cast("dict[str, Any]", given)
+        if _table(tree.get("model")).get("path"):
+            tree = tree | {"env": {"dialect": Dialect.NATURAL} | _table(tree.get("env"))}
         if _table(tree.get("env")).get("dialect") != Dialect.NATURAL:
             return tree
         for name, wider in _IN_PROSE.items():
@@ -190,7 +252,16 @@ class Recipe(Section):
                 raise ValueError("pipeline.mode='decoupled': needs compute.ranks of 2 or more, one that learns and others that sample")
         elif self.rl.groups % self.compute.ranks:
             raise ValueError(f"rl.groups={self.rl.groups}: must be a multiple of compute.ranks={self.compute.ranks}")
-        if self.sft.demos < self.sft.batch:
+        if self.model.path and self.env.dialect is not Dialect.NATURAL:
+            raise ValueError(f"env.dialect={self.env.dialect}: a pre-trained model (model.path) reads and writes the natural dialect")
+        unknown = [agent.policy for agent in self.agents.values() if agent.policy not in (MAIN, *self.policies)]
+        if unknown:
+            raise ValueError(f"agents: there is no policy {unknown[0]!r}; there are {', '.join((MAIN, *self.policies))}")
+        if MAIN in self.policies:
+            raise ValueError(f"policies: {MAIN} is the one that [model] describes; give this one another name")
+        if not self.sft.demos and not self.model.path:
+            raise ValueError("sft.demos=0: a network from random weights has to begin by imitation; name a pre-trained model by model.path")
+        if self.sft.demos and self.sft.demos < self.sft.batch:
             raise ValueError(f"sft.demos={self.sft.demos}: must be at least sft.batch={self.sft.batch}, for one step of imitation")
         return self
 

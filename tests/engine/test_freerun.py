@@ -12,7 +12,7 @@ from tests.engine.test_lockstep import Counting, ask, new_engine
 from agito.errors import WorkerDied
 from agito.protocols import Row, SampleRequest
 from agito.sampling.freerun import Freerun
-from agito.sampling.wire import EngineRequest, EngineResponse
+from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +26,7 @@ async def test_an_engine_is_asked_only_while_somebody_waits_for_it_though_every_
         exchanges += 1
         return engine.advance(exchange)
 
-    free = Freerun(advance, context=96)
+    free = Freerun(EngineClient(advance=advance, context=96))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(free.run)
         rows = [free.open(seed) for seed in range(5)]  # there is room for three
@@ -46,7 +46,7 @@ async def test_an_engine_is_asked_only_while_somebody_waits_for_it_though_every_
 
 async def test_whoever_samples_a_row_that_another_closes_is_told() -> None:
     told: list[str] = []
-    free = Freerun(Counting().advance, context=96)
+    free = Freerun(EngineClient(advance=Counting().advance, context=96))
 
     async def sample(row: Row) -> None:
         with pytest.raises(ValueError, match="closed") as caught:
@@ -65,7 +65,7 @@ async def test_whoever_samples_a_row_that_another_closes_is_told() -> None:
 
 
 async def test_an_engine_that_dies_tells_whoever_waits_and_whoever_comes_later() -> None:
-    free = Freerun(Counting(dies_at=0).advance, context=96)
+    free = Freerun(EngineClient(advance=Counting(dies_at=0).advance, context=96))
     with pytest.raises(ExceptionGroup) as caught:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(free.run)

@@ -14,11 +14,11 @@ import torch
 
 from agito.errors import WorkerDied
 from agito.models import Qwen3, Qwen3Config
-from agito.protocols import Sampled, SampleRequest
+from agito.protocols import MAIN, Sampled, SampleRequest
 from agito.sampling.capture import Capture
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.lockstep import Lane, Lockstep
-from agito.sampling.wire import EngineRequest, EngineResponse, RowDone, RowRequest
+from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse, RowDone, RowRequest
 from agito.testing import EngineContract
 from agito.testing.engine import Handled, Said
 from agito.types import FinishReason, span
@@ -83,12 +83,12 @@ async def episodes(
 ) -> dict[int, tuple[object, ...]]:
     """`total` episodes of two to four turns, `live` at a time; returns everybody's tokens."""
     rng = random.Random(delays)
-    lockstep = Lockstep(advance, context=96, steps=3)
+    lockstep = Lockstep({MAIN: EngineClient(advance=advance, context=96)}, steps=3)
     found: dict[int, tuple[object, ...]] = {}
     barriers: list[list[int]] = []
 
     async def episode(lane: Lane) -> None:
-        capture = Capture(lane, seed=lane.order, stop_ids=(STOP,))
+        capture = Capture(lane.engines[MAIN], seed=lane.order, stop_ids=(STOP,))
         capture.extend([5, 6 + lane.order])
         for turn in range(2 + lane.order % 3):
             await capture.sample(max_tokens=6)
@@ -149,11 +149,11 @@ async def nobody(orders: Sequence[int]) -> None:
 
 
 async def test_an_engine_that_dies_wakes_everybody_who_waits_and_whoever_comes_later() -> None:
-    lockstep = Lockstep(Counting(dies_at=2).advance, context=96)
+    lockstep = Lockstep({MAIN: EngineClient(advance=Counting(dies_at=2).advance, context=96)})
     told: list[int] = []
 
     async def episode(lane: Lane) -> None:
-        row = lane.open(lane.order)
+        row = lane.engines[MAIN].open(lane.order)
         try:
             for _ in range(50):
                 await row.sample(ask(5, 6))
@@ -169,15 +169,15 @@ async def test_an_engine_that_dies_wakes_everybody_who_waits_and_whoever_comes_l
                 await lockstep.run(nobody)
     assert sorted(told) == list(range(6))
     with pytest.raises(WorkerDied):
-        await lanes[0].open(1).sample(ask(5))
+        await lanes[0].engines[MAIN].open(1).sample(ask(5))
 
 
 async def test_a_request_that_the_engine_refuses_is_a_value_error_for_its_episode_alone() -> None:
-    lockstep = Lockstep(embedded(), context=96)
+    lockstep = Lockstep({MAIN: EngineClient(advance=embedded(), context=96)})
     outcome: dict[int, str] = {}
 
     async def episode(lane: Lane, length: int) -> None:
-        row = lane.open(lane.order)
+        row = lane.engines[MAIN].open(lane.order)
         try:
             outcome[lane.order] = str((await row.sample(ask(*[5] * length))).stopped)
         except ValueError as error:
@@ -204,10 +204,10 @@ async def test_closed_rows_reach_the_engine_once_and_idle_barriers_cost_no_excha
 
 async def test_a_branch_reaches_the_engine_before_its_first_request() -> None:
     engine = Counting()
-    lockstep = Lockstep(engine.advance, context=96)
+    lockstep = Lockstep({MAIN: EngineClient(advance=engine.advance, context=96)})
 
     async def episode(lane: Lane) -> None:
-        row = lane.open(1)
+        row = lane.engines[MAIN].open(1)
         await row.sample(ask(5))
         twin = row.branch(2)
         await twin.sample(ask(6))
@@ -242,11 +242,11 @@ async def test_attempts_that_treat_their_rows_in_any_order_leave_nothing_and_nev
         assert answer.steps or answer.done or not answer.live, "an exchange came to nothing, though somebody waits"
         return answer
 
-    lockstep, said = Lockstep(advance, context=96), list[Said]()
+    lockstep, said = Lockstep({MAIN: EngineClient(advance=advance, context=96)}), list[Said]()
 
     async def episode(lane: Lane) -> None:
         rng = random.Random(f"{seed}/{lane.order}")
-        handled = Handled(Contract(), lane, rng)
+        handled = Handled(Contract(), lane.engines[MAIN], rng)
         await handled.run(keep=rng.randrange(3))  # whoever ends may have forgotten to close some
         said.extend(handled.said)
         await dawdle(rng)
@@ -268,10 +268,10 @@ async def test_attempts_that_treat_their_rows_in_any_order_leave_nothing_and_nev
 
 async def test_a_request_that_is_given_up_before_it_was_sent_is_not_sent_and_its_attempt_ends_in_peace() -> None:
     engine = Counting()
-    lockstep = Lockstep(engine.advance, context=96)
+    lockstep = Lockstep({MAIN: EngineClient(advance=engine.advance, context=96)})
 
     async def hasty(lane: Lane) -> None:
-        row = lane.open(1)
+        row = lane.engines[MAIN].open(1)
         with anyio.move_on_after(0):
             await row.sample(ask(5))
         with pytest.raises(ValueError, match="closed"):
@@ -280,7 +280,7 @@ async def test_a_request_that_is_given_up_before_it_was_sent_is_not_sent_and_its
 
     async def patient(lane: Lane) -> None:
         await dawdle(random.Random(1))
-        await lane.open(2).sample(ask(6))
+        await lane.engines[MAIN].open(2).sample(ask(6))
         lane.finish()
 
     async with anyio.create_task_group() as tasks:

@@ -9,7 +9,7 @@ import pytest
 
 from agito.envs.code import CodeEnvironment
 from agito.envs.shell import ShellEnvironment
-from agito.harness import SoloHarness
+from agito.harness import SoloHarness, solo
 from agito.protocols import Environment, Script, ScriptFactory
 from agito.rollout import AttemptRunner, Plan, act_out
 from agito.testing import ByteRenderer
@@ -223,6 +223,6 @@ async def test_a_cheat_pays_from_the_call_that_names_the_graded_file(pool: Pool)
         yield Call(tool="submit", arguments={"answer": str(target.data["receipt"])})
 
     plan = Plan(task=lambda group: (task, target), script=lambda task, target, attempt: cheat)
-    runner = AttemptRunner(env, SoloHarness(), ByteRenderer(Dialect.NATURAL), seed=0)
+    runner = AttemptRunner(env, SoloHarness(), solo(ByteRenderer(Dialect.NATURAL)), seed=0)
     found = await runner.run(plan, AttemptId(group=1, slot=0), None)
     assert found.penalty is not None and found.penalty.event == 2

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from agito.errors import SandboxFailure
-from agito.harness import SoloHarness
+from agito.harness import SoloHarness, solo
 from agito.learning.credit import leave_one_out
 from agito.monitor import Monitor, MonitorConfig
 from agito.protocols import SandboxSpec
@@ -66,7 +66,7 @@ async def pool(anyio_backend: str) -> AsyncIterator[Pool]:
 
 def parts(environment: FakeEnvironment) -> tuple[AttemptRunner, Plan]:
     """Everybody solves the task."""
-    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, deadlines=Deadlines(grade_s=3.0))
+    runner = AttemptRunner(environment, SoloHarness(), solo(ByteRenderer()), seed=0, deadlines=Deadlines(grade_s=3.0))
     task = partial(environment.task, split="train", seed=0, level=1)
     return runner, Plan(task=lambda group: task(index=group), script=lambda task, target, attempt: environment.solutions(task, target)[0])
 
@@ -112,7 +112,7 @@ async def test_a_validator_in_trouble_neither_takes_a_reward_away_nor_accuses(po
     environment = Validated(pool, "killed", 1)
     monitor = Monitor(MonitorConfig(gold_share=1.0, on_alarm="quarantine"), seed=0, has_gold=True)
     _, plan = parts(environment)
-    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, monitor=monitor)
+    runner = AttemptRunner(environment, SoloHarness(), solo(ByteRenderer()), seed=0, monitor=monitor)
     struck, spared = [await runner.run(plan, AttemptId(group=0, slot=slot), None) for slot in range(2)]
     assert struck.gold is not None and struck.gold.status is Status.VOID
     assert spared.gold is not None and spared.gold.reward == 1.0

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from agito.harness import SoloHarness
-from agito.protocols import Sampled, SampleRequest
+from agito.harness import SOLO, SoloHarness
+from agito.protocols import Agent, AgentSpec, Sampled, SampleRequest
 from agito.testing import ByteRenderer, FakeEnvironment, FakeSession
 from agito.testing.renderers import END
 from agito.types import AttemptId, Call, Fault, FinishReason, Limits, Task, TerminationReason, TokenSource, ToolSpec, Trajectory, span
@@ -46,7 +46,8 @@ class Saying:
 
 async def run(engine: Saying, session: FakeSession | None = None, renderer: ByteRenderer | None = None, **limits: float) -> Trajectory:
     task: Task = replace(TASK, limits=replace(Limits(turns=9, calls=9, tokens=1 << 12, turn_tokens=40), **limits))
-    return await SoloHarness().run(task, session or FakeSession(), engine, renderer or ByteRenderer(), AttemptId(group=1, slot=0), seed=5)
+    agents = {SOLO: Agent(spec=AgentSpec(renderer=renderer or ByteRenderer()), engine=engine)}
+    return await SoloHarness().run(task, session or FakeSession(), agents, AttemptId(group=1, slot=0), seed=5)
 
 
 async def test_it_ends_when_it_submits() -> None:

@@ -10,16 +10,17 @@ import torch
 from tests.render.test_chat import CHATML, QWEN, ModelTokenizer, write
 
 from agito.envs.shell import ShellEnvironment
-from agito.harness import SoloHarness
+from agito.harness import SoloHarness, solo
 from agito.learning.credit.demonstrations import demonstrations
 from agito.learning.credit.segments import samples_of
 from agito.learning.trainer import LocalTrainer, TrainerConfig
 from agito.models import Decoder, DecoderConfig, LoraConfig, adapt, load, save
+from agito.protocols import MAIN
 from agito.render import ChatRenderer, read_chat
 from agito.rollout import AttemptRunner, Plan, collect
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.lockstep import Lockstep
-from agito.sampling.wire import EngineRequest, EngineResponse
+from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 from agito.scheduling.schedule import Quota
 from agito.types import Attempt, Dialect, Target, Task, TerminationReason
 
@@ -35,7 +36,7 @@ async def scripted(renderer: ChatRenderer, num: int) -> list[Attempt]:
     environment = ShellEnvironment()
     plan = Plan(task=task, script=lambda task, target, attempt: environment.solutions(task, target)[0])
     try:
-        runner = AttemptRunner(environment, SoloHarness(), renderer, seed=0)
+        runner = AttemptRunner(environment, SoloHarness(), solo(renderer), seed=0)
         return list((await collect(runner, plan, Quota(ids=range(num), group_size=1, max_live=2), None)).attempts)
     finally:
         await environment.aclose()
@@ -74,8 +75,8 @@ async def test_a_folder_samples_in_a_real_shell_and_a_lora_policy_learns_from_ju
     async def advance(exchange: EngineRequest) -> EngineResponse:
         return engine.advance(exchange)
 
-    runner = AttemptRunner(environment, SoloHarness(), renderer, seed=0)
-    lockstep = Lockstep(advance, context=4096, steps=4)
+    runner = AttemptRunner(environment, SoloHarness(), solo(renderer), seed=0)
+    lockstep = Lockstep({MAIN: EngineClient(advance=advance, context=4096)}, steps=4)
     attempts = (await collect(runner, Plan(task=short), Quota(ids=range(1), group_size=2, max_live=2), lockstep)).attempts
     await environment.aclose()
     assert [(attempt.is_scored, attempt.trajectory.end) for attempt in attempts] == [(True, TerminationReason.TURNS)] * 2

@@ -47,7 +47,8 @@ for step in range(start + 1, 100_000):
         ledger.grade(at, Status.SCORED, step=step)
     ledger.consume(step, attempts)
     ledger.publish(ledger.next_version(), step=step)
-    write_trajectories(run.trajectories, "rl", step, [attempt(at) for at in attempts], dialect=Dialect.COMPACT, piece=str)
+    made = [attempt(at) for at in attempts]
+    write_trajectories(run.trajectories, "rl", step, made, dialect=Dialect.COMPACT, piece=lambda policy, token: str(token))
     metrics.write(step, "rl", {"reward/mean": 1.0})
     if step % 2 == 0:
         carried = {str(k): [str(a) for a in v] for k, v in ledger.uncommitted().items()}

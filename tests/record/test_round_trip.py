@@ -166,7 +166,7 @@ def plain(value: object) -> str:
     return repr(value)
 
 
-def piece(token: int) -> str:
+def piece(policy: str, token: int) -> str:
     return f"<{token}>"
 
 
@@ -180,4 +180,4 @@ def test_whatever_is_written_reads_back_equal(batch: list[Attempt], trained: boo
     assert plain([stat for row in found for stat in row.stats]) == plain(stats)
     for row, attempt in zip(found, batch, strict=True):
         assert (row.phase, row.step, row.dialect) == ("rl", 7, Dialect.COMPACT)
-        assert row.pieces == tuple(piece(token) for segment in attempt.trajectory.segments for token in segment.tokens.ids)
+        assert row.pieces == tuple(piece(segment.policy, token) for segment in attempt.trajectory.segments for token in segment.tokens.ids)

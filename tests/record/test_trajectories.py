@@ -55,7 +55,7 @@ def make(group: int = 0, slot: int = 0, *, num_tokens: int = 6, verdict: Verdict
     return Attempt(trajectory=trajectory, verdict=verdict or Verdict(status=Status.SCORED, reward=1.0, scores={"answer": 1.0}))
 
 
-def piece(token: int) -> str:
+def piece(policy: str, token: int) -> str:
     return f"<{token}>"
 
 
@@ -72,7 +72,7 @@ def test_pandas_reads_it_and_void_is_neither_success_nor_a_zero(tmp_path: Path) 
     assert frame["reward"].isna().tolist() == [False, True, False]
     assert frame.groupby(["family", "level"])["reward"].mean().iloc[0] == 0.5
     assert frame["prompt"][0] == "find it"
-    assert list(frame["pieces"][0]) == [piece(i) for i in range(6)]
+    assert list(frame["pieces"][0]) == [piece("main", i) for i in range(6)]
     assert json.loads(frame["events"][0][0]["arguments"]) == {"command": "ls"}
     assert frame["tool_cpu_s"][0] == pytest.approx(0.004)
     assert frame["advantages"][0] is None

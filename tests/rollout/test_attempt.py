@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agito.errors import SandboxFailure, WorkerDied
-from agito.harness import SoloHarness
+from agito.harness import SoloHarness, solo
 from agito.protocols import Control, Script, ScriptFactory
 from agito.rollout import AttemptRunner, Collected, Plan, collect
 from agito.scheduling.schedule import Quota
@@ -76,12 +76,12 @@ def solve(environment: FakeEnvironment, script: Callable[[Task, Target, AttemptI
 
 
 async def attempt(environment: FakeEnvironment, plan: Plan | None = None, **options: Any) -> Attempt:
-    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0, **options)
+    runner = AttemptRunner(environment, SoloHarness(), solo(ByteRenderer()), seed=0, **options)
     return await runner.run(plan or solve(environment), FIRST, None)
 
 
 async def gather(environment: FakeEnvironment, quota: Quota, plan: Plan | None = None) -> Collected:
-    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0)
+    runner = AttemptRunner(environment, SoloHarness(), solo(ByteRenderer()), seed=0)
     return await collect(runner, plan or solve(environment), quota, None)
 
 

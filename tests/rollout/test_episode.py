@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from agito.errors import NoIsolation, SandboxExhausted, SandboxFailure, WorkerDied
-from agito.harness import SoloHarness
+from agito.harness import SoloHarness, solo
 from agito.protocols import Control, Script, ScriptFactory, Session
 from agito.rollout import (
     AttemptRunner,
@@ -177,7 +177,7 @@ async def test_after_its_end_a_harness_can_do_nothing_more() -> None:
 async def test_a_dodger_reports_its_true_success() -> None:
     """Right one time in four, and off through the bomb when it is not."""
     env = Fragile(bomb=SandboxFailure("pid 1 is gone"))
-    runner = AttemptRunner(env, SoloHarness(), ByteRenderer(), seed=0)
+    runner = AttemptRunner(env, SoloHarness(), solo(ByteRenderer()), seed=0)
 
     def script(task: Task, target: Target, attempt: AttemptId) -> ScriptFactory:
         return env.solutions(task, target)[0] if attempt.group % 4 == 0 else opening(BOMB)
@@ -225,7 +225,7 @@ def always(error: Exception) -> Callable[..., Any]:
 
 async def test_a_demonstrator_or_a_task_that_raises_voids_its_attempt_and_the_others_go_on() -> None:
     env = FakeEnvironment()
-    runner = AttemptRunner(env, SoloHarness(), ByteRenderer(), seed=0)
+    runner = AttemptRunner(env, SoloHarness(), solo(ByteRenderer()), seed=0)
 
     def task(group: int) -> tuple[Task, Target]:
         return always(KeyError("deck"))() if group == 1 else env.task(split="train", index=group, seed=0)
@@ -250,7 +250,7 @@ async def test_an_attempt_whose_policy_was_never_asked_is_void_and_not_zero() ->
             limits=Limits(tokens=3),
         ), target  # fmt: skip
 
-    runner = AttemptRunner(env, SoloHarness(), ByteRenderer(), seed=0)
+    runner = AttemptRunner(env, SoloHarness(), solo(ByteRenderer()), seed=0)
     found = await runner.run(Plan(task=small, script=lambda task, target, at: env.solutions(task, target)[0]), FIRST, None)
     assert found.verdict.status is Status.VOID and found.trajectory.fault is Fault.TASK
     assert "the limit of the whole context is 3" in found.verdict.evidence

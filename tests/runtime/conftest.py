@@ -9,6 +9,7 @@ from array import array
 from agito.learning.trainer.config import TrainerConfig
 from agito.models.config import Qwen3Config
 from agito.runtime.pool import PolicyPlan
+from agito.runtime.wire import ModelSpec
 from agito.types import AttemptId, Sample, span
 
 VOCAB_SIZE = 40
@@ -19,7 +20,7 @@ def plan(*, vocab_size: int = VOCAB_SIZE, seed: int = 3, learns_alone: bool = Fa
         vocab_size=vocab_size, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, max_position=64
     )  # fmt: skip
     return PolicyPlan(
-        model=model, trainer=TrainerConfig(muon_dtype="float32"), seed=seed, device="cpu", context=64, max_num_seqs=4,
+        model=ModelSpec(source=model, seed=seed), trainer=TrainerConfig(muon_dtype="float32"), device="cpu", context=64, max_num_seqs=4,
         learns_alone=learns_alone,
     )  # fmt: skip
 

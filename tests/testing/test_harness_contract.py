@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from agito.harness import SoloHarness
-from agito.protocols import Engine, Harness, Renderer, Session
+from agito.harness import SOLO, SoloHarness
+from agito.protocols import Agent, AgentSpec, Harness, Session
 from agito.testing import HarnessContract, Violation
 from agito.types import (
     AttemptId,
@@ -124,20 +124,20 @@ def without_the_end(trajectory: Trajectory) -> Trajectory:
 class GoesOnWithoutLimits(SoloHarness):
     """Adds two to each limit."""
 
-    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
+    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
         limits: Limits = task.limits
         more = replace(
             limits, turns=limits.turns + 2, calls=limits.calls + 2, tokens=limits.tokens + 50, turn_tokens=limits.turn_tokens + 2
         )
-        trajectory = await super().run(replace(task, limits=more), session, engine, renderer, attempt, seed=seed)
+        trajectory = await super().run(replace(task, limits=more), session, agents, attempt, seed=seed)
         return replace(trajectory, task=task)
 
 
 class DropsGarbage(SoloHarness):
     """Ends the attempt where a turn cannot be parsed."""
 
-    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
-        return await super().run(task, Strict(session), engine, renderer, attempt, seed=seed)
+    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+        return await super().run(task, Strict(session), agents, attempt, seed=seed)
 
 
 class Strict:
@@ -153,14 +153,14 @@ class Strict:
 class ForgetsToClose(SoloHarness):
     """Opens a row and leaves it."""
 
-    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
-        engine.open(seed)
-        return await super().run(task, session, engine, renderer, attempt, seed=seed)
+    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+        agents[SOLO].engine.open(seed)
+        return await super().run(task, session, agents, attempt, seed=seed)
 
 
 class SaysNothingOfTheBudget(SoloHarness):
-    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
-        return await super().run(task, Generous(session, task), engine, renderer, attempt, seed=seed)
+    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+        return await super().run(task, Generous(session, task), agents, attempt, seed=seed)
 
 
 class Generous:
@@ -174,8 +174,8 @@ class Generous:
 class BlindToTheEnd(SoloHarness):
     """Takes an end that a fault brought for any other event."""
 
-    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
-        return await super().run(task, Endless(session), engine, renderer, attempt, seed=seed)
+    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+        return await super().run(task, Endless(session), agents, attempt, seed=seed)
 
 
 class Endless:
@@ -223,7 +223,7 @@ def test_every_rule_is_shown_to_catch_something() -> None:
 
 def test_effort_is_carried_on_every_turn() -> None:
     class Thinking(SoloContract):
-        async def make(self) -> Harness:
-            return SoloHarness(effort=Effort.LOW)
+        def spec(self) -> AgentSpec:
+            return AgentSpec(renderer=self.renderer(), effort=Effort.LOW)
 
     assert Thinking().violations() == {}

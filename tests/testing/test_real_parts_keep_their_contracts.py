@@ -16,13 +16,13 @@ import torch
 
 from agito.envs.shell import ShellEnvironment
 from agito.models import NativeQwen3, Qwen3, Qwen3Config
-from agito.protocols import Engine, Environment, Renderer, SandboxPool
+from agito.protocols import MAIN, Engine, Environment, Renderer, SandboxPool
 from agito.render import learn, renderer
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.embedded.steps import RecordedSteps
 from agito.sampling.freerun import Freerun
-from agito.sampling.lockstep import Lane, Lockstep
-from agito.sampling.wire import EngineRequest, EngineResponse
+from agito.sampling.lockstep import Lockstep
+from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 from agito.testing import EngineContract, EnvironmentContract, SandboxContract
 from agito.types import Dialect
 from agito.worlds.sandbox import Pool
@@ -83,15 +83,17 @@ class EmbeddedEngineContract(EngineContract):
 
         async with anyio.create_task_group() as tasks:
             if self.in_lockstep:
-                lockstep = Lockstep(advance, context=embedded.context)
-                engine = lockstep.lane()
+                lockstep = Lockstep({MAIN: EngineClient(advance=advance, context=embedded.context)})
+                lane = lockstep.lane()
+                engine, done = lane.engines[MAIN], lane.finish
                 tasks.start_soon(lockstep.run, nobody)
             else:
-                engine = Freerun(advance, context=embedded.context)
+                engine = Freerun(EngineClient(advance=advance, context=embedded.context))
+                done = engine.stop
                 tasks.start_soon(engine.run)
             self.behind[engine] = embedded
             yield engine
-            engine.finish() if isinstance(engine, Lane) else engine.stop()
+            done()
         assert embedded.num_rows == 0 or not self.in_lockstep, "a lane that is finished leaves nothing behind"
 
     def num_held(self, engine: Engine) -> int:

@@ -77,7 +77,7 @@ def attempt(index: int, reward: float | None, *, tries: int = 0, level: int = 1,
     return Attempt(trajectory=trajectory, verdict=verdict)
 
 
-def piece(token: int) -> str:
+def piece(policy: str, token: int) -> str:
     return ("<|task|>", "find", "gr", "ep", "<|end|>", "\n")[token]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agito.harness import SoloHarness
+from agito.harness import SoloHarness, solo
 from agito.monitor import is_report
 from agito.protocols import Control, Script
 from agito.rollout import AttemptRunner, Plan, collect
@@ -57,7 +57,7 @@ def act(slot: int) -> Script:
 
 async def groups() -> tuple[Group, ...]:
     environment = PaintedDoor()
-    runner = AttemptRunner(environment, SoloHarness(), ByteRenderer(), seed=0)
+    runner = AttemptRunner(environment, SoloHarness(), solo(ByteRenderer()), seed=0)
     plan = Plan(
         task=lambda group: environment.task(split="train", index=group, seed=0), script=lambda task, target, at: lambda: act(at.slot)
     )

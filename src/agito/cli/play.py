@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,8 +22,7 @@ from agito.cli.terminal import out
 from agito.concurrency import Interrupted
 from agito.evaluation import checkpoint as assess
 from agito.evaluation.policies import HELDOUT_BASE, STRUCTURAL_BASE
-from agito.harness import SoloHarness
-from agito.protocols import Engine, Harness, Renderer, Session
+from agito.protocols import Agent, Harness, Session
 from agito.recipe import Recipe
 from agito.rollout import AttemptRunner, EpisodeDriver, Plan
 from agito.runtime import load_policy as trained
@@ -141,8 +140,9 @@ async def _watch(directory: Path, recipe: Recipe, choice: Choice, temperature: f
         task, target = run_context.task(choice.split, choice.index)
         print_task(console, task, recipe.env.dialect, f"{directory} at temperature {temperature:g}")
         console.print()
-        harness = _Watched(SoloHarness(temperature=temperature), console, pause=pause and sys.stdin.isatty())
-        print_verdict(console, await _act(run_context, harness, task, target, _attempt_id(choice)))
+        harness = _Watched(run_context.harness, console, pause=pause and sys.stdin.isatty())
+        runner = run_context.runner(temperature=temperature, harness=harness)
+        print_verdict(console, await _act(run_context, runner, task, target, _attempt_id(choice)))
 
 
 class _Watched:
@@ -151,8 +151,13 @@ class _Watched:
     def __init__(self, harness: Harness, console: Console, *, pause: bool) -> None:
         self._harness, self._console, self._pause = harness, console, pause
 
-    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
-        return await self._harness.run(task, _WatchedSession(session, self._console, self._pause), engine, renderer, attempt, seed=seed)
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self._harness.roles
+
+    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+        watched = _WatchedSession(session, self._console, self._pause)
+        return await self._harness.run(task, watched, agents, attempt, seed=seed)
 
 
 class _WatchedSession:
@@ -172,22 +177,21 @@ class _WatchedSession:
         return events
 
 
-async def _act(run_context: RunContext, harness: Harness, task: Task, target: Target, attempt: AttemptId) -> Attempt:
+async def _act(run_context: RunContext, runner: AttemptRunner, task: Task, target: Target, attempt: AttemptId) -> Attempt:
     """One attempt, alone on the first sampler."""
-    lockstep = Lockstep(run_context.policy.samplers[0].advance, context=run_context.recipe.compute.context)
+    lockstep = Lockstep(run_context.clients(0))
     lane = lockstep.lane()
-    runner = AttemptRunner(run_context.environment, harness, run_context.renderer, seed=run_context.recipe.seed)
     done: list[Attempt] = []
 
-    async def run(engine: Engine) -> None:
-        done.append(await runner.run(Plan(task=lambda _: (task, target)), attempt, engine))
+    async def run() -> None:
+        done.append(await runner.run(Plan(task=lambda _: (task, target)), attempt, lane.engines))
         lane.finish()
 
     async def nothing(orders: Sequence[int]) -> None:
         return
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run, lane)
+        tasks.start_soon(run)
         await lockstep.run(nothing)
     return done[0]
 

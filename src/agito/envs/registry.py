@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-import traceback
-from pathlib import Path
-from types import ModuleType
+from typing import cast
 
-from agito.errors import BadEnvironment, NotFound
+from agito import plugins
+from agito.errors import BadEnvironment
 from agito.protocols import Environment, Isolated
 
 _BUNDLED = {
@@ -20,8 +17,6 @@ _BUNDLED = {
     "web": "agito.envs.web:WebEnvironment",
     "web-text": "agito.envs.web:TextWebEnvironment",
 }
-
-
 _MEMBERS = tuple(name for name in vars(Environment) if not name.startswith("_"))
 
 
@@ -37,44 +32,4 @@ def isolation_of(environment: Environment) -> str:
 def load(name: str) -> Environment:
     """Raises `NotFound` for an unknown name, a missing file or class; `BadEnvironment` for a class that is no environment, and for a file
     or class that fails."""
-    target = _BUNDLED.get(name, name)
-    module_name, _, class_name = target.rpartition(":")
-    if not module_name and name.endswith(".py"):
-        raise NotFound(f"environment {name!r}: name its class too, {name}:Class")
-    if not module_name:
-        raise NotFound(f"environment {name!r}: there is {', '.join(_BUNDLED)}; your own is path.py:Class")
-    module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
-    found = getattr(module, class_name, None)
-    if found is None:
-        raise NotFound(f"environment {name!r}: {module_name} has no {class_name}")
-    try:
-        environment = found()
-    except Exception as error:  # the boundary: it is somebody else's class
-        raise BadEnvironment(f"environment {name!r}: {class_name}() fails: {_told(error)}") from error
-    missing = [each for each in _MEMBERS if not hasattr(environment, each)]
-    if missing or not isinstance(environment, Environment):
-        raise BadEnvironment(
-            f"environment {name!r}: {class_name} lacks {', '.join(missing)}, which every environment has (docs/standard.md)"
-        )
-    return environment
-
-
-def _from_file(path: Path) -> ModuleType:
-    """Always from the source: cached bytecode can be stale when a file is edited twice within a second."""
-    if not path.is_file():
-        raise NotFound(f"environment file {path}: there is no such file")
-    module = ModuleType(f"agito_env_{path.stem}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module
-    try:
-        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
-    except Exception as error:  # the boundary: it is somebody else's file
-        raise BadEnvironment(f"environment file {path}: {_told(error)}") from error
-    return module
-
-
-def _told(error: Exception) -> str:
-    """With the line of whoever raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    at = f" (line {frames[-1].lineno} of {frames[-1].filename})" if len(frames) > 1 else ""
-    return f"{type(error).__name__}: {error}{at}"
+    return cast("Environment", plugins.make("environment", name, _BUNDLED, _MEMBERS, BadEnvironment))

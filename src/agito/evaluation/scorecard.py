@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,14 +19,14 @@ from agito.concurrency import first_error
 from agito.errors import BadRecipe, EndpointFailed
 from agito.evaluation import policies as evaluation
 from agito.evaluation.checkpoint import check
-from agito.protocols import Environment, Measure, Measured, ScriptFactory
+from agito.protocols import Environment, Measure, Measured, ScriptFactory, Session
 from agito.recipe import EnvSection, Recipe
 from agito.record import Rate, rate, rate_over_all
 from agito.record.usage import causes
 from agito.rollout import EpisodeDriver, scripted
 from agito.runtime import load_policy as trained
 from agito.runtime.run_context import RunContext, environment_of, open_run_context
-from agito.types import Attempt, AttemptId, Json, Target, Task, mean
+from agito.types import Attempt, AttemptId, Json, Target, Task, Trajectory, mean
 
 if TYPE_CHECKING:  # it needs httpx, which a checkpoint does not
     from agito.harness.chat import ChatHarness
@@ -210,7 +211,7 @@ async def of_endpoint(
             task, target = run_context.task(split, index)
             attempt = AttemptId(group=evaluation.HELDOUT_BASE + index, slot=0)
             async with limiter:
-                finished = await driver.run(task, target, attempt, lambda session: harness.run(task, session, attempt))
+                finished = await driver.run(task, target, attempt, partial(_asked, harness, task, attempt))
             found[index] = Attempt(trajectory=finished.trajectory, verdict=finished.verdict)
             watcher.advance(evaluation.metrics(found[index]))
             if harness.failure and not harness.num_answers and len(found) >= min(_CONCURRENT, num_tasks):
@@ -224,6 +225,10 @@ async def of_endpoint(
             raise first_error(errors) from None
         policy = column(name, run_context, split, [found[index] for index in range(num_tasks)])
     return await complete([policy], recipe, suite, split, num_tasks)
+
+
+async def _asked(harness: ChatHarness, task: Task, attempt: AttemptId, session: Session) -> Trajectory:
+    return await harness.run(task, session, {}, attempt, seed=0)
 
 
 async def complete(columns: Sequence[Column], recipe: Recipe, suite: str, split: str, num_tasks: int) -> Scorecard:

@@ -1,8 +1,9 @@
-"""Drives a policy through a world."""
+"""Drives agents through a world."""
 
 from __future__ import annotations
 
+from agito.harness.registry import bundled, load
 from agito.harness.scripted import ScriptedAgent
-from agito.harness.solo import SoloHarness
+from agito.harness.solo import SOLO, SoloHarness, solo
 
-__all__ = ["ScriptedAgent", "SoloHarness"]
+__all__ = ["SOLO", "ScriptedAgent", "SoloHarness", "bundled", "load", "solo"]

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast
 import httpx
 
 from agito.errors import SandboxFailure
-from agito.protocols import Session
+from agito.protocols import Agent, Session
 from agito.render import policy_json
 from agito.types import (
     AttemptId,
@@ -50,7 +50,9 @@ class ChatHarness:
         self.num_answers = 0  # that the endpoint has given
         self.failure = ""  # the last, in plain words
 
-    async def run(self, task: Task, session: Session, attempt: AttemptId) -> Trajectory:
+    roles: tuple[str, ...] = ()  # it asks the endpoint, not an agent of ours
+
+    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
         """A failed attempt is a trajectory with a fault, never an exception: an endpoint that does not answer is `infra`."""
         events, turns, began = list[Event](), list[Turn](), time.monotonic()
         fault, detail = None, ""

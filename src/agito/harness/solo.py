@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import anyio
 
 from agito.errors import WorkerDied
-from agito.protocols import Engine, Renderer, Sampled, Session
+from agito.protocols import MAIN, Agent, AgentSpec, Renderer, Sampled, Session
 from agito.sampling.capture import Capture
 from agito.types import (
     AttemptId,
@@ -26,21 +26,28 @@ from agito.types import (
     Trajectory,
 )
 
+SOLO = "solo"  # the only role of a solo harness
+
+
+def solo(renderer: Renderer, *, policy: str = MAIN, temperature: float = 1.0, effort: Effort = Effort.NONE) -> dict[str, AgentSpec]:
+    """The agent of a solo harness."""
+    return {SOLO: AgentSpec(renderer=renderer, policy=policy, temperature=temperature, effort=effort)}
+
 
 class SoloHarness:
     """Turn after turn until `submit` or a limit; deterministic given task, tokens and events."""
 
-    def __init__(self, *, temperature: float = 1.0, top_p: float = 1.0, effort: Effort = Effort.NONE) -> None:
-        self._temperature, self._top_p, self._effort = temperature, top_p, effort
+    roles = (SOLO,)
 
-    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
-        capture = Capture(engine, seed=seed, stop_ids=renderer.stop_ids)
+    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+        agent = agents[SOLO]
+        capture = Capture(agent.engine, seed=seed, stop_ids=agent.spec.renderer.stop_ids)
         events: list[Event] = []
         started = time.monotonic()
         fault: Fault | None = None
         detail = ""
         try:
-            end = await self._turns(task, session, renderer, capture, events)
+            end = await self._turns(task, session, agent.spec, capture, events)
         except WorkerDied:
             raise  # not this attempt's failure: the engine is gone
         except _NoRoom as error:
@@ -50,13 +57,14 @@ class SoloHarness:
         finally:
             with anyio.CancelScope(shield=True):
                 await capture.close()
+        segment = capture.segment(policy=agent.spec.policy)
         return Trajectory(
-            attempt=attempt, task=task, segments=(capture.segment(),), turns=tuple(capture.turns), events=tuple(events), end=end,
+            attempt=attempt, task=task, segments=(segment,), turns=tuple(capture.turns), events=tuple(events), end=end,
             fault=fault, detail=detail, wall_s=time.monotonic() - started,
         )  # fmt: skip
 
-    async def _turns(self, task: Task, session: Session, renderer: Renderer, capture: Capture, events: list[Event]) -> TerminationReason:
-        limits = task.limits
+    async def _turns(self, task: Task, session: Session, spec: AgentSpec, capture: Capture, events: list[Event]) -> TerminationReason:
+        limits, renderer = task.limits, spec.renderer
         capture.extend(renderer.opening(task))
         if len(capture) >= limits.tokens:
             raise _NoRoom(f"the opening has {len(capture)} tokens, and the limit of the whole context is {limits.tokens}")
@@ -64,7 +72,7 @@ class SoloHarness:
             room = min(limits.turn_tokens, limits.tokens - len(capture))
             if room < 1:
                 return TerminationReason.TOKENS
-            sampled = await capture.sample(max_tokens=room, temperature=self._temperature, top_p=self._top_p, effort=self._effort)
+            sampled = await capture.sample(max_tokens=room, temperature=spec.temperature, top_p=spec.top_p, effort=spec.effort)
             capture.label(renderer.channels(sampled.ids))
             calls = _calls(renderer, sampled, session.tools)[: limits.calls - len(events)]
             left = Budget(

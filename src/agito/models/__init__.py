@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from agito.models.cached import CachedDecoder, CachedQwen3
     from agito.models.checkpoint import load, load_into, load_weights, save
-    from agito.models.config import DecoderConfig, Qwen3Config, RopeScaling, UnsupportedCheckpoint
+    from agito.models.config import DecoderConfig, LoraConfig, Qwen3Config, RopeScaling, UnsupportedCheckpoint
     from agito.models.families import read_config
-    from agito.models.lora import LoraConfig, adapt, load_adapter, merged_weights, save_adapter
+    from agito.models.lora import adapt, load_adapter, merged_weights, save_adapter
     from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, tensor_hashes
     from agito.models.native import NativeQwen3, is_supported
     from agito.models.network import Decoder, Qwen3, num_params
@@ -24,7 +24,7 @@ _HOME = {
     "CachedQwen3": "cached",
     "Decoder": "network",
     "DecoderConfig": "config",
-    "LoraConfig": "lora",
+    "LoraConfig": "config",
     "Manifest": "manifest",
     "NativeQwen3": "native",
     "Qwen3": "network",

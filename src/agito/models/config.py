@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from agito.errors import AgitoError
 
 CONFIG_NAME = "config.json"
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 Family: TypeAlias = Literal["llama", "mistral", "qwen2", "qwen3", "gemma3_text"]  # `model_type` in the Hugging Face layout
 Activation: TypeAlias = Literal["silu", "gelu_tanh"]
 
@@ -99,3 +101,24 @@ class DecoderConfig:
 
 
 Qwen3Config = DecoderConfig  # a network from random weights has the default kind of layer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """The shape of an adapter. `targets` are projections by name, in every layer."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = PROJECTIONS
+    is_rank_stabilised: bool = False  # alpha / sqrt(rank) instead (arXiv:2312.03732)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank={self.rank}: must be at least 1")
+        unknown = [name for name in self.targets if name not in PROJECTIONS]
+        if unknown or not self.targets:
+            raise ValueError(f"targets={list(self.targets)}: there are {', '.join(PROJECTIONS)}")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (math.sqrt(self.rank) if self.is_rank_stabilised else self.rank)

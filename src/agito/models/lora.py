@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agito.errors import CorruptCheckpoint, NotFound
-from agito.models.config import UnsupportedCheckpoint
+from agito.models.config import PROJECTIONS, LoraConfig, UnsupportedCheckpoint
 from agito.models.families import damaged, read_json
 from agito.models.network import Decoder
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _PREFIX = "base_model.model."  # of names in peft's files
 # Fields of peft's that change what an adapter computes and that this one does not have; what each must be, if it is there.
 _REFUSED: dict[str, tuple[object, ...]] = {
@@ -31,27 +29,6 @@ _REFUSED: dict[str, tuple[object, ...]] = {
     "modules_to_save": (None, []), "layers_to_transform": (None, []), "fan_in_fan_out": (None, False), "lora_bias": (None, False),
     "target_parameters": (None, []), "trainable_token_indices": (None, []),
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoraConfig:
-    """The shape of an adapter. `targets` are projections by name, in every layer."""
-
-    rank: int = 16
-    alpha: float = 32.0
-    targets: tuple[str, ...] = PROJECTIONS
-    is_rank_stabilised: bool = False  # alpha / sqrt(rank) instead (arXiv:2312.03732)
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank={self.rank}: must be at least 1")
-        unknown = [name for name in self.targets if name not in PROJECTIONS]
-        if unknown or not self.targets:
-            raise ValueError(f"targets={list(self.targets)}: there are {', '.join(PROJECTIONS)}")
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / (math.sqrt(self.rank) if self.is_rank_stabilised else self.rank)
 
 
 class LoraLinear(nn.Linear):
@@ -90,6 +67,10 @@ def adapt(model: Decoder, config: LoraConfig, *, seed: int) -> Decoder:
                 adapted.lora_A.copy_(drawn)
             setattr(model.get_submodule(parent), child, adapted)
     return model
+
+
+def has_adapter(model: Decoder) -> bool:
+    return any(isinstance(module, LoraLinear) for module in model.modules())
 
 
 @torch.no_grad()
@@ -143,23 +124,49 @@ def read_adapter_config(directory: Path | str) -> LoraConfig:
         raise UnsupportedCheckpoint(f"{path}: target_modules or r: {error}") from error
 
 
+def adapter_base(directory: Path | str) -> Path:
+    """The folder of the model under a saved adapter. Raises `NotFound` where it is not there, and `CorruptCheckpoint`."""
+    path = Path(directory) / ADAPTER_CONFIG
+    named = read_json(path).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise damaged(path, "base_model_name_or_path is missing")
+    if not Path(named).is_dir():
+        raise NotFound(f"{path}: its base model {named} is not there: put it back, or write its new place into base_model_name_or_path")
+    return Path(named)
+
+
 @torch.no_grad()
 def load_adapter(model: Decoder, directory: Path | str) -> LoraConfig:
     """Puts a saved adapter into a plain model, in place. Raises as `read_adapter_config`; the model is then as it was."""
     config = read_adapter_config(directory)
-    path = Path(directory) / ADAPTER_WEIGHTS
+    weights = _read_weights(Path(directory) / ADAPTER_WEIGHTS)
+    _check(model, config, weights, Path(directory) / ADAPTER_WEIGHTS)
+    adapt(model, config, seed=0)
+    _fill(model, weights)
+    return config
+
+
+def load_adapter_into(model: Decoder, directory: Path | str) -> None:
+    """The weights of a saved adapter into a model that has one of the same shape. Raises as `load_adapter`."""
+    weights = _read_weights(Path(directory) / ADAPTER_WEIGHTS)
+    _check(model, read_adapter_config(directory), weights, Path(directory) / ADAPTER_WEIGHTS)
+    _fill(model, weights)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise NotFound(f"{path} is not there: not an adapter")
     try:
-        weights = safetensors.torch.load_file(path)
+        return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise damaged(path, str(error)) from error
-    _check(model, config, weights, path)
-    adapt(model, config, seed=0)
+
+
+@torch.no_grad()
+def _fill(model: Decoder, weights: Mapping[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(("lora_A", "lora_B")):
             parameter.copy_(weights[f"{_PREFIX}{name}.weight"])
-    return config
 
 
 def _check(model: Decoder, config: LoraConfig, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -71,7 +71,8 @@ class Observed:
 async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Observed:
     """Runs `steps` steps of the recipe's overlapped loop from random weights, after two that are not counted. Raises `WorkerDied`."""
     run_context = RunContext(recipe, environment)
-    run_context.vocabulary = learn(["relay " + " ".join(f"word{number}" for number in range(7))] * 20, size=recipe.model.vocab_size)
+    words = ["relay " + " ".join(f"word{number}" for number in range(7))] * 20
+    run_context.use_vocabulary(learn(words, size=recipe.model.vocab_size))
     exchanges, found, versions = list[Exchange](), list[Step](), itertools.count(1)
 
     async def on_step(step: Step, position: pipeline.Position) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from agito.protocols.learning import Credit, StepStats, Trainer
 from agito.protocols.optional import Answered, Informed, Isolated, Measure, Measured, Ranged, Validated
-from agito.protocols.policy import Engine, Harness, Renderer, Row, Sampled, SampleRequest
+from agito.protocols.policy import MAIN, Agent, AgentSpec, Engine, Harness, Renderer, Row, Sampled, SampleRequest
 from agito.protocols.sandbox import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
 from agito.protocols.world import OPEN_LOOP, Control, Environment, Script, ScriptFactory, Session, WorldSnapshot
 
 __all__ = [
+    "MAIN",
+    "Agent",
+    "AgentSpec",
     "Answered",
     "Control",
     "Credit",

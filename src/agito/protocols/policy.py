@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from agito.types import (
     AttemptId,
     Call,
     Dialect,
+    Effort,
     Event,
     FinishReason,
     Task,
@@ -19,6 +20,8 @@ from agito.types import (
     Trajectory,
     VersionSpan,
 )
+
+MAIN = "main"  # the policy that a run is about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,10 @@ class Renderer(Protocol):
         """Jinja, for `transformers`: the same tokens for the same messages."""
         ...
 
+    def files(self) -> Mapping[str, str]:
+        """What `transformers` reads its tokenizer and chat template from, by name."""
+        ...
+
     def opening(self, task: Task) -> array[int]:
         """The prompt, up to and including the token that opens the policy's first turn."""
         ...
@@ -112,9 +119,33 @@ class Renderer(Protocol):
         ...
 
 
-class Harness(Protocol):
-    """Drives a policy through a world; deterministic given task, tokens and events."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSpec:
+    """A policy in one role: how it reads and writes, and how it is sampled."""
 
-    async def run(self, task: Task, session: Session, engine: Engine, renderer: Renderer, attempt: AttemptId, *, seed: int) -> Trajectory:
-        """One attempt, to its end. A failed attempt is a trajectory with a fault, never an exception."""
+    renderer: Renderer
+    policy: str = MAIN  # its id within the run; each segment that it samples says it
+    temperature: float = 1.0
+    top_p: float = 1.0
+    effort: Effort = Effort.NONE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """A policy in one role, with the engine that it is sampled from."""
+
+    spec: AgentSpec
+    engine: Engine
+
+
+class Harness(Protocol):
+    """Drives agents through a world; deterministic given task, tokens and events."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Those that it asks agents for. A solo harness has one."""
+        ...
+
+    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+        """One attempt, to its end, by an agent for each role. A failed attempt is a trajectory with a fault, never an exception."""
         ...

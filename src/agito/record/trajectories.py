@@ -43,12 +43,12 @@ def write_trajectories(
     attempts: Sequence[Attempt],
     *,
     dialect: Dialect,
-    piece: Callable[[int], str],
+    piece: Callable[[str, int], str],
     stats: Iterable[TokenStats] = (),
 ) -> Path:
     """Writes `<phase>-<step>.parquet`, over an earlier one; returns its path. Raises `DiskFull`.
 
-    `piece` decodes one token for people; it is called once an id.
+    `piece(policy, id)` decodes one token for people; it is called once for each.
     """
     path = trajectory_file(directory, phase, step)
     table = _table(phase, step, attempts, dialect, piece, list(stats))
@@ -72,7 +72,7 @@ def is_success(attempt: Attempt) -> bool | None:
 
 
 def _table(
-    phase: str, step: int, attempts: Sequence[Attempt], dialect: Dialect, piece: Callable[[int], str], stats: list[TokenStats]
+    phase: str, step: int, attempts: Sequence[Attempt], dialect: Dialect, piece: Callable[[str, int], str], stats: list[TokenStats]
 ) -> pa.Table:
     tasks: dict[int, str] = {}
     plain = [_row(attempt, dialect, tasks) for attempt in attempts]
@@ -221,13 +221,16 @@ def _event(event: Event) -> dict[str, Any]:
     }
 
 
-def _token_columns(trajectories: Sequence[Trajectory], piece: Callable[[int], str]) -> dict[str, pa.Array]:
+def _token_columns(trajectories: Sequence[Trajectory], piece: Callable[[str, int], str]) -> dict[str, pa.Array]:
     """Built from whole buffers: a Python object a token would cost more than the rest of the file."""
     tokens = [segment.tokens for trajectory in trajectories for segment in trajectory.segments]
     offsets = _offsets(trajectories)
     ids = _joined([np.frombuffer(part.ids, dtype=np.int32) for part in tokens], np.int32)
-    used, position = np.unique(ids, return_inverse=True)
-    words = _column([piece(int(token)) for token in used], pa.string())
+    owners = [segment.policy for trajectory in trajectories for segment in trajectory.segments]
+    policies = sorted(set(owners))
+    places = np.repeat(np.array([policies.index(owner) for owner in owners], dtype=np.int64), [len(part) for part in tokens])
+    used, position = np.unique(places << 32 | ids, return_inverse=True)
+    words = _column([piece(policies[int(token) >> 32], int(token) & 0xFFFFFFFF) for token in used], pa.string())
     spans = [[_span(s.start, s.stop, s.version) for seg in t.segments for s in seg.tokens.versions] for t in trajectories]
     flat = {
         "ids": pa.array(ids),

@@ -29,10 +29,13 @@ class ChatRenderer:
 
     def __init__(
         self, tokenizer: ModelTokenizer, template: str, *, vocab_size: int | None = None, end_ids: Sequence[int] = (),
-        variables: Mapping[str, Json] | None = None, tools: Tools = "auto",
+        variables: Mapping[str, Json] | None = None, tools: Tools = "auto", files: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        """`end_ids` end a turn beside the template's own token. Raises `UnsupportedTemplate`, which says what does not hold."""
-        self._tokenizer = tokenizer
+        """`end_ids` end a turn beside the template's own token; `files` are what both were read from.
+
+        Raises `UnsupportedTemplate`, which says what does not hold.
+        """
+        self._tokenizer, self._files = tokenizer, dict(files or {})
         self.vocab_size = len(tokenizer) if vocab_size is None else vocab_size
         if tokenizer.largest_id >= self.vocab_size:
             raise UnsupportedTemplate(f"the tokenizer has the id {tokenizer.largest_id}, the network only {self.vocab_size} rows")
@@ -47,6 +50,9 @@ class ChatRenderer:
     @property
     def chat_template(self) -> str:
         return self._template.source
+
+    def files(self) -> Mapping[str, str]:
+        return self._files | {"chat_template.jinja": self.chat_template}
 
     def opening(self, task: Task) -> array[int]:
         prompt = f"{task.prompt[Dialect.NATURAL]}\n\nYou have {task.limits.turns} turns."

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agito.render import policy_json
 from agito.render.vocabulary import ACT, END, END_THINK, FAULT, LEFT, OBS, TASK, THINK, Vocabulary
@@ -43,6 +43,9 @@ class CompactRenderer:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         return (self._end,)
+
+    def files(self) -> Mapping[str, str]:
+        return self.vocabulary.files(chat_template=self.chat_template, stop_ids=self.stop_ids)
 
     def opening(self, task: Task) -> array[int]:
         return array("i", [self._task, *self.vocabulary.encode(task.prompt[Dialect.COMPACT]), self._act])

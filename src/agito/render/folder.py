@@ -31,8 +31,14 @@ def read_chat(directory: Path, *, tools: Tools = "auto", variables: Mapping[str,
     size = network.get("vocab_size")
     return ChatRenderer(
         tokenizer, _template(directory, config, tools), vocab_size=size if isinstance(size, int) else None, end_ids=ends,
-        variables={**named, **(variables or {})}, tools=tools,
+        variables={**named, **(variables or {})}, tools=tools, files=_files(directory),
     )  # fmt: skip
+
+
+def _files(directory: Path) -> dict[str, str]:
+    """As they are; a binary one that says the same as tokenizer.json is left out."""
+    there = [directory / name for name in TOKENIZER_FILES if name != "tokenizer.model"]
+    return {path.name: path.read_text(encoding="utf-8") for path in there if path.is_file()}
 
 
 def _template(directory: Path, config: Mapping[str, Any], tools: Tools) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from agito.render.hermes import read_call
 from agito.render.vocabulary import CALL, END_CALL, END_THINK, IM_END, IM_START, THINK, Vocabulary
@@ -55,6 +55,9 @@ class NaturalRenderer:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         return (self._end,)
+
+    def files(self) -> Mapping[str, str]:
+        return self.vocabulary.files(chat_template=self.chat_template, stop_ids=self.stop_ids)
 
     def opening(self, task: Task) -> array[int]:
         ids = self._head("system")

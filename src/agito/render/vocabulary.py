@@ -79,6 +79,16 @@ class Vocabulary:
             raise CorruptCheckpoint(f"{path}: cannot be read as a tokenizer ({error})") from error
 
 
+def is_own(directory: Path) -> bool:
+    """Whether the tokenizer of a folder is a `Vocabulary`, or is damaged beyond telling."""
+    try:
+        data = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+        known = {token["content"] for token in data["added_tokens"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return True
+    return known.issuperset((TASK, ACT, OBS, LEFT, FAULT))
+
+
 def learn(texts: Iterable[str], *, size: int) -> Vocabulary:
     """A vocabulary of at most `size` entries, the 256 bytes and the special tokens included. Deterministic given `texts`."""
     tokenizer = Tokenizer(models.BPE())

@@ -13,10 +13,9 @@ from pathlib import Path
 from agito import config
 from agito.errors import AgitoError, NotFound
 from agito.evaluation.policies import HELDOUT_BASE, STRUCTURAL_BASE
-from agito.protocols import Row, Sampled, SampleRequest
+from agito.protocols import MAIN, Row, Sampled, SampleRequest
 from agito.recipe import Recipe
 from agito.record import Recorded, RunDir, RunState, find_attempt
-from agito.render import Vocabulary
 from agito.rollout import Plan, RecordedAttempt
 from agito.runtime import load_policy as trained
 from agito.runtime.run_context import RunContext, open_run_context
@@ -64,7 +63,7 @@ async def reenact(run: Path, attempt: AttemptId, *, phase: str | None = None) ->
         raise NotFound(f"attempt {attempt}: it never began ({recorded.attempt.trajectory.detail}), so there is nothing to act again")
     recipe = config.read(Recipe, run / "config.toml")
     async with open_run_context(recipe) as run_context:
-        run_context.vocabulary = Vocabulary.read(trained.find(run))
+        run_context.use_tokenizer_of(trained.find(run))
         return await _again(run_context, recorded)
 
 
@@ -77,7 +76,7 @@ async def _again(run_context: RunContext, recorded: Recorded) -> Reenacted:
         raise AgitoError(f"attempt {was.attempt}: the environment no longer has this task: {error}") from error
     parrot = _RecordedEngine(was)
     runner = run_context.runner(temperature=was.turns[0].temperature if was.turns else 1.0, observed=RecordedAttempt(was))
-    again = await runner.run(Plan(task=lambda _: (task, target)), was.attempt, parrot)
+    again = await runner.run(Plan(task=lambda _: (task, target)), was.attempt, {MAIN: parrot})
     found = [*_of_task(was.task, task), *_of_course(was, again.trajectory, parrot.heard), *_of_end(recorded.attempt, again)]
     return Reenacted(recorded=recorded, again=again, differences=tuple(found))
 

@@ -16,7 +16,6 @@ from agito import config
 from agito.errors import AgitoError, NotFound
 from agito.recipe import Recipe
 from agito.record import read_trajectories
-from agito.render import Vocabulary
 from agito.runtime.roles import PolicyHandle
 from agito.runtime.run_context import open_run_context
 from agito.training.learn import LearnStep
@@ -47,10 +46,8 @@ async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: No
         raise AgitoError(f"{run}: an alarm took its weights back; what was learned and unlearned again is not repeated")
     checked: list[str] = []
     async with open_run_context(recipe) as run_context:
-        run_context.vocabulary = Vocabulary.read(run / _START)
-        await run_context.open_policy()
+        await run_context.open_policy(run / _START)
         policy = run_context.policy
-        await policy.learner.load(run / _START)
         await policy.learner.begin_phase("rl", max(recipe.rl.steps, 1))
         version, step = 0, learn_step(run_context)
         for index, path in enumerate(files):

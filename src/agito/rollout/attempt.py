@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from agito.errors import AgitoError
 from agito.grading.leaks import leak_flags, leaks
-from agito.harness import ScriptedAgent
+from agito.harness import ScriptedAgent, SoloHarness
 from agito.monitor import Monitor, is_report, located, proof_of
-from agito.protocols import Answered, Engine, Environment, Harness, Renderer, ScriptFactory, Session, Validated
+from agito.protocols import Agent, AgentSpec, Answered, Engine, Environment, Harness, ScriptFactory, Session, Validated
 from agito.rollout.episode import Act, Deadlines, EpisodeDriver, Finished, reward_range
 from agito.rollout.guarded import what_broke
 from agito.rollout.observed import Observed
@@ -41,6 +41,8 @@ class Plan:
 class AttemptRunner:
     """Runs attempts of one environment through one harness; `seed` keys everything that is drawn.
 
+    `agents` has one for each of the harness's roles. The first speaks the dialect that tasks are put in.
+
     Proof of cheating always costs; with a monitor some attempts are graded again, and some by the environment's validator.
     """
 
@@ -48,35 +50,46 @@ class AttemptRunner:
         self,
         environment: Environment,
         harness: Harness,
-        renderer: Renderer,
+        agents: Mapping[str, AgentSpec],
         *,
         seed: int,
         monitor: Monitor | None = None,
         deadlines: Deadlines | None = None,
         observed: Observed | None = None,
     ) -> None:
-        self._environment, self._harness, self._renderer, self._monitor = environment, harness, renderer, monitor
+        missing = [role for role in harness.roles if role not in agents]
+        if missing:
+            raise ValueError(f"the harness asks for an agent in the role {missing[0]!r}, and there is none")
+        self._environment, self._harness, self._monitor = environment, harness, monitor
+        self._agents, self._first = {role: agents[role] for role in harness.roles}, agents[harness.roles[0]]
         self._seed = seed
         self._driver = EpisodeDriver(environment, noise_seed=seed, deadlines=deadlines, observed=observed)
 
-    async def run(self, plan: Plan, attempt: AttemptId, engine: Engine | None) -> Attempt:
-        """`engine` may be None when the plan has scripts. A retried slot draws the same stream again."""
+    async def run(self, plan: Plan, attempt: AttemptId, engines: Mapping[str, Engine] | None) -> Attempt:
+        """`engines` by policy; None when the plan has scripts. A retried slot draws the same stream again."""
         try:
             task, target = plan.task(attempt.group)
         except AgitoError:
             raise
         except Exception as error:  # the boundary, as for the rest of an environment
             return _without_task(self._environment.name, attempt, what_broke("task", error))
-        task = task.in_dialect(self._renderer.dialect)
+        task = task.in_dialect(self._first.renderer.dialect)
 
         async def act(session: Session) -> Trajectory:
-            acting, stream = engine, zlib.crc32(f"{self._seed}/{attempt.group}/{attempt.slot}".encode())
+            stream = zlib.crc32(f"{self._seed}/{attempt.group}/{attempt.slot}".encode())
             if plan.script is not None:
-                session = acting = ScriptedAgent(plan.script(task, target, attempt), session, self._renderer)
-            assert acting is not None
-            return _asked(await self._harness.run(task, session, acting, self._renderer, attempt, seed=stream))
+                return _asked(await self._scripted(plan.script(task, target, attempt), session, task, attempt, stream))
+            assert engines is not None, "whoever samples needs engines"
+            agents = {role: Agent(spec=spec, engine=engines[spec.policy]) for role, spec in self._agents.items()}
+            return _asked(await self._harness.run(task, session, agents, attempt, seed=stream))
 
         return await self.drive(task, target, attempt, act)
+
+    async def _scripted(self, script: ScriptFactory, session: Session, task: Task, attempt: AttemptId, seed: int) -> Trajectory:
+        """A script plays one agent; where the harness asks for several, it acts alone."""
+        agent = ScriptedAgent(script, session, self._first.renderer)
+        harness = self._harness if len(self._agents) == 1 else SoloHarness()
+        return await harness.run(task, agent, {harness.roles[0]: Agent(spec=self._first, engine=agent)}, attempt, seed=seed)
 
     async def drive(self, task: Task, target: Target, attempt: AttemptId, act: Act) -> Attempt:
         """The same for whoever acts."""

@@ -53,7 +53,7 @@ async def collect(
 
 
 async def _in_lane(runner: AttemptRunner, plan: Plan, attempt: AttemptId, lane: Lane, book: _Book) -> None:
-    book.add(await runner.run(plan, attempt, lane))
+    book.add(await runner.run(plan, attempt, lane.engines))
     lane.finish()
 
 

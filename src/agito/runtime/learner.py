@@ -10,8 +10,10 @@ import torch
 from agito.learning.trainer import LocalTrainer
 from agito.learning.trainer.checkpoint import load_state, save_state
 from agito.learning.trainer.reducer import OneRank, Reducer
-from agito.models import Qwen3, load_into, save
+from agito.models import Decoder, load_into, save
+from agito.models.lora import has_adapter, load_adapter_into, save_adapter
 from agito.record.commits import commit
+from agito.runtime.network import learning
 from agito.runtime.wire import (
     BeginPhase,
     Done,
@@ -35,8 +37,8 @@ from agito.weights.network import ServedWeights
 class LearnerService:
     """One policy's. `reducer`: to those that learn with it. `host`: of this machine, where samplers are on others too."""
 
-    def __init__(self, model: Qwen3, spec: LearnerSpec, reducer: Reducer, *, host: str | None = None) -> None:
-        self._model, self._reducer = model, reducer
+    def __init__(self, model: Decoder, spec: LearnerSpec, reducer: Reducer, *, host: str | None = None) -> None:
+        self._model, self._spec, self._reducer = model, spec, reducer
         self._trainer = LocalTrainer(model, spec.config, reducer=reducer)
         self.own = InProcess()  # for a sampler beside it
         self._buffer, self.shared = _served(model, host) if spec.serves_others else (None, None)
@@ -73,7 +75,7 @@ class LearnerService:
 
     @torch.no_grad()
     def _sync(self) -> None:
-        weights = list(self._model.parameters())
+        weights = [parameter for _, parameter in learning(self._model)]
         if self._reducer.rank:
             for weight in weights:
                 weight.zero_()
@@ -82,26 +84,33 @@ class LearnerService:
     def _push(self, version: int) -> None:
         channels: tuple[WeightChannel, ...] = (self.own, self._buffer) if self._buffer else (self.own,)
         for channel in channels:
-            channel.push(version, self._model.named_parameters())
+            channel.push(version, learning(self._model))
         self._trainer.version = version
 
     def _save(self, request: SaveCheckpoint) -> None:
         def write(into: Path) -> None:
-            save(self._model, into, version=self._trainer.version, extra=dict(request.tokenizer), eos_ids=request.eos_ids)
+            if self._spec.lora is not None:
+                save_adapter(self._model, self._spec.lora, into, base=self._spec.base)
+                for name, text in request.tokenizer.items():
+                    (into / name).write_text(text, encoding="utf-8")
+            else:
+                save(self._model, into, version=self._trainer.version, extra=dict(request.tokenizer), eos_ids=request.eos_ids)
             save_state(self._trainer, into)
 
         commit(request.directory, write, meta=dict(request.meta))
 
     def _load(self, request: LoadState) -> None:
-        if request.weights_only:
+        if request.weights_only and has_adapter(self._model):
+            load_adapter_into(self._model, request.directory)
+        elif request.weights_only:
             load_into(self._model, request.directory)
         else:
             self._trainer.reducer = self._reducer
             load_state(self._trainer, request.directory)
 
 
-def _served(model: Qwen3, host: str | None) -> tuple[WeightBuffer | ServedWeights, WeightAddress]:
+def _served(model: Decoder, host: str | None) -> tuple[WeightBuffer | ServedWeights, WeightAddress]:
     if host is None:
-        return WeightBuffer.create(model.named_parameters())
-    served = ServedWeights(model.named_parameters(), host=host)
+        return WeightBuffer.create(learning(model))
+    served = ServedWeights(learning(model), host=host)
     return served, served.address

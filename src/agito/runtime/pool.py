@@ -16,15 +16,15 @@ from pathlib import Path
 import anyio
 
 from agito.learning.trainer.config import TrainerConfig
-from agito.models.config import Qwen3Config
 from agito.runtime.client import FAREWELL_S, START_S, Worker, together
 from agito.runtime.pipes import launch
 from agito.runtime.remote import RemoteLearner, RemoteSampler
-from agito.runtime.roles import PolicyHandle
+from agito.runtime.roles import PolicyHandle, Sampler
 from agito.runtime.transport import Launch
 from agito.runtime.wire import (
     LearnerGroup,
     LearnerSpec,
+    ModelSpec,
     OfferRendezvous,
     OpenPolicy,
     PolicyId,
@@ -41,9 +41,8 @@ SILENCE_S = 300.0  # after which a worker that has not answered is given up
 class PolicyPlan:
     """What a policy is made of, and how it is spread over the workers of a pool."""
 
-    model: Qwen3Config
+    model: ModelSpec
     trainer: TrainerConfig
-    seed: int
     device: str
     context: int  # tokens of one sequence
     max_num_seqs: int  # that one worker samples at once
@@ -62,11 +61,19 @@ class WorkerPool:
         self._learners_turn = anyio.Lock()  # those that sum their gradients must all be asked in the same order
 
     async def open(self, policy: PolicyId, plan: PolicyPlan) -> PolicyHandle:
-        """One that is open under this id is replaced. Raises `BadRecipe` for a device that is not there, and `WorkerDied` when a worker did
-        not come up."""
+        """One that is open under this id is replaced.
+
+        Raises `BadRecipe` for a device that is not there, `WorkerDied` when a worker did not come up, and what reading the weights raises.
+        """
         learners = self.workers[:1] if plan.learns_alone else self.workers
         specs = [
-            LearnerSpec(config=plan.trainer, group=group, serves_others=plan.learns_alone)
+            LearnerSpec(
+                config=plan.trainer,
+                lora=plan.model.lora,
+                base=str(plan.model.source) if plan.model.lora else "",
+                group=group,
+                serves_others=plan.learns_alone,
+            )
             for group in await self._groups(policy, len(learners))
         ]
         opened = await together(
@@ -79,6 +86,11 @@ class WorkerPool:
             samplers=tuple(RemoteSampler(policy, worker) for worker in self.workers),
             learns_alone=plan.learns_alone,
         )
+
+    async def open_frozen(self, policy: PolicyId, plan: PolicyPlan) -> tuple[Sampler, ...]:
+        """A policy that only samples, in every worker. Raises as `open`."""
+        await together(self.workers, [partial(_open, worker, policy, plan) for worker in self.workers])
+        return tuple(RemoteSampler(policy, worker) for worker in self.workers)
 
     async def _groups(self, policy: PolicyId, size: int) -> list[LearnerGroup | None]:
         if size == 1:
@@ -110,7 +122,6 @@ async def _open(
     """A sampler, and a learner or none."""
     request = OpenPolicy(
         model=plan.model,
-        seed=plan.seed,
         device=plan.device,
         learner=learner,
         sampler=SamplerSpec(context=plan.context, max_num_seqs=plan.max_num_seqs, weights=weights),

@@ -65,7 +65,7 @@ class Learner(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyHandle:
-    """An open policy. `learns_alone`: its first sampler shares a process with the learner and rests while that learns."""
+    """A policy that learns. `learns_alone`: its first sampler shares a process with the learner and rests while that learns."""
 
     learner: Learner
     samplers: tuple[Sampler, ...]

@@ -1,12 +1,13 @@
-"""Where a run works: its environment, its vocabulary, its policy; opened once, closed once, and the same for every stage."""
+"""Where a run works: its environment, its harness, its policies; opened once, closed once, and the same for every stage."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 
 import anyio
 
@@ -14,43 +15,50 @@ from agito.config import meant
 from agito.envs import Mixture, load
 from agito.errors import BadEnvironment, BadRecipe
 from agito.harness import SoloHarness
-from agito.models.config import Qwen3Config
+from agito.harness import load as load_harness
+from agito.models.config import DecoderConfig, LoraConfig
+from agito.models.hub import folder_of
 from agito.monitor import Monitor
-from agito.protocols import Environment, Renderer, ScriptFactory, Session, Validated
-from agito.recipe import Recipe
+from agito.protocols import MAIN, AgentSpec, Environment, Harness, Renderer, ScriptFactory, Session, Validated
+from agito.recipe import AgentSection, Recipe
 from agito.render import Vocabulary, learn, renderer, texts_of
 from agito.rollout import AttemptRunner, Collected, EpisodeDriver, Observed, Plan, collect, reward_range, scripted
 from agito.runtime.placement import launcher
 from agito.runtime.pool import PolicyPlan, WorkerPool
-from agito.runtime.roles import PolicyHandle
+from agito.runtime.roles import PolicyHandle, Sampler
+from agito.runtime.sources import find, recipe_of, renderer_of
+from agito.runtime.wire import ModelSpec
 from agito.sampling.lockstep import Lockstep
+from agito.sampling.wire import EngineClient
 from agito.scheduling.curriculum import Part, shared
 from agito.scheduling.schedule import Quota
 from agito.types import Attempt, AttemptId, Dialect, Fault, Target, Task, Trajectory
 
 _OPENINGS = 8  # looked at in each cell
-_POLICY = "policy"  # the only one that learns
 
 
 @dataclass(slots=True)
 class RunContext:
-    """`vocabulary` and `policy` are there once the cold start, or a checkpoint, has made them."""
+    """`renderers` and `samplers` are by policy. Those of `main` are there once the cold start or a checkpoint has made them."""
 
     recipe: Recipe
     environment: Environment
-    vocabulary: Vocabulary | None = None
+    harness: Harness = field(default_factory=SoloHarness)
     pool: WorkerPool | None = None
     busy_s: float = 0.0
+    renderers: dict[str, Renderer] = field(default_factory=dict[str, Renderer])
+    samplers: dict[str, tuple[Sampler, ...]] = field(default_factory=dict[str, "tuple[Sampler, ...]"])  # one a worker
     _policy: PolicyHandle | None = None
 
     @property
     def policy(self) -> PolicyHandle:
+        """The one that learns."""
         assert self._policy is not None, "open_policy comes first"
         return self._policy
 
     @policy.setter
     def policy(self, handle: PolicyHandle) -> None:
-        self._policy = handle
+        self._policy, self.samplers[MAIN] = handle, handle.samplers
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -95,8 +103,16 @@ class RunContext:
 
     @property
     def renderer(self) -> Renderer:
-        assert self.vocabulary is not None, "no vocabulary yet"
-        return renderer(self.recipe.env.dialect, self.vocabulary)
+        """Of the policy that learns."""
+        return self.renderers[MAIN]
+
+    def use_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """The policy that learns reads and writes with it."""
+        self.renderers[MAIN] = renderer(self.recipe.env.dialect, vocabulary)
+
+    def use_tokenizer_of(self, checkpoint: Path) -> None:
+        """The policy that learns reads and writes as the one in this folder does. Raises `CorruptCheckpoint`, `UnsupportedTemplate`."""
+        self.renderers[MAIN] = renderer_of(checkpoint, self.recipe.env.dialect)
 
     def new_monitor(self) -> Monitor:
         """For one run of the loop."""
@@ -105,11 +121,18 @@ class RunContext:
             reward_range=reward_range(self.environment),
         )  # fmt: skip
 
-    def runner(self, *, temperature: float, monitor: Monitor | None = None, observed: Observed | None = None) -> AttemptRunner:
-        return AttemptRunner(
-            self.environment, SoloHarness(temperature=temperature), self.renderer, seed=self.recipe.seed, monitor=monitor,
-            observed=observed,
-        )  # fmt: skip
+    def runner(
+        self, *, temperature: float, monitor: Monitor | None = None, observed: Observed | None = None, harness: Harness | None = None
+    ) -> AttemptRunner:
+        """`temperature`: of the policy that learns. `harness`: in the place of the run's own, with the same roles."""
+        agents = {role: self._agent(self.recipe.agents.get(role, AgentSection()), temperature) for role in self.harness.roles}
+        harness = harness or self.harness
+        return AttemptRunner(self.environment, harness, agents, seed=self.recipe.seed, monitor=monitor, observed=observed)
+
+    def _agent(self, section: AgentSection, temperature: float) -> AgentSpec:
+        if section.policy != MAIN:
+            temperature = 1.0 if section.temperature is None else section.temperature
+        return AgentSpec(renderer=self.renderers[section.policy], policy=section.policy, temperature=temperature)
 
     async def survey(self, size: int, scripts: Callable[[Task, Target, int], ScriptFactory]) -> Vocabulary:
         """A vocabulary from what scripted agents say and read in `size` training tasks.
@@ -165,21 +188,58 @@ class RunContext:
             self.pool = WorkerPool(sizes.ranks, start=launcher(sizes.on, sizes.device), silence_s=sizes.silence_s)
         return self.pool
 
-    async def open_policy(self) -> None:
-        """From random weights. Raises `WorkerDied`. The vocabulary decides the size of the embedding."""
-        assert self.vocabulary is not None
-        recipe, sizes = self.recipe, self.recipe.compute
-        shape = recipe.model.model_dump(exclude={"vocab_size"})
-        plan = PolicyPlan(
-            model=Qwen3Config(**shape, vocab_size=len(self.vocabulary), max_position=sizes.context),
-            trainer=recipe.trainer,
-            seed=recipe.seed,
+    async def open_policy(self, checkpoint: Path | None = None) -> None:
+        """Every policy of the recipe. The one that learns begins as `[model]` says, or goes on from a `checkpoint`.
+
+        Raises `WorkerDied`, `NotFound`, `CorruptCheckpoint`, and `UnsupportedCheckpoint` for a network that is not implemented.
+        """
+        if checkpoint is not None:
+            self.use_tokenizer_of(checkpoint)
+        elif self.recipe.model.path:
+            self.use_tokenizer_of(folder_of(self.recipe.model.path))
+        self.policy = await self.start_workers().open(MAIN, self._plan(self._model()))
+        if checkpoint is not None:
+            await self.policy.learner.load(checkpoint)
+        await self._open_others()
+
+    async def open_frozen_policy(self, checkpoint: Path) -> None:
+        """Every policy of the recipe, that of the checkpoint in the place of the one that learns. Raises as `open_policy`."""
+        self.use_tokenizer_of(checkpoint)
+        model = ModelSpec(source=checkpoint, seed=self.recipe.seed, dtype=self.recipe.model.dtype)
+        self.samplers[MAIN] = await self.start_workers().open_frozen(MAIN, self._plan(model))
+        await self._open_others()
+
+    async def _open_others(self) -> None:
+        for name, section in self.recipe.policies.items():
+            source = find(Path(section.path))
+            self.renderers[name] = renderer_of(source, recipe_of(source).env.dialect)
+            model = ModelSpec(source=source, seed=self.recipe.seed, dtype=section.dtype)
+            self.samplers[name] = await self.start_workers().open_frozen(name, self._plan(model))
+
+    def _model(self) -> ModelSpec:
+        section, seed = self.recipe.model, self.recipe.seed
+        if section.path:
+            lora = None if section.lora is None else LoraConfig(**section.lora.model_dump())
+            return ModelSpec(source=folder_of(section.path), seed=seed, dtype=section.dtype, lora=lora)
+        shape = section.model_dump(exclude={"vocab_size", "path", "dtype", "lora"})
+        context = self.recipe.compute.context
+        return ModelSpec(source=DecoderConfig(**shape, vocab_size=self.renderer.vocab_size, max_position=context), seed=seed)
+
+    def _plan(self, model: ModelSpec) -> PolicyPlan:
+        sizes = self.recipe.compute
+        return PolicyPlan(
+            model=model,
+            trainer=self.recipe.trainer,
             device=sizes.device,
             context=sizes.context,
             max_num_seqs=sizes.rows,
-            learns_alone=recipe.pipeline.mode == "decoupled",
+            learns_alone=self.recipe.pipeline.mode == "decoupled",
         )
-        self.policy = await self.start_workers().open(_POLICY, plan)
+
+    def clients(self, worker: int) -> dict[str, EngineClient]:
+        """The engines of one worker, by policy."""
+        context = self.recipe.compute.context
+        return {name: EngineClient(advance=samplers[worker].advance, context=context) for name, samplers in self.samplers.items()}
 
     async def attempts(
         self,
@@ -212,8 +272,7 @@ class RunContext:
         return busy_s
 
     def _lockstep(self, rank: int) -> Lockstep:
-        sizes = self.recipe.compute
-        return Lockstep(self.policy.samplers[rank].advance, context=sizes.context, steps=sizes.quantum)
+        return Lockstep(self.clients(rank), steps=self.recipe.compute.quantum)
 
 
 def environment_of(recipe: Recipe) -> Environment:
@@ -231,7 +290,7 @@ def _cells_of(name: str, families: tuple[str, ...], levels: tuple[int, ...]) -> 
 
 @asynccontextmanager
 async def open_run_context(recipe: Recipe) -> AsyncGenerator[RunContext]:
-    run_context = RunContext(recipe, environment_of(recipe))
+    run_context = RunContext(recipe, environment_of(recipe), load_harness(recipe.harness.name))
     try:
         yield run_context
     finally:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import assert_never
 
-from agito.models import Qwen3
+import torch
+from torch import Tensor
+
+from agito.models import Decoder
+from agito.models.lora import has_adapter
+from agito.runtime.network import learning
 from agito.runtime.wire import PullWeights, SamplerRequest, SamplerResponse, SamplerSpec, WeightsPulled
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.wire import EngineRequest
@@ -13,9 +19,10 @@ from agito.weights.channel import WeightChannel
 
 
 class SamplerService:
-    """One policy's. `model` says what its weights look like and lends it those that it has now."""
+    """One policy's. `model` says what its weights look like and lends it those that it has now; without a `channel` they stay so."""
 
-    def __init__(self, model: Qwen3, spec: SamplerSpec, channel: WeightChannel) -> None:
+    def __init__(self, model: Decoder, spec: SamplerSpec, channel: WeightChannel | None) -> None:
+        self._model = model
         self._engine = EmbeddedEngine(model, rows=spec.max_num_seqs, context=spec.context)
         self._channel = channel
 
@@ -30,8 +37,21 @@ class SamplerService:
 
     def _pull(self, request: PullWeights) -> WeightsPulled:
         began = time.perf_counter()
+        if self._channel is None:
+            raise LookupError("a frozen policy pulls no weights")
         weights = self._channel.pull(request.version)
         if not request.keep_rows:
             self._engine.drop_all()
-        self._engine.load_weights(weights, request.version)
+        if has_adapter(self._model):
+            self._take(weights)
+            self._engine.load_weights(self._model, request.version)
+        else:
+            self._engine.load_weights(weights, request.version)
         return WeightsPulled(paused_s=time.perf_counter() - began)
+
+    @torch.no_grad()
+    def _take(self, weights: Mapping[str, Tensor]) -> None:
+        """The adapter's, into the model that it is merged with; those of a learner in this process are there already."""
+        for name, parameter in learning(self._model):
+            if parameter.data_ptr() != weights[name].data_ptr():
+                parameter.copy_(weights[name])

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from agito.learning.trainer.config import Phase, TrainerConfig
-from agito.models.config import Qwen3Config
+from agito.models.config import DecoderConfig, LoraConfig
 from agito.protocols import StepStats
 from agito.sampling.wire import EngineRequest, EngineResponse
 from agito.types import Json, Sample
@@ -35,6 +35,8 @@ class LearnerSpec:
     """`serves_others`: samplers of other processes pull its weights, so it learns while they sample. Without a `group` it learns alone."""
 
     config: TrainerConfig
+    lora: LoraConfig | None = None  # what is saved is an adapter of this shape, on the model at `base`
+    base: str = ""
     group: LearnerGroup | None = None
     serves_others: bool = False
 
@@ -43,15 +45,24 @@ class LearnerSpec:
 class SamplerSpec:
     context: int  # tokens of one sequence
     max_num_seqs: int  # that sample at once; more wait for a place
-    weights: WeightAddress | None = None  # None: the learner is in this process
+    weights: WeightAddress | None = None  # None: the learner is in this process, or nobody learns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A network: weights of a folder, or drawn from the seed where there is only a shape. `lora` puts a new adapter into it."""
+
+    source: Path | DecoderConfig
+    seed: int
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    lora: LoraConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenPolicy:
-    """Makes the policy's network, the same in every process for the same seed, and its roles here. One of that id is replaced."""
+    """Makes the policy's network, the same in every process, and its roles here. One of that id is replaced."""
 
-    model: Qwen3Config
-    seed: int
+    model: ModelSpec
     device: str
     sampler: SamplerSpec
     learner: LearnerSpec | None = None

@@ -13,8 +13,9 @@ import torch
 from agito.errors import BadRecipe
 from agito.learning.trainer.network_reducer import NetworkReducer, Store, join, offer
 from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
-from agito.models import Qwen3
+from agito.models import Decoder
 from agito.runtime.learner import LearnerService
+from agito.runtime.network import learning, open_model
 from agito.runtime.pipes import serve
 from agito.runtime.sampler import SamplerService
 from agito.runtime.transport import Handler
@@ -75,7 +76,7 @@ class Host:
             replaced.learner.close()
         del replaced
         _require_device(request.device)
-        model = Qwen3(request.model, seed=request.seed, device=request.device)
+        model = open_model(request.model, request.device)
         learner = None
         if request.learner is not None:
             learner = LearnerService(model, request.learner, self._reducer_of(request.learner.group), host=self._host)
@@ -108,17 +109,14 @@ class Host:
         return Rendezvous(address=address)
 
 
-def _channel(model: Qwen3, spec: SamplerSpec, learner: LearnerService | None) -> WeightChannel:
+def _channel(model: Decoder, spec: SamplerSpec, learner: LearnerService | None) -> WeightChannel | None:
     match spec.weights:
         case SharedMemory():
-            return WeightBuffer.open(spec.weights, model.named_parameters())
+            return WeightBuffer.open(spec.weights, learning(model))
         case OverNetwork():
-            return FetchedWeights(spec.weights, model.named_parameters())
+            return FetchedWeights(spec.weights, learning(model))
         case None:
-            pass
-    if learner is None:
-        raise ValueError("a sampler without a learner beside it needs the address of its weights")
-    return learner.own
+            return learner.own if learner is not None else None
 
 
 def _require_device(device: str) -> None:

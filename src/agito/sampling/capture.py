@@ -9,7 +9,7 @@ import math
 from array import array
 from collections.abc import Sequence
 
-from agito.protocols import Engine, Row, Sampled, SampleRequest
+from agito.protocols import MAIN, Engine, Row, Sampled, SampleRequest
 from agito.types import Channel, Effort, Segment, Tokens, TokenSource, Turn, VersionSpan
 
 
@@ -73,14 +73,14 @@ class Capture:
     async def close(self) -> None:
         await self._row.close()
 
-    def segment(self, *, agent: str = "solo", role: str = "solo") -> Segment:
+    def segment(self, *, agent: str = "solo", role: str = "solo", policy: str = MAIN) -> Segment:
         """What the engine has seen; tokens extended after the last turn were never sent and are left out."""
         sent = len(self._ids) - len(self._pending)
         tokens = Tokens(
             ids=self._ids[:sent], logprobs=self._logprobs[:sent], kinds=bytes(self._kinds[:sent]),
             channels=bytes(self._channels[:sent]), versions=tuple(self._versions),
         )  # fmt: skip
-        return Segment(id=self._segment, tokens=tokens, agent=agent, role=role)
+        return Segment(id=self._segment, tokens=tokens, agent=agent, role=role, policy=policy)
 
     def _append(self, ids: Sequence[int], logprobs: array[float], kinds: bytes, channels: bytes) -> None:
         self._ids.extend(ids)

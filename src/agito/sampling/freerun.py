@@ -5,7 +5,6 @@ Nothing here repeats bit for bit: what is in a batch depends on the clock. Token
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import anyio
@@ -13,7 +12,7 @@ import anyio
 from agito.errors import WorkerDied
 from agito.protocols import Row, Sampled, SampleRequest
 from agito.sampling.handle import Handle
-from agito.sampling.wire import EngineRequest, EngineResponse, RowBranch, RowDone, RowRequest
+from agito.sampling.wire import EngineClient, EngineRequest, RowBranch, RowDone, RowRequest
 
 
 @dataclass(slots=True)
@@ -27,8 +26,8 @@ class _Waiting:
 class Freerun:
     """An `Engine` for any number of attempts at once. `run` drives it."""
 
-    def __init__(self, advance: Callable[[EngineRequest], Awaitable[EngineResponse]], *, context: int, steps: int = 4) -> None:
-        self._advance, self._context, self._steps = advance, context, steps
+    def __init__(self, client: EngineClient, *, steps: int = 4) -> None:
+        self._advance, self._context, self._steps = client.advance, client.context, steps
         self._num_opened = self._live = 0
         self._requests: list[RowRequest] = []
         self._closed: list[int] = []

@@ -1,4 +1,4 @@
-"""Many attempts on one batching engine, in an order that is a function of content and never of the clock.
+"""Many attempts on batching engines, one for each policy, in an order that is a function of content and never of the clock.
 
 An attempt holds a lane. Between two exchanges with the engine, a barrier waits for every lane that is due: a lane is due one
 exchange after its turn came back, so that its tool runs while the others decode, and re-enters at a fixed decode step however long
@@ -7,15 +7,16 @@ the tool really took. What this does not give is speed under slow tools: that is
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import anyio
 
+from agito.concurrency import first_error
 from agito.errors import WorkerDied
-from agito.protocols import Row, Sampled, SampleRequest
+from agito.protocols import Engine, Row, Sampled, SampleRequest
 from agito.sampling.handle import Handle
-from agito.sampling.wire import EngineRequest, EngineResponse, RowBranch, RowRequest
+from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse, RowBranch, RowRequest
 
 _MOST_ROWS = 1 << 10  # of one lane
 
@@ -28,7 +29,8 @@ class _Lane:
     is_away: bool = True  # the world, the harness or the grader has the ball
     is_finished: bool = False
     request: RowRequest | None = None
-    open: dict[int, None] = field(default_factory=dict[int, None])  # rows that the engine has, or is about to have
+    policies: dict[int, str] = field(default_factory=dict[int, str])  # of every row
+    open: dict[int, None] = field(default_factory=dict[int, None])  # rows that an engine has, or is about to have
     closed: list[int] = field(default_factory=list[int])
     branched: list[RowBranch] = field(default_factory=list[RowBranch])
     turn: anyio.Lock = field(default_factory=anyio.Lock)
@@ -37,21 +39,15 @@ class _Lane:
 
 
 class Lane:
-    """One attempt's engine. One request is under way at a time; further ones wait for their turn."""
+    """One attempt's engines. One request is under way at a time; further ones wait for their turn."""
 
     def __init__(self, lockstep: Lockstep, state: _Lane) -> None:
         self._lockstep, self._state = lockstep, state
-
-    @property
-    def context(self) -> int:
-        return self._lockstep.context
+        self.engines: Mapping[str, Engine] = {policy: _LaneEngine(lockstep, state, policy) for policy in lockstep.clients}
 
     @property
     def order(self) -> int:
         return self._state.order
-
-    def open(self, seed: int) -> Row:
-        return _LaneRow(self._lockstep, self._state, seed)
 
     def finish(self) -> None:
         """The attempt is over, its verdict included, and so are its rows. Idempotent."""
@@ -65,15 +61,27 @@ class Lane:
         self._lockstep.settle(lane)
 
 
+class _LaneEngine:
+    """One policy's."""
+
+    def __init__(self, lockstep: Lockstep, lane: _Lane, policy: str) -> None:
+        self._lockstep, self._lane, self._policy = lockstep, lane, policy
+        self.context = lockstep.clients[policy].context
+
+    def open(self, seed: int) -> Row:
+        return _LaneRow(self._lockstep, self._lane, self._policy, seed)
+
+
 class _LaneRow(Handle):
-    def __init__(self, lockstep: Lockstep, lane: _Lane, seed: int, *, is_known: bool = False) -> None:
+    def __init__(self, lockstep: Lockstep, lane: _Lane, policy: str, seed: int, *, is_known: bool = False) -> None:
         """Raises `ValueError` for one row too many."""
         super().__init__(is_known=is_known)
         if lane.num_rows >= _MOST_ROWS:
             raise ValueError(f"this attempt has opened {_MOST_ROWS} rows: no more fit into one lane")
-        self._lockstep, self._lane, self._seed = lockstep, lane, seed
+        self._lockstep, self._lane, self._policy, self._seed = lockstep, lane, policy, seed
         self._key = lane.order * _MOST_ROWS + lane.num_rows
         lane.num_rows += 1
+        lane.policies[self._key] = policy
         if is_known:
             lane.open[self._key] = None
 
@@ -103,12 +111,12 @@ class _LaneRow(Handle):
         return answer
 
     def _open(self, seed: int) -> Row:
-        return _LaneRow(self._lockstep, self._lane, seed)
+        return _LaneRow(self._lockstep, self._lane, self._policy, seed)
 
     def _branch(self, seed: int) -> Row:
         if self._lane.is_finished:
             raise ValueError("the attempt is over")
-        child = _LaneRow(self._lockstep, self._lane, seed, is_known=True)
+        child = _LaneRow(self._lockstep, self._lane, self._policy, seed, is_known=True)
         self._lane.branched.append(RowBranch(parent=self._key, child=child._key))
         return child
 
@@ -118,13 +126,11 @@ class _LaneRow(Handle):
 
 
 class Lockstep:
-    """Drives `advance` until every lane has finished. `on_barrier` may open new lanes; it gets the lanes that just finished."""
+    """Drives the engines of `clients`, by policy, until every lane has finished. All of them go `steps` decode steps at a time."""
 
-    def __init__(
-        self, advance: Callable[[EngineRequest], Awaitable[EngineResponse]], *, context: int, steps: int = 4, lag: int = 1
-    ) -> None:
-        self.context = context
-        self._advance, self._steps, self._lag = advance, steps, lag
+    def __init__(self, clients: Mapping[str, EngineClient], *, steps: int = 4, lag: int = 1) -> None:
+        self.clients = clients
+        self._steps, self._lag = steps, lag
         self._lanes: dict[int, _Lane] = {}
         self._num_opened = 0
         self._index = 0
@@ -144,7 +150,7 @@ class Lockstep:
         self._settled.set()
 
     async def run(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> None:
-        """`on_barrier(orders)` is awaited with the orders of newly finished lanes. Raises what `advance` raises."""
+        """`on_barrier(orders)` is awaited with the orders of newly finished lanes; it may open new ones. Raises what a client raises."""
         live = 0
         try:
             while self._lanes:
@@ -153,26 +159,48 @@ class Lockstep:
                 due = await self._barrier(on_barrier)
                 if not self._lanes and not any(lane.closed for lane in due):
                     return
-                exchange = EngineRequest(
-                    closed=tuple(key for lane in due for key in lane.closed),
-                    branched=tuple(branch for lane in due for branch in lane.branched),
-                    requests=tuple(lane.request for lane in due if lane.request is not None),
-                    steps=self._steps,
-                )
+                exchanges = {policy: self._exchange(policy, due) for policy in self.clients}
                 for lane in due:
                     lane.is_away = lane.request is None and not lane.is_finished
                     lane.request = None
                     lane.closed, lane.branched = [], []
-                advanced = await self._advance(exchange)
-                live = advanced.live
+                answers = await self._advance(exchanges)
+                live = sum(advanced.live for advanced in answers)
                 self._index += 1
-                self._deliver(advanced)
+                for advanced in answers:
+                    self._deliver(advanced)
         except BaseException:
             self.is_dead = True
             raise
         finally:
             for lane in self._lanes.values():
                 lane.answered.set()
+
+    def _exchange(self, policy: str, due: Sequence[_Lane]) -> EngineRequest:
+        """What the lanes ask of one policy's engine."""
+        return EngineRequest(
+            closed=tuple(key for lane in due for key in lane.closed if lane.policies[key] == policy),
+            branched=tuple(branch for lane in due for branch in lane.branched if lane.policies[branch.child] == policy),
+            requests=tuple(lane.request for lane in due if lane.request is not None and lane.policies[lane.request.key] == policy),
+            steps=self._steps,
+        )
+
+    async def _advance(self, exchanges: Mapping[str, EngineRequest]) -> list[EngineResponse]:
+        """One exchange with every engine, all at once; the answers in the order of the clients."""
+        if len(exchanges) == 1:
+            return [await self.clients[policy].advance(exchange) for policy, exchange in exchanges.items()]
+        answers: dict[str, EngineResponse] = {}
+
+        async def ask(policy: str, exchange: EngineRequest) -> None:
+            answers[policy] = await self.clients[policy].advance(exchange)
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                for policy, exchange in exchanges.items():
+                    tasks.start_soon(ask, policy, exchange)
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
+        return [answers[policy] for policy in exchanges]
 
     async def _barrier(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> list[_Lane]:
         """Waits for every lane that is due to ask or to finish; returns them in order, finished ones removed from the books."""

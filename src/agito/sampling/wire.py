@@ -5,6 +5,7 @@ An engine is a pure function of its exchanges: the same sequence of `EngineReque
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from agito.protocols import Sampled, SampleRequest
@@ -55,3 +56,11 @@ class EngineResponse:
     steps: int  # decode steps run
     forwarded: int  # tokens computed, prompts and observations included
     busy_s: float  # wall time inside the exchange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineClient:
+    """An engine, wherever it runs, and the tokens that one of its rows can hold."""
+
+    advance: Callable[[EngineRequest], Awaitable[EngineResponse]]
+    context: int

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from agito.errors import SandboxFailure
-from agito.protocols import Harness, Renderer, Session
+from agito.protocols import Agent, AgentSpec, Harness, Renderer, Session
 from agito.rollout.guarded import GuardedSession
 from agito.rollout.observed import DeadlineLog
 from agito.testing.contract import Contract, require, rule
@@ -40,6 +40,10 @@ class HarnessContract(Contract):
     async def make(self) -> Harness:
         raise NotImplementedError("override make() to say which harness is tested")
 
+    def spec(self) -> AgentSpec:
+        """Of the agent in every role."""
+        return AgentSpec(renderer=self.renderer())
+
     def renderer(self) -> Renderer:
         """What turns the suite's own calls into tokens; bytes unless overridden."""
         return ByteRenderer(Dialect.COMPACT)
@@ -61,7 +65,9 @@ class HarnessContract(Contract):
 
     async def run(self, engine: ReplayEngine, session: Session | None = None, limits: Limits = ROOMY, seed: int = 1) -> Trajectory:
         harness = await self.make()
-        return await harness.run(self.task(limits), session or FakeSession(), engine, self.renderer(), ATTEMPT, seed=seed)
+        agent = Agent(spec=self.spec(), engine=engine)
+        agents = dict.fromkeys(harness.roles, agent)
+        return await harness.run(self.task(limits), session or FakeSession(), agents, ATTEMPT, seed=seed)
 
     @rule("label the trajectory with the attempt and the task that were given, and end with SUBMITTED at an event that ended the episode")
     async def test_a_submission_ends_the_attempt(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agito.types import Call, Channel, Dialect, Event, Task, ToolSpec
 
@@ -20,6 +20,9 @@ class ByteRenderer:
 
     def __init__(self, dialect: Dialect = Dialect.COMPACT) -> None:
         self.dialect = dialect
+
+    def files(self) -> Mapping[str, str]:
+        return {}
 
     def opening(self, task: Task) -> array[int]:
         return array("i", [*task.prompt[self.dialect].encode(), ACT])

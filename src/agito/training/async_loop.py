@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,6 +23,7 @@ from agito.concurrency import first_error
 from agito.errors import EnvironmentPaused, WorkerDied
 from agito.learning.credit import RunningMeans
 from agito.monitor import Monitor
+from agito.protocols import MAIN
 from agito.rollout import AttemptRunner, Observed, outcome
 from agito.runtime.run_context import RunContext
 from agito.sampling.balance import Balance
@@ -130,8 +131,9 @@ class _Pipeline:
         self._issued, self._base, self._on_step, self._new_version = issued, base, on_step, new_version
         self._runner = runner
         self._plan = run_context.plan("train", RL_BASE)
-        steps, context = run_context.recipe.compute.quantum, run_context.recipe.compute.context
-        self._engines = [Freerun(sampler.advance, context=context, steps=steps) for sampler in self._policy.busy_samplers]
+        workers = range(int(self._policy.learns_alone), len(self._policy.samplers))
+        steps = run_context.recipe.compute.quantum
+        self._engines = [{name: Freerun(client, steps=steps) for name, client in run_context.clients(worker).items()} for worker in workers]
         self._balance = Balance(len(self._engines), rows=run_context.recipe.compute.rows)
         self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
         self._retried = 0
@@ -144,7 +146,7 @@ class _Pipeline:
     async def run(self) -> None:
         """Raises `WorkerDied` when a worker is gone or nothing happens any more."""
         async with self._send, self._receive, anyio.create_task_group() as tasks:
-            for engine in self._engines:
+            for engine in self._all_engines:
                 tasks.start_soon(engine.run)
             while not (self._flow.is_done and self._flow.is_published):
                 if wanted := self._flow.num_wanted():
@@ -157,8 +159,12 @@ class _Pipeline:
                 self._meters.turn("gated" if self._flow.is_gated else "training" if self._flow.is_training else "starved")
                 self._handle(await self._next())
             assert not self._flow.outstanding, self._flow.outstanding
-            for engine in self._engines:
+            for engine in self._all_engines:
                 engine.stop()
+
+    @property
+    def _all_engines(self) -> list[Freerun]:
+        return [engine for by_policy in self._engines for engine in by_policy.values()]
 
     def _draw(self, count: int) -> list[int]:
         """New group ids, of cells as the curriculum weighs them now."""
@@ -189,8 +195,8 @@ class _Pipeline:
             case _Published():
                 self._flow.published(event.version)
 
-    async def _act(self, attempt: AttemptId, engine: Freerun) -> None:
-        await self._send.send(await self._runner.run(self._plan, attempt, engine))
+    async def _act(self, attempt: AttemptId, engines: Mapping[str, Freerun]) -> None:
+        await self._send.send(await self._runner.run(self._plan, attempt, engines))
 
     async def _learn(self, batch: Batch) -> None:
         """A step of the trainer, then its weights to every engine, between two of their exchanges."""
@@ -228,13 +234,13 @@ class _Pipeline:
     def _step(self, batch: Batch, learned: Learned) -> Step:
         retried, self._retried = self._flow.retried - self._retried, self._flow.retried
         others = self._curriculum.figures(self._run_context.cells) | ages(learned.samples, self._base + batch.number)
-        others |= self._meters.read(sum(engine.busy_s for engine in self._engines))
+        others |= self._meters.read(sum(engine.busy_s for engine in self._all_engines))
         return step_of(batch.number, learned, retried=retried, others=others)
 
 
 def oldest(group: Group) -> int:
-    """The version of the weights that sampled its oldest token."""
-    segments = [segment for attempt in group.attempts for segment in attempt.trajectory.segments]
+    """The version of the weights that sampled its oldest token. Those of frozen policies do not grow old."""
+    segments = [segment for attempt in group.attempts for segment in attempt.trajectory.segments if segment.policy == MAIN]
     return min((span.version for segment in segments for span in segment.tokens.versions), default=0)
 
 

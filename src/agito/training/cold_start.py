@@ -32,9 +32,10 @@ def demonstrator(run_context: RunContext) -> Callable[[Task, Target, AttemptId],
 async def survey(run_context: RunContext) -> None:
     """Learns the run's vocabulary from what demonstrators say and read. Raises `BadRecipe` when openings then do not fit."""
     script = demonstrator(run_context)
-    run_context.vocabulary = await run_context.survey(
+    vocabulary = await run_context.survey(
         run_context.recipe.sft.survey, lambda task, target, index: script(task, target, AttemptId(group=_SURVEY_BASE + index, slot=0))
     )
+    run_context.use_vocabulary(vocabulary)
     run_context.require_room()
 
 
@@ -45,6 +46,8 @@ async def teach(run_context: RunContext, on_start: Callable[[int], None], on_ste
     many of each cell as the recipe says; penalised ones are not shown. Raises `ValueError` when there is less than one batch.
     """
     recipe, learner = run_context.recipe.sft, run_context.policy.learner
+    if not recipe.demos:  # the model is there already
+        return ()
     numbers = draw(run_context.weights(recipe.weights), recipe.demos, seed=str(run_context.recipe.seed))
     if max(numbers) >= _SURVEY_BASE:
         raise BadRecipe(f"sft.demos={recipe.demos}: with these weights they must come from {_SURVEY_BASE} tasks")

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from agito.learning.credit import CREDITS, RunningMeans
 from agito.monitor import Monitor
-from agito.protocols import StepStats
+from agito.protocols import MAIN, StepStats
 from agito.recipe import RlSection
 from agito.record.trajectories import is_success
 from agito.runtime.roles import Learner
@@ -70,8 +70,11 @@ class LearnStep:
         is_rolled_back = await self._take_back(index, metrics)
         mixed = [] if is_rolled_back else [group for group in groups if group.is_mixed and group.id not in revoked and self._teaches(group)]
         samples = tuple(
-            sample for group in mixed for sample in self._credit(group, running_mean=self._means.of(group.task.cell))
-        )  # fmt: skip
+            sample
+            for group in mixed
+            for sample in self._credit(group, running_mean=self._means.of(group.task.cell))
+            if sample.policy == MAIN  # the others are frozen
+        )
         self._means.add(groups)
         stats = await self._learner.step(samples, rate=min(1.0, len(mixed) / self._recipe.groups)) if samples else None
         await publish()

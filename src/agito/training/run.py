@@ -39,7 +39,6 @@ from agito.record import (
 from agito.record.commits import latest, load_meta, newest, prune
 from agito.record.machine import facts
 from agito.record.usage import UsageCounters, load
-from agito.render import Vocabulary
 from agito.rollout import DeadlineLog
 from agito.runtime.run_context import RunContext, open_run_context
 from agito.scheduling.curriculum import Curriculum
@@ -215,16 +214,16 @@ class TrainingRun:
         return step
 
     async def _restore(self, checkpoint: Path) -> None:
-        self._run_context.vocabulary = Vocabulary.read(checkpoint)
-        await self._run_context.open_policy()
-        await self._run_context.policy.learner.load(checkpoint)
+        await self._run_context.open_policy(checkpoint)
 
     async def _cold_start(self) -> None:
         run_context = self._run_context
         with self._tally.phase("survey"):
-            self._watcher.phase("survey", self._recipe.sft.survey)
-            await coldstart.survey(run_context)
+            if not self._recipe.model.path:  # else its tokenizer is there
+                self._watcher.phase("survey", self._recipe.sft.survey)
+                await coldstart.survey(run_context)
             await run_context.open_policy()
+            run_context.require_room()
 
         def on_step(step: int, stats: StepStats) -> None:
             self._metrics.write(step, "sft", stats.values)
@@ -298,8 +297,6 @@ class TrainingRun:
 
     async def _save(self, name: str, step: int) -> None:
         """Commits a checkpoint; the ledger follows its rename."""
-        vocabulary = self._run_context.vocabulary
-        assert vocabulary is not None
         consumed: dict[str, Json] = {str(at): [str(attempt) for attempt in attempts] for at, attempts in self._ledger.uncommitted().items()}
         meta: dict[str, Json] = {
             "step": step,
@@ -314,8 +311,7 @@ class TrainingRun:
         if target.exists():  # a resumed run that had come this far
             return
         renderer = self._run_context.renderer
-        files = vocabulary.files(chat_template=renderer.chat_template, stop_ids=renderer.stop_ids)
-        await self._run_context.policy.learner.save(target, meta=meta, tokenizer=files, eos_ids=renderer.stop_ids)
+        await self._run_context.policy.learner.save(target, meta=meta, tokenizer=renderer.files(), eos_ids=renderer.stop_ids)
         self._ledger.commit(step - 1)
         monitor, revoked = self._monitor, range(0)
         if monitor.rolled_back_to is not None and monitor.alarm_step is not None:
@@ -357,11 +353,10 @@ class TrainingRun:
         return {name: rate(attempts) for name, attempts in found.items()}
 
     def _write(self, phase: str, step: int, attempts: Sequence[Attempt], trained: Sequence[Sample] = ()) -> None:
-        vocabulary = self._run_context.vocabulary
-        assert vocabulary is not None
+        renderers = self._run_context.renderers
         write_trajectories(
             self._run.trajectories, phase, step, attempts, dialect=self._recipe.env.dialect,
-            piece=lambda token: vocabulary.pieces([token])[0],
+            piece=lambda policy, token: renderers[policy].text([token]),
             stats=[TokenStats(attempt=sample.attempt, segment=sample.segment, advantages=sample.advantages) for sample in trained],
         )  # fmt: skip
 

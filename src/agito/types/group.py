@@ -56,6 +56,8 @@ class Sample:
     advantages: array[float]  # 'f'; 0 where not trainable
     versions: tuple[VersionSpan, ...]
     temperature: float = 1.0
+    policy: str = "main"  # whose tokens they are
+    role: str = "solo"
 
     def __post_init__(self) -> None:
         n = len(self.ids)

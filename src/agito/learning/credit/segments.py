@@ -47,6 +47,8 @@ def samples_of(trajectory: Trajectory, advantage: float, *, later: Later | None 
             advantages=_advantages(trajectory, segment, trainable, advantage, later),
             versions=segment.tokens.versions,
             temperature=_temperature(trajectory, segment) if temperatures else 1.0,
+            policy=segment.policy,
+            role=segment.role,
         )
         samples.append(sample)
     return tuple(samples)

@@ -22,7 +22,7 @@ _FORMAT = 1
 
 def save_state(trainer: LocalTrainer, directory: Path) -> None:
     """Writes weights, moments and counters; call it inside `commit`."""
-    tensors = {f"weights/{name}": parameter.detach() for name, parameter in trainer.model.named_parameters()}
+    tensors = {f"weights/{name}": parameter.detach() for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     if trainer.phase is not None:
         tensors |= {f"moments/{name}": value for name, value in trainer.optimizer.moments().items()}
     data = save_tensors({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})

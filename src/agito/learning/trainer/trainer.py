@@ -77,7 +77,7 @@ class LocalTrainer:
     def restore(self, weights: Mapping[str, Tensor], moments: dict[str, Tensor], counters: Counters) -> None:
         """Goes on from where a trainer of the same shape and configuration was. Raises `ValueError`, with nothing changed, for a state in
         which none can have been."""
-        parameters = dict(self.model.named_parameters())
+        parameters = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
         for name, parameter in parameters.items():
             if name not in weights or (weights[name].shape, weights[name].dtype) != (parameter.shape, parameter.dtype):
                 raise ValueError(f"weights: {name} is missing, or of another shape or precision")

@@ -1,0 +1,25 @@
+"""Harnesses by name, or by `path.py:Class` from anywhere."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from agito import plugins
+from agito.errors import BadHarness
+from agito.protocols import Harness
+
+_BUNDLED = {"solo": "agito.harness.solo:SoloHarness"}
+_MEMBERS = ("roles", "run")
+
+
+def bundled() -> tuple[str, ...]:
+    return tuple(_BUNDLED)
+
+
+def load(name: str) -> Harness:
+    """Raises `NotFound` for an unknown name, a missing file or class; `BadHarness` for a class that is no harness, and for a file or
+    class that fails."""
+    harness = cast("Harness", plugins.make("harness", name, _BUNDLED, _MEMBERS, BadHarness))
+    if not harness.roles:
+        raise BadHarness(f"harness {name!r}: it asks agents for no role, so there is no policy to train")
+    return harness

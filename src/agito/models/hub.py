@@ -1,0 +1,33 @@
+"""Pre-trained models by name: a folder, one that `agito models get` made, or a hub id where there is a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agito.errors import NotFound
+from agito.models.fetch import MODELS
+
+_FOLDER = Path("models")  # where `agito models get` puts them
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a model. Raises `NotFound`, which says what would make it be there."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.absolute()
+    if name in MODELS or path.name in MODELS:
+        if (_FOLDER / path.name).is_dir():
+            return (_FOLDER / path.name).absolute()
+        raise NotFound(f"model {name}: it is not there yet; run: agito models get {path.name}")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise NotFound(f"model {name}: there is no such folder")
+    try:
+        from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    except ImportError as error:
+        raise NotFound(f"model {name}: there is no such folder; for hub ids: pip install 'agito[models]'") from error
+    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+        raise NotFound(f"model {name}: there is no such folder, and the hub did not give it: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,32 @@
+"""A policy's network in a worker: read from a folder or drawn from a seed, with or without an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from agito.models import Decoder, adapt, load, load_adapter
+from agito.models.lora import ADAPTER_CONFIG, adapter_base
+from agito.runtime.wire import ModelSpec
+
+
+def open_model(spec: ModelSpec, device: str) -> Decoder:
+    """A folder that holds an adapter is read with the model under it. Raises `NotFound`, `CorruptCheckpoint`, `UnsupportedCheckpoint`."""
+    if not isinstance(spec.source, Path):
+        return Decoder(spec.source, seed=spec.seed, device=device)
+    has_adapter = (spec.source / ADAPTER_CONFIG).is_file()
+    base = adapter_base(spec.source) if has_adapter else spec.source
+    model = load(base, device=device, dtype=torch.float32 if spec.dtype == "float32" else torch.bfloat16)
+    if has_adapter:
+        load_adapter(model, spec.source)
+    elif spec.lora is not None:
+        adapt(model, spec.lora, seed=spec.seed)
+    return model
+
+
+def learning(model: Decoder) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that change, by name: all of them, or an adapter's."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)

@@ -1,0 +1,61 @@
+"""Where a policy comes from: a run, a checkpoint, a Hugging Face folder or hub id; its renderer, and the recipe that it was made by."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from agito import config
+from agito.errors import CorruptCheckpoint, NotFound
+from agito.models.config import CONFIG_NAME
+from agito.models.families import read_config
+from agito.models.hub import folder_of
+from agito.protocols import Renderer
+from agito.recipe import ModelSection, Recipe
+from agito.record.commits import newest
+from agito.render import Vocabulary, read_chat, renderer
+from agito.render.vocabulary import is_own
+from agito.types import Dialect
+
+_MARKS = (CONFIG_NAME, "adapter_config.json")  # one of them is in every checkpoint
+
+
+def find(path: Path) -> Path:
+    """The checkpoint that `path` means: itself, or of a run the final one, else the latest, or a hub id. Raises `NotFound`."""
+    if not path.exists():
+        return folder_of(str(path))
+    if any((path / name).is_file() for name in _MARKS):
+        return path
+    parent = path / "checkpoints"
+    if not parent.is_dir():
+        raise NotFound(f"{path}: neither a checkpoint (no {CONFIG_NAME}) nor a run (no checkpoints/)")
+    found = newest(parent)
+    if found is None:
+        raise NotFound(f"{path}: this run has no checkpoint yet; go on with agito train --resume {path}")
+    return found
+
+
+def recipe_of(checkpoint: Path) -> Recipe:
+    """The recipe of the run that the checkpoint lies in, else the defaults with its network. Raises `CorruptCheckpoint`, `BadRecipe`,
+    and `UnsupportedCheckpoint` for an architecture that is not implemented."""
+    beside = checkpoint.resolve().parents[1] / "config.toml"
+    if beside.is_file():
+        return config.read(Recipe, beside)
+    if not is_own(checkpoint):
+        return Recipe.model_validate({"model": {"path": str(checkpoint)}})
+    found = read_config(checkpoint)
+    shape = {name: value for name, value in asdict(found).items() if name in {*ModelSection.model_fields, "max_position"}}
+    try:
+        return Recipe.model_validate({"compute": {"context": shape.pop("max_position")}, "model": shape})
+    except ValidationError as error:
+        raise CorruptCheckpoint(f"{checkpoint / CONFIG_NAME}: {str(error).splitlines()[0]}: use another checkpoint") from error
+
+
+def renderer_of(checkpoint: Path, dialect: Dialect) -> Renderer:
+    """Of the tokenizer in a folder: our own vocabulary, in this dialect, or a pre-trained model's with its chat template.
+
+    Raises `CorruptCheckpoint` and `UnsupportedTemplate`.
+    """
+    return renderer(dialect, Vocabulary.read(checkpoint)) if is_own(checkpoint) else read_chat(checkpoint)
