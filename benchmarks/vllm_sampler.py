@@ -58,6 +58,7 @@ class Served:
             path = self.files.push_adapter(version, self.model, LORA, base=self.bench.folder)
         else:
             path = self.files.push(version, ((name, each) for name, each in merged_weights(self.model).items() if name != "lm_head.weight"))
+        self.trainer.version = version
         off = await self.sampler.publish(version, path, self.known())
         return {"version": version, "max": off.token, "mean": off.mean, "wall_s": round(time.monotonic() - began, 2)}
 
