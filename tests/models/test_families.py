@@ -14,7 +14,18 @@ import torch
 import transformers
 from torch import nn
 
-from agito.models import CachedDecoder, Decoder, DecoderConfig, RopeScaling, UnsupportedCheckpoint, load, read_config, save
+from agito.models import (
+    CachedDecoder,
+    Decoder,
+    DecoderConfig,
+    NativeDecoder,
+    RopeScaling,
+    UnsupportedCheckpoint,
+    is_supported,
+    load,
+    read_config,
+    save,
+)
 from agito.models.families import hf_config, parse_config
 
 TOLERANCE = 1e-5
@@ -100,6 +111,23 @@ def test_gradients_of_every_family_equal_those_of_transformers(case: str, tmp_pa
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("case", ["llama", "qwen3", "gemma3", "mistral with windows"])
+def test_a_wide_network_whose_keys_and_values_are_not_copied_for_their_query_heads_gives_the_same(case: str, tmp_path: Path) -> None:
+    other = written(case, tmp_path, hidden_size=256, num_attention_heads=8, head_dim=16)
+    lengths = [3, 40, 17, 38]
+    weight = torch.randn(sum(lengths), 131, generator=torch.Generator().manual_seed(1)) * 0.01
+    expected = torch.cat([other(IDS[None, :length]).logits[0] for length in lengths])
+    (expected * weight).sum().backward()
+    ours = load(tmp_path)
+    logits = ours(torch.cat([IDS[:length] for length in lengths]), lengths)
+    (logits * weight).sum().backward()
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    gradients = {name: parameter.grad for name, parameter in other.named_parameters()}
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-5 * largest, rtol=0)
+
+
 @each_case
 @torch.inference_mode()
 def test_the_cache_of_every_family_equals_a_plain_forward_pass(case: str, tmp_path: Path) -> None:
@@ -124,6 +152,25 @@ def test_the_cache_of_every_family_equals_a_plain_forward_pass(case: str, tmp_pa
         for slot, logits in enumerate(found):
             rows[slot].append(new[slot])
             torch.testing.assert_close(logits, model(torch.tensor(rows[slot]), [len(rows[slot])])[-1], atol=TOLERANCE, rtol=0)
+
+
+@each_case
+@torch.inference_mode()
+def test_compiled_code_of_every_family_equals_transformers(case: str, tmp_path: Path) -> None:
+    """Over three pages and every window, by pieces and single tokens."""
+    ids = torch.randint(131, (150,), generator=torch.Generator().manual_seed(1))
+    expected = written(case, tmp_path, head_dim=16)(ids[None]).logits[0]
+    model = load(tmp_path)
+    if not is_supported(model.config, torch.device("cpu"), torch.float32):
+        pytest.skip("needs a C compiler (apt install gcc)")
+    compiled = NativeDecoder(model.config, slots=2, context=160)
+    compiled.load(model.state_dict())
+    for start, end in ((0, 40), (40, 131)):
+        found = compiled.extend(ids[start:end], [1], [start], [end - start])
+        torch.testing.assert_close(found[0], expected[end - 1], atol=TOLERANCE, rtol=0)
+    for at in range(131, 150):
+        found = compiled.decode(ids[at : at + 1], torch.tensor([1]), torch.tensor([at]))
+        torch.testing.assert_close(found[0], expected[at], atol=TOLERANCE, rtol=0)
 
 
 @each_case

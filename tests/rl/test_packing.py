@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.learning.losses.packing import pack, require_sampled, split_micro_batches, split_minibatches
+from agito.learning.losses.packing import pack, require_sampled, split_by_length, split_minibatches
 from agito.types import AttemptId, Sample, VersionSpan, span
 
 
@@ -108,7 +108,7 @@ def test_minibatches_of_nothing_are_empty() -> None:
 @given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 60))
 def test_micro_batches_keep_to_the_budget_unless_one_sample_exceeds_it(lengths: list[int], budget: int) -> None:
     samples = [blank(length, slot) for slot, length in enumerate(lengths)]
-    parts = split_micro_batches(samples, budget)
+    parts = split_by_length(samples, lengths, budget)
     assert sorted(s.attempt.slot for part in parts for s in part) == list(range(len(lengths)))
     for part in parts:
         assert len(part) == 1 or sum(len(s.ids) for s in part) <= budget

@@ -43,8 +43,10 @@ class LoraLinear(nn.Linear):
         self.lora_B = nn.Parameter(torch.zeros(frozen.out_features, config.rank, device=device, dtype=dtype))
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        added = F.linear(F.linear(input.to(self.lora_A.dtype), self.lora_A), self.lora_B) * self.scale
-        return super().forward(input) + added.to(input.dtype)
+        down, up = self.lora_A.to(input.dtype), self.lora_B.to(input.dtype)
+        flat = input.flatten(0, -2)
+        added = torch.addmm(F.linear(flat, self.weight, self.bias), F.linear(flat, down), up.T, alpha=self.scale)
+        return added.unflatten(0, input.shape[:-1])
 
     def merged(self) -> Tensor:
         """The weight that computes the same alone."""

@@ -13,20 +13,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from agito.models.config import DecoderConfig
+from agito.models.prefix import Prefix, attend, attend_masked, has_kernel, joined
+from agito.models.ragged import Ragged, by_length
 from agito.models.rope import rotary, rotate
 
 ALIKE = 0.85  # correlation of a new network's keys with its queries
 _EMBEDDED = 0.05  # deviation of a new embedding's entries
 _SHARED = 0.7  # of that, what all embeddings have in common
 _QUIET = 0.3  # of the usual scale: what layers of a new network add to the embeddings
+_LEAN = 256  # width from which on keys and values are never copied for their query heads; what is narrower keeps the bits of recorded runs
 _SHARP = 3  # frequencies by which a new network tells the token before from its neighbours, the highest first
-SPREAD = 1.3  # longest over shortest sequence of a padded batch
 
 
 class Decoder(nn.Module):
@@ -37,6 +41,7 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         self.config = config
+        self.keeps_activations = True  # for the backward pass; otherwise a layer computes its own again, for a third more time
         with torch.device(device or torch.get_default_device()):
             self.model = _Body(config)
             self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -51,21 +56,30 @@ class Decoder(nn.Module):
 
     def hidden(self, ids_N: Tensor, lengths_B: Sequence[int]) -> Tensor:
         """The final normalised states `hidden_ND` of sequences laid end to end; lengths are at least 1 and sum to N."""
+        return self.extend(ids_N, lengths_B)[0]
+
+    def extend(self, ids_N: Tensor, lengths_B: Sequence[int], onto: Sequence[Prefix] = ()) -> tuple[Tensor, Prefix]:
+        """As `hidden`, of sequences that each continue what `onto` holds; and what these tokens, of one sequence, are to later ones."""
         if sum(lengths_B) != ids_N.shape[0]:
             raise ValueError(f"lengths sum to {sum(lengths_B)}, but there are {ids_N.shape[0]} tokens")
-        if max(lengths_B, default=0) > self.config.max_position:
-            raise ValueError(f"a sequence of {max(lengths_B)} tokens: max_position is {self.config.max_position}")
+        before = sum(len(prefix) for prefix in onto)
+        if before + max(lengths_B, default=0) > self.config.max_position:
+            raise ValueError(f"a sequence of {before + max(lengths_B)} tokens: max_position is {self.config.max_position}")
         batches, order_N = by_length(lengths_B, ids_N.device)
         x_ND = scaled(self.model.embed_tokens(ids_N[order_N]), self.config)
-        positions_N = torch.cat([batch.positions_N for batch in batches])
+        positions_N = torch.cat([batch.positions_N for batch in batches]) + before
         is_sliding = [index in self.config.sliding_layers for index in range(self.config.num_layers)]
         rotations = {
             local: [table.to(x_ND.dtype) for table in rotary(positions_N, self.config, local=local)] for local in sorted(set(is_sliding))
         }
-        for layer, local in zip(self.model.layers, is_sliding, strict=True):
-            x_ND = layer(x_ND, *rotations[local], batches)
+        run = _at_once if self.keeps_activations or not torch.is_grad_enabled() else _again
+        keys, values = list[Tensor](), list[Tensor]()
+        for index, (layer, local) in enumerate(zip(self.model.layers, is_sliding, strict=True)):
+            x_ND, k_NKE, v_NKE = run(layer, x_ND, *rotations[local], batches, joined(onto, index))
+            keys.append(k_NKE)
+            values.append(v_NKE)
         x_ND = self.model.norm(x_ND)
-        return torch.zeros_like(x_ND).index_copy(0, order_N, x_ND)
+        return torch.zeros_like(x_ND).index_copy(0, order_N, x_ND), Prefix(keys=tuple(keys), values=tuple(values))
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """`logits_NV` of the states given; a trainer passes only those it needs."""
@@ -140,47 +154,6 @@ def gate(x: Tensor, config: DecoderConfig) -> Tensor:
     return F.silu(x) if config.activation == "silu" else F.gelu(x, approximate="tanh")
 
 
-def by_length(lengths_B: Sequence[int], device: torch.device) -> tuple[list[Ragged], Tensor]:
-    """Padded batches of sequences of similar length, shortest first, and the token order in which they lie end to end."""
-    order = sorted(range(len(lengths_B)), key=lengths_B.__getitem__)
-    first, batches = 0, list[Ragged]()
-    for after in range(1, len(order) + 1):
-        if after == len(order) or lengths_B[order[after]] > SPREAD * lengths_B[order[first]]:
-            batches.append(Ragged([lengths_B[row] for row in order[first:after]], device))
-            first = after
-    tokens_B = torch.arange(sum(lengths_B)).split(list(lengths_B))
-    return batches, torch.cat([tokens_B[row] for row in order]).to(device)
-
-
-class Ragged:
-    """Where the tokens of sequences laid end to end belong in a right-padded batch."""
-
-    def __init__(self, lengths_B: Sequence[int], device: torch.device):
-        lengths = torch.tensor(lengths_B, dtype=torch.long)
-        if not len(lengths_B) or min(lengths_B) < 1:
-            raise ValueError("every sequence needs at least one token")
-        self.num_rows = len(lengths_B)
-        self.longest = max(lengths_B)
-        self.num_tokens = sum(lengths_B)
-        rows_N = torch.repeat_interleave(lengths)
-        positions_N = torch.arange(self.num_tokens) - (lengths.cumsum(0) - lengths)[rows_N]
-        self.rows_N = rows_N.to(device)
-        self.positions_N = positions_N.to(device)
-        self.places_N = (rows_N * self.longest + positions_N).to(device)
-
-    def pad(self, x_NW: Tensor) -> Tensor:
-        """Shape BTW, zeros in the padding."""
-        if self.num_rows == 1:
-            return x_NW[None]
-        padded = x_NW.new_zeros(self.num_rows * self.longest, x_NW.shape[1])
-        return padded.index_copy(0, self.places_N, x_NW).view(self.num_rows, self.longest, -1)
-
-    def unpad(self, x_BTW: Tensor) -> Tensor:
-        if self.num_rows == 1:
-            return x_BTW[0]
-        return x_BTW.reshape(self.num_rows * self.longest, -1).index_select(0, self.places_N)
-
-
 class _RMSNorm(nn.Module):
     """Normalises in fp32 at least and scales in the input's type, as the reference does; with an offset, by 1 + weight in fp32."""
 
@@ -213,15 +186,25 @@ class _Attention(nn.Module):
         keys, queries = (proj.weight.unflatten(0, heads)[:, 0] for proj in (self.k_proj, self.q_proj))
         keys.mul_(math.sqrt(1 - ALIKE**2)).add_(queries, alpha=ALIKE)
 
-    def forward(self, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, batches: Sequence[Ragged]) -> Tensor:
+    def forward(
+        self, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, batches: Sequence[Ragged], past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         width = self.config.head_dim
         q_NHE, k_NKE = self.q_proj(x_ND).view(-1, self.config.num_heads, width), self.k_proj(x_ND).view(-1, self.config.num_kv_heads, width)
         if self.config.qk_norm:
             q_NHE, k_NKE = self.q_norm(q_NHE), self.k_norm(k_NKE)
         q_NHE, k_NKE = rotate(q_NHE, cos_NE, sin_NE), rotate(k_NKE, cos_NE, sin_NE)
-        packed_NW = torch.cat((q_NHE.flatten(1), k_NKE.flatten(1), self.v_proj(x_ND)), dim=1)
-        pieces = zip(batches, packed_NW.split([batch.num_tokens for batch in batches]), strict=True)
-        return self.o_proj(torch.cat([self._attend(batch, piece_NW) for batch, piece_NW in pieces]))
+        v_NKE = self.v_proj(x_ND).view_as(k_NKE)
+        before, scale = 0 if past is None else past[0].shape[0], self.config.query_scale
+        if has_kernel(x_ND.device, before, batches, self.window) and (before or self.config.hidden_size >= _LEAN):
+            mixed_NW = attend(q_NHE, k_NKE, v_NKE, past, batches, scale)
+        elif past is not None:
+            mixed_NW = attend_masked(q_NHE, k_NKE, v_NKE, past, batches, self.window, scale)
+        else:
+            packed_NW = torch.cat((q_NHE.flatten(1), k_NKE.flatten(1), v_NKE.flatten(1)), dim=1)
+            pieces = zip(batches, packed_NW.split([batch.num_tokens for batch in batches]), strict=True)
+            mixed_NW = torch.cat([self._attend(batch, piece_NW) for batch, piece_NW in pieces])
+        return self.o_proj(mixed_NW), k_NKE, v_NKE
 
     def _attend(self, batch: Ragged, packed_NW: Tensor) -> Tensor:
         num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
@@ -245,7 +228,27 @@ class _MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        return self.down_proj(gate(self.gate_proj(x_ND), self.config) * self.up_proj(x_ND))
+        return self.down_proj(_Gated.apply(self.gate_proj(x_ND), self.up_proj(x_ND), self.config))
+
+
+class _Gated(torch.autograd.Function):
+    """gate(x) times y, of which only x and y wait for the backward pass: a third less than autograd would keep of an MLP."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, config: DecoderConfig) -> Tensor:
+        ctx.save_for_backward(x, y)
+        ctx.config = config
+        return gate(x, config) * y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, y = ctx.saved_tensors
+        found = gradients[0]
+        if ctx.config.activation == "silu":
+            slope = torch.ops.aten.silu_backward(found * y, x)
+        else:
+            slope = torch.ops.aten.gelu_backward(found * y, x, approximate="tanh")
+        return slope, found * gate(x, ctx.config), None
 
 
 class _Layer(nn.Module):
@@ -260,13 +263,24 @@ class _Layer(nn.Module):
             self.pre_feedforward_layernorm = _RMSNorm(config.hidden_size, config)
             self.post_feedforward_layernorm = _RMSNorm(config.hidden_size, config)
 
-    def forward(self, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, batches: Sequence[Ragged]) -> Tensor:
-        mixed_ND = self.self_attn(self.input_layernorm(x_ND), cos_NE, sin_NE, batches)
+    def forward(
+        self, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, batches: Sequence[Ragged], past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Its output, and the keys and values of its tokens."""
+        mixed_ND, k_NKE, v_NKE = self.self_attn(self.input_layernorm(x_ND), cos_NE, sin_NE, batches, past)
         if self.is_sandwiched:  # the same name stands for another norm
             x_ND = x_ND + self.post_attention_layernorm(mixed_ND)
-            return x_ND + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_ND)))
+            return x_ND + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_ND))), k_NKE, v_NKE
         x_ND = x_ND + mixed_ND
-        return x_ND + self.mlp(self.post_attention_layernorm(x_ND))
+        return x_ND + self.mlp(self.post_attention_layernorm(x_ND)), k_NKE, v_NKE
+
+
+def _at_once(layer: nn.Module, *inputs: Any) -> Any:
+    return layer(*inputs)
+
+
+def _again(layer: nn.Module, *inputs: Any) -> Any:
+    return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class _Body(nn.Module):

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from agito.types import Sample
+
+Item = TypeVar("Item")
 
 _LOGPROB_SLACK = 1e-3  # a log-probability may exceed 0 by rounding, not by more
 
@@ -52,7 +55,7 @@ def pack(samples: Sequence[Sample], *, version: int = 0, device: torch.device | 
         raise ValueError("no samples to pack")
     lengths = [len(sample.ids) for sample in samples]
     offsets = np.cumsum([0, *lengths[:-1]])
-    positions = [_trainable_positions(sample) for sample in samples]
+    positions = [trainable_positions(sample) for sample in samples]
     counts = [len(position) for position in positions]
 
     def at_targets(column: str) -> Tensor:
@@ -82,7 +85,7 @@ def pack(samples: Sequence[Sample], *, version: int = 0, device: torch.device | 
 def require_sampled(samples: Sequence[Sample]) -> None:
     """Raises `ValueError` unless every trainable token was sampled by a policy and carries a finite advantage."""
     for sample in samples:
-        where = _trainable_positions(sample)
+        where = trainable_positions(sample)
         logp = np.frombuffer(sample.logprobs, dtype=np.float32)[where]
         advantages = np.frombuffer(sample.advantages, dtype=np.float32)[where]
         name = f"sample {sample.attempt} segment {sample.segment}"
@@ -111,22 +114,22 @@ def split_minibatches(samples: Sequence[Sample], num_minibatches: int) -> list[l
     return parts
 
 
-def split_micro_batches(samples: Sequence[Sample], max_tokens: int) -> list[list[Sample]]:
-    """Parts of at most `max_tokens` tokens, samples of like length together; a longer sample is a part by itself."""
+def split_by_length(items: Sequence[Item], lengths: Sequence[int], max_tokens: int) -> list[list[Item]]:
+    """Parts of at most `max_tokens` tokens, items of like length together; a longer item is a part by itself."""
     if max_tokens < 1:
         raise ValueError(f"max_tokens={max_tokens}: need at least 1")
-    parts: list[list[Sample]] = []
+    parts: list[list[Item]] = []
     room = 0
-    for sample in sorted(samples, key=lambda sample: len(sample.ids)):
-        if not parts or len(sample.ids) > room:
+    for index in sorted(range(len(items)), key=lengths.__getitem__):
+        if not parts or lengths[index] > room:
             parts.append([])
             room = max_tokens
-        parts[-1].append(sample)
-        room -= len(sample.ids)
+        parts[-1].append(items[index])
+        room -= lengths[index]
     return parts
 
 
-def _trainable_positions(sample: Sample) -> np.ndarray:
+def trainable_positions(sample: Sample) -> np.ndarray:
     if not len(sample.ids):
         raise ValueError(f"sample {sample.attempt} segment {sample.segment}: no tokens")
     where = np.flatnonzero(np.frombuffer(sample.trainable, dtype=np.uint8))

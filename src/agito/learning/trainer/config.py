@@ -60,6 +60,16 @@ class TrainerConfig(Section):
     micro_tokens: int = Field(
         default=2048, ge=1, description="Tokens in one forward pass, unless one sample is longer; the default fits a CPU's cache."
     )
+    share_prefixes: Literal["auto", "always", "never"] = Field(
+        default="auto", description="Compute what samples begin with in common once; auto: where that saves more than another pass costs."
+    )
+    keep_activations: bool = Field(
+        default=True,
+        description="For the backward pass; false: each layer computes its own again, a third slower in a fraction of the memory.",
+    )
+    optimizer: Literal["auto", "adamw", "muon"] = Field(
+        default="auto", description="Of hidden matrices; auto: AdamW for networks from 20 million parameters on, which are pre-trained."
+    )
     check_on_policy: bool = Field(
         default=True, description="Stop when sampler and trainer disagree at age 0 by more than the precision explains, which is a bug."
     )

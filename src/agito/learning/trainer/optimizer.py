@@ -1,4 +1,8 @@
-"""One optimizer of two: Muon for hidden matrices, AdamW for the rest, under one schedule and one clip."""
+"""One optimizer of two: Muon for hidden matrices, AdamW for the rest or for all, under one schedule and one clip.
+
+Weights in half precision learn in float32: each has a master that gathers its gradients, micro-batch by micro-batch, and is stepped; the
+weight is its rounding. A weight that somebody else has changed since is where its master goes on from.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from agito.learning.trainer.policy_model import PolicyModel
 from agito.learning.trainer.reducer import Reducer
 
 _NOT_HIDDEN = frozenset({"embed_tokens", "lm_head", "lora_A", "lora_B"})  # tables over the vocabulary; thin factors of a matrix
+_PRE_TRAINED = 20_000_000  # parameters from which on nobody begins at random here
 
 
 class Split(NamedTuple):
@@ -23,15 +28,20 @@ class Split(NamedTuple):
     vectors: tuple[str, ...]  # AdamW, without
 
 
-def split_parameters(model: PolicyModel) -> Split:
+def split_parameters(model: PolicyModel, *, has_muon: bool = True) -> Split:
     """By Hugging Face name and rank; frozen parameters are in no part, tied ones appear once."""
     named = [(name, parameter.ndim) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    is_table = {name: not _NOT_HIDDEN.isdisjoint(name.split(".")) for name, _ in named}
+    is_table = {name: not has_muon or not _NOT_HIDDEN.isdisjoint(name.split(".")) for name, _ in named}
     return Split(
         matrices=tuple(name for name, ndim in named if ndim == 2 and not is_table[name]),
         tables=tuple(name for name, ndim in named if ndim >= 2 and (is_table[name] or ndim > 2)),
         vectors=tuple(name for name, ndim in named if ndim < 2),
     )
+
+
+def suits_muon(model: PolicyModel) -> bool:
+    """Whether its hidden matrices began at random: they are small. Pre-trained ones are tuned with AdamW, as are adapters."""
+    return sum(parameter.numel() for _, parameter in model.named_parameters()) < _PRE_TRAINED
 
 
 def schedule(step: int, total_steps: int, *, warmup: float, decay: float, floor: float) -> float:
@@ -49,25 +59,33 @@ class PhaseOptimizer:
     """Moments and rates of one phase."""
 
     def __init__(
-        self, model: PolicyModel, config: PhaseConfig, *, total_steps: int, muon_dtype: torch.dtype, reducer: Reducer | None = None
-    ) -> None:
+        self, model: PolicyModel, config: PhaseConfig, *, total_steps: int, muon_dtype: torch.dtype, reducer: Reducer | None = None,
+        has_muon: bool = True,
+    ) -> None:  # fmt: skip
         self._config = config
         self._total_steps = total_steps
-        split = split_parameters(model)
-        parameters = dict(model.named_parameters())
-        self._named = {name: parameters[name] for part in split for name in part}
-        decayed = {"params": [parameters[name] for name in split.tables], "weight_decay": config.weight_decay}
-        plain = {"params": [parameters[name] for name in split.vectors], "weight_decay": 0.0}
+        split = split_parameters(model, has_muon=has_muon)
+        weights = dict(model.named_parameters())
+        self._weights = {name: weights[name] for part in split for name in part}
+        self._masters = {name: Master(weight) for name, weight in self._weights.items() if _is_narrow(weight)}
+        self._named = self._weights | {name: master.value for name, master in self._masters.items()}  # what is stepped
+        decayed = {"params": [self._named[name] for name in split.tables], "weight_decay": config.weight_decay}
+        plain = {"params": [self._named[name] for name in split.vectors], "weight_decay": 0.0}
         groups = [group for group in (decayed, plain) if group["params"]]
         self._rates: list[tuple[torch.optim.Optimizer, float]] = []
         if split.matrices:
-            matrices = [parameters[name] for name in split.matrices]
+            matrices = [self._named[name] for name in split.matrices]
             muon = Muon(
                 matrices, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, dtype=muon_dtype, reducer=reducer
             )
             self._rates.append((muon, config.lr))
         if groups:
             self._rates.append((torch.optim.AdamW(groups, lr=config.adam_lr, betas=config.betas, fused=True), config.adam_lr))
+
+    def gather(self) -> None:
+        """Adds the gradients of half-precision weights to those of their masters; call it after every backward pass."""
+        for master in self._masters.values():
+            master.gather()
 
     def factor(self, step: int) -> float:
         config = self._config
@@ -81,7 +99,7 @@ class PhaseOptimizer:
         return [parameter.grad for parameter in self._named.values() if parameter.grad is not None]
 
     def zero(self) -> None:
-        for parameter in self._named.values():
+        for parameter in (*self._named.values(), *self._weights.values()):
             parameter.grad = None
 
     def apply(self, step: int, *, rate: float = 1.0) -> float:
@@ -92,16 +110,22 @@ class PhaseOptimizer:
         norm = float(nn.utils.clip_grad_norm_(self._named.values(), self._config.grad_clip))
         if not norm < float("inf"):
             raise FloatingPointError(f"gradient norm is {norm} at step {step} of the phase: lower the learning rate or the loss's w_max")
+        for master in self._masters.values():
+            master.follow()
         for optimizer, base in self._rates:
             for group in optimizer.param_groups:
                 group["lr"] = base * rate * self.factor(step)
             optimizer.step()
+        for master in self._masters.values():
+            master.publish()
         return norm
 
     def moments(self) -> dict[str, Tensor]:
         """Optimizer state by `parameter name/moment`; empty before the first step."""
         state = {parameter: moments for optimizer, _ in self._rates for parameter, moments in optimizer.state.items()}
-        return {f"{name}/{moment}": value for name, at in self._named.items() for moment, value in state.get(at, {}).items()}
+        found = {f"{name}/{moment}": value for name, at in self._named.items() for moment, value in state.get(at, {}).items()}
+        masters = {f"{name}/{_MASTER}": master.value.detach() for name, master in self._masters.items()}
+        return found | masters if found else {}
 
     def load_moments(self, moments: dict[str, Tensor], *, is_fresh: bool) -> None:
         """The inverse of `moments`; none where no step has been taken (`is_fresh`).
@@ -111,6 +135,7 @@ class PhaseOptimizer:
         owner = {parameter: optimizer for optimizer, _ in self._rates for group in optimizer.param_groups for parameter in group["params"]}
         kinds = {} if is_fresh else {name: _MOMENTS[type(owner[parameter])] for name, parameter in self._named.items()}
         wanted = {f"{name}/{moment}" for name, each in kinds.items() for moment in each}
+        wanted |= set() if is_fresh else {f"{name}/{_MASTER}" for name in self._masters}
         if wanted != moments.keys():
             raise ValueError(f"moments: {', '.join(sorted(wanted ^ moments.keys())[:3])}: missing, or of another optimizer")
         for key, value in moments.items():
@@ -122,9 +147,44 @@ class PhaseOptimizer:
         for key, value in moments.items():
             name, _, moment = key.rpartition("/")
             parameter = self._named[name]
+            if moment == _MASTER:
+                parameter.detach().copy_(value)
+                continue
             owner[parameter].state[parameter][moment] = value.to(parameter.device, copy=True)
 
 
+class Master:
+    """The float32 that a half-precision weight is the rounding of."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        self._weight = weight
+        self.value = nn.Parameter(weight.detach().float())
+
+    def gather(self) -> None:
+        if self._weight.grad is None:
+            return
+        if self.value.grad is None:
+            self.value.grad = self._weight.grad.float()
+        else:
+            self.value.grad.add_(self._weight.grad)
+        self._weight.grad = None
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Goes on from the weight, where it is no longer what was published."""
+        if not torch.equal(self.value.to(self._weight.dtype), self._weight):
+            self.value.copy_(self._weight)
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        self._weight.copy_(self.value)
+
+
+def _is_narrow(weight: Tensor) -> bool:
+    return weight.dtype in (torch.bfloat16, torch.float16)
+
+
+_MASTER = "master"  # beside the moments
 _MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     Muon: ("momentum_buffer",),
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),

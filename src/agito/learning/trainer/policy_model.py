@@ -6,7 +6,7 @@ Axes: B sequences, N tokens of all sequences end to end, D hidden, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol, Self, TypeGuard
 
 from torch import Tensor, nn
 
@@ -22,6 +22,32 @@ class PolicyModel(Protocol):
         """logits_NV of the states given, which need not be all."""
         ...
 
+    @property
+    def head_weight(self) -> Tensor:
+        """weight_VD, of which `logits` is the product with the states."""
+        ...
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Each parameter once, tied ones included."""
         ...
+
+
+class Prefix(Protocol):
+    """What tokens of one sequence are to those after them, as a network has it: keys and values."""
+
+    def tensors(self) -> tuple[Tensor, ...]: ...
+    def detached(self) -> Self:
+        """Leaves of a graph of their own, in the same order, which gather gradients where these would have."""
+        ...
+
+
+class SharesPrefixes(PolicyModel, Protocol):
+    """A network whose sequences can continue what was computed before."""
+
+    def extend(self, ids_N: Tensor, lengths_B: Sequence[int], onto: Sequence[Any], /) -> tuple[Tensor, Prefix]:
+        """As `hidden`, of sequences that each continue `onto`; and what these tokens, of one sequence, are to later ones."""
+        ...
+
+
+def can_share(model: PolicyModel) -> TypeGuard[SharesPrefixes]:
+    return hasattr(model, "extend")

@@ -15,16 +15,17 @@ from torch import Tensor
 
 from agito.learning.losses.agreement import BOUNDS, NUM_SUMS, agreement_sums, require_agreement
 from agito.learning.losses.by_age import SUMS_BY_AGE, figures_by_age, sums_by_age
-from agito.learning.losses.logprobs import entropy, log_distributions, token_logprobs
 from agito.learning.losses.losses import LOSSES
 from agito.learning.losses.meters import PolicyMeters, PolicyTokens
-from agito.learning.losses.packing import Packed, pack, require_sampled, split_micro_batches, split_minibatches
+from agito.learning.losses.packing import Packed, require_sampled, split_minibatches
 from agito.learning.losses.sft import token_cross_entropy
 from agito.learning.trainer.config import Phase, TrainerConfig
 from agito.learning.trainer.muon import iteration_dtype
-from agito.learning.trainer.optimizer import PhaseOptimizer
-from agito.learning.trainer.policy_model import PolicyModel
+from agito.learning.trainer.optimizer import PhaseOptimizer, suits_muon
+from agito.learning.trainer.passes import traverse
+from agito.learning.trainer.policy_model import PolicyModel, can_share
 from agito.learning.trainer.reducer import OneRank, Reducer
+from agito.learning.trainer.sharing import Block, plan_blocks, worth_sharing
 from agito.protocols import StepStats
 from agito.types import Sample
 
@@ -61,6 +62,13 @@ class LocalTrainer:
         self._optimizer: PhaseOptimizer | None = None
         self._parameters = [parameter for _, parameter in model.named_parameters()]
         self._bounds = BOUNDS.get(self._parameters[0].dtype) if self.config.check_on_policy else None
+        if not self.config.keep_activations:
+            if not hasattr(model, "keeps_activations"):
+                raise ValueError("keep_activations=False: this network cannot compute them again; keep them, and lower micro_tokens")
+            model.keeps_activations = False  # pyright: ignore[reportAttributeAccessIssue]
+        shares = self.config.share_prefixes if can_share(model) else "never"
+        size = sum(parameter.numel() for parameter in self._parameters)
+        self._worth = {"never": None, "always": 1, "auto": worth_sharing(size)}[shares]
 
     @property
     def optimizer(self) -> PhaseOptimizer:
@@ -101,7 +109,8 @@ class LocalTrainer:
         config = self.config.sft if phase == "sft" else self.config.rl
         wanted = self.config.muon_dtype
         dtype = iteration_dtype(self._parameters[0].device) if wanted == "auto" else getattr(torch, wanted)
-        return PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype, reducer=self.reducer)
+        has_muon = suits_muon(self.model) if self.config.optimizer == "auto" else self.config.optimizer == "muon"
+        return PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype, reducer=self.reducer, has_muon=has_muon)
 
     def imitate(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
         """One supervised step on the trainable tokens; advantages and log-probabilities are ignored.
@@ -114,11 +123,14 @@ class LocalTrainer:
         total = _positive(self.reducer.sum([counted])[0] if num_tokens is None else num_tokens)
         self.optimizer.zero()
         nll = 0.0
-        for part in packs:
-            logp_TV = self._log_distributions(part, at_temperature=False)
-            loss = token_cross_entropy(token_logprobs(logp_TV, part.target_T), num_tokens=total)
-            loss.backward()
+
+        def loss_of(part: Packed, logp_T: Tensor, _: Tensor) -> Tensor:
+            nonlocal nll
+            loss = token_cross_entropy(logp_T, num_tokens=total)
             nll += float(loss.detach()) * total
+            return loss
+
+        traverse(self.model, packs, loss_of, self.optimizer.gather, at_temperature=False, has_entropy=False)
         sums = torch.tensor([nll, counted], device=self._parameters[0].device)
         figures = self._apply(along=sums)
         nll, counted = sums.tolist()
@@ -151,8 +163,8 @@ class LocalTrainer:
             meters, max_w = meters + found, max(max_w, found_max_w)
             by_age = found_by_age if by_age is None else [mine + theirs for mine, theirs in zip(by_age, found_by_age, strict=True)]
             last = self._apply(rate)
-        ages = [float(part.ages_T.sum()) for packs in minibatches for part in packs]
-        oldest = [float(part.ages_T.max()) for packs in minibatches for part in packs]
+        ended = [part for packs in minibatches for block in packs for part in block.all_ended()]
+        ages, oldest = [float(part.ages_T.sum()) for part in ended], [float(part.ages_T.max()) for part in ended]
         (age_sum,), (max_age, max_w) = self.reducer.sum([sum(ages)]), self.reducer.max([max(oldest, default=0.0), max_w])
         figures = {
             "policy/loss": meters.loss / (total * scale),
@@ -165,33 +177,36 @@ class LocalTrainer:
         }
         return self._finish(figures)
 
-    def _accumulate(self, packs: list[Packed], old: list[Tensor] | None, *, num_tokens: float) -> tuple[PolicyMeters, float, list[float]]:
+    def _accumulate(self, packs: list[Block], old: list[Tensor] | None, *, num_tokens: float) -> tuple[PolicyMeters, float, list[float]]:
         """Gradients of one minibatch; its meters, its largest w, its sums by age. pi_old is pi itself, frozen, where `old` is None."""
         self.optimizer.zero()
         loss_of, config = LOSSES[self.config.loss.name], self.config.loss
         meters, max_w, agreed = PolicyMeters(), 0.0, [0.0] * NUM_SUMS
         by_age: Tensor | float = 0.0
-        for index, part in enumerate(packs):
-            logp_TV = self._log_distributions(part)
-            logp_T = token_logprobs(logp_TV, part.target_T)
-            logp_old_T = logp_T.detach() if old is None else old[index]
+        frozen = None if old is None else iter(old)
+
+        def visit(part: Packed, logp_T: Tensor, entropy_T: Tensor) -> Tensor:
+            nonlocal meters, max_w, agreed, by_age
+            logp_old_T = logp_T.detach() if frozen is None else next(frozen)
             tokens = PolicyTokens(
                 logp_T=logp_T,
                 logp_old_T=logp_old_T,
                 logp_mu_T=part.logp_mu_T,
                 advantages_T=part.advantages_T,
-                entropy_T=entropy(logp_TV),
+                entropy_T=entropy_T,
                 sequence_T=part.sequence_T,
                 num_sequences=part.num_sequences,
             )
             loss, found, found_max_w = loss_of(tokens, num_tokens=num_tokens, config=config)
-            loss.backward()
             meters, max_w = meters + found, max(max_w, found_max_w)
             log_w_T = logp_old_T - part.logp_mu_T
             if self._bounds:
                 found_agreed = agreement_sums(log_w_T[part.is_fresh_T], self._bounds)
                 agreed = [mine + theirs for mine, theirs in zip(agreed, found_agreed, strict=True)]
             by_age = by_age + sums_by_age(part.ages_T, log_w_T)
+            return loss
+
+        traverse(self.model, packs, visit, self.optimizer.gather)
         ages = by_age.flatten().tolist() if isinstance(by_age, Tensor) else [0.0] * SUMS_BY_AGE
         count = len(meters.sums())
         sums = self.reducer.sum([*meters.sums(), *agreed, *ages])
@@ -211,19 +226,15 @@ class LocalTrainer:
         self.version += 1
         return StepStats(version=self.version, values=figures)
 
-    def _log_distributions(self, part: Packed, *, at_temperature: bool = True) -> Tensor:
-        hidden_ND = self.model.hidden(part.ids_N, part.lengths_B)
-        temperature_T = part.temperature_T if at_temperature else None
-        return log_distributions(hidden_ND, self.model.logits, part.source_T, temperature_T=temperature_T)
-
     @torch.no_grad()
-    def _old_logprobs(self, packs: list[Packed]) -> list[Tensor]:
-        return [token_logprobs(self._log_distributions(part), part.target_T) for part in packs]
+    def _old_logprobs(self, packs: list[Block]) -> list[Tensor]:
+        found: list[Tensor] = []
+        traverse(self.model, packs, lambda part, logp_T, entropy_T: found.append(logp_T), has_entropy=False)
+        return found
 
-    def _pack(self, samples: Sequence[Sample]) -> list[Packed]:
-        device = self._parameters[0].device
-        parts = split_micro_batches(_trained(samples), self.config.micro_tokens)
-        return [pack(part, version=self.version, device=device) for part in parts]
+    def _pack(self, samples: Sequence[Sample]) -> list[Block]:
+        trained, device = _trained(samples), self._parameters[0].device
+        return plan_blocks(trained, max_tokens=self.config.micro_tokens, worth=self._worth, version=self.version, device=device)
 
     def _require(self, phase: Phase) -> None:
         if self.phase != phase:

@@ -1,0 +1,96 @@
+"""Through the network and back: a block, what continues it, and one backward pass over each.
+
+A block's keys, values and log-probabilities are handed down as leaves of a graph of their own, which gather the gradients of all that
+continues it, micro-batch by micro-batch; then the block's own graph is gone through once. So at any time there are the activations of one
+path from the root, and of one micro-batch. The loss of a sample is taken where the sample ends, over all its tokens.
+
+Axes: U predictions of a block, T trained tokens of the samples that end in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agito.learning.losses.chunked import chunked_logprobs, is_worth_cutting
+from agito.learning.losses.logprobs import entropy, log_distributions, token_logprobs
+from agito.learning.losses.packing import Packed
+from agito.learning.trainer.policy_model import PolicyModel, Prefix, can_share
+from agito.learning.trainer.sharing import Block
+
+# Samples that end in a block, log p and entropy of their trained tokens; returns their loss, or None where nothing is to be learned.
+Visit = Callable[[Packed, Tensor, Tensor], Tensor | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Path:
+    """From the root to a block: what it continues, and what was predicted on the way."""
+
+    prefixes: tuple[Prefix, ...] = ()
+    logps: tuple[Tensor, ...] = ()
+    entropies: tuple[Tensor, ...] = ()
+
+    def then(self, prefix: Prefix | None, logp_U: Tensor, entropy_U: Tensor) -> _Path:
+        prefixes = self.prefixes if prefix is None else (*self.prefixes, prefix)
+        return _Path(prefixes=prefixes, logps=(*self.logps, logp_U), entropies=(*self.entropies, entropy_U))
+
+
+def traverse(
+    model: PolicyModel,
+    blocks: Iterable[Block],
+    visit: Visit,
+    after_backward: Callable[[], None] | None = None,
+    *,
+    at_temperature: bool = True,
+    has_entropy: bool = True,
+) -> None:
+    """Visits all samples; while gradients are on, adds those of the losses to the weights', and says so after every block."""
+
+    def descend(block: Block, path: _Path) -> None:
+        hidden_ND, made = _computed(model, block, path)
+        logp_U, entropy_U = _predictions(model, hidden_ND, block, at_temperature, has_entropy)
+        del hidden_ND
+        left = made.detached() if made else None
+        found_U = logp_U.detach().requires_grad_(logp_U.requires_grad)
+        here = path.then(left, found_U, entropy_U)
+        if block.ended is not None:
+            logp_T, entropy_T = (_at(tensors, block.place_T) for tensors in (here.logps, here.entropies))
+            loss = visit(block.ended, logp_T, entropy_T)
+            if loss is not None and loss.requires_grad:
+                loss.backward()
+        for child in block.children:
+            descend(child, here)
+        pairs = [(logp_U, found_U.grad)]
+        pairs += [(whole, leaf.grad) for whole, leaf in zip(made.tensors(), left.tensors(), strict=True)] if made and left else []
+        roots = [(output, gradient) for output, gradient in pairs if gradient is not None]
+        if roots:
+            torch.autograd.backward([output for output, _ in roots], [gradient for _, gradient in roots])
+            if after_backward is not None:
+                after_backward()
+
+    for block in blocks:
+        descend(block, _Path())
+
+
+def _computed(model: PolicyModel, block: Block, path: _Path) -> tuple[Tensor, Prefix | None]:
+    if not path.prefixes and not block.children:
+        return model.hidden(block.ids_N, block.lengths_B), None
+    assert can_share(model), "a block is shared, but the network cannot"
+    hidden_ND, made = model.extend(block.ids_N, block.lengths_B, path.prefixes)
+    return hidden_ND, made if block.children else None
+
+
+def _predictions(model: PolicyModel, hidden_ND: Tensor, block: Block, at_temperature: bool, has_entropy: bool) -> tuple[Tensor, Tensor]:
+    temperature_U = block.temperature_U if at_temperature else None
+    if is_worth_cutting(len(block.target_U), len(model.head_weight)):
+        return chunked_logprobs(hidden_ND[block.source_U], model.head_weight, block.target_U, temperature_T=temperature_U)
+    logp_UV = log_distributions(hidden_ND, model.logits, block.source_U, temperature_T=temperature_U)
+    logp_U = token_logprobs(logp_UV, block.target_U)
+    return logp_U, entropy(logp_UV) if has_entropy else torch.zeros_like(logp_U)
+
+
+def _at(tensors: Sequence[Tensor], place_T: Tensor | None) -> Tensor:
+    return tensors[-1] if place_T is None else torch.cat(list(tensors))[place_T]
