@@ -128,8 +128,11 @@ class ModelSection(Section):
 
 
 class ComputeSection(Section):
-    """Torch processes on this machine."""
+    """Torch processes on this machine, or on those of a cluster."""
 
+    on: Literal["local", "ray"] = Field(
+        default="local", description="Where: `local`, processes of this machine; `ray`, actors of a cluster (docs/cluster.md)."
+    )
     ranks: int = Field(default=2, ge=1, description="Processes; a run is resumed with as many as it began with.")
     device: str = Field(default="cpu", description="`cpu`, `cuda`, or one GPU, such as `cuda:0`.")
     rows: int = Field(default=64, ge=2, description="Attempts at a time in each process.")

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from agito.learning.trainer import OneRank
+from agito.learning.trainer.network_reducer import interface_of
 
 RANK = Path(__file__).with_name("rank.py")
 
@@ -19,12 +20,14 @@ RANK = Path(__file__).with_name("rank.py")
 Outcome: TypeAlias = "list[tuple[dict[str, torch.Tensor], list[dict[str, float]]]]"
 
 
-def run(num_ranks: int, out: Path, *minibatches: int) -> dict[int, Outcome]:
+def run(num_ranks: int, out: Path, *minibatches: int, over: str = "memory") -> dict[int, Outcome]:
     """Weights and figures of each rank, by the number of minibatches."""
     command = [sys.executable, "-W", "error", str(RANK)]
     ranks = [
         subprocess.Popen(
-            [*command, str(rank), str(num_ranks), str(out / "meeting"), str(out), *map(str, minibatches)], stderr=subprocess.PIPE, text=True
+            [*command, str(rank), str(num_ranks), str(out / "meeting"), str(out), over, *map(str, minibatches)],
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in range(num_ranks)
     ]
@@ -67,6 +70,19 @@ def test_ranks_agree_bit_for_bit_with_several_minibatches_of_which_some_are_empt
     (first, first_values), (second, second_values) = two[3]
     assert all(torch.equal(second[name], value) for name, value in first.items())
     assert first_values == second_values
+
+
+def test_ranks_without_memory_in_common_make_the_same_update_bit_for_bit(tmp_path: Path, two: dict[int, Outcome]) -> None:
+    (expected, figures), _ = two[1]
+    for weights, values in run(2, tmp_path, 1, over="network")[1]:
+        assert all(torch.equal(weights[name], value) for name, value in expected.items())
+        assert values == figures
+
+
+def test_a_machine_is_found_by_its_own_address_only() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    with pytest.raises(OSError, match=r"no network interface here has the address 192\.0\.2\.1"):
+        interface_of("192.0.2.1")
 
 
 LEAVE = """

@@ -66,6 +66,7 @@ def train(
     ] = None,
     sets: Sets = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Same as --set seed=N.")] = None,
+    on: Annotated[str | None, typer.Option(metavar="PLACE", help="Same as --set compute.on=PLACE: local, or ray.")] = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="The run goes to runs/NAME. Default: named after what it trains.")
     ] = None,
@@ -96,7 +97,7 @@ def train(
         taken = [
             option
             for option, value in {
-                "RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--env": env, "--model": model,
+                "RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--on": on, "--env": env, "--model": model,
                 "--admit-anyway": admit_anyway,
             }.items()
             if value
@@ -109,13 +110,8 @@ def train(
     if name is not None and out is not None:
         raise typer.BadParameter("give one of --name and --out", param_hint="--out")
     named = [f'name="{label(env)}"'] if env and recipe is None else []
-    overrides = [
-        *named,
-        *(sets or []),
-        *([f"seed={seed}"] if seed is not None else []),
-        *([f"env.name={env}"] if env else []),
-        *([f"model.path={model}"] if model else []),
-    ]
+    given = {"seed": seed, "compute.on": on, "env.name": env or None, "model.path": model or None}
+    overrides = [*named, *(sets or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
     place = out or (Path("runs") / name if name else None)
     return train_run(recipe or "quickstart", tuple(overrides), place, admit_anyway=admit_anyway)
 

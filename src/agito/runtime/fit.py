@@ -13,6 +13,7 @@ from agito.harness import load as load_harness
 from agito.models.hub import folder_of
 from agito.protocols import MAIN, Environment
 from agito.recipe import Recipe, shown
+from agito.runtime.placement import require_installed
 from agito.runtime.run_context import RunContext, environment_of
 from agito.runtime.sources import find
 
@@ -29,10 +30,12 @@ class Fit:
 
 
 def fit(recipe: Recipe) -> Fit:
-    """Raises `NotFound` and `BadEnvironment` for an environment that cannot be loaded, and `BadRecipe` for what it does not have.
+    """Raises `NotFound` and `BadEnvironment` for an environment that cannot be loaded, and `BadRecipe` for what it does not have,
+    or the recipe needs and is not installed.
 
     An environment without a structural split is not evaluated on one.
     """
+    require_installed(recipe.compute.on)
     parts = recipe.env.mix or (recipe.env,)
     environments = [load(part.name) for part in parts]
     for at, (part, environment) in enumerate(zip(parts, environments, strict=True)):

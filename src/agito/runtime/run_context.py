@@ -23,6 +23,7 @@ from agito.protocols import MAIN, AgentSpec, Environment, Harness, Renderer, Scr
 from agito.recipe import AgentSection, Recipe
 from agito.render import Vocabulary, learn, renderer, texts_of
 from agito.rollout import AttemptRunner, Collected, EpisodeDriver, Observed, Plan, collect, reward_range, scripted
+from agito.runtime.placement import launcher
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle, Sampler
 from agito.runtime.sources import find, recipe_of, renderer_of
@@ -186,7 +187,8 @@ class RunContext:
     def start_workers(self) -> WorkerPool:
         """Ahead of their use: they take seconds to come up, beside whatever else is done."""
         if self.pool is None:
-            self.pool = WorkerPool(self.recipe.compute.ranks, silence_s=self.recipe.compute.silence_s)
+            sizes = self.recipe.compute
+            self.pool = WorkerPool(sizes.ranks, start=launcher(sizes.on, sizes.device), silence_s=sizes.silence_s)
         return self.pool
 
     async def open_policy(self, checkpoint: Path | None = None) -> None:
