@@ -24,7 +24,7 @@ from agito.models.network import Decoder
 from agito.protocols import SampleRequest
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.freerun import Freerun
-from agito.sampling.wire import EngineRequest, EngineResponse
+from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 
 CONTEXT, ROWS, STEPS, CORES = 1024, 32, 4, 2
 
@@ -34,7 +34,7 @@ async def together(engines: list[EmbeddedEngine], work: list[list[Turn]]) -> Non
         async def advance(request: EngineRequest) -> EngineResponse:
             return await anyio.to_thread.run_sync(engine.advance, request)
 
-        return Freerun(advance, context=CONTEXT, steps=STEPS)
+        return Freerun(EngineClient(advance=advance, context=CONTEXT), steps=STEPS)
 
     drivers = [driver(engine) for engine in engines]
 
