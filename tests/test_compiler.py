@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agito.errors import BadRecipe
 from agito.models.compiler import FORWARD, NoCompiler, library
 
 build = library.__wrapped__  # without its memory
@@ -37,6 +38,29 @@ def test_a_source_is_built_once_and_again_when_it_changes(home: Path) -> None:
     path.write_text("int twice(int x) { return x + x; }")
     assert build(path) != first
     assert not [left for left in first.parent.iterdir() if left.suffix != ".so"]
+
+
+@needs_compiler
+def test_a_header_beside_it_belongs_to_a_source(home: Path) -> None:
+    path = source(home, '#include "two.h"\nint twice(int x) { return TWO * x; }')
+    (home / "two.h").write_text("#define TWO 2")
+    first = build(path)
+    (home / "two.h").write_text("#define TWO 3")
+    second = build(path)
+    assert [ctypes.CDLL(str(found)).twice(7) for found in (first, second)] == [14, 21]
+
+
+@needs_compiler
+def test_a_limit_of_instructions_makes_another_library_and_an_unknown_one_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = source(home, "#ifdef __AVX512F__\nint wide(void) { return 1; }\n#else\nint wide(void) { return 0; }\n#endif")
+    monkeypatch.setenv("AGITO_ISA", "avx2")
+    assert ctypes.CDLL(str(build(path))).wide() == 0
+    for limit in ("avx512", ""):  # above what this processor has, it limits nothing
+        monkeypatch.setenv("AGITO_ISA", limit)
+        assert ctypes.CDLL(str(build(path))).wide() == int("avx512f" in Path("/proc/cpuinfo").read_text())
+    monkeypatch.setenv("AGITO_ISA", "avx1024")
+    with pytest.raises(BadRecipe, match="AGITO_ISA=avx1024"):
+        build(path)
 
 
 @needs_compiler

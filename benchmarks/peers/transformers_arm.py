@@ -2,8 +2,8 @@
 
     python transformers_arm.py CHECKPOINT {generate|continuous} THREADS EPISODES [EPISODES ...]
 
-Prints one JSON line {episodes: [sampled tokens per second, CPU-seconds]}. `generate` runs all episodes turn by turn: the whole batch waits
-for its longest turn and for the tool once.
+Environment: DEVICE, DTYPE, OPENING (tokens). Prints one JSON line {episodes: [sampled tokens per second, CPU-seconds]}. `generate` runs all
+episodes turn by turn: the whole batch waits for its longest turn and for the tool once.
 """
 
 from __future__ import annotations
@@ -79,14 +79,15 @@ def main() -> None:
     path, way, threads, *numbers = sys.argv[1:]
     torch.set_num_threads(int(threads))
     settings = {"attn_implementation": "sdpa" if way == "generate" else "paged|sdpa"}
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **settings)
+    dtype, opening = getattr(torch, os.environ.get("DTYPE", "float32")), int(os.environ.get("OPENING", "0"))
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **settings)
     model.to(os.environ.get("DEVICE", "cpu")).eval()
     run = generate if way == "generate" else continuous
     rates: dict[str, list[float]] = {}
     with torch.inference_mode():
-        run(model, episodes(2, seed=99))
+        run(model, episodes(2, seed=99, opening=opening))
         for number in map(int, numbers):
-            work = episodes(number, seed=0)
+            work = episodes(number, seed=0, opening=opening)
             began, cpu_s = time.monotonic(), time.process_time()
             run(model, work)
             rates[str(number)] = [num_sampled(work) / (time.monotonic() - began), time.process_time() - cpu_s]

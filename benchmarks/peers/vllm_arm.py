@@ -2,7 +2,8 @@
 
     python vllm_arm.py CHECKPOINT EPISODES [EPISODES ...]
 
-Prints one JSON line {episodes: [sampled tokens per second, CPU-seconds]}. Prefix caching is on; no compilation, float32.
+Environment: DTYPE, OPENING (tokens). Prints one JSON line {episodes: [sampled tokens per second, CPU-seconds]}. Prefix caching is on; no
+compilation.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from workload import TOOL_S, Turn, episodes, num_sampled
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+DTYPE, OPENING = os.environ.get("DTYPE", "float32"), int(os.environ.get("OPENING", "0"))
 
 
 async def episode(engine: Any, name: str, turns: list[Turn]) -> None:
@@ -46,14 +48,14 @@ async def measure(path: str, numbers: list[int]) -> dict[str, list[float]]:
 
     engine = AsyncLLM.from_engine_args(
         AsyncEngineArgs(
-            model=path, dtype="float32", enforce_eager=True, max_model_len=1024, max_num_seqs=128, enable_prefix_caching=True,
+            model=path, dtype=DTYPE, enforce_eager=True, max_model_len=1024, max_num_seqs=128, enable_prefix_caching=True,
             skip_tokenizer_init=True, disable_log_stats=True,
         )
     )  # fmt: skip
     rates: dict[str, list[float]] = {}
     try:
         for number in [2, *numbers]:
-            work = episodes(number, seed=0 if number in numbers else 99)
+            work = episodes(number, seed=0 if number in numbers else 99, opening=OPENING)
             began, cpu_s = time.monotonic(), _cpu_s()
             await asyncio.gather(*(episode(engine, f"{number}-{index}", turns) for index, turns in enumerate(work)))
             rates[str(number)] = [num_sampled(work) / (time.monotonic() - began), _cpu_s() - cpu_s]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 TOOL_S = 0.05
 VOCABULARY = 2048
+GROUP = 8  # episodes with the same opening
 
 
 @dataclass(frozen=True)
@@ -15,16 +16,25 @@ class Turn:
     num_sampled: int
 
 
-def episodes(number: int, *, seed: int) -> list[list[Turn]]:
-    """4-8 turns of 8-40 observed and 8-40 sampled tokens (24 of each on average). Equal arguments, equal episodes."""
+def episodes(number: int, *, seed: int, opening: int = 0) -> list[list[Turn]]:
+    """4-8 turns of 8-40 observed and 8-40 sampled tokens (24 of each on average). Equal arguments, equal episodes.
+
+    `opening`: tokens that are observed first instead, the same for each group of 8 episodes, as attempts at one task begin.
+    """
     rng = random.Random(f"engine/{seed}/{number}")
-    return [
+    work = [
         [
             Turn(observed=tuple(rng.randrange(8, VOCABULARY) for _ in range(rng.randint(8, 40))), num_sampled=rng.randint(8, 40))
             for _ in range(rng.randint(4, 8))
         ]
         for _ in range(number)
     ]
+    if opening:
+        for first in range(0, number, GROUP):
+            said = tuple(rng.randrange(8, VOCABULARY) for _ in range(opening))
+            for turns in work[first : first + GROUP]:
+                turns[0] = Turn(observed=said, num_sampled=turns[0].num_sampled)
+    return work
 
 
 def num_sampled(work: list[list[Turn]]) -> int:

@@ -14,7 +14,18 @@ import torch
 import transformers
 from torch import nn
 
-from agito.models import CachedDecoder, Decoder, DecoderConfig, RopeScaling, UnsupportedCheckpoint, load, read_config, save
+from agito.models import (
+    CachedDecoder,
+    Decoder,
+    DecoderConfig,
+    NativeDecoder,
+    RopeScaling,
+    UnsupportedCheckpoint,
+    is_supported,
+    load,
+    read_config,
+    save,
+)
 from agito.models.families import hf_config, parse_config
 
 TOLERANCE = 1e-5
@@ -141,6 +152,25 @@ def test_the_cache_of_every_family_equals_a_plain_forward_pass(case: str, tmp_pa
         for slot, logits in enumerate(found):
             rows[slot].append(new[slot])
             torch.testing.assert_close(logits, model(torch.tensor(rows[slot]), [len(rows[slot])])[-1], atol=TOLERANCE, rtol=0)
+
+
+@each_case
+@torch.inference_mode()
+def test_compiled_code_of_every_family_equals_transformers(case: str, tmp_path: Path) -> None:
+    """Over three pages and every window, by pieces and single tokens."""
+    ids = torch.randint(131, (150,), generator=torch.Generator().manual_seed(1))
+    expected = written(case, tmp_path, head_dim=16)(ids[None]).logits[0]
+    model = load(tmp_path)
+    if not is_supported(model.config, torch.device("cpu"), torch.float32):
+        pytest.skip("needs a C compiler (apt install gcc)")
+    compiled = NativeDecoder(model.config, slots=2, context=160)
+    compiled.load(model.state_dict())
+    for start, end in ((0, 40), (40, 131)):
+        found = compiled.extend(ids[start:end], [1], [start], [end - start])
+        torch.testing.assert_close(found[0], expected[end - 1], atol=TOLERANCE, rtol=0)
+    for at in range(131, 150):
+        found = compiled.decode(ids[at : at + 1], torch.tensor([1]), torch.tensor([at]))
+        torch.testing.assert_close(found[0], expected[at], atol=TOLERANCE, rtol=0)
 
 
 @each_case

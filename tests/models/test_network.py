@@ -244,9 +244,10 @@ def test_a_slot_can_be_swapped_copied_and_stored_and_goes_on_as_it_was(kind: str
     cached = cache(model, kind)
     ids = tokens([7, 12])
     cached.extend(ids, [0, 4], [0, 0], [7, 12])
-    cached.move([0, 4], [4, 0], longest=12)
-    cached.move([4], [2], longest=7)
-    cached.write(5, cached.read(0, 12))
+    cached.move([0, 4], [4, 0], [7, 12])
+    cached.move([4], [2], [7])
+    kept: Any = cached.read(0, 12)
+    cached.write(5, kept)
     logits = cached.extend(torch.tensor([1, 2, 3, 4]), [0, 4, 2, 5], [12, 7, 7, 12], [1, 1, 1, 1])
     for row, (prefix, last) in enumerate([(ids[7:], 1), (ids[:7], 2), (ids[:7], 3), (ids[7:], 4)]):
         expect(model, [*prefix.tolist(), last], logits[row])
@@ -256,7 +257,7 @@ def test_a_slot_can_be_swapped_copied_and_stored_and_goes_on_as_it_was(kind: str
 def test_weights_of_another_network_are_refused_and_nothing_changes(kind: str) -> None:
     model = network()
     cached = cache(model, kind)
-    before = cached.embedding_VD.clone()
+    before = cached.extend(tokens([9]), [0], [0], [9]).clone()
     weights = dict(network(seed=2).state_dict())
     weights["model.layers.2.mlp.up_proj.weight"] = torch.zeros(3, 3)
     with pytest.raises(ValueError, match="up_proj"):
@@ -264,7 +265,7 @@ def test_weights_of_another_network_are_refused_and_nothing_changes(kind: str) -
     del weights["model.norm.weight"]
     with pytest.raises(ValueError, match=r"up_proj|norm"):
         cached.load(weights)
-    assert torch.equal(cached.embedding_VD, before)
+    assert torch.equal(cached.extend(tokens([9]), [0], [0], [9]), before)
 
 
 def expect(model: Qwen3, ids: list[int], logits_V: Tensor) -> None:

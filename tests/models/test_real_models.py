@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from agito.models import CachedDecoder, load, save
+from agito.models import CachedDecoder, NativeDecoder, is_supported, load, save
 from agito.render import read_chat
 
 FOLDER = Path(os.environ.get("AGITO_MODELS", "models"))
@@ -38,6 +38,25 @@ def test_logits_of_real_weights_equal_those_of_transformers_and_so_do_those_of_t
     save(ours, tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(again(ids[None]).logits[0], expected, atol=0, rtol=0)
+
+
+@torch.inference_mode()
+def test_log_probabilities_of_compiled_code_on_real_weights_equal_those_of_transformers(folder: Path) -> None:
+    ids = torch.tensor(AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"])
+    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(ids[None]).logits[0].log_softmax(-1)
+    ours = load(folder, dtype=torch.float32)
+    for dtype, bound, mean in ((torch.float32, 1e-4, 2e-5), (torch.bfloat16, 0.2, 0.03)):
+        if not is_supported(ours.config, torch.device("cpu"), dtype):
+            pytest.skip("needs a C compiler (apt install gcc)")
+        compiled = NativeDecoder(ours.config, slots=1, context=256, dtype=dtype)
+        compiled.load(ours.state_dict())
+        found = [compiled.extend(ids[:100], [0], [0], [100])[0]]
+        for at in range(100, len(ids) - 1):
+            found.append(compiled.decode(ids[at : at + 1], torch.tensor([0]), torch.tensor([at]))[0])
+        chosen = torch.stack(found).log_softmax(-1).gather(1, ids[100:, None])
+        differences = (chosen - expected[99:-1].gather(1, ids[100:, None])).abs()
+        assert differences.max() < bound
+        assert differences.mean() < mean
 
 
 def test_the_models_own_template_is_rendered_as_transformers_renders_it(folder: Path) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agito.models.families import read_config
     from agito.models.lora import adapt, load_adapter, merged_weights, save_adapter
     from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, tensor_hashes
-    from agito.models.native import NativeQwen3, is_supported
+    from agito.models.native import NativeDecoder, NativeQwen3, is_supported
     from agito.models.network import Decoder, Qwen3, num_params
 
 _HOME = {
@@ -26,6 +26,7 @@ _HOME = {
     "DecoderConfig": "config",
     "LoraConfig": "config",
     "Manifest": "manifest",
+    "NativeDecoder": "native",
     "NativeQwen3": "native",
     "Qwen3": "network",
     "Qwen3Config": "config",
@@ -54,6 +55,7 @@ __all__ = [
     "DecoderConfig",
     "LoraConfig",
     "Manifest",
+    "NativeDecoder",
     "NativeQwen3",
     "Qwen3",
     "Qwen3Config",

@@ -138,9 +138,9 @@ class CachedDecoder:
             x_RD = self._finish(layer, x_RD, mixed_SW if is_dense else mixed_SW[slots_R])
         return self._logits(x_RD)
 
-    def move(self, sources: Sequence[int], targets: Sequence[int], *, longest: int) -> None:
-        """Copies the first `longest` positions of each source slot to its target, as if at once: a swap is two moves."""
-        length = self._bucketed(longest)
+    def move(self, sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int]) -> None:
+        """Copies the first positions of each source slot to its target, as if at once: a swap is two moves."""
+        length = self._bucketed(max(lengths))
         source, target = torch.tensor(sources, device=self.device), torch.tensor(targets, device=self.device)
         for cache_SKCE in (*self.keys, *self.values):
             used = cache_SKCE[:, :, :length]
@@ -149,6 +149,9 @@ class CachedDecoder:
     def read(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
         """A copy of one slot, for `write` to put back, perhaps elsewhere."""
         return self.keys[:, slot, :, :length].clone(), self.values[:, slot, :, :length].clone()
+
+    def release(self, slot: int) -> None:
+        """Nobody needs what is in the slot any longer."""
 
     def write(self, slot: int, copy: tuple[Tensor, Tensor]) -> None:
         keys, values = copy

@@ -1,6 +1,7 @@
 """C for the machine at hand, built at first use by whatever compiler there is.
 
-Libraries lie in `$XDG_CACHE_HOME/agito` (`~/.cache/agito`), named after their source, the compiler and the processor.
+Libraries lie in `$XDG_CACHE_HOME/agito` (`~/.cache/agito`), named after their source, the headers beside it, the compiler and the
+processor. `AGITO_ISA=avx512` or `avx2` limits the instructions: what another machine would compute can be looked at on this one.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from agito.errors import BadRecipe
+
 FORWARD = Path(__file__).with_name("forward.c")  # the engine's forward pass
 # No -ffast-math: sums keep the order in which they are written, so that a row's numbers do not depend on its neighbours.
-_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+_FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+_LIBRARIES = ("-lm", "-lpthread")
+_LIMITS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}  # of `AGITO_ISA`
 _DEADLINE_S = 120.0
 REMEDY = "sampling on the CPU takes 1.7 to 3 times as long without: apt install gcc, or pip install ziglang"
 
@@ -53,7 +58,9 @@ def is_built(source: Path) -> bool:
 
 def _made(compiler: list[str], source: Path) -> Path:
     """Built unless it is there; it must load."""
-    key = hashlib.sha256(b"\0".join([source.read_bytes(), *map(str.encode, (*compiler, *_FLAGS)), _processor()])).hexdigest()[:16]
+    read = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+    words = (*compiler, *_FLAGS, _instructions(), *_LIBRARIES)
+    key = hashlib.sha256(b"\0".join([*read, *map(str.encode, words), _processor()])).hexdigest()[:16]
     found = _home() / f"{source.stem}-{key}.so"
     if not found.exists():
         _build(compiler, source, found)
@@ -66,6 +73,15 @@ def _compilers() -> list[list[str]]:
     named = [words for name in (os.environ.get("CC", ""), "cc", "gcc", "clang") if (words := name.split())]
     found = [[program, *words[1:]] for words in named if (program := shutil.which(words[0]))]
     return [*found, [sys.executable, "-m", "ziglang", "cc"]] if find_spec("ziglang") else found
+
+
+def _instructions() -> str:
+    """All that the processor has, or as much of it as `AGITO_ISA` allows. Raises `BadRecipe` for a limit that is none."""
+    limit = os.environ.get("AGITO_ISA", "")
+    if limit and limit not in _LIMITS:
+        raise BadRecipe(f"AGITO_ISA={limit}: must be {' or '.join(_LIMITS)}, or not set")
+    is_lower = limit and limit.encode() in _processor()  # else the processor has less than is allowed
+    return f"-march={_LIMITS[limit] if is_lower else 'native'}"
 
 
 def _processor() -> bytes:
@@ -95,7 +111,7 @@ def _build(compiler: list[str], source: Path, target: Path) -> None:
     """Whole or not at all: several processes may do it at once. Raises `NoCompiler` with what the compiler said."""
     with tempfile.TemporaryDirectory(dir=target.parent) as directory:
         made = Path(directory) / target.name
-        command = [*compiler, *_FLAGS, "-o", str(made), str(source)]
+        command = [*compiler, *_FLAGS, _instructions(), "-o", str(made), str(source), *_LIBRARIES]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_DEADLINE_S, check=False)
         if done.returncode:
             raise NoCompiler(done.stderr.strip()[-600:] or f"exit code {done.returncode}")

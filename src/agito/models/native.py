@@ -1,112 +1,132 @@
-"""The cached network on a CPU, as one call of compiled code for each forward pass. Float32; the same interface as `CachedQwen3`.
+"""The cached network on a CPU, as one call of compiled code for each forward pass. The same interface as `CachedDecoder`.
 
-What a row is given does not depend on the rows beside it, to the bit. Axes as in `cached.py`.
+In float32, or with weights, keys and values in bfloat16: then what is multiplied is rounded to bfloat16, and everything between products
+is float32, sums included. What a row is given does not depend on the rows beside it, nor on the number of threads, to the bit. Axes as in
+`cached.py`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agito.models.cached import check_weights
+from agito.models.cached import check_weights, copy_norm, layer_names
 from agito.models.compiler import FORWARD, is_built, library
 from agito.models.config import DecoderConfig
+from agito.models.pages import SPAN, Held, PageTable, Room
 from agito.models.rope import rotary
 
-_LANES, _SPAN, _BLOCK = 16, 64, 64  # as in forward.c
-_INTS = ("hidden", "inter", "heads", "kv_heads", "width", "vocab", "layers", "slots", "room")
-_POINTERS = ("embedding", "norm", "head", "cosines", "sines", "weights", "keys", "values", "x", "h", "wide", "act", "scores")
+_LANES, _BLOCK = 16, 128  # as in vectors.h and forward.c
+_DTYPES = (torch.float32, torch.bfloat16)
+_NORMS = ("input_norm", "qk_norm", "mixed_norm", "mlp_norm", "mlp_out_norm")
+_MATRICES = {  # what is laid side by side in each
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "out": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in (*_NORMS, *(f"{name}_bias" for name in _MATRICES), *_MATRICES, "cosines", "sines")),
+        ("window", ctypes.c_int64),
+    ]
 
 
 class _Net(ctypes.Structure):
-    _fields_ = [*((name, ctypes.c_int32) for name in _INTS), ("eps", ctypes.c_float), *((name, ctypes.c_void_p) for name in _POINTERS)]
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("hidden", "inter", "heads", "kv_heads", "width", "vocab", "layers", "slots", "num_pages")),
+        *((name, ctypes.c_int32) for name in ("is_narrow", "is_gelu")),
+        *((name, ctypes.c_float) for name in ("eps", "query_scale", "embedding_scale")),
+        *((name, ctypes.c_void_p) for name in ("embedding", "norm", "head", "each", "pages", "team")),
+        *((name, ctypes.c_void_p) for name in ("x", "wide", "added", "mixed", "scores", "h", "act")),
+    ]
 
 
 def is_supported(config: DecoderConfig, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this network can run here; there must be a C compiler, or have been one."""
     sizes = (config.hidden_size, config.intermediate_size, config.head_dim)
-    if not config.is_plain or device.type != "cpu" or dtype != torch.float32 or any(size % _LANES for size in sizes):
+    if device.type != "cpu" or dtype not in _DTYPES or any(size % _LANES for size in sizes):
         return False
     return is_built(FORWARD)
 
 
 @cache
-def _forward() -> ctypes._NamedFuncPointer:
-    forward = ctypes.CDLL(str(library(FORWARD))).agito_forward
-    pointer = ctypes.c_void_p
-    forward.argtypes, forward.restype = [pointer, ctypes.c_int32, *[pointer] * 5], None
-    return forward
+def _library() -> SimpleNamespace:
+    loaded, pointer, number = ctypes.CDLL(str(library(FORWARD))), ctypes.c_void_p, ctypes.c_int32
+    signatures = {
+        "forward": (pointer, number, *[pointer] * 5),
+        "sample": (pointer, number, *[pointer] * 6),
+        "pack": (pointer, *[number] * 5, *[pointer] * 3),
+        "team": (number,),
+        "disband": (pointer,),
+    }
+    functions = {name: loaded[f"agito_{name}"] for name in signatures}
+    for name, function in functions.items():
+        function.argtypes, function.restype = signatures[name], pointer if name == "team" else None
+    return SimpleNamespace(**functions)
 
 
-class NativeQwen3:
-    """Weights and cache. `slots` rows of at most `context` tokens each. A row is as quick in one slot as in another."""
+class NativeDecoder:
+    """Weights and cache. `slots` rows of at most `context` tokens each, which hold no more memory than their tokens need.
+
+    A row is as quick in one slot as in another.
+    """
 
     packs_rows = False  # nothing is gained by keeping live rows together
 
-    def __init__(self, config: DecoderConfig, *, slots: int, context: int) -> None:
+    def __init__(self, config: DecoderConfig, *, slots: int, context: int, dtype: torch.dtype = torch.float32, threads: int = 1) -> None:
         if context > config.max_position:
             raise ValueError(f"context={context}: the network has positions up to {config.max_position}")
-        self.config, self.context, self.device = config, context, torch.device("cpu")
-        hidden, inter, width = config.hidden_size, config.intermediate_size, config.head_dim
-        heads, kv_heads, layers = config.num_heads, config.num_kv_heads, config.num_layers
-        room = -(-context // _SPAN) * _SPAN
-        self.keys = torch.zeros(layers, slots, kv_heads, room // _LANES, width, _LANES)
-        self.values = torch.zeros(layers, slots, kv_heads, room, width)
-        self.embedding_VD = torch.empty(config.vocab_size, hidden)
-        self._cosines, self._sines = (table.contiguous() for table in rotary(torch.arange(room), config))
-        self._norm, self._head = torch.empty(hidden), _packed_room(config.vocab_size, hidden)
-        self._layers = [
-            (
-                torch.empty(hidden), _packed_room((heads + 2 * kv_heads) * width, hidden), torch.empty(heads + kv_heads, width),
-                _packed_room(hidden, heads * width), torch.empty(hidden), _packed_room(2 * inter, hidden), _packed_room(hidden, inter),
-            )
-            for _ in range(layers)
-        ]  # fmt: skip
-        each = [weight.data_ptr() for layer in self._layers for weight in layer]
-        self._weights = (ctypes.c_void_p * len(each))(*each)
-        widest = max((heads + 2 * kv_heads) * width, 2 * inter)
-        self._scratch = [torch.empty(_BLOCK, size) for size in (hidden, hidden, widest, max(inter, heads * width))] + [torch.empty(room)]
-        x, h, wide, act, scores = (scratch.data_ptr() for scratch in self._scratch)
-        self._net = _Net(
-            hidden=hidden, inter=inter, heads=heads, kv_heads=kv_heads, width=width, vocab=config.vocab_size, layers=layers, slots=slots,
-            room=room, eps=config.rms_norm_eps, embedding=self.embedding_VD.data_ptr(), norm=self._norm.data_ptr(),
-            head=self._head.data_ptr(), cosines=self._cosines.data_ptr(), sines=self._sines.data_ptr(),
-            weights=ctypes.addressof(self._weights), keys=self.keys.data_ptr(), values=self.values.data_ptr(),
-            x=x, h=h, wide=wide, act=act, scores=scores,
-        )  # fmt: skip
+        if dtype not in _DTYPES or threads < 1:
+            raise ValueError(f"dtype={dtype}, threads={threads}: float32 or bfloat16, in at least one thread")
+        self.config, self.context, self.device, self._dtype = config, context, torch.device("cpu"), dtype
+        self._is_narrow = dtype == torch.bfloat16
+        self._team = _library().team(threads)
+        weakref.finalize(self, _library().disband, self._team)
+        page_bytes = config.num_layers * config.num_kv_heads * 2 * SPAN * config.head_dim * dtype.itemsize
+        self._pages = PageTable(slots=slots, context=context, num_bytes=page_bytes)
+        self._norm = torch.empty(config.hidden_size)
+        shapes = _shapes(config)
+        room = Room.for_each(*[*shapes.values()] * config.num_layers, (_padded(config.vocab_size), config.hidden_size), dtype=dtype)
+        self._layers = [self._new_layer(shapes, room) for _ in range(config.num_layers)]
+        self._head = room.take(_padded(config.vocab_size), config.hidden_size, dtype=dtype)
+        self._embedding = None if config.tie_embeddings else torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
+        self._scratch = self._new_scratch(threads)
+        self._net = self._new_net()
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """As `CachedQwen3.load`."""
-        check_weights(self.config, weights)
+        """As `CachedDecoder.load`."""
+        config = self.config
+        check_weights(config, weights)
         embedding = weights["model.embed_tokens.weight"]
-        self.embedding_VD.copy_(embedding)
-        _pack(embedding if self.config.tie_embeddings else weights["lm_head.weight"], self._head)
-        self._norm.copy_(weights["model.norm.weight"])
-        for index, (input_norm, qkv, qk_norm, out, post_norm, gate_up, down) in enumerate(self._layers):
-
-            def of(*names: str, index: int = index) -> Tensor:
-                return torch.cat([weights[f"model.layers.{index}.{name}.weight"] for name in names])
-
-            input_norm.copy_(of("input_layernorm"))
-            _pack(of("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), qkv)
-            qk_norm[: self.config.num_heads] = of("self_attn.q_norm") * self.config.head_dim**-0.5
-            qk_norm[self.config.num_heads :] = of("self_attn.k_norm")
-            _pack(of("self_attn.o_proj"), out)
-            post_norm.copy_(of("post_attention_layernorm"))
-            _pack(of("mlp.gate_proj", "mlp.up_proj"), gate_up)
-            _pack(of("mlp.down_proj"), down)
+        if self._embedding is not None:
+            self._embedding.copy_(embedding)
+        self._pack([embedding if config.tie_embeddings else weights["lm_head.weight"]], self._head)
+        copy_norm(config, self._norm, weights["model.norm.weight"])
+        if config.scale_embeddings:  # rounded as the training path rounds it
+            self._net.embedding_scale = float(torch.tensor(config.hidden_size**0.5, dtype=embedding.dtype))
+        for index, layer in enumerate(self._layers):
+            self._load_layer(layer, {name: weights[f"model.layers.{index}.{name}"] for name in layer_names(config)})
 
     def extend(self, ids_N: Tensor, slots_R: Sequence[int], starts_R: Sequence[int], lengths_R: Sequence[int]) -> Tensor:
-        """As `CachedQwen3.extend`; the order of the rows makes no difference."""
+        """As `CachedDecoder.extend`; the order of the rows makes no difference."""
         lengths = np.asarray(lengths_R)
         ends = lengths.cumsum()
+        for slot, start, length in zip(slots_R, starts_R, lengths_R, strict=True):
+            if start == 0:
+                self._pages.release(slot)
+            self._pages.reach(slot, start + length)
         slots_N = np.repeat(np.asarray(slots_R, dtype=np.int32), lengths)
         positions_N = np.arange(len(ids_N)) - np.repeat(ends - lengths - np.asarray(starts_R), lengths)
         wants_N = np.zeros(len(ids_N), dtype=np.uint8)
@@ -114,46 +134,138 @@ class NativeQwen3:
         return self._run(ids_N, slots_N, positions_N.astype(np.int32), wants_N, len(lengths))
 
     def decode(self, ids_R: Tensor, slots_R: Tensor, positions_R: Tensor, *, num_slots: int = 0, longest: int = 0) -> Tensor:
-        """As `CachedQwen3.decode`; slots may be in any order."""
+        """As `CachedDecoder.decode`; slots may be in any order."""
         slots, positions = (each_R.to(torch.int32).numpy() for each_R in (slots_R, positions_R))
+        for row in np.flatnonzero(positions % SPAN == 0):
+            self._pages.reach(int(slots[row]), int(positions[row]) + 1)
         return self._run(ids_R, slots, positions, np.ones(len(slots), dtype=np.uint8), len(slots))
 
     def _run(
         self, ids_N: Tensor, slots_N: NDArray[np.int32], positions_N: NDArray[np.int32], wants_N: NDArray[np.uint8], num: int
     ) -> Tensor:
         assert ids_N.dtype == torch.long and ids_N.is_contiguous()
-        logits_RV = torch.empty(num, -(-self.config.vocab_size // _LANES) * _LANES)
+        logits_RV = torch.empty(num, _padded(self.config.vocab_size))
         places = (array.ctypes.data for array in (slots_N, positions_N, wants_N))
-        _forward()(ctypes.byref(self._net), len(ids_N), ids_N.data_ptr(), *places, logits_RV.data_ptr())
+        _library().forward(ctypes.byref(self._net), len(ids_N), ids_N.data_ptr(), *places, logits_RV.data_ptr())
         return logits_RV[:, : self.config.vocab_size]
 
-    def move(self, sources: Sequence[int], targets: Sequence[int], *, longest: int) -> None:
-        """As `CachedQwen3.move`."""
-        blocks = -(-longest // _LANES)
-        source, target = torch.tensor(sources), torch.tensor(targets)
-        for keys, values in zip(self.keys, self.values, strict=True):
-            for used in (keys[:, :, :blocks], values[:, :, :longest]):
-                used.index_copy_(0, target, used.index_select(0, source))
+    def draw(self, logits_RV: Tensor, uniforms_R: Tensor, temperatures_R: Tensor, top_ps_R: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Token ids and their log-probabilities, drawn as the engine's `sample` does, from logits as they were returned here."""
+        num, step = len(logits_RV), logits_RV.stride(0)
+        assert step == _padded(self.config.vocab_size) and uniforms_R.dtype == torch.float64
+        ids_R, logprobs_R = torch.empty(num, dtype=torch.long), torch.empty(num)
+        chosen = [None if each_R is None else each_R.contiguous() for each_R in (temperatures_R, top_ps_R, uniforms_R)]
+        tensors = (logits_RV, *chosen, ids_R, logprobs_R)
+        _library().sample(ctypes.byref(self._net), num, *(None if tensor is None else tensor.data_ptr() for tensor in tensors))
+        return ids_R, logprobs_R
 
-    def read(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
-        """As `CachedQwen3.read`."""
-        return self.keys[:, slot, :, : -(-length // _LANES)].clone(), self.values[:, slot, :, :length].clone()
+    def move(self, sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int]) -> None:
+        """As `CachedDecoder.move`; whole pages are shared, and not to be written again."""
+        copies = [self._pages.read(source, length) for source, length in zip(sources, lengths, strict=True)]
+        for target, held in zip(targets, copies, strict=True):
+            self._pages.write(target, held)
 
-    def write(self, slot: int, copy: tuple[Tensor, Tensor]) -> None:
-        """As `CachedQwen3.write`."""
-        keys, values = copy
-        self.keys[:, slot, :, : keys.shape[2]] = keys
-        self.values[:, slot, :, : values.shape[2]] = values
+    def read(self, slot: int, length: int) -> Held:
+        """As `CachedDecoder.read`."""
+        return self._pages.read(slot, length)
+
+    def write(self, slot: int, copy: Held) -> None:
+        """As `CachedDecoder.write`."""
+        self._pages.write(slot, copy)
+
+    def release(self, slot: int) -> None:
+        """As `CachedDecoder.release`."""
+        self._pages.release(slot)
+
+    @property
+    def cache_bytes(self) -> int:
+        """What rows hold of keys and values."""
+        return self._pages.used_bytes
+
+    def _new_layer(self, shapes: Mapping[str, tuple[int, int]], room: Room) -> dict[str, Tensor]:
+        config, hidden = self.config, self.config.hidden_size
+        has_bias = {"qkv": config.qkv_bias, "out": config.out_bias, "gate_up": config.mlp_bias, "down": config.mlp_bias}
+        layer = {name: room.take(*shape, dtype=self._dtype) for name, shape in shapes.items()}
+        layer |= {f"{name}_bias": torch.empty(shapes[name][0]) for name, is_there in has_bias.items() if is_there}
+        layer |= {"input_norm": torch.empty(hidden), "mlp_norm": torch.empty(hidden)}
+        if config.qk_norm:
+            layer["qk_norm"] = torch.empty(config.num_heads + config.num_kv_heads, config.head_dim)
+        if config.sandwich_norms:
+            layer |= {"mixed_norm": torch.empty(hidden), "mlp_out_norm": torch.empty(hidden)}
+        return layer
+
+    def _new_scratch(self, threads: int) -> dict[str, Tensor]:
+        config = self.config
+        hidden, inter, width = config.hidden_size, config.intermediate_size, config.head_dim
+        mixed = config.num_heads * width
+        widest = max(mixed + 2 * config.num_kv_heads * width, 2 * inter)
+        room = config.num_heads // config.num_kv_heads * self._pages.num_pages * SPAN
+        sizes = {"x": (_BLOCK, hidden), "wide": (_BLOCK, widest), "added": (_BLOCK, hidden), "mixed": (threads, max(mixed, hidden))}
+        sizes |= {"scores": (threads, room), "h": (_BLOCK, hidden), "act": (_BLOCK, max(inter, mixed))}
+        sizes["packing"] = (threads, _LANES * max(hidden, inter, mixed))
+        return {name: torch.empty(size) for name, size in sizes.items()}
+
+    def _new_net(self) -> _Net:
+        config = self.config
+        positions = torch.arange(self._pages.num_pages * SPAN)
+        self._rotations = [[table.contiguous() for table in rotary(positions, config, local=local)] for local in (False, True)]
+        self._structs = (_Layer * config.num_layers)()
+        for index, (struct, tensors) in enumerate(zip(self._structs, self._layers, strict=True)):
+            for name, tensor in tensors.items():
+                setattr(struct, name, tensor.data_ptr())
+            struct.cosines, struct.sines = (table.data_ptr() for table in self._rotations[index in config.sliding_layers])
+            struct.window = config.window(index) or 0
+        scratch = {name: tensor.data_ptr() for name, tensor in self._scratch.items() if name != "packing"}
+        return _Net(
+            hidden=config.hidden_size, inter=config.intermediate_size, heads=config.num_heads, kv_heads=config.num_kv_heads,
+            width=config.head_dim, vocab=config.vocab_size, layers=config.num_layers, slots=len(self._pages.addresses),
+            num_pages=self._pages.num_pages, is_narrow=self._is_narrow, is_gelu=config.activation == "gelu_tanh",
+            eps=config.rms_norm_eps, query_scale=config.query_scale or config.head_dim**-0.5, embedding_scale=1.0,
+            embedding=None if self._embedding is None else self._embedding.data_ptr(), norm=self._norm.data_ptr(),
+            head=self._head.data_ptr(), each=ctypes.addressof(self._structs), pages=self._pages.addresses.ctypes.data,
+            team=self._team, **scratch,
+        )  # fmt: skip
+
+    def _load_layer(self, layer: dict[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+        config = self.config
+        for name, parts in _MATRICES.items():
+            self._pack([weights[f"{part}.weight"] for part in parts], layer[name])
+            if f"{name}_bias" in layer:
+                layer[f"{name}_bias"].copy_(torch.cat([weights[f"{part}.bias"] for part in parts]))
+        if config.qk_norm:
+            scale = config.query_scale or config.head_dim**-0.5
+            copy_norm(config, layer["qk_norm"][: config.num_heads], weights["self_attn.q_norm.weight"], scale)
+            copy_norm(config, layer["qk_norm"][config.num_heads :], weights["self_attn.k_norm.weight"])
+        names = {"input_norm": "input", "mlp_norm": "post_attention"}
+        if config.sandwich_norms:  # the same name stands for another norm
+            names |= {"mixed_norm": "post_attention", "mlp_norm": "pre_feedforward", "mlp_out_norm": "post_feedforward"}
+        for name, kind in names.items():
+            copy_norm(config, layer[name], weights[f"{kind}_layernorm.weight"])
+
+    def _pack(self, parts: Sequence[Tensor], packed: Tensor) -> None:
+        """Rows of all parts become columns, one part after the other."""
+        columns, first = sum(len(part) for part in parts), 0
+        for part in parts:
+            wide = part.detach().to("cpu", torch.float32).contiguous()
+            depth = wide.shape[1] >> self._is_narrow
+            _library().pack(
+                self._team, self._is_narrow, depth, columns, first, len(wide), wide.data_ptr(), packed.data_ptr(),
+                self._scratch["packing"].data_ptr(),
+            )  # fmt: skip
+            first += len(wide)
 
 
-def _packed_room(columns: int, depth: int) -> Tensor:
-    """Panels of `_LANES` columns; those that fill up the last one stay zero."""
-    return torch.zeros(-(-columns // _LANES), depth, _LANES)
+def _shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
+    """Columns and depth of the matrices of a layer, all multiples of `_LANES`."""
+    hidden, inter, mixed = config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim
+    return {
+        "qkv": (mixed + 2 * config.num_kv_heads * config.head_dim, hidden), "out": (hidden, mixed), "gate_up": (2 * inter, hidden),
+        "down": (hidden, inter),
+    }  # fmt: skip
 
 
-def _pack(weight_OD: Tensor, panels: Tensor) -> None:
-    columns = weight_OD.shape[0]
-    whole = columns // _LANES
-    panels[:whole] = weight_OD[: whole * _LANES].unflatten(0, (whole, _LANES)).transpose(1, 2)
-    if columns % _LANES:
-        panels[whole, :, : columns % _LANES] = weight_OD[whole * _LANES :].T
+def _padded(columns: int) -> int:
+    return -(-columns // _LANES) * _LANES
+
+
+NativeQwen3 = NativeDecoder  # what is trained from random weights

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agito.models import CachedQwen3, NativeQwen3, Qwen3, Qwen3Config, is_supported, merged_weights
+from agito.models import CachedDecoder, Decoder, DecoderConfig, NativeDecoder, is_supported, merged_weights, num_params
 from agito.protocols import Sampled, SampleRequest
 from agito.sampling.embedded.rows import EngineRow, RowBook
 from agito.sampling.embedded.sampling import sample, uniforms
@@ -32,6 +32,8 @@ from agito.sampling.wire import EngineRequest, EngineResponse, RowBranch, RowDon
 from agito.types import FinishReason
 
 _MASK64 = (1 << 64) - 1
+_LARGE = 8192  # entries of a vocabulary from which draws are made in compiled code; below, torch is as quick
+_CHUNK, _CHUNK_WORK = 4096, 1 << 37  # tokens; of a large network, as many as make so many products
 
 
 class EmbeddedEngine:
@@ -40,35 +42,41 @@ class EmbeddedEngine:
     decoding are run; by default recorded on a CUDA device and launched elsewhere."""
 
     def __init__(
-        self, model: Qwen3, *, rows: int, context: int, device: torch.device | str | None = None, version: int = 0, native: bool = True,
-        chunk: int = 4096, steps: Steps | None = None,
+        self, model: Decoder, *, rows: int, context: int, device: torch.device | str | None = None, version: int = 0, native: bool = True,
+        chunk: int | None = None, steps: Steps | None = None, dtype: torch.dtype | None = None, threads: int = 1,
     ):  # fmt: skip
-        if rows < 1 or context < 2 or chunk < 1:
+        if rows < 1 or context < 2 or (chunk is not None and chunk < 1):
             raise ValueError(f"rows={rows}, context={context}, chunk={chunk}: need at least 1 row of 2 tokens, 1 token at a time")
         weight = model.head_weight
         self.device = torch.device(device) if device is not None else weight.device
-        self.context, self._chunk = context, chunk
+        self.context = context
+        self._chunk = chunk or self.chunk_of(model, self.device)
         self.version = version
-        self._network = _network(model.config, rows, context, self.device, weight.dtype, native)
+        self._network = _network(model.config, rows, context, self.device, dtype or weight.dtype, native, threads)
         self._book = RowBook(rows)
         self._ids_LC = torch.zeros(rows + 1, context, dtype=torch.long, device=self.device)  # the last lane is nobody's
         self._logprobs_LC = torch.zeros(rows + 1, context, device=self.device)
         self._uniforms_LC = torch.zeros(rows + 1, context, dtype=torch.float64, device=self.device)
         is_cuda = self.device.type == "cuda"
         self._steps = steps or (RecordedSteps(slots=rows, context=context, device=self.device) if is_cuda else LaunchedSteps(self.device))
-        self._stored: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of rows that have no slot
+        self._stored: dict[int, Any] = {}  # keys and values of rows that have no slot
         self._prompts: dict[bytes, tuple[EngineRow, int]] = {}  # what a row began with → the row, and the version that computed it
         self._forwarded = self._num_exchanges = 0
         self.load_weights(model, version)
+
+    @staticmethod
+    def chunk_of(model: Decoder, device: torch.device) -> int:
+        """So many tokens that on a CPU the others wait for a second at the most."""
+        return _CHUNK if device.type != "cpu" else min(_CHUNK, max(_CHUNK_WORK // num_params(model), 64))
 
     @property
     def num_rows(self) -> int:
         """Rows that are open, those that wait for a slot included."""
         return len(self._book.rows.keys() | self._book.busy())
 
-    def load_weights(self, weights: Mapping[str, Tensor] | Qwen3, version: int) -> None:
+    def load_weights(self, weights: Mapping[str, Tensor] | Decoder, version: int) -> None:
         """Takes a copy; positions from here on carry `version`. Raises `ValueError` when the weights are of another shape."""
-        self._network.load(merged_weights(weights) if isinstance(weights, Qwen3) else weights)
+        self._network.load(merged_weights(weights) if isinstance(weights, Decoder) else weights)
         self.version = version
         for row in self._book.live:
             row.mark(version, row.length)
@@ -77,8 +85,9 @@ class EmbeddedEngine:
 
     def drop_all(self) -> None:
         """Forgets every row and request, as if newly made."""
+        for key in list(self._book.rows):
+            self._close(key)
         self._book = RowBook(self._book.size)
-        self._stored.clear()
         self._prompts.clear()
 
     @torch.inference_mode()
@@ -95,14 +104,13 @@ class EmbeddedEngine:
         for branch in exchange.branched:
             self._branch(branch)
         for key in exchange.closed:
-            self._book.close(key)
-            self._stored.pop(key, None)
+            self._close(key)
         done = self._admit(exchange.requests)
         stopped = self._read() if self._book.reading else []
         moves = self._book.gather() if self._network.packs_rows else []
         if moves:
             sources, targets, lengths = zip(*moves, strict=True)
-            self._network.move(sources, targets, longest=max(lengths))
+            self._network.move(sources, targets, lengths)
         steps, stopped_later = self._decode(exchange.steps)
         done += self._answers(stopped + stopped_later)
         return EngineResponse(
@@ -140,7 +148,14 @@ class EmbeddedEngine:
             self._stored[child.key] = self._network.read(parent.slot, parent.computed)
         else:
             book.seat(child)
-            self._network.move([parent.slot], [child.slot], longest=parent.computed)
+            self._network.move([parent.slot], [child.slot], [parent.computed])
+
+    def _close(self, key: int) -> None:
+        row = self._book.rows.get(key)
+        if row is not None and row.slot >= 0:
+            self._network.release(row.slot)
+        self._book.close(key)
+        self._stored.pop(key, None)
 
     def _admit(self, requests: Sequence[RowRequest]) -> list[RowDone]:
         """Seats those that can start now, their extension not yet computed; returns the refused."""
@@ -159,6 +174,7 @@ class EmbeddedEngine:
         if book.queue and book.is_full and not (book.live or book.reading or admitted):
             for row in book.resting()[: len(book.queue)]:
                 self._stored[row.key] = self._network.read(row.slot, row.computed)
+                self._network.release(row.slot)
                 book.unseat(row)
         while book.queue and not book.is_full:
             request = book.queue.popleft()
@@ -215,8 +231,8 @@ class EmbeddedEngine:
         for row in alike:
             row.computed = row.length - 1  # the last one is computed, for its logits
         if alike:
-            moves = [leader.slot for leader in alike.values()], [row.slot for row in alike]
-            self._network.move(*moves, longest=max(row.computed for row in alike))
+            slots = [leader.slot for leader in alike.values()], [row.slot for row in alike]
+            self._network.move(*slots, [row.computed for row in alike])
         return stopped + self._append(list(alike))
 
     def _leader(self, row: EngineRow) -> EngineRow | None:
@@ -281,7 +297,11 @@ class EmbeddedEngine:
     def _sample(self, batch: Batch, logits_RV: Tensor) -> Tensor:
         """Draws the tokens at `batch.positions_R` and notes them; returns which rows stop there."""
         uniforms_R = self._uniforms_LC[batch.lanes_R, batch.positions_R]
-        ids_R, logprobs_R = sample(logits_RV, uniforms_R, batch.temperatures_R, batch.top_ps_R, is_greedy=batch.is_greedy)
+        network = self._network
+        if isinstance(network, NativeDecoder) and network.config.vocab_size > _LARGE:
+            ids_R, logprobs_R = network.draw(logits_RV, uniforms_R, batch.temperatures_R, batch.top_ps_R)
+        else:
+            ids_R, logprobs_R = sample(logits_RV, uniforms_R, batch.temperatures_R, batch.top_ps_R, is_greedy=batch.is_greedy)
         self._ids_LC[batch.lanes_R, batch.positions_R] = ids_R
         self._logprobs_LC[batch.lanes_R, batch.positions_R] = logprobs_R
         return (ids_R[:, None] == batch.stops_RK).any(1) | (batch.positions_R == batch.ends_R)
@@ -326,8 +346,8 @@ class EmbeddedEngine:
 
 
 def _network(
-    config: Qwen3Config, rows: int, context: int, device: torch.device, dtype: torch.dtype, native: bool
-) -> CachedQwen3 | NativeQwen3:
+    config: DecoderConfig, rows: int, context: int, device: torch.device, dtype: torch.dtype, native: bool, threads: int
+) -> CachedDecoder | NativeDecoder:
     if native and is_supported(config, device, dtype):
-        return NativeQwen3(config, slots=rows, context=context)
-    return CachedQwen3(config, slots=rows, context=context, device=device, dtype=dtype)
+        return NativeDecoder(config, slots=rows, context=context, dtype=dtype, threads=threads)
+    return CachedDecoder(config, slots=rows, context=context, device=device, dtype=dtype)

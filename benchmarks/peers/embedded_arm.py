@@ -1,0 +1,112 @@
+"""Agito's embedded engine on the engine's workload, in process, beside the tools, for a checkpoint of any family.
+
+    python embedded_arm.py CHECKPOINT HOW DTYPE OPENING EPISODES [EPISODES ...]
+
+HOW: `threads`, one engine on two cores; `engines`, one on each, episodes shared out by turns; `speed`, steps of decoding and prompts alone,
+on one thread, beside what the core could do. Prints one JSON line, {episodes: [sampled tokens per second, CPU-seconds]} or the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from array import array
+from collections.abc import Callable
+
+import anyio
+import anyio.to_thread
+import torch
+from workload import TOOL_S, Turn, episodes, num_sampled
+
+from agito.models import NativeDecoder, load
+from agito.models.network import Decoder
+from agito.protocols import SampleRequest
+from agito.sampling.embedded import EmbeddedEngine
+from agito.sampling.freerun import Freerun
+from agito.sampling.wire import EngineRequest, EngineResponse
+
+CONTEXT, ROWS, STEPS, CORES = 1024, 32, 4, 2
+
+
+async def together(engines: list[EmbeddedEngine], work: list[list[Turn]]) -> None:
+    def driver(engine: EmbeddedEngine) -> Freerun:
+        async def advance(request: EngineRequest) -> EngineResponse:
+            return await anyio.to_thread.run_sync(engine.advance, request)
+
+        return Freerun(advance, context=CONTEXT, steps=STEPS)
+
+    drivers = [driver(engine) for engine in engines]
+
+    async def one(index: int, turns: list[Turn]) -> None:
+        row = drivers[index % len(drivers)].open(index)
+        for turn in turns:
+            request = SampleRequest(extend=array("i", turn.observed), max_tokens=turn.num_sampled, stop_ids=())
+            assert len((await row.sample(request)).ids) == turn.num_sampled
+            await anyio.sleep(TOOL_S)
+        await row.close()
+
+    async with anyio.create_task_group() as tasks:
+        for each in drivers:
+            tasks.start_soon(each.run)
+        async with anyio.create_task_group() as acting:
+            for index, turns in enumerate(work):
+                acting.start_soon(one, index, turns)
+        for each in drivers:
+            each.stop()
+
+
+@torch.inference_mode()
+def speed(model: Decoder, dtype: torch.dtype) -> dict[str, float]:
+    """Tokens a second of one thread: prompts of 384 tokens, and rows that decode behind as many."""
+    network = NativeDecoder(model.config, slots=32, context=CONTEXT, dtype=dtype)
+    weights = model.state_dict()
+    figures = {"load_s": _seconds(lambda: network.load(weights), times=2)}
+    ids = torch.randint(model.config.vocab_size, (384,), generator=torch.Generator().manual_seed(0))
+    figures["prefill"] = 384 / _seconds(lambda: network.extend(ids, [0], [0], [384]), times=4)
+    network.move([0] * 31, list(range(1, 32)), [384] * 31)
+    numbers, square = torch.ones(1 << 26), torch.randn(1024, 1024).to(dtype)
+    bytes_s = _seconds(numbers.sum, times=5) / numbers.nbytes
+    flop_s = _seconds(lambda: square @ square, times=20) / (2 * 1024**3)
+    body = sum(weight.numel() for name, weight in weights.items() if ".layers." in name)
+    read = body + model.config.vocab_size * model.config.hidden_size
+    figures |= {"gb_read_per_s": 1e-9 / bytes_s, "gflop_per_s": 1e-9 / flop_s, "prefill_of_bound": figures["prefill"] * 2 * body * flop_s}
+    for rows in (1, 8, 32):
+        slots, positions = torch.arange(rows), torch.full((rows,), 384)
+        step_s = _seconds(lambda rows=rows, at=(slots, positions): network.decode(ids[:rows], *at), times=10)
+        bound_s = max(read * dtype.itemsize * bytes_s, 2 * rows * read * flop_s)
+        figures |= {f"decode_{rows}": rows / step_s, f"decode_{rows}_of_bound": bound_s / step_s}
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def _seconds(run: Callable[[], object], *, times: int) -> float:
+    """The best of some."""
+    found: list[float] = []
+    for _ in range(times):
+        began = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+def main() -> None:
+    path, how, dtype, opening, *numbers = sys.argv[1:]
+    torch.set_num_threads(1)
+    model, precision = load(path, dtype=torch.float32), getattr(torch, dtype)
+    if how == "speed":
+        print(json.dumps(speed(model, precision)))
+        return
+    count, threads = (1, CORES) if how == "threads" else (CORES, 1)
+    engines = [EmbeddedEngine(model, rows=ROWS, context=CONTEXT, dtype=precision, threads=threads) for _ in range(count)]
+    anyio.run(together, engines, episodes(2, seed=99, opening=int(opening)))
+    rates: dict[str, list[float]] = {}
+    for number in map(int, numbers):
+        work = episodes(number, seed=0, opening=int(opening))
+        began, cpu_s = time.monotonic(), time.process_time()
+        anyio.run(together, engines, work)
+        rates[str(number)] = [num_sampled(work) / (time.monotonic() - began), time.process_time() - cpu_s]
+    print(json.dumps(rates))
+
+
+if __name__ == "__main__":
+    main()
