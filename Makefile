@@ -1,8 +1,8 @@
 # Agito. `make` alone lists the targets.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup extras train smoke check check-full gpu docs constraints clean
-export TORCH PYTHON
+.PHONY: help setup extras vllm train smoke check check-full gpu docs constraints clean
+export TORCH PYTHON VLLM
 
 BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1
@@ -16,6 +16,9 @@ setup: ## make .venv from constraints.txt (TORCH=cuda for the CUDA build of torc
 
 extras: setup ## install what web and some tests need beside Python: Chromium and MCP servers (optional)
 	@scripts/extras.sh
+
+vllm: ## make an environment of its own for vLLM on the CPU (VLLM=.venv-vllm; optional)
+	@scripts/vllm.sh
 
 train: setup ## train an agent from random weights in a real shell, then evaluate it (RECIPE=quickstart)
 	@$(BIN)/agito train $(or $(RECIPE),quickstart)

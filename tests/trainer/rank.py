@@ -6,6 +6,7 @@ import json
 import math
 import random
 import sys
+import time
 from array import array
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from agito.learning.trainer import LocalTrainer, Reducer, SharedReducer, TrainerConfig
+from agito.learning.trainer.network_reducer import NetworkReducer, join, offer
 from agito.models import Qwen3, Qwen3Config
 from agito.types import AttemptId, Sample, span
 
@@ -56,13 +58,31 @@ def train(reducer: Reducer, *, rank: int, num_ranks: int, minibatches: int) -> t
     return trainer, values
 
 
+def over_network(rank: int, num_ranks: int, meeting: Path) -> NetworkReducer:
+    """The first one offers a place to meet, and writes down where."""
+    if rank == 0:
+        store, address = offer("127.0.0.1")
+        partial = meeting.with_suffix(".partial")
+        partial.write_text(address)
+        partial.rename(meeting)
+    else:
+        until = time.monotonic() + 60
+        while not meeting.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        store = join(meeting.read_text())
+    return NetworkReducer(rank, num_ranks, store, host="127.0.0.1")
+
+
 def main() -> None:
-    rank, num_ranks, meeting, out, minibatches = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5])
+    rank, num_ranks, meeting, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     torch.set_num_threads(1)
-    reducer = SharedReducer(rank, num_ranks, meeting, timeout_s=60)
-    trainer, values = train(reducer, rank=rank, num_ranks=num_ranks, minibatches=minibatches)
-    save_file({name: parameter.detach() for name, parameter in trainer.model.named_parameters()}, out / f"{rank}.safetensors")
-    (out / f"{rank}.json").write_text(json.dumps(values))
+    over = over_network(rank, num_ranks, meeting) if sys.argv[5] == "network" else None
+    reducer = over or SharedReducer(rank, num_ranks, meeting, timeout_s=60)
+    for minibatches in map(int, sys.argv[6:]):
+        trainer, values = train(reducer, rank=rank, num_ranks=num_ranks, minibatches=minibatches)
+        name = f"{minibatches}-{rank}"
+        save_file({name: parameter.detach() for name, parameter in trainer.model.named_parameters()}, out / f"{name}.safetensors")
+        (out / f"{name}.json").write_text(json.dumps(values))
     reducer.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from agito.weights.channel import InProcess, WeightBuffer, WeightChannel
+from agito.weights.network import FetchedWeights, ServedWeights
 
 LIKE = (("a", torch.zeros(3, 5)), ("b", torch.zeros(7)), ("c", torch.zeros(2, dtype=torch.bfloat16)))
 
@@ -23,8 +25,13 @@ def shared_memory() -> tuple[WeightChannel, WeightChannel]:
     return ours, WeightBuffer.open(where, LIKE)
 
 
+def over_network() -> tuple[WeightChannel, WeightChannel]:
+    ours = ServedWeights(LIKE, host="127.0.0.1")
+    return ours, FetchedWeights(ours.address, LIKE)
+
+
 Ends = Callable[[], tuple[WeightChannel, WeightChannel]]
-each_channel = pytest.mark.parametrize("ends", [in_process, shared_memory])
+each_channel = pytest.mark.parametrize("ends", [in_process, shared_memory, over_network])
 
 
 def weights(seed: int) -> list[tuple[str, torch.Tensor]]:
@@ -49,7 +56,8 @@ def test_a_version_that_is_not_there_is_refused(ends: Ends) -> None:
             sampler.pull(version)
     learner.push(1, weights(1))
     learner.push(3, weights(3))
-    with pytest.raises(RuntimeError, match="version 1 are not in the channel: it has 3"):
+    learner.push(5, weights(5))
+    with pytest.raises(RuntimeError, match="version 1 are not in the channel: it has 5"):
         sampler.pull(1)
 
 
@@ -63,16 +71,21 @@ def test_a_version_is_never_used_again(ends: Ends) -> None:
     assert torch.equal(sampler.pull(4)["a"], weights(4)[0][1]), "what was refused has changed what was there"
 
 
-def test_the_version_before_can_still_be_pulled_from_shared_memory_while_the_next_is_there() -> None:
-    learner, sampler = shared_memory()
+between_processes = pytest.mark.parametrize("ends", [shared_memory, over_network])
+
+
+@between_processes
+def test_the_version_before_can_still_be_pulled_while_the_next_is_there(ends: Ends) -> None:
+    learner, sampler = ends()
     learner.push(4, weights(4))
     learner.push(5, weights(5))
     assert torch.equal(sampler.pull(4)["a"], weights(4)[0][1])
     assert torch.equal(sampler.pull(5)["a"], weights(5)[0][1])
 
 
-def test_weights_that_were_not_written_to_the_end_are_refused() -> None:
-    learner, sampler = shared_memory()
+@between_processes
+def test_weights_that_were_not_written_to_the_end_are_refused(ends: Ends) -> None:
+    learner, sampler = ends()
     with pytest.raises(KeyError):
         learner.push(1, [*weights(1), ("strange", torch.zeros(1))])
     with pytest.raises(RuntimeError, match="version 1"):
@@ -95,3 +108,38 @@ def test_a_sampler_of_another_shape_does_not_find_its_weights() -> None:
         WeightBuffer.open(where, LIKE[:1])
     with pytest.raises(OSError):
         WeightBuffer.open(replace(where, path=f"{where.path}0"), LIKE)
+
+
+def test_whoever_does_not_know_the_secret_or_has_another_model_is_not_served() -> None:
+    learner = ServedWeights(LIKE, host="127.0.0.1")
+    learner.push(1, weights(1))
+    renamed = [("z", LIKE[0][1]), *LIKE[1:]]
+    for stranger in (FetchedWeights(replace(learner.address, secret=bytes(32)), LIKE), FetchedWeights(learner.address, renamed)):
+        with pytest.raises(RuntimeError, match=r"weights of version 1 cannot be had from 127\.0\.0\.1:\d+: EOFError"):
+            stranger.pull(1)
+    with pytest.raises(RuntimeError, match="bytes of weights, but this policy has"):
+        FetchedWeights(learner.address, LIKE[:1])
+    assert torch.equal(FetchedWeights(learner.address, LIKE).pull(1)["a"], weights(1)[0][1])
+    assert "secret" not in repr(learner.address)
+
+
+def test_a_learner_that_is_gone_is_an_error_and_not_a_wait() -> None:
+    learner = ServedWeights(LIKE, host="127.0.0.1")
+    learner.push(1, weights(1))
+    learner.close()
+    learner.close()
+    with pytest.raises(RuntimeError, match="cannot be had"):
+        FetchedWeights(learner.address, LIKE).pull(1)
+
+
+def test_a_version_that_is_being_fetched_stays_as_it_is_while_later_ones_are_pushed() -> None:
+    like = [("big", torch.zeros(1 << 22))]
+    learner = ServedWeights(like, host="127.0.0.1")
+    learner.push(1, [("big", torch.ones(1 << 22))])
+    found: list[torch.Tensor] = []
+    thread = threading.Thread(target=lambda: found.append(FetchedWeights(learner.address, like).pull(1)["big"].clone()))
+    thread.start()
+    for version in range(2, 8):
+        learner.push(version, [("big", torch.full((1 << 22,), float(version)))])
+    thread.join()
+    assert not found or torch.equal(found[0], torch.ones(1 << 22))

@@ -29,17 +29,19 @@ from agito.runtime.wire import (
     SyncWeights,
     TakeStep,
 )
+from agito.weights.address import WeightAddress
 from agito.weights.channel import InProcess, WeightBuffer, WeightChannel
+from agito.weights.network import ServedWeights
 
 
 class LearnerService:
-    """One policy's. `reducer`: to those that learn with it."""
+    """One policy's. `reducer`: to those that learn with it. `host`: of this machine, where samplers are on others too."""
 
-    def __init__(self, model: Decoder, spec: LearnerSpec, reducer: Reducer) -> None:
+    def __init__(self, model: Decoder, spec: LearnerSpec, reducer: Reducer, *, host: str | None = None) -> None:
         self._model, self._spec, self._reducer = model, spec, reducer
         self._trainer = LocalTrainer(model, spec.config, reducer=reducer)
         self.own = InProcess()  # for a sampler beside it
-        self._buffer, self.shared = WeightBuffer.create(learning(model)) if spec.serves_others else (None, None)
+        self._buffer, self.shared = _served(model, host) if spec.serves_others else (None, None)
 
     def handle(self, request: LearnerRequest) -> LearnerResponse:
         if isinstance(request, Imitate | TakeStep | SyncWeights | LoadState):
@@ -105,3 +107,10 @@ class LearnerService:
         else:
             self._trainer.reducer = self._reducer
             load_state(self._trainer, request.directory)
+
+
+def _served(model: Decoder, host: str | None) -> tuple[WeightBuffer | ServedWeights, WeightAddress]:
+    if host is None:
+        return WeightBuffer.create(learning(model))
+    served = ServedWeights(learning(model), host=host)
+    return served, served.address

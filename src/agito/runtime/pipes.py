@@ -7,21 +7,19 @@ may be given up at any point. What it had begun to send is finished by the next 
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 
-from agito.runtime.transport import Handler, respond
-from agito.runtime.wire import Failure, Request, Response
+from agito.runtime.transport import Handler, answered, pickled, unpickled
+from agito.runtime.wire import Request, Response
 
 _HEAD = struct.Struct("<QQ")  # id, bytes that follow
 _MOST_BYTES = 1 << 20  # taken from the socket at once
@@ -90,7 +88,7 @@ class Asking:
     async def ask(self, request: Request) -> Response:
         """Raises `EOFError` when the other side is gone, and `ValueError` for an answer that cannot be read."""
         before = len(self._unsent)  # of a message that was given up half-way
-        self._unsent += _frame(request.id, request)
+        self._unsent += _frame(request.id, pickled(request))
         total = len(self._unsent)
         data: bytes | None = None
         try:
@@ -107,13 +105,7 @@ class Asking:
                 del self._unsent[before - sent :]
         if data is None:
             raise EOFError("the other side is gone")
-        try:
-            response: object = pickle.loads(data)
-        except Exception as error:  # whatever an object raises that is put together again
-            raise ValueError(f"its answer cannot be read: {error!r}") from error
-        if not isinstance(response, Response):
-            raise ValueError(f"its answer cannot be read: it is of {type(response).__name__}")
-        return response
+        return unpickled(data)
 
     def close(self) -> None:
         """Idempotent."""
@@ -171,16 +163,8 @@ def serve(link: socket.socket, handler: Handler) -> None:
         data = _read(file.read, size)
         if data is None:
             return
-        request: object = pickle.loads(data)
-        assert isinstance(request, Request)
-        response = respond(handler, request)
         try:
-            frame = _frame(number, response)
-        except Exception as error:  # an answer that cannot be pickled, an exception among them
-            failure = Failure(error=RuntimeError(f"{type(request.body).__name__}: {error!r}"), trace=traceback.format_exc())
-            frame = _frame(number, Response(id=number, body=failure))
-        try:
-            link.sendall(frame)
+            link.sendall(_frame(number, answered(handler, data)))
         except OSError:
             return
 
@@ -193,6 +177,5 @@ def _read(read: Callable[[int], bytes], size: int) -> bytes | None:
     return data if len(data) == size else None
 
 
-def _frame(number: int, value: Request | Response) -> bytes:
-    data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+def _frame(number: int, data: bytes) -> bytes:
     return _HEAD.pack(number, len(data)) + data

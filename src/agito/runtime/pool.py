@@ -21,8 +21,18 @@ from agito.runtime.pipes import launch
 from agito.runtime.remote import RemoteLearner, RemoteSampler
 from agito.runtime.roles import PolicyHandle, Sampler
 from agito.runtime.transport import Launch
-from agito.runtime.wire import LearnerGroup, LearnerSpec, ModelSpec, OpenPolicy, PolicyId, PolicyOpened, SamplerSpec
-from agito.weights.address import SharedMemory
+from agito.runtime.wire import (
+    LearnerGroup,
+    LearnerSpec,
+    ModelSpec,
+    OfferRendezvous,
+    OpenPolicy,
+    PolicyId,
+    PolicyOpened,
+    Rendezvous,
+    SamplerSpec,
+)
+from agito.weights.address import WeightAddress
 
 SILENCE_S = 300.0  # after which a worker that has not answered is given up
 
@@ -45,7 +55,8 @@ class WorkerPool:
     def __init__(self, num_workers: int, *, start: Launch = launch, silence_s: float = SILENCE_S) -> None:
         """Starts them; they come up by themselves while something else is done. One that has not answered a request for `silence_s` is
         given up: the request, and every later one, raises `WorkerDied`."""
-        self._directory = Path(tempfile.mkdtemp(prefix="agito-"))  # where those that learn together meet
+        self._directory = Path(tempfile.mkdtemp(prefix="agito-"))  # where those that learn together meet, on one machine
+        self._rendezvous = ""  # once the first of them has offered it
         self.workers = tuple(Worker(rank, start(rank), silence_s) for rank in range(num_workers))
         self._learners_turn = anyio.Lock()  # those that sum their gradients must all be asked in the same order
 
@@ -60,10 +71,10 @@ class WorkerPool:
                 config=plan.trainer,
                 lora=plan.model.lora,
                 base=str(plan.model.source) if plan.model.lora else "",
-                group=self._group(rank, len(learners)),
+                group=group,
                 serves_others=plan.learns_alone,
             )
-            for rank in range(len(learners))
+            for group in await self._groups(policy, len(learners))
         ]
         opened = await together(
             learners, [partial(_open, worker, policy, plan, learner=spec) for worker, spec in zip(learners, specs, strict=True)]
@@ -81,8 +92,14 @@ class WorkerPool:
         await together(self.workers, [partial(_open, worker, policy, plan) for worker in self.workers])
         return tuple(RemoteSampler(policy, worker) for worker in self.workers)
 
-    def _group(self, rank: int, size: int) -> LearnerGroup | None:
-        return LearnerGroup(rank=rank, size=size, rendezvous=self._directory / "learners") if size > 1 else None
+    async def _groups(self, policy: PolicyId, size: int) -> list[LearnerGroup | None]:
+        if size == 1:
+            return [None]
+        if not self._rendezvous:
+            first, offer = self.workers[0], OfferRendezvous(directory=self._directory)
+            offered = await first.ask(policy, offer, Rendezvous, deadline_s=max(first.silence_s, START_S))
+            self._rendezvous = offered.address
+        return [LearnerGroup(rank=rank, size=size, rendezvous=self._rendezvous) for rank in range(size)]
 
     async def aclose(self) -> None:
         """Idempotent. Afterwards the workers' CPU time is in this process's children's."""
@@ -100,7 +117,7 @@ async def _open(
     plan: PolicyPlan,
     *,
     learner: LearnerSpec | None = None,
-    weights: SharedMemory | None = None,
+    weights: WeightAddress | None = None,
 ) -> PolicyOpened:
     """A sampler, and a learner or none."""
     request = OpenPolicy(

@@ -23,6 +23,7 @@ from agito.protocols import MAIN, AgentSpec, Environment, Harness, Renderer, Scr
 from agito.recipe import AgentSection, Recipe
 from agito.render import Vocabulary, learn, renderer, texts_of
 from agito.rollout import AttemptRunner, Collected, EpisodeDriver, Observed, Plan, collect, reward_range, scripted
+from agito.runtime.placement import launcher
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle, Sampler
 from agito.runtime.sources import find, recipe_of, renderer_of
@@ -133,7 +134,9 @@ class RunContext:
             temperature = 1.0 if section.temperature is None else section.temperature
         return AgentSpec(renderer=self.renderers[section.policy], policy=section.policy, temperature=temperature)
 
-    async def survey(self, size: int, scripts: Callable[[Task, Target, int], ScriptFactory]) -> Vocabulary:
+    async def survey(
+        self, size: int, scripts: Callable[[Task, Target, int], ScriptFactory], *, on_episode: Callable[[], None] = lambda: None
+    ) -> Vocabulary:
         """A vocabulary from what scripted agents say and read in `size` training tasks.
 
         Raises `BadEnvironment` when not one of their episodes could be played.
@@ -154,6 +157,7 @@ class RunContext:
             if trajectory.fault not in (None, Fault.BUDGET):
                 broke.append(f"{trajectory.fault}: {trajectory.detail}")
             texts[index] = texts_of(self.recipe.env.dialect, task, trajectory.events)
+            on_episode()
 
         async with anyio.create_task_group() as tasks:
             for index in range(size):
@@ -183,7 +187,8 @@ class RunContext:
     def start_workers(self) -> WorkerPool:
         """Ahead of their use: they take seconds to come up, beside whatever else is done."""
         if self.pool is None:
-            self.pool = WorkerPool(self.recipe.compute.ranks, silence_s=self.recipe.compute.silence_s)
+            sizes = self.recipe.compute
+            self.pool = WorkerPool(sizes.ranks, start=launcher(sizes.on, sizes.device), silence_s=sizes.silence_s)
         return self.pool
 
     async def open_policy(self, checkpoint: Path | None = None) -> None:
@@ -217,9 +222,9 @@ class RunContext:
     def _model(self) -> ModelSpec:
         section, seed = self.recipe.model, self.recipe.seed
         if section.path:
-            lora = None if section.lora is None else LoraConfig(**section.lora.model_dump())
+            lora = LoraConfig(**section.lora.model_dump()) if section.adapter == "lora" else None
             return ModelSpec(source=folder_of(section.path), seed=seed, dtype=section.dtype, lora=lora)
-        shape = section.model_dump(exclude={"vocab_size", "path", "dtype", "lora"})
+        shape = section.model_dump(exclude={"vocab_size", "path", "dtype", "adapter", "lora"})
         context = self.recipe.compute.context
         return ModelSpec(source=DecoderConfig(**shape, vocab_size=self.renderer.vocab_size, max_position=context), seed=seed)
 

@@ -5,6 +5,7 @@ Another kind (actors of a cluster, say) implements `Transport` where requests ar
 
 from __future__ import annotations
 
+import pickle
 import traceback
 from collections.abc import Callable
 from typing import Protocol
@@ -86,3 +87,30 @@ def respond(handler: Handler, request: Request) -> Response:
         return Response(id=request.id, body=handler(request.policy, request.body))
     except Exception as error:  # the boundary: the other side decides what a failure means
         return Response(id=request.id, body=Failure(error=error, trace=traceback.format_exc()))
+
+
+def pickled(message: Request | Response) -> bytes:
+    return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def answered(handler: Handler, data: bytes) -> bytes:
+    """`respond`, where bytes travel."""
+    request: object = pickle.loads(data)
+    assert isinstance(request, Request)
+    response = respond(handler, request)
+    try:
+        return pickled(response)
+    except Exception as error:  # an answer that cannot be pickled, an exception among them
+        failure = Failure(error=RuntimeError(f"{type(request.body).__name__}: {error!r}"), trace=traceback.format_exc())
+        return pickled(Response(id=request.id, body=failure))
+
+
+def unpickled(data: bytes) -> Response:
+    """Raises `ValueError` for what is no response."""
+    try:
+        response: object = pickle.loads(data)
+    except Exception as error:  # whatever an object raises that is put together again
+        raise ValueError(f"its answer cannot be read: {error!r}") from error
+    if not isinstance(response, Response):
+        raise ValueError(f"its answer cannot be read: it is of {type(response).__name__}")
+    return response

@@ -16,7 +16,7 @@ from agito.models.config import DecoderConfig, LoraConfig
 from agito.protocols import StepStats
 from agito.sampling.wire import EngineRequest, EngineResponse
 from agito.types import Json, Sample
-from agito.weights.address import SharedMemory
+from agito.weights.address import WeightAddress
 
 PolicyId: TypeAlias = str
 
@@ -27,7 +27,7 @@ class LearnerGroup:
 
     rank: int
     size: int
-    rendezvous: Path  # a file, not there yet, through which they find one another
+    rendezvous: str  # what the first of them offered: see `OfferRendezvous`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class LearnerSpec:
 class SamplerSpec:
     context: int  # tokens of one sequence
     max_num_seqs: int  # that sample at once; more wait for a place
-    weights: SharedMemory | None = None  # None: the learner is in this process, or nobody learns
+    weights: WeightAddress | None = None  # None: the learner is in this process, or nobody learns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,19 @@ class OpenPolicy:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyOpened:
     num_parameters: int
-    weights: SharedMemory | None  # where samplers of other processes find them; None unless the learner serves others
+    weights: WeightAddress | None  # where samplers of other processes find them; None unless the learner serves others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferRendezvous:
+    """To the first of those that will learn together: says where they find one another. `directory`: of the pool, on this machine."""
+
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendezvous:
+    address: str  # file:///PATH, or tcp://HOST:PORT where they are on several machines
 
 
 # ---- to a sampler
@@ -178,8 +190,8 @@ SamplerRequest: TypeAlias = EngineRequest | PullWeights
 SamplerResponse: TypeAlias = EngineResponse | WeightsPulled
 LearnerRequest: TypeAlias = BeginPhase | Imitate | TakeStep | SyncWeights | PushWeights | SaveCheckpoint | SaveState | LoadState
 LearnerResponse: TypeAlias = Stepped | Done
-WorkerRequest: TypeAlias = OpenPolicy | SamplerRequest | LearnerRequest
-WorkerResponse: TypeAlias = PolicyOpened | SamplerResponse | LearnerResponse
+WorkerRequest: TypeAlias = OpenPolicy | OfferRendezvous | SamplerRequest | LearnerRequest
+WorkerResponse: TypeAlias = PolicyOpened | Rendezvous | SamplerResponse | LearnerResponse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

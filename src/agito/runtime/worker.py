@@ -6,19 +6,35 @@ import os
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from agito.errors import BadRecipe
+from agito.learning.trainer.network_reducer import NetworkReducer, Store, join, offer
 from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.models import Decoder
 from agito.runtime.learner import LearnerService
 from agito.runtime.network import learning, open_model
 from agito.runtime.pipes import serve
 from agito.runtime.sampler import SamplerService
-from agito.runtime.wire import LearnerGroup, OpenPolicy, PolicyId, PolicyOpened, PullWeights, SamplerSpec, WorkerRequest, WorkerResponse
+from agito.runtime.transport import Handler
+from agito.runtime.wire import (
+    LearnerGroup,
+    OfferRendezvous,
+    OpenPolicy,
+    PolicyId,
+    PolicyOpened,
+    PullWeights,
+    Rendezvous,
+    SamplerSpec,
+    WorkerRequest,
+    WorkerResponse,
+)
 from agito.sampling.wire import EngineRequest
+from agito.weights.address import OverNetwork, SharedMemory
 from agito.weights.channel import WeightBuffer, WeightChannel
+from agito.weights.network import FetchedWeights
 
 _NICE = 10  # tools and episodes go first: they take little, and everybody waits for them
 _LEARNER_NICE = 5  # more, where others sample meanwhile: sampling soon hits the staleness bound and stalls
@@ -33,14 +49,18 @@ class _Policy:
 class Host:
     """A `Handler` for requests to all policies of this process."""
 
-    def __init__(self, *, is_own_process: bool = False) -> None:
-        self._may_renice = is_own_process
+    def __init__(self, *, is_own_process: bool = False, host: str | None = None) -> None:
+        """`host`: by which other machines reach this one; None: everybody is on this one."""
+        self._may_renice, self._host = is_own_process, host
+        self._store: Store | None = None  # where those that learn together meet, if they do so here
         self._policies: dict[PolicyId, _Policy] = {}
         self._reducer: Reducer | None = None  # torch has one group of processes
 
     def __call__(self, policy: PolicyId, request: WorkerRequest) -> WorkerResponse:
         if isinstance(request, OpenPolicy):
             return self._open(policy, request)
+        if isinstance(request, OfferRendezvous):
+            return self._rendezvous(request)
         found = self._policies.get(policy)
         if found is None:
             raise LookupError(f"policy {policy!r} is not open here; there are {sorted(self._policies)}")
@@ -59,7 +79,7 @@ class Host:
         model = open_model(request.model, request.device)
         learner = None
         if request.learner is not None:
-            learner = LearnerService(model, request.learner, self._reducer_of(request.learner.group))
+            learner = LearnerService(model, request.learner, self._reducer_of(request.learner.group), host=self._host)
             if request.learner.serves_others and self._may_renice:
                 os.nice(_LEARNER_NICE)
                 self._may_renice = False
@@ -71,16 +91,32 @@ class Host:
     def _reducer_of(self, group: LearnerGroup | None) -> Reducer:
         if group is None:
             return OneRank()
-        self._reducer = self._reducer or SharedReducer(group.rank, group.size, group.rendezvous)
+        self._reducer = self._reducer or self._new_reducer(group)
         if (self._reducer.rank, self._reducer.num_ranks) != (group.rank, group.size):
             raise ValueError(f"this process already learns as {self._reducer.rank} of {self._reducer.num_ranks}, not as {group}")
         return self._reducer
 
+    def _new_reducer(self, group: LearnerGroup) -> Reducer:
+        if self._host is None:
+            return SharedReducer(group.rank, group.size, Path(group.rendezvous.removeprefix("file://")))
+        store = self._store if group.rank == 0 else None
+        return NetworkReducer(group.rank, group.size, store or join(group.rendezvous), host=self._host)
+
+    def _rendezvous(self, request: OfferRendezvous) -> Rendezvous:
+        if self._host is None:
+            return Rendezvous(address=f"file://{request.directory / 'learners'}")
+        self._store, address = offer(self._host)
+        return Rendezvous(address=address)
+
 
 def _channel(model: Decoder, spec: SamplerSpec, learner: LearnerService | None) -> WeightChannel | None:
-    if spec.weights is not None:
-        return WeightBuffer.open(spec.weights, learning(model))
-    return learner.own if learner is not None else None
+    match spec.weights:
+        case SharedMemory():
+            return WeightBuffer.open(spec.weights, learning(model))
+        case OverNetwork():
+            return FetchedWeights(spec.weights, learning(model))
+        case None:
+            return learner.own if learner is not None else None
 
 
 def _require_device(device: str) -> None:
@@ -91,6 +127,12 @@ def _require_device(device: str) -> None:
     except (AssertionError, RuntimeError) as error:
         build = "this build of torch has no CUDA: make setup TORCH=cuda" if not torch.backends.cuda.is_built() else error
         raise BadRecipe(f"compute.device={device}: {build}") from None
+
+
+def on_cluster(host: str) -> Handler:
+    """For a process that something else has started; `host`: by which other machines reach it."""
+    torch.set_num_threads(1)
+    return Host(is_own_process=True, host=host)
 
 
 def main() -> None:

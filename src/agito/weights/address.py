@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,3 +12,16 @@ class SharedMemory:
 
     path: str
     num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverNetwork:
+    """At the learner's machine, for as long as its process lives. Whoever knows `secret` is served."""
+
+    host: str
+    port: int
+    secret: bytes = field(repr=False)
+    num_bytes: int  # of one version
+
+
+WeightAddress: TypeAlias = SharedMemory | OverNetwork

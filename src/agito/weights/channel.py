@@ -17,7 +17,7 @@ from torch import Tensor
 from agito.weights.address import SharedMemory
 
 _ALIGN = 64  # bytes
-_EMPTY = -1
+EMPTY = -1
 
 
 class WeightChannel(Protocol):
@@ -37,20 +37,20 @@ class InProcess:
     """Learner and sampler share a process. Nothing is copied, so a version is there only until the learner's weights change."""
 
     def __init__(self) -> None:
-        self._newest = self._held = _EMPTY
+        self._newest = self._held = EMPTY
         self._weights: dict[str, Tensor] = {}
 
     def push(self, version: int, weights: Iterable[tuple[str, Tensor]]) -> None:
-        _require_newer(version, self._newest)
+        require_newer(version, self._newest)
         self._weights = {name: tensor.detach() for name, tensor in weights}
         self._newest = self._held = version
 
     def withdraw(self) -> None:
         """The weights that were pushed are about to change."""
-        self._held = _EMPTY
+        self._held = EMPTY
 
     def pull(self, version: int) -> Mapping[str, Tensor]:
-        _require_there(version, self._held)
+        require_there(version, self._held)
         return self._weights
 
 
@@ -62,33 +62,33 @@ class WeightBuffer:
 
     def __init__(self, memory: Tensor, like: Iterable[tuple[str, Tensor]], fd: int = -1) -> None:
         """`memory`: bytes that both sides see, those of descriptor `fd` on the learner's; `like` says what the weights look like."""
-        spans, half = _spans(like)
+        places, half = spans(like)
         halves = memory.view(2, half)
         self._stamps = [each[:8].view(torch.int64) for each in halves]
         self._slots = [
-            {name: each[start:stop].view(tensor.dtype).view(tensor.shape) for name, (start, stop, tensor) in spans.items()}
+            {name: each[start:stop].view(tensor.dtype).view(tensor.shape) for name, (start, stop, tensor) in places.items()}
             for each in halves
         ]
-        self._newest, self._fd = _EMPTY, fd
+        self._newest, self._fd = EMPTY, fd
 
     @classmethod
     def create(cls, like: Iterable[tuple[str, Tensor]]) -> tuple[WeightBuffer, SharedMemory]:
         """The learner's side, and where samplers find it until it is closed."""
         like = list(like)
-        size = 2 * _spans(like)[1]
+        size = 2 * spans(like)[1]
         fd = os.memfd_create("agito-weights")
         os.ftruncate(fd, size)
         buffer = cls(_mapped(fd, size), like, fd)
         for stamp in buffer._stamps:
-            stamp.fill_(_EMPTY)
+            stamp.fill_(EMPTY)
         return buffer, SharedMemory(path=f"/proc/{os.getpid()}/fd/{fd}", num_bytes=size)
 
     @classmethod
     def open(cls, where: SharedMemory, like: Iterable[tuple[str, Tensor]]) -> WeightBuffer:
         """A sampler's side. Raises `RuntimeError` when the learner's weights are of another size."""
         like = list(like)
-        if where.num_bytes != 2 * _spans(like)[1]:
-            raise RuntimeError(f"{where.path}: {where.num_bytes} bytes of weights, but this policy has {2 * _spans(like)[1]}")
+        if where.num_bytes != 2 * spans(like)[1]:
+            raise RuntimeError(f"{where.path}: {where.num_bytes} bytes of weights, but this policy has {2 * spans(like)[1]}")
         fd = os.open(where.path, os.O_RDWR)
         try:
             return cls(_mapped(fd, where.num_bytes), like)
@@ -96,16 +96,16 @@ class WeightBuffer:
             os.close(fd)
 
     def push(self, version: int, weights: Iterable[tuple[str, Tensor]]) -> None:
-        _require_newer(version, self._newest)
+        require_newer(version, self._newest)
         stamp, slot = self._stamps[version % 2], self._slots[version % 2]
-        stamp.fill_(_EMPTY)
+        stamp.fill_(EMPTY)
         for name, tensor in weights:
             slot[name].copy_(tensor.detach())
         stamp.fill_(version)
         self._newest = version
 
     def pull(self, version: int) -> Mapping[str, Tensor]:
-        _require_there(version, int(self._stamps[version % 2]))
+        require_there(version, int(self._stamps[version % 2]))
         return self._slots[version % 2]
 
     def close(self) -> None:
@@ -115,25 +115,25 @@ class WeightBuffer:
         self._fd = -1
 
 
-def _spans(like: Iterable[tuple[str, Tensor]]) -> tuple[dict[str, tuple[int, int, Tensor]], int]:
+def spans(like: Iterable[tuple[str, Tensor]]) -> tuple[dict[str, tuple[int, int, Tensor]], int]:
     """Where each tensor lies in one half, behind the half's stamp, and how many bytes that half has."""
-    spans, at = dict[str, tuple[int, int, Tensor]](), _ALIGN
+    places, at = dict[str, tuple[int, int, Tensor]](), _ALIGN
     for name, tensor in like:
         stop = at + tensor.numel() * tensor.element_size()
-        spans[name] = at, stop, tensor
+        places[name] = at, stop, tensor
         at += -(-(stop - at) // _ALIGN) * _ALIGN
-    return spans, at
+    return places, at
 
 
 def _mapped(fd: int, size: int) -> Tensor:
     return torch.frombuffer(mmap.mmap(fd, size), dtype=torch.uint8)
 
 
-def _require_newer(version: int, newest: int) -> None:
+def require_newer(version: int, newest: int) -> None:
     if version <= newest:
         raise ValueError(f"weights of version {version} come after {newest}: versions grow and are never used again")
 
 
-def _require_there(version: int, found: int) -> None:
+def require_there(version: int, found: int) -> None:
     if version < 0 or found != version:
-        raise RuntimeError(f"weights of version {version} are not in the channel: it has {found if found != _EMPTY else 'none'}")
+        raise RuntimeError(f"weights of version {version} are not in the channel: it has {found if found != EMPTY else 'none'}")

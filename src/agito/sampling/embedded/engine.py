@@ -25,6 +25,7 @@ from torch import Tensor
 
 from agito.models import CachedDecoder, Decoder, DecoderConfig, NativeDecoder, is_supported, merged_weights, num_params
 from agito.protocols import Sampled, SampleRequest
+from agito.sampling.capabilities import EMBEDDED
 from agito.sampling.embedded.rows import EngineRow, RowBook
 from agito.sampling.embedded.sampling import sample, uniforms
 from agito.sampling.embedded.steps import Batch, LaunchedSteps, RecordedSteps, Steps
@@ -40,6 +41,8 @@ class EmbeddedEngine:
     """A pure function of its exchanges. Not thread-safe. `native`: in compiled code wherever that can be had. `chunk`: tokens of prompts
     and observations that one exchange computes at the most, so that a long one does not keep everybody from decoding. `steps`: how steps of
     decoding are run; by default recorded on a CUDA device and launched elsewhere."""
+
+    capabilities = EMBEDDED
 
     def __init__(
         self, model: Decoder, *, rows: int, context: int, device: torch.device | str | None = None, version: int = 0, native: bool = True,

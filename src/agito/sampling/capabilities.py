@@ -1,0 +1,18 @@
+"""What a kind of sampler can do, so that whoever drives it knows what may be promised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerCapabilities:
+    """`keyed_determinism`: the same exchanges give the same bits. `in_flight_update`: new weights reach a request that is under way.
+    `adapters`: several policies, each an adapter, share one set of weights."""
+
+    keyed_determinism: bool
+    in_flight_update: bool
+    adapters: bool
+
+
+EMBEDDED = SamplerCapabilities(keyed_determinism=True, in_flight_update=True, adapters=False)

@@ -1,0 +1,1 @@
+"""What runs in the environment of vLLM, which has no `agito`."""
