@@ -190,6 +190,7 @@ def asked_once(command: list[str], options: argparse.Namespace, length: int) -> 
     """What an arm says of every fraction."""
     arm = Arm(command, options.threads)
     try:
+        arm.ask(batch(0.5, 64, 0))  # the weights are read from the disk when they are first used
         return {fraction: arm.ask(batch(fraction, length, 0)) for fraction in options.fractions}
     finally:
         arm.close()
