@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from agito.cli.recipe_keys import Key, Table, tables
+from agito.cli.recipe_keys import Key, Table, keys_of, tables
 from agito.config import load
 from agito.recipe import bundled, find, read
 from agito.types import Json
@@ -14,6 +14,7 @@ HEAD = """\
 # Recipes
 
 A recipe is a TOML file that says how one run is made. What it does not say has the default below; `--set KEY=VALUE` beats the file.
+`agito train --env ENV` without a recipe starts from `quickstart`, whose values stand beside the defaults where they differ.
 `agito recipes` lists the bundled ones, `agito recipes NAME` shows every key of one with its value, and what a run was made with stands in
 the `config.toml` of its folder. This page is written by `scripts/recipe_keys.py`.
 
@@ -40,6 +41,9 @@ too, and the run is named after both. A path is relative to the folder in which 
 |---|---|---|
 """
 
+_OWN = ("name", "env.", "sft.weights")  # what a recipe says of its own environment is left behind
+_QUICKSTART = {key.name: key.value for key in keys_of(read("quickstart")) if not key.name.startswith(_OWN)}
+
 
 def main() -> None:
     rows = [f"| `{name}` | `{read(name).env.title}`{_chosen(name)} | {_comment(name)} |" for name in bundled()]
@@ -49,7 +53,8 @@ def main() -> None:
 
 
 def _section(table: Table) -> str:
-    rows = [f"| `{_last(key.name)}` | {_value(key)} | {key.takes} | {key.about} |" for key in table.keys]
+    is_chosen = all(_QUICKSTART.get(key.name, key.value) == key.value for key in table.keys if _last(key.name) == "name")
+    rows = [f"| `{_last(key.name)}` | {_value(key, beside=is_chosen)} | {key.takes} | {key.about} |" for key in table.keys]
     chosen = next((f" with `name = {json.dumps(key.value)}`" for key in table.keys if key.name.endswith("loss.name")), "")
     is_list = table.name == "env.mix"
     title = f"`[[{table.name}]]`" if is_list else f"`[{table.name}]`{chosen}" if table.name else "At the top"
@@ -57,8 +62,10 @@ def _section(table: Table) -> str:
     return f"\n## {title}\n\n{table.about}\n{head}" + "".join(f"{row}\n" for row in rows)
 
 
-def _value(key: Key) -> str:
-    return "" if key.value is None else f"`{json.dumps(key.value, ensure_ascii=False)}`"
+def _value(key: Key, *, beside: bool) -> str:
+    default = "" if key.value is None else f"`{json.dumps(key.value, ensure_ascii=False)}`"
+    started = _QUICKSTART.get(key.name, key.value)
+    return default if started == key.value or not beside else f"{default} (quickstart: `{json.dumps(started, ensure_ascii=False)}`)".strip()
 
 
 def _last(name: str) -> str:

@@ -16,6 +16,14 @@ settings.register_profile("agito", derandomize=True, deadline=None, max_examples
 settings.load_profile("agito")
 
 
+# They take longest. Begun first, none of them is left for one process while the other has nothing to do.
+LONGEST = ("test_smoke.py", "test_resume.py", "test_real_run.py", "test_pipeline.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How many tests were skipped and why, into the file that `make check` ends with."""
     place = os.environ.get("AGITO_SKIPS")

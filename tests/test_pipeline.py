@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from agito.errors import WorkerDied
 from agito.protocols import Control
 from agito.recipe import Recipe
 from agito.render import learn
+from agito.runtime.pool import WorkerPool
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import Curriculum
 from agito.testing import FakeEnvironment
@@ -67,8 +68,9 @@ async def run(
     ranks: int = 2,
     strike: Callable[[], object] = lambda: None,
     directory: Path | None = None,
+    shared: WorkerPool | None = None,
 ) -> Run:
-    """`strike` is called after every step."""
+    """`strike` is called after every step. In workers of its own, unless some are `shared`."""
     recipe = Recipe.model_validate(
         {
             "env": {"levels": [1]},
@@ -80,6 +82,7 @@ async def run(
     )
     run_context, found, versions = RunContext(recipe, SlowEnvironment()), Run(), itertools.count(1)
     run_context.use_vocabulary(learn(["open 0 submit 1"] * 20, size=300))
+    run_context.pool = shared
 
     async def on_step(step: Step, position: Position) -> None:
         found.steps.append(step)
@@ -103,29 +106,41 @@ async def run(
             )  # fmt: skip
         await note_weights("after")
     finally:
-        if run_context.pool is not None:
+        if run_context.pool is not None and run_context.pool is not shared:
             await run_context.pool.aclose()
     return found
 
 
+@pytest.fixture(scope="module")
+async def pools(anyio_backend: str) -> AsyncGenerator[dict[int, WorkerPool]]:
+    """Of two workers and of three; a run replaces the policy of the run before."""
+    pools = {num: WorkerPool(num) for num in (2, 3)}
+    yield pools
+    for pool in pools.values():
+        await pool.aclose()
+
+
 def workers() -> list[int]:
-    """Processes by rank."""
-    ranks: dict[int, int] = {}
+    """Processes by rank: the newest of each, as the module's own pools may be there too."""
+    ranks: dict[int, tuple[int, int]] = {}
     for directory in Path("/proc").glob("[0-9]*"):
         try:
             words = (directory / "cmdline").read_bytes().split(b"\0")
-            parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
+            fields = (directory / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if parent == os.getpid() and b"agito.runtime.worker" in words:
-            ranks[int(words[words.index(b"agito.runtime.worker") + 2])] = int(directory.name)
-    return [ranks[rank] for rank in sorted(ranks)]
+        if int(fields[1]) == os.getpid() and b"agito.runtime.worker" in words:
+            rank = int(words[words.index(b"agito.runtime.worker") + 2])
+            ranks[rank] = max(ranks.get(rank, (0, 0)), (int(fields[19]), int(directory.name)))
+    return [ranks[rank][1] for rank in sorted(ranks)]
 
 
 @pytest.mark.parametrize(("mode", "staleness", "ranks"), [("decoupled", 0, 2), ("decoupled", 2, 3), ("concurrent", 5, 2)])
-async def test_every_group_is_learned_from_once_and_no_token_is_too_old(mode: str, staleness: int, ranks: int, tmp_path: Path) -> None:
+async def test_every_group_is_learned_from_once_and_no_token_is_too_old(
+    mode: str, staleness: int, ranks: int, tmp_path: Path, pools: dict[int, WorkerPool]
+) -> None:
     """Whatever is trained on is checked against the weights that it says it was sampled by: see `agito.learning.losses.agreement`."""
-    found = await run(mode, staleness, ranks=ranks, directory=tmp_path)
+    found = await run(mode, staleness, ranks=ranks, directory=tmp_path, shared=pools[ranks])
     assert [step.index for step in found.steps] == list(range(6))
     groups = [group.id for step in found.steps for group in step.groups]
     assert len(groups) == len(set(groups)) == 12
@@ -146,11 +161,11 @@ async def test_every_group_is_learned_from_once_and_no_token_is_too_old(mode: st
         assert all(0 <= step.metrics[name] <= 1.001 for step in found.steps), name
 
 
-async def test_a_resumed_run_takes_up_the_groups_that_were_out() -> None:
-    first = await run("decoupled", 2, steps=4)
+async def test_a_resumed_run_takes_up_the_groups_that_were_out(pools: dict[int, WorkerPool]) -> None:
+    first = await run("decoupled", 2, steps=4, shared=pools[2])
     position = first.positions[1]
     assert position.outstanding
-    second = await run("decoupled", 2, steps=4, start=2, position=position)
+    second = await run("decoupled", 2, steps=4, start=2, position=position, shared=pools[2])
     seen = {group.id for step in first.steps[:2] for group in step.groups}
     again = {group.id for step in second.steps for group in step.groups}
     assert not seen & again
@@ -169,16 +184,16 @@ async def test_one_of_two_engines_that_falls_silent_ends_the_run_and_is_named() 
         await run("decoupled", 2, ranks=3, strike=lambda: os.kill(workers()[2], signal.SIGSTOP))
 
 
-async def test_two_policies_learn_side_by_side_each_from_its_own_engines(tmp_path: Path) -> None:
+async def test_two_policies_learn_side_by_side_each_from_its_own_engines(tmp_path: Path, pools: dict[int, WorkerPool]) -> None:
     """Two sets of workers in one process: what one does is nothing to the other."""
     found: dict[str, Run] = {}
 
-    async def train(name: str, mode: str, staleness: int) -> None:
-        found[name] = await run(mode, staleness, steps=3, directory=tmp_path / name)
+    async def train(name: str, mode: str, staleness: int, ranks: int) -> None:
+        found[name] = await run(mode, staleness, steps=3, ranks=ranks, directory=tmp_path / name, shared=pools[ranks])
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(train, "one", "decoupled", 1)
-        tasks.start_soon(train, "other", "concurrent", 0)
+        tasks.start_soon(train, "one", "decoupled", 1, 2)
+        tasks.start_soon(train, "other", "decoupled", 0, 3)
     for each in found.values():
         assert [step.index for step in each.steps] == [0, 1, 2]
         assert all(step.metrics["tokens/trained_num"] > 0 for step in each.steps)

@@ -83,7 +83,6 @@ def test_a_run_from_a_pretrained_model_that_is_killed_and_resumed_ends_with_the_
 def test_a_recipe_whose_policies_do_not_fit_together_is_refused() -> None:
     for overrides, said in {
         ("agents.solo.policy=nobody",): "there is no policy 'nobody'",
-        ("model.lora.rank=4",): "an adapter needs a pre-trained model",
         ("model.path=org/model", "env.dialect=compact"): "reads and writes the natural dialect",
         ("sft.demos=0",): "has to begin by imitation",
         ("policies.main.path=x",): "give this one another name",

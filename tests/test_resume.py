@@ -10,13 +10,13 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import COMMAND, environment
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -44,10 +44,8 @@ NUM_KILLS = 8
 
 
 def agito(home: Path, *words: str) -> subprocess.Popen[bytes]:
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    environment = {**kept, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "TMPDIR": str(home), "HOME": str(home)}
     with (home / "said").open("ab") as said:
-        return subprocess.Popen([sys.executable, "-m", "agito.cli", *words], cwd=home, env=environment, stdout=said, stderr=said)
+        return subprocess.Popen([*COMMAND, *words], cwd=home, env=environment(home), stdout=said, stderr=said)
 
 
 def train(home: Path, overrides: tuple[str, ...]) -> subprocess.Popen[bytes]:
@@ -97,20 +95,18 @@ def assert_equal(resumed: Path, whole: Path) -> None:
     assert len(slots) == len(set(slots)) > 0, "a slot was consumed twice, or nothing was"
 
 
-def two_runs(home: Path, recipe: tuple[str, ...] = COIN) -> tuple[Path, Path, subprocess.Popen[bytes], subprocess.Popen[bytes]]:
-    """Equal ones, side by side: one to be left alone and one to be broken."""
-    whole, broken = home / "whole", home / "broken"
-    whole.mkdir()
-    broken.mkdir()
-    return whole, broken, train(whole, recipe), train(broken, recipe)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was left alone."""
+    home = tmp_path_factory.mktemp("whole")
+    return finish(train(home, COIN), home)
 
 
 @pytest.mark.timeout(300)
-def test_a_run_killed_in_the_middle_of_rl_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole, broken, uninterrupted, process = two_runs(tmp_path)
-    assert kill(process, when=(broken / "runs/run/checkpoints/step-1").exists), "it ended before it could be killed"
-    resumed = finish(agito(broken, "train", "--resume", "runs/run"), broken)
-    assert_equal(resumed, finish(uninterrupted, whole))
+def test_a_run_killed_in_the_middle_of_rl_goes_on_bit_for_bit(tmp_path: Path, whole: Path) -> None:
+    process = train(tmp_path, COIN)
+    assert kill(process, when=(tmp_path / "runs/run/checkpoints/step-1").exists), "it ended before it could be killed"
+    assert_equal(finish(agito(tmp_path, "train", "--resume", "runs/run"), tmp_path), whole)
 
 
 def told(run: Path) -> list[dict[str, float]]:
@@ -121,7 +117,10 @@ def told(run: Path) -> list[dict[str, float]]:
 @pytest.mark.timeout(300)
 def test_a_resumed_run_knows_what_was_known_of_its_tasks_and_of_cheating(tmp_path: Path) -> None:
     """Curriculum and monitor go on from where they were; weights alone would not show it."""
-    whole, broken, uninterrupted, process = two_runs(tmp_path, PAYING)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    uninterrupted, process = train(whole, PAYING), train(broken, PAYING)
     assert kill(process, when=(broken / "runs/run/checkpoints/step-3").exists), "it ended before it could be killed"
     assert not (broken / "runs/run/checkpoints/step-11").exists(), "too late: there is nothing left to be known for"
     resumed, expected = finish(agito(broken, "train", "--resume", "runs/run"), broken), finish(uninterrupted, whole)
@@ -141,35 +140,32 @@ def workers(process: subprocess.Popen[bytes]) -> list[int]:
 
 
 @pytest.mark.timeout(300)
-def test_a_run_whose_worker_is_killed_goes_on_by_itself_bit_for_bit(tmp_path: Path) -> None:
-    whole, broken, uninterrupted, process = two_runs(tmp_path)
-    while not (broken / "runs/run/checkpoints/step-1").exists():
-        assert process.poll() is None, (broken / "said").read_text()
+def test_a_run_whose_worker_is_killed_goes_on_by_itself_bit_for_bit(tmp_path: Path, whole: Path) -> None:
+    process = train(tmp_path, COIN)
+    while not (tmp_path / "runs/run/checkpoints/step-1").exists():
+        assert process.poll() is None, (tmp_path / "said").read_text()
         time.sleep(0.02)
     for pid in workers(process):
         os.kill(pid, signal.SIGKILL)
-    resumed = finish(process, broken)
-    assert_equal(resumed, finish(uninterrupted, whole))
-    assert "signal SIGKILL" in json.loads((resumed / "run.json").read_text())["recovered"][0]["why"]
-    assert "going on from RL step" in (broken / "said").read_text()
+    recovered = finish(process, tmp_path)
+    assert_equal(recovered, whole)
+    assert "signal SIGKILL" in json.loads((recovered / "run.json").read_text())["recovered"][0]["why"]
+    assert "going on from RL step" in (tmp_path / "said").read_text()
 
 
 @pytest.mark.timeout(300)
-def test_a_run_whose_worker_falls_silent_names_it_replaces_it_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir()
-    broken.mkdir()
-    uninterrupted, process = train(whole, COIN), train(broken, (*COIN, "compute.silence_s=8"))
-    while not (broken / "runs/run/checkpoints/step-1").exists():
-        assert process.poll() is None, (broken / "said").read_text()
+def test_a_run_whose_worker_falls_silent_names_it_replaces_it_and_goes_on_bit_for_bit(tmp_path: Path, whole: Path) -> None:
+    process = train(tmp_path, (*COIN, "compute.silence_s=8"))
+    while not (tmp_path / "runs/run/checkpoints/step-1").exists():
+        assert process.poll() is None, (tmp_path / "said").read_text()
         time.sleep(0.02)
     for pid in workers(process):
         os.kill(pid, signal.SIGSTOP)
-    resumed = finish(process, broken)
-    assert_equal(resumed, finish(uninterrupted, whole))
-    (recovered,) = json.loads((resumed / "run.json").read_text())["recovered"]
+    finished = finish(process, tmp_path)
+    assert_equal(finished, whole)
+    (recovered,) = json.loads((finished / "run.json").read_text())["recovered"]
     assert "has not answered" in recovered["why"] and "it is stopped" in recovered["why"]
-    assert "going on from RL step" in (broken / "said").read_text()
+    assert "going on from RL step" in (tmp_path / "said").read_text()
 
 
 @pytest.mark.timeout(300)

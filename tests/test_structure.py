@@ -21,6 +21,7 @@ TORCH_ROOMS = {"models"}
 MIXED_ROOMS = {"learning", "runtime", "sampling", "weights"}  # some of their modules load torch; the rest is in the contract
 MAX_FILE_LINES = 400  # not counting blank ones
 MAX_FUNCTION_LINES = 80
+SAME_LINES = 10
 
 
 def rooms() -> list[str]:
@@ -93,6 +94,12 @@ def test_the_torch_free_half_really_imports_without_torch() -> None:
     assert done.returncode == 0, done.stderr or "torch was loaded"
 
 
+def test_what_a_worker_knows_of_a_run_loads_nothing_that_reads_parquet() -> None:
+    code = "import sys, agito.record.commits, agito.runtime.wire; print('pyarrow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False", done.stdout + done.stderr
+
+
 def test_importing_agito_alone_is_light() -> None:
     code = "import sys, agito; print(sum(m.startswith(('torch', 'numpy', 'pyarrow', 'rich', 'pydantic')) for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -119,6 +126,32 @@ def test_whoever_catches_every_exception_says_why(path: Path) -> None:
             continue
         catches_all = node.type is None or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
         assert not catches_all or "#" in lines[node.lineno - 1], f"line {node.lineno}: name the boundary in a comment on that line"
+
+
+def lines_of_code(path: Path) -> list[tuple[int, str]]:
+    """Numbered, without imports, docstrings, comments and what is blank."""
+    text = path.read_text()
+    left_out = [
+        range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    ]
+    skipped = {number for lines in left_out for number in lines}
+    stripped = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if number not in skipped]
+    return [(number, line) for number, line in stripped if line and not line.startswith("#")]
+
+
+def test_no_ten_lines_of_our_code_stand_in_two_places() -> None:
+    seen: dict[tuple[str, ...], str] = {}
+    twice: list[str] = []
+    for path in sorted(SRC.rglob("*.py")):
+        lines = lines_of_code(path)
+        for at in range(len(lines) - SAME_LINES + 1):
+            window = tuple(line for _, line in lines[at : at + SAME_LINES])
+            place = f"{path.relative_to(ROOT)}:{lines[at][0]}"
+            first = seen.setdefault(window, place)
+            twice += [f"{place} as in {first}"] if first != place else []
+    assert not twice, twice[:10]
 
 
 def test_the_version_is_declared_once() -> None:

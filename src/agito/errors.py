@@ -113,4 +113,3 @@ class EndpointFailed(AgitoError):
 
 
 INTERRUPTED = 130  # Ctrl-C
-USAGE = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
 import traceback
@@ -22,9 +23,10 @@ def make(kind: str, name: str, bundled: Mapping[str, str], members: Sequence[str
     target = bundled.get(name, name)
     module_name, _, class_name = target.rpartition(":")
     if not module_name and name.endswith(".py"):
-        raise NotFound(f"{kind} {name!r}: name its class too, {name}:Class")
+        raise NotFound(f"{kind} {name!r}: name its class too, {name}:Class{_in_file(kind, name)}")
     if not module_name:
-        raise NotFound(f"{kind} {name!r}: there is {', '.join(bundled)}; your own is path.py:Class{meant(name, tuple(bundled))}")
+        hint = _in_file(kind, f"{name}.py") or meant(name, tuple(bundled))
+        raise NotFound(f"{kind} {name!r}: there is {', '.join(bundled)}; your own is path.py:Class{hint}")
     module = _from_file(kind, Path(module_name), bad) if module_name.endswith(".py") else importlib.import_module(module_name)
     found = getattr(module, class_name, None)
     if found is None:
@@ -35,8 +37,19 @@ def make(kind: str, name: str, bundled: Mapping[str, str], members: Sequence[str
         raise bad(f"{kind} {name!r}: {class_name}() fails: {_explained(error)}") from error
     missing = [each for each in members if not hasattr(made, each)]
     if missing:
-        raise bad(f"{kind} {name!r}: {class_name} lacks {', '.join(missing)}, which every {kind} has (docs/standard.md)")
+        raise bad(f"{kind} {name!r}: {class_name} lacks {', '.join(missing)}, which every {kind} has: pydoc agito.protocols.{kind.title()}")
     return made
+
+
+def _in_file(kind: str, path: str) -> str:
+    """The classes of a file that look like what is wanted, by the names of their bases."""
+    try:
+        tree = ast.parse(Path(path).read_bytes())
+    except (OSError, ValueError, SyntaxError):
+        return ""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    found = [f"{path}:{each.name}" for each in classes if any(kind.title() in ast.unparse(base) for base in each.bases)]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def _from_file(kind: str, path: Path, bad: type[AgitoError]) -> ModuleType:

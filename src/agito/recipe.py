@@ -19,6 +19,20 @@ from agito.protocols import MAIN
 from agito.types import Dialect
 
 _IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}, "sft": {"batch": 4}}  # defaults of the natural dialect
+# Defaults of a pre-trained model: it knows how to speak already, is large, and moves little. Rates are those of adapters.
+_PRETRAINED: dict[str, dict[str, Any]] = {
+    "model": {"dtype": "bfloat16"},
+    "compute": {"rows": 16},
+    "sft": {"demos": 256, "epochs": 1, "batch": 8, "skill": 0.9},
+    "rl": {"steps": 20, "groups": 8, "checkpoint_every": 5},
+    "trainer": {
+        "micro_tokens": 4096, "minibatches": 1,
+        "sft": {"lr": 1e-3, "adam_lr": 1e-3, "decay": 1.0, "warmup": 0.05},
+        "rl": {"lr": 2e-4, "adam_lr": 2e-4, "warmup": 0.0, "decay": 0.7},
+    },
+    "eval": {"tasks": 200, "structural_tasks": 0, "baseline_tasks": 40},
+}  # fmt: skip
+_OF_ONE_MODEL = ("model", "compute", "sft", "rl", "trainer")  # tables that mean nothing to another model
 _OF_ONE_ENVIRONMENT = ("env.families", "env.levels", "env.mix", "sft.weights")  # means nothing in another
 _BUNDLED = Path(__file__).parent / "recipes"
 
@@ -83,7 +97,10 @@ class ModelSection(Section):
         default="", description="A Hugging Face folder, or a hub id; its tokenizer and chat template are used, and the natural dialect."
     )
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of a pre-trained model's weights.")
-    lora: LoraSection | None = Field(default=None, description="Where it is there, only an adapter learns; needs `path`.")
+    adapter: Literal["lora", "none"] = Field(
+        default="lora", description="What learns of a pre-trained model: an adapter, or, with `none`, all of its weights."
+    )
+    lora: LoraSection = LoraSection()
     vocab_size: int = Field(default=512, ge=300, description="Largest number of tokens; in the natural dialect 1280.")
     hidden_size: int = Field(default=128, ge=8, description="Width of the residual stream.")
     intermediate_size: int = Field(default=192, ge=8, description="Width of the gated MLP.")
@@ -103,8 +120,6 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.lora is not None and not self.path:
-            raise ValueError("lora: an adapter needs a pre-trained model under it, named by `path`")
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim}: must be even")
         if self.num_heads % self.num_kv_heads:
@@ -238,6 +253,7 @@ class Recipe(Section):
         tree = cast("dict[str, Any]", given)
         if _table(tree.get("model")).get("path"):
             tree = tree | {"env": {"dialect": Dialect.NATURAL} | _table(tree.get("env"))}
+            tree = _under(_PRETRAINED, tree)
         if _table(tree.get("env")).get("dialect") != Dialect.NATURAL:
             return tree
         for name, wider in _IN_PROSE.items():
@@ -264,6 +280,18 @@ class Recipe(Section):
         if self.sft.demos and self.sft.demos < self.sft.batch:
             raise ValueError(f"sft.demos={self.sft.demos}: must be at least sft.batch={self.sft.batch}, for one step of imitation")
         return self
+
+
+def _under(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What was given, and of the defaults what was not."""
+    merged = dict(given)
+    for name, default in defaults.items():
+        found = merged.get(name)
+        if name not in merged:
+            merged[name] = default
+        elif isinstance(default, dict) and isinstance(found, dict | Section):
+            merged[name] = _under(cast("dict[str, Any]", default), _table(found))
+    return merged
 
 
 def _table(section: Any) -> dict[str, Any]:
@@ -313,11 +341,15 @@ def read(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """Raises `NotFound` and `BadRecipe`.
 
     Where the overrides name another environment, what the file says of its own (families, levels, weights of cells) is left out, and the
-    run's name says what it trains on.
+    run's name says what it trains on. Where they name a pre-trained model and the file does not, its sizes and rates are left out too.
     """
     path = find(name)
     tree, given = config.load(path), config.tree_of(overrides)
     was, now = _named(tree), _named(given)
+    if _table(given.get("model")).get("path") and not _table(tree.get("model")).get("path"):
+        for name in _OF_ONE_MODEL:
+            tree.pop(name, None)
+        tree["name"] = f"{tree.get('name', path.stem)}-{Path(_table(given['model'])['path']).name}"
     if now and now != (was or (EnvSection().name,)):
         for dotted in _OF_ONE_ENVIRONMENT:
             section, _, key = dotted.partition(".")

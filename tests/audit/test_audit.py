@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agito.audit import SHORT, Card, Mark, audit, read_card
+from agito.audit import Card, Depth, Mark, audit, read_card
 from agito.audit.agents import words_of
 from agito.audit.attacks import ATTACKERS, generic
 from agito.audit.digest import digest_of
@@ -23,9 +23,11 @@ from agito.testing.episodes import play
 from agito.testing.fakes import FakeWorld, submit
 from agito.types import AttemptId, Call, EpisodeArtifacts, Event, Status, Target, Task, Verdict
 
+QUICK = Depth(name="short", seconds=25.0, share=0.15)
+
 
 async def card_of(make: Callable[[], Environment]) -> Card:
-    return await audit(make, depth=SHORT)
+    return await audit(make, depth=QUICK)
 
 
 def failed(card: Card) -> set[str]:
@@ -233,7 +235,7 @@ async def test_another_battery_is_one_more_entry() -> None:
         drawn = random.Random(f"heldout/20261/{task.id.rsplit('-', 1)[-1]}/{task.level}").getrandbits(40)  # the seed stands in the id
         return {"peek": lambda: submit(drawn % int(task.prompt[next(iter(task.prompt))].split()[-1]))}
 
-    card = await audit(FakeEnvironment, depth=SHORT, attackers=(*ATTACKERS, peeking))
+    card = await audit(FakeEnvironment, depth=QUICK, attackers=(*ATTACKERS, peeking))
     assert failed(card) >= {"exploits"}
     assert any("peek" in case.what for quality in card.qualities for case in quality.cases)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import COIN, Agito, sets
 
-from agito.audit import audit, read_card
+from agito.audit import Depth, audit, read_card
 from agito.envs import bundled, load
 from agito.errors import NotAdmitted
 from agito.testing import FakeEnvironment
@@ -28,6 +28,7 @@ class Loose(FakeEnvironment):
 class Own(FakeEnvironment):
     name = "own"
 """
+QUICK = Depth(name="short", seconds=25.0, share=0.05)
 
 
 @pytest.fixture
@@ -74,12 +75,12 @@ def test_the_audit_command_prints_the_card_writes_its_page_and_ends_as_the_gates
 
 async def test_a_new_environment_is_audited_once_and_again_when_its_source_changes(home: Path) -> None:
     began: list[str] = []
-    first = await admit("own.py:Own", begins=lambda name: began.append("first"))
-    again = await admit("own.py:Own", begins=lambda name: began.append("again"))
+    first = await admit("own.py:Own", depth=QUICK, begins=lambda name: began.append("first"))
+    again = await admit("own.py:Own", depth=QUICK, begins=lambda name: began.append("again"))
     assert (first.source, again.source, began) == (Source.AUDITED, Source.OWN, ["first"])
     assert first.digest == again.digest
     (home / "own.py").write_text(LOOSE + "\n# changed\n")
-    changed = await admit("own.py:Own", begins=lambda name: began.append("changed"))
+    changed = await admit("own.py:Own", depth=QUICK, begins=lambda name: began.append("changed"))
     assert changed.source is Source.AUDITED
     assert changed.digest != first.digest
     assert len(list(cache().glob("*.json"))) == 2
@@ -89,15 +90,15 @@ async def test_whoever_is_admitted_anyway_pays_for_no_audit(home: Path) -> None:
     found = await admit("own.py:Loose", anyway=True)
     assert (found.source, found.anyway, found.failed) == (Source.NONE, True, ())
     with pytest.raises(NotAdmitted, match="exploits"):
-        await admit("own.py:Loose")
+        await admit("own.py:Loose", depth=QUICK)
     assert "exploits" in (await admit("own.py:Loose", anyway=True)).failed
 
 
 async def test_a_cache_that_cannot_be_written_only_costs_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "file"))
-    assert (await admit("own.py:Own")).source is Source.AUDITED
-    assert (await admit("own.py:Own")).source is Source.AUDITED
+    assert (await admit("own.py:Own", depth=QUICK)).source is Source.AUDITED
+    assert (await admit("own.py:Own", depth=QUICK)).source is Source.AUDITED
 
 
 @pytest.mark.full
@@ -123,4 +124,4 @@ async def test_every_environment_of_a_mixture_is_admitted_or_none(home: Path) ->
     found = await admit("own.py:Own", "own.py:Loose", anyway=True)
     assert found.anyway and found.digest.count("+") == 1
     with pytest.raises(NotAdmitted):
-        await admit("own.py:Own", "own.py:Loose")
+        await admit("own.py:Own", "own.py:Loose", depth=QUICK)

@@ -38,7 +38,7 @@ def test_by_default_the_run_stops_with_a_checkpoint_and_says_so_and_says_so_agai
 
 
 @pytest.mark.timeout(300)
-def test_if_asked_to_the_run_goes_back_takes_no_contradicted_reward_and_goes_on(agito: Agito, tmp_path: Path) -> None:
+def test_if_asked_to_the_run_goes_back_takes_no_contradicted_reward_and_goes_on(agito: Agito, agito_here: Agito, tmp_path: Path) -> None:
     options = (*PAYING, "monitor.on_alarm=quarantine", "rl.checkpoint_every=10")
     out = agito("train", "quickstart", "--name", "masked", *sets(*options), "--admit-anyway").stdout
     run = tmp_path / "runs/masked"
@@ -56,10 +56,10 @@ def test_if_asked_to_the_run_goes_back_takes_no_contradicted_reward_and_goes_on(
             for stats in each.stats if attempt.quarantine else ():
                 assert stats.advantages is not None and max(stats.advantages) <= 0.0, "a contradicted reward was learned from"
     assert found["success_after"] == 0.0, "what is not believed is no success either"
-    listed = agito("replay", "runs/masked", "--phase", "rl").stdout
+    listed = agito_here("replay", "runs/masked", "--phase", "rl").stdout
     assert "penalised" in listed
     number = next(line.split()[0] for line in listed.splitlines() if "penalised" in line)
-    shown = agito("replay", "runs/masked", number, "--phase", "rl").stdout
+    shown = agito_here("replay", "runs/masked", number, "--phase", "rl").stdout
     assert "contradicted: reward 1, gold 0" in shown and "identical" in shown
 
 

@@ -49,16 +49,16 @@ def test_a_new_environment_keeps_the_standard_passes_its_own_test_and_trains_at_
     assert "bisect-2" in done.stdout and "isolation" in done.stdout
 
 
-def test_a_name_that_is_taken_or_none_is_refused(agito: Agito, tmp_path: Path) -> None:
+def test_a_name_that_is_taken_or_none_is_refused(agito_here: Agito, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("x = 1\n")
-    assert "already there" in agito("envs", "new", "mine", expect=3).stderr
+    assert "already there" in agito_here("envs", "new", "mine", expect=3).stderr
     assert (tmp_path / "mine.py").read_text() == "x = 1\n"
-    assert "lower-case Python name" in agito("envs", "new", "My-Env", expect=3).stderr
+    assert "lower-case Python name" in agito_here("envs", "new", "My-Env", expect=3).stderr
 
 
-def test_check_names_the_line_and_the_remedy_of_every_broken_rule(agito: Agito, tmp_path: Path) -> None:
+def test_check_names_the_line_and_the_remedy_of_every_broken_rule(agito_here: Agito, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(BROKEN)
-    lines = agito("envs", "check", "own.py:Loose", expect=13).stdout.splitlines()
+    lines = agito_here("envs", "check", "own.py:Loose", expect=13).stdout.splitlines()
     at = lines.index("✗ a task is a pure function of its arguments")
     assert lines[at + 1].strip() == "own.py:11 in Loose.task"
     assert lines[at + 3].strip().startswith("Remedy: derive everything from the arguments")
@@ -73,5 +73,5 @@ def test_check_names_the_line_and_the_remedy_of_every_broken_rule(agito: Agito, 
 
 
 @pytest.mark.parametrize("words", [("envs",), ("envs", "shell"), ("envs", "list"), ("envs", "list", "shell")])
-def test_envs_lists_what_there_is(agito: Agito, words: tuple[str, ...]) -> None:
-    assert "find, repair" in agito(*words).stdout
+def test_envs_lists_what_there_is(agito_here: Agito, words: tuple[str, ...]) -> None:
+    assert "find, repair" in agito_here(*words).stdout

@@ -8,19 +8,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import COIN, COMMAND, Agito, agito_in, environment, sets
+from tests.cli.conftest import COIN, COMMAND, Agito, HereIn, agito_in, environment, sets
 
 BROKEN = """
-from pathlib import Path
-
 from agito.errors import NoIsolation
 from agito.testing import FakeEnvironment
 
 
 class NoSandbox(FakeEnvironment):
     async def open(self, task, key, attempt, *, noise_seed):
-        if not Path("runs").exists():  # the audit before the run
-            return await super().open(task, key, attempt, noise_seed=noise_seed)
         raise NoIsolation("no user namespaces here: sysctl kernel.unprivileged_userns_clone=1")
 
 
@@ -52,11 +48,11 @@ def said(text: str) -> list[str]:
         (["play", "--level", "77"], 3, "level=77: shell has 1"),
     ],
 )
-def test_a_mistake_is_named_with_its_remedy(agito: Agito, tmp_path: Path, words: list[str], code: int, line: str) -> None:
+def test_a_mistake_is_named_with_its_remedy(agito_here: Agito, tmp_path: Path, words: list[str], code: int, line: str) -> None:
     (tmp_path / "torn.toml").write_text("name = ")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")
-    done = agito(*words, expect=code)
+    done = agito_here(*words, expect=code)
     (only,) = said(done.stderr)
     assert line in only
     assert "Traceback" not in done.stderr
@@ -67,8 +63,8 @@ def test_a_mistake_is_named_with_its_remedy(agito: Agito, tmp_path: Path, words:
     "words",
     [["nonsense"], ["train"], ["train", "quickstart", "--resume", "x"], ["train", "quickstart", "--name", "a", "--out", "b"], ["eval"]],
 )
-def test_wrong_usage_ends_with_2(agito: Agito, words: list[str]) -> None:
-    assert "Usage" in agito(*words, expect=2).stderr
+def test_wrong_usage_ends_with_2(agito_here: Agito, words: list[str]) -> None:
+    assert "Usage" in agito_here(*words, expect=2).stderr
 
 
 def test_a_damaged_checkpoint_is_refused(coin_home: Path, tmp_path: Path) -> None:
@@ -81,21 +77,25 @@ def test_a_damaged_checkpoint_is_refused(coin_home: Path, tmp_path: Path) -> Non
     assert "model.safetensors" in line
 
 
-def test_a_finished_run_is_not_resumed(coin_home: Path) -> None:
-    (line,) = said(agito_in(coin_home)("train", "--resume", "runs/coin", expect=3).stderr)
+def test_a_mistake_ends_the_process_as_it_says(agito: Agito) -> None:
+    assert "recipe 'nosuch': there is" in said(agito("train", "nosuch", expect=4).stderr)[0]
+
+
+def test_a_finished_run_is_not_resumed(coin_home: Path, here_in: HereIn) -> None:
+    (line,) = said(here_in(coin_home)("train", "--resume", "runs/coin", expect=3).stderr)
     assert "finished" in line
     assert "report.html" in line
 
 
-def test_an_attempt_that_is_not_there_is_not_found(coin_home: Path) -> None:
-    agito = agito_in(coin_home)
+def test_an_attempt_that_is_not_there_is_not_found(coin_home: Path, here_in: HereIn) -> None:
+    agito = here_in(coin_home)
     assert "99.0.0: not recorded" in said(agito("replay", "runs/coin", "99.0", "--phase", "rl", expect=4).stderr)[0]
     assert "GROUP.SLOT" in said(agito("replay", "runs/coin", "first", expect=4).stderr)[0]
 
 
 def test_an_error_of_ours_inside_many_tasks_reaches_the_user_as_itself(agito: Agito, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(BROKEN)
-    done = agito("train", "quickstart", *sets(*COIN, "env.name=own.py:NoSandbox"), expect=6)
+    done = agito("train", "quickstart", *sets(*COIN, "env.name=own.py:NoSandbox"), "--admit-anyway", expect=6)
     assert said(done.stderr) == ["no user namespaces here: sysctl kernel.unprivileged_userns_clone=1"]
     assert "--resume" in done.stderr
 
@@ -120,10 +120,10 @@ def test_an_unexpected_error_is_short_and_its_traceback_is_in_a_file(agito: Agit
     ],
 )
 def test_what_is_wrong_with_somebodys_own_environment_is_said_and_is_no_crash(
-    agito: Agito, tmp_path: Path, source: str, name: str, line: str
+    agito_here: Agito, tmp_path: Path, source: str, name: str, line: str
 ) -> None:
     (tmp_path / "own.py").write_text(source)
-    done = agito("envs", name, expect=4 if name == "own.py" else 3)
+    done = agito_here("envs", name, expect=4 if name == "own.py" else 3)
     assert line in said(done.stderr)[0]
     assert "please report" not in done.stderr
 

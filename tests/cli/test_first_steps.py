@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import COIN, Agito, agito_in, sets
+from tests.cli.conftest import COIN, Agito, HereIn, sets
 
 from agito.record import RunDir
 
@@ -50,15 +50,15 @@ def home(tmp_path: Path) -> Path:
         (["--set", "rl.stepz=3"], "did you mean steps?"),
     ],
 )
-def test_a_typo_is_found_before_anything_is_audited_moved_or_made(agito: Agito, home: Path, words: list[str], said: str) -> None:
+def test_a_typo_is_found_before_anything_is_audited_moved_or_made(agito_here: Agito, home: Path, words: list[str], said: str) -> None:
     with RunDir.create(home / "runs/own", "", {}):
         pass
     before = sorted(path.name for path in (home / "runs").iterdir())
-    done = agito("train", "--env", "own.py:Own", *words, expect=3)
+    done = agito_here("train", "--env", "own.py:Own", *words, expect=3)
     assert said in done.stderr
     assert "auditing" not in done.stderr
     assert sorted(path.name for path in (home / "runs").iterdir()) == before
-    assert not (home / ".cache").exists()
+    assert not (home / ".cache/agito/cards").exists()
 
 
 def test_an_environment_without_a_structural_split_is_trained_on_and_its_evaluation_left_out(agito: Agito, home: Path) -> None:
@@ -70,8 +70,8 @@ def test_an_environment_without_a_structural_split_is_trained_on_and_its_evaluat
     assert f'name = "{home}/own.py:Own"' in (home / "runs/own/config.toml").read_text()
 
 
-def test_eval_shows_why_attempts_have_no_verdict_and_success_over_all_tasks(coin_home: Path, home: Path) -> None:
-    agito = agito_in(home)
+def test_eval_shows_why_attempts_have_no_verdict_and_success_over_all_tasks(coin_home: Path, home: Path, here_in: HereIn) -> None:
+    agito = here_in(home)
     run = str(coin_home / "runs/coin")
     done = agito("eval", run, "--env", "own.py:Rare", "--n", "12", "--level", "1")
     assert "void as failure" in done.stdout
@@ -116,41 +116,44 @@ def refusing() -> Generator[str]:
         ("", "cannot be reached"),
     ],
 )  # fmt: skip
-def test_an_endpoint_that_refuses_is_an_error_that_says_so(agito: Agito, refusing: str, place: str, said: str) -> None:
+def test_an_endpoint_that_refuses_is_an_error_that_says_so(agito_here: Agito, refusing: str, place: str, said: str) -> None:
     url = refusing + place if place else "http://127.0.0.1:1/v1"
-    done = agito("eval", "--suite", "decisions", "--endpoint", url, "--n", "9", expect=14)
+    done = agito_here("eval", "--suite", "decisions", "--endpoint", url, "--n", "9", expect=14)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("agito: error: ")]
     assert said in line and url in line
     assert done.stdout == ""
 
 
 @pytest.mark.parametrize("url", ["notaurl", "ftp://host/v1", "http://", "localhost:8000/v1"])
-def test_what_is_no_address_is_said_to_be_none(agito: Agito, url: str) -> None:
-    assert "write an address, such as http://localhost:8000/v1" in agito("eval", "--suite", "decisions", "--endpoint", url, expect=3).stderr
+def test_what_is_no_address_is_said_to_be_none(agito_here: Agito, url: str) -> None:
+    assert (
+        "write an address, such as http://localhost:8000/v1"
+        in agito_here("eval", "--suite", "decisions", "--endpoint", url, expect=3).stderr
+    )
 
 
-def test_an_endpoint_without_a_suite_is_wrong_usage(agito: Agito) -> None:
-    assert "add --suite decisions" in agito("eval", "--endpoint", "http://localhost:8000/v1", expect=2).stderr
+def test_an_endpoint_without_a_suite_is_wrong_usage(agito_here: Agito) -> None:
+    assert "add --suite decisions" in agito_here("eval", "--endpoint", "http://localhost:8000/v1", expect=2).stderr
 
 
-def test_resuming_a_run_that_another_process_writes_says_that_and_nothing_else(coin_home: Path, tmp_path: Path) -> None:
+def test_resuming_a_run_that_another_process_writes_says_that_and_nothing_else(coin_home: Path, tmp_path: Path, here_in: HereIn) -> None:
     config = (coin_home / "runs/coin/config.toml").read_text()
     with RunDir.create(tmp_path / "run", config, {}):
-        done = agito_in(tmp_path)("train", "--resume", "run", expect=1)
+        done = here_in(tmp_path)("train", "--resume", "run", expect=1)
     assert "is writing this run" in done.stderr
     assert "stopped" not in done.stderr
 
 
-def test_a_place_that_cannot_be_written_is_found_before_the_audit(agito: Agito, home: Path) -> None:
+def test_a_place_that_cannot_be_written_is_found_before_the_audit(agito_here: Agito, home: Path) -> None:
     (home / "file").write_text("")
-    done = agito("train", "--env", "own.py:Own", "--out", "file/run", expect=4)
+    done = agito_here("train", "--env", "own.py:Own", "--out", "file/run", expect=4)
     assert "no folder that can be written" in done.stderr and "auditing" not in done.stderr
 
 
-def test_recipes_lists_them_and_every_key_of_one(agito: Agito) -> None:
-    listed = agito("recipes").stdout
+def test_recipes_lists_them_and_every_key_of_one(agito_here: Agito) -> None:
+    listed = agito_here("recipes").stdout
     for word in ("quickstart", "web-text", "From random weights to an agent that uses a real shell"):
         assert word in listed
-    keys = agito("recipes", "smoke").stdout
+    keys = agito_here("recipes", "smoke").stdout
     for word in ("env.families", '["find"]', "trainer.loss.clip_high", "monitor.void_limit"):
         assert word in keys

@@ -17,14 +17,9 @@ def identical(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("identical")
 
 
-def test_the_same_run_again_is_equal_and_one_with_another_learning_rate_is_not(
-    identical: Any, coin_home: Path, agito: Agito, tmp_path: Path
-) -> None:
-    before = identical.digest(coin_home / "runs/coin")
-    for name, overrides in {"again": (), "faster": ("trainer.sft.lr=0.02",)}.items():
-        agito("train", "quickstart", "--out", f"runs/{name}", *sets(*COIN, *overrides))
-    assert identical.differences(before, identical.digest(tmp_path / "runs/again")) == []
-    assert {"losses", "weights"} <= set(identical.differences(before, identical.digest(tmp_path / "runs/faster")))
+def test_the_same_run_again_is_equal(identical: Any, coin_home: Path, agito: Agito, tmp_path: Path) -> None:
+    agito("train", "quickstart", "--out", "runs/again", *sets(*COIN))
+    assert identical.differences(identical.digest(coin_home / "runs/coin"), identical.digest(tmp_path / "runs/again")) == []
 
 
 @pytest.fixture

@@ -11,24 +11,24 @@ import pytest
 from tests.cli.conftest import Agito, environment
 
 
-def test_envs_lists_families_levels_splits_and_chance(agito: Agito) -> None:
-    out = agito("envs").stdout
+def test_envs_lists_families_levels_splits_and_chance(agito_here: Agito) -> None:
+    out = agito_here("envs").stdout
     for word in ("shell", "find, repair", "1–5", "train, heldout, structural", "0.02"):
         assert word in out
-    assert "coin" in agito("envs", "agito.testing:FakeEnvironment").stdout
+    assert "coin" in agito_here("envs", "agito.testing:FakeEnvironment").stdout
 
 
-def test_doctor_names_every_layer_and_says_when_all_is_well(agito: Agito) -> None:
-    out = agito("doctor").stdout
+def test_doctor_names_every_layer_and_says_when_all_is_well(agito_here: Agito) -> None:
+    out = agito_here("doctor").stdout
     for word in ("python", "torch", "cores", "memory", "disk", "open files", "tier", "namespaces", "seccomp", "landlock", "ready"):
         assert word in out
 
 
-def test_help_names_every_command_and_every_exit_code(agito: Agito) -> None:
-    out = agito("--help").stdout
+def test_help_names_every_command_and_every_exit_code(agito_here: Agito) -> None:
+    out = agito_here("--help").stdout
     for word in ("train", "eval", "play", "replay", "envs", "doctor", "130", "9 diverged"):
         assert word in out
-    assert agito("--version").stdout.startswith("agito 0.")
+    assert agito_here("--version").stdout.startswith("agito 0.")
 
 
 @pytest.mark.parametrize("words", [("--help",), ("train", "--help"), ("envs",)])

@@ -8,19 +8,19 @@ from pathlib import Path
 from tests.cli.conftest import Agito
 
 
-def test_the_models_that_can_be_had_are_listed_with_their_licence(agito: Agito) -> None:
-    out = agito("models", "list").stdout
+def test_the_models_that_can_be_had_are_listed_with_their_licence(agito_here: Agito) -> None:
+    out = agito_here("models", "list").stdout
     assert "smollm2-135m" in out and "Apache-2.0" in out and "gemma3-270m" in out
 
 
-def test_an_unknown_model_ends_with_the_code_for_what_is_not_there(agito: Agito) -> None:
-    done = agito("models", "get", "gpt-5", expect=4)
+def test_an_unknown_model_ends_with_the_code_for_what_is_not_there(agito_here: Agito) -> None:
+    done = agito_here("models", "get", "gpt-5", expect=4)
     assert "smollm2-135m, gemma3-270m" in done.stderr
 
 
-def test_a_folder_of_something_else_is_left_alone(agito: Agito, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(agito_here: Agito, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    done = agito("models", "get", "smollm2-135m", "--into", str(tmp_path / "mine"), expect=1)
+    done = agito_here("models", "get", "smollm2-135m", "--into", str(tmp_path / "mine"), expect=1)
     assert "another place" in done.stderr
     assert not list((tmp_path / "mine").iterdir())
 

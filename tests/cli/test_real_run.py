@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from tests.cli.conftest import agito_in
+from tests.cli.conftest import HereIn, agito_in
 
 
 def test_training_ends_with_a_table_a_summary_and_a_report(shell_home: Path) -> None:
@@ -24,12 +24,13 @@ def test_without_a_terminal_progress_is_plain_lines_on_stderr(shell_home: Path) 
     lines = (shell_home / "train.err").read_text()
     for phase in ("vocabulary", "imitation", "held out, before", "reinforcement", "held out, after", "baselines"):
         assert re.search(rf"^\[ *\d+:\d\d\]  {phase}.*done in", lines, re.MULTILINE), lines
+    assert re.search(r"vocabulary +32/32 .*done in", lines), "not one of its episodes was counted"
     assert re.search(r"reinforcement +3/3 .*success \d\.\d\d .*tokens/s", lines)
     assert "\x1b" not in lines
 
 
-def test_eval_attempts_the_tasks_of_the_runs_own_evaluation(shell_home: Path) -> None:
-    found = json.loads(agito_in(shell_home)("eval", "runs/tiny", "--env", "shell", "--json").stdout)
+def test_eval_attempts_the_tasks_of_the_runs_own_evaluation(shell_home: Path, here_in: HereIn) -> None:
+    found = json.loads(here_in(shell_home)("eval", "runs/tiny", "--env", "shell", "--json").stdout)
     summary = json.loads((shell_home / "runs/tiny/summary.json").read_text())
     assert found["policy"]["success"] == summary["success_after"]
     assert found["policy"]["num"] == 8
@@ -50,7 +51,7 @@ def test_eval_prints_intervals_by_family_and_level(shell_home: Path) -> None:
     assert re.search(r"oracle +1\.00 \[0\.40, 1\.00\]", out), out
 
 
-def test_replay_of_what_happened_in_a_real_shell_is_identical_in_every_phase(shell_home: Path) -> None:
+def test_replay_of_what_happened_in_a_real_shell_is_identical_in_every_phase(shell_home: Path, here_in: HereIn) -> None:
     for attempt, phase in (
         ("0.0", "demo"),
         ("1000001.0", "before"),
@@ -58,20 +59,20 @@ def test_replay_of_what_happened_in_a_real_shell_is_identical_in_every_phase(she
         ("1000001.0.0", "after"),
         ("3000000.0", "structural"),
     ):
-        out = agito_in(shell_home)("replay", "runs/tiny", attempt, "--phase", phase).stdout
+        out = here_in(shell_home)("replay", "runs/tiny", attempt, "--phase", phase).stdout
         assert "identical" in out, out
         assert f"· {phase}," in out
         assert "<|end|>" in out or "the turn was cut off" in out
 
 
-def test_replay_without_an_attempt_lists_some(shell_home: Path) -> None:
-    out = agito_in(shell_home)("replay", "runs/tiny").stdout
+def test_replay_without_an_attempt_lists_some(shell_home: Path, here_in: HereIn) -> None:
+    out = here_in(shell_home)("replay", "runs/tiny").stdout
     assert "1000000.0.0" in out
     assert "--phase after" in out
 
 
-def test_a_checkpoint_that_is_watched_does_what_it_did_in_the_evaluation(shell_home: Path) -> None:
-    agito = agito_in(shell_home)
+def test_a_checkpoint_that_is_watched_does_what_it_did_in_the_evaluation(shell_home: Path, here_in: HereIn) -> None:
+    agito = here_in(shell_home)
     watched = agito("play", "--checkpoint", "runs/tiny", "--index", "1").stdout
     recorded = agito("replay", "runs/tiny", "1000001.0", "--phase", "after").stdout
 

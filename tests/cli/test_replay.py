@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import agito_in
+from tests.cli.conftest import HereIn
 
 from agito.record import read_trajectories
 
@@ -65,9 +65,9 @@ def right_attempt(home: Path) -> str:
     return str(attempts[0].trajectory.attempt)
 
 
-def test_an_unchanged_world_gives_the_same_attempt(home: Path) -> None:
+def test_an_unchanged_world_gives_the_same_attempt(home: Path, here_in: HereIn) -> None:
     (home / "own.py").write_text(source())
-    assert "identical" in agito_in(home)("replay", "runs/coin", right_attempt(home), "--phase", "demo").stdout
+    assert "identical" in here_in(home)("replay", "runs/coin", right_attempt(home), "--phase", "demo").stdout
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ def test_an_unchanged_world_gives_the_same_attempt(home: Path) -> None:
         ({"marks": 0.5}, "verdict: reward was 1.0, now 0.5"),
     ],
 )
-def test_a_changed_world_diverges_where_it_changed(home: Path, change: dict[str, str], first: str) -> None:
+def test_a_changed_world_diverges_where_it_changed(home: Path, here_in: HereIn, change: dict[str, str], first: str) -> None:
     (home / "own.py").write_text(source(**change))  # pyright: ignore[reportArgumentType]
     attempt = right_attempt(home)
-    done = agito_in(home)("replay", "runs/coin", attempt, "--phase", "demo", expect=9)
+    done = here_in(home)("replay", "runs/coin", attempt, "--phase", "demo", expect=9)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("agito: error:")]
     assert f"attempt {attempt} diverges first at {first}" in line
     assert "identical" not in done.stdout

@@ -14,7 +14,7 @@ from agito.testing.episodes import play
 from agito.types import AttemptId, Dialect
 
 pytestmark = pytest.mark.anyio
-COUNT = {"shell": 200, "code": 200}  # of each split; elsewhere 500
+COUNT = {"shell": 200, "code": 200}  # of each split; elsewhere 300
 
 
 ENVIRONMENTS = ["shell", "code", "decisions", "research", "desk", "web-text"]
@@ -37,7 +37,7 @@ async def test_an_agent_that_never_reads_an_observation_succeeds_by_chance_alone
     try:
         async with anyio.create_task_group() as group:
             for split in ("heldout", "structural"):
-                for index in range(COUNT.get(name, 500)):
+                for index in range(COUNT.get(name, 300)):
                     group.start_soon(attempt, split, index)
     finally:
         await env.aclose()

@@ -235,21 +235,20 @@ async def _later(act: Callable[[], object]) -> None:
     act()
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_a_request_that_is_given_up_at_any_point_leaves_nothing_for_the_next(seed: int) -> None:
+async def test_a_request_that_is_given_up_at_any_point_leaves_nothing_for_the_next() -> None:
     """Neither half a message nor an answer: each later request gets its own."""
-    rng = random.Random(seed)
+    rng = random.Random(0)
     given_up = 0
     async with opened(1) as (pool, policy):
         await policy.learner.begin_phase("sft", 1000, is_alone=True)
-        for _ in range(40):
+        for _ in range(80):
             with anyio.move_on_after(rng.choice([0.0, 0.001, 0.003, 0.01])) as scope:
                 with pytest.raises(CorruptCheckpoint):  # nothing is there, and the answer says so at length
                     await pool.workers[0].ask("policy", LoadState(directory=Path("x" * rng.randrange(1, 1 << 22))), Done)
             given_up += scope.cancelled_caught
             num = rng.randrange(1, 9)
             assert len(await policy.learner.imitate([[sample(0, 30)]] * num)) == num, "it was given the answer to another request"
-    assert given_up > 10
+    assert given_up > 20
 
 
 async def test_a_worker_that_cannot_even_start_is_named() -> None:

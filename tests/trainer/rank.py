@@ -74,12 +74,15 @@ def over_network(rank: int, num_ranks: int, meeting: Path) -> NetworkReducer:
 
 
 def main() -> None:
-    rank, num_ranks, meeting, out, minibatches = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5])
+    rank, num_ranks, meeting, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     torch.set_num_threads(1)
-    reducer = over_network(rank, num_ranks, meeting) if "network" in sys.argv else SharedReducer(rank, num_ranks, meeting, timeout_s=60)
-    trainer, values = train(reducer, rank=rank, num_ranks=num_ranks, minibatches=minibatches)
-    save_file({name: parameter.detach() for name, parameter in trainer.model.named_parameters()}, out / f"{rank}.safetensors")
-    (out / f"{rank}.json").write_text(json.dumps(values))
+    over = over_network(rank, num_ranks, meeting) if sys.argv[5] == "network" else None
+    reducer = over or SharedReducer(rank, num_ranks, meeting, timeout_s=60)
+    for minibatches in map(int, sys.argv[6:]):
+        trainer, values = train(reducer, rank=rank, num_ranks=num_ranks, minibatches=minibatches)
+        name = f"{minibatches}-{rank}"
+        save_file({name: parameter.detach() for name, parameter in trainer.model.named_parameters()}, out / f"{name}.safetensors")
+        (out / f"{name}.json").write_text(json.dumps(values))
     reducer.close()
 
 

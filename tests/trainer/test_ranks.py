@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import torch
@@ -16,15 +17,17 @@ from agito.learning.trainer.network_reducer import interface_of
 RANK = Path(__file__).with_name("rank.py")
 
 
-def run(
-    num_ranks: int, out: Path, *, minibatches: int = 1, over: str = "memory"
-) -> list[tuple[dict[str, torch.Tensor], list[dict[str, float]]]]:
-    """Weights and figures of each rank."""
-    out.mkdir()
+Outcome: TypeAlias = "list[tuple[dict[str, torch.Tensor], list[dict[str, float]]]]"
+
+
+def run(num_ranks: int, out: Path, *minibatches: int, over: str = "memory") -> dict[int, Outcome]:
+    """Weights and figures of each rank, by the number of minibatches."""
     command = [sys.executable, "-W", "error", str(RANK)]
     ranks = [
         subprocess.Popen(
-            [*command, str(rank), str(num_ranks), str(out / "meeting"), str(out), str(minibatches), over], stderr=subprocess.PIPE, text=True
+            [*command, str(rank), str(num_ranks), str(out / "meeting"), str(out), over, *map(str, minibatches)],
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in range(num_ranks)
     ]
@@ -36,14 +39,25 @@ def run(
         for process in ranks:
             process.kill()
             process.wait()
-    return [(load_file(out / f"{rank}.safetensors"), json.loads((out / f"{rank}.json").read_text())) for rank in range(num_ranks)]
+    return {
+        each: [
+            (load_file(out / f"{each}-{rank}.safetensors"), json.loads((out / f"{each}-{rank}.json").read_text()))
+            for rank in range(num_ranks)
+        ]
+        for each in minibatches
+    }
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Outcome]:
+    return run(2, tmp_path_factory.mktemp("two"), 1, 3)
 
 
 @pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.full)])
-def test_ranks_together_make_the_update_of_one_rank_on_the_union(tmp_path: Path, num_ranks: int) -> None:
+def test_ranks_together_make_the_update_of_one_rank_on_the_union(tmp_path: Path, num_ranks: int, two: dict[int, Outcome]) -> None:
     trainer, alone_values = runpy.run_path(str(RANK))["train"](OneRank(), rank=0, num_ranks=1, minibatches=1)
     alone = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
-    (first, first_values), *others = run(num_ranks, tmp_path / "several")
+    (first, first_values), *others = two[1] if num_ranks == 2 else run(num_ranks, tmp_path, 1)[1]
     for weights, values in others:
         assert all(torch.equal(weights[name], value) for name, value in first.items())
         assert values == first_values
@@ -52,15 +66,15 @@ def test_ranks_together_make_the_update_of_one_rank_on_the_union(tmp_path: Path,
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
 
-def test_ranks_agree_bit_for_bit_with_several_minibatches_of_which_some_are_empty(tmp_path: Path) -> None:
-    (first, first_values), (second, second_values) = run(2, tmp_path / "two", minibatches=3)
+def test_ranks_agree_bit_for_bit_with_several_minibatches_of_which_some_are_empty(two: dict[int, Outcome]) -> None:
+    (first, first_values), (second, second_values) = two[3]
     assert all(torch.equal(second[name], value) for name, value in first.items())
     assert first_values == second_values
 
 
-def test_ranks_without_memory_in_common_make_the_same_update_bit_for_bit(tmp_path: Path) -> None:
-    (expected, figures), _ = run(2, tmp_path / "memory")
-    for weights, values in run(2, tmp_path / "network", over="network"):
+def test_ranks_without_memory_in_common_make_the_same_update_bit_for_bit(tmp_path: Path, two: dict[int, Outcome]) -> None:
+    (expected, figures), _ = two[1]
+    for weights, values in run(2, tmp_path, 1, over="network")[1]:
         assert all(torch.equal(weights[name], value) for name, value in expected.items())
         assert values == figures
 

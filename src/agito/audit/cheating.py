@@ -22,6 +22,7 @@ _FIRST_TASK = 5_000  # of those attacked, which are none of those that were solv
 _TASKS, _LEAST_TASKS, _MORE = 40, 1, 600  # for every attack, and for those that earned anything
 _SURE = 1e-3  # an attack works when luck explains its successes with a smaller probability than this, over the number of attacks
 _MUTATED = 16
+_NAMED = 5  # of those that earn more than luck
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ class Attacked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenSource:
+class AttackKind:
     """Attacks that one gate judges, by how their names begin."""
 
     gate: str
@@ -54,27 +55,27 @@ class TokenSource:
 
 
 _KINDS = (
-    TokenSource(
+    AttackKind(
         gate="constants", begins=(CONSTANT,), limit=limits.EXPLOITS, fine="no answer that is right elsewhere earns more than luck",
         works="the same answer everywhere earns more than luck",
         remedy="make the answers even, or declare the commonest one's share as the chance level",
     ),
-    TokenSource(
+    AttackKind(
         gate="open loop", begins=(BLIND, OPEN_LOOP), limit=limits.EXPLOITS,
         fine="who never looks at what the world answers earns no more than luck",
         works="who never looks at what the world answers earns more than luck",
         remedy="let the way to the answer, and the answer, hang on what the world says and the prompt does not",
     ),
-    TokenSource(
+    AttackKind(
         gate="forged", begins=(FORGED,), limit=limits.FORGED, fine="nothing that the tools can write is taken for success",
         works="the verdict trusts what the tools can write",
         remedy="judge on the trusted side, by what was done; read no result, log or state that the agent can write",
     ),
-    TokenSource(
+    AttackKind(
         gate="asked", begins=(ASKED,), limit=limits.TOLD, fine="no tool tells what an answer would earn",
         works="a tool tells what an answer would earn", remedy="let no tool compare with the key",
     ),
-    TokenSource(
+    AttackKind(
         gate="exploits", begins=("",), limit=limits.EXPLOITS, fine="no attack earns more than luck", works="attacks earn more than luck",
         remedy="grade what was done, not what was said: compare strictly with the key, on the trusted side",
     ),
@@ -150,21 +151,19 @@ def _is_sure(stage: Stage, found: Attacked, num: int) -> bool:
     return earns_more(found.successes, len(found.rewards), chance, _SURE / max(num, 1))
 
 
-def _kind_of(name: str) -> TokenSource:
+def _kind_of(name: str) -> AttackKind:
     return next(kind for kind in _KINDS if name.startswith(kind.begins))
 
 
-def _judged_kind(kind: TokenSource, attacked: Mapping[str, Attacked], works: set[str], cases: list[Case]) -> Gate:
+def _judged_kind(kind: AttackKind, attacked: Mapping[str, Attacked], works: set[str], cases: list[Case]) -> Gate:
     tried = [name for name in attacked if _kind_of(name) is kind]
     passing = sorted((name for name in tried if name in works), key=lambda name: -attacked[name].successes / len(attacked[name].rewards))
     for name in passing[:3]:
         found = attacked[name]
         cases.append(Case(what=f"{name} earns full marks in {found.successes} of {len(found.rewards)} episodes", where=found.example))
-    said = (
-        f"{kind.works}: {', '.join(name.removeprefix(kind.begins[0]) for name in passing)}"[:200]
-        if passing
-        else f"{kind.fine} ({len(tried)} tried)"
-    )
+    named = "; ".join(name.removeprefix(kind.begins[0]) for name in passing[:_NAMED])
+    more = f"; and {len(passing) - _NAMED} more" if len(passing) > _NAMED else ""
+    said = f"{kind.works}: {named}{more}" if passing else f"{kind.fine} ({len(tried)} tried)"
     return Gate(name=kind.gate, value=float(len(passing)), limit=kind.limit, holds=not passing, found=said, remedy=kind.remedy)
 
 

@@ -40,8 +40,9 @@ async def feedback(stage: Stage) -> Quality:
         said,
     )
     says = (
-        f"{len(rewards)} distinct rewards, {actionable} of {errors} errors are actionable, {bits or 0:.2f} bits about progress, "
-        f"{leaks} labels told"
+        f"{len(rewards)} distinct reward{'s' * (len(rewards) != 1)}, {actionable} of {errors} errors are actionable, "
+        f"{bits or 0:.2f} bits about progress, "
+        f"{leaks} label{'s' * (leaks != 1)} told"
     )
     return judged("feedback richness", says, measures, (), cases, doubt=leaks > 0 or actionable < errors)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
+
+_MIN_WIDTH, _MAX_WIDTH = 20, 100  # of help
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -17,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from agito.cli.terminal import prepare
 
         prepare()
-        app(args=[word for word in words if word != "--debug"], prog_name="agito")
+        width = max(min(shutil.get_terminal_size().columns, _MAX_WIDTH) - 2, _MIN_WIDTH)
+        app(args=[word for word in words if word != "--debug"], prog_name="agito", terminal_width=width)
     except KeyboardInterrupt:  # before any command had begun
         sys.exit(130)
 

@@ -9,7 +9,7 @@ import typer
 
 from agito import __version__
 from agito.cli import authors, pretrained
-from agito.cli.arguments import AsJson, Command, RecipeName, Seed, Sets, Split, environments, recipes, runs
+from agito.cli.arguments import AsJson, Command, Group, RecipeName, Seed, Sets, Split, environments, recipes, runs
 from agito.cli.guard import guarded
 
 _EXIT_CODES = (
@@ -18,8 +18,8 @@ _EXIT_CODES = (
 )
 
 app = typer.Typer(
-    name="agito", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    name="agito", cls=Group, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EXIT_CODES,
 )  # fmt: skip
 
@@ -60,6 +60,10 @@ def train(
             autocompletion=environments,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Begin from this pre-trained model: a folder, a name of `agito models`, a hub id."),
+    ] = None,
     sets: Sets = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Same as --set seed=N.")] = None,
     on: Annotated[str | None, typer.Option(metavar="PLACE", help="Same as --set compute.on=PLACE: local, or ray.")] = None,
@@ -83,6 +87,7 @@ def train(
       agito train quickstart
       agito train smoke --set rl.steps=5 --seed 1
       agito train --env path/to/own.py:Own
+      agito train shell-full --model smollm2-135m
       agito train --resume runs/quickstart
     """
     from agito.cli.train import resume_run, train_run
@@ -92,7 +97,7 @@ def train(
         taken = [
             option
             for option, value in {
-                "RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--on": on, "--env": env,
+                "RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--on": on, "--env": env, "--model": model,
                 "--admit-anyway": admit_anyway,
             }.items()
             if value
@@ -105,7 +110,7 @@ def train(
     if name is not None and out is not None:
         raise typer.BadParameter("give one of --name and --out", param_hint="--out")
     named = [f'name="{label(env)}"'] if env and recipe is None else []
-    given = {"seed": seed, "compute.on": on, "env.name": env or None}
+    given = {"seed": seed, "compute.on": on, "env.name": env or None, "model.path": model or None}
     overrides = [*named, *(sets or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
     place = out or (Path("runs") / name if name else None)
     return train_run(recipe or "quickstart", tuple(overrides), place, admit_anyway=admit_anyway)
@@ -141,6 +146,7 @@ def evaluate(
     Examples:
       agito eval runs/quickstart
       agito eval runs/quickstart --split structural --n 100
+      agito eval models/smollm2-135m --env shell --level 1
       agito eval runs/chain runs/smoke --suite decisions
       agito eval --suite decisions --endpoint http://localhost:8000/v1 --model NAME
     """
@@ -214,6 +220,7 @@ def replay(
         str | None,
         typer.Option(metavar="PHASE", help="demo, before, rl, after or structural. Default: the last in which it was made."),
     ] = None,
+    step: Annotated[int | None, typer.Option(metavar="N", min=0, help="List the attempts of this step. Default: the last.")] = None,
     schedule: Annotated[bool, typer.Option("--schedule", help="Instead, what the decoupled loop's schedule decided.")] = False,
     updates: Annotated[bool, typer.Option("--updates", help="Instead, RL from the recorded tokens: are the weights the same?")] = False,
 ) -> None:
@@ -235,7 +242,7 @@ def replay(
     if updates:
         return replay_updates(run)
     if attempt is None:
-        return list_attempts(run, phase)
+        return list_attempts(run, phase, step)
     return replay_attempt(run, parse_attempt(attempt), phase)
 
 

@@ -2,27 +2,74 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 _ENVIRONMENTS = ("shell", "decisions", "desk", "research", "code", "web", "web-text")
 _SPLITS = ("train", "heldout", "structural")
 _RECIPES = Path(__file__).parents[1] / "recipes"
+_NARROW = 60  # columns; in less, what an option is for stands beneath it
 
 
 class Command(TyperCommand):
-    """Its help says what an argument is for; the type in angle brackets tells a person nothing more. (Typer's own copy of click: `Any`.)"""
+    """Its help says what an argument is for, and keeps to the terminal's width. (Typer's own copy of click: `Any`.)"""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        _write_text(self.help or "", formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        records = [(param.param_type_name == "argument", found) for param in self.get_params(ctx) if (found := param.get_help_record(ctx))]
-        for title, is_argument in (("Arguments", True), ("Options", False)):
-            rows = [(name.partition(" <")[0], about) for each, (name, about) in records if each is is_argument]
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
+        _write_params(self.get_params(ctx), ctx, formatter)
+
+
+class Group(TyperGroup):
+    """The same for what holds commands."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        _write_text(self.help or "", formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        _write_params(self.get_params(ctx), ctx, formatter)
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        _write_rows("Commands", [(name, each.get_short_help_str(200)) for name, each in found if each and not each.hidden], formatter)
+
+
+def _write_text(text: str, formatter: Any) -> None:
+    """A line of an example that is too long goes on beneath itself."""
+    width = formatter.width - 2
+    lines = [
+        part
+        for line in inspect.cleandoc(text).split("\n")
+        for part in (textwrap.wrap(line, width, subsequent_indent=" " * 6) if len(line) > width else [line])
+    ]
+    formatter.write_paragraph()
+    with formatter.indentation():
+        formatter.write_text("\n".join(lines))
+
+
+def _write_params(params: Sequence[Any], ctx: Any, formatter: Any) -> None:
+    """Without the types in angle brackets, which tell a person nothing."""
+    records = [(param.param_type_name == "argument", found) for param in params if (found := param.get_help_record(ctx))]
+    for title, is_argument in (("Arguments", True), ("Options", False)):
+        _write_rows(title, [(name.partition(" <")[0], about) for each, (name, about) in records if each is is_argument], formatter)
+
+
+def _write_rows(title: str, rows: list[tuple[str, str]], formatter: Any) -> None:
+    if not rows:
+        return
+    with formatter.section(title):
+        if formatter.width >= _NARROW:
+            formatter.write_dl(rows)
+            return
+        for name, about in rows:
+            formatter.write_text(name)
+            with formatter.indentation():
+                formatter.write_text(about)
 
 
 def environments(incomplete: str) -> list[str]:

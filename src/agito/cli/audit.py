@@ -19,7 +19,7 @@ from rich.text import Text
 from agito.audit import FULL, SHORT, Card, Mark, Measure, Quality, Watcher, audit
 from agito.audit.run import SEED
 from agito.cli.guard import say, work
-from agito.cli.tables import plain_table, print_table
+from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out, show
 from agito.envs import load
 from agito.errors import NotAdmitted
@@ -65,17 +65,17 @@ class _Progress:
         now = time.monotonic()
         if now - self._said >= 0.2:
             self._said = now
-            self._status.update(f"{self._name}: {self._part} · {self._episodes} episodes · {now - self._began:.0f} s")
+            self._status.update(f"{self._name}: {self._part} · {counted(self._episodes, 'episode')} · {now - self._began:.0f} s")
 
 
 class _Lines:
     """The same where there is no terminal: a line a part."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        say(f"auditing {name}")
 
     def part(self, name: str) -> None:
-        say(f"{self._name}: {name}")
+        say(f"  {name}")
 
     def episode(self) -> None:
         return
@@ -95,7 +95,7 @@ def print_card(card: Card, console: Console) -> None:
     """What the environment raised, then the gates in sentences, then figures, and the outcome last."""
     title = Text.assemble((f"{card.environment} {card.version}", "bold"), (f"  {card.digest[:12]}", "dim"))
     cores, load = card.machine.get("cores"), card.machine.get("load")
-    about = f"{card.depth} audit, {card.episodes} episodes in {card.seconds:.0f} s on {cores} cores at load {load}"
+    about = f"{card.depth} audit, {counted(card.episodes, 'episode')} in {card.seconds:.0f} s on {cores} cores at load {load}"
     console.print(title, Text(about, "dim"), sep="\n")
     if card.broke:
         console.print(Text("\nThe environment raised, in honest episodes:", "red"))

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from agito.cli.arguments import AsJson, Command, EnvName, Split, environments
+from agito.cli.arguments import AsJson, Command, EnvName, Group, Split, environments
 from agito.cli.guard import guarded
 
 
-class _Listing(TyperGroup):
+class _Listing(Group):
     """`agito envs` and `agito envs ENV...` list. The context's type is of Typer's own copy of click, hence `Any`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ from agito.envs import load
 from agito.errors import BadRecipe, NotAdmitted
 from agito.protocols import Environment, Renderer
 from agito.testing import ByteRenderer, EnvironmentContract, Violation
+from agito.testing.contract import SENTENCES
 from agito.testing.environment.tasks import TaskRules
 from agito.testing.environment.worlds import WorldRules
 from agito.types import Dialect
@@ -37,7 +38,7 @@ def check_environment(name: str) -> None:
 
     broken, before = 0, dict[tuple[str, ...], str]()
     for rule in Suite.rules():
-        sentence = rule.removeprefix("test_").replace("_", " ")
+        sentence = SENTENCES[rule]
         try:
             getattr(Suite(), rule)()
         except Exception as error:  # whatever the environment raises is a finding

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agito.cli.tables import counted
 from agito.cli.terminal import show
 from agito.types import Attempt, Budget, Dialect, Event, Task, Verdict
 
@@ -23,7 +24,8 @@ def shown_text(text: str) -> str:
 def print_task(console: Console, task: Task, dialect: Dialect, *notes: str) -> None:
     limits = task.limits
     tags = "".join(f" {tag}" for tag in task.tags)
-    about = f"{task.id} · {task.cell}{tags} · {limits.turns} turns, {limits.calls} calls, {limits.tokens} tokens"
+    room = ", ".join((counted(limits.turns, "turn"), counted(limits.calls, "call"), counted(limits.tokens, "token")))
+    about = f"{task.id} · {task.cell}{tags} · {room}"
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_row(Text("task", "dim"), Text(shown_text(task.prompt[dialect]), "bold"))
     for note in (about, *notes):
@@ -57,13 +59,13 @@ def print_event(console: Console, event: Event, first_tool: str, *, with_call: b
         console.print(Text.assemble(("  │ ", "dim"), line))
     notes = [f"exit {event.exit_code}"] if event.exit_code else []
     notes += [f"fault: {event.fault}"] if event.fault else []
-    notes += [f"{event.truncated_bytes} bytes not shown"] if event.truncated_bytes else []
+    notes += [f"{counted(event.truncated_bytes, 'byte')} not shown"] if event.truncated_bytes else []
     if notes:
         console.print(Text(f"  └ {' · '.join(notes)}", "yellow"))
 
 
 def budget_text(left: Budget | None) -> str:
-    return f"{left.turns} turns, {left.calls} calls, {left.tokens} tokens left" if left else ""
+    return f"{counted(left.turns, 'turn')}, {counted(left.calls, 'call')}, {counted(left.tokens, 'token')} left" if left else ""
 
 
 def verdict_text(verdict: Verdict) -> Text:
@@ -91,8 +93,8 @@ def print_verdict(console: Console, attempt: Attempt) -> None:
     for line in doubts(attempt):
         console.print(Text.assemble("         ", line))
     why = f"ended by {trajectory.end}" + (f", fault: {trajectory.fault} {shown_text(trajectory.detail)}" if trajectory.fault else "")
-    sampled = f", {trajectory.num_sampled} tokens sampled" if trajectory.num_sampled else ""
-    console.print(Text(f"         {why} after {len(trajectory.events)} calls{sampled}", "dim"))
+    sampled = f", {counted(trajectory.num_sampled, 'token')} sampled" if trajectory.num_sampled else ""
+    console.print(Text(f"         {why} after {counted(len(trajectory.events), 'call')}{sampled}", "dim"))
 
 
 def _picture(char: str) -> str:

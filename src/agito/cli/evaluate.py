@@ -8,12 +8,14 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from agito.audit import digest_of
 from agito.cli.board import Phase, RunProgress
-from agito.cli.guard import work
+from agito.cli.guard import say, work
 from agito.cli.progress import shown
 from agito.cli.summary import cause_lines, rate_text, tier_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
+from agito.envs import load
 from agito.evaluation import checkpoint as assess
 from agito.evaluation.checkpoint import Evaluation
 from agito.recipe import Recipe
@@ -37,6 +39,8 @@ def evaluate_checkpoint(
     temperature = recipe.eval.temperature if temperature is None else temperature
     strange = "" if recipe.env.names == learned.env.names else f" · it learned {learned.env.title}, another environment"
     about = f"{recipe.env.title} · {split} · temperature {temperature:g} · seed {recipe.seed}{strange}"
+    if changes.env is None:
+        _tell_edited(directory, recipe)
     evaluation = _follow(directory, recipe, about, split, num_tasks, temperature, baselines)
     if as_json:
         print(json.dumps(evaluation.to_json(), allow_nan=False))  # noqa: T201
@@ -44,11 +48,19 @@ def evaluate_checkpoint(
         _print(evaluation)
 
 
+def _tell_edited(directory: Path, recipe: Recipe) -> None:
+    """The figures are then of other tasks, or of another grader, than those that the run was trained on."""
+    about = directory.parent.parent / "run.json"
+    admission = json.loads(about.read_text(encoding="utf-8")).get("admission") if about.is_file() else None
+    if admission and admission["digest"] != "+".join(digest_of(load(name)) for name in recipe.env.names):
+        say(f"the source of {recipe.env.title} has changed since this run was trained on it: its tasks and verdicts may be others")
+
+
 def _follow(directory: Path, recipe: Recipe, about: str, split: str, num_tasks: int, temperature: float, baselines: bool) -> Evaluation:
     console = err()
-    console.print(Text.assemble((str(directory), "bold"), "  ", (about, "dim")))
+    heading = Text.assemble((str(directory), "bold"), "  ", (about, "dim"))
     phases = [Phase("policy", "policy", "tasks", num_tasks), *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else [])]
-    with shown(RunProgress(phases), console) as watcher:
+    with shown(RunProgress(phases), console, heading) as watcher:
         evaluation = work(
             lambda: assess.checkpoint(
                 directory, recipe, watcher, split=split, num_tasks=num_tasks, temperature=temperature, baselines=baselines

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import sys
 import tempfile
+import textwrap
 import traceback
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -79,9 +81,20 @@ def exit_code(error: BaseException) -> int:
 def say(text: str) -> None:
     """On stderr; whoever is not listening is not told."""
     try:
-        print(f"agito: {text}", file=sys.stderr, flush=True)  # noqa: T201
+        print(_folded(f"agito: {text}"), file=sys.stderr, flush=True)  # noqa: T201
     except OSError:
         return
+
+
+def _folded(text: str) -> str:
+    """Between words where a person looks on; a program gets its line whole."""
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) if len(line) > width else line
+        for line in text.split("\n")
+    )
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agito.cli.tables import plain_table
+from agito.cli.tables import plain_table, print_table
+from agito.cli.terminal import out
 from agito.models import fetch
 
 
@@ -29,4 +30,4 @@ def list_models() -> None:
     table = plain_table("model", "MB", "what it is", "license", wrapped=("what it is", "license"))
     for name, source in fetch.MODELS.items():
         table.add_row(name, str(source.download_mb), source.about, source.license)
-    Console().print(table)
+    print_table(out(), table)

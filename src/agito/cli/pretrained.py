@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from agito.cli.arguments import Command
+from agito.cli.arguments import Command, Group
 from agito.cli.guard import guarded
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Small pre-trained models, as Hugging Face folders.")
+app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, help="Small pre-trained models, as Hugging Face folders.")
 
 
 @app.command(cls=Command)

@@ -23,23 +23,26 @@ _COLUMNS = (("mark", 0), ("title", 0), ("bar", 76), ("count", 58), ("figure", 0)
 
 
 @contextmanager
-def shown(board: RunProgress, console: Console) -> Generator[Watching]:
-    """Draws `board` while the block runs; what is given is the watcher to hand to the job."""
+def shown(board: RunProgress, console: Console, heading: Text | None = None) -> Generator[Watching]:
+    """Draws `board` while the block runs; what is given is the watcher to hand to the job. Nothing is drawn before a phase begins: what is
+    wrong with the work is said alone."""
     if not console.is_terminal or console.is_dumb_terminal:
-        yield _Lines(board, console)
+        yield _Lines(board, console, heading)
         return
     live = Live(_Picture(board), console=console, refresh_per_second=5, redirect_stdout=False, redirect_stderr=False)
     with live:
-        yield Watching(board)
+        yield Watching(board, console, heading)
 
 
 class Watching:
     """A `job.Watcher`: everything goes to the board, and the screen follows by itself."""
 
-    def __init__(self, board: RunProgress) -> None:
-        self.board = board
+    def __init__(self, board: RunProgress, console: Console, heading: Text | None) -> None:
+        self.board, self._console, self._heading = board, console, heading
 
     def phase(self, name: str, total: int) -> None:
+        if self._heading is not None and not self.board.has_begun:
+            self._console.print(self._heading, soft_wrap=not self._console.is_terminal)
         self.board.phase(name, total)
 
     def advance(self, figures: Mapping[str, float]) -> None:
@@ -58,9 +61,8 @@ class Watching:
 class _Lines(Watching):
     """One line when a phase begins or ends, and one every few seconds."""
 
-    def __init__(self, board: RunProgress, console: Console) -> None:
-        super().__init__(board)
-        self._console = console
+    def __init__(self, board: RunProgress, console: Console, heading: Text | None) -> None:
+        super().__init__(board, console, heading)
         self._last = -math.inf
 
     def phase(self, name: str, total: int) -> None:
@@ -121,6 +123,8 @@ class _Picture:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         board = self._board
+        if not board.has_begun:
+            return
         is_wide = options.max_width >= 100
         kept = [at for at, (_, least) in enumerate(_COLUMNS) if options.max_width >= least]
         table = Table.grid(padding=(0, 2, 0, 0), expand=76 <= options.max_width < 130)

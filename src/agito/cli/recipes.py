@@ -12,6 +12,7 @@ from agito.cli.recipe_keys import keys_of
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import out
 from agito.recipe import bundled, find, read
+from agito.types import Json
 
 _LINK = re.compile(r"\[(\w+)\]\([\w.]+\)")
 
@@ -28,10 +29,17 @@ def print_recipes() -> None:
 def print_recipe(name: str) -> None:
     table = plain_table("key", "value", "what it is", wrapped=("value", "what it is"))
     for key in keys_of(read(name)):
-        table.add_row(
-            Text(key.name, "bold"), json.dumps(key.value, ensure_ascii=False), Text(_LINK.sub(r"\1", key.about).replace("`", ""), "dim")
-        )
+        table.add_row(Text(key.name, "bold"), _toml(key.value), Text(_LINK.sub(r"\1", key.about).replace("`", ""), "dim"))
     print_table(out(), table)
+
+
+def _toml(value: Json) -> str:
+    """As it stands in a recipe, or after `--set KEY=`; what is not set cannot stand there."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{json.dumps(name)} = {_toml(each)}' for name, each in value.items())} }}" if value else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return "(not set)" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _about(path: Path) -> str:

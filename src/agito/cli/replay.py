@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from agito.cli.episode import doubts, print_event, print_task, print_tokens, verdict_text
 from agito.cli.guard import work
-from agito.cli.tables import plain_table, print_table
+from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import Diverged, NotFound
 from agito.record import PHASES, Recorded, read_quarantined, read_trajectories
@@ -54,8 +55,10 @@ def replay_updates(run: Path) -> None:
 
         found = work(lambda: relearn(run, on_step=on_step))
     if found.differs:
-        raise Diverged(f"after {found.steps} steps the weights are not those of {found.differs}")
-    out().print(f"identical  weights of {', '.join(found.checked) or 'no checkpoint'} after {found.steps} steps", highlight=False)
+        raise Diverged(f"after {counted(found.steps, 'step')} the weights are not those of {found.differs}")
+    out().print(
+        f"identical  weights of {', '.join(found.checked) or 'no checkpoint'} after {counted(found.steps, 'step')}", highlight=False
+    )
 
 
 def parse_attempt(text: str) -> AttemptId:
@@ -66,17 +69,22 @@ def parse_attempt(text: str) -> AttemptId:
         raise NotFound(str(error)) from None
 
 
-def list_attempts(run: Path, phase: str | None) -> None:
-    """Some attempts of one phase: the penalised ones of any step, then those of the last step, the failed ones first."""
+def list_attempts(run: Path, phase: str | None, step: int | None = None) -> None:
+    """Some attempts of one phase: those of one step, the failed ones first. Where none is named: of the last, after the penalised ones of
+    all steps."""
     directory = run / "trajectories"
     if phase is not None and phase not in PHASES:
         raise NotFound(f"phase {phase!r}: there is {', '.join(PHASES)}")
     files = sorted(directory.glob(f"{phase or 'after'}-*.parquet")) or (sorted(directory.glob("*.parquet")) if phase is None else [])
     if not files:
         raise NotFound(f"{run}: no attempts recorded{f' in phase {phase}' if phase else ''}; give a run directory such as runs/quickstart")
-    recorded = read_trajectories(files[-1])
     name = files[-1].stem.rpartition("-")[0]
-    earlier = [each for path in files[:-1] if path.stem.rpartition("-")[0] == name for each in read_quarantined(path)]
+    by_step = {int(path.stem.rpartition("-")[2]): path for path in files if path.stem.rpartition("-")[0] == name}
+    if step is not None and step not in by_step:
+        raise NotFound(f"{run}: step {step} of phase {name} is not recorded; there are {_steps(by_step)}")
+    chosen = by_step[max(by_step) if step is None else step]
+    recorded = read_trajectories(chosen)
+    earlier = [each for path in by_step.values() if step is None and path != chosen for each in read_quarantined(path)]
     ordered = sorted(
         [*earlier, *recorded],
         key=lambda each: (not each.attempt.quarantine, each.attempt.verdict.reward >= 1, each.attempt.trajectory.attempt),
@@ -91,8 +99,14 @@ def list_attempts(run: Path, phase: str | None) -> None:
     console = out()
     print_table(console, table)
     phase = recorded[0].phase if recorded else phase
-    shown = f"{len(ordered[:_LISTED])} of {len(ordered)} attempts, the failed ones first, of {files[-1].name}"
+    shown = f"{len(ordered[:_LISTED])} of {counted(len(ordered), 'attempt')}, the failed ones first, of {chosen.name}"
+    if len(by_step) > 1:
+        shown += f"; there are {_steps(by_step)}: --step N"
     console.print(f"\n[dim]{shown}. Act one again: agito replay {run} ATTEMPT --phase {phase}[/]", highlight=False)
+
+
+def _steps(recorded: Collection[int]) -> str:
+    return f"steps {min(recorded)} to {max(recorded)}" if len(recorded) > 1 else f"step {min(recorded)}"
 
 
 def _verdict(each: Recorded) -> Text:
@@ -126,7 +140,9 @@ def _print(console: Console, both: Reenacted) -> None:
         _complain(console, both, where)
     if not both.differences:
         num_tokens = sum(len(segment.tokens) for segment in trajectory.segments)
-        what = f"{len(trajectory.turns)} turns, {len(trajectory.events)} events, {num_tokens} tokens, the verdict"
+        what = ", ".join(
+            [counted(len(trajectory.turns), "turn"), counted(len(trajectory.events), "event"), counted(num_tokens, "token"), "the verdict"]
+        )
         console.print(Text.assemble(("identical ", "bold green"), what))
 
 
@@ -150,7 +166,7 @@ def _about(recorded: Recorded, turn: Turn) -> str:
     segment = next(each for each in recorded.attempt.trajectory.segments if each.id == turn.segment)
     tokens = segment.tokens
     version = tokens.version_at(turn.start) if turn.stop > turn.start else 0
-    parts = [f"weights v{version}" if version else "scripted", f"{turn.stop - turn.start} tokens"]
+    parts = [f"weights v{version}" if version else "scripted", counted(turn.stop - turn.start, "token")]
     if version:
         parts.append(f"log p {sum(tokens.logprobs[turn.start : turn.stop]):.2f}")
     stats = next((each for each in recorded.stats if each.segment == turn.segment), None)

@@ -15,7 +15,7 @@ from agito.cli.board import Phase, RunProgress
 from agito.cli.guard import work
 from agito.cli.progress import shown
 from agito.cli.summary import cause_lines, rate_text
-from agito.cli.tables import plain_table, print_table
+from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import BadRecipe, EndpointFailed
 from agito.evaluation import scorecard
@@ -107,7 +107,8 @@ def show(card: Scorecard, *, as_json: bool) -> None:
         difference = card.difference(measure.name)
         table.add_row(f"  {measure.title}", *cells, *([_text(difference, measure, signed=True)] if difference else []))
     print_table(console, table)
-    about = f"{card.suite} · {card.split} · {', '.join(card.families)} · levels {', '.join(map(str, card.levels))} · {card.num_tasks} tasks"
+    levels = ", ".join(map(str, card.levels))
+    about = f"{card.suite} · {card.split} · {', '.join(card.families)} · levels {levels} · {counted(card.num_tasks, 'task')}"
     console.print(about, style="dim")
     for line in cause_lines(_causes(card)):
         console.print(Text(line, "yellow"))

@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from agito.cli.episode import shown_text
-from agito.cli.tables import plain_table, print_table
+from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import out, show
 from agito.record import Rate, Summary
+
+_PHASES = ("survey", "sft", "before", "rl", "after", "structural", "baselines")
 
 
 def rate_text(rate: Rate | None, style: str = "") -> Text:
@@ -70,13 +72,14 @@ def _facts(summary: Summary, path: Path) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    phases = " · ".join(f"{name} {wall_s:.0f}" for name, wall_s in summary.phase_wall_s.items())
+    in_order = sorted(summary.phase_wall_s.items(), key=lambda each: _PHASES.index(each[0]) if each[0] in _PHASES else len(_PHASES))
+    phases = " · ".join(f"{name} {wall_s:.0f}" for name, wall_s in in_order)
     table.add_row("wall", f"{summary.wall_s:.0f} s ({phases})")
     stolen = f", {summary.stolen_ratio:.0%} of the machine taken by its host" if summary.stolen_ratio >= 0.01 else ""
     table.add_row("CPU", f"{summary.cpu_s:.0f} s, load {summary.load:.1f}{stolen}")
-    tools = f"{_grouped(summary.tool_calls)} tool calls at {summary.tool_cpu_ms_p50:.2f} ms CPU"
+    tools = f"{counted(summary.tool_calls, 'tool call')} at {summary.tool_cpu_ms_p50:.2f} ms CPU"
     over_all = f"; success over all tasks, void or not: {summary.after_all.success:.2f}" if summary.after_all.num else ""
-    table.add_row("work", f"{_grouped(summary.sampled_tokens)} tokens sampled, {tools}")
+    table.add_row("work", f"{counted(summary.sampled_tokens, 'token')} sampled, {tools}")
     table.add_row("void", f"{summary.void_attempts}{over_all}")
     for line in cause_lines(summary.void_causes):
         table.add_row("", Text(line.removeprefix("void "), "yellow"))
@@ -93,11 +96,7 @@ def _doubts(summary: Summary) -> str:
     found, parts = summary.monitor, [f"{summary.quarantined_attempts} penalised"] if summary.quarantined_attempts else []
     rate, step = found.get("hack_ratio"), found.get("alarm_step")
     if isinstance(rate, float):
-        parts.append(f"estimated hack rate {rate:.2%} ({found.get('num_gold')} attempts judged by gold)")
+        parts.append(f"estimated hack rate {rate:.2%} ({counted(found.get('num_gold'), 'attempt')} judged by gold)")
     stopped = found.get("stopped_cells")
     parts += [f"nothing more learned from {cell}: {why}" for cell, why in stopped.items()] if isinstance(stopped, dict) else []
     return ", ".join([*parts, f"alarm at RL step {step}: {found.get('why')}"] if step is not None else parts)
-
-
-def _grouped(number: int) -> str:
-    return f"{number:,}".replace(",", " ")

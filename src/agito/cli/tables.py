@@ -24,6 +24,11 @@ def plain_table(*headers: str, wrapped: tuple[str, ...] = ()) -> Table:
     return table
 
 
+def counted(number: object, what: str) -> str:
+    """`1 turn`, `0 turns`, `12 345 tokens`."""
+    return f"{number:,} {what}".replace(",", " ") + ("" if number == 1 else "s")
+
+
 def print_table(console: Console, table: Table) -> None:
     """As it is where it fits; in a narrower place each row over several lines, so that nothing is ever cut off."""
     show(console, table if _least(console, table) <= console.width else _stacked(table))

@@ -16,8 +16,9 @@ from agito.cli.summary import print_summary
 from agito.cli.terminal import err
 from agito.concurrency import Interrupted
 from agito.config import read
+from agito.envs import bundled as environments
 from agito.errors import NotFound
-from agito.recipe import Recipe
+from agito.recipe import Recipe, bundled
 from agito.recipe import read as read_recipe
 from agito.recipe import shown as environment
 from agito.record import RunDir, RunState, Summary
@@ -28,6 +29,9 @@ from agito.training.admission import Admission, admit
 
 
 def train_run(name: str, overrides: tuple[str, ...], out: Path | None, *, admit_anyway: bool = False) -> None:
+    if name in environments() and name not in bundled():
+        named = [each for each in bundled() if read_recipe(each).env.names == (name,)]
+        raise NotFound(f"recipe {name!r}: that is an environment; train on it with --env {name}, or by a recipe: {', '.join(named)}")
     fitted = fit(read_recipe(name, overrides))
     recipe = fitted.recipe
     path = out or Path("runs") / recipe.name
@@ -69,9 +73,9 @@ def resume_run(path: Path) -> None:
 def _follow(recipe: Recipe, path: Path, board: RunProgress, start: Callable[[job.Watcher], Awaitable[Summary]]) -> None:
     console = err()
     about = f"{recipe.env.title} · seed {recipe.seed} · {recipe.compute.ranks} x {recipe.compute.device}"
-    console.print(Text.assemble((recipe.name, "bold"), f" → {path}  ", (about, "dim")))
+    heading = Text.assemble((recipe.name, "bold"), f" → {path}  ", (about, "dim"))
     try:
-        with shown(board, console) as watcher:
+        with shown(board, console, heading) as watcher:
             summary = work(lambda: start(watcher))
             watcher.finish()
     except BaseException as error:

@@ -115,7 +115,6 @@ class _Findings(ast.NodeVisitor):
         self.found: list[str] = []
         self._is_test = is_test
         self._modules: set[str] = set()
-        self._first_words: set[str] = set()
         self.visit(tree)
 
     def visit_Import(self, node: ast.Import) -> None:

@@ -90,15 +90,6 @@ class DecoderConfig:
         """How many positions a layer sees; None: all."""
         return self.sliding_window if layer in self.sliding_layers else None
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether every layer is Qwen3's, which the compiled engine runs."""
-        return self == DecoderConfig(
-            vocab_size=self.vocab_size, hidden_size=self.hidden_size, intermediate_size=self.intermediate_size, num_layers=self.num_layers,
-            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim, rope_theta=self.rope_theta,
-            rms_norm_eps=self.rms_norm_eps, tie_embeddings=self.tie_embeddings, max_position=self.max_position, rope=self.rope,
-        )  # fmt: skip
-
 
 Qwen3Config = DecoderConfig  # a network from random weights has the default kind of layer
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from agito.render import policy_json
-from agito.render.vocabulary import ACT, END, END_THINK, FAULT, LEFT, OBS, TASK, THINK, Vocabulary
+from agito.render.vocabulary import ACT, END, END_THINK, FAULT, LEFT, OBS, TASK, THINK, OwnRenderer, Vocabulary
 from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
 
 CHAT_TEMPLATE = (
@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 )
 
 
-class CompactRenderer:
+class CompactRenderer(OwnRenderer):
     dialect = Dialect.COMPACT
     chat_template = CHAT_TEMPLATE
 
@@ -35,17 +35,6 @@ class CompactRenderer:
         self._end, self._act, self._obs = (vocabulary.id(token) for token in (END, ACT, OBS))
         self._left, self._fault, self._task = (vocabulary.id(token) for token in (LEFT, FAULT, TASK))
         self._think, self._end_think = vocabulary.id(THINK), vocabulary.id(END_THINK)
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.vocabulary)
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        return (self._end,)
-
-    def files(self) -> Mapping[str, str]:
-        return self.vocabulary.files(chat_template=self.chat_template, stop_ids=self.stop_ids)
 
     def opening(self, task: Task) -> array[int]:
         return array("i", [self._task, *self.vocabulary.encode(task.prompt[Dialect.COMPACT]), self._act])

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from agito.render.hermes import read_call
-from agito.render.vocabulary import CALL, END_CALL, END_THINK, IM_END, IM_START, THINK, Vocabulary
+from agito.render.vocabulary import CALL, END_CALL, END_THINK, IM_END, IM_START, THINK, OwnRenderer, Vocabulary
 from agito.types import Call, Channel, Dialect, Event, Task, ToolSpec
 
 _SYSTEM = """# Tools
@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
 )
 
 
-class NaturalRenderer:
+class NaturalRenderer(OwnRenderer):
     dialect = Dialect.NATURAL
     chat_template = CHAT_TEMPLATE
 
@@ -47,17 +47,6 @@ class NaturalRenderer:
         self._start, self._end = vocabulary.id(IM_START), vocabulary.id(IM_END)
         self._call, self._end_call = vocabulary.id(CALL), vocabulary.id(END_CALL)
         self._think, self._end_think = vocabulary.id(THINK), vocabulary.id(END_THINK)
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.vocabulary)
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        return (self._end,)
-
-    def files(self) -> Mapping[str, str]:
-        return self.vocabulary.files(chat_template=self.chat_template, stop_ids=self.stop_ids)
 
     def opening(self, task: Task) -> array[int]:
         ids = self._head("system")

@@ -62,9 +62,6 @@ class ModelTokenizer:
         found = self._controls.get(literal)
         return found.id if found else None
 
-    def is_control(self, token: int) -> bool:
-        return token in self._control_ids
-
     def first_control(self, text: str) -> str | None:
         """The first control token that the text spells."""
         found = self._literal.search(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -87,6 +87,25 @@ def is_own(directory: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return True
     return known.issuperset((TASK, ACT, OBS, LEFT, FAULT))
+
+
+class OwnRenderer:
+    """What both of our own dialects have of the vocabulary that they write in."""
+
+    vocabulary: Vocabulary
+    chat_template: str
+    _end: int  # the token that ends a turn
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.vocabulary)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return (self._end,)
+
+    def files(self) -> Mapping[str, str]:
+        return self.vocabulary.files(chat_template=self.chat_template, stop_ids=self.stop_ids)
 
 
 def learn(texts: Iterable[str], *, size: int) -> Vocabulary:

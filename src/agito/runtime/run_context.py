@@ -134,7 +134,9 @@ class RunContext:
             temperature = 1.0 if section.temperature is None else section.temperature
         return AgentSpec(renderer=self.renderers[section.policy], policy=section.policy, temperature=temperature)
 
-    async def survey(self, size: int, scripts: Callable[[Task, Target, int], ScriptFactory]) -> Vocabulary:
+    async def survey(
+        self, size: int, scripts: Callable[[Task, Target, int], ScriptFactory], *, on_episode: Callable[[], None] = lambda: None
+    ) -> Vocabulary:
         """A vocabulary from what scripted agents say and read in `size` training tasks.
 
         Raises `BadEnvironment` when not one of their episodes could be played.
@@ -155,6 +157,7 @@ class RunContext:
             if trajectory.fault not in (None, Fault.BUDGET):
                 broke.append(f"{trajectory.fault}: {trajectory.detail}")
             texts[index] = texts_of(self.recipe.env.dialect, task, trajectory.events)
+            on_episode()
 
         async with anyio.create_task_group() as tasks:
             for index in range(size):
@@ -219,9 +222,9 @@ class RunContext:
     def _model(self) -> ModelSpec:
         section, seed = self.recipe.model, self.recipe.seed
         if section.path:
-            lora = None if section.lora is None else LoraConfig(**section.lora.model_dump())
+            lora = LoraConfig(**section.lora.model_dump()) if section.adapter == "lora" else None
             return ModelSpec(source=folder_of(section.path), seed=seed, dtype=section.dtype, lora=lora)
-        shape = section.model_dump(exclude={"vocab_size", "path", "dtype", "lora"})
+        shape = section.model_dump(exclude={"vocab_size", "path", "dtype", "adapter", "lora"})
         context = self.recipe.compute.context
         return ModelSpec(source=DecoderConfig(**shape, vocab_size=self.renderer.vocab_size, max_position=context), seed=seed)
 

@@ -25,7 +25,10 @@ _MARKS = (CONFIG_NAME, "adapter_config.json")  # one of them is in every checkpo
 def find(path: Path) -> Path:
     """The checkpoint that `path` means: itself, or of a run the final one, else the latest, or a hub id. Raises `NotFound`."""
     if not path.exists():
-        return folder_of(str(path))
+        try:
+            return folder_of(str(path))
+        except NotFound as error:
+            raise NotFound(f"{path}: neither a checkpoint nor a run is there ({error})") from None
     if any((path / name).is_file() for name in _MARKS):
         return path
     parent = path / "checkpoints"

@@ -29,13 +29,16 @@ class Suite(Protocol):
 
 
 S = TypeVar("S", bound=Suite)
+SENTENCES: dict[str, str] = {}  # of every rule, by the name of its method
 
 
-def rule(remedy: str) -> Callable[[Callable[[S], Awaitable[None]]], Callable[[S], None]]:
-    """Turns an asynchronous method named `test_...` into a test that reports the rule (its name) and the remedy."""
+def rule(remedy: str, *, says: str = "") -> Callable[[Callable[[S], Awaitable[None]]], Callable[[S], None]]:
+    """Turns an asynchronous method named `test_...` into a test that reports the rule and the remedy. The rule is its name, or `says` where
+    that needs a comma or an apostrophe."""
 
     def decorate(method: Callable[[S], Awaitable[None]]) -> Callable[[S], None]:
-        sentence = method.__name__.removeprefix("test_").replace("_", " ")
+        sentence = says or method.__name__.removeprefix("test_").replace("_", " ")
+        SENTENCES[method.__name__] = sentence
 
         @wraps(method)
         def run(self: S) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 from array import array
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
 
 import anyio
@@ -31,11 +31,9 @@ class EngineContract(Contract):
     num_rows: int = 12  # that are open at once; more than the engine under test has room for, if it has a limit
     num_interleavings: int = 8
 
-    @asynccontextmanager
-    async def make(self) -> AsyncGenerator[Engine]:
+    def make(self) -> AbstractAsyncContextManager[Engine]:
         """A fresh engine with the same weights every time, closed at the end of the block."""
         raise NotImplementedError("override make() to say which engine is tested")
-        yield
 
     def num_held(self, engine: Engine) -> int | None:
         """How many rows it holds; None: they cannot be counted, and whether any is left behind is not checked."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import anyio
 
-from agito.audit import SHORT, SPLITS, Card, Watcher, audit, digest_of, read_card
+from agito.audit import FULL, SHORT, SPLITS, Card, Depth, Watcher, audit, digest_of, read_card
 from agito.envs import load
 from agito.errors import NotAdmitted
 from agito.protocols import Environment
@@ -47,13 +47,17 @@ class Admission:
 
 
 async def admit(
-    *names: str, anyway: bool = False, watcher: Watcher | None = None, begins: Callable[[str], None] = lambda name: None
+    *names: str,
+    anyway: bool = False,
+    watcher: Watcher | None = None,
+    begins: Callable[[str], None] = lambda name: None,
+    depth: Depth = SHORT,
 ) -> Admission:
     """One environment, or all of a mixture. Raises `NotAdmitted` with every gate that does not hold, unless `anyway`.
 
     With `anyway` nothing is audited; what a card says that is there already is noted. `begins` is called before an audit.
     """
-    each = [await _admit(name, anyway, watcher, begins) for name in names]
+    each = [await _admit(name, anyway, watcher, begins, depth) for name in names]
     if len(each) == 1:
         return each[0]
     failed = tuple(f"{name}: {gate}" for name, one in zip(names, each, strict=True) for gate in one.failed)
@@ -61,7 +65,7 @@ async def admit(
     return Admission(digest="+".join(one.digest for one in each), source=weakest, failed=failed, anyway=any(one.anyway for one in each))
 
 
-async def _admit(name: str, anyway: bool, watcher: Watcher | None, begins: Callable[[str], None]) -> Admission:
+async def _admit(name: str, anyway: bool, watcher: Watcher | None, begins: Callable[[str], None], depth: Depth) -> Admission:
     environment = load(name)
     try:
         missing = [split for split in SPLITS if split not in environment.splits]
@@ -74,7 +78,7 @@ async def _admit(name: str, anyway: bool, watcher: Watcher | None, begins: Calla
             await environment.aclose()
     if card is None and not anyway:
         begins(name)
-        card, source = await audit(lambda: load(name), depth=SHORT, watcher=watcher), Source.AUDITED
+        card, source = await audit(lambda: load(name), depth=depth, watcher=watcher), Source.AUDITED
         keep(card)
     failed = [gate.name for gate in card.failed] if card else ["splits"] if missing else []
     if failed and not anyway:
@@ -115,16 +119,25 @@ def known_card(environment: Environment) -> tuple[Card | None, Source]:
     return None, Source.NONE
 
 
-def keep(card: Card) -> None:
-    """Among the person's own cards. Where these cannot be written, the next run audits again."""
+def keep(card: Card) -> bool:
+    """Among the person's own cards; whether it is there now. Where these cannot be written, the next run audits again. A short audit takes
+    the place of a full one only when it found what that had not."""
     path = cache() / f"{card.digest}.json"
+    there = read_card(path)
+    if (
+        there is not None
+        and there.depth == FULL.name != card.depth
+        and {gate.name for gate in card.failed} <= {g.name for g in there.failed}
+    ):
+        return False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}")
         beside.write_bytes(card.to_json())
         beside.replace(path)
     except OSError:
-        return
+        return False
+    return True
 
 
 def cache() -> Path:

@@ -29,11 +29,13 @@ def demonstrator(run_context: RunContext) -> Callable[[Task, Target, AttemptId],
     )
 
 
-async def survey(run_context: RunContext) -> None:
+async def survey(run_context: RunContext, on_episode: Callable[[], None] = lambda: None) -> None:
     """Learns the run's vocabulary from what demonstrators say and read. Raises `BadRecipe` when openings then do not fit."""
     script = demonstrator(run_context)
     vocabulary = await run_context.survey(
-        run_context.recipe.sft.survey, lambda task, target, index: script(task, target, AttemptId(group=_SURVEY_BASE + index, slot=0))
+        run_context.recipe.sft.survey,
+        lambda task, target, index: script(task, target, AttemptId(group=_SURVEY_BASE + index, slot=0)),
+        on_episode=on_episode,
     )
     run_context.use_vocabulary(vocabulary)
     run_context.require_room()

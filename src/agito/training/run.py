@@ -221,7 +221,7 @@ class TrainingRun:
         with self._tally.phase("survey"):
             if not self._recipe.model.path:  # else its tokenizer is there
                 self._watcher.phase("survey", self._recipe.sft.survey)
-                await coldstart.survey(run_context)
+                await coldstart.survey(run_context, lambda: self._watcher.advance({}))
             await run_context.open_policy()
             run_context.require_room()
 

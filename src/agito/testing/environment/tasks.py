@@ -78,7 +78,7 @@ class TaskRules(EnvironmentBase):
                     task, _ = env.task(split="train", index=3, seed=self.seed, family=family, level=level)
                     require((task.family, task.level) == (family, level), f"asked for {family}-{level}, got {task.cell}")
 
-    @rule("raise ValueError with the known names in the message")
+    @rule("raise ValueError with the known names in the message", says="an unknown split, family or level is refused")
     async def test_an_unknown_split_family_or_level_is_refused(self) -> None:
         async with self.environment() as env:
             require(refuses(env, split="no such split"), "split='no such split' was accepted")

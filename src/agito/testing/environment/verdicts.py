@@ -25,7 +25,10 @@ def same(one: Verdict, two: Verdict) -> bool:
 
 
 class VerdictRules(EnvironmentBase):
-    @rule("make solutions read what the world answers, so that they go on after a timeout or without a missing tool")
+    @rule(
+        "make solutions read what the world answers, so that they go on after a timeout or without a missing tool",
+        says="every solution earns full marks, whatever faults it meets",
+    )
     async def test_every_solution_earns_full_marks_whatever_faults_it_meets(self) -> None:
         async with self.environment() as env:
             for split in env.splits:
@@ -92,7 +95,10 @@ class VerdictRules(EnvironmentBase):
                     require(all(same(once, verdict) for verdict in again), f"{task.id} graded again: {once} and {again}")
                     require(once.grade_seed == 5, f"the verdict on {task.id} carries grade seed {once.grade_seed}, not 5")
 
-    @rule("draw each decision of the demonstrator rightly with probability `skill`, from a generator seeded by `seed`")
+    @rule(
+        "draw each decision of the demonstrator rightly with probability `skill`, from a generator seeded by `seed`",
+        says="the demonstrator's success falls with its skill",
+    )
     async def test_the_demonstrators_success_falls_with_its_skill(self) -> None:
         async with self.environment() as env:
             low, high = [await self.success(env, skill) for skill in (0.0, 1.0)]

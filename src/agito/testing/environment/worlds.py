@@ -44,7 +44,10 @@ class WorldRules(EnvironmentBase):
                 require([*map(essence, one.events)] == [*map(essence, two.events)], f"{task.id} answered differently the second time")
                 require(one.sealed.digest == two.sealed.digest, f"{task.id} was left in another state the second time")
 
-    @rule("number events from 0, put the call and the budget that is left into each, and cut texts at `observation_bytes`")
+    @rule(
+        "number events from 0, put the call and the budget that is left into each, and cut texts at `observation_bytes`",
+        says="every event is numbered, names its call, and says what is left",
+    )
     async def test_every_event_is_numbered_names_its_call_and_says_what_is_left(self) -> None:
         async with self.environment() as env:
             for task, target in self.sample(env, "train"):
@@ -140,7 +143,10 @@ class WorldRules(EnvironmentBase):
                     await control.close()
                 require(len(set(digests)) == 1, f"{task.id} begins in {len(set(digests))} different states")
 
-    @rule("hash the whole state canonically (sorted names, contents, what was submitted), and change nothing by looking")
+    @rule(
+        "hash the whole state canonically (sorted names, contents, what was submitted), and change nothing by looking",
+        says="the digest tells states apart, and looking changes nothing",
+    )
     async def test_the_digest_tells_states_apart_and_looking_changes_nothing(self) -> None:
         async with self.environment() as env:
             for task, target in self.one_per_family(env):

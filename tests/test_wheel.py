@@ -1,0 +1,90 @@
+"""The wheel, installed where there is no clone, does what the commands of its page say."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from email import message_from_string
+from pathlib import Path
+from typing import TypeAlias
+from zipfile import ZipFile
+
+import pytest
+from tests.cli.conftest import TINY, sets
+
+ROOT = Path(__file__).parents[1]
+Installed: TypeAlias = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy: building writes beside the sources."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "LICENSE", "docs/package.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    pip(folder, "wheel", "--no-build-isolation", "--wheel-dir", ".", ".")
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def agito(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installed:
+    """The command as installed, in an empty folder. What the package depends on is taken from the environment of these tests."""
+    home = tmp_path_factory.mktemp("home")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home / "env")], check=True, timeout=100)
+    python = home / "env" / "bin" / "python"
+    (packages,) = (home / "env").glob("lib/python*/site-packages")
+    (packages / "shared.pth").write_text(sysconfig.get_path("purelib"))
+    pip(home, "--python", str(python), "install", "--no-compile", str(wheel))
+    work = home / "work"
+    work.mkdir()
+
+    def run(*words: str) -> str:
+        env = {"PATH": f"{home / 'env' / 'bin'}:{os.environ['PATH']}", "HOME": str(home), "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([str(home / "env/bin/agito"), *words], cwd=work, env=env, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def pip(folder: Path, *words: str) -> None:
+    command = [sys.executable, "-m", "pip", *words, "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.timeout(240)
+def test_the_wheel_outside_of_a_clone_lists_checks_and_trains(agito: Installed) -> None:
+    assert agito("--version").startswith("agito 0.")
+    assert "find, repair" in agito("envs", "list") and "quickstart" in agito("recipes")
+    agito("envs", "new", "hidden_number")
+    assert "keeps the standard" in agito("envs", "check", "hidden_number.py:HiddenNumber")
+    assert "success on held-out tasks" in agito("train", "smoke", *sets(*TINY, "rl.steps=1"))
+
+
+def test_the_page_of_the_package_has_no_link_that_leads_nowhere(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        text = str(message_from_string(archive.read(name).decode()).get_payload())
+    assert "pip install" in text
+    assert not re.findall(r"\]\((?!https://)[^)]*\)", text)
+
+
+def test_no_message_sends_its_reader_to_a_page_that_is_not_in_the_wheel() -> None:
+    found: list[str] = []
+    for path in (ROOT / "src").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and node not in docstrings and re.search(r"docs/[\w/-]+\.md", str(node.value)):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not found
