@@ -44,7 +44,6 @@ class FakeVllm:
         self.salts, self.version, self.computed = {"base": BASE_SALT}, "default", 0
         self.resumed = anyio.Event()
         self.resumed.set()
-        self.num_running = 0
 
     def note(self, line: str) -> None:
         with (self.folder / "log").open("a") as log:
