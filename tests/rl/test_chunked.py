@@ -50,14 +50,19 @@ def test_chunks_give_the_values_and_gradients_of_the_whole(is_frozen: bool, has_
             torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
 
 
+def gradient(parameter: torch.Tensor) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad.float()
+
+
 def test_in_bfloat16_the_gradients_are_those_of_the_whole_within_its_rounding() -> None:
     hidden_TD, head, target_T, _, weight_T = inputs(torch.bfloat16)
     (token_logprobs(log_distributions(hidden_TD, head, torch.arange(TOKENS)), target_T) * weight_T).sum().backward()
-    expected = [parameter.grad.float() for parameter in (hidden_TD, head.weight)]
+    expected = [gradient(parameter) for parameter in (hidden_TD, head.weight)]
     hidden_TD.grad = head.weight.grad = None
     (chunked_logprobs(hidden_TD, head.weight, target_T, chunk=CHUNK)[0] * weight_T).sum().backward()
-    for parameter, gradient in zip((hidden_TD, head.weight), expected, strict=True):
-        assert (parameter.grad.float() - gradient).norm() < 0.01 * gradient.norm()
+    for parameter, whole in zip((hidden_TD, head.weight), expected, strict=True):
+        assert (gradient(parameter) - whole).norm() < 0.01 * whole.norm()
 
 
 def test_a_token_that_cannot_be_has_no_share_in_the_entropy() -> None:
