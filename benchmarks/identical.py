@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ class Tree:
     root: Path
 
     def recipes(self) -> list[str]:
-        return sorted(path.stem for path in (self.root / "src/agito/recipes").glob("*.toml"))
+        recipes = (self.root / "src/agito/recipes").glob("*.toml")
+        return sorted(path.stem for path in recipes if "path" not in tomllib.loads(path.read_text()).get("model", {}))
 
     def agito(self, *words: str) -> str:
         """What it prints. Raises `RuntimeError` with its last words when it fails."""

@@ -78,7 +78,7 @@ def test_a_key_below_a_value_is_refused(recipe: Path) -> None:
 
 def test_every_mistake_is_told_at_once(recipe: Path) -> None:
     with pytest.raises(BadRecipe) as caught:
-        read(str(recipe), ("rl.steps=-1", "sft.demos=0"))
+        read(str(recipe), ("rl.steps=-1", "sft.demos=-1"))
     assert "rl.steps" in str(caught.value) and "sft.demos" in str(caught.value)
 
 

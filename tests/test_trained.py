@@ -25,7 +25,7 @@ def test_a_checkpoint_away_from_its_run_says_its_whole_shape_in_the_layout_of_ei
     data.pop(without, None)
     (checkpoint / "config.json").write_text(json.dumps(data))
     recipe = recipe_of(checkpoint)
-    assert Qwen3Config(**recipe.model.model_dump(), max_position=recipe.compute.context) == SHAPE
+    assert Qwen3Config(**recipe.model.shape(), vocab_size=recipe.model.vocab_size, max_position=recipe.compute.context) == SHAPE
 
 
 def test_a_checkpoint_that_says_too_little_or_of_another_network_is_named(tmp_path: Path) -> None:

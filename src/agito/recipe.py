@@ -118,6 +118,10 @@ class ModelSection(Section):
         folder = Path(path).expanduser()
         return str(folder.absolute()) if path and folder.is_dir() else path
 
+    def shape(self) -> dict[str, Any]:
+        """Of a network from random weights, but for its vocabulary."""
+        return self.model_dump(exclude={"vocab_size", "path", "dtype", "adapter", "lora"})
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.head_dim % 2:
@@ -131,7 +135,7 @@ class ComputeSection(Section):
     """Torch processes on this machine, or on those of a cluster."""
 
     on: Literal["local", "ray"] = Field(
-        default="local", description="Where: `local`, processes of this machine; `ray`, actors of a cluster (docs/cluster.md)."
+        default="local", description="Where: `local`, processes of this machine; `ray`, actors of a cluster."
     )
     ranks: int = Field(default=2, ge=1, description="Processes; a run is resumed with as many as it began with.")
     device: str = Field(default="cpu", description="`cpu`, `cuda`, or one GPU, such as `cuda:0`.")

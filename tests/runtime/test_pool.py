@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from agito.runtime.remote import spread
 from agito.runtime.roles import PolicyHandle
 from agito.runtime.wire import BeginPhase, Done, Imitate, LearnerRequest, LoadState, Stepped
 from agito.sampling.wire import EngineRequest, RowRequest
-from agito.types import Sample
+from agito.types import AttemptId, Sample
 
 pytestmark = pytest.mark.anyio
 
@@ -146,6 +147,14 @@ def test_a_batch_is_spread_evenly_whatever_order_it_came_in() -> None:
     assert max(loads) - min(loads) <= 60
     shuffled = rng.sample(batch, len(batch))
     assert [[each.attempt for each in share] for share in spread(shuffled, 3)] == [[each.attempt for each in share] for share in shares]
+
+
+def test_attempts_that_begin_alike_are_learned_from_by_the_same_worker_where_there_are_groups_enough() -> None:
+    batch = [replace(sample(slot, 8 + slot % 5), attempt=AttemptId(group=slot // 4, slot=slot % 4)) for slot in range(24)]
+    shares = spread(batch, 2, by_group=True)
+    groups = [{each.attempt.group for each in share} for share in shares]
+    assert not groups[0] & groups[1] and [len(share) for share in shares] == [12, 12]
+    assert [len(share) for share in spread(batch[:4], 2, by_group=True)] == [2, 2]
 
 
 class Heartbeat:

@@ -82,7 +82,7 @@ class WorkerPool:
         others = self.workers[len(learners) :]
         await together(others, [partial(_open, worker, policy, plan, weights=opened[0].weights) for worker in others])
         return PolicyHandle(
-            learner=RemoteLearner(policy, learners, self._learners_turn),
+            learner=RemoteLearner(policy, learners, self._learners_turn, keeps_groups=isinstance(plan.model.source, Path)),
             samplers=tuple(RemoteSampler(policy, worker) for worker in self.workers),
             learns_alone=plan.learns_alone,
         )

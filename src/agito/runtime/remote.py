@@ -53,9 +53,10 @@ class RemoteSampler:
 class RemoteLearner:
     """Implements `Learner`: each of `workers` holds all weights and takes a part of every batch."""
 
-    def __init__(self, policy: PolicyId, workers: Sequence[Worker], turn: anyio.Lock) -> None:
-        """`turn`: whose it is to ask all workers for something, which only one learner of a pool does at a time."""
-        self._policy, self._workers, self._turn = policy, workers, turn
+    def __init__(self, policy: PolicyId, workers: Sequence[Worker], turn: anyio.Lock, *, keeps_groups: bool = False) -> None:
+        """`turn`: whose it is to ask all workers for something, which only one learner of a pool does at a time. `keeps_groups`: a worker
+        gets whole groups, whose attempts begin alike."""
+        self._policy, self._workers, self._turn, self._keeps_groups = policy, workers, turn, keeps_groups
         self._num_active = len(workers)
 
     async def begin_phase(self, phase: Phase, total_steps: int, *, is_alone: bool = False) -> None:
@@ -83,7 +84,7 @@ class RemoteLearner:
             await self._all(SyncWeights())
 
     async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> StepStats:
-        shares = spread(samples, len(self._workers))
+        shares = spread(samples, len(self._workers), by_group=self._keeps_groups)
         return (await self._each([TakeStep(samples=tuple(share), rate=rate) for share in shares], Stepped))[0].stats[0]
 
     async def push(self, version: int) -> None:
@@ -110,12 +111,20 @@ class RemoteLearner:
             return await together(self._workers, calls)
 
 
-def spread(samples: Sequence[Sample], num: int) -> list[list[Sample]]:
-    """Longest first, each to the one with the fewest tokens so far: a function of content."""
+def spread(samples: Sequence[Sample], num: int, *, by_group: bool = False) -> list[list[Sample]]:
+    """Longest first, each to the one with the fewest tokens so far: a function of content.
+
+    `by_group` keeps together what begins alike, so that it is computed once; only where there are groups for everybody.
+    """
+    ordered = sorted(samples, key=lambda sample: (-len(sample.ids), sample.attempt, sample.segment))
+    groups: dict[int, list[Sample]] = {}
+    for sample in ordered:
+        groups.setdefault(sample.attempt.group, []).append(sample)
+    units = list(groups.values()) if by_group and len(groups) >= num else [[sample] for sample in ordered]
     shares: list[list[Sample]] = [[] for _ in range(num)]
     loads = [0] * num
-    for sample in sorted(samples, key=lambda sample: (-len(sample.ids), sample.attempt, sample.segment)):
+    for unit in sorted(units, key=lambda unit: -sum(len(sample.ids) for sample in unit)):
         lightest = loads.index(min(loads))
-        shares[lightest].append(sample)
-        loads[lightest] += len(sample.ids)
+        shares[lightest] += unit
+        loads[lightest] += sum(len(sample.ids) for sample in unit)
     return shares

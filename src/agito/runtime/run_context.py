@@ -224,7 +224,7 @@ class RunContext:
         if section.path:
             lora = LoraConfig(**section.lora.model_dump()) if section.adapter == "lora" else None
             return ModelSpec(source=folder_of(section.path), seed=seed, dtype=section.dtype, lora=lora)
-        shape = section.model_dump(exclude={"vocab_size", "path", "dtype", "adapter", "lora"})
+        shape = section.shape()
         context = self.recipe.compute.context
         return ModelSpec(source=DecoderConfig(**shape, vocab_size=self.renderer.vocab_size, max_position=context), seed=seed)
 

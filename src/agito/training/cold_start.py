@@ -42,7 +42,8 @@ async def survey(run_context: RunContext, on_episode: Callable[[], None] = lambd
 
 
 async def teach(run_context: RunContext, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]) -> tuple[Attempt, ...]:
-    """Supervised steps. In the first epoch one rank takes them, beside the making of the demonstrations that they show; then all do.
+    """Supervised steps. With a pre-trained model every rank takes part from the beginning. From random weights, in the first epoch, one rank
+    takes them beside the making of the demonstrations that they show.
 
     `on_start` hears how many steps there will be, `on_step` of each, some at a time. Returns the demonstrations, good and bad alike, as
     many of each cell as the recipe says; penalised ones are not shown. Raises `ValueError` when there is less than one batch.
@@ -71,12 +72,13 @@ async def teach(run_context: RunContext, on_start: Callable[[int], None], on_ste
 
     num_steps = sum(map(len, epochs))
     on_start(num_steps)
-    await learner.begin_phase("sft", num_steps, is_alone=True)
+    is_alone = not run_context.recipe.model.path  # a large model is learned far more slowly than demonstrations are made
+    await learner.begin_phase("sft", num_steps, is_alone=is_alone)
     step = 0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(demonstrate)
         for epoch, batches in enumerate(epochs):
-            if epoch == 1:
+            if epoch == 1 and is_alone:
                 await learner.join()
             for first in range(0, len(batches), _BATCHES_A_CALL):
                 samples = [await shelf.take(batch) for batch in batches[first : first + _BATCHES_A_CALL]]
