@@ -42,8 +42,8 @@ async def survey(run_context: RunContext, on_episode: Callable[[], None] = lambd
 
 
 async def teach(run_context: RunContext, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]) -> tuple[Attempt, ...]:
-    """Supervised steps. With a pre-trained model every rank takes part from the beginning. From random weights, in the first epoch, one rank
-    takes them beside the making of the demonstrations that they show.
+    """Supervised steps. With a pre-trained model every rank takes part from the beginning. From random weights one rank takes those of the
+    first epoch, beside the making of the demonstrations that they show.
 
     `on_start` hears how many steps there will be, `on_step` of each, some at a time. Returns the demonstrations, good and bad alike, as
     many of each cell as the recipe says; penalised ones are not shown. Raises `ValueError` when there is less than one batch.
