@@ -17,19 +17,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Of |log w| in nats: its mean, and any one token's."""
+    """Of |log w| in nats: its mean, and one token's, beyond which there may be no more than a share of the tokens."""
 
     mean: float
     token: float
+    share: float = 0.0
 
 
 # Measured on networks of 2 to 28 layers, 64 to 512 wide, at temperatures from 0.6 to 1.4: at the most 1.3e-6 and 8e-6 in float32, 1.9e-3
-# and 9e-3 in float16, 3.8e-3 and 0.07 in bfloat16.
+# and 9e-3 in float16, 3.8e-3 and 0.07 in bfloat16. SmolLM2-135M in bfloat16, an adapter merged for the engine: 3.7e-3, and 2 of 13,220
+# tokens beyond 0.5. Rounding has no largest error there, because what is hardly probable is rounded most; a fault moves many tokens.
 BOUNDS: Mapping[torch.dtype, Bounds] = {
     torch.float64: Bounds(mean=1e-4, token=2e-3),
     torch.float32: Bounds(mean=1e-4, token=2e-3),
     torch.float16: Bounds(mean=1e-2, token=0.1),
-    torch.bfloat16: Bounds(mean=2e-2, token=0.5),
+    torch.bfloat16: Bounds(mean=2e-2, token=0.5, share=1e-3),
 }
 NUM_SUMS = 3
 
@@ -45,7 +47,7 @@ def require_agreement(sums: Sequence[float], bounds: Bounds, *, version: int) ->
     """Raises `AssertionError` when engine and trainer are further apart than their arithmetic explains."""
     tokens, off, beyond = sums
     mean = off / max(tokens, 1.0)
-    assert mean <= bounds.mean and not beyond, (
+    assert mean <= bounds.mean and beyond <= bounds.share * tokens, (
         f"mean |log w| = {mean:.3g} (at most {bounds.mean:g}), {beyond:.0f} of {tokens:.0f} tokens beyond {bounds.token:g}, for tokens of "
         f"version {version} itself: this is a bug, not staleness; engine and trainer disagree on tokens, positions, temperature or weights"
     )
