@@ -20,7 +20,7 @@ def rounding(num_tokens: int, *, off: float, beyond: int, by: float) -> torch.Te
 
 def test_bfloat16_may_round_a_few_improbable_tokens_far_and_float32_not_one() -> None:
     judge(rounding(13_220, off=3.5e-3, beyond=2, by=0.8), torch.bfloat16)
-    with pytest.raises(AssertionError, match="1 of 13220 tokens beyond 0.002"):
+    with pytest.raises(AssertionError, match=r"1 of 13220 tokens beyond 0\.002"):
         judge(rounding(13_220, off=1e-6, beyond=1, by=0.01), torch.float32)
 
 
