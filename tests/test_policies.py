@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import anyio
 import pytest
 from tests.models.test_walk import CHATML, write
 from tests.test_resume import COIN, ROOT, agito, finish, kill, train
 
-from agito.errors import BadRecipe, NotFound
-from agito.models import Decoder, DecoderConfig, save
+from agito.errors import BadRecipe, CorruptCheckpoint, NotFound
+from agito.models import Decoder, DecoderConfig, LoraConfig, adapt, save, save_adapter
+from agito.models.lora import load_adapter_into
 from agito.recipe import Recipe, read
 from agito.record import read_trajectories
 from agito.render.tokenizer import ModelTokenizer
 from agito.render.vocabulary import Vocabulary
+from agito.replays.updates import relearn
 
 SMALL = tuple(each for each in COIN if not each.startswith("model."))
 PRETRAINED = (
@@ -77,7 +80,21 @@ def test_a_run_from_a_pretrained_model_that_is_killed_and_resumed_ends_with_the_
     lines = map(json.loads, (one / "metrics.jsonl").read_text().splitlines())
     losses = [line["sft/loss_nats"] for line in lines if "sft/loss_nats" in line]
     assert losses[-1] < losses[0]
+    again = anyio.run(relearn, one)
+    assert (again.steps, again.differs) == (2, "") and "final" in again.checked
+    finish(agito(whole, "eval", "runs/run", "--n", "2", "--no-baselines"), whole)
     finish(agito(whole, "eval", str(model), "--env", "agito.testing:FakeEnvironment", "--n", "2", "--no-baselines"), whole)
+
+
+def test_an_adapter_that_was_altered_is_refused(tmp_path: Path) -> None:
+    model = Decoder(DecoderConfig(vocab_size=300, hidden_size=32, num_layers=1), seed=0)
+    save_adapter(adapt(model, LoraConfig(rank=2), seed=0), LoraConfig(rank=2), tmp_path, base="x")
+    load_adapter_into(model, tmp_path)
+    data = bytearray((tmp_path / "adapter_model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "adapter_model.safetensors").write_bytes(data)
+    with pytest.raises(CorruptCheckpoint, match="its hash is not the one"):
+        load_adapter_into(model, tmp_path)
 
 
 def test_a_recipe_whose_policies_do_not_fit_together_is_refused() -> None:

@@ -5,6 +5,7 @@ The decoder's own weights are frozen in place; only A and B learn, and B begins 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from agito.errors import CorruptCheckpoint, NotFound
 from agito.models.config import PROJECTIONS, LoraConfig, UnsupportedCheckpoint
 from agito.models.families import damaged, read_json
+from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, file_hash, tensor_hashes
 from agito.models.network import Decoder
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -90,8 +92,10 @@ def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def save_adapter(model: Decoder, config: LoraConfig, directory: Path | str, *, base: str) -> None:
-    """`base`: the path or hub id of the model that it was put into."""
+def save_adapter(
+    model: Decoder, config: LoraConfig, directory: Path | str, *, base: str, version: int = 0, extra: Mapping[str, str] | None = None
+) -> None:
+    """`base`: the path or hub id of the model that it was put into; `extra`: files to write beside it. The manifest is written too."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     written = {
@@ -101,8 +105,20 @@ def save_adapter(model: Decoder, config: LoraConfig, directory: Path | str, *, b
         "inference_mode": True, "init_lora_weights": True, "modules_to_save": None, "use_dora": False,
     }  # fmt: skip
     weights = {name: tensor.cpu().contiguous() for name, tensor in adapter_weights(model).items()}
-    (directory / ADAPTER_WEIGHTS).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
-    (directory / ADAPTER_CONFIG).write_text(json.dumps(written, indent=2) + "\n")
+    files = {
+        ADAPTER_WEIGHTS: safetensors.torch.save(weights, metadata={"format": "pt"}),
+        ADAPTER_CONFIG: (json.dumps(written, indent=2) + "\n").encode(),
+        **{name: text.encode() for name, text in (extra or {}).items()},
+    }
+    manifest = Manifest(
+        version=version,
+        kind=WeightKind.ADAPTER,
+        base=0,
+        tensors=tensor_hashes(weights),
+        files={name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
+    )
+    for name, data in (files | {MANIFEST_NAME: manifest.to_json().encode()}).items():
+        (directory / name).write_bytes(data)
 
 
 def read_adapter_config(directory: Path | str) -> LoraConfig:
@@ -158,6 +174,12 @@ def load_adapter_into(model: Decoder, directory: Path | str) -> None:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise NotFound(f"{path} is not there: not an adapter")
+    try:
+        manifest = path.with_name(MANIFEST_NAME)
+        if manifest.exists() and Manifest.from_json(manifest.read_text()).files[path.name] != file_hash(path):
+            raise damaged(path, f"its hash is not the one in {MANIFEST_NAME}")
+    except (KeyError, ValueError) as error:
+        raise damaged(path.with_name(MANIFEST_NAME), repr(error)) from error
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:

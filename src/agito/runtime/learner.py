@@ -90,9 +90,9 @@ class LearnerService:
     def _save(self, request: SaveCheckpoint) -> None:
         def write(into: Path) -> None:
             if self._spec.lora is not None:
-                save_adapter(self._model, self._spec.lora, into, base=self._spec.base)
-                for name, text in request.tokenizer.items():
-                    (into / name).write_text(text, encoding="utf-8")
+                save_adapter(
+                    self._model, self._spec.lora, into, base=self._spec.base, version=self._trainer.version, extra=request.tokenizer
+                )
             else:
                 save(self._model, into, version=self._trainer.version, extra=dict(request.tokenizer), eos_ids=request.eos_ids)
             save_state(self._trainer, into)
