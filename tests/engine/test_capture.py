@@ -21,7 +21,12 @@ class Scripted:
     context = 64
 
     def __init__(self, *turns: list[int], same_version: bool = False) -> None:
-        self.turns, self.requests, self.num_closed, self.same_version = list(turns), list[SampleRequest](), 0, same_version
+        self.turns, self.requests, self.num_closed, self.same_version = (
+            list(turns),
+            list[SampleRequest](),
+            0,
+            same_version,
+        )
 
     def open(self, seed: int) -> Scripted:
         return self
@@ -65,9 +70,23 @@ async def test_tokens_kinds_log_probabilities_and_versions_line_up() -> None:
     o, s, c = TokenSource.OBSERVED, TokenSource.SAMPLED, TokenSource.CONTROL
     assert list(tokens.ids) == [10, 11, 5, END_THINK, 6, STOP, 12, 8, 9]
     assert list(tokens.kinds) == [o, o, s, c, s, c, o, s, s]
-    assert [math.isnan(x) for x in tokens.logprobs] == [True, True, False, False, False, False, True, False, False]
+    assert [math.isnan(x) for x in tokens.logprobs] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
     assert list(tokens.logprobs[2:6]) == [-0.5, -1.5, -2.5, -3.5]
-    assert [(each.start, each.stop, each.version) for each in tokens.versions] == [(0, 3, 7), (3, 8, 8), (8, 9, 9)]
+    assert [(each.start, each.stop, each.version) for each in tokens.versions] == [
+        (0, 3, 7),
+        (3, 8, 8),
+        (8, 9, 9),
+    ]
     turns = [(turn.start, turn.stop, turn.stopped, turn.hard_budget) for turn in capture.turns]
     assert turns == [
         (2, 6, FinishReason.END, 8),
@@ -115,7 +134,14 @@ async def test_labels_go_to_the_last_turn_alone() -> None:
         await capture.sample(max_tokens=2)
         capture.label(bytes([channel, channel]))
     t = Channel.TEXT
-    assert list(capture.segment().tokens.channels) == [t, Channel.THINK, Channel.THINK, t, Channel.CALL, Channel.CALL]
+    assert list(capture.segment().tokens.channels) == [
+        t,
+        Channel.THINK,
+        Channel.THINK,
+        t,
+        Channel.CALL,
+        Channel.CALL,
+    ]
 
 
 async def test_a_branch_shares_the_past_and_nothing_else() -> None:

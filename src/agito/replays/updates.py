@@ -27,7 +27,9 @@ _START = "checkpoints/step-0"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relearned:
-    """`checked`: checkpoints whose weights came out the same; `differs`: the first that did not, and by which tensor."""
+    """`checked`: checkpoints whose weights came out the same; `differs`: the first that did not, and by which
+    tensor.
+    """
 
     steps: int
     checked: tuple[str, ...]
@@ -35,7 +37,9 @@ class Relearned:
 
 
 async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: None) -> Relearned:
-    """Raises `NotFound` for a run without its cold start or without RL, and `AgitoError` for one whose weights were taken back."""
+    """Raises `NotFound` for a run without its cold start or without RL, and `AgitoError` for one whose
+    weights were taken back.
+    """
     if not (run / _START).is_dir():
         raise NotFound(f"{run}: no {_START}; give the directory of a run that has begun with RL")
     recipe = config.read(Recipe, run / "config.toml")
@@ -43,7 +47,9 @@ async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: No
     if not files:
         raise NotFound(f"{run}: no RL step is recorded")
     if "monitor/rolled_back_to_step" in (run / "metrics.jsonl").read_text(encoding="utf-8"):
-        raise AgitoError(f"{run}: an alarm took its weights back; what was learned and unlearned again is not repeated")
+        raise AgitoError(
+            f"{run}: an alarm took its weights back; what was learned and unlearned again is not repeated"
+        )
     checked: list[str] = []
     async with open_run_context(recipe) as run_context:
         await run_context.open_policy(run / _START)
@@ -70,14 +76,23 @@ async def _step(policy: PolicyHandle, step: LearnStep, index: int, path: Path, v
         Group(id=number, task=(each := tuple(members))[0].trajectory.task, attempts=each)
         for number, members in groupby(attempts, key=lambda attempt: attempt.trajectory.attempt.group)
     ]
-    versions = [span.version for attempt in attempts for segment in attempt.trajectory.segments for span in segment.tokens.versions]
+    versions = [
+        span.version
+        for attempt in attempts
+        for segment in attempt.trajectory.segments
+        for span in segment.tokens.versions
+    ]
     version = max([version + 1, *versions])
     await policy.publish(version)  # the trainer must be as new as what it trains on
 
     async def nothing() -> None:
         return
 
-    untouched = {group.id for group in groups if not any(recorded.stats for recorded in found if recorded.attempt in group.attempts)}
+    untouched = {
+        group.id
+        for group in groups
+        if not any(recorded.stats for recorded in found if recorded.attempt in group.attempts)
+    }
     await step.learn(index, groups, publish=nothing, revoked=untouched)
     return version
 
@@ -86,5 +101,8 @@ async def _difference(policy: PolicyHandle, checkpoint: Path) -> str:
     """The first tensor that is not the checkpoint's; empty when all are."""
     with tempfile.TemporaryDirectory(prefix="agito-relearn-") as directory:
         await policy.learner.save(Path(directory) / "again", meta={}, tokenizer={})
-        was, now = (json.loads((where / "manifest.json").read_text())["tensors"] for where in (checkpoint, Path(directory) / "again"))
+        was, now = (
+            json.loads((where / "manifest.json").read_text())["tensors"]
+            for where in (checkpoint, Path(directory) / "again")
+        )
     return next((name for name in was if was[name] != now.get(name)), "")

@@ -35,9 +35,13 @@ from agito.weights.network import ServedWeights
 
 
 class LearnerService:
-    """One policy's. `reducer`: to those that learn with it. `host`: of this machine, where samplers are on others too."""
+    """One policy's. `reducer`: to those that learn with it. `host`: of this machine, where samplers are on
+    others too.
+    """
 
-    def __init__(self, model: Decoder, spec: LearnerSpec, reducer: Reducer, *, host: str | None = None) -> None:
+    def __init__(
+        self, model: Decoder, spec: LearnerSpec, reducer: Reducer, *, host: str | None = None
+    ) -> None:
         self._model, self._spec, self._reducer = model, spec, reducer
         self._trainer = LocalTrainer(model, spec.config, reducer=reducer)
         self.own = InProcess()  # for a sampler beside it
@@ -49,7 +53,9 @@ class LearnerService:
         match request:
             case Imitate():
                 batches = zip(request.batches, request.num_tokens, strict=True)
-                return Stepped(stats=tuple(self._trainer.imitate(samples, num_tokens=num) for samples, num in batches))
+                return Stepped(
+                    stats=tuple(self._trainer.imitate(samples, num_tokens=num) for samples, num in batches)
+                )
             case TakeStep():
                 return Stepped(stats=(self._trainer.step(request.samples, rate=request.rate),))
             case BeginPhase():
@@ -91,10 +97,21 @@ class LearnerService:
         def write(into: Path) -> None:
             if self._spec.lora is not None:
                 save_adapter(
-                    self._model, self._spec.lora, into, base=self._spec.base, version=self._trainer.version, extra=request.tokenizer
+                    self._model,
+                    self._spec.lora,
+                    into,
+                    base=self._spec.base,
+                    version=self._trainer.version,
+                    extra=request.tokenizer,
                 )
             else:
-                save(self._model, into, version=self._trainer.version, extra=dict(request.tokenizer), eos_ids=request.eos_ids)
+                save(
+                    self._model,
+                    into,
+                    version=self._trainer.version,
+                    extra=dict(request.tokenizer),
+                    eos_ids=request.eos_ids,
+                )
             save_state(self._trainer, into)
 
         commit(request.directory, write, meta=dict(request.meta))

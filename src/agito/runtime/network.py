@@ -14,7 +14,9 @@ from agito.runtime.wire import ModelSpec
 
 
 def open_model(spec: ModelSpec, device: str) -> Decoder:
-    """A folder that holds an adapter is read with the model under it. Raises `NotFound`, `CorruptCheckpoint`, `UnsupportedCheckpoint`."""
+    """A folder that holds an adapter is read with the model under it. Raises `NotFound`, `CorruptCheckpoint`,
+    `UnsupportedCheckpoint`.
+    """
     if not isinstance(spec.source, Path):
         return Decoder(spec.source, seed=spec.seed, device=device)
     has_adapter = (spec.source / ADAPTER_CONFIG).is_file()

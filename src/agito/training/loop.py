@@ -1,6 +1,7 @@
 """Start here: attempt → grade → credit → learn → publish.
 
-On-policy: every token is trained on by the weights that sampled it. The rollout process runs this; it never loads torch.
+On-policy: every token is trained on by the weights that sampled it. The rollout process runs this; it never
+loads torch.
 """
 
 from __future__ import annotations
@@ -50,10 +51,11 @@ async def train(
     observed: Observed | None = None,
     roll_back: RollBack | None = None,
 ) -> None:
-    """RL from step `start` on; `on_step` is awaited after each. The optimizer's phase begins at step 0 and is restored later on.
+    """RL from step `start` on; `on_step` is awaited after each. The optimizer's phase begins at step 0 and is
+    restored later on.
 
-    Nothing is learned from a step in which the monitor raises the alarm: it ends in `EnvironmentPaused`, or is followed by `roll_back`, as
-    the recipe says.
+    Nothing is learned from a step in which the monitor raises the alarm: it ends in `EnvironmentPaused`, or
+    is followed by `roll_back`, as the recipe says.
     """
     recipe, policy, monitor = run_context.recipe.rl, run_context.policy, monitor or run_context.new_monitor()
     if start == 0:
@@ -71,7 +73,14 @@ async def train(
             "engine/busy_ratio": run_context.take_busy_s() / len(policy.samplers) / (acted - began),
             "rollout/busy_ratio": (time.process_time() - cpu_s) / (time.monotonic() - began),
         }
-        await on_step(step_of(index, learned, retried=collected.retried, others=curriculum.figures(run_context.cells) | spent))
+        await on_step(
+            step_of(
+                index,
+                learned,
+                retried=collected.retried,
+                others=curriculum.figures(run_context.cells) | spent,
+            )
+        )
         if learned.pause:
             raise EnvironmentPaused(paused(run_context, index, learned))
 
@@ -87,9 +96,14 @@ def learn_step(
     """The step of the run's recipe."""
     num_cells = len(run_context.cells)
     return LearnStep(
-        run_context.policy.learner, run_context.recipe.rl, means=means or RunningMeans(), monitor=monitor, curriculum=curriculum,
-        cell_of=lambda group: (group.id - RL_BASE) % num_cells, roll_back=roll_back,
-    )  # fmt: skip
+        run_context.policy.learner,
+        run_context.recipe.rl,
+        means=means or RunningMeans(),
+        monitor=monitor,
+        curriculum=curriculum,
+        cell_of=lambda group: (group.id - RL_BASE) % num_cells,
+        roll_back=roll_back,
+    )
 
 
 def step_of(index: int, learned: Learned, *, retried: int, others: Mapping[str, float]) -> Step:
@@ -97,14 +111,25 @@ def step_of(index: int, learned: Learned, *, retried: int, others: Mapping[str, 
     collected = Collected(groups=learned.groups, retried=retried)
     metrics = metrics_of(collected, learned.samples, learned.stats) | learned.metrics | dict(others)
     return Step(
-        index=index, groups=learned.groups, trained=learned.samples, metrics=metrics, notes=learned.notes, paused=learned.pause
-    )  # fmt: skip
+        index=index,
+        groups=learned.groups,
+        trained=learned.samples,
+        metrics=metrics,
+        notes=learned.notes,
+        paused=learned.pause,
+    )
 
 
 async def attempt(
-    run_context: RunContext, index: int, curriculum: Curriculum, monitor: Monitor, observed: Observed | None = None
+    run_context: RunContext,
+    index: int,
+    curriculum: Curriculum,
+    monitor: Monitor,
+    observed: Observed | None = None,
 ) -> Collected:
-    """Enough groups in which not everybody earned the same, or as many as the recipe allows; each rank has its own share."""
+    """Enough groups in which not everybody earned the same, or as many as the recipe allows; each rank has
+    its own share.
+    """
     recipe, ranks = run_context.recipe.rl, run_context.recipe.compute.ranks
     share = recipe.groups // ranks
     most = int(share * recipe.refill)
@@ -112,18 +137,26 @@ async def attempt(
     numbers = draw(curriculum.weights(), most * ranks, seed=str(run_context.recipe.seed), first=first)
     quotas = [
         Quota(
-            ids=[RL_BASE + number for number in numbers[rank * most :][:most]], group_size=recipe.group_size, mixed=share,
+            ids=[RL_BASE + number for number in numbers[rank * most :][:most]],
+            group_size=recipe.group_size,
+            mixed=share,
             max_live=run_context.recipe.compute.rows,
         )
         for rank in range(ranks)
-    ]  # fmt: skip
+    ]
     return await run_context.attempts(
-        run_context.plan("train", RL_BASE), quotas, temperature=recipe.temperature, monitor=monitor, observed=observed
+        run_context.plan("train", RL_BASE),
+        quotas,
+        temperature=recipe.temperature,
+        monitor=monitor,
+        observed=observed,
     )
 
 
 def stride(num_groups: int, num_cells: int) -> int:
-    """Task numbers that are set aside for a step of so many groups: enough for all of them to come from one cell."""
+    """Task numbers that are set aside for a step of so many groups: enough for all of them to come from one
+    cell.
+    """
     return max(_STRIDE, num_groups * num_cells)
 
 
@@ -132,7 +165,9 @@ def paused(run_context: RunContext, index: int, learned: Learned) -> str:
     return f"environment {run_context.environment.name} is paused at RL step {index}: {learned.pause}"
 
 
-def metrics_of(collected: Collected, samples: tuple[Sample, ...], stats: StepStats | None) -> dict[str, float]:
+def metrics_of(
+    collected: Collected, samples: tuple[Sample, ...], stats: StepStats | None
+) -> dict[str, float]:
     attempts, groups = collected.attempts, collected.groups
     scored = [attempt for attempt in attempts if attempt.is_scored]
     sampled = [attempt.trajectory.num_sampled for attempt in attempts]
@@ -155,7 +190,9 @@ def metrics_of(collected: Collected, samples: tuple[Sample, ...], stats: StepSta
 
 
 def tool_metrics(attempts: tuple[Attempt, ...]) -> dict[str, float]:
-    """What the tools cost; calls that never reached a tool (submissions, injected faults, unknown tools) are not counted."""
+    """What the tools cost; calls that never reached a tool (submissions, injected faults, unknown tools) are
+    not counted.
+    """
     ran = [event for attempt in attempts for event in attempt.trajectory.events if event.wall_s > 0]
     metrics = {"tool/calls_num": float(len(ran))}
     if ran:
