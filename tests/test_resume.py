@@ -21,14 +21,14 @@ from tests.cli.conftest import COMMAND, environment
 ROOT = Path(__file__).parents[1]
 TINY = (
     "compute.ranks=2",
-    "compute.rows=16",
+    "compute.max_num_seqs=16",
     "model.hidden_size=32",
     "model.intermediate_size=64",
     "model.num_layers=1",
     "model.vocab_size=320",
     "sft.demos=48",
     "sft.batch=8",
-    "sft.survey=24",
+    "sft.tokenizer_episodes=24",
     "sft.epochs=2",
     "rl.steps=6",
     "rl.groups=2",

@@ -39,7 +39,7 @@ def rl_step(successes: float) -> dict[str, float]:
 def test_phases_and_sizes_are_known_in_advance_and_what_the_recipe_leaves_out_is_not_there() -> None:
     phases = board(Clock()).phases
     assert {name: phase.total for name, phase in phases.items()} == {
-        "survey": 200,
+        "tokenizer": 200,
         "sft": 8,
         "before": 20,
         "rl": 10,
@@ -115,7 +115,7 @@ def test_a_resumed_run_counts_from_where_it_was() -> None:
         seen.advance(rl_step(5))
     assert seen.phases["rl"].done == 9
     assert seen.phases["rl"].left_s(clock.now) == pytest.approx(1.0)
-    assert seen.phases["survey"].mark is Mark.EARLIER
+    assert seen.phases["tokenizer"].mark is Mark.EARLIER
 
 
 def test_a_worker_that_was_lost_sets_rl_back_to_its_checkpoint_and_is_named() -> None:

@@ -191,7 +191,7 @@ def planned(recipe: Recipe) -> list[Phase]:
     """The phases of a run, in order, with what is known of their sizes in advance."""
     sft, evaluation = recipe.sft, recipe.eval
     sizes = {
-        "survey": ("vocabulary", "episodes", sft.survey),
+        "tokenizer": ("vocabulary", "episodes", sft.tokenizer_episodes),
         "sft": ("imitation", "steps", sft.epochs * sft.demos // sft.batch),
         "before": ("held out, before", "tasks", evaluation.tasks),
         "rl": ("reinforcement", "steps", recipe.rl.steps),

@@ -38,7 +38,11 @@ async def policy(
         for rank in range(run_context.recipe.compute.ranks + 1)
     ]
     quotas = [
-        Quota(ids=range(base + start, base + stop), group_size=1, max_live=run_context.recipe.compute.rows)
+        Quota(
+            ids=range(base + start, base + stop),
+            group_size=1,
+            max_live=run_context.recipe.compute.max_num_seqs,
+        )
         for start, stop in itertools.pairwise(bounds)
         if stop > start
     ]

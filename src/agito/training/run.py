@@ -233,10 +233,10 @@ class TrainingRun:
 
     async def _cold_start(self) -> None:
         run_context = self._run_context
-        with self._tally.phase("survey"):
+        with self._tally.phase("tokenizer"):
             if not self._recipe.model.path:  # else its tokenizer is there
-                self._watcher.phase("survey", self._recipe.sft.survey)
-                await coldstart.survey(run_context, lambda: self._watcher.advance({}))
+                self._watcher.phase("tokenizer", self._recipe.sft.tokenizer_episodes)
+                await coldstart.train_tokenizer(run_context, lambda: self._watcher.advance({}))
             await run_context.policies.open()
             run_context.require_room()
 
@@ -245,7 +245,7 @@ class TrainingRun:
             self._watcher.advance(stats.values)
 
         with self._tally.phase("sft"):
-            demos = await coldstart.teach(
+            demos = await coldstart.run_sft(
                 run_context, lambda steps: self._watcher.phase("sft", steps), on_step
             )
             self._write("demo", 0, demos)

@@ -3,7 +3,7 @@
 
 const SUMMARY = DATA.summary;
 const BASELINES = { null: "does nothing", random: "acts at random", no_tools: "answers without tools", demonstrator: "the imperfect teacher", oracle: "knows the answer", claim: "claims to be done" };
-const PHASES = { survey: "vocabulary", demo: "demonstrations", sft: "cold start (demonstrations, SFT)", before: "evaluation before RL", rl: "RL", after: "evaluation after RL", structural: "structural split", baselines: "baselines" };
+const PHASES = { tokenizer: "vocabulary", demo: "demonstrations", sft: "cold start (demonstrations, SFT)", before: "evaluation before RL", rl: "RL", after: "evaluation after RL", structural: "structural split", baselines: "baselines" };
 const PARTS = { rollout: ["rollout", "after"], train: ["training", "third"], step: ["acting and learning at once", "after"], grade: ["grading", "before"], publish: ["publishing", "fourth"], other: ["other", "line"] };
 const PART_COLOURS = ["fourth", "before", "dim"];
 
