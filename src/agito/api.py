@@ -32,7 +32,7 @@ def train(
     *,
     overrides: Sequence[str] = (),
     out: Path | str | None = None,
-    on_event: OnEvent = ignore,
+    on_event: OnEvent | None = None,
     admit_anyway: bool = False,
 ) -> Summary:
     """Trains as `recipe` says (a bundled name, a path, or a `Recipe`) into `out`, by default `runs/<its
@@ -55,14 +55,14 @@ def train(
     require_place(path)
     admission = run(lambda: admit(*found.env.names, anyway=admit_anyway))
     place(path)
-    return run(lambda: job.train(found, path, on_event, admission=admission, notes=fitted.notes))
+    return run(lambda: job.train(found, path, on_event or ignore, admission=admission, notes=fitted.notes))
 
 
-def resume(path: Path | str, *, on_event: OnEvent = ignore) -> Summary:
+def resume(path: Path | str, *, on_event: OnEvent | None = None) -> Summary:
     """Goes on with the run in `path`, bit for bit. Raises `NotFound`, `BadRecipe` when it is finished,
     `CorruptCheckpoint`.
     """
-    return run(lambda: job.resume(Path(path), on_event))
+    return run(lambda: job.resume(Path(path), on_event or ignore))
 
 
 def require_place(path: Path) -> None:
@@ -93,7 +93,7 @@ def evaluate(
     temperature: float | None = None,
     seed: int | None = None,
     baselines: bool = True,
-    on_event: OnEvent = ignore,
+    on_event: OnEvent | None = None,
 ) -> Evaluation:
     """One attempt at each task by a checkpoint (or by a run's last one), beside scripts at the same tasks.
 
@@ -110,7 +110,13 @@ def evaluate(
     heat = recipe.eval.temperature if temperature is None else temperature
     return run(
         lambda: assess.checkpoint(
-            directory, recipe, on_event, split=split, num_tasks=tasks, temperature=heat, baselines=baselines
+            directory,
+            recipe,
+            on_event or ignore,
+            split=split,
+            num_tasks=tasks,
+            temperature=heat,
+            baselines=baselines,
         )
     )
 
