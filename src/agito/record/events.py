@@ -19,12 +19,13 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, SupportsFloat, TypeAlias, cast
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from agito.errors import AgitoError, EnvironmentPaused
 from agito.record.files import disk_full, reports_full_disk
+from agito.types import Json
 
 SCHEMA_VERSION = 1
 _PROGRESS_EVERY_S = 0.5
@@ -344,13 +345,26 @@ def decode(line: bytes) -> Event | None:
 
 
 def _encode(event: Event) -> bytes:
-    data = asdict(event)
-    if isinstance(event, Progress | StepFinished):
-        data["metrics"] = {
-            name: value if math.isfinite(value) else None for name, value in event.metrics.items()
-        }
-    # "replace": an error may quote a file name that is no UTF-8
-    return json.dumps(data, allow_nan=False, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    """In ASCII, so that whoever splits text into lines finds the same ones."""
+    return json.dumps(_plain(asdict(event)), allow_nan=False).encode() + b"\n"
+
+
+def _plain(value: object) -> Json:
+    match value:
+        case str():  # an error may quote a file name that is no UTF-8
+            return value.encode("utf-8", "replace").decode()
+        case int():
+            return value
+        case SupportsFloat():
+            number = float(value)
+            return number if math.isfinite(number) else None
+        case tuple():
+            return [_plain(each) for each in cast("tuple[object, ...]", value)]
+        case dict():
+            named = cast("dict[str, object]", value)
+            return {str(_plain(name)): _plain(each) for name, each in named.items()}
+        case _:
+            raise TypeError(f"an event holds no {type(value).__name__}")
 
 
 @cache
@@ -399,7 +413,7 @@ def _position(lines: bytes) -> tuple[int, float]:
         try:
             last: Any = json.loads(line)
             return int(last["seq"]) + 1, float(last["at"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return 0, 0.0
 

@@ -18,7 +18,7 @@ def read_happened(path: Path) -> list[dict[str, Any]]:
             event: Mapping[str, Any] = json.loads(raw)
             if text := _told(event):
                 found.append({"at": float(event["at"]), "text": text})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return found[-_MOST:]
 
