@@ -27,6 +27,7 @@ from pathlib import Path
 
 from agito.errors import WorkerDied
 from agito.record import RunDir, RunState, read_trajectories
+from agito.record.events import Recovered, read_events
 from harness import Json, report, spread
 
 _STEPS, _GROUPS = 12, 2
@@ -166,7 +167,7 @@ def main() -> None:
         is_finished = RunDir.state(run) is RunState.FINISHED
         assert status == 0 or is_finished, (home / "said").read_text()[-2000:]
         last_s.append(time.monotonic() - began)
-        recovered += len(json.loads((run / "run.json").read_text()).get("recovered", []))
+        recovered += sum(isinstance(event, Recovered) for event in read_events(run / "events.jsonl"))
         more = check(run)
         lost, duplicated, runs = lost + more[0], duplicated + more[1], runs + 1
         shutil.rmtree(run)
