@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import anyio
 from anyio import to_thread
 
+from agito.concurrency import first_error
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.hub import folder_of
 from agito.protocols import MAIN, AgentSpec, Renderer, StepStats
@@ -20,7 +22,7 @@ from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle, Sampler
 from agito.runtime.sources import beside, find, recipe_of, renderer_of
 from agito.runtime.wire import ModelSpec
-from agito.sampling.wire import EngineClient
+from agito.sampling.wire import EngineClient, ScoreRequest, Scores
 from agito.types import Json, Sample
 
 
@@ -123,6 +125,26 @@ class Policies:
             name: EngineClient(advance=samplers[worker].advance, context=context)
             for name, samplers in self.samplers.items()
         }
+
+    async def score(self, name: str, request: ScoreRequest) -> tuple[Scores, ...]:
+        """How probable tokens are under this policy, its sequences shared out among the workers. Raises as
+        `Sampler.score`.
+        """
+        samplers = self.samplers[name]
+        found: dict[int, Scores] = {}
+
+        async def ask(rank: int) -> None:
+            share = request.sequences[rank :: len(samplers)]
+            answer = await samplers[rank].score(replace(request, sequences=share))
+            found.update(zip(range(rank, len(request.sequences), len(samplers)), answer.scores, strict=True))
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                for rank in range(min(len(samplers), len(request.sequences))):
+                    tasks.start_soon(ask, rank)
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
+        return tuple(found[at] for at in sorted(found))
 
     async def begin_rl(self, total_steps: int) -> None:
         """New optimizers and schedules."""
