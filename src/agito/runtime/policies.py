@@ -11,6 +11,7 @@ import anyio
 from anyio import to_thread
 
 from agito.concurrency import first_error
+from agito.errors import BadRecipe
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.hub import folder_of
 from agito.protocols import MAIN, AgentSpec, Renderer, StepStats
@@ -90,6 +91,7 @@ class Policies:
                 self.learn(name, await self.start_workers().open(name, plan))
             else:
                 self.samplers[name] = await self.start_workers().open_frozen(name, plan)
+        self._require_same_tokenizer(self.recipe.distill.teacher)
         if checkpoint is not None:
             await self.load(checkpoint)
 
@@ -222,6 +224,10 @@ class Policies:
             temperature=temperature,
             tools=section.tools,
         )
+
+    def _require_same_tokenizer(self, teacher: str) -> None:
+        if teacher and self.renderers[teacher].files() != self.renderers[MAIN].files():
+            raise BadRecipe(f"distill.teacher={teacher}: its tokenizer is not that of {MAIN}")
 
     def _main_model(self) -> ModelSpec:
         section = self.recipe.model
