@@ -10,7 +10,7 @@ from subprocess import PIPE, STDOUT, Popen
 
 import pytest
 from rich.console import Console
-from tests.cli.conftest import COIN, COMMAND, Agito, agito_in, environment, sets
+from tests.cli.conftest import COIN, COMMAND, Agito, HereIn, environment, sets
 
 from agito.cli.board import RunProgress, planned
 from agito.cli.progress import shown
@@ -146,7 +146,7 @@ def lines(text: str) -> list[str]:
 def test_a_run_is_watched_while_another_process_writes_it_and_after_that_process_was_killed(
     tmp_path: Path,
 ) -> None:
-    run, agito = tmp_path / "runs/coin", agito_in(tmp_path)
+    run = tmp_path / "runs/coin"
     words = [*COMMAND, "train", "quickstart", "--name", "coin", *sets(*COIN, "rl.steps=12")]
     with Popen(words, cwd=tmp_path, env=environment(tmp_path), stdout=PIPE, stderr=PIPE, text=True) as train:
         tail, is_saved, watch = EventTail(run / "events.jsonl"), False, None
@@ -168,10 +168,12 @@ def test_a_run_is_watched_while_another_process_writes_it_and_after_that_process
     assert lines(seen)[:both] == lines(shown) and "reinforcement" in shown
     assert "agito: the process that wrote this run has died. To go on: agito train --resume runs/coin" in seen
 
-    resumed = agito("train", "--resume", "runs/coin")
-    watched = agito("watch", "runs/coin")
-    assert lines(watched.stdout)[-len(lines(resumed.stderr)) + 1 :] == lines(resumed.stderr)[1:]
-    assert "agito: finished; the report is runs/coin/report.html" in watched.stderr
+
+def test_a_finished_run_is_drawn_to_its_end(coin_home: Path, here_in: HereIn) -> None:
+    done = here_in(coin_home)("watch", "runs/coin")
+    first, *_, last = done.stdout.splitlines()
+    assert " → runs/coin " in first and "done in" in last
+    assert "agito: finished; the report is runs/coin/report.html" in done.stderr
 
 
 def test_there_is_nothing_to_watch_where_there_is_no_run(agito_here: Agito) -> None:
