@@ -1,6 +1,5 @@
-"""How long things take on this machine: the decoupled loop, real engine and real trainer, on a world that
-does nothing but wait.
-"""
+"""Measures latencies on this machine: the decoupled loop with real engine and trainer, on a world that only
+waits."""
 
 from __future__ import annotations
 
@@ -30,17 +29,17 @@ _WARM_STEPS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One exchange with an engine."""
+    """One request to an engine and its response."""
 
     rows: int
     extended: int  # tokens
-    busy_s: float  # within the engine
-    wall_s: float  # until its answer was here
+    busy_s: float  # inside the engine
+    wall_s: float  # until the response arrived
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What one run of the loop showed, warm."""
+    """What one warm run of the loop showed."""
 
     steps: tuple[Step, ...]
     exchanges: tuple[Exchange, ...]
@@ -49,7 +48,7 @@ class Observed:
 
     @property
     def engine_s(self) -> float:
-        """Of a step, over all engines."""
+        """Engine seconds per step, over all engines."""
         return sum(exchange.busy_s for exchange in self.exchanges) / len(self.steps)
 
     @property
@@ -59,7 +58,7 @@ class Observed:
     def latencies(
         self, *, turns: int, turn_tokens: int, quantum: int, tool_median_s: float, tool_p99_s: float
     ) -> Latencies:
-        """For a simulation; the costs of an exchange by least squares."""
+        """Latencies for a simulation; a least-squares fit gives the costs of an exchange."""
         costs = [(1.0, float(exchange.rows), float(exchange.extended)) for exchange in self.exchanges]
         fit, *_ = np.linalg.lstsq(
             np.array(costs), np.array([exchange.wall_s for exchange in self.exchanges]), rcond=None
@@ -85,9 +84,8 @@ class Observed:
 
 
 async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Observed:
-    """Runs `steps` steps of the recipe's overlapped loop from random weights, after two that are not counted.
-    Raises `WorkerDied`.
-    """
+    """Runs `steps` steps of the recipe's overlapped loop from random weights, after two warm-up steps. Raises
+    `WorkerDied`."""
     run_context = RunContext(recipe, environment)
     words = ["relay " + " ".join(f"word{number}" for number in range(7))] * 20
     run_context.use_vocabulary(learn(words, size=recipe.model.vocab_size))
@@ -129,9 +127,8 @@ async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Ob
 async def calibrate(
     recipe: Recipe, *, turns: int, turn_tokens: int, words: int, tool_median_s: float, tool_p99_s: float
 ) -> Latencies:
-    """Latencies of the recipe's own sizes on this machine: roles taking turns, and at the same time, for how
-    they slow each other down. The tools' are as given. Raises `WorkerDied`.
-    """
+    """Latencies for the recipe's sizes on this machine. Roles run alternately and then concurrently, to
+    measure how much they slow each other down. Tool latencies are taken as given. Raises `WorkerDied`."""
 
     async def seen(staleness: int, steps: int) -> Observed:
         section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
@@ -151,10 +148,9 @@ async def calibrate(
 
 
 def crowding(alone: Observed, together: Observed) -> float:
-    """c of T_alone = T (1 - b) + T b / c: a batch that takes T while an engine is at work for the share b of
-    it is slowed by the factor c. b is taken of whole steps; those in which hardly an engine was at work are
-    left out.
-    """
+    """c: slowdown factor while the other role runs, from T_alone = T (1 - b) + T b / c for a batch that takes
+    T while engines are busy for the share b of it. b comes from whole steps; steps with nearly idle engines
+    are left out."""
     crowded = [step.metrics for step in together.steps if step.metrics["engine/busy_ratio"] > 0.2]
     if not crowded:
         return 1.0
@@ -164,7 +160,7 @@ def crowding(alone: Observed, together: Observed) -> float:
 
 
 class _Timed:
-    """A sampler whose exchanges are noted."""
+    """A sampler that records its exchanges."""
 
     def __init__(self, sampler: Sampler, exchanges: list[Exchange]) -> None:
         self._sampler, self._exchanges, self._live = sampler, exchanges, 0
@@ -187,7 +183,7 @@ class _Timed:
 
 
 def _cpu_s() -> float:
-    """Of this process and its children that live."""
+    """Of this process and its live children."""
     total, me = 0.0, str(os.getpid())
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

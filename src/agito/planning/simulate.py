@@ -1,9 +1,8 @@
-"""What a recipe will do with its time, foreseen: a simulation of the decoupled loop on the scheduler's own
-code.
+"""Forecasts how a recipe spends its time, by simulating the decoupled loop with the scheduler's own code.
 
-Episodes, engines and the trainer are queues with measured latencies. `AsyncScheduler` itself decides what
-starts and what is trained on when; `sampling.balance.Balance` decides on which engine. Roles that compete for
-cores and memory are one measured factor: how much slower an engine or the trainer is while the other works.
+Episodes, engines and the trainer are queues with measured latencies. `AsyncScheduler` decides what starts and
+what is trained on when; `sampling.balance.Balance` picks the engine. Competition for cores and memory is one
+measured factor: how much slower an engine or the trainer runs while the other works.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ from agito.types import AttemptId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latencies:
-    """Seconds. A turn: `turn_tokens` are sampled, then the tool runs, then `observed_tokens` are read.
+    """Seconds. A turn samples `turn_tokens`, runs the tool, then reads `observed_tokens`.
 
-    An engine's exchange of `quantum` decode steps takes `exchange_s` + rows x `row_s` + extended tokens x
+    An engine exchange of `quantum` decode steps takes `exchange_s` + rows x `row_s` + extended tokens x
     `token_s`.
     """
 
     exchange_s: float
     row_s: float
     token_s: float
-    train_s: float  # a batch, its publication by the trainer included
-    take_s: float = 0.0  # an engine stands still for new weights
-    # how many times as long an exchange, or a batch, takes while the trainer, or an engine, is at work too
+    train_s: float  # a batch, including the trainer's part of publishing it
+    take_s: float = 0.0  # an engine's pause for new weights
+    # Slowdown factor of an engine exchange (batch) while the trainer (an engine) works.
     crowding: float = 1.0
     turns: int = 6
     turn_tokens: int = 16
     observed_tokens: int = 16
     tool_median_s: float = 0.0
-    tool_p99_s: float = 0.0  # log-normal; the median or below: always the median
-    tool_most_s: float = 0.0  # a call's deadline; 0: none
+    tool_p99_s: float = 0.0  # log-normal; at or below the median: always the median
+    tool_most_s: float = 0.0  # deadline of a call; 0: none
     quantum: int = 4
-    even: float = 0.0  # share of groups that teach nothing
+    even: float = 0.0  # share of zero-variance groups
 
     def tool_s(self, rng: random.Random) -> float:
         if self.tool_p99_s <= self.tool_median_s:
@@ -55,24 +54,24 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foreseen:
-    """Over the whole run, start and end included. Ratios are of the run's time."""
+    """Over the whole run, including start and end. Ratios are relative to the run's time."""
 
     wall_s: float
     step_s: float
     trainer_idle: float
     gate_wait: float
     engine_busy: float
-    age_mean: float  # versions, over groups trained on, of their first token
+    age_mean: float  # versions, of the first token of trained groups
     age_max: int
     most_live: int
 
 
 @dataclass(slots=True)
 class _Engine:
-    waiting: list[_Row] = field(default_factory=list["_Row"])  # to be admitted at the next exchange
+    waiting: list[_Row] = field(default_factory=list["_Row"])  # admitted at the next exchange
     rows: list[_Row] = field(default_factory=list["_Row"])
     is_running: bool = False
-    must_take: int | None = None  # the version to go on with after this exchange
+    must_take: int | None = None  # version to load after this exchange
 
 
 @dataclass(slots=True)
@@ -91,9 +90,8 @@ class _Taken:
 
 
 class Simulation:
-    """One run. A pure function of its arguments. `wait_s`: how long the tool takes for an attempt's call,
-    counted from 0; else drawn.
-    """
+    """One run. A pure function of its arguments. `wait_s` gives the tool latency of an attempt's call,
+    counted from 0; without it, latencies are drawn."""
 
     def __init__(
         self,
@@ -120,10 +118,10 @@ class Simulation:
         self._even: dict[int, bool] = {}
         self._first_version: dict[int, int] = {}
         self._version = 0
-        self._to_take = 0  # engines that have not taken the newest version
-        self._held: Batch | None = None  # trained, and offered once every engine has taken the version before
+        self._to_take = 0  # engines without the newest version
+        self._held: Batch | None = None  # trained; published once every engine has the version before
         self._batch: Batch | None = None  # being trained on
-        # of its training; `_turn` counts forecasts of its end
+        # Of its training; `_turn` counts forecasts of its end.
         self._left_s, self._since, self._pace, self._turn = 0.0, 0.0, 1.0, 0
         self._spent = {"starved": 0.0, "training": 0.0, "gated": 0.0}
         self._ages: list[int] = []
@@ -172,7 +170,7 @@ class Simulation:
             self._forecast()
 
     def _forecast(self) -> None:
-        """When the trainer will be done, as long as the engines go on as they do now."""
+        """When the trainer will finish if the engines go on as they do now."""
         self._since, self._turn = self._now, self._turn + 1
         self._pace = (
             1 / self._latencies.crowding if any(engine.is_running for engine in self._engines) else 1.0

@@ -1,9 +1,9 @@
-"""The numbered events that an `AsyncScheduler` saw and what it decided, one JSON object a line.
+"""The log of an `AsyncScheduler`: numbered events and decisions, one JSON object a line. The same events must
+lead to the same decisions.
 
-Fed the same events, it must decide the same.
-
-A line is `[number, name, value]`: first `flow` with the rules and where it began, again after every resume;
-then events (`issue`, `finished`, `trained`, `published`) and decisions (`release`, `batch`) as they happened.
+A line is `[number, name, value]`. The first is `flow`, with the rules and the start, repeated after every
+resume. Then follow events (`issue`, `finished`, `trained`, `published`) and decisions (`release`, `batch`) in
+order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agito.types import AttemptId, Json
 
 
 class LoggedFlow(AsyncScheduler):
-    """An `AsyncScheduler` that writes down what happens to it."""
+    """An `AsyncScheduler` that logs its events and decisions."""
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class LoggedFlow(AsyncScheduler):
 
 
 def replay(lines: Iterable[str]) -> dict[str, int]:
-    """Feeds the events to a new `AsyncScheduler` and compares its decisions; how many lines of each name
-    there were.
+    """Feeds the events to a new `AsyncScheduler` and compares its decisions; returns how many lines of each
+    name there were.
 
-    Raises `Diverged` at the first decision that differs, with its number, and `NotFound` for a log that does
-    not begin with a flow.
+    Raises `Diverged` at the first different decision, with its number, and `NotFound` for a log that does not
+    begin with a flow.
     """
     flow: AsyncScheduler | None = None
     counts: dict[str, int] = {}

@@ -1,4 +1,5 @@
-"""Group to token advantages, without torch; one estimator a file, chosen by name."""
+"""Credit assignment: a group of attempts to per-token advantages. Without torch; one estimator a file, chosen
+by name."""
 
 from collections.abc import Mapping
 
