@@ -1,4 +1,4 @@
-"""Held-out success: the policy, and beside it scripts that show where floor and ceiling are."""
+"""Held-out success of a policy, and of scripts that mark the floor and the ceiling."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ async def policy(
     monitor: Monitor | None = None,
     observed: Observed | None = None,
 ) -> tuple[Attempt, ...]:
-    """One attempt at each of the first `num_tasks` tasks of the split, in their order; always the same tasks,
-    draws and faults.
+    """One attempt at each of the first `num_tasks` tasks of the split, in order, with the same tasks, random
+    draws and faults every time.
 
-    With a monitor the environment's validator judges as many of them as in training.
+    With a monitor, the environment's validator judges as large a share of them as in training.
     """
     base = STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
     bounds = [
@@ -54,7 +54,7 @@ async def policy(
 
 
 def metrics(attempt: Attempt) -> dict[str, float]:
-    """What a watcher is told of one attempt."""
+    """Metrics of one attempt, for a watcher."""
     outcome = is_success(attempt)
     return {
         "reward/mean": attempt.verdict.reward,

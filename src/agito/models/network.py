@@ -1,13 +1,12 @@
 """One decoder for the dense family: RMSNorm, rotary positions, grouped-query attention, a gated MLP.
 
-What tells Llama, Mistral, Qwen2, Qwen3 and Gemma 3 apart is a field of `DecoderConfig`. Parameter names are
-those that Hugging Face's classes share. Axes: N tokens of all sequences, concatenated; B sequences; T
-positions, padded on the right; D model width; H heads; K key-value heads; E head width; V vocabulary.
+Llama, Mistral, Qwen2, Qwen3 and Gemma 3 differ in fields of `DecoderConfig`. Parameter names are those of the
+Hugging Face classes. Axes: N tokens of all sequences, concatenated; B sequences; T positions, padded on the
+right; D model width; H heads; K key-value heads; E head width; V vocabulary.
 
-Linear layers run on concatenated tokens. Attention runs on a right-padded batch with a causal pattern, and a
-mask only where rows are longer than a sliding window: padding comes after every real token of its row, so no
-real token ever attends to it, and the result is exact. Sequences of similar length are batched together, so
-that little of it is padding.
+Linear layers run on concatenated tokens. Attention runs on right-padded batches with a causal pattern, and a
+mask only where rows exceed a sliding window. Padding follows every real token of its row, so no real token
+attends to it and the result is exact. Batches hold sequences of similar length, to keep padding small.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from agito.models.prefix import Prefix, attend, attend_masked, has_kernel, joine
 from agito.models.ragged import Ragged, by_length
 from agito.models.rope import rotary, rotate
 
-ALIKE = 0.85  # correlation of a new network's keys with its queries
-_EMBEDDED = 0.05  # deviation of a new embedding's entries
-_SHARED = 0.7  # of that, what all embeddings have in common
-_QUIET = 0.3  # of the usual scale: what layers of a new network add to the embeddings
-# width from which on keys and values are never copied for their query heads; what is narrower keeps the bits
-# of recorded runs
+ALIKE = 0.85  # initial correlation of keys with queries
+_EMBEDDED = 0.05  # initial standard deviation of embeddings
+_SHARED = 0.7  # its part shared by all embeddings
+_QUIET = 0.3  # initial scale of residual projections, relative to the usual one
+# Width from which keys and values are not copied for each query head; narrower networks keep the bits of
+# recorded runs.
 _LEAN = 256
-_SHARP = 3  # frequencies by which a new network tells the token before from its neighbours, the highest first
+_SHARP = 3  # number of frequencies, highest first, that initially single out the previous token
 
 
 class Decoder(nn.Module):
@@ -49,7 +48,8 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         self.config = config
-        # for the backward pass; otherwise a layer computes its own again, for a third more time
+        # Keep activations for the backward pass; otherwise each layer recomputes them, which takes a third
+        # longer.
         self.keeps_activations = True
         with torch.device(device or torch.get_default_device()):
             self.model = _Body(config)
@@ -64,21 +64,19 @@ class Decoder(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """The output matrix, shape VD; the embedding itself where they are tied."""
+        """The output matrix, shape VD; the embedding itself if they are tied."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def hidden(self, ids_N: Tensor, lengths_B: Sequence[int]) -> Tensor:
-        """The final normalised states `hidden_ND` of sequences laid end to end; lengths are at least 1 and
-        sum to N.
-        """
+        """The final normalised states `hidden_ND` of concatenated sequences; lengths are at least 1 and sum
+        to N."""
         return self.extend(ids_N, lengths_B)[0]
 
     def extend(
         self, ids_N: Tensor, lengths_B: Sequence[int], onto: Sequence[Prefix] = ()
     ) -> tuple[Tensor, Prefix]:
-        """As `hidden`, of sequences that each continue what `onto` holds; and what these tokens, of one
-        sequence, are to later ones.
-        """
+        """As `hidden`, for sequences that each continue `onto`; also returns the prefix that these tokens, of
+        one sequence, form for later ones."""
         if sum(lengths_B) != ids_N.shape[0]:
             raise ValueError(f"lengths sum to {sum(lengths_B)}, but there are {ids_N.shape[0]} tokens")
         before = sum(len(prefix) for prefix in onto)
@@ -106,7 +104,7 @@ class Decoder(nn.Module):
         )
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """`logits_NV` of the states given; a trainer passes only those it needs."""
+        """`logits_NV` of the given states; a trainer passes only those it needs."""
         return F.linear(hidden_ND, self.head_weight)
 
     def forward(self, ids_N: Tensor, lengths_B: Sequence[int]) -> Tensor:
@@ -114,12 +112,12 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def reset(self, seed: int) -> None:
-        """Draws every weight anew: normal, matrices at 1/sqrt(fan-in), embeddings at 0.05, projections back
-        into the residual stream at 0.3 / sqrt(2 x layers) of that. The draw does not depend on the device.
+        """Draws all weights: normal, matrices at 1/sqrt(fan-in), embeddings at 0.05, projections into the
+        residual stream at 0.3 / sqrt(2 x layers) of that. The draw does not depend on the device.
 
-        Each key matrix then becomes mostly that of its first query head, so that attention begins by looking
-        for what is alike (arXiv:2305.09828), and two heads begin as what a network must have before it can
-        copy: an induction head (arXiv:2209.11895).
+        Then each key matrix is mixed with that of its first query head, so attention starts by matching like
+        with like (arXiv:2305.09828), and two heads start as an induction head (arXiv:2209.11895), which a
+        network needs before it can copy.
         """
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
@@ -137,12 +135,12 @@ class Decoder(nn.Module):
             self._look_back(attentions[0], attentions[1], generator)
 
     def _look_back(self, first: _Attention, second: _Attention, generator: torch.Generator) -> None:
-        """Makes two heads that together say what followed a token when it last stood there.
+        """Initialises two heads that together predict what followed the last occurrence of the current token.
 
-        All embeddings share a direction. From it the first head of the first layer makes a query and a key
-        that agree best one position apart, so each position is marked with the token before it. The first
-        head of the second layer looks for the position that is marked with the token at hand, and says what
-        stands there, in the space of the embeddings.
+        All embeddings share a direction. From it, the first head of the first layer makes a query and a key
+        that agree best one position apart, so each position is marked with the previous token. The first head
+        of the second layer attends to the position marked with the current token, and outputs that position's
+        token in embedding space.
         """
         width, count = self.config.head_dim, self.config.hidden_size
         embeddings_VD = self.model.embed_tokens.weight
@@ -177,9 +175,8 @@ def num_params(model: nn.Module) -> int:
 
 
 def scaled(embedded_ND: Tensor, config: DecoderConfig) -> Tensor:
-    """Embeddings as the first layer reads them; the factor is rounded to their precision, as the reference
-    rounds it.
-    """
+    """Embeddings as the first layer reads them; the factor is rounded to their precision, as in the
+    reference."""
     if not config.scale_embeddings:
         return embedded_ND
     return embedded_ND * torch.tensor(
@@ -193,9 +190,8 @@ def gate(x: Tensor, config: DecoderConfig) -> Tensor:
 
 
 class _RMSNorm(nn.Module):
-    """Normalises in fp32 at least and scales in the input's type, as the reference does; with an offset, by 1
-    + weight in fp32.
-    """
+    """Normalises in at least fp32 and scales in the input's dtype, as the reference does; with an offset,
+    scales by 1 + weight in fp32."""
 
     def __init__(self, width: int, config: DecoderConfig):
         super().__init__()
@@ -298,9 +294,8 @@ class _MLP(nn.Module):
 
 
 class _Gated(torch.autograd.Function):
-    """gate(x) times y, of which only x and y wait for the backward pass: a third less than autograd would
-    keep of an MLP.
-    """
+    """gate(x) times y, keeping only x and y for the backward pass: a third less memory than autograd keeps
+    for an MLP."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, config: DecoderConfig) -> Tensor:
@@ -339,9 +334,9 @@ class _Layer(nn.Module):
         batches: Sequence[Ragged],
         past: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Its output, and the keys and values of its tokens."""
+        """The layer's output, and keys and values of its tokens."""
         mixed_ND, k_NKE, v_NKE = self.self_attn(self.input_layernorm(x_ND), cos_NE, sin_NE, batches, past)
-        if self.is_sandwiched:  # the same name stands for another norm
+        if self.is_sandwiched:  # Gemma uses this name for another norm
             x_ND = x_ND + self.post_attention_layernorm(mixed_ND)
             return (
                 x_ND + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_ND))),
@@ -370,4 +365,4 @@ class _Body(nn.Module):
         self.norm = _RMSNorm(config.hidden_size, config)
 
 
-Qwen3 = Decoder  # what is trained from random weights
+Qwen3 = Decoder  # the network trained from random weights

@@ -1,6 +1,5 @@
-"""Memory of the compiled engine: room for weights, and pages of keys and values, of which rows that begin
-alike share what they have in common and none reserves what it does not use.
-"""
+"""Memory of the compiled engine: an arena for weights, and pages of keys and values. Rows share the pages of
+common prefixes, and no row reserves more than it uses."""
 
 from __future__ import annotations
 
@@ -14,27 +13,25 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-SPAN = 64  # positions of a page, as in attend.h
-_ARENA = 1 << 25  # bytes that are asked for at once
-_LINE = 64  # bytes
+SPAN = 64  # positions per page, as in attend.h
+_ARENA = 1 << 25  # bytes allocated at once
+_LINE = 64  # bytes of a cache line
 
 
 class Room:
-    """Zeros, handed out from the front; in large pages where there are, so that reading all of it looks up
-    few addresses.
-    """
+    """Zeroed memory, handed out front to back, in huge pages where available, which saves TLB misses."""
 
     def __init__(self, num_bytes: int) -> None:
         self._mapped = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # a kernel without
+            with suppress(OSError):  # a kernel without huge pages
                 self._mapped.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = torch.frombuffer(self._mapped, dtype=torch.uint8)
         self._taken = 0
 
     @staticmethod
     def for_each(*shapes: Sequence[int], dtype: torch.dtype) -> Room:
-        """For one tensor of each shape."""
+        """Room for one tensor of each shape."""
         return Room(sum(Room._rounded(math.prod(shape) * dtype.itemsize) for shape in shapes))
 
     def take(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -70,7 +67,7 @@ class _Pool:
 
 
 class Page:
-    """Free again when nothing refers to it."""
+    """Freed when the last reference goes."""
 
     __slots__ = ("_pool", "address")
 
@@ -82,31 +79,30 @@ class Page:
 
 
 class Held(NamedTuple):
-    """Positions that are kept apart from any slot."""
+    """Positions kept outside any slot."""
 
     pages: tuple[Page, ...]
     length: int
 
 
 class PageTable:
-    """Which pages each slot's positions lie in. A page that is full belongs to all who share it, and nobody
-    writes to it again.
-    """
+    """Which pages hold each slot's positions. A full page is shared by all that refer to it and never written
+    again."""
 
     def __init__(self, *, slots: int, context: int, num_bytes: int) -> None:
-        """`num_bytes`: of a page."""
-        self.num_pages = -(-context // SPAN)  # of a slot, at the most
+        """`num_bytes`: size of a page."""
+        self.num_pages = -(-context // SPAN)  # per slot, at most
         self.addresses = np.zeros((slots, self.num_pages), dtype=np.int64)
         self._pool = _Pool(num_bytes)
         self._rows: list[list[Page]] = [[] for _ in range(slots)]
 
     @property
     def used_bytes(self) -> int:
-        """Of pages that somebody holds."""
+        """Bytes of pages in use."""
         return self._pool.held_bytes - len(self._pool.free) * self._pool.num_bytes
 
     def reach(self, slot: int, length: int) -> None:
-        """Room for so many positions."""
+        """Provides room for `length` positions."""
         row = self._rows[slot]
         while len(row) * SPAN < length:
             row.append(self._pool.take())
@@ -116,11 +112,11 @@ class PageTable:
         self._rows[slot] = []
 
     def read(self, slot: int, length: int) -> Held:
-        """The first `length` positions. Whoever has them in a slot may go on: it writes behind them."""
+        """The first `length` positions. A slot that holds them may continue: it writes after them."""
         return Held(tuple(self._rows[slot][: -(-length // SPAN)]), length)
 
     def write(self, slot: int, held: Held) -> None:
-        """Whole pages are shared; one that is begun is copied, as it will be written to."""
+        """Shares whole pages and copies a partly filled one, which will be written to."""
         row = list(held.pages)
         if held.length % SPAN:
             row[-1] = self._pool.take()
