@@ -1,4 +1,4 @@
-"""What a run has used so far; it is carried by checkpoints, so that a resumed run counts on."""
+"""Resources that a run has used so far. Checkpoints carry them, so a resumed run continues the counts."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from agito.types import Attempt, Json
 
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
 _LONGEST_CAUSE, _MOST_CAUSES = 160, 50
-_BIN_MS = 0.05  # of the histogram of tool CPU times
+_BIN_MS = 0.05  # bin width of the histogram of tool CPU times
 
 
 @dataclass(slots=True)
 class UsageCounters:
-    """Counts of attempts by the policy and by scripts alike, except tokens, which only a policy samples."""
+    """Counts over attempts of policies and scripts alike; tokens count for policies only, as scripts sample
+    none."""
 
     sampled_tokens: int = 0
     tool_calls: int = 0
     void_attempts: int = 0
     quarantined_attempts: int = 0
-    void_causes: Counter[str] = field(default_factory=Counter[str])  # of demonstrations too
-    earlier_cpu_s: float = 0.0  # of sessions of this run before the last resume
-    _phases: dict[str, float] = field(default_factory=dict[str, float])  # that have ended
-    _began: dict[str, float] = field(default_factory=dict[str, float])  # that have not
+    void_causes: Counter[str] = field(default_factory=Counter[str])  # including demonstrations
+    earlier_cpu_s: float = 0.0  # of sessions before the last resume
+    _phases: dict[str, float] = field(default_factory=dict[str, float])  # ended
+    _began: dict[str, float] = field(default_factory=dict[str, float])  # still running
     _ticks: tuple[int, int] = field(default_factory=lambda: _stolen_and_all())
     _tool_cpu: Counter[int] = field(default_factory=Counter[int])
 
@@ -52,7 +53,7 @@ class UsageCounters:
                 self.tool_calls += event.wall_s > 0 or not (event.ended or event.fault or event.call.problem)
 
     def add_causes(self, attempts: Iterable[Attempt]) -> None:
-        """Why there was no verdict, without what differs from one attempt to the next."""
+        """Counts causes of void attempts, without the parts that differ between attempts."""
         for attempt in attempts:
             if not attempt.is_scored:
                 self.void_causes[
@@ -66,7 +67,7 @@ class UsageCounters:
 
     @property
     def tool_cpu_ms_p50(self) -> float:
-        """Median CPU time of one tool call inside the sandbox; 0 when there was none."""
+        """Median CPU time of one tool call inside the sandbox; 0 without calls."""
         seen, half = 0, sum(self._tool_cpu.values()) / 2
         for number in sorted(self._tool_cpu):
             seen += self._tool_cpu[number]
@@ -85,23 +86,20 @@ class UsageCounters:
 
     @property
     def phase_wall_s(self) -> dict[str, float]:
-        """Seconds by phase over all sessions, those that go on up to now."""
+        """Seconds by phase over all sessions, running phases included."""
         now = time.monotonic()
         return self._phases | {
             name: self._phases.get(name, 0.0) + now - began for name, began in self._began.items()
         }
 
     def cpu_s(self) -> float:
-        """Of this process and of every child that has ended, over all sessions; complete once everything is
-        closed.
-        """
+        """CPU seconds of this process and its ended children, over all sessions; complete once all workers
+        are closed."""
         here = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         return self.earlier_cpu_s + sum(usage.ru_utime + usage.ru_stime for usage in here)
 
     def stolen_ratio(self) -> float:
-        """Share of the processors' time that the host of a virtual machine gave to others, in
-        this session.
-        """
+        """Share of CPU time that a virtual machine's host gave to others in this session."""
         (stolen_before, all_before), (stolen, total) = self._ticks, _stolen_and_all()
         return round((stolen - stolen_before) / max(total - all_before, 1), 4)
 
@@ -134,7 +132,7 @@ class UsageCounters:
 
 
 def causes(attempts: Iterable[Attempt]) -> dict[str, int]:
-    """The commonest reasons for which there was no verdict, with how often."""
+    """The commonest causes of void attempts, with counts."""
     tally = UsageCounters()
     tally.add_causes(attempts)
     return tally.commonest_causes()
@@ -146,7 +144,7 @@ def load() -> float:
 
 
 def _stolen_and_all() -> tuple[int, int]:
-    """Ticks since the machine came up, over all processors; zeros where the system does not say."""
+    """Ticks since boot over all processors, stolen and total; zeros where the system does not report them."""
     try:
         ticks = [int(word) for word in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""A recorded attempt again: its tokens through the same harness, in a fresh world with the same noise; and
-where it differs first.
+"""Replays a recorded attempt: its tokens through the same harness, in a fresh world with the same noise;
+reports the first difference.
 
-The policy is not asked: what is said is what was recorded. So this checks the world, the renderer, the
-harness and the grader.
+The recorded tokens stand in for the policy, so this checks the world, the renderer, the harness and the
+grader.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from agito.training.cold_start import DEMO_BASE
 from agito.training.loop import RL_BASE
 from agito.types import Attempt, AttemptId, Event, Segment, Task, Trajectory, Turn, span
 
-_STREAMS = {  # phase → split and the group of its first task
+_STREAMS = {  # phase → split and group of its first task
     "demo": ("train", DEMO_BASE),
     "rl": ("train", RL_BASE),
     "before": ("heldout", HELDOUT_BASE),
@@ -36,7 +36,7 @@ _STREAMS = {  # phase → split and the group of its first task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Something that did not come out as it was recorded."""
+    """Something that did not come out as recorded."""
 
     where: str  # such as "event 2" or "verdict"
     what: str  # such as "text"
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reenacted:
-    """Both attempts, and their differences in the order in which they happened."""
+    """Both attempts, and their differences in order."""
 
     recorded: Recorded
     again: Attempt
@@ -57,7 +57,7 @@ class Reenacted:
 
 
 async def reenact(run: Path, attempt: AttemptId, *, phase: str | None = None) -> Reenacted:
-    """Raises `NotFound` for a run, attempt or tokenizer that is not there, and `NoIsolation`."""
+    """Raises `NotFound` for a missing run, attempt or tokenizer, and `NoIsolation`."""
     if RunDir.state(run) in (RunState.ABSENT, RunState.FOREIGN):
         raise NotFound(f"{run}: no run there; give a run directory such as runs/quickstart")
     recorded = find_attempt(run / "trajectories", attempt, phase=phase)
@@ -96,7 +96,8 @@ async def _again(run_context: RunContext, recorded: Recorded) -> Reenacted:
 
 @dataclass(slots=True)
 class _RecordedEngine:
-    """An engine that says what was recorded, turn by turn, and keeps what differs in what it is told."""
+    """An engine that returns recorded tokens turn by turn, and notes where its prompts differ from the
+    recorded ones."""
 
     was: Trajectory
     heard: dict[int, Difference] = field(default_factory=dict[int, Difference])  # by turn
@@ -160,7 +161,7 @@ def _of_task(was: Task, now: Task) -> list[Difference]:
 
 
 def _of_course(was: Trajectory, now: Trajectory, heard: dict[int, Difference]) -> list[Difference]:
-    """Turn by turn: what the policy was told, then what came of what it said."""
+    """Turn by turn: differences in the prompt, then in the events that follow."""
     found: list[Difference] = []
     for number, turn in enumerate(was.turns):
         found += [heard[number]] if number in heard else []
@@ -203,7 +204,7 @@ def _differences(where: str, pairs: Mapping[str, tuple[object, object]]) -> list
     return [
         Difference(where=where, what=what, recorded=_shown(was), again=_shown(now))
         for what, (was, now) in pairs.items()
-        # two rewards that are both not a number are the same
+        # Two NaN rewards count as equal.
         if was != now and not (was != was and now != now)
     ]
 

@@ -1,6 +1,6 @@
-"""A run's RL again from its recorded tokens alone: the same batches, the same updates, the same weights.
+"""Replays a run's RL updates from its recorded tokens: the same batches, the same updates, the same weights.
 
-Nothing acts and nothing is sampled. So this checks that what was recorded is what was trained on.
+Nothing acts and nothing is sampled, so this checks that the recorded tokens are the trained ones.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ _START = "checkpoints/step-0"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relearned:
-    """`checked`: checkpoints whose weights came out the same; `differs`: the first that did not, and by which
-    tensor.
-    """
+    """`checked`: number of checkpoints with identical weights; `differs`: the first other one, and its first
+    different tensor."""
 
     steps: int
     checked: tuple[str, ...]
@@ -38,8 +37,7 @@ class Relearned:
 
 async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: None) -> Relearned:
     """Raises `NotFound` for a run without its cold start or without RL, and `AgitoError` for one whose
-    weights were taken back.
-    """
+    weights were rolled back."""
     if not (run / _START).is_dir():
         raise NotFound(f"{run}: no {_START}; give the directory of a run that has begun with RL")
     recipe = config.read(Recipe, run / "config.toml")
@@ -69,7 +67,7 @@ async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: No
 
 
 async def _step(policy: PolicyHandle, step: LearnStep, index: int, path: Path, version: int) -> int:
-    """Returns the version that it began with."""
+    """Returns the version at the start of the step."""
     found = read_trajectories(path)
     attempts = [recorded.attempt for recorded in found]
     groups = [
@@ -83,7 +81,7 @@ async def _step(policy: PolicyHandle, step: LearnStep, index: int, path: Path, v
         for span in segment.tokens.versions
     ]
     version = max([version + 1, *versions])
-    await policy.publish(version)  # the trainer must be as new as what it trains on
+    await policy.publish(version)  # the trainer must be as new as its data
 
     async def nothing() -> None:
         return
@@ -98,7 +96,7 @@ async def _step(policy: PolicyHandle, step: LearnStep, index: int, path: Path, v
 
 
 async def _difference(policy: PolicyHandle, checkpoint: Path) -> str:
-    """The first tensor that is not the checkpoint's; empty when all are."""
+    """The first tensor that differs from the checkpoint; empty if none."""
     with tempfile.TemporaryDirectory(prefix="agito-relearn-") as directory:
         await policy.learner.save(Path(directory) / "again", meta={}, tokenizer={})
         was, now = (
