@@ -14,9 +14,8 @@ from agito.runtime.wire import ModelSpec
 
 
 def open_model(spec: ModelSpec, device: str) -> Decoder:
-    """A folder that holds an adapter is read with the model under it. Raises `NotFound`, `CorruptCheckpoint`,
-    `UnsupportedCheckpoint`.
-    """
+    """Also loads the base model of a folder that holds an adapter. Raises `NotFound`, `CorruptCheckpoint`,
+    `UnsupportedCheckpoint`."""
     if not isinstance(spec.source, Path):
         return Decoder(spec.source, seed=spec.seed, device=device)
     has_adapter = (spec.source / ADAPTER_CONFIG).is_file()
@@ -30,5 +29,5 @@ def open_model(spec: ModelSpec, device: str) -> Decoder:
 
 
 def learning(model: Decoder) -> Iterator[tuple[str, Tensor]]:
-    """The parameters that change, by name: all of them, or an adapter's."""
+    """The trained parameters by name: all of them, or an adapter's."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)

@@ -1,6 +1,5 @@
-"""Where a run works: its environment, its harness, its policies; opened once, closed once, and the same for
-every stage.
-"""
+"""The parts of a run: environment, harness and policies, opened once, closed once, and shared by all
+stages."""
 
 from __future__ import annotations
 
@@ -45,14 +44,13 @@ from agito.scheduling.curriculum import Part, shared
 from agito.scheduling.schedule import Quota
 from agito.types import Attempt, AttemptId, Dialect, Fault, Target, Task, Trajectory
 
-_OPENINGS = 8  # looked at in each cell
+_OPENINGS = 8  # tasks examined in each cell
 
 
 @dataclass(slots=True)
 class RunContext:
-    """`renderers` and `samplers` are by policy. Those of `main` are there once the cold start or a checkpoint
-    has made them.
-    """
+    """`renderers` and `samplers` are keyed by policy. Those of `main` exist once the cold start or a
+    checkpoint has made them."""
 
     recipe: Recipe
     environment: Environment
@@ -60,13 +58,13 @@ class RunContext:
     pool: WorkerPool | None = None
     busy_s: float = 0.0
     renderers: dict[str, Renderer] = field(default_factory=dict[str, Renderer])
-    # one a worker
+    # One per worker.
     samplers: dict[str, tuple[Sampler, ...]] = field(default_factory=dict[str, "tuple[Sampler, ...]"])
     _policy: PolicyHandle | None = None
 
     @property
     def policy(self) -> PolicyHandle:
-        """The one that learns."""
+        """The learning policy."""
         assert self._policy is not None, "open_policy comes first"
         return self._policy
 
@@ -76,7 +74,7 @@ class RunContext:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Of a mixture: how many cells each environment has, and its weight."""
+        """Of a mixture: number of cells and weight of each environment."""
         mix = self.recipe.env.mix
         return tuple(
             Part(num_cells=len(_cells_of(each.name, each.families, each.levels)), weight=each.weight)
@@ -85,7 +83,7 @@ class RunContext:
 
     @property
     def cells(self) -> tuple[tuple[str, int], ...]:
-        """Families and levels in turn, so that any stretch of tasks is even."""
+        """Families and levels in turn, so that any stretch of tasks is balanced."""
         if self.recipe.env.mix:
             return tuple(
                 cell
@@ -97,9 +95,8 @@ class RunContext:
         return tuple((family, level) for level in levels for family in families)
 
     def weights(self, named: Mapping[str, float]) -> list[float]:
-        """A weight for each cell, 1 where none is named. Raises `BadRecipe` for a name that is no cell's, and
-        when nothing is left.
-        """
+        """A weight for each cell, 1 by default. Raises `BadRecipe` for an unknown cell, and when all weights
+        are 0."""
         known = [
             f"{family}-{level}" for family in self.environment.families for level in self.environment.levels
         ]
@@ -120,7 +117,7 @@ class RunContext:
         return replace(task, limits=replace(task.limits, tokens=tokens)), target
 
     def _whole_task(self, split: str, index: int) -> tuple[Task, Target]:
-        """Whatever the context."""
+        """The task with all of its limits, whatever `compute.context` is."""
         family, level = self.cells[index % len(self.cells)]
         task, target = self.environment.task(
             split=split, index=index, seed=self.recipe.seed, family=family, level=level
@@ -130,22 +127,21 @@ class RunContext:
     def plan(
         self, split: str, base: int, script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None
     ) -> Plan:
-        """Group `base + i` attempts the `i`-th task of the split."""
+        """Assigns the `i`-th task of the split to group `base + i`."""
         return Plan(task=lambda group: self.task(split, group - base), script=script)
 
     @property
     def renderer(self) -> Renderer:
-        """Of the policy that learns."""
+        """The renderer of the learning policy."""
         return self.renderers[MAIN]
 
     def use_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """The policy that learns reads and writes with it."""
+        """Sets the vocabulary of the learning policy."""
         self.renderers[MAIN] = renderer(self.recipe.env.dialect, vocabulary)
 
     def use_tokenizer_of(self, checkpoint: Path) -> None:
-        """The policy that learns reads and writes as the one in this folder does. Raises `CorruptCheckpoint`,
-        `UnsupportedTemplate`.
-        """
+        """Gives the learning policy the tokenizer of this folder. Raises `CorruptCheckpoint`,
+        `UnsupportedTemplate`."""
         self.renderers[MAIN] = renderer_of(checkpoint, self.recipe.env.dialect)
 
     def new_monitor(self) -> Monitor:
@@ -165,9 +161,7 @@ class RunContext:
         observed: Observed | None = None,
         harness: Harness | None = None,
     ) -> AttemptRunner:
-        """`temperature`: of the policy that learns. `harness`: in the place of the run's own, with the same
-        roles.
-        """
+        """`temperature`: of the learning policy. `harness`: replaces the run's own; has the same roles."""
         agents = {
             role: self._agent(self.recipe.agents.get(role, AgentSection()), temperature)
             for role in self.harness.roles
@@ -191,9 +185,9 @@ class RunContext:
         *,
         on_episode: Callable[[], None] = lambda: None,
     ) -> Vocabulary:
-        """A vocabulary from what scripted agents say and read in `size` training tasks.
+        """Learns a vocabulary from what scripted agents say and read in `size` training tasks.
 
-        Raises `BadEnvironment` when not one of their episodes could be played.
+        Raises `BadEnvironment` when none of their episodes could be played.
         """
         texts: dict[int, list[str]] = {}
         broke: list[str] = []
@@ -231,9 +225,7 @@ class RunContext:
         )
 
     def require_room(self) -> None:
-        """Raises `BadRecipe` unless an opening and one turn fit into what an attempt may spend, in every
-        cell.
-        """
+        """Raises `BadRecipe` unless, in every cell, the prompt and one turn fit into an attempt's limits."""
         for number, at in itertools.product(range(len(self.cells)), range(_OPENINGS)):
             task, _ = self._whole_task("train", at * len(self.cells) + number)
             self._require_room(task, len(self.renderer.opening(task)))
@@ -260,7 +252,7 @@ class RunContext:
         )
 
     def start_workers(self) -> WorkerPool:
-        """Ahead of their use: they take seconds to come up, beside whatever else is done."""
+        """Starts workers before they are needed; they take seconds to come up in the background."""
         if self.pool is None:
             sizes = self.recipe.compute
             self.pool = WorkerPool(
@@ -269,11 +261,11 @@ class RunContext:
         return self.pool
 
     async def open_policy(self, checkpoint: Path | None = None) -> None:
-        """Every policy of the recipe. The one that learns begins as `[model]` says, or goes on from a
+        """Opens every policy of the recipe. The learning one starts as `[model]` says, or continues from
         `checkpoint`.
 
-        Raises `WorkerDied`, `NotFound`, `CorruptCheckpoint`, and `UnsupportedCheckpoint` for a network that
-        is not implemented.
+        Raises `WorkerDied`, `NotFound`, `CorruptCheckpoint`, and `UnsupportedCheckpoint` for an unimplemented
+        network.
         """
         if checkpoint is not None:
             self.use_tokenizer_of(checkpoint)
@@ -285,9 +277,8 @@ class RunContext:
         await self._open_others()
 
     async def open_frozen_policy(self, checkpoint: Path) -> None:
-        """Every policy of the recipe, that of the checkpoint in the place of the one that learns. Raises as
-        `open_policy`.
-        """
+        """Opens every policy of the recipe, with the checkpoint in place of the learning one. Raises as
+        `open_policy`."""
         self.use_tokenizer_of(checkpoint)
         model = ModelSpec(source=checkpoint, seed=self.recipe.seed, dtype=self.recipe.model.dtype)
         self.samplers[MAIN] = await self.start_workers().open_frozen(MAIN, self._plan(model))
@@ -341,7 +332,7 @@ class RunContext:
         monitor: Monitor | None = None,
         observed: Observed | None = None,
     ) -> Collected:
-        """One quota a rank, all at once; without workers when the plan has scripts."""
+        """Runs one quota per rank, concurrently; uses no workers when the plan has scripts."""
         runner = self.runner(temperature=temperature, monitor=monitor, observed=observed)
         parts: dict[int, Collected] = {}
 
@@ -360,7 +351,7 @@ class RunContext:
         )
 
     def take_busy_s(self) -> float:
-        """Seconds for which the engines computed since this was last asked, summed over ranks."""
+        """Seconds that engines computed since the last call, summed over ranks."""
         busy_s, self.busy_s = self.busy_s, 0.0
         return busy_s
 

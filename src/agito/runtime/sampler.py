@@ -1,4 +1,4 @@
-"""A sampler as it runs in a worker: the embedded engine, and the channel that its weights come from."""
+"""A sampler inside a worker: the embedded engine, and the channel that its weights come from."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from agito.weights.channel import WeightChannel
 
 
 class SamplerService:
-    """One policy's. `model` says what its weights look like and lends it those that it has now; without a
-    `channel` they stay so.
-    """
+    """The sampler of one policy. `model` gives the shape and the initial weights; without a `channel` these
+    stay."""
 
     def __init__(self, model: Decoder, spec: SamplerSpec, channel: WeightChannel | None) -> None:
         self._model = model
@@ -53,9 +52,8 @@ class SamplerService:
 
     @torch.no_grad()
     def _take(self, weights: Mapping[str, Tensor]) -> None:
-        """The adapter's, into the model that it is merged with; those of a learner in this process are there
-        already.
-        """
+        """Copies an adapter into the model with which it is merged; a learner in this process has done so
+        already."""
         for name, parameter in learning(self._model):
             if parameter.data_ptr() != weights[name].data_ptr():
                 parameter.copy_(weights[name])

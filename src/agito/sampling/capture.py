@@ -1,7 +1,7 @@
 """The one place where tokens are recorded: open, extend, sample, branch, close.
 
-Used by the solo harness and by whatever else drives an engine. What goes in and what comes out is appended
-once and never changed.
+The solo harness and every other driver of an engine use it. Input and output are appended once and never
+changed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agito.types import Channel, Effort, Segment, Tokens, TokenSource, Turn, Ver
 
 
 class Capture:
-    """One segment in the making, on one row of an engine."""
+    """A segment being recorded, on one row of an engine."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Capture:
         self._row: Row = engine.open(seed)
         self._stop_ids, self._segment = stop_ids, segment
         self._control = frozenset((*stop_ids, *control_ids))
-        self._pending: array[int] = array("i")  # extended, not yet sent
+        self._pending: array[int] = array("i")  # extended but not sent
         self._ids: array[int] = array("i")
         self._logprobs: array[float] = array("f")
         self._kinds, self._channels = bytearray(), bytearray()
@@ -37,7 +37,7 @@ class Capture:
         self.turns: list[Turn] = []
 
     def __len__(self) -> int:
-        """Tokens so far, those not yet sent included."""
+        """Number of tokens, including those not sent yet."""
         return len(self._ids)
 
     def extend(self, ids: Sequence[int], kind: TokenSource = TokenSource.OBSERVED) -> None:
@@ -50,7 +50,7 @@ class Capture:
     async def sample(
         self, *, max_tokens: int, temperature: float = 1.0, top_p: float = 1.0, effort: Effort = Effort.NONE
     ) -> Sampled:
-        """One turn. Its channels are set afterwards by `label`. Raises what `Row.sample` raises."""
+        """Samples one turn. `label` sets its channels afterwards. Raises as `Row.sample`."""
         first, start = len(self._ids) - len(self._pending), len(self._ids)
         request = SampleRequest(
             extend=self._pending,
@@ -82,13 +82,13 @@ class Capture:
         return sampled
 
     def label(self, channels: bytes) -> None:
-        """Says what the tokens of the last turn were for; one entry a token."""
+        """Sets the channel of each token of the last turn."""
         turn = self.turns[-1]
         assert len(channels) == turn.stop - turn.start
         self._channels[turn.start : turn.stop] = channels
 
     def branch(self, seed: int) -> Capture:
-        """A second capture that shares everything so far; nothing may be pending."""
+        """A second capture with the same content; nothing may be pending."""
         assert not self._pending, "send what was extended before branching"
         twin = object.__new__(Capture)
         twin._row, twin._stop_ids, twin._segment, twin._control = (

@@ -1,4 +1,4 @@
-"""What goes to a batching engine and what comes back, in one exchange; torch-free, picklable.
+"""Requests to a batching engine and its responses, one exchange at a time; torch-free, picklable.
 
 An engine is a pure function of its exchanges: the same sequence of `EngineRequest` gives the same bits on the
 same build.
@@ -14,9 +14,8 @@ from agito.protocols import Sampled, SampleRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowRequest:
-    """Extend and sample row `key`, which is made if it is new. `seed` keys the row's random stream with the
-    position in the row.
-    """
+    """Extend and sample row `key`, creating it if new. The row's random stream is keyed by `seed` and
+    position."""
 
     key: int
     seed: int
@@ -54,18 +53,18 @@ class RowDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineResponse:
-    """What finished in one exchange, in order of key, and how busy the engine was."""
+    """What finished in one exchange, in order of key, and the engine's load."""
 
     done: tuple[RowDone, ...]
     live: int  # rows still sampling or queued
     steps: int  # decode steps run
-    forwarded: int  # tokens computed, prompts and observations included
+    forwarded: int  # tokens computed, including prompts and observations
     busy_s: float  # wall time inside the exchange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineClient:
-    """An engine, wherever it runs, and the tokens that one of its rows can hold."""
+    """An engine, and the capacity of its rows in tokens."""
 
     advance: Callable[[EngineRequest], Awaitable[EngineResponse]]
     context: int
