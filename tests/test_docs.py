@@ -31,7 +31,7 @@ from agito.worlds.component import spec
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MAKE = re.compile(r"`make ([a-z][\w-]*)")
 IMPORTED = re.compile(r"^\s*from (agito[\w.]*) import ([\w, ]+)$|^\s*import (agito[\w.]*)$", re.MULTILINE)
 

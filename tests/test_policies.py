@@ -19,7 +19,7 @@ from agito.recipe import Recipe, read
 from agito.record import read_trajectories
 from agito.render.tokenizer import ModelTokenizer
 from agito.render.vocabulary import Vocabulary
-from agito.replays.updates import relearn
+from agito.replays.updates import replay_updates
 
 SMALL = tuple(each for each in COIN if not each.startswith("model."))
 PRETRAINED = (
@@ -125,7 +125,7 @@ def test_a_run_from_a_pretrained_model_that_is_killed_and_resumed_ends_with_the_
     lines = map(json.loads, (one / "metrics.jsonl").read_text().splitlines())
     losses = [line["sft/loss_nats"] for line in lines if "sft/loss_nats" in line]
     assert losses[-1] < losses[0]
-    again = anyio.run(relearn, one)
+    again = anyio.run(replay_updates, one)
     assert (again.steps, again.differs) == (2, "") and "final" in again.checked
     finish(agito(whole, "eval", "runs/run", "--n", "2", "--no-baselines"), whole)
     finish(

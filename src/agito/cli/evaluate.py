@@ -80,7 +80,7 @@ def _follow(
     ]
     with shown(RunProgress(phases), console, heading) as watcher:
         evaluation = work(
-            lambda: assess.checkpoint(
+            lambda: assess.evaluate_checkpoint(
                 directory,
                 recipe,
                 watcher,

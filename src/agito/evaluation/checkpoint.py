@@ -122,7 +122,7 @@ def check(environment: Environment, recipe: Recipe, split: str) -> None:
     require("level", recipe.env.levels, environment.levels, environment)
 
 
-async def checkpoint(
+async def evaluate_checkpoint(
     directory: Path,
     recipe: Recipe,
     watcher: Watcher,

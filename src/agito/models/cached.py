@@ -92,7 +92,7 @@ class CachedDecoder:
         for index, layer in enumerate(self.layers):
             q_NHE = self._project(index, layer, x_ND, slots_N, positions_N)
             pieces = zip(chunks, q_NHE.split(num_tokens), strict=True)
-            x_ND = self._finish(
+            x_ND = self._after_attention(
                 layer, x_ND, torch.cat([self._attend(index, chunk, q_PHE) for chunk, q_PHE in pieces])
             )
         last_R = torch.tensor(lengths_R, device=self.device).cumsum(0) - 1
@@ -179,7 +179,7 @@ class CachedDecoder:
                 q_SKGE, keys_SKLE, values_SKLE, attn_mask=bias_SL[:, None, None], scale=1.0
             )
             mixed_SW = mixed_SKGE.flatten(1)
-            x_RD = self._finish(layer, x_RD, mixed_SW if is_dense else mixed_SW[slots_R])
+            x_RD = self._after_attention(layer, x_RD, mixed_SW if is_dense else mixed_SW[slots_R])
         return self._logits(x_RD)
 
     def move(self, sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int]) -> None:
@@ -241,16 +241,16 @@ class CachedDecoder:
         self.values[index].transpose(1, 2).index_put_((slots_N, positions_N), heads_NHE[:, num_rotated:])
         return qk_NHE[:, : config.num_heads]
 
-    def _finish(self, layer: _LayerWeights, x_ND: Tensor, mixed_NW: Tensor) -> Tensor:
-        x_ND = x_ND + self._after(F.linear(mixed_NW, layer.out_DW, layer.out_D), layer.mixed_norm_D)
+    def _after_attention(self, layer: _LayerWeights, x_ND: Tensor, mixed_NW: Tensor) -> Tensor:
+        x_ND = x_ND + self._post_norm(F.linear(mixed_NW, layer.out_DW, layer.out_D), layer.mixed_norm_D)
         gate_NF, up_NF = F.linear(
             self._normed(x_ND, layer.mlp_norm_D), layer.gate_up_FD, layer.gate_up_F
         ).chunk(2, dim=-1)
-        return x_ND + self._after(
+        return x_ND + self._post_norm(
             F.linear(gate(gate_NF, self.config) * up_NF, layer.down_DF, layer.down_D), layer.mlp_out_norm_D
         )
 
-    def _after(self, x_ND: Tensor, norm_D: Tensor | None) -> Tensor:
+    def _post_norm(self, x_ND: Tensor, norm_D: Tensor | None) -> Tensor:
         return x_ND if norm_D is None else self._normed(x_ND, norm_D)
 
     def _logits(self, x_ND: Tensor) -> Tensor:

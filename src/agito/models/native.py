@@ -22,7 +22,7 @@ from torch import Tensor
 from agito.models.cached import check_weights, copy_norm, layer_names
 from agito.models.compiler import FORWARD, is_built, library
 from agito.models.config import DecoderConfig
-from agito.models.pages import SPAN, Held, PageTable, Room
+from agito.models.pages import SPAN, Arena, PageTable, StoredPages
 from agito.models.rope import rotary
 
 _LANES, _BLOCK = 16, 128  # as in vectors.h and forward.c
@@ -123,13 +123,13 @@ class NativeDecoder:
         self._pages = PageTable(slots=slots, context=context, num_bytes=page_bytes)
         self._norm = torch.empty(config.hidden_size)
         shapes = _shapes(config)
-        room = Room.for_each(
+        arena = Arena.for_each(
             *[*shapes.values()] * config.num_layers,
             (_padded(config.vocab_size), config.hidden_size),
             dtype=dtype,
         )
-        self._layers = [self._new_layer(shapes, room) for _ in range(config.num_layers)]
-        self._head = room.take(_padded(config.vocab_size), config.hidden_size, dtype=dtype)
+        self._layers = [self._new_layer(shapes, arena) for _ in range(config.num_layers)]
+        self._head = arena.allocate(_padded(config.vocab_size), config.hidden_size, dtype=dtype)
         self._embedding = (
             None if config.tie_embeddings else torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
         )
@@ -220,11 +220,11 @@ class NativeDecoder:
         for target, held in zip(targets, copies, strict=True):
             self._pages.write(target, held)
 
-    def read(self, slot: int, length: int) -> Held:
+    def read(self, slot: int, length: int) -> StoredPages:
         """As `CachedDecoder.read`."""
         return self._pages.read(slot, length)
 
-    def write(self, slot: int, copy: Held) -> None:
+    def write(self, slot: int, copy: StoredPages) -> None:
         """As `CachedDecoder.write`."""
         self._pages.write(slot, copy)
 
@@ -237,7 +237,7 @@ class NativeDecoder:
         """Bytes that rows hold in keys and values."""
         return self._pages.used_bytes
 
-    def _new_layer(self, shapes: Mapping[str, tuple[int, int]], room: Room) -> dict[str, Tensor]:
+    def _new_layer(self, shapes: Mapping[str, tuple[int, int]], arena: Arena) -> dict[str, Tensor]:
         config, hidden = self.config, self.config.hidden_size
         has_bias = {
             "qkv": config.qkv_bias,
@@ -245,7 +245,7 @@ class NativeDecoder:
             "gate_up": config.mlp_bias,
             "down": config.mlp_bias,
         }
-        layer = {name: room.take(*shape, dtype=self._dtype) for name, shape in shapes.items()}
+        layer = {name: arena.allocate(*shape, dtype=self._dtype) for name, shape in shapes.items()}
         layer |= {
             f"{name}_bias": torch.empty(shapes[name][0]) for name, is_there in has_bias.items() if is_there
         }
@@ -261,14 +261,14 @@ class NativeDecoder:
         hidden, inter, width = config.hidden_size, config.intermediate_size, config.head_dim
         mixed = config.num_heads * width
         widest = max(mixed + 2 * config.num_kv_heads * width, 2 * inter)
-        room = config.num_heads // config.num_kv_heads * self._pages.num_pages * SPAN
+        num_scores = config.num_heads // config.num_kv_heads * self._pages.num_pages * SPAN
         sizes = {
             "x": (_BLOCK, hidden),
             "wide": (_BLOCK, widest),
             "added": (_BLOCK, hidden),
             "mixed": (threads, max(mixed, hidden)),
         }
-        sizes |= {"scores": (threads, room), "h": (_BLOCK, hidden), "act": (_BLOCK, max(inter, mixed))}
+        sizes |= {"scores": (threads, num_scores), "h": (_BLOCK, hidden), "act": (_BLOCK, max(inter, mixed))}
         sizes["packing"] = (threads, _LANES * max(hidden, inter, mixed))
         return {name: torch.empty(size) for name, size in sizes.items()}
 

@@ -25,14 +25,14 @@ from agito.models.prefix import Prefix, attend, attend_masked, has_kernel, joine
 from agito.models.ragged import Ragged, by_length
 from agito.models.rope import rotary, rotate
 
-ALIKE = 0.85  # initial correlation of keys with queries
-_EMBEDDED = 0.05  # initial standard deviation of embeddings
-_SHARED = 0.7  # its part shared by all embeddings
-_QUIET = 0.3  # initial scale of residual projections, relative to the usual one
+KEY_QUERY_CORRELATION = 0.85  # initial correlation of keys with queries
+_EMBEDDING_STD = 0.05  # initial standard deviation of embeddings
+_SHARED_PART = 0.7  # its part shared by all embeddings
+_RESIDUAL_SCALE = 0.3  # initial scale of residual projections, relative to the usual one
 # Width from which keys and values are not copied for each query head; narrower networks keep the bits of
 # recorded runs.
 _LEAN = 256
-_SHARP = 3  # number of frequencies, highest first, that initially single out the previous token
+_NUM_SHARP = 3  # number of frequencies, highest first, that initially single out the previous token
 
 
 class Decoder(nn.Module):
@@ -92,7 +92,7 @@ class Decoder(nn.Module):
             local: [table.to(x_ND.dtype) for table in rotary(positions_N, self.config, local=local)]
             for local in sorted(set(is_sliding))
         }
-        run = _at_once if self.keeps_activations or not torch.is_grad_enabled() else _again
+        run = _kept if self.keeps_activations or not torch.is_grad_enabled() else _recomputed
         keys, values = list[Tensor](), list[Tensor]()
         for index, (layer, local) in enumerate(zip(self.model.layers, is_sliding, strict=True)):
             x_ND, k_NKE, v_NKE = run(layer, x_ND, *rotations[local], batches, joined(onto, index))
@@ -124,17 +124,19 @@ class Decoder(nn.Module):
             if weight.dim() == 1:
                 weight.fill_(0.0 if self.config.norm_offset or name.endswith("bias") else 1.0)
                 continue
-            std = _EMBEDDED if "embed_tokens" in name else weight.shape[1] ** -0.5
+            std = _EMBEDDING_STD if "embed_tokens" in name else weight.shape[1] ** -0.5
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                std *= _QUIET / math.sqrt(2 * self.config.num_layers)
+                std *= _RESIDUAL_SCALE / math.sqrt(2 * self.config.num_layers)
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
         attentions = [module for module in self.modules() if isinstance(module, _Attention)]
         for attention in attentions:
-            attention.liken()
+            attention.align_keys()
         if len(attentions) > 1:
-            self._look_back(attentions[0], attentions[1], generator)
+            self._init_induction_heads(attentions[0], attentions[1], generator)
 
-    def _look_back(self, first: _Attention, second: _Attention, generator: torch.Generator) -> None:
+    def _init_induction_heads(
+        self, first: _Attention, second: _Attention, generator: torch.Generator
+    ) -> None:
         """Initialises two heads that together predict what followed the last occurrence of the current token.
 
         All embeddings share a direction. From it, the first head of the first layer makes a query and a key
@@ -150,10 +152,10 @@ class Decoder(nn.Module):
 
         shared_D = F.normalize(draw(count), dim=0)
         embeddings_VD.sub_((embeddings_VD @ shared_D)[:, None] * shared_D).add_(
-            shared_D * (_EMBEDDED * _SHARED * count**0.5)
+            shared_D * (_EMBEDDING_STD * _SHARED_PART * count**0.5)
         )
         said_ED, mark_DE, copy_ED = draw(width, count), draw(count, width), draw(width, count)
-        angles = self.config.rope_theta ** (-2 * torch.arange(min(_SHARP, width // 2)) / width)
+        angles = self.config.rope_theta ** (-2 * torch.arange(min(_NUM_SHARP, width // 2)) / width)
         halves = torch.zeros(2, 2, width // 2)  # of query and key
         halves[0, 0, : len(angles)], halves[1, 0, : len(angles)], halves[1, 1, : len(angles)] = (
             1.0,
@@ -224,11 +226,11 @@ class _Attention(nn.Module):
             self.q_norm = _RMSNorm(config.head_dim, config)
             self.k_norm = _RMSNorm(config.head_dim, config)
 
-    def liken(self) -> None:
+    def align_keys(self) -> None:
         """Mixes into each key head the first query head that reads it."""
         heads = (self.config.num_kv_heads, -1, self.config.head_dim)
         keys, queries = (proj.weight.unflatten(0, heads)[:, 0] for proj in (self.k_proj, self.q_proj))
-        keys.mul_(math.sqrt(1 - ALIKE**2)).add_(queries, alpha=ALIKE)
+        keys.mul_(math.sqrt(1 - KEY_QUERY_CORRELATION**2)).add_(queries, alpha=KEY_QUERY_CORRELATION)
 
     def forward(
         self,
@@ -347,11 +349,11 @@ class _Layer(nn.Module):
         return x_ND + self.mlp(self.post_attention_layernorm(x_ND)), k_NKE, v_NKE
 
 
-def _at_once(layer: nn.Module, *inputs: Any) -> Any:
+def _kept(layer: nn.Module, *inputs: Any) -> Any:
     return layer(*inputs)
 
 
-def _again(layer: nn.Module, *inputs: Any) -> Any:
+def _recomputed(layer: nn.Module, *inputs: Any) -> Any:
     return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 

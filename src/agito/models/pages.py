@@ -18,7 +18,7 @@ _ARENA = 1 << 25  # bytes allocated at once
 _LINE = 64  # bytes of a cache line
 
 
-class Room:
+class Arena:
     """Zeroed memory, handed out front to back, in huge pages where available, which saves TLB misses."""
 
     def __init__(self, num_bytes: int) -> None:
@@ -30,11 +30,11 @@ class Room:
         self._taken = 0
 
     @staticmethod
-    def for_each(*shapes: Sequence[int], dtype: torch.dtype) -> Room:
-        """Room for one tensor of each shape."""
-        return Room(sum(Room._rounded(math.prod(shape) * dtype.itemsize) for shape in shapes))
+    def for_each(*shapes: Sequence[int], dtype: torch.dtype) -> Arena:
+        """Arena for one tensor of each shape."""
+        return Arena(sum(Arena._rounded(math.prod(shape) * dtype.itemsize) for shape in shapes))
 
-    def take(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+    def allocate(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         num_bytes = math.prod(shape) * dtype.itemsize
         taken = self._bytes[self._taken : self._taken + num_bytes]
         self._taken += self._rounded(num_bytes)
@@ -53,10 +53,10 @@ class _Pool:
         self.free: list[int] = []  # addresses
         self._arenas: list[torch.Tensor] = []
 
-    def take(self) -> Page:
+    def allocate(self) -> Page:
         if not self.free:
             count = max(1, _ARENA // self.num_bytes)
-            arena = Room(count * self.num_bytes).take(count * self.num_bytes, dtype=torch.uint8)
+            arena = Arena(count * self.num_bytes).allocate(count * self.num_bytes, dtype=torch.uint8)
             self._arenas.append(arena)
             self.free = [arena.data_ptr() + number * self.num_bytes for number in reversed(range(count))]
         return Page(self, self.free.pop())
@@ -78,7 +78,7 @@ class Page:
         self._pool.free.append(self.address)
 
 
-class Held(NamedTuple):
+class StoredPages(NamedTuple):
     """Positions kept outside any slot."""
 
     pages: tuple[Page, ...]
@@ -102,24 +102,24 @@ class PageTable:
         return self._pool.held_bytes - len(self._pool.free) * self._pool.num_bytes
 
     def reach(self, slot: int, length: int) -> None:
-        """Provides room for `length` positions."""
+        """Provides arena for `length` positions."""
         row = self._rows[slot]
         while len(row) * SPAN < length:
-            row.append(self._pool.take())
+            row.append(self._pool.allocate())
             self.addresses[slot, len(row) - 1] = row[-1].address
 
     def release(self, slot: int) -> None:
         self._rows[slot] = []
 
-    def read(self, slot: int, length: int) -> Held:
+    def read(self, slot: int, length: int) -> StoredPages:
         """The first `length` positions. A slot that holds them may continue: it writes after them."""
-        return Held(tuple(self._rows[slot][: -(-length // SPAN)]), length)
+        return StoredPages(tuple(self._rows[slot][: -(-length // SPAN)]), length)
 
-    def write(self, slot: int, held: Held) -> None:
+    def write(self, slot: int, held: StoredPages) -> None:
         """Shares whole pages and copies a partly filled one, which will be written to."""
         row = list(held.pages)
         if held.length % SPAN:
-            row[-1] = self._pool.take()
+            row[-1] = self._pool.allocate()
             ctypes.memmove(row[-1].address, held.pages[-1].address, self._pool.num_bytes)
         self._rows[slot] = row
         self.addresses[slot, : len(row)] = [page.address for page in row]

@@ -26,7 +26,7 @@ _START = "checkpoints/step-0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relearned:
+class UpdatesReplay:
     """`checked`: number of checkpoints with identical weights; `differs`: the first other one, and its first
     different tensor."""
 
@@ -35,7 +35,7 @@ class Relearned:
     differs: str = ""
 
 
-async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: None) -> Relearned:
+async def replay_updates(run: Path, *, on_step: Callable[[int], None] = lambda step: None) -> UpdatesReplay:
     """Raises `NotFound` for a run without its cold start or without RL, and `AgitoError` for one whose
     weights were rolled back."""
     if not (run / _START).is_dir():
@@ -61,9 +61,11 @@ async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: No
                 if not (run / "checkpoints" / name).is_dir():
                     continue
                 if differs := await _difference(policy, run / "checkpoints" / name):
-                    return Relearned(steps=index + 1, checked=tuple(checked), differs=f"{name}: {differs}")
+                    return UpdatesReplay(
+                        steps=index + 1, checked=tuple(checked), differs=f"{name}: {differs}"
+                    )
                 checked.append(name)
-    return Relearned(steps=len(files), checked=tuple(checked))
+    return UpdatesReplay(steps=len(files), checked=tuple(checked))
 
 
 async def _step(policy: PolicyHandle, step: LearnStep, index: int, path: Path, version: int) -> int:
@@ -97,7 +99,7 @@ async def _step(policy: PolicyHandle, step: LearnStep, index: int, path: Path, v
 
 async def _difference(policy: PolicyHandle, checkpoint: Path) -> str:
     """The first tensor that differs from the checkpoint; empty if none."""
-    with tempfile.TemporaryDirectory(prefix="agito-relearn-") as directory:
+    with tempfile.TemporaryDirectory(prefix="agito-replay_updates-") as directory:
         await policy.learner.save(Path(directory) / "again", meta={}, tokenizer={})
         was, now = (
             json.loads((where / "manifest.json").read_text())["tensors"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from agito.errors import BadRecipe
-from agito.learning.trainer.network_reducer import NetworkReducer, Store, join, offer
+from agito.learning.trainer.network_reducer import NetworkReducer, Store, connect_store, host_store
 from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.models import Decoder
 from agito.runtime.learner import LearnerService
@@ -106,12 +106,14 @@ class Host:
         if self._host is None:
             return SharedReducer(group.rank, group.size, Path(group.rendezvous.removeprefix("file://")))
         store = self._store if group.rank == 0 else None
-        return NetworkReducer(group.rank, group.size, store or join(group.rendezvous), host=self._host)
+        return NetworkReducer(
+            group.rank, group.size, store or connect_store(group.rendezvous), host=self._host
+        )
 
     def _rendezvous(self, request: OfferRendezvous) -> Rendezvous:
         if self._host is None:
             return Rendezvous(address=f"file://{request.directory / 'learners'}")
-        self._store, address = offer(self._host)
+        self._store, address = host_store(self._host)
         return Rendezvous(address=address)
 
 

@@ -53,11 +53,11 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class GroupOutcome:
     """The outcome of one group."""
 
     cell: int
-    is_mixed: bool
+    has_variance: bool
     solved: float  # share of successful attempts
 
 
@@ -84,30 +84,31 @@ class Curriculum:
     def __init__(
         self, num_cells: int, *, parts: Sequence[Part] = (), solve_rate: tuple[float, float] = (0.0, 1.0)
     ) -> None:
-        self._mixed, self._solved = [1.0] * num_cells, [0.5] * num_cells
+        self._nonzero_variance, self._solved = [1.0] * num_cells, [0.5] * num_cells
         self._parts, self._solve_rate = tuple(parts), solve_rate
 
     def weights(self) -> list[float]:
         low, high = self._solve_rate
         aside = [1.0 if low <= rate <= high else _ASIDE for rate in self._solved]
         return shared(
-            [(_FLOOR + share) * each for share, each in zip(self._mixed, aside, strict=True)], self._parts
+            [(_FLOOR + share) * each for share, each in zip(self._nonzero_variance, aside, strict=True)],
+            self._parts,
         )
 
-    def learn(self, groups: Iterable[Seen]) -> None:
+    def update(self, groups: Iterable[GroupOutcome]) -> None:
         """Updates with every group of a step that is not void."""
-        by_cell: dict[int, list[Seen]] = {}
+        by_cell: dict[int, list[GroupOutcome]] = {}
         for group in groups:
             by_cell.setdefault(group.cell, []).append(group)
         for cell, each in by_cell.items():
-            self._mixed[cell] += (1 - _MEMORY) * (
-                sum(group.is_mixed for group in each) / len(each) - self._mixed[cell]
+            self._nonzero_variance[cell] += (1 - _MEMORY) * (
+                sum(group.has_variance for group in each) / len(each) - self._nonzero_variance[cell]
             )
             self._solved[cell] += (1 - _MEMORY) * (
                 sum(group.solved for group in each) / len(each) - self._solved[cell]
             )
 
-    def figures(self, cells: Sequence[tuple[str, int]]) -> dict[str, float]:
+    def metrics(self, cells: Sequence[tuple[str, int]]) -> dict[str, float]:
         """Shares of the next tasks and running success rates, named by cell."""
         weights = self.weights()
         names = [re.sub(r"[^a-z0-9.-]+", "-", f"in-{family}-{level}".lower()) for family, level in cells]
@@ -120,18 +121,18 @@ class Curriculum:
         }
 
     def to_json(self) -> dict[str, Json]:
-        return {"mixed": list(self._mixed), "solved": list(self._solved)}
+        return {"mixed": list(self._nonzero_variance), "solved": list(self._solved)}
 
     def restore(self, state: Json) -> None:
         """Takes over the state that `to_json` returned. Raises `CorruptCheckpoint` unless it has two shares
         for each cell."""
         columns = [state.get(name) for name in ("mixed", "solved")] if isinstance(state, dict) else []
         for column in columns or [None]:
-            if not isinstance(column, list) or len(column) != len(self._mixed):
+            if not isinstance(column, list) or len(column) != len(self._nonzero_variance):
                 raise CorruptCheckpoint(
-                    f"the curriculum is {state}: need a share for each of {len(self._mixed)} cells; was "
-                    "another version of Agito here?"
+                    f"the curriculum is {state}: need a share for each of {len(self._nonzero_variance)} "
+                    "cells; was another version of Agito here?"
                 )
-        self._mixed, self._solved = (
+        self._nonzero_variance, self._solved = (
             [float(str(share)) for share in column] for column in columns if isinstance(column, list)
         )

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
 from agito.errors import Diverged, NotFound
-from agito.scheduling.schedule import AsyncScheduler, Batch, FlowRules, Outcome
+from agito.scheduling.schedule import AsyncScheduler, Batch, Outcome, SchedulerRules
 from agito.types import AttemptId, Json
 
 
-class LoggedFlow(AsyncScheduler):
+class LoggedScheduler(AsyncScheduler):
     """An `AsyncScheduler` that logs its events and decisions."""
 
     def __init__(
         self,
-        rules: FlowRules,
+        rules: SchedulerRules,
         *,
         version: int = 0,
         reissued: Sequence[int] = (),
@@ -79,7 +79,7 @@ def replay(lines: Iterable[str]) -> dict[str, int]:
         counts[name] = counts.get(name, 0) + 1
         if name == "flow":
             flow = AsyncScheduler(
-                FlowRules(**value["rules"]), version=value["version"], reissued=value["reissued"]
+                SchedulerRules(**value["rules"]), version=value["version"], reissued=value["reissued"]
             )
             continue
         if flow is None:
@@ -110,4 +110,4 @@ def _decide(flow: AsyncScheduler, name: str) -> Json:
 
 
 def _batch_json(batch: Batch) -> dict[str, Json]:
-    return {"number": batch.number, "groups": list(batch.groups), "even": list(batch.even)}
+    return {"number": batch.number, "groups": list(batch.groups), "zero_variance": list(batch.zero_variance)}

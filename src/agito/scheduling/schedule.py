@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from agito.types import AttemptId, is_mixed
+from agito.types import AttemptId, has_variance
 
 # The outcome of an attempt: its reward; `penalised`: the verdict is not trusted and the attempt pays for it;
 # None: void.
@@ -30,7 +30,7 @@ class Quota:
     ids: Sequence[int]
     group_size: int
     # Start with as many groups as wanted and replace each zero-variance one; None: run all of `ids`.
-    mixed: int | None = None
+    nonzero_variance: int | None = None
     max_live: int = 256
     max_tries: int = 3
 
@@ -41,9 +41,9 @@ class _Open:
     rewards: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
     due: int = 0  # last batch that may train on it
 
-    def is_mixed(self) -> bool:
+    def has_variance(self) -> bool:
         trusted = [reward for reward in self.rewards.values() if isinstance(reward, int | float)]
-        return is_mixed(trusted, sum(reward == "penalised" for reward in self.rewards.values()))
+        return has_variance(trusted, sum(reward == "penalised" for reward in self.rewards.values()))
 
 
 class _Issue:
@@ -85,7 +85,7 @@ class Schedule:
     """Call `start`, then report every finished attempt; the answers say which attempts to start."""
 
     def __init__(self, quota: Quota) -> None:
-        self._wanted = len(quota.ids) if quota.mixed is None else quota.mixed
+        self._wanted = len(quota.ids) if quota.nonzero_variance is None else quota.nonzero_variance
         if not 1 <= self._wanted <= len(quota.ids) or quota.group_size < 1:
             raise ValueError(
                 f"{self._wanted} groups of {quota.group_size} wanted out of {len(quota.ids)}: need at "
@@ -118,7 +118,7 @@ class Schedule:
         return self._issue.release()
 
     def _complete(self, group: _Open) -> None:
-        if self._quota.mixed is None or group.is_mixed():
+        if self._quota.nonzero_variance is None or group.has_variance():
             self._useful += 1
         elif self._issued < len(self._quota.ids) and self._useful + len(self._issue.groups) < self._wanted:
             self._add_group()
@@ -129,15 +129,15 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FlowRules:
-    """A batch takes `groups` nonzero-variance groups; it accepts fewer once `refill` times as many groups
-    have been considered."""
+class SchedulerRules:
+    """A batch takes `groups` nonzero-variance groups. It accepts fewer once `oversampling` times as many have
+    been considered."""
 
     groups: int
     group_size: int
     batches: int  # total
     max_staleness: int = 1  # versions between the batch and the oldest policy that sampled any of its tokens
-    refill: float = 1.0
+    oversampling: float = 1.0
     max_live: int = 256
     max_tries: int = 3
 
@@ -146,17 +146,18 @@ class FlowRules:
             self.groups < 1
             or self.group_size < 1
             or self.max_staleness < 0
-            or self.refill < 1
+            or self.oversampling < 1
             or self.max_live < 1
             or self.max_tries < 1
         ):
             raise ValueError(
-                f"{self}: groups, group_size, max_live, max_tries and refill start at 1, max_staleness at 0"
+                f"{self}: groups, group_size, max_live, max_tries and oversampling start at 1, max_staleness "
+                "at 0"
             )
 
     @property
-    def looked_at(self) -> int:
-        return int(self.groups * self.refill)
+    def considered(self) -> int:
+        return int(self.groups * self.oversampling)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +167,7 @@ class Batch:
 
     number: int
     groups: tuple[int, ...]
-    even: tuple[int, ...]  # zero-variance groups considered with it, earliest due first
+    zero_variance: tuple[int, ...]  # considered with it, earliest due first
 
 
 class AsyncScheduler:
@@ -184,7 +185,7 @@ class AsyncScheduler:
     `batch`.
     """
 
-    def __init__(self, rules: FlowRules, *, version: int = 0, reissued: Sequence[int] = ()) -> None:
+    def __init__(self, rules: SchedulerRules, *, version: int = 0, reissued: Sequence[int] = ()) -> None:
         """A resumed scheduler starts at a later version; `reissued` are the groups outstanding at the
         checkpoint."""
         self._rules = rules
@@ -193,7 +194,7 @@ class AsyncScheduler:
         self._dues: Counter[int] = Counter()  # groups in play, outstanding or ready, by due version
         self._ready: dict[int, list[int]] = {}  # due → nonzero-variance groups in order
         self._num_ready = 0
-        self._even: deque[tuple[int, int]] = deque()  # (due, group), in order
+        self._zero_variance: deque[tuple[int, int]] = deque()  # (due, group), in order
         self._ahead = 0  # due groups beyond a batch's share, charged to later batches
         self._is_training = False
         self._add(reissued)
@@ -231,7 +232,7 @@ class AsyncScheduler:
                 [
                     *self._issue.groups,
                     *itertools.chain(*self._ready.values()),
-                    *(group for _, group in self._even),
+                    *(group for _, group in self._zero_variance),
                 ]
             )
         )
@@ -260,7 +261,7 @@ class AsyncScheduler:
             batches = min(day, last) - self._next + 1
             rooms += [
                 rules.groups * batches - taken,
-                rules.looked_at * batches - taken - len(self._even) - self._ahead,
+                rules.considered * batches - taken - len(self._zero_variance) - self._ahead,
             ]
         return max(min(rooms), 0)
 
@@ -278,11 +279,11 @@ class AsyncScheduler:
         complete = self._issue.end(attempt, reward)
         if complete is None:
             return
-        if complete.is_mixed():
+        if complete.has_variance():
             insort(self._ready.setdefault(complete.due, []), attempt.group)
             self._num_ready += 1
         else:
-            insort(self._even, (complete.due, attempt.group))
+            insort(self._zero_variance, (complete.due, attempt.group))
             self._forget(complete.due, 1)
 
     def batch(self) -> Batch | None:
@@ -295,15 +296,17 @@ class AsyncScheduler:
             del self._ready[due][:count]
             self._forget(due, count)
         self._num_ready -= len(picked)
-        room = max(self._rules.looked_at - len(picked) - self._ahead, 0)
-        num_even = max(min(room, len(self._even)), sum(due <= self._next for due, _ in self._even))
-        even = tuple(self._even.popleft()[1] for _ in range(num_even))
-        over = self._ahead + len(picked) + len(even) - self._rules.looked_at
+        room = max(self._rules.considered - len(picked) - self._ahead, 0)
+        num_zero_variance = max(
+            min(room, len(self._zero_variance)), sum(due <= self._next for due, _ in self._zero_variance)
+        )
+        zero_variance = tuple(self._zero_variance.popleft()[1] for _ in range(num_zero_variance))
+        over = self._ahead + len(picked) + len(zero_variance) - self._rules.considered
         # Every batch considers at least one group.
-        self._ahead = max(min(over, self._rules.looked_at - 1), 0)
+        self._ahead = max(min(over, self._rules.considered - 1), 0)
         self._is_training = True
         self._next += 1
-        return Batch(number=self._next - 1, groups=tuple(picked), even=even)
+        return Batch(number=self._next - 1, groups=tuple(picked), zero_variance=zero_variance)
 
     def trained(self) -> None:
         """Records that the trainer has produced the next version and is free."""
@@ -328,8 +331,8 @@ class AsyncScheduler:
             del self._dues[due]
 
     def _has_enough(self) -> bool:
-        looked_at = self._num_ready + len(self._even) + self._ahead
-        return self._num_ready >= self._rules.groups or looked_at >= self._rules.looked_at
+        considered = self._num_ready + len(self._zero_variance) + self._ahead
+        return self._num_ready >= self._rules.groups or considered >= self._rules.considered
 
     def _share(self) -> dict[int, int]:
         """How many groups the next batch takes from each due version, earliest first."""

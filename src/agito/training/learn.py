@@ -15,7 +15,7 @@ from agito.protocols import MAIN, StepStats
 from agito.recipe import RlSection
 from agito.record.trajectories import is_success
 from agito.runtime.roles import Learner
-from agito.scheduling.curriculum import Curriculum, Seen
+from agito.scheduling.curriculum import Curriculum, GroupOutcome
 from agito.types import Group, Sample, mean
 
 # Loads the last checkpoint that was made before a step, and returns which step it begins with.
@@ -86,7 +86,7 @@ class LearnStep:
             if pause := self._pause(groups):
                 return Learned(groups=groups, samples=(), stats=None, metrics=metrics, pause=pause)
         if self._curriculum is not None and self._recipe.follow:
-            self._curriculum.learn(self._seen(group) for group in groups if not group.is_void)
+            self._curriculum.update(self._seen(group) for group in groups if not group.is_void)
         is_rolled_back = await self._take_back(index, metrics)
         mixed = (
             []
@@ -94,7 +94,7 @@ class LearnStep:
             else [
                 group
                 for group in groups
-                if group.is_mixed and group.id not in revoked and self._teaches(group)
+                if group.has_variance and group.id not in revoked and self._teaches(group)
             ]
         )
         samples = tuple(
@@ -164,7 +164,7 @@ class LearnStep:
         self._said |= stopped.keys()
         return tuple(new)
 
-    def _seen(self, group: Group) -> Seen:
+    def _seen(self, group: Group) -> GroupOutcome:
         """What the curriculum learns of a group."""
         solved = mean(float(bool(is_success(attempt))) for attempt in (*group.trusted, *group.penalised))
-        return Seen(cell=self._cell_of(group), is_mixed=group.is_mixed, solved=solved)
+        return GroupOutcome(cell=self._cell_of(group), has_variance=group.has_variance, solved=solved)

@@ -7,7 +7,7 @@ for people; training reads token columns only.
 
 from __future__ import annotations
 
-from agito.types.group import Group, Sample, is_mixed, mean
+from agito.types.group import Group, Sample, has_variance, mean
 from agito.types.kinds import (
     Channel,
     Dialect,
@@ -57,7 +57,7 @@ __all__ = [
     "Turn",
     "Verdict",
     "VersionSpan",
-    "is_mixed",
+    "has_variance",
     "mean",
     "span",
 ]

@@ -34,12 +34,12 @@ class Group:
         return len(self.trusted) < 2 and not self.penalised
 
     @property
-    def is_mixed(self) -> bool:
+    def has_variance(self) -> bool:
         """Whether it yields a gradient."""
-        return is_mixed([attempt.verdict.reward for attempt in self.trusted], len(self.penalised))
+        return has_variance([attempt.verdict.reward for attempt in self.trusted], len(self.penalised))
 
 
-def is_mixed(trusted: Sequence[float], num_penalised: int) -> bool:
+def has_variance(trusted: Sequence[float], num_penalised: int) -> bool:
     """Whether attempts at one task yield a gradient: two trusted ones differ in reward, or one is
     penalised."""
     return num_penalised > 0 or (len(trusted) >= 2 and max(trusted) - min(trusted) > 1e-9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from agito.learning.credit.segments import Later, samples_of
+from agito.learning.credit.segments import AdvantageChange, samples_of
 from agito.types import Group, Sample, mean
 
 
@@ -47,7 +47,7 @@ def penalised(group: Group, baseline: float) -> list[Sample]:
     for attempt in group.penalised:
         assert attempt.penalty is not None
         against = attempt.penalty.floor if math.isnan(baseline) else baseline
-        later = Later(event=attempt.penalty.event, advantage=attempt.penalty.reward - against)
+        later = AdvantageChange(event=attempt.penalty.event, advantage=attempt.penalty.reward - against)
         samples += samples_of(attempt.trajectory, attempt.verdict.reward - against, later=later)
     return samples
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from agito.errors import CorruptCheckpoint
 from agito.types import Group, Json, mean
 
-_NEW = 0.3  # of a new group
+_NEW_WEIGHT = 0.3  # of a new group
 
 
 class RunningMeans:
@@ -27,7 +27,7 @@ class RunningMeans:
             reward = mean(attempt.verdict.reward for attempt in group.trusted)
             if math.isfinite(reward):
                 before = self._means.get(group.task.cell, reward)
-                self._means[group.task.cell] = before + _NEW * (reward - before)
+                self._means[group.task.cell] = before + _NEW_WEIGHT * (reward - before)
 
     def to_json(self) -> dict[str, Json]:
         return dict(self._means)

@@ -20,7 +20,7 @@ def trainable_mask(segment: Segment) -> bytes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Later:
+class AdvantageChange:
     """A different advantage from the turn that made call `event` on."""
 
     event: int
@@ -28,7 +28,11 @@ class Later:
 
 
 def samples_of(
-    trajectory: Trajectory, advantage: float, *, later: Later | None = None, temperatures: bool = True
+    trajectory: Trajectory,
+    advantage: float,
+    *,
+    later: AdvantageChange | None = None,
+    temperatures: bool = True,
 ) -> tuple[Sample, ...]:
     """One sample for each segment with trainable tokens; these get `advantage`, or that of `later` from its
     turn on.
@@ -58,7 +62,11 @@ def samples_of(
 
 
 def _advantages(
-    trajectory: Trajectory, segment: Segment, trainable: bytes, advantage: float, later: Later | None
+    trajectory: Trajectory,
+    segment: Segment,
+    trainable: bytes,
+    advantage: float,
+    later: AdvantageChange | None,
 ) -> array[float]:
     columns = array("f", [advantage if is_trainable else 0.0 for is_trainable in trainable])
     if later is not None:

@@ -25,7 +25,7 @@ def sums_by_age(ages_T: Tensor, log_w_T: Tensor) -> Tensor:
     return torch.zeros(AGES, _SUMS, dtype=torch.float64, device=w_T.device).index_add_(0, ages_T, columns_T4)
 
 
-def figures_by_age(sums: Sequence[float]) -> dict[str, float]:
+def metrics_by_age(sums: Sequence[float]) -> dict[str, float]:
     """For every age that occurs: mean w, mean |log w| in nats, and the relative effective sample size (ESS /
     tokens)."""
     figures: dict[str, float] = {}

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 CHUNK = 1 << 22  # logits held at once: 16 MiB in float32, of which two or three copies exist
 _NUM_KEPT = 4  # chunks that keep their probabilities for the backward pass, if the head learns
-_FINITE = -1e4  # nats; below it p is exactly 0 in float32, and 0 · -inf would be NaN
+_MIN_LOGIT = -1e4  # nats; below it p is exactly 0 in float32, and 0 · -inf would be NaN
 
 
-def is_worth_cutting(num_tokens: int, vocab_size: int) -> bool:
+def should_chunk(num_tokens: int, vocab_size: int) -> bool:
     """Whether there are too many logits to hold at once."""
     return num_tokens * vocab_size > CHUNK
 
@@ -61,7 +61,7 @@ class _Chunked(torch.autograd.Function):
             largest_R1 = logits_RV.amax(dim=-1, keepdim=True)
             logits_RV.sub_(largest_R1)
             logp_T[rows] = logits_RV.gather(1, target_T[rows, None])[:, 0]
-            p_RV = logits_RV.clamp_(min=_FINITE).exp()
+            p_RV = logits_RV.clamp_(min=_MIN_LOGIT).exp()
             sum_R1 = p_RV.sum(dim=-1, keepdim=True)
             p_RV.div_(sum_R1)
             log_sum_R = sum_R1[:, 0].log()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_FINITE = -1e4  # nats; below it p is exactly 0 in float32, and 0 · -inf would be NaN
+_MIN_LOGIT = -1e4  # nats; below it p is exactly 0 in float32, and 0 · -inf would be NaN
 
 
 def log_distributions(
@@ -36,4 +36,4 @@ def token_logprobs(logp_TV: Tensor, target_T: Tensor) -> Tensor:
 @torch.no_grad()
 def entropy(logp_TV: Tensor) -> Tensor:
     """-sum_v p_v log p_v, without gradient; tokens of probability zero contribute nothing."""
-    return -(logp_TV.exp() * logp_TV.clamp(min=_FINITE)).sum(dim=-1)
+    return -(logp_TV.exp() * logp_TV.clamp(min=_MIN_LOGIT)).sum(dim=-1)

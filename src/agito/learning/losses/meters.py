@@ -63,7 +63,7 @@ class PolicyMeters:
         """In field order, for a reduction over ranks."""
         return list(astuple(self))
 
-    def figures(self, max_w: float) -> dict[str, float]:
+    def metrics(self, max_w: float) -> dict[str, float]:
         """Means and fractions by metric name. `max_w` is passed separately because it is a maximum."""
         tokens = max(self.tokens, 1.0)
         return {

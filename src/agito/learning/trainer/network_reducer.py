@@ -21,13 +21,13 @@ _WAIT = timedelta(seconds=300)
 _SIOCGIFADDR = 0x8915
 
 
-def offer(host: str) -> tuple[Store, str]:
-    """A rendezvous store in this process, and its address for `join`."""
+def host_store(host: str) -> tuple[Store, str]:
+    """A rendezvous store in this process, and its address for `connect_store`."""
     store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_WAIT)
     return store, f"tcp://{host}:{store.port}"
 
 
-def join(address: str) -> Store:
+def connect_store(address: str) -> Store:
     """The store that another process hosts. Raises `RuntimeError` when nobody answers at `address`."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     return TCPStore(host, int(port), is_master=False, timeout=_WAIT)

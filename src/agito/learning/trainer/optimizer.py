@@ -107,11 +107,11 @@ class PhaseOptimizer:
                 (torch.optim.AdamW(groups, lr=config.adam_lr, betas=config.betas, fused=True), config.adam_lr)
             )
 
-    def gather(self) -> None:
+    def accumulate(self) -> None:
         """Adds the gradients of half-precision weights to their masters. Call it after every backward
         pass."""
         for master in self._masters.values():
-            master.gather()
+            master.accumulate()
 
     def factor(self, step: int) -> float:
         config = self._config
@@ -141,13 +141,13 @@ class PhaseOptimizer:
                 "loss's w_max"
             )
         for master in self._masters.values():
-            master.follow()
+            master.reload()
         for optimizer, base in self._rates:
             for group in optimizer.param_groups:
                 group["lr"] = base * rate * self.factor(step)
             optimizer.step()
         for master in self._masters.values():
-            master.publish()
+            master.write_back()
         return norm
 
     def moments(self) -> dict[str, Tensor]:
@@ -212,7 +212,7 @@ class Master:
         self._weight = weight
         self.value = nn.Parameter(weight.detach().float())
 
-    def gather(self) -> None:
+    def accumulate(self) -> None:
         if self._weight.grad is None:
             return
         if self.value.grad is None:
@@ -222,13 +222,13 @@ class Master:
         self._weight.grad = None
 
     @torch.no_grad()
-    def follow(self) -> None:
+    def reload(self) -> None:
         """Continues from the weight if it is no longer the published one."""
         if not torch.equal(self.value.to(self._weight.dtype), self._weight):
             self.value.copy_(self._weight)
 
     @torch.no_grad()
-    def publish(self) -> None:
+    def write_back(self) -> None:
         self._weight.copy_(self.value)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agito.learning.losses.chunked import chunked_logprobs, is_worth_cutting
+from agito.learning.losses.chunked import chunked_logprobs, should_chunk
 from agito.learning.losses.logprobs import entropy, log_distributions, token_logprobs
 from agito.learning.losses.packing import Packed
 from agito.learning.trainer.policy_model import PolicyModel, Prefix, can_share
@@ -95,7 +95,7 @@ def _predictions(
     model: PolicyModel, hidden_ND: Tensor, block: Block, at_temperature: bool, has_entropy: bool
 ) -> tuple[Tensor, Tensor]:
     temperature_U = block.temperature_U if at_temperature else None
-    if is_worth_cutting(len(block.target_U), len(model.head_weight)):
+    if should_chunk(len(block.target_U), len(model.head_weight)):
         return chunked_logprobs(
             hidden_ND[block.source_U], model.head_weight, block.target_U, temperature_T=temperature_U
         )

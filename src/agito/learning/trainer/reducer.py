@@ -60,7 +60,7 @@ class SharedReducer:
         self,
         rank: int,
         num_ranks: int,
-        meeting_file: Path,
+        rendezvous_file: Path,
         *,
         interface: str = "lo",
         timeout_s: float = 300.0,
@@ -70,7 +70,7 @@ class SharedReducer:
         os.environ["GLOO_SOCKET_IFNAME"] = interface
         dist.init_process_group(
             "gloo",
-            init_method=f"file://{meeting_file.resolve()}",
+            init_method=f"file://{rendezvous_file.resolve()}",
             rank=rank,
             world_size=num_ranks,
             timeout=timedelta(seconds=timeout_s),
@@ -109,10 +109,10 @@ class SharedReducer:
         self._turn ^= 1
         slab_RN = self._slabs[self._turn].view(mine_N.dtype)[:, : mine_N.numel()]
         slab_RN[self.rank].copy_(mine_N)
-        self._meet()
+        self._barrier()
         return slab_RN.to(mine_N.device)
 
-    def _meet(self) -> None:
+    def _barrier(self) -> None:
         dist.all_reduce(torch.zeros(1))  # the fastest of gloo's collectives as a barrier
 
     def share(self, size: int) -> Tensor:
@@ -125,8 +125,8 @@ class SharedReducer:
             os.ftruncate(fd, size)
         else:
             fd = os.open(f"/proc/{int(where[0])}/fd/{int(where[1])}", os.O_RDWR)
-        self._meet()  # before any rank reads its length or closes it
+        self._barrier()  # before any rank reads its length or closes it
         memory = mmap.mmap(fd, size)
-        self._meet()
+        self._barrier()
         os.close(fd)
         return torch.frombuffer(memory, dtype=torch.uint8)

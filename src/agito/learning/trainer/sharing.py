@@ -26,7 +26,7 @@ from agito.types import Sample
 _PASS_FLOP = 5e10  # fixed cost of another pass on a CPU core, mostly the gradients of weights
 
 # Blocks on a path keep their activations, so depth is limited; deeper prefixes are computed for each sample.
-_DEEPEST = 32
+_MAX_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,7 @@ class _Planner:
     def blocks(self, rows: list[_Row], *, start: int, num_above: int, depth: int = 0) -> list[Block]:
         """Blocks of sorted rows that agree up to `start` and are all longer; `num_above` predictions lie
         above."""
-        shared = list(self._shared(rows, start)) if depth < _DEEPEST else []
+        shared = list(self._shared(rows, start)) if depth < _MAX_DEPTH else []
         inner = {row.order for members, _ in shared for row in members}
         rest = sorted((row for row in rows if row.order not in inner), key=lambda row: row.order)
         found = [self._inner(members, start, stop, num_above, depth) for members, stop in shared]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from agito.learning.losses.agreement import BOUNDS, NUM_SUMS, agreement_sums, require_agreement
-from agito.learning.losses.by_age import SUMS_BY_AGE, figures_by_age, sums_by_age
+from agito.learning.losses.by_age import SUMS_BY_AGE, metrics_by_age, sums_by_age
 from agito.learning.losses.losses import LOSSES
 from agito.learning.losses.meters import PolicyMeters, PolicyTokens
 from agito.learning.losses.packing import Packed, require_sampled, split_minibatches
@@ -153,7 +153,9 @@ class LocalTrainer:
             nll += float(loss.detach()) * total
             return loss
 
-        traverse(self.model, packs, loss_of, self.optimizer.gather, at_temperature=False, has_entropy=False)
+        traverse(
+            self.model, packs, loss_of, self.optimizer.accumulate, at_temperature=False, has_entropy=False
+        )
         sums = torch.tensor([nll, counted], device=self._parameters[0].device)
         figures = self._apply(along=sums)
         nll, counted = sums.tolist()
@@ -214,8 +216,8 @@ class LocalTrainer:
             "policy/tokens": meters.tokens,
             "policy/age_mean_versions": age_sum / total,
             "policy/age_max_versions": max_age,
-            **meters.figures(max_w),
-            **(figures_by_age(by_age) if by_age and max_age else {}),
+            **meters.metrics(max_w),
+            **(metrics_by_age(by_age) if by_age and max_age else {}),
             **last,
         }
         return self._finish(figures)
@@ -252,7 +254,7 @@ class LocalTrainer:
             by_age = by_age + sums_by_age(part.ages_T, log_w_T)
             return loss
 
-        traverse(self.model, packs, visit, self.optimizer.gather)
+        traverse(self.model, packs, visit, self.optimizer.accumulate)
         ages = by_age.flatten().tolist() if isinstance(by_age, Tensor) else [0.0] * SUMS_BY_AGE
         count = len(meters.sums())
         sums = self.reducer.sum([*meters.sums(), *agreed, *ages])
@@ -267,10 +269,10 @@ class LocalTrainer:
         self.optimizer.zero()
         return {"train/grad_norm": norm, "train/lr_factor": self.optimizer.factor(self.phase_step)}
 
-    def _finish(self, figures: dict[str, float]) -> StepStats:
+    def _finish(self, metrics: dict[str, float]) -> StepStats:
         self.phase_step += 1
         self.version += 1
-        return StepStats(version=self.version, values=figures)
+        return StepStats(version=self.version, values=metrics)
 
     @torch.no_grad()
     def _old_logprobs(self, packs: list[Block]) -> list[Tensor]:
