@@ -16,12 +16,13 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
-import typer
 from tests.engine import fake_vllm
 from tests.engine.fake_vllm import logprobs_after, salt_of
 from tests.render.test_chat import CHATML, ModelTokenizer, write
 from tests.test_docs import BLOCK, PAGES, ROOT, named
 from tests.world.test_mcp import ELSEWHERE, NEEDS
+from typer.core import TyperGroup
+from typer.main import get_command
 
 import agito
 from agito.cli.app import app
@@ -259,9 +260,9 @@ COMMANDS = sorted(
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
 def test_every_command_line_parses_and_every_override_is_a_key(page: str, line: str) -> None:
-    command, words = typer.main.get_command(app), shlex.split(line, comments=True)
+    command, words = get_command(app), shlex.split(line, comments=True)
     context = command.make_context("agito", list(words))
-    while isinstance(command, typer.core.TyperGroup):
+    while isinstance(command, TyperGroup):
         name = words.pop(0)
         found = command.get_command(context, name)
         assert found is not None, f"{page}: there is no command {name}"

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
 import pytest
 
 from agito.harness import SoloHarness, solo
 from agito.learning.credit import RunningMeans
+from agito.learning.credit.distilled import distilled
 from agito.monitor import Monitor, MonitorConfig
-from agito.protocols import Script, StepStats
+from agito.protocols import MAIN, Script, StepStats
 from agito.recipe import RlSection
 from agito.rollout import AttemptRunner, Plan, collect
-from agito.runtime.roles import Learner
 from agito.scheduling.curriculum import Curriculum
 from agito.scheduling.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.testing.fakes import call
 from agito.training.learn import LearnStep
-from agito.types import Attempt, Flag, Group, Penalty, Sample, Verdict
+from agito.types import Attempt, AttemptId, Flag, Group, Penalty, Sample, Verdict
 
 pytestmark = pytest.mark.anyio
 
@@ -32,10 +33,14 @@ class Trainer:
         self.steps: list[tuple[Sample, ...]] = []
         self.log: list[str] = []
 
-    async def step(self, samples: Sequence[Sample], *, rate: float) -> StepStats:
+    learning: Mapping[str, object] = {MAIN: None}
+
+    async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> Mapping[str, StepStats]:
+        if not samples:
+            return {}
         self.steps.append(tuple(samples))
         self.log.append(f"step at {rate:g}")
-        return StepStats(version=len(self.steps), values={})
+        return {MAIN: StepStats(version=len(self.steps), values={})}
 
     async def publish(self) -> None:
         self.log.append("publish")
@@ -75,7 +80,7 @@ def learner(
     **parts: object,
 ) -> LearnStep:
     recipe = RlSection.model_validate({"groups": 2, "group_size": 4, **(settings or {})})
-    return LearnStep(cast(Learner, trainer), recipe, means=RunningMeans(), monitor=monitor, **parts)  # type: ignore[arg-type]
+    return LearnStep(trainer, recipe, means=RunningMeans(), monitor=monitor, **parts)  # type: ignore[arg-type]
 
 
 def watching(**options: object) -> Monitor:
@@ -86,7 +91,7 @@ async def test_a_step_learns_from_mixed_groups_then_publishes() -> None:
     trainer = Trainer()
     learned = await learner(trainer, monitor=watching()).learn(0, await groups(), publish=trainer.publish)
     assert trainer.log == ["step at 1", "publish"]
-    assert {sample.attempt.group for sample in learned.samples} == {0, 1} and learned.stats is not None
+    assert {sample.attempt.group for sample in learned.samples} == {0, 1} and learned.stats
 
 
 async def test_nothing_is_learned_from_groups_that_revoked_weights_sampled() -> None:
@@ -190,3 +195,20 @@ async def test_the_curriculum_hears_of_every_group_that_is_not_void() -> None:
         "the even one is drawn less, the void one says nothing"
     )
     assert trainer.log == ["publish"], "nothing to learn is no step of the trainer"
+
+
+def test_a_teacher_adds_what_it_finds_more_probable_to_the_advantage_of_trained_tokens() -> None:
+    sample = Sample(
+        attempt=AttemptId(group=0, slot=0),
+        segment=0,
+        ids=array("i", [1, 2, 3]),
+        logprobs=array("f", [math.nan, math.nan, -2.0]),
+        trainable=bytes([0, 0, 1]),
+        advantages=array("f", [0.0, 0.0, 0.5]),
+        versions=(),
+    )
+    both = distilled(sample, [-9.0, -1.5], weight=2.0, keeps_reward=True)
+    alone = distilled(sample, [-9.0, -1.5], weight=2.0, keeps_reward=False)
+    assert list(both.advantages) == [0.0, 0.0, 1.5] and list(alone.advantages) == [0.0, 0.0, 1.0]
+    with pytest.raises(ValueError, match="1 scores of 3 tokens"):
+        distilled(sample, [-9.0], weight=2.0, keeps_reward=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from agito import config
 from agito.config import Section
@@ -24,7 +24,7 @@ _IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}, "sft":
 # of adapters.
 _PRETRAINED: dict[str, dict[str, Any]] = {
     "model": {"dtype": "bfloat16"},
-    "compute": {"rows": 16},
+    "compute": {"max_num_seqs": 16},
     "sft": {"demos": 256, "epochs": 1, "batch": 8, "skill": 0.9},
     "rl": {"steps": 20, "groups": 8, "checkpoint_every": 5},
     "trainer": {
@@ -91,6 +91,15 @@ class EnvSection(Section):
         return " + ".join(map(shown, self.names))
 
 
+def _from_anywhere(path: str) -> str:
+    folder = Path(path).expanduser()
+    return str(folder.absolute()) if path and folder.is_dir() else path
+
+
+ModelPath: TypeAlias = Annotated[str, AfterValidator(_from_anywhere)]
+_POLICY_NAME = re.compile(r"[a-z][a-z0-9_-]*")  # it is a folder's, and begins the names of metrics
+
+
 class LoraSection(Section):
     """Low-rank adapters (arXiv:2106.09685), in peft's layout: only they learn, the model itself stays as it
     is.
@@ -107,7 +116,7 @@ class ModelSection(Section):
     The shape, and the vocabulary that is learned from the environment, are of the latter.
     """
 
-    path: str = Field(
+    path: ModelPath = Field(
         default="",
         description="A Hugging Face folder, or a hub id; its tokenizer and chat template are used, and the "
         "natural dialect.",
@@ -135,12 +144,6 @@ class ModelSection(Section):
     rms_norm_eps: float = Field(default=1e-6, gt=0, description="Added to the mean square in a norm.")
     tie_embeddings: bool = Field(default=True, description="The head is the embedding.")
 
-    @field_validator("path")
-    @classmethod
-    def _holds_everywhere(cls, path: str) -> str:
-        folder = Path(path).expanduser()
-        return str(folder.absolute()) if path and folder.is_dir() else path
-
     def shape(self) -> dict[str, Any]:
         """Of a network from random weights, but for its vocabulary."""
         return self.model_dump(exclude={"vocab_size", "path", "dtype", "adapter", "lora"})
@@ -166,9 +169,11 @@ class ComputeSection(Section):
         default=2, ge=1, description="Processes; a run is resumed with as many as it began with."
     )
     device: str = Field(default="cpu", description="`cpu`, `cuda`, or one GPU, such as `cuda:0`.")
-    rows: int = Field(default=64, ge=2, description="Attempts at a time in each process.")
+    max_num_seqs: int = Field(default=64, ge=2, description="Attempts at a time in each process.")
     context: int = Field(default=384, ge=16, description="Tokens of an attempt; in the natural dialect 2048.")
-    quantum: int = Field(default=4, ge=1, description="Decode steps between two exchanges with the worlds.")
+    decode_steps: int = Field(
+        default=4, ge=1, description="Decode steps between two exchanges with the worlds."
+    )
     silence_s: float = Field(
         default=300.0, gt=0, description="Seconds after which a process that has not answered is replaced."
     )
@@ -195,24 +200,32 @@ class HarnessSection(Section):
 
 
 class PolicySection(Section):
-    """Another policy of the run, beside the one that learns: frozen, such as an opponent or an adviser."""
+    """Another policy of the run, beside `main`: frozen, such as an opponent or a teacher, or one that learns
+    too.
+    """
 
-    path: str = Field(description="A run, a checkpoint, a Hugging Face folder, or a hub id.")
+    path: ModelPath = Field(description="A run, a checkpoint, a Hugging Face folder, or a hub id.")
+    learns: bool = Field(default=False, description="By RL, from its own tokens, in step with `main`.")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of its weights.")
-
-    @field_validator("path")
-    @classmethod
-    def _holds_everywhere(cls, path: str) -> str:
-        folder = Path(path).expanduser()
-        return str(folder.absolute()) if folder.is_dir() else path
+    adapter: Literal["lora", "none"] | None = Field(
+        default=None,
+        description="What learns: an adapter, or all weights; by default an adapter for a pre-trained model, "
+        "all weights for a network of ours.",
+    )
+    lora: LoraSection = LoraSection()
 
 
 class AgentSection(Section):
     """Who plays a role of the harness."""
 
-    policy: str = Field(default=MAIN, description="`main`, which learns, or one of `[policies]`.")
+    policy: str = Field(default=MAIN, description="`main`, or one of `[policies]`.")
     temperature: float | None = Field(
-        default=None, ge=0, description="Of a frozen policy's sampling; `main` has `rl.temperature`."
+        default=None,
+        ge=0,
+        description="Of a frozen policy's sampling; those that learn have `rl.temperature`.",
+    )
+    tools: tuple[str, ...] | None = Field(
+        default=None, description="Those of the environment that the role may call; by default all."
     )
 
 
@@ -233,7 +246,9 @@ class SftSection(Section):
     batch: int = Field(
         default=8, ge=1, description="Demonstrations a step; in the natural dialect 4, which are longer."
     )
-    survey: int = Field(default=200, ge=1, description="Episodes that the vocabulary is learned from.")
+    tokenizer_episodes: int = Field(
+        default=200, ge=1, description="Episodes that the vocabulary is learned from."
+    )
 
 
 class RlSection(Section):
@@ -244,8 +259,10 @@ class RlSection(Section):
         default=24, ge=1, description="Groups a step in which outcomes differ; a multiple of `compute.ranks`."
     )
     group_size: int = Field(default=8, ge=2, description="Attempts at one task.")
-    refill: float = Field(default=1.5, ge=1, description="Groups begun a step at the most, over `groups`.")
-    follow: bool = Field(
+    oversampling: float = Field(
+        default=1.5, ge=1, description="Groups begun a step at the most, over `groups`."
+    )
+    adaptive_sampling: bool = Field(
         default=True,
         description="Draw more tasks from cells where attempts at one task come out differently.",
     )
@@ -257,6 +274,19 @@ class RlSection(Section):
     )
     temperature: float = Field(default=1.0, gt=0, description="Of sampling.")
     checkpoint_every: int = Field(default=5, ge=1, description="Steps.")
+
+
+class DistillSection(Section):
+    """On-policy distillation (arXiv:2306.13649): a token's advantage grows by how much more probable a
+    teacher finds it than the policy did.
+    """
+
+    teacher: str = Field(
+        default="",
+        description="A frozen policy of `[policies]`, with the tokenizer of `main`. Empty: nobody.",
+    )
+    weight: float = Field(default=1.0, gt=0, description="Of the teacher's part, in advantage a nat.")
+    keeps_reward: bool = Field(default=True, description="Whether rewards count too.")
 
 
 class PipelineSection(Section):
@@ -302,6 +332,7 @@ class Recipe(Section):
     compute: ComputeSection = ComputeSection()
     sft: SftSection = SftSection()
     rl: RlSection = RlSection()
+    distill: DistillSection = DistillSection()
     pipeline: PipelineSection = PipelineSection()
     monitor: MonitorConfig = MonitorConfig()
     eval: EvalSection = EvalSection()
@@ -354,6 +385,11 @@ class Recipe(Section):
             raise ValueError(
                 f"policies: {MAIN} is the one that [model] describes; give this one another name"
             )
+        teacher = self.distill.teacher
+        if teacher and (teacher not in self.policies or self.policies[teacher].learns):
+            raise ValueError(f"distill.teacher: {teacher!r} is not a frozen policy of [policies]")
+        if bad := [name for name in self.policies if not _POLICY_NAME.fullmatch(name)]:
+            raise ValueError(f"policies.{bad[0]}: a name has lower case letters, digits, - and _")
         if not self.sft.demos and not self.model.path:
             raise ValueError(
                 "sft.demos=0: a network from random weights has to begin by imitation; name a pre-trained "

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from agito.planning.simulate import Latencies
-from agito.protocols import Environment
+from agito.protocols import MAIN, Environment
 from agito.recipe import Recipe
 from agito.render import learn
 from agito.runtime.roles import Sampler
 from agito.runtime.run_context import RunContext
-from agito.sampling.wire import EngineRequest, EngineResponse
+from agito.sampling.wire import EngineRequest, EngineResponse, ScoreRequest, ScoreResponse
 from agito.scheduling.curriculum import Curriculum
 from agito.testing.relay import Relay
 from agito.training import async_loop as pipeline
@@ -88,7 +88,7 @@ async def measure(recipe: Recipe, environment: Environment, *, steps: int) -> Me
     `WorkerDied`."""
     run_context = RunContext(recipe, environment)
     words = ["relay " + " ".join(f"word{number}" for number in range(7))] * 20
-    run_context.use_vocabulary(learn(words, size=recipe.model.vocab_size))
+    run_context.policies.use_vocabulary(learn(words, size=recipe.model.vocab_size))
     exchanges, found, versions = list[EngineCall](), list[Step](), itertools.count(1)
 
     async def on_step(step: Step, position: pipeline.Position) -> None:
@@ -109,9 +109,10 @@ async def measure(recipe: Recipe, environment: Environment, *, steps: int) -> Me
         return time.monotonic() - began
 
     try:
-        await run_context.open_policy()
-        samplers = tuple(_Timed(sampler, exchanges) for sampler in run_context.policy.samplers)
-        run_context.policy = replace(run_context.policy, samplers=samplers)
+        policies = run_context.policies
+        await policies.open()
+        timed = tuple(_Timed(sampler, exchanges) for sampler in policies.main.samplers)
+        policies.learn(MAIN, replace(policies.main, samplers=timed))
         await train(_WARM_STEPS)
         found.clear()
         exchanges.clear()
@@ -119,8 +120,7 @@ async def measure(recipe: Recipe, environment: Environment, *, steps: int) -> Me
         wall_s = await train(steps)
         cpu_s = _cpu_s() - before_s
     finally:
-        if run_context.pool is not None:
-            await run_context.pool.aclose()
+        await run_context.policies.aclose()
     return Measurement(steps=tuple(found), exchanges=tuple(exchanges), wall_s=wall_s, cpu_s=cpu_s)
 
 
@@ -132,7 +132,7 @@ async def calibrate(
 
     async def seen(staleness: int, steps: int) -> Measurement:
         section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
-        rl = recipe.rl.model_copy(update={"refill": 1.0, "follow": False})
+        rl = recipe.rl.model_copy(update={"oversampling": 1.0, "adaptive_sampling": False})
         world = Relay(turns=turns, turn_tokens=turn_tokens, words=words)
         return await measure(recipe.model_copy(update={"pipeline": section, "rl": rl}), world, steps=steps)
 
@@ -140,7 +140,7 @@ async def calibrate(
     latencies = alone.latencies(
         turns=turns,
         turn_tokens=turn_tokens,
-        decode_steps=recipe.compute.quantum,
+        decode_steps=recipe.compute.decode_steps,
         tool_median_s=tool_median_s,
         tool_p99_s=tool_p99_s,
     )
@@ -164,6 +164,9 @@ class _Timed:
 
     def __init__(self, sampler: Sampler, exchanges: list[EngineCall]) -> None:
         self._sampler, self._exchanges, self._live = sampler, exchanges, 0
+
+    async def score(self, request: ScoreRequest) -> ScoreResponse:
+        return await self._sampler.score(request)
 
     async def advance(self, exchange: EngineRequest) -> EngineResponse:
         rows, extended = (

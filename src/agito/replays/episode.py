@@ -68,7 +68,7 @@ async def replay_episode(run: Path, attempt: AttemptId, *, phase: str | None = N
         )
     recipe = config.read(Recipe, run / "config.toml")
     async with open_run_context(recipe) as run_context:
-        run_context.use_tokenizer_of(load_policy.find(run))
+        run_context.policies.use_tokenizer_of(load_policy.find(run))
         return await _replay(run_context, recorded)
 
 

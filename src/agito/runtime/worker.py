@@ -16,7 +16,7 @@ from agito.learning.trainer.network_reducer import NetworkReducer, Store, connec
 from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.models import Decoder
 from agito.runtime.learner import LearnerService
-from agito.runtime.network import learning, open_model
+from agito.runtime.network import adapter_of, learning, open_model
 from agito.runtime.pipes import serve
 from agito.runtime.sampler import SamplerService
 from agito.runtime.transport import Handler
@@ -32,7 +32,7 @@ from agito.runtime.wire import (
     WorkerRequest,
     WorkerResponse,
 )
-from agito.sampling.wire import EngineRequest
+from agito.sampling.wire import EngineRequest, ScoreRequest
 from agito.weights.address import OverNetwork, SharedMemory
 from agito.weights.channel import WeightBuffer, WeightChannel
 from agito.weights.network import FetchedWeights
@@ -65,7 +65,7 @@ class Host:
         found = self._policies.get(policy)
         if found is None:
             raise LookupError(f"policy {policy!r} is not open here; there are {sorted(self._policies)}")
-        if isinstance(request, EngineRequest | PullWeights):
+        if isinstance(request, EngineRequest | ScoreRequest | PullWeights):
             return found.sampler.handle(request)
         if found.learner is None:
             raise LookupError(f"policy {policy!r} does not learn here")
@@ -81,7 +81,11 @@ class Host:
         learner = None
         if request.learner is not None:
             learner = LearnerService(
-                model, request.learner, self._reducer_of(request.learner.group), host=self._host
+                model,
+                request.learner,
+                self._reducer_of(request.learner.group),
+                adapter=adapter_of(request.model),
+                host=self._host,
             )
             if request.learner.serves_others and self._may_renice:
                 os.nice(_LEARNER_NICE)
