@@ -71,7 +71,7 @@ def metrics(attempt: Attempt) -> dict[str, float]:
 
 
 def finished(phase: str, agent: str, attempts: Sequence[Attempt]) -> EvaluationFinished:
-    """What an agent came to."""
+    """The results of one agent."""
     found = rate(attempts)
     return EvaluationFinished(
         phase=phase, agent=agent, successes=found.successes, num=found.num, num_all=len(attempts)

@@ -42,10 +42,8 @@ class Metrics:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def write(self, step: int, phase: str, values: Mapping[str, float]) -> None:
-        """Appends one line. Raises `ValueError` for a key that is not `area/name_unit`, in front of which
-        a policy's name may stand, and `DiskFull` when there
-        is no room.
-        """
+        """Appends one line. Raises `ValueError` for a key that is not `area/name_unit`, optionally prefixed
+        by a policy's name, and `DiskFull`."""
         line: dict[str, object] = {"step": step, "phase": phase, "wall_s": round(self.wall_s, 3)}
         for key, value in values.items():
             if not _KEY.fullmatch(key):

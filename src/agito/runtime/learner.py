@@ -47,7 +47,7 @@ class LearnerService:
         adapter: Adapter | None = None,
         host: str | None = None,
     ) -> None:
-        """`adapter`: what is saved of the model; None: all of it."""
+        """`adapter`: the part of the model to save; None: all of it."""
         self._model, self._reducer, self._adapter = model, reducer, adapter
         self._trainer = LocalTrainer(model, spec.config, reducer=reducer)
         self.own = InProcess()  # for a sampler in the same process

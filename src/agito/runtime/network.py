@@ -32,16 +32,15 @@ def open_model(spec: ModelSpec, device: str) -> Decoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """What learns, and is saved, of a model that stays as it is in the folder `base`."""
+    """The trained and saved adapter of a model that stays unchanged in the folder `base`."""
 
     config: LoraConfig
     base: Path
 
 
 def adapter_of(spec: ModelSpec) -> Adapter | None:
-    """The adapter that learns, if one does: that of a folder which holds one, else a new one. Raises as
-    `open_model`.
-    """
+    """The trained adapter, if any: that of the folder if it holds one, otherwise a new one. Raises as
+    `open_model`."""
     source = spec.source
     if not isinstance(source, Path):
         return None

@@ -23,9 +23,8 @@ class Sampler(Protocol):
 
     async def advance(self, exchange: EngineRequest) -> EngineResponse: ...
     async def score(self, request: ScoreRequest) -> ScoreResponse:
-        """Under the weights that it pulled last. Raises `WorkerFailed` where a learner in its process has
-        learned on since.
-        """
+        """Scores under the weights that it last pulled. Raises `WorkerFailed` when a learner in its process
+        has taken steps since."""
         ...
 
     async def pull(self, version: int, *, keep_rows: bool) -> float:

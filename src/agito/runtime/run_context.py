@@ -125,9 +125,7 @@ class RunContext:
         observed: Observed | None = None,
         harness: Harness | None = None,
     ) -> AttemptRunner:
-        """`temperature`: of the policies that learn. `harness`: in the place of the run's own, with the same
-        roles.
-        """
+        """`temperature`: of the learning policies. `harness`: replaces the run's own; has the same roles."""
         agents = self.policies.agents(self.harness.roles, temperature)
         harness = harness or self.harness
         return AttemptRunner(
@@ -181,9 +179,8 @@ class RunContext:
         )
 
     def require_room(self) -> None:
-        """Raises `BadRecipe` unless an opening and one turn fit into what an attempt may spend, in every
-        cell, and for a role with a tool that a task does not have.
-        """
+        """Raises `BadRecipe` unless, in every cell, the prompt and one turn fit into an attempt's limits, and
+        for a role with a tool that a task does not have."""
         for number, at in itertools.product(range(len(self.cells)), range(_OPENINGS)):
             task, _ = self._whole_task("train", at * len(self.cells) + number)
             names = [tool.name for tool in task.tools]

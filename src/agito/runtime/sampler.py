@@ -55,7 +55,7 @@ class SamplerService:
 
     @torch.inference_mode()
     def _score(self, request: ScoreRequest) -> ScoreResponse:
-        """Raises `RuntimeError` where the learner in this process has learned on since it published."""
+        """Raises `RuntimeError` when the learner in this process has taken steps since it published."""
         if self._channel is not None:
             self._take(self._channel.pull(self._engine.version))
         scores = tuple(
@@ -66,7 +66,7 @@ class SamplerService:
 
     @torch.no_grad()
     def _take(self, weights: Mapping[str, Tensor]) -> None:
-        """Into the model; those of a learner in this process are there already."""
+        """Copies weights into the model; a learner in this process has done so already."""
         for name, parameter in learning(self._model):
             if parameter.data_ptr() != weights[name].data_ptr():
                 parameter.copy_(weights[name])

@@ -42,18 +42,16 @@ def find(path: Path) -> Path:
 
 
 def beside(checkpoint: Path, policy: str) -> Path:
-    """Where another policy that learns in the run of `checkpoint` is saved with it:
-    `runs/NAME/policies/POLICY/checkpoints/step-N`.
-    """
+    """Where another learning policy is saved with `checkpoint`:
+    `runs/NAME/policies/POLICY/checkpoints/step-N`."""
     return checkpoint.parents[1] / "policies" / policy / "checkpoints" / checkpoint.name
 
 
 def recipe_of(checkpoint: Path) -> Recipe:
-    """The recipe of the run that the checkpoint lies in, else the defaults with its network. Raises
-    `CorruptCheckpoint`, `BadRecipe`, and `UnsupportedCheckpoint` for an architecture that is not implemented.
-    """
+    """The recipe of the run that contains the checkpoint, or else the defaults with its network. Raises
+    `CorruptCheckpoint`, `BadRecipe`, and `UnsupportedCheckpoint` for an unimplemented architecture."""
     whole = checkpoint.resolve()
-    for at in (1, 3):  # of `main`, and of a policy that learned with it
+    for at in (1, 3):  # for `main`, and for a policy that learned with it
         if len(whole.parents) > at and (whole.parents[at] / "config.toml").is_file():
             return config.read(Recipe, whole.parents[at] / "config.toml")
     if not is_own(checkpoint):

@@ -91,9 +91,8 @@ class Capture:
         self._channels[turn.start : turn.stop] = channels
 
     def branch(self, seed: int, *, segment: int) -> Capture:
-        """A second capture that shares everything so far, as a segment of its own whose parent is this one.
-        The turns so far stay this one's. Nothing may be pending.
-        """
+        """A second capture with the same content, as a separate segment whose parent is this one. Turns so
+        far stay with this one. Nothing may be pending."""
         assert not self._pending, "send what was extended before branching"
         twin = copy(self)
         twin._row, twin._segment = self._row.branch(seed), segment

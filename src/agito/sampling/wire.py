@@ -65,21 +65,20 @@ class EngineResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """Asks how probable tokens are under the weights that are sampled from."""
+    """Asks for log-probabilities of given tokens under the sampler's weights."""
 
     sequences: tuple[array[int], ...]  # of 'i', each at least one token
     temperature: float = 1.0
-    num_top: int = 0  # of the most probable tokens; the size of the vocabulary asks for all
+    num_top: int = 0  # of the most probable tokens; the vocabulary size asks for all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Of one sequence of T tokens: natural logarithms, at the temperature asked for. Entry t is of token
-    t + 1, given the tokens up to t.
-    """
+    """Scores of one sequence of T tokens: natural logarithms, at the requested temperature. Entry t belongs
+    to token t + 1, given the tokens up to t."""
 
     logprobs: array[float]  # 'f', T - 1
-    # (T - 1) x num_top, row by row, the most probable first
+    # (T - 1) x num_top, row by row, most probable first.
     top_ids: array[int] = field(default_factory=lambda: array("i"))
     top_logprobs: array[float] = field(default_factory=lambda: array("f"))
 
