@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from agito.learning.credit import CREDITS, RunningMeans
+from agito.learning.credit import RunningMeans, load
 from agito.monitor import Monitor
 from agito.protocols import StepStats
 from agito.recipe import RlSection
@@ -72,7 +72,7 @@ class LearnStep:
         self._policies, self._recipe, self._credit, self._means = (
             policies,
             recipe,
-            CREDITS[recipe.credit],
+            load(recipe.credit),
             means,
         )
         self._monitor, self._curriculum, self._cell_of, self._roll_back = (
