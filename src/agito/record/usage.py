@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agito.errors import CorruptCheckpoint
 from agito.types import Attempt, Json
 
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
@@ -104,31 +107,51 @@ class UsageCounters:
         return round((stolen - stolen_before) / max(total - all_before, 1), 4)
 
     def to_json(self) -> dict[str, Json]:
-        return {
-            "sampled_tokens": self.sampled_tokens,
-            "tool_calls": self.tool_calls,
-            "void_attempts": self.void_attempts,
-            "quarantined_attempts": self.quarantined_attempts,
-            "void_causes": dict(self.void_causes),
-            "phase_wall_s": {**self.phase_wall_s},
-            "cpu_s": self.cpu_s(),
-            "tool_cpu": {str(number): count for number, count in self._tool_cpu.items()},
-        }
+        saved = _Saved(
+            sampled_tokens=self.sampled_tokens,
+            tool_calls=self.tool_calls,
+            void_attempts=self.void_attempts,
+            quarantined_attempts=self.quarantined_attempts,
+            void_causes=dict(self.void_causes),
+            phase_wall_s={**self.phase_wall_s},
+            cpu_s=self.cpu_s(),
+            tool_cpu=dict(self._tool_cpu),
+        )
+        return saved.model_dump(mode="json")
 
     @classmethod
-    def from_json(cls, data: dict[str, Json]) -> UsageCounters:
-        phases, tool_cpu, causes = data["phase_wall_s"], data["tool_cpu"], data["void_causes"]
-        assert isinstance(phases, dict) and isinstance(tool_cpu, dict) and isinstance(causes, dict)
+    def from_json(cls, data: Json) -> UsageCounters:
+        """The inverse of `to_json`. Raises `CorruptCheckpoint` for anything else."""
+        try:
+            saved = _Saved.model_validate(data)
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise CorruptCheckpoint(f"usage: {where}: {error.errors()[0]['msg']}") from None
         return cls(
-            sampled_tokens=int(str(data["sampled_tokens"])),
-            tool_calls=int(str(data["tool_calls"])),
-            void_attempts=int(str(data["void_attempts"])),
-            quarantined_attempts=int(str(data["quarantined_attempts"])),
-            void_causes=Counter({cause: int(str(num)) for cause, num in causes.items()}),
-            earlier_cpu_s=float(str(data["cpu_s"])),
-            _phases={name: float(str(wall_s)) for name, wall_s in phases.items()},
-            _tool_cpu=Counter({int(number): int(str(count)) for number, count in tool_cpu.items()}),
+            sampled_tokens=saved.sampled_tokens,
+            tool_calls=saved.tool_calls,
+            void_attempts=saved.void_attempts,
+            quarantined_attempts=saved.quarantined_attempts,
+            void_causes=Counter(saved.void_causes),
+            earlier_cpu_s=saved.cpu_s,
+            _phases=saved.phase_wall_s,
+            _tool_cpu=Counter(saved.tool_cpu),
         )
+
+
+class _Saved(BaseModel):
+    """The counters in a checkpoint."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sampled_tokens: int
+    tool_calls: int
+    void_attempts: int
+    quarantined_attempts: int
+    void_causes: dict[str, int]
+    phase_wall_s: dict[str, float]
+    cpu_s: float
+    tool_cpu: dict[int, int]
 
 
 def causes(attempts: Iterable[Attempt]) -> dict[str, int]:
