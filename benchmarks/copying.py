@@ -62,7 +62,7 @@ def sequence(ids: range, rng: random.Random) -> tuple[Sample, float]:
 class _Random(Qwen3):
     """Without the heads that look back."""
 
-    def _look_back(self, first: object, second: object, generator: torch.Generator) -> None:
+    def _init_induction_heads(self, first: object, second: object, generator: torch.Generator) -> None:
         return
 
 

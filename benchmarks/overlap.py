@@ -33,10 +33,11 @@ from subprocess import PIPE
 
 import anyio
 
-from agito.planning.calibrate import Observed, observe
+from agito.planning.calibrate import Measurement
+from agito.planning.calibrate import measure as measure_run
 from agito.planning.simulate import Simulation
 from agito.recipe import Recipe
-from agito.scheduling.schedule import FlowRules
+from agito.scheduling.schedule import SchedulerRules
 from agito.testing.relay import HEAVY_MEDIAN_S, HEAVY_RATIO, Relay
 from agito.training.loop import Step
 from harness import Json, report
@@ -66,7 +67,7 @@ class Arm:
     discarded: float
 
 
-async def run(name: str, latency: str, *, steps: int, even: float) -> tuple[Arm, Observed]:
+async def run(name: str, latency: str, *, steps: int, even: float) -> tuple[Arm, Measurement]:
     mode, _, staleness = name.partition("-")
     recipe = Recipe.model_validate(
         {
@@ -86,11 +87,11 @@ async def run(name: str, latency: str, *, steps: int, even: float) -> tuple[Arm,
         }
     )
     world = Relay(latency, turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, even=even)
-    seen = await observe(recipe, world, steps=steps)
+    seen = await measure_run(recipe, world, steps=steps)
     return _sum_up(name, latency, seen), seen
 
 
-def _sum_up(name: str, latency: str, seen: Observed) -> Arm:
+def _sum_up(name: str, latency: str, seen: Measurement) -> Arm:
     num, allowed = len(seen.steps), int(name.partition("-")[2] or 0)
     steady = seen.steps[allowed + 1 : num - allowed - 1] or seen.steps[1:]
     attempts = [attempt for step in seen.steps for group in step.groups for attempt in group.attempts]
@@ -122,19 +123,19 @@ def mean_of(steps: Sequence[Step], name: str) -> float:
     return statistics.fmean(step.metrics[name] for step in steps)
 
 
-def foreseen(seen: Observed, name: str, steps: int) -> float:
+def foreseen(seen: Measurement, name: str, steps: int) -> float:
     """Seconds a step under the heavy tail, if exchanges and batches take as long as in `seen` and nothing
     else takes any time.
     """
     latencies = seen.latencies(
         turns=_TURNS,
         turn_tokens=_TURN_TOKENS,
-        quantum=_QUANTUM,
+        decode_steps=_QUANTUM,
         tool_median_s=HEAVY_MEDIAN_S,
         tool_p99_s=HEAVY_MEDIAN_S * HEAVY_RATIO,
     )
     engines = 2 if name == "concurrent" else 1
-    rules = FlowRules(
+    rules = SchedulerRules(
         groups=_GROUPS,
         group_size=_SIZE,
         batches=steps,
@@ -154,7 +155,7 @@ def main() -> None:
     steps = 14 if options.short else options.steps
     even, cores, num_cores = _balanced(), effective_cores(), os.cpu_count() or 1
     print(f"{num_cores} cores do {cores:.2f} times the work of one", flush=True)
-    arms, observed = list[Arm](), dict[str, Observed]()
+    arms, observed = list[Arm](), dict[str, Measurement]()
 
     def measure(name: str, latency: str, even: float = 0.0, steps: int = steps) -> Arm:
         arm, observed[f"{name} at {latency}"] = anyio.run(lambda: run(name, latency, steps=steps, even=even))

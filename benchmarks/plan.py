@@ -17,10 +17,10 @@ from functools import partial
 
 import anyio
 
-from agito.planning.calibrate import calibrate, observe
+from agito.planning.calibrate import calibrate, measure
 from agito.planning.simulate import Simulation
 from agito.recipe import Recipe
-from agito.scheduling.schedule import FlowRules
+from agito.scheduling.schedule import SchedulerRules
 from agito.testing.relay import HEAVY_MEDIAN_S, HEAVY_RATIO, Relay, latency_s
 from agito.training.loop import RL_BASE
 from agito.types import AttemptId
@@ -51,7 +51,7 @@ def recipe_of(staleness: int, steps: int) -> Recipe:
 
 async def real(tool: str, staleness: int, steps: int, seed: int) -> float:
     world = Relay(tool, turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, seed=seed)
-    seen = await observe(recipe_of(staleness, steps), world, steps=steps)
+    seen = await measure(recipe_of(staleness, steps), world, steps=steps)
     return seen.wall_s / steps
 
 
@@ -66,7 +66,7 @@ async def simulated(tool: str, staleness: int, steps: int, repeats: int) -> tupl
         tool_median_s=median_s,
         tool_p99_s=p99_s,
     )
-    rules = FlowRules(
+    rules = SchedulerRules(
         groups=_GROUPS, group_size=_SIZE, batches=steps, max_staleness=staleness, max_live=_ROWS
     )
 

@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict, replace
 
 from agito.planning.simulate import Latencies, Simulation
-from agito.scheduling.schedule import FlowRules
+from agito.scheduling.schedule import SchedulerRules
 from harness import Json, report
 
 # Not measured: 30 ms for a decode step of 1,500 rows, 20,000 prefilled tokens a second, a batch of 8,192
@@ -25,13 +25,13 @@ ASSUMED = Latencies(
     row_s=0.000_2,
     token_s=0.000_05,
     train_s=60.0,
-    take_s=1.0,
+    pull_s=1.0,
     turns=8,
     turn_tokens=256,
     observed_tokens=512,
     tool_median_s=5.0,
     tool_p99_s=100.0,
-    quantum=16,
+    decode_steps=16,
 )
 GROUP = 8
 
@@ -40,13 +40,13 @@ def foresee(episodes: int, staleness: int, *, engines: int, batches: int, most_s
     """`episodes` are out at once: (S + 1) batches of groups."""
     groups = episodes // GROUP // (staleness + 1)
     share = groups * GROUP / 8192
-    rules = FlowRules(
+    rules = SchedulerRules(
         groups=groups,
         group_size=GROUP,
         batches=batches,
         max_staleness=staleness,
         max_live=episodes,
-        refill=1.0,
+        oversampling=1.0,
     )
     latencies = replace(ASSUMED, train_s=ASSUMED.train_s * share, tool_most_s=most_s)
     began = time.process_time()

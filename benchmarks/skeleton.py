@@ -215,7 +215,7 @@ async def run(bench: Bench) -> tuple[dict[str, Json], dict[str, Json]]:
     began = time.monotonic()
     groups = await bench.play(engine, "train", 1000, 1 if bench.short else 4, 4)
     detail["groups"] = told(groups, time.monotonic() - began)
-    by = "reward" if any(group.is_mixed for group in groups) else "readable"
+    by = "reward" if any(group.has_variance for group in groups) else "readable"
     learned = [
         sample for group in groups for sample in leave_one_out(group if by == "reward" else readable(group))
     ]

@@ -153,7 +153,7 @@ async def run(bench: Bench, *, is_merged: bool) -> tuple[dict[str, Json], dict[s
         before = off_by(served.model, sampled(group))
         detail["sampler_vs_learner_before"] = before
 
-        by = "reward" if group.is_mixed else "readable" if readable(group).is_mixed else "sign"
+        by = "reward" if group.has_variance else "readable" if readable(group).has_variance else "sign"
         learned = (
             signed(group)
             if by == "sign"

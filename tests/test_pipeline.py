@@ -177,7 +177,7 @@ async def test_every_group_is_learned_from_once_and_no_token_is_too_old(
     assert len(groups) == len(set(groups)) == 12
     fresh = 0.0
     for step in found.steps:
-        assert all(group.is_mixed for group in step.groups)
+        assert all(group.has_variance for group in step.groups)
         assert {sample.attempt.group for sample in step.trained} == {group.id for group in step.groups}
         assert step.metrics["tokens/trained_num"] > 0 and step.metrics["policy/loss"] != 0
         assert step.metrics["age/max_versions"] <= (staleness if mode == "decoupled" else 0)

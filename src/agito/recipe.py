@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from agito import config
-from agito.config import Section
+from agito.config import Section, meant
 from agito.errors import NotFound
+from agito.learning.credit import CREDITS
 from agito.learning.trainer.config import TrainerConfig
 from agito.models.config import PROJECTIONS
 from agito.monitor import MonitorConfig
@@ -273,11 +274,21 @@ class RlSection(Section):
     solve_rate: tuple[float, float] = Field(
         default=(0.0, 1.0), description="Draw few tasks from cells whose running success lies outside."
     )
-    credit: Literal["leave_one_out", "group_mean"] = Field(
-        default="leave_one_out", description="How rewards become advantages."
+    credit: str = Field(
+        default="leave_one_out",
+        description="How rewards become advantages: leave_one_out, group_mean, or `path.py:Class`.",
     )
     temperature: float = Field(default=1.0, gt=0, description="Of sampling.")
     checkpoint_every: int = Field(default=5, ge=1, description="Steps.")
+
+    @field_validator("credit")
+    @classmethod
+    def _is_credit(cls, name: str) -> str:
+        if name not in CREDITS and ":" not in name:
+            raise ValueError(
+                f"there is {', '.join(CREDITS)}; your own is path.py:Class{meant(name, tuple(CREDITS))}"
+            )
+        return absolute(name)
 
 
 class DistillSection(Section):

@@ -102,14 +102,14 @@ def test_a_penalised_attempt_is_in_nobodys_baseline_and_the_others_are_measured_
 
 
 def test_a_group_with_a_penalised_attempt_teaches_even_where_nobody_else_differs() -> None:
-    assert group(attempt(0, reward=0.0), attempt(1, reward=0.0), attempt(2, penalty=CAUGHT)).is_mixed
-    assert group(attempt(0, penalty=CAUGHT), attempt(1, penalty=CAUGHT)).is_mixed
+    assert group(attempt(0, reward=0.0), attempt(1, reward=0.0), attempt(2, penalty=CAUGHT)).has_variance
+    assert group(attempt(0, penalty=CAUGHT), attempt(1, penalty=CAUGHT)).has_variance
     assert not group(attempt(0), attempt(1, penalty=CAUGHT)).is_void
     assert group(attempt(0), void(1)).is_void
 
 
 def test_a_penalised_attempt_is_not_tried_again_and_makes_its_group_mixed() -> None:
-    schedule = Schedule(Quota(ids=[0, 1], group_size=2, mixed=1))
+    schedule = Schedule(Quota(ids=[0, 1], group_size=2, nonzero_variance=1))
     first, second = schedule.start()
     assert schedule.finished([(first, 0.0)]) == ()
     assert schedule.finished([(second, "penalised")]) == (), "the group teaches: no other is needed"

@@ -110,7 +110,7 @@ async def test_where_every_grader_dies_nothing_is_learned(pool: Pool) -> None:
     collected = await collect(runner, plan, Quota(ids=range(2), group_size=2, max_tries=2), None)
     assert all(math.isnan(attempt.verdict.reward) for attempt in collected.attempts)
     assert [group.is_void for group in collected.groups] == [True, True]
-    assert not any(group.is_mixed for group in collected.groups)
+    assert not any(group.has_variance for group in collected.groups)
     with pytest.raises(ValueError, match="at least 2"):
         leave_one_out(collected.groups[0])
 
