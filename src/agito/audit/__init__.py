@@ -1,4 +1,4 @@
-"""The card of an environment: eight qualities, measured, and the gates that training insists on. Start at
+"""An environment's audit card: eight measured qualities and the gates that training insists on. Start at
 `run.audit`.
 """
 

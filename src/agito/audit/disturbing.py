@@ -1,10 +1,9 @@
-"""Whether what one episode does is seen by another: one tool is used at a time, so that no other undoes what
-it did.
+"""Tests whether one tool's use in an episode affects other episodes, one tool at a time, so that no tool
+undoes another's effect.
 
-A lock that is taken and given back in one episode leaves nothing behind. So every tool, and every word that a
-tool is told to begin with, has an episode of its own, in which it is said with whatever it may be about: what
-solutions say to it, and the words of the prompt. Before and after it an episode is opened that was acted
-alone long ago, and is acted again.
+A lock that is taken and given back within one episode leaves nothing behind. So every tool, and every command
+word of a tool, gets an episode of its own, with arguments from solutions and the prompt. A recorded episode
+is opened before it and continued after it, and replayed once more afterwards.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from agito.audit.visit import visits
 from agito.types import Call, ToolSpec
 
 _EPISODES, _LEAST, _WORDS = 8, 2, 30
-_EVERY = 1 << 30  # digests: before the first call and after each
+_EVERY = 1 << 30  # number of digests: before the first call and after each
 
 Difference = Callable[[Episode, Episode], str]
 
@@ -29,8 +28,8 @@ Difference = Callable[[Episode, Episode], str]
 async def disturbed(
     stage: Stage, episodes: Sequence[Episode], difference: Difference, cases: list[Case]
 ) -> tuple[int, int]:
-    """How many of how many episodes go differently after or beside such a one. `episodes` went alone, with
-    their digests.
+    """How many of how many episodes differ after or beside such a one. `episodes` were recorded alone, with
+    digests.
     """
     ends_at = time.monotonic() + stage.seconds_left / 3
     hits = num = 0
@@ -43,7 +42,7 @@ async def disturbed(
             hits += bool(found)
             if found:
                 cases.append(Case(what=f"{found}, once another episode has used {name}", where=first.task.id))
-                break  # whatever comes after begins in a spoilt state
+                break  # later runs would start from the altered state
     return hits, num
 
 
@@ -55,7 +54,7 @@ async def _after(stage: Stage, first: Episode, calls: Sequence[Call], difference
         for call in first.calls:
             await beside.act(call)
         await beside.seal()
-    beside.episode.digests.clear()  # those of the first one were taken call by call
+    beside.episode.digests.clear()  # the first recording has digests for every call
     again = await stage.play(
         drawn,
         replay(first.calls),
@@ -68,7 +67,7 @@ async def _after(stage: Stage, first: Episode, calls: Sequence[Call], difference
 
 
 def _one_per_toolset(episodes: Sequence[Episode]) -> list[Episode]:
-    """Those of other families and tools first."""
+    """One episode of every family and tool set first."""
     seen: dict[object, int] = {}
     order = list[tuple[int, int]]()
     for at, each in enumerate(episodes):
@@ -79,7 +78,7 @@ def _one_per_toolset(episodes: Sequence[Episode]) -> list[Episode]:
 
 
 def _disturbers(stage: Stage, first: Episode) -> Mapping[str, Sequence[Call]]:
-    """Calls of one tool, or of one of its commands, by what they are."""
+    """Calls of one tool, or of one of its commands, by name."""
     task, end = first.task, ending(first.task)
     most = max(min(task.limits.calls, task.limits.turns), 1)
     said = [value for call in first.calls for value in call.arguments.values() if isinstance(value, str)]
@@ -103,7 +102,7 @@ def _disturbers(stage: Stage, first: Episode) -> Mapping[str, Sequence[Call]]:
 
 
 def _saying(tool: ToolSpec, words: Sequence[str]) -> list[Call]:
-    """Each word for all of its texts, and for one of them."""
+    """For each word: a call with it in all texts, and calls with it in one text only."""
     names = strings(tool)
     if not names:
         return [fill(tool, "")]

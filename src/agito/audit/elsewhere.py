@@ -1,8 +1,8 @@
-"""Whether an environment is the same elsewhere: in other processes, under other hash seeds and other clocks.
+"""Tests whether an environment behaves the same in other processes, under other hash seeds and clocks.
 
-What one process played and graded is done again in two more (see `away.py`), whose modules of the environment
-read a clock that is set: to every second of a minute, to the hours, days and months of years, and ten minutes
-on between the last call and the verdict.
+Two subprocesses (see `away.py`) replay and regrade what this process did. There the environment's modules
+read a shifted clock: by every second of a minute, by hours, days, months and years, and by ten minutes more
+between the last call and the verdict.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _PROCESSES: Sequence[tuple[int, float, str]] = (
     (4_242, -2.61 * _YEAR_S, "Etc/GMT+12"),
 )
 _CAPTURES, _TIMED, _LEAST = 400, 4, 6
-_START_S = 20.0  # to start a process and make the environment in it
+_START_S = 20.0  # to start a process and make the environment there
 
 
 @dataclass(slots=True)
 class Compared:
-    """What was compared, and what came out differently."""
+    """How many comparisons were made, and how many differed."""
 
     num: int = 0
     differs: int = 0
@@ -57,7 +57,7 @@ class Compared:
 async def elsewhere(
     stage: Stage, acted: Sequence[Episode], episodes: Sequence[Episode], cases: list[Case]
 ) -> Gate:
-    """`episodes` are those whose captures are graded again; `acted` those that are acted again."""
+    """The captures of `episodes` are graded again; `acted` are replayed."""
     compared = Compared()
     where = _where(type(stage.environment))
     if where is None:
@@ -174,7 +174,7 @@ def _gate(compared: Compared, skipped: str) -> Gate:
 
 
 def _where(cls: type[Environment]) -> dict[str, str] | None:
-    """How another process finds the class. None: it cannot."""
+    """How another process finds the class; None if it cannot."""
     module = sys.modules.get(cls.__module__)
     path = getattr(module, "__file__", None)
     if path is None or not isinstance(getattr(module, cls.__qualname__, None), type):
@@ -193,8 +193,8 @@ def _where(cls: type[Environment]) -> dict[str, str] | None:
 
 
 def _shifts(seed: int) -> list[float]:
-    """From the seconds of a minute to years, with a fraction of a second each; in an order that visits every
-    scale early.
+    """Shifts from seconds to years, each with a fraction of a second, ordered so that every scale comes
+    early.
     """
     rng = random.Random(seed)
     scales = [

@@ -1,4 +1,4 @@
-"""Feedback richness: what rewards, errors and observations tell, and whether they tell what must be found
+"""Feedback richness: what rewards, errors and observations reveal, and whether they reveal what must be found
 out.
 """
 
@@ -18,7 +18,7 @@ from agito.audit.stage import Stage
 from agito.types import Call, Event, Fault, Task
 
 _TASKS = 24
-_SHORT = 4  # an answer of fewer characters can stand anywhere by chance
+_SHORT = 4  # a shorter answer may appear anywhere by chance
 _SHUFFLES = 20
 
 
@@ -66,7 +66,7 @@ async def feedback(stage: Stage) -> Quality:
 
 
 async def _told(stage: Stage) -> tuple[int, int, int, int, list[Case]]:
-    """Labels told before they were earned, of how many; actionable errors, of how many."""
+    """Labels revealed before they were earned, of how many; actionable errors, of how many."""
     cases: list[Case] = []
     leaks = actionable = errors = 0
     solved: list[tuple[Drawn, str]] = []
@@ -80,7 +80,7 @@ async def _told(stage: Stage) -> tuple[int, int, int, int, list[Case]]:
         ).events
 
     await stage.each(stage.draw("train", stage.depth.of(_TASKS, least=6), first=500), work, least=4)
-    # such as "done": no secret
+    # repeated answers, such as "done", are no secret
     common = {answer for answer, count in Counter(answer for _, answer in solved).items() if count > 1}
     prompts = Counter(
         word for (task, _), _ in solved for word in set(words_of(" ".join(task.prompt.values())))
@@ -116,15 +116,15 @@ async def _told(stage: Stage) -> tuple[int, int, int, int, list[Case]]:
 
 
 def _is_actionable(event: Event, task: Task) -> bool:
-    """Whether it names a tool, a parameter, or repeats what the call itself said was wrong."""
+    """Whether the message names a tool or a parameter, or repeats the call's own problem."""
     known = [tool.name for tool in task.tools] + [name for tool in task.tools for name in parameters(tool)]
     call: Call = event.call
     return any(name in event.text for name in known) or bool(call.problem and call.problem in event.text)
 
 
 def _information(episodes: Sequence[Episode]) -> float | None:
-    """I(kind of observation; third of the way to success) in bits, less its mean over shuffles, which a small
-    sample has by chance.
+    """I(kind of observation; third of the way to success) in bits, minus its mean over shuffles (the bias of
+    a small sample).
     """
     pairs: list[tuple[str, int]] = []
     for episode in (each for each in episodes if each.is_success and len(each.events) >= 3):
@@ -140,9 +140,7 @@ def _information(episodes: Sequence[Episode]) -> float | None:
 
 
 def _kind(event: Event) -> str:
-    """An observation, coarsely: tool, fault, exit code, its first word without digits, and its length in
-    powers of two.
-    """
+    """A coarse kind of observation: tool, fault, exit code, first word without digits, log2 of the length."""
     word = re.sub(r"\d+", "#", event.text.split()[0])[:12] if event.text.split() else ""
     return f"{event.call.tool}/{event.fault}/{event.exit_code}/{word}/{len(event.text).bit_length()}"
 

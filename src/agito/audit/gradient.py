@@ -1,5 +1,5 @@
-"""Difficulty gradient: who does better at what, and whether there is anything left to learn for somebody in
-between.
+"""Difficulty gradient: which agents do better on which levels, and whether an agent of middling skill can
+still learn something.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from agito.audit.stage import Stage
 from agito.protocols import Environment, ScriptFactory
 from agito.types import Target, Task, mean
 
-AGENTS = ("null", "random", "weak", "demonstrator", "solver")  # in the order in which they should do
+AGENTS = ("null", "random", "weak", "demonstrator", "solver")  # in order of expected success
 _WEAK, _MIDDLING = 0.2, 0.5
 _TASKS = 80  # for every agent
 _LEARNER_TASKS, _LEARNER_TRIES = 30, 8
-_FAR = 0.05  # two means that are closer count as equal
+_FAR = 0.05  # means closer than this count as equal
 
 
 async def gradient(stage: Stage) -> Quality:
@@ -65,7 +65,7 @@ async def gradient(stage: Stage) -> Quality:
 
 
 async def _ladder(stage: Stage) -> dict[str, list[Episode]]:
-    """Every agent on the same tasks; and, beside the ladder, the solver that reads nothing."""
+    """Every agent on the same tasks; also, outside the ladder, the solver without observations."""
     environment = stage.environment
     ways: Mapping[str, Callable[[Task, Target, int], ScriptFactory]] = {
         "null": lambda task, target, at: nothing,
@@ -102,8 +102,8 @@ def _success(name: str, episodes: Sequence[Episode]) -> Measure:
 
 
 def _tau(played: Mapping[str, Sequence[Episode]], levels: Sequence[int], floor: float) -> float | None:
-    """Kendall's tau over all pairs of agents at every level; pairs that are both at the floor are left out,
-    other ties count as none.
+    """Kendall's tau over all pairs of agents at every level. Leaves out pairs at the floor; a tie counts 0,
+    or 1 if both are at the top.
     """
     score = pairs = 0
     for level in levels:
@@ -123,9 +123,7 @@ def _tau(played: Mapping[str, Sequence[Episode]], levels: Sequence[int], floor: 
 
 
 async def _learnable(stage: Stage) -> Measure:
-    """The share of tasks that a middling demonstrator solves more than one time in ten, and fails
-    as often.
-    """
+    """The share of tasks that a middling demonstrator solves with a frequency between 0.1 and 0.9."""
     drawn = stage.draw("train", stage.depth.of(_LEARNER_TASKS, least=8), first=1000)
     outcomes: dict[str, list[bool]] = defaultdict(list)
 

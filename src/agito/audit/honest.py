@@ -1,5 +1,5 @@
-"""Whether right work is accepted: every solution, on every split, under many noises; and whether it can be
-done without the target.
+"""Whether right work is accepted: every solution, on every split, with many noise seeds; and whether it works
+without the target.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agito.protocols import ScriptFactory
 from agito.types import Target
 
 _TASKS, _LEAST = 1200, 12
-_SLIPS = 6  # after two slips of the pen one run in so many is honest too
+_SLIPS = 6  # every sixth run makes two harmless mistakes first
 _UNINFORMED = 600
 
 
@@ -32,7 +32,7 @@ class _Run:
 
 
 async def honest(stage: Stage, cases: list[Case]) -> tuple[Measure, Gate]:
-    """Fills `stage.solved`. A run that is rejected is acted again: what is rejected twice is no accident."""
+    """Fills `stage.solved`. A rejected run is replayed once: two rejections are no accident."""
     runs = _runs(stage)
     twice: list[str] = []
 
@@ -108,16 +108,14 @@ def _runs(stage: Stage) -> list[_Run]:
 
 
 def _is_accepted(run: _Run, episode: Episode) -> bool:
-    """Slips may cost something, and where calls are few, the end."""
+    """Mistakes may cost some reward, or end the episode early if calls are few."""
     limits_ = run.drawn[0].limits
     is_cut = run.slips and len(episode.events) >= min(limits_.calls, limits_.turns)
     return is_cut or (episode.reward or 0.0) >= (0.5 if run.slips else 1.0) - 1e-9
 
 
 async def informed(stage: Stage, cases: list[Case]) -> Gate:
-    """Solved tasks again, by scripts that are given another task's key: what they still solve, they solved
-    without the target.
-    """
+    """Replays solved tasks with scripts that get another task's key: those still solved need no target."""
     why = getattr(stage.environment, "solutions_need_key", "")
     mates: dict[object, list[Episode]] = defaultdict(list)
     for episode in stage.solved:
@@ -158,7 +156,7 @@ async def informed(stage: Stage, cases: list[Case]) -> Gate:
 
 
 def _other_key(episode: Episode, group: Sequence[Episode]) -> Target:
-    """Of the next task of the same family, level and split; its label is the task's own."""
+    """The key of the next task of the same family, level and split, under this task's id."""
     at = next(number for number, each in enumerate(group) if each is episode)
     other = next(
         (each.target for each in (*group[at + 1 :], *group[:at]) if each.target.data != episode.target.data),
@@ -174,6 +172,6 @@ def _scripts(stage: Stage, episode: Episode, other: Target) -> list[ScriptFactor
             *environment.solutions(episode.task, other),
             environment.demonstrator(episode.task, other, skill=1.0, seed=0),
         ]
-    except Exception:  # the boundary: what cannot even begin without its own key needs it
+    except Exception:  # the boundary: a script that cannot even start without its own key needs it
         return []
     return [coping(script) for script in made]

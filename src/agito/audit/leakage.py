@@ -1,9 +1,8 @@
-"""Reset leakage: marks are left on everything that an episode can write, and looked for in the episodes after
-it and beside it.
+"""Reset leakage: leaves marks on everything an episode can write, and looks for them in concurrent and later
+episodes.
 
-A mark counts as planted when its own episode can read it back, so that a surface that keeps nothing proves
-nothing. What is searched is what the tools can show and what is captured; a place that no tool can read is
-not searched.
+A mark counts as planted if its own episode can read it back, so surfaces that keep nothing prove nothing.
+Only what tools can show and what is captured is searched.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from agito.types import Call, Json, Task, ToolSpec
 
 PREFIX = "zq7planted"
 _SHELL, _PYTHON = "shell", "python"
-# who answers `zq42` runs what it is given
+# a tool that answers `zq42` executes its input
 _RUNS = {_SHELL: "echo zq$((40 + 2))", _PYTHON: "print('zq' + str(42))"}
 _WRITES = {
     _SHELL: {
@@ -63,12 +62,13 @@ _READS = {
     ),
 }
 _TASKS = 4
-_WORDS, _LEAST_WORDS, _AFTER = 80, 10, 12  # that may show or keep something; in front of a mark
+# words that may show or keep something; how many are tried in front of a mark
+_WORDS, _LEAST_WORDS, _AFTER = 80, 10, 12
 
 
 @dataclass(slots=True)
 class Leaks:
-    """Marks that were tried, that took, and that another episode saw."""
+    """Marks tried, planted, and seen by another episode."""
 
     tried: int = 0
     planted: int = 0
@@ -77,7 +77,7 @@ class Leaks:
 
 @dataclass(slots=True)
 class _Marks:
-    """Marks, and the surface that each was left on."""
+    """Marks, and the surface on which each was left."""
 
     surfaces: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -91,7 +91,7 @@ class _Marks:
 
 
 async def leakage(stage: Stage, cases: list[Case]) -> Leaks:
-    """On one task of every family, and some more."""
+    """On one task of every family, and a few more."""
     leaks = Leaks()
     words = words_in(stage.environment, stage.depth.of(_WORDS, least=_LEAST_WORDS))
     number = max(stage.depth.of(_TASKS, least=2), len(stage.environment.families))
@@ -140,7 +140,7 @@ async def _on_one_task(
 
 
 def _texts(task: Task) -> list[tuple[ToolSpec, str]]:
-    """Every free text of every tool but the one that ends the episode."""
+    """Every free text of every tool but the ending one."""
     end = ending(task)
     return [
         (tool, name) for tool in task.tools if end is None or tool.name != end.name for name in strings(tool)
@@ -148,7 +148,7 @@ def _texts(task: Task) -> list[tuple[ToolSpec, str]]:
 
 
 async def _runners(visit: Visit, task: Task) -> dict[tuple[str, str], str]:
-    """Which free texts are run as commands, and by what. Asked twice: a tool may time out."""
+    """Which free texts are executed, and by what. Asks twice, because a tool may time out."""
     found: dict[tuple[str, str], str] = {}
     for tool, name in _texts(task):
         for kind, command in _RUNS.items():
@@ -166,8 +166,8 @@ def _plants(
     marks: _Marks,
     runners: Mapping[tuple[str, str], str],
 ) -> list[Call]:
-    """Every free text as text, and where it is run as the commands that write; then the solution's own calls,
-    marked.
+    """Writes marks into every free text, by commands where it is executed, and into the solution's
+    own calls.
     """
     found: list[Call] = []
     end = ending(task)
@@ -201,7 +201,7 @@ def _asking(kind: str) -> Sequence[str]:
 async def _search(
     visit: Visit, trace: Sequence[Call], words: Sequence[str], runners: Mapping[tuple[str, str], str]
 ) -> str:
-    """All that the tools show: to the commands that read, to a question for the mark's beginning, and to the
+    """Everything the tools show: replies to reading commands, to queries for the mark's prefix, and to the
     solution's calls.
     """
     task = visit.episode.task
@@ -228,7 +228,7 @@ async def _search(
 
 
 async def _captured(visit: Visit) -> str:
-    """Seals; what was captured, as text."""
+    """Seals; returns the capture as text."""
     sealed = await visit.seal()
     if sealed is None:
         return ""

@@ -1,4 +1,4 @@
-"""The order of levels: a higher one is harder, or longer at least; never easier."""
+"""The order of levels: a higher level is harder, or at least longer; never easier."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from agito.audit.stage import Stage
 from agito.types import mean
 
 _PER_LEVEL, _LEAST = 300, 5
-_SURE_Z, _APART_Z = 4.2, 2.6  # standard errors: a difference that is certain, one that may be
+_SURE_Z, _APART_Z = 4.2, 2.6  # standard errors for a certain difference, and for a possible one
 _EASIER, _SHORTER = 0.1, 0.8
-_COMPARED = 8  # episodes of a level from which anything can be said
-_ENOUGH = 40  # episodes of a level from which "no difference" can be said
+_COMPARED = 8  # episodes per level needed to compare at all
+_ENOUGH = 40  # episodes per level needed to say "no difference"
 _SKILLS = (0.5, 0.8)
 
 
 async def levels(stage: Stage, cases: list[Case]) -> Gate:
-    """Middling demonstrators on every level, and how long the solutions are that were acted before."""
+    """Runs middling demonstrators on every level, and compares lengths of earlier solutions."""
     environment = stage.environment
     ordered = sorted(environment.levels)
     cells = len(ordered) * len(environment.families)
@@ -75,8 +75,8 @@ def _by_level(episodes: Sequence[Episode]) -> Mapping[int, list[Episode]]:
 
 
 def _wrong(tried: Sequence[Episode], solved: Sequence[Episode], where: str) -> list[str]:
-    """Pairs of levels of which the higher one is easier for the demonstrators, or shorter for the solutions
-    and not harder.
+    """Pairs of levels where the higher one is easier for demonstrators, or shorter for solutions and not
+    harder.
     """
     by_level, solutions, found = _by_level(tried), _by_level(solved), list[str]()
     for low, high in combinations(by_level, 2):
@@ -107,8 +107,8 @@ def _is_shorter(these: Sequence[float], those: Sequence[float]) -> bool:
 
 
 def _same(tried: Sequence[Episode], solved: Sequence[Episode]) -> str:
-    """In words, when no two levels differ in anything that was measured; empty when they do, or when too
-    little was seen.
+    """A message if no two levels differ in anything measured; empty if they do, or if there is too little
+    data.
     """
     by_level, solutions = _by_level(tried), _by_level(solved)
     if min((len(each) for each in (*by_level.values(), *solutions.values())), default=0) < _ENOUGH:
@@ -136,7 +136,7 @@ def _sizes(tried: Sequence[Episode], solved: Sequence[Episode]) -> list[list[flo
 
 
 def _z(these: Sequence[float], those: Sequence[float]) -> float:
-    """By how many standard errors the first mean lies above the second."""
+    """By how many standard errors the first mean exceeds the second."""
     if not these or not those:
         return 0.0
     width = max(*these, *those) - min(*these, *those)
@@ -145,6 +145,6 @@ def _z(these: Sequence[float], those: Sequence[float]) -> float:
 
 
 def _variance(values: Sequence[float], width: float) -> float:
-    """With one more value on either side, so that a few equal ones are no certainty."""
+    """Adds one pseudo-value on either side, so that a few equal values give no certainty."""
     middle = mean(values)
     return sum((value - middle) ** 2 for value in values) / len(values) + width**2 / (len(values) + 1) / 4

@@ -1,5 +1,5 @@
-"""One capture, one verdict: graded again and again, under one grade seed and under others, and with
-meaningless submissions.
+"""One capture, one verdict: graded repeatedly, with one grade seed and with others, and with meaningless
+submissions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agito.audit.stage import GRADE_SEED, Stage
 from agito.types import Status
 
 _GRADES, _SEEDS, _REGRADED, _LEAST_REGRADED = 5, 40, 400, 4
-_REPEATED = 3_000  # gradings in all
+_REPEATED = 3_000  # gradings in total
 _MEANINGLESS = 200
 
 
@@ -27,8 +27,8 @@ class Regraded:
 
 
 async def regrade(stage: Stage, cases: list[Case]) -> Regraded:
-    """Captures graded again and again: with one seed the verdict is one and the same; with other seeds the
-    solved stay solved, and those in which nothing was done stay failed.
+    """Grades captures repeatedly: the same seed must give the same verdict; under other seeds solved captures
+    stay solved and failed ones failed.
     """
     found = Regraded()
     failed = await stage.each(
@@ -58,7 +58,7 @@ async def regrade(stage: Stage, cases: list[Case]) -> Regraded:
 
 
 async def _by_chance(stage: Stage, episode: Episode, found: Regraded) -> str:
-    """Whether of many meaningless submissions some are taken for right and others are not; in words."""
+    """A message if some of many meaningless submissions are accepted and others are not."""
     sealed, rng = episode.sealed, random.Random(episode.task.id)
     if sealed is None or episode.is_success:
         return ""
@@ -83,7 +83,7 @@ async def _by_chance(stage: Stage, episode: Episode, found: Regraded) -> str:
 
 
 async def _graded(stage: Stage, episode: Episode, seeds: Sequence[int], found: Regraded) -> str:
-    """How its verdict changes, in words; empty when it does not."""
+    """A message if the verdict changes; empty if not."""
     sealed, first = episode.sealed, repr(episode.verdict)
     assert sealed is not None
     for at, seed in enumerate(seeds):

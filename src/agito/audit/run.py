@@ -33,7 +33,7 @@ SEED = 20_261
 
 
 class Silent:
-    """A `Watcher` that looks away."""
+    """A `Watcher` that ignores everything."""
 
     def part(self, name: str) -> None:
         return
@@ -50,11 +50,10 @@ async def audit(
     watcher: Watcher | None = None,
     attackers: Sequence[Attackers] = ATTACKERS,
 ) -> Card:
-    """The card of the environment that `make` makes. Within the depth's time it looks as hard as it can, and
-    at a least number always.
+    """The card of the environment that `make` makes. Does as much as the depth's time allows, and always a
+    minimum.
 
-    Raises `NoIsolation` where the machine cannot run it at all; what breaks in single episodes is on the
-    card.
+    Raises `NoIsolation` if the machine cannot run it at all; single broken episodes are noted on the card.
     """
     began, environment = time.monotonic(), make()
     stage = Stage(environment, make, depth, seed, watcher or Silent())
@@ -83,8 +82,8 @@ async def audit(
 
 
 async def _qualities(stage: Stage, attackers: Sequence[Attackers]) -> tuple[Quality, ...]:
-    """What was played early is used late: traces are acted again when everything else has left its marks, and
-    solved episodes are attacked, graded again elsewhere, and read.
+    """Early episodes are used later: traces are replayed after everything else has run, and solved episodes
+    are attacked, regraded elsewhere, and read.
     """
     looks, work, steadies, tells, grows = (list[Case]() for _ in range(5))
     stage.begin("tasks", 0.08)

@@ -1,4 +1,4 @@
-"""Scalability: what resetting, acting and grading cost, and what more episodes at the same time bring."""
+"""Scalability: the cost of resets, steps and grading, and the speed-up from concurrent episodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EPISODES, _LEAST = 64, 8  # at every width
 
 
 async def scalability(stage: Stage) -> Quality:
-    """On the machine as it is, with whatever else runs on it: `machine` on the card says how busy it was."""
+    """Measured on the machine as it is, under its current load: see `machine` on the card."""
     widths = _WIDTHS if stage.depth.share >= 1 else _SHORT_WIDTHS
     cores = len(os.sched_getaffinity(0))
     per_s: dict[int, float] = {}

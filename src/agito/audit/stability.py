@@ -1,5 +1,5 @@
-"""Stability: the same calls give the same episode, alone and beside others; the same capture the same
-verdict; nothing is left behind.
+"""Stability: the same calls give the same episode, alone and beside others; the same capture gets the same
+verdict; nothing leaks.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from agito.protocols import Environment, ScriptFactory
 from agito.testing.episodes import essence
 from agito.types import Event, Fault
 
-# k: as often is every trace acted, the first time included; the last time in another environment
+# runs of every trace, the first included; the last one in a second environment
 _REPEATS = 5
 _TRACES, _LEAST_TRACES = 24, 4
 _EXPLORED, _EXPLORERS, _WORDS = 24, 4, 120  # tasks, scripts on each, words in all
-_EVERY = 1 << 30  # digests: before the first call and after each
+_EVERY = 1 << 30  # number of digests: before the first call and after each
 _BESIDE = 8  # episodes that are interleaved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """An episode to act again."""
+    """A recorded episode to replay."""
 
     episode: Episode
-    differs: str = ""  # how it came out differently, alone
-    num_repeats: int = 0  # that did not break
+    differs: str = ""  # how a replay differed, alone
+    num_repeats: int = 0  # replays that did not break
     is_honest: bool = False
 
 
 async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> Quality:
-    """Without the share of infrastructure errors, which is known when everything else is done: see
-    `with_incidents`. `traces` were recorded long before: whatever has been played since must not show.
+    """Without the share of infrastructure errors, which is known only at the end: see `with_incidents`.
+    `traces` were recorded first: nothing played since may affect their replay.
     """
     elsewhere = stage.make()
     try:
@@ -198,8 +198,8 @@ def _leak_measures(leaks: Leaks) -> tuple[Measure, ...]:
 
 
 async def record(stage: Stage) -> list[Trace]:
-    """Solvers, middling demonstrators and explorers in turn, each with its digests after every call. Before
-    anything else is played.
+    """Records solvers, middling demonstrators and explorers, with digests after every call, before anything
+    else is played.
     """
     environment = stage.environment
     number = stage.depth.of(_TRACES, least=_LEAST_TRACES)
@@ -234,9 +234,7 @@ async def record(stage: Stage) -> list[Trace]:
 
 
 def _explorers(drawn: Drawn, words: Sequence[str], at: int) -> list[ScriptFactory]:
-    """Who says to every tool each of the words that the environment knows, some a script; another part of
-    them on every task.
-    """
+    """Scripts that send each known word to every tool, a few words per script; other words on other tasks."""
     task = drawn[0]
     end = ending(task)
     tools = [tool for tool in task.tools if end is None or tool.name != end.name]
@@ -256,7 +254,7 @@ def _met_a_deadline(events: Sequence[Event]) -> bool:
 
 
 async def _repeat(stage: Stage, trace: Trace, elsewhere: Environment) -> Trace:
-    """With how it came out differently, if it did; the last time in a second environment."""
+    """Replays a trace and notes any difference; the last time in a second environment."""
     first = trace.episode
     drawn, script = (first.task, first.target), replay(first.calls)
     for number in range(1, _REPEATS):
@@ -280,9 +278,7 @@ async def _repeat(stage: Stage, trace: Trace, elsewhere: Environment) -> Trace:
 
 
 def _difference(one: Episode, two: Episode) -> str:
-    """Where two episodes with the same calls part, in words; empty when they do not, or when one of them
-    broke.
-    """
+    """A message on where two episodes with the same calls differ; empty if they do not, or if one broke."""
     if two.problem or _met_a_deadline(two.events):
         return ""
     if one.digests and two.digests and one.digests[0] != two.digests[0]:
@@ -302,7 +298,7 @@ def _difference(one: Episode, two: Episode) -> str:
 
 
 async def _beside(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> tuple[int, int]:
-    """Episodes that went one way alone, now among others: call by call in turn, and all at once."""
+    """Replays episodes among others: interleaved call by call, and concurrently."""
     disturbed = num = 0
     for start in range(0, len(traces), _BESIDE):
         batch = traces[start : start + _BESIDE]
@@ -337,7 +333,7 @@ async def _concurrent(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
 
 
 async def _interleaved(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
-    """All opened in turn, one call of each in turn, all sealed and graded in turn."""
+    """Opens all, makes one call of each in turn, seals and grades all."""
     async with visits(stage, are_graded=True) as open_one:
         opened = [
             await open_one(

@@ -1,8 +1,8 @@
-"""Whether the answer, or what an answer would earn, can be read before it is earned: in prompts, tools,
-answers to junk.
+"""Tests whether the answer, or what an answer would earn, can be read before it is earned: in prompts, tools,
+replies to junk.
 
-What an agent reads because it did what the task wants is earned. So calls that honest agents make are left
-out, and where one look is all that a task needs, so are answers to calls that look.
+What an agent reads by doing the task is earned. So calls that honest agents make are left out; if one look is
+all a task needs, so are replies to looking calls.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from agito.audit.stage import Stage
 from agito.protocols import Answered, Environment, Script, ScriptFactory
 from agito.types import Call, Event, Fault, Task, ToolSpec
 
-ASKED = "asked: "  # what the names of these attacks begin with
+ASKED = "asked: "  # prefix of these attacks' names
 _PROBED, _LEAST, _WORDS, _LEAST_WORDS = 150, 12, 60, 12
-_ARGUMENTS = 8  # words of the prompt that calls are made with
-_EARLY = 5  # observations of a solution, of those that are followed by two more
+_ARGUMENTS = 8  # words of the prompt used as arguments
+_EARLY = 5  # observations of a solution checked, of those followed by at least two more
 _IN_CODE = ", in code"
 _AT_FIRST = ("the descriptions of the tools", "the task's id and tags")
 _FIRST_OF_TWO = "the first observation of two"
 _LOOKING = " (of a tool that agents look with)"
-# in so many tasks such a look may show the answer: sensors are noisy, and later looks can be to make sure
+# such a look may show the answer in up to this share of tasks: sensors are noisy, and later looks may only
+# confirm
 _OFTEN = 0.7
 _MARGIN = 0.05
 
@@ -102,7 +103,9 @@ async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) ->
 
 
 def _secrets(environment: Environment, solved: Sequence[Episode]) -> dict[str, list[str]]:
-    """What tells a task: what its solution submits, unless most do, and what the environment says would."""
+    """The answers of each task: what its solution submits, unless most submit the same, and the environment's
+    declared answers.
+    """
     common = Counter(episode.submitted for episode in solved)
     found: dict[str, list[str]] = {}
     for episode in solved:
@@ -118,7 +121,7 @@ def _secrets(environment: Environment, solved: Sequence[Episode]) -> dict[str, l
 
 
 def _ways(solved: Sequence[Episode]) -> dict[str, list[str]]:
-    """What else tells a task: what its solution says to each tool, in order."""
+    """Other secrets of each task: what its solution sends to each tool, in order."""
     found: dict[str, list[str]] = {}
     for episode in solved:
         said: dict[str, list[str]] = defaultdict(list)
@@ -134,7 +137,7 @@ def _cue(task: Task) -> tuple[str, ...]:
 
 
 def _before(episode: Episode) -> Iterable[tuple[str, str]]:
-    """What is shown before the first call, and long before the last."""
+    """What is shown before the first call, and well before the last."""
     task = episode.task
     for dialect, text in task.prompt.items():
         yield f"the prompt ({dialect})", text
@@ -151,7 +154,7 @@ def _before(episode: Episode) -> Iterable[tuple[str, str]]:
 
 
 async def _probed(stage: Stage, known: Sequence[Episode]) -> list[tuple[Episode, str, str]]:
-    """What the world answers to mistakes and to calls that no honest agent makes."""
+    """Replies to mistakes and to calls that no honest agent makes."""
     made = {_name(call) for episode in stage.honest for call in episode.calls}
     used = {call.tool for episode in stage.honest for call in episode.calls}
     words = words_in(stage.environment, stage.depth.of(_WORDS, least=_LEAST_WORDS))
@@ -198,7 +201,7 @@ def _probes(task: Task, words: Sequence[str]) -> Iterable[tuple[str, Call]]:
 
 
 def _argument_words(task: Task) -> Iterable[tuple[str, str]]:
-    """Words of the shortest prompt, and the numbers in them: what a call could be about."""
+    """Words of the shortest prompt and the numbers in them: likely arguments of a call."""
     words = words_of(min(task.prompt.values(), key=len))[-_ARGUMENTS:]
     for at, word in enumerate(reversed(words)):
         yield f"word {at + 1} from the end", word
@@ -212,8 +215,8 @@ def _name(call: Call) -> str:
 
 
 def asking(stage: Stage, solved: Sequence[Episode]) -> Attackers:
-    """Whoever asks a tool that no honest agent uses about one answer after the other, and submits the one
-    that it answers differently.
+    """Attacks that ask a tool unused by honest agents about each known answer, and submit the one with the
+    unusual reply.
     """
     used = {call.tool for episode in stage.honest for call in episode.calls}
     answers = Memory(list(solved)).commonest()

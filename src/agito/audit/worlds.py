@@ -19,7 +19,7 @@ _MISTAKEN = 8  # tasks on which mistakes are made
 
 
 async def realism(stage: Stage) -> Quality:
-    """How much it looks like production from the outside: declared tools, honest errors, faults, sizes. The
+    """Resemblance to production, judged from outside: declared tools, honest errors, faults, sizes. The
     weakest proxy of the eight.
     """
     told, made, cases = await _errors(stage)
@@ -53,14 +53,14 @@ async def realism(stage: Stage) -> Quality:
 
 
 async def _errors(stage: Stage) -> tuple[int, int, list[Case]]:
-    """How many malformed calls are answered as the standard says."""
+    """How many malformed calls are answered with a readable policy fault."""
     told = made = 0
     cases: list[Case] = []
     for drawn in stage.draw("train", stage.depth.of(_MISTAKEN, least=3)):
         calls = malformed(drawn[0])
         episode = await stage.play(drawn, replay([call for _, call in calls]))
         for (what, call), event in zip(calls, episode.events, strict=False):
-            if event.fault in (Fault.TOOL, Fault.TIMEOUT):  # the weather came first
+            if event.fault in (Fault.TOOL, Fault.TIMEOUT):  # an injected fault came first
                 continue
             made += 1
             is_told = event.fault is Fault.POLICY and bool(event.text.strip()) and not event.ended
@@ -77,7 +77,7 @@ async def _errors(stage: Stage) -> tuple[int, int, list[Case]]:
 
 
 async def coverage(stage: Stage) -> Quality:
-    """Which cells of task x tool x fault the honest episodes of this audit met."""
+    """Which cells of task x tool x fault the honest episodes reached."""
     environment = stage.environment
     tools = {tool.name for episode in stage.honest for tool in episode.task.tools}
     seen = Counter(
@@ -119,7 +119,7 @@ async def coverage(stage: Stage) -> Quality:
 
 
 async def diversity(stage: Stage) -> Quality:
-    """Whether seeds make different tasks, and calls make different states."""
+    """Whether seeds make different tasks, and calls different states."""
     number = stage.depth.of(_INSTANCES, least=60)
     streams: dict[str, list[str]] = {}
     for split in stage.environment.splits:
@@ -161,7 +161,7 @@ async def diversity(stage: Stage) -> Quality:
 
 
 def _body(drawn: Drawn) -> str:
-    """What makes two tasks the same: prompt, level and key, but neither name nor seed."""
+    """What makes two tasks the same: prompt, level and key, but neither id nor seed."""
     task, target = drawn
     content = [sorted(task.prompt.items()), task.family, task.level, target.data]
     return hashlib.blake2b(
