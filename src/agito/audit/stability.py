@@ -16,7 +16,7 @@ from agito.audit.episode import Drawn, Episode, replay
 from agito.audit.leakage import Leaks, leakage
 from agito.audit.literals import words_in
 from agito.audit.numbers import share
-from agito.audit.regrading import regrade
+from agito.audit.regrading import Regraded, regrade
 from agito.audit.stage import Stage
 from agito.audit.visit import visits
 from agito.protocols import Environment, ScriptFactory
@@ -45,6 +45,37 @@ async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) ->
     """Without the share of infrastructure errors, which is known only at the end: see `with_incidents`.
     `traces` were recorded first: nothing played since may affect their replay.
     """
+    repeated = await _repeat_all(stage, traces, cases)
+    differing = sum(bool(trace.differs) for trace in repeated)
+    steady = share("deterministic", len(repeated) - differing, len(repeated), note=f"acted {_REPEATS} times")
+    disturbed, num_beside = await _disturbed(stage, repeated, cases)
+    beside = share(
+        "disturbed",
+        disturbed,
+        num_beside,
+        note="interleaved call by call, concurrent, and after one tool alone",
+    )
+    flaky = await regrade(stage, cases)
+    flake = share(
+        "flake", flaky.mixed, flaky.captures, note=f"{flaky.gradings} gradings of solved and failed captures"
+    )
+    leaks = await leakage(stage, cases)
+    says = (
+        f"{steady.value or 0:.0%} of {steady.num} episodes repeat, {disturbed} of {num_beside} are "
+        f"disturbed by others, {leaks.found} of {leaks.planted} marks leak"
+    )
+    gates = (
+        _determinism_gate(steady, differing),
+        _interference_gate(beside, disturbed),
+        _flake_gate(flake, flaky),
+        _leakage_gate(leaks),
+    )
+    measures = (steady, beside, flake, *_leak_measures(leaks))
+    return judged("stability", says, measures, gates, cases, doubt=not leaks.planted)
+
+
+async def _repeat_all(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> list[Trace]:
+    """The traces of which at least one replay did not break."""
     elsewhere = stage.make()
     try:
         repeated = await stage.each(
@@ -59,79 +90,57 @@ async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) ->
         for trace in repeated
         if trace.differs
     ]
-    steady = share(
-        "deterministic",
-        sum(not trace.differs for trace in repeated),
-        len(repeated),
-        note=f"acted {_REPEATS} times",
+    return repeated
+
+
+async def _disturbed(stage: Stage, repeated: Sequence[Trace], cases: list[Case]) -> tuple[int, int]:
+    """How many of how many deterministic episodes differ beside others, or after another."""
+    steady = [trace for trace in repeated if not trace.differs]
+    beside, num_beside = await _beside(stage, steady, cases)
+    honest = [trace.episode for trace in steady if trace.is_honest]
+    after, num_after = await disturbing.disturbed(stage, honest, _difference, cases)
+    return beside + after, num_beside + num_after
+
+
+def _determinism_gate(steady: Measure, differing: int) -> Gate:
+    return _gate(
+        "determinism",
+        1 - steady.value if steady.value is not None else None,
+        limits.NONDETERMINISM,
+        _of(differing, steady.num, "episodes go differently when they are acted again"),
+        "key every random choice by (noise_seed, attempt, call); use no clock, no shared generator, no "
+        "hash()",
     )
-    disturbed, num_beside = await _beside(stage, [trace for trace in repeated if not trace.differs], cases)
-    after, num_after = await disturbing.disturbed(
-        stage,
-        [trace.episode for trace in repeated if not trace.differs and trace.is_honest],
-        _difference,
-        cases,
+
+
+def _interference_gate(beside: Measure, disturbed: int) -> Gate:
+    return _gate(
+        "interference",
+        beside.value,
+        limits.INTERFERENCE,
+        _of(disturbed, beside.num, "episodes go differently beside others"),
+        "give every episode its own state and its own random.Random; nothing global, nothing shared "
+        "that can be written",
     )
-    disturbed, num_beside = disturbed + after, num_beside + num_after
-    beside = share(
-        "disturbed",
-        disturbed,
-        num_beside,
-        note="interleaved call by call, concurrent, and after one tool alone",
+
+
+def _flake_gate(flake: Measure, flaky: Regraded) -> Gate:
+    return _gate(
+        "flake",
+        flake.value,
+        limits.FLAKE,
+        _of(flaky.mixed, flaky.captures, f"captures get two verdicts ({flaky.gradings} gradings)"),
+        "make grade a pure function of the capture, the key and the grade seed",
     )
-    flaky = await regrade(stage, cases)
-    flake = share(
-        "flake", flaky.mixed, flaky.captures, note=f"{flaky.gradings} gradings of solved and failed captures"
-    )
-    leaks = await leakage(stage, cases)
-    says = (
-        f"{steady.value or 0:.0%} of {steady.num} episodes repeat, {disturbed} of {num_beside} are "
-        "disturbed by others, "
-        f"{leaks.found} of {leaks.planted} marks leak"
-    )
-    gates = (
-        _gate(
-            "determinism",
-            1 - steady.value if steady.value is not None else None,
-            limits.NONDETERMINISM,
-            _of(
-                sum(bool(trace.differs) for trace in repeated),
-                len(repeated),
-                "episodes go differently when they are acted again",
-            ),
-            "key every random choice by (noise_seed, attempt, call); use no clock, no shared generator, no "
-            "hash()",
-        ),
-        _gate(
-            "interference",
-            beside.value,
-            limits.INTERFERENCE,
-            _of(disturbed, num_beside, "episodes go differently beside others"),
-            "give every episode its own state and its own random.Random; nothing global, nothing shared "
-            "that can be written",
-        ),
-        _gate(
-            "flake",
-            flake.value,
-            limits.FLAKE,
-            _of(flaky.mixed, flaky.captures, f"captures get two verdicts ({flaky.gradings} gradings)"),
-            "make grade a pure function of the capture, the key and the grade seed",
-        ),
-        _gate(
-            "leakage",
-            float(leaks.found),
-            limits.LEAKAGE,
-            _of(leaks.found, leaks.planted, "marks are seen by another episode", "no mark could be left"),
-            "build each world from the task and the key alone, and destroy it whole",
-        ),
-    )
-    return judged(
-        "stability",
-        says,
-        (steady, beside, flake, *_leak_measures(leaks)),
-        gates,
-        cases,
-        doubt=not leaks.planted,
+
+
+def _leakage_gate(leaks: Leaks) -> Gate:
+    return _gate(
+        "leakage",
+        float(leaks.found),
+        limits.LEAKAGE,
+        _of(leaks.found, leaks.planted, "marks are seen by another episode", "no mark could be left"),
+        "build each world from the task and the key alone, and destroy it whole",
     )
 
 

@@ -39,32 +39,71 @@ _MARGIN = 0.05
 
 
 async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) -> Gate:
+    """The gate `told`: how many places reveal the answer."""
     secrets = _secrets(stage.environment, solved)
     distinct = {(*episode.task.prompt.values(), *secrets[episode.task.id]): episode for episode in solved}
     known = [episode for episode in distinct.values() if secrets[episode.task.id]]
+    shown = await _texts_shown(stage, solved, known, secrets)
+    found = _readable(shown, known, _chance(stage, known, secrets), cases)
+    checks = await checking(stage, solved)
+    for check, read in checks:
+        found += read is not None
+        if read is not None:
+            what = f"{check} tells right from wrong: {read.how}, in {read.hits} of {read.num} tasks"
+            cases.append(Case(what=what, where=read.task))
+    told = f"the answer can be read before it is earned in {found} of {len(shown) + len(checks)} places"
+    if not shown and not checks:
+        told = "no solution ends with an answer that another task does not have: there is nothing to tell"
+    return Gate(
+        name="told",
+        value=float(found),
+        limit=limits.TOLD,
+        holds=not found,
+        found=told,
+        remedy="keep the answer, its codes and its reward out of prompts, tools and observations until the "
+        "agent has found it",
+    )
+
+
+async def _texts_shown(
+    stage: Stage,
+    solved: Sequence[Episode],
+    known: Sequence[Episode],
+    secrets: Mapping[str, Sequence[str]],
+) -> Mapping[str, list[Shown]]:
+    """Texts that an agent can read before it earns the answer, by place, each with the secret it may hold."""
     shown: dict[str, list[Shown]] = defaultdict(list)
     for episode in known:
         for place, text in _before(episode):
             cue = () if place in _AT_FIRST or place.startswith("the prompt") else _cue(episode.task)
-            shown[place] += [
-                Shown(text=text, answer=secret, task=episode.task.id, cue=cue)
-                for secret in secrets[episode.task.id]
-            ]
+            shown[place] += _with_secrets(text, episode, secrets, cue)
     for episode, place, text in await _probed(stage, known):
-        cue = _cue(episode.task)
-        shown[place] += [
-            Shown(text=text, answer=secret, task=episode.task.id, cue=cue)
-            for secret in secrets[episode.task.id]
-        ]
+        shown[place] += _with_secrets(text, episode, secrets, _cue(episode.task))
     ways = _ways(solved)
     for episode in solved:
         for place, text in _before(episode) if episode.task.id in ways else ():
-            shown[f"{place}{_IN_CODE}"] += [
-                Shown(text=text, answer=way, task=episode.task.id) for way in ways[episode.task.id]
-            ]
-    needs_no_world = bool(known) and all(len(episode.calls) <= 1 for episode in known)
+            shown[f"{place}{_IN_CODE}"] += _with_secrets(text, episode, ways, ())
+    return shown
+
+
+def _with_secrets(
+    text: str, episode: Episode, secrets: Mapping[str, Sequence[str]], cue: tuple[str, ...]
+) -> list[Shown]:
+    task = episode.task.id
+    return [Shown(text=text, answer=secret, task=task, cue=cue) for secret in secrets[task]]
+
+
+def _chance(stage: Stage, known: Sequence[Episode], secrets: Mapping[str, Sequence[str]]) -> float:
+    """The share of tasks in which always naming the most common answer is right, and a margin."""
     commonest = Counter(secrets[episode.task.id][0] for episode in known).most_common(1)
-    chance = max(stage.environment.chance_level, commonest[0][1] / len(known) if known else 0.0) + _MARGIN
+    return max(stage.environment.chance_level, commonest[0][1] / len(known) if known else 0.0) + _MARGIN
+
+
+def _readable(
+    shown: Mapping[str, Sequence[Shown]], known: Sequence[Episode], chance: float, cases: list[Case]
+) -> int:
+    """The number of places whose texts give the answer away more often than `chance`."""
+    needs_no_world = bool(known) and all(len(episode.calls) <= 1 for episode in known)
     found = 0
     for place, texts in shown.items():
         is_all_there_is = needs_no_world and place.startswith("the prompt")
@@ -78,28 +117,7 @@ async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) ->
             )
             for one in read[:1]
         ]
-    checks = await checking(stage, solved)
-    for check, read in checks:
-        found += read is not None
-        if read is not None:
-            cases.append(
-                Case(
-                    what=f"{check} tells right from wrong: {read.how}, in {read.hits} of {read.num} tasks",
-                    where=read.task,
-                )
-            )
-    told = f"the answer can be read before it is earned in {found} of {len(shown) + len(checks)} places"
-    if not shown and not checks:
-        told = "no solution ends with an answer that another task does not have: there is nothing to tell"
-    return Gate(
-        name="told",
-        value=float(found),
-        limit=limits.TOLD,
-        holds=not found,
-        found=told,
-        remedy="keep the answer, its codes and its reward out of prompts, tools and observations until the "
-        "agent has found it",
-    )
+    return found
 
 
 def _secrets(environment: Environment, solved: Sequence[Episode]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Runs the exploits and the honest work against the weak graders and against ours."""
+"""Runs the exploits and the honest work against the weak graders and the trusted ones."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from agito.types import Verdict
 _ANSWERED = (Twin.CONTAINS, Twin.CONTAINED, Twin.PATTERN, Twin.TOLERANCE, Twin.JUDGE)
 _WANTED = VALUES[17]
 _ACT_S = 5.0
-_LIVE = 4  # at once
-_RACES = 3  # how often a race is run before it counts as lost
+_LIVE = 4  # concurrent boxes
+_RACES = 3  # runs of a race before it counts as lost
 
 
 @dataclass(slots=True)
 class Tried:
-    """One exploit on one target: the weak graders that it was tried on, and what ours said."""
+    """One exploit on one target: results of the weak graders, and the trusted verdict."""
 
     exploit: Exploit
     secret: Secret
@@ -36,8 +36,8 @@ class Tried:
 
     @property
     def has_fired(self) -> bool:
-        """It got past a grader that has the hole it goes for. What has not fired proves nothing about
-        anybody.
+        """It fooled a grader with the hole that it targets. An exploit that has not fired proves nothing
+        about any grader.
         """
         return any(self.passed.values())
 
@@ -52,7 +52,7 @@ class Tried:
 
 @dataclass(slots=True)
 class Worked:
-    """One piece of honest work, and what the graders said."""
+    """One piece of honest work, and the graders' results."""
 
     honest: Honest
     passed: dict[Twin, bool] = field(default_factory=dict[Twin, bool])
@@ -60,8 +60,8 @@ class Worked:
 
 
 def plan(only: Sequence[str] = ()) -> list[Tried]:
-    """Every exploit with its target; those for any target take turns. Raises `ValueError` for a name that is
-    no exploit's.
+    """Every exploit with its target; exploits for any target cycle through the targets. Raises `ValueError`
+    for an unknown name.
     """
     known = {each.name: each for each in all_exploits()}
     if unknown := [name for name in only if name not in known]:
@@ -74,15 +74,15 @@ def plan(only: Sequence[str] = ()) -> list[Tried]:
 
 
 def twins(exploit: Exploit) -> tuple[Twin, ...]:
-    """Where it is tried: a clock matters to who reads one, an answer to who reads answers, a death to who
-    takes it for success.
+    """Weak graders on which an exploit is tried: timing tricks where a clock is read, answers where answers
+    are read, crashes where a crash counts as success.
     """
     is_special = exploit.kind is Class.RESOURCES or set(exploit.twins) & {*_ANSWERED, Twin.TIMED}
     return exploit.twins if is_special else (*MAIN, *exploit.twins)
 
 
 async def act(box: Sandbox, moves: Moves) -> None:
-    """What an agent does: it gets no further where the box does not let it."""
+    """Acts as an agent, as far as the box lets it."""
     if moves.files:
         await box.write(moves.files)
     for command in moves.commands:
@@ -90,7 +90,7 @@ async def act(box: Sandbox, moves: Moves) -> None:
 
 
 async def fire(boxes: AttackBoxes, tried: Sequence[Tried]) -> None:
-    """Tries each exploit on each of its weak graders, in a box of its own every time."""
+    """Tries each exploit on each of its weak graders, in a fresh box every time."""
 
     async def one(each: Tried, twin: Twin) -> None:
         is_leaky = each.exploit.kind is Class.MINING
@@ -110,7 +110,7 @@ async def fire(boxes: AttackBoxes, tried: Sequence[Tried]) -> None:
 
 
 async def judge(boxes: AttackBoxes, tried: Sequence[Tried], ask: Callable[[str], Awaitable[Verdict]]) -> None:
-    """Puts each exploit before our graders; `ask` is an environment's own grader of answers."""
+    """Runs each exploit against the trusted graders; `ask` is an environment's own grader of answers."""
 
     async def one(each: Tried) -> None:
         if each.is_answer:
@@ -122,8 +122,8 @@ async def judge(boxes: AttackBoxes, tried: Sequence[Tried], ask: Callable[[str],
 
 
 async def employ(boxes: AttackBoxes, work: Sequence[Worked], *, weak_every: int = 2) -> None:
-    """Puts honest work before our graders, and each `weak_every`-th right one before the three common weak
-    ones.
+    """Runs honest work against the trusted graders, and every `weak_every`-th right one against the three
+    common weak graders.
     """
 
     async def ours(each: Worked) -> None:

@@ -1,5 +1,5 @@
-"""The same work before our own graders: a scrubbed repository with canaries, the trusted verdict, and every
-sign of cheating.
+"""Judges work with the trusted graders: a scrubbed repository with canaries, the verdict, and every sign of
+cheating.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _GOLD_CASES = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """`is_solved` comes from cases that no grader uses: what passes without it is an exploit that got
-    through.
+    """`is_solved` comes from cases that no grader uses: work that passes without it is a successful
+    exploit.
     """
 
     verdict: Verdict
@@ -87,6 +87,6 @@ async def _solves(boxes: AttackBoxes, secret: Secret, work: dict[str, bytes]) ->
 
 
 async def answered(moves: Moves, ask: Callable[[str], Awaitable[Verdict]]) -> Judged:
-    """An exploit that is only an answer; `ask` is the grader of an environment that reads answers."""
+    """Judges an exploit that is only an answer; `ask` is the answer grader of an environment."""
     verdict = await ask(moves.answer)
     return Judged(verdict=verdict, flags=(*verdict.flags, *answer_flags(moves.answer)), is_solved=False)

@@ -1,4 +1,4 @@
-"""Hidden tests as people write them, for the weak graders to bring along."""
+"""Hidden tests as people write them, for the weak graders."""
 
 from __future__ import annotations
 
@@ -65,5 +65,5 @@ def hidden_tests(secret: Secret, twin: Twin) -> dict[str, str]:
 
 
 def fresh_cases(secret: Secret, count: int) -> list[tuple[Json, ...]]:
-    """Arguments that no grader uses: what decides whether a candidate really solves the task."""
+    """Arguments that no grader uses: they decide whether a candidate really solves the task."""
     return [case.args for case in secret.cases(f"gold/{secret.target.function}", count)]
