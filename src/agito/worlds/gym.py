@@ -1,8 +1,8 @@
-"""A Gymnasium environment as a component: one tool, `act`; the episode ends when the environment says so, and
-how is kept apart.
+"""A Gymnasium environment as a component with one tool, `act`. The episode ends when the environment says so;
+terminated and truncated are told apart.
 
-A snapshot is the seed and the actions so far, and a fork plays them again: exact for whatever is
-deterministic given its seed, which is checked. Needs the extra `gym`.
+A snapshot is the seed and the actions so far; a fork replays them, which is exact if the environment is
+deterministic given its seed. This is checked. Needs the extra `gym`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,13 @@ from agito.worlds.gym_actions import NoAction, cast_to, check, described
 
 ACT = spec("act", "Takes one action; returns what is seen then, and the reward.", ["action"])
 TERMINATED, TRUNCATED = "terminated", "truncated"
-_REPLAYED_S = 60.0  # for one step that a fork plays again
+_REPLAYED_S = 60.0  # per replayed step of a fork
 _CLOSE_S = 5.0
 
 
 @dataclass(slots=True)
 class History:
-    """What happened, as the grader reads it. `terminated`: the task came to its end. `truncated`: it was cut
-    off.
-    """
+    """The record that the grader reads. `terminated`: the task ended. `truncated`: it was cut off."""
 
     seed: int
     actions: list[str] = field(default_factory=list[str])
@@ -45,15 +43,13 @@ class History:
 
 
 class GymWorld:
-    """Implements `Component`. `actions` names the actions of a discrete space, all of them; other spaces take
-    JSON.
+    """Implements `Component`. `actions` names all actions of a discrete space; other spaces take JSON.
 
-    The environment is made, stepped and closed by a thread of its own. A step that runs out of time leaves it
-    in a state that nobody knows: from then on it is gone, and says so. Captured under the component's name:
-    the `History` as JSON.
+    A dedicated thread makes, steps and closes the environment. A step that times out leaves an unknown state,
+    so the component then answers that it is gone. Captured under the component's name: the `History` as JSON.
 
-    Raises `ValueError` for `actions` that do not fit the space, and for a space of which no action can be
-    said.
+    Raises `ValueError` for `actions` that do not fit the space, and for spaces whose actions JSON cannot
+    express.
     """
 
     exactness = Exactness.EXACT
@@ -81,7 +77,7 @@ class GymWorld:
 
     @property
     def first_sight(self) -> str:
-        """What is seen before the first action: for the task's prompt."""
+        """The first observation, for the task's prompt."""
         return self._show(self._seen)
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
@@ -129,7 +125,7 @@ class GymWorld:
         return self.history.seed, tuple(self.history.actions), self._end, await self.digest()
 
     async def fork(self, token: object) -> GymWorld:
-        """Raises `SandboxFailure` when the environment does not come to the same place again."""
+        """Raises `SandboxFailure` if the replay does not reach the same state."""
         seed, actions, end, digest = cast("tuple[int, tuple[str, ...], str, str]", token)
         twin = GymWorld(self._make, seed, actions=self._actions, show=self._show, name=self.name)
         for action in actions:

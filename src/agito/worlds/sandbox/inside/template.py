@@ -10,7 +10,7 @@ import stat
 from agito.worlds.sandbox.inside import kernel
 
 DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}  # minor numbers, of major 1
-NODES = "/run/nodes"  # where keepers find devices of their own
+NODES = "/run/nodes"  # where keepers find their own devices
 NUM_NODES = 512
 _LINKED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _FILES = {
@@ -20,18 +20,18 @@ _FILES = {
     "etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
     "etc/hostname": "sandbox\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-    # Sourced through BASH_ENV by a shell whose directory and variables may change. Builtins only: no process
-    # is started.
+    # Sourced through BASH_ENV by shells whose directory and variables may change. Builtins only: starts no
+    # process.
     "run/carry": "unset BASH_ENV\n"
     'trap \'{ builtin printf "%s\\0" "$PWD"; builtin export -p; builtin printf "\\0"; } 2>/dev/null >&99 '
     "|| :' EXIT\n",
 }
-_COPIED = ("etc/ld.so.cache",)  # no local time: every sandbox has UTC, whatever the host
-BASE = "/tmp"  # any directory that exists everywhere; hidden afterwards, in the zygote's own mount namespace
+_COPIED = ("etc/ld.so.cache",)  # no local time: every sandbox has UTC
+BASE = "/tmp"  # any directory that exists everywhere; covered afterwards, in the zygote's own mount namespace
 
 
 def make_nodes() -> None:
-    """Devices for each of many keepers, in a mount namespace of the caller's own; only root can. Raises
+    """Makes devices for each of many keepers, in a mount namespace of the caller; needs root. Raises
     `OSError`.
     """
     kernel.unshare(kernel.CLONE_NEWNS)
@@ -46,8 +46,7 @@ def make_nodes() -> None:
 
 
 def build(interpreter_prefix: str) -> int:
-    """Replaces the root of the calling process. Returns a descriptor of the same root that can still be
-    written.
+    """Replaces the root of the calling process. Returns a descriptor of the same root that is still writable.
 
     Raises `OSError`.
     """
@@ -123,7 +122,7 @@ def build(interpreter_prefix: str) -> int:
 
 
 def add_tools(root: int, name: str, programs: tuple[str, ...], path: str) -> None:
-    """Makes /run/tools/`name`: links to those of `programs` that `path` has; the others stay missing."""
+    """Makes /run/tools/`name`: links to those of `programs` that are found in `path`; others stay missing."""
     directory = f"run/tools/{name}"
     os.mkdir(directory, 0o755, dir_fd=root)
     for program in programs:
@@ -131,7 +130,7 @@ def add_tools(root: int, name: str, programs: tuple[str, ...], path: str) -> Non
             if os.access(f"{place}/{program}", os.X_OK):
                 os.symlink(f"{place}/{program}", f"{directory}/{program}", dir_fd=root)
                 break
-    # what can be opened can be locked, and others have the same tools
+    # what can be opened can be locked, and others share the same tools
     os.chmod(directory, 0o111, dir_fd=root)
 
 
