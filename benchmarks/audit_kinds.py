@@ -1,12 +1,12 @@
-"""Planted faults of environments: which of them does the short audit refuse, and does it refuse a sound one?
+"""Planted faults: which faulty environments does the short audit refuse, and does it accept the sound ones?
 
     python benchmarks/audit_kinds.py [--short] [--seeds 5] [--seconds 25] [--only CLASS]...
 
-Every environment of `benchmarks/planted/` (see the README there) is audited under every seed. A planted one
-counts as caught when the card refuses it under that seed. An audit looks at fewer samples where its seconds
-run out: on a machine that is shared with other work, `--seconds` gives it the time that it has on an idle
-one. The last line is a JSON object: `caught` of `planted` (environments times seeds), `false_alarms`
-(refusals of sound ones), `missed` (names, with the seeds). Targets: caught at least 95 %, no false alarm.
+Every environment of `benchmarks/planted/` (see the README there) is audited with every seed. A planted fault
+counts as caught if the card refuses the environment with that seed. An audit takes fewer samples when its
+time runs out; on a shared machine, raise `--seconds`. The last line is a JSON object: `caught` of `planted`
+(environments times seeds), `false_alarms` (sound ones refused), `missed` (names, with seeds). Targets: at
+least 95 % caught, no false alarm.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def _kind(node: ast.ClassDef) -> str | None:
 
 
 def judged(job: tuple[str, int, float]) -> tuple[float, int, dict[str, str]]:
-    """Seconds, episodes, and the gates that do not hold with what was found; the short audit, as `agito
-    train` does it.
+    """Seconds, episodes, and the failing gates with their findings, from the short audit as `agito train`
+    runs it.
     """
     target, seed, seconds = job
     began = time.perf_counter()

@@ -1,17 +1,16 @@
-"""One optimizer step on a group of eight attempts with a real model: shared prefixes against separate rows,
-and against TRL with peft.
+"""One optimizer step on a group of eight attempts: shared prefixes against separate rows, and against TRL.
 
     python benchmarks/learner.py --model FOLDER [--trl PYTHON] [--weights lora|full]
         [--precision fp32|bf16] [--short]
 
-A group shares a fraction s of its tokens (the prompt), which separate rows compute eight times; of the rest,
-runs of 16 tokens are sampled and trained, and as many observed. The bound is 1 / (s/8 + 1 - s): all
-operations proportional to tokens. Each arm is a process of its own and they take turns; TRL's has
-micro-batches of as many tokens, and no padding to carry. With one thread the time is the processor's, which
-neighbours disturb least, otherwise the wall's. `--trl` names the Python of an environment with TRL and peft;
-without it that ratio is null. `max_grad_diff` is the largest difference of any entry of the gradient.
-`memory_ratio` compares the peaks of a step, over what there was before it, for a group of half the length in
-one micro-batch; where micro-batches are bounded, as for the times, so is memory.
+A group shares a fraction s of its tokens (the prompt), which separate rows compute eight times. The rest
+alternates between runs of 16 sampled (trained) and 16 observed tokens. The bound is 1 / (s/8 + 1 - s),
+counting all operations proportional to tokens. Each arm is its own process, and they alternate; TRL's (with
+peft) has micro-batches of as many tokens, and no padding. With one thread, times are CPU times, which
+neighbours disturb least; otherwise wall times. `--trl` names the Python of an environment with TRL and peft;
+without it that ratio is null. `max_grad_diff` is the largest difference of any gradient entry. `memory_ratio`
+compares the peaks of a step, over the memory before it, for a group of half the length in one micro-batch
+(bounded micro-batches, as in the timed runs, bound memory too).
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ TRAINER: dict[str, Any] = {"check_on_policy": False, "minibatches": 1, "rl": {"a
 
 
 def batch(fraction: float, length: int, seed: int) -> dict[str, Any]:
-    """A group as columns; every attempt as long."""
+    """A group as columns; all attempts have the same length."""
     rng = random.Random(seed)
     shared = round(fraction * length)
     prompt = [rng.randrange(1000, 40_000) for _ in range(shared)]
@@ -85,7 +84,7 @@ def trainer_of(options: argparse.Namespace, share: str) -> LocalTrainer:
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if name.endswith("lora_B"):  # away from zero, where A learns too
+                if name.endswith("lora_B"):  # away from zero, so that A learns too
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.01)
     config = TRAINER | {
         "micro_tokens": options.micro_tokens,
@@ -111,7 +110,7 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def gradient_difference(options: argparse.Namespace) -> None:
-    """The largest, over all entries, and the largest entry, for every line."""
+    """For every line: the largest difference over all entries, and the largest entry."""
     arms = {share: trainer_of(options, share) for share in ("never", "auto")}
     for line in sys.stdin:
         given, found = samples(json.loads(line)), list[torch.Tensor]()
@@ -125,7 +124,7 @@ def gradient_difference(options: argparse.Namespace) -> None:
 
 
 class Arm:
-    """A process that takes one step for a line."""
+    """A process that takes one step per line."""
 
     def __init__(self, command: list[str], threads: int) -> None:
         environment = os.environ | {
@@ -198,7 +197,7 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
     arms = {name: Arm(command, options.threads) for name, command in commands.items()}
     try:
         for arm in arms.values():
-            arm.ask(batch(0.5, 64, 0))  # loads, warms up
+            arm.ask(batch(0.5, 64, 0))  # loads and warms up
         against: list[float] = []
         for fraction in options.fractions:
             rounds = [
@@ -241,10 +240,10 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
 
 
 def asked_once(command: list[str], options: argparse.Namespace, length: int) -> dict[float, Any]:
-    """What an arm says of every fraction."""
+    """An arm's answer for every fraction."""
     arm = Arm(command, options.threads)
     try:
-        arm.ask(batch(0.5, 64, 0))  # the weights are read from the disk when they are first used
+        arm.ask(batch(0.5, 64, 0))  # reads the weights from disk
         return {fraction: arm.ask(batch(fraction, length, 0)) for fraction in options.fractions}
     finally:
         arm.close()

@@ -1,23 +1,22 @@
-"""How much of the tools' latency is hidden, and how much of the trainer's work, when roles overlap?
+"""How much tool latency and trainer work is hidden when the roles overlap?
 
     python benchmarks/overlap.py [--short] [--steps 12]
 
-The world is `agito.testing.relay`: fixed work, added latency, real engine, real trainer, random weights. So
-many groups teach nothing that the engine's work equals the trainer's, within a tenth. Arms:
+The world is `agito.testing.relay`: fixed work, added latency, real engine, real trainer, random weights.
+Enough groups are zero-variance that the engine's work equals the trainer's within a tenth. Arms:
 
-- serial: one engine process and one trainer process that take turns (decoupled with staleness 0);
+- serial: one engine process and one trainer process that alternate (decoupled with staleness 0);
 - concurrent: a step's episodes run concurrently, no episode waits for another's tool, both processes sample
   and then both learn;
 - decoupled, S = 1, 2, 4, 8.
 
-Tg and Tt are the engine's and the trainer's seconds a step in the serial arm, CPU all processes' seconds a
-step there. Bound: a step takes at least max(Tg, Tt, CPU / cores). It is held against the steady steps of a
-decoupled run right after, and the fraction is the median over such pairs; `_whole` counts the first steps, in
-which nothing can be ready, and the last, in which nothing is issued. Two cores that are threads of one do
-less than twice the work of one: `effective_cores` is how much more a product of matrices of the model's size
-gets done by as many processes, and the figures in `_effective` are those of the bound with that number. Slow
-tools are measured with groups that all teach something. The simulator is `agito.planning.simulate`, fed with
-what the serial and the concurrent arm measured.
+Tg and Tt are the seconds per step of engine and trainer in the serial arm, CPU those of all processes. Bound:
+a step takes at least max(Tg, Tt, CPU / cores). It is compared with the steady steps of a decoupled run right
+after, and the fraction is the median over such pairs. `_whole` includes the first steps, in which nothing can
+be ready, and the last, in which nothing is issued. Two cores that are threads of one do less than twice the
+work of one: `effective_cores` is the speed-up of matrix products of the model's size over that many
+processes, and `_effective` uses it in the bound. Slow tools are measured without zero-variance groups. The
+simulator is `agito.planning.simulate`, fed with measurements of the serial and the concurrent arm.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ from harness import Json, report
 _TURNS, _TURN_TOKENS, _WORDS = 6, 16, 4
 _GROUPS, _SIZE, _ROWS = 8, 4, 320
 _QUANTUM = 8  # decode steps between two exchanges
-_ALLOWED = {"0": 2, "0.05": 4}  # staleness of the arms that are held against the bound, by latency
+_ALLOWED = {"0": 2, "0.05": 4}  # staleness of the arms compared with the bound, by latency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """What one arm came to; seconds are of a step."""
+    """Results of one arm; seconds are per step."""
 
     name: str
     latency: str
@@ -59,7 +58,7 @@ class Arm:
     engine_s: float
     train_s: float
     cpu_s: float
-    trainer_idle: float  # of the steady steps, and so are the next two
+    trainer_idle: float  # of the steady steps, as are the next two
     gate_wait: float
     publish_pause: float
     stale_tokens: int
@@ -117,8 +116,8 @@ def mean_of(steps: Sequence[Step], name: str) -> float:
 
 
 def foreseen(seen: Observed, name: str, steps: int) -> float:
-    """Seconds a step under the heavy tail, if exchanges and batches take as long as in `seen` and nothing
-    else takes any time.
+    """Seconds per step with heavy-tailed tools, if exchanges and batches take as long as in `seen` and
+    nothing else takes time.
     """
     latencies = seen.latencies(
         turns=_TURNS,
@@ -240,9 +239,7 @@ def _whole(arm: Arm) -> float:
 
 
 def effective_cores() -> float:
-    """How many times the work of one process as many processes do as there are cores; median of five, taking
-    turns.
-    """
+    """The work of one process per core together, relative to one alone; median of five."""
     code = (
         "import sys, time, torch\ntorch.set_num_threads(1)\na, b = torch.randn(64, 128), torch.randn(128, "
         "512)\n"
@@ -279,9 +276,7 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 def _balanced() -> float:
-    """The share of groups that teach nothing with which the engine takes as long for a step as
-    the trainer.
-    """
+    """The share of zero-variance groups at which engine and trainer take equally long for a step."""
     even = 0.0
     for _ in range(4):
         arm, _ = anyio.run(lambda even=even: run("serial", "0", steps=6, even=even))

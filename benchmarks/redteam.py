@@ -1,12 +1,11 @@
-"""Which graders do scripted exploits get past, which of them are noticed, and does honest work pass?
+"""Which graders do scripted exploits fool, which exploits are noticed, and does honest work pass?
 
     python benchmarks/redteam.py [--short]
 
-Every exploit is tried on the weak graders that it is made for; one that gets past none of them has not fired
-and does not count. Then it meets ours: the trusted grader of function tasks, or, for answers, that of the
-bundled shell environment. Whether it solved the task after all is decided by cases that no grader uses.
-Honest work is done by people's habits in many styles and, for answers, by the shell environment's own solver.
-Real sandboxes, a real pytest.
+Every exploit is tried on the weak graders that it targets; one that fools none of them has not fired and does
+not count. Then it meets ours: the trusted grader of function tasks or, for answers, that of the bundled shell
+environment. Cases that no grader uses decide whether it solved the task after all. Honest work comes in many
+styles and, for answers, from the shell environment's own solver. Real sandboxes, a real pytest.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from agito.types import AttemptId, EpisodeArtifacts, Status, Verdict
 from agito.worlds.sandbox import Pool
 from harness import Json, report
 
-_SHORT_STEP = 5  # every so many exploits and pieces of work
+_SHORT_STEP = 5  # every fifth exploit and piece of work
 _SHELL_TASKS = 24
 _NAMES = {Twin.STDOUT: "stdout", Twin.REWARD_FILE: "reward_file", Twin.FRESH_PYTEST: "fresh_pytest"}
 
 
 async def shell_answers(pool: Pool, tasks: int) -> list[tuple[Verdict, str]]:
-    """Verdicts and submissions of the shell environment's own solver, which is honest."""
+    """Verdicts and submissions of the shell environment's own honest solver."""
     environment = ShellEnvironment(pool=pool)
     found: list[tuple[Verdict, str]] = []
     for index in range(tasks):
@@ -50,7 +49,7 @@ async def shell_answers(pool: Pool, tasks: int) -> list[tuple[Verdict, str]]:
 
 
 async def ask_shell(answer: str) -> Verdict:
-    """What the shell environment's grader says to an answer to a *find* task."""
+    """The shell environment's verdict on an answer to a *find* task."""
     environment = ShellEnvironment()
     task, target = environment.task(split="heldout", index=0, seed=1, family="find", level=3)
     return await environment.grade(
@@ -120,8 +119,8 @@ def table(
         "passing ours": passing,
         "solving after all": [each.exploit.name for each, judged in ours if judged.is_solved],
         "fired but not flagged": [each.exploit.name for each, judged in ours if not judged.flags],
-        # Fillers of exploits that return a constant are noticed for that alone; what their mechanism gives
-        # away is the stricter figure.
+        # Exploits whose body returns a constant are noticed for that alone; the stricter figure counts what
+        # their mechanism reveals.
         "flagged by more than ignoring the input": sum(
             any(flag.kind != "ignores_input" for flag in judged.flags) for _, judged in ours
         ),

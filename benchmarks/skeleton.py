@@ -1,11 +1,11 @@
-"""A pre-trained model through the whole loop: parity, a zero-shot evaluation, SFT steps and one RL step of a
-LoRA policy on `shell`.
+"""A pre-trained model through the whole loop: parity, zero-shot evaluation, SFT and one RL step of a LoRA
+policy.
 
-`python benchmarks/skeleton.py --model FOLDER [--short]`, with a folder that `agito models get smollm2-135m`
-made. Everything runs in this process, in fp32: the model's own tokenizer and chat template, the embedded
-engine, the real sandbox, the trainer. It shows that the parts meet and what they cost; a handful of steps
-teaches nobody to work. Where all attempts at a task earn the same, the RL step goes by the share of calls
-that could be read instead, and says so.
+`python benchmarks/skeleton.py --model FOLDER [--short]`, with a folder made by `agito models get
+smollm2-135m`. Runs on `shell`, all in this process, in fp32: the model's own tokenizer and chat template, the
+embedded engine, the real sandbox, the trainer. It shows that the parts fit together and what they cost; a few
+steps teach nothing. If all attempts at a task earn the same, the RL step uses the share of readable calls as
+the reward, and says so.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Bench:
 
 
 class Told(dict[str, Any]):
-    """Says each part as soon as it is known."""
+    """Prints each part as soon as it is known."""
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
@@ -159,7 +159,7 @@ def nll(model: Decoder, samples: Sequence[Sample]) -> float:
 
 
 def objective(logprobs_of: Sequence[torch.Tensor], samples: Sequence[Sample]) -> float:
-    """Advantage times log-probability, a token."""
+    """Advantage times log-probability, per token."""
     parts = [
         found * at_trainable(sample, sample.advantages)
         for found, sample in zip(logprobs_of, samples, strict=True)
@@ -168,7 +168,7 @@ def objective(logprobs_of: Sequence[torch.Tensor], samples: Sequence[Sample]) ->
 
 
 def readable(group: Group) -> Group:
-    """The share of calls that could be read, as the reward."""
+    """The group with the share of readable calls as the reward."""
 
     def judged(attempt: Attempt) -> Attempt:
         events = attempt.trajectory.events

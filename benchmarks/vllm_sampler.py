@@ -1,12 +1,10 @@
-"""vLLM as the sampler of a LoRA policy in the real loop: sampled on `shell`, learned from, published, asked
-again, killed.
+"""vLLM as the sampler of a LoRA policy in the real loop: sample on `shell`, learn, publish, resample, kill.
 
-`python benchmarks/vllm_sampler.py --model FOLDER [--short] [--merged]`, with a folder that `agito models get
-smollm2-135m` made, and vLLM from `make vllm` or where AGITO_VLLM says. The model's own tokenizer and
-template, fp32 on both sides. Twice the same: a version is published, a group of episodes is played, and every
-sampled token is compared with the learner at that version; in the second group the server is killed in
-mid-episode. `--merged`: the adapter is added to the weights, and all of them are published, instead of the
-adapter.
+`python benchmarks/vllm_sampler.py --model FOLDER [--short] [--merged]`, with a folder made by `agito models
+get smollm2-135m`, and vLLM from `make vllm` or AGITO_VLLM. The model's own tokenizer and template, fp32 on
+both sides. Twice: a version is published, a group of episodes is played, and every sampled token is compared
+with the learner at that version; in the second group the server is killed in mid-episode. `--merged`
+publishes full weights with the adapter merged in, instead of the adapter.
 """
 
 from __future__ import annotations
@@ -86,7 +84,7 @@ class Served:
         }
 
     async def play(self, number: int) -> Group:
-        """One group, all of its attempts at once."""
+        """One group, all attempts concurrently."""
         found: dict[int, Attempt] = {}
         runner = AttemptRunner(self.bench.environment, SoloHarness(), solo(self.bench.renderer), seed=SEED)
         plan = Plan(task=lambda group: self.bench.task("train", group))
@@ -120,7 +118,7 @@ def sampled(group: Group) -> list[Sample]:
 
 
 async def kill_in_mid_episode(server: VllmServer) -> None:
-    """As soon as a request is under way."""
+    """Waits until a request is in flight."""
     process = server.process
     assert process is not None
     while process.num_waiting < GROUP_SIZE:  # noqa: ASYNC110 nothing says so
@@ -201,9 +199,7 @@ async def opened(bench: Bench, spec: VllmSpec) -> AsyncGenerator[tuple[VllmServe
 
 
 def signed(group: Group) -> list[Sample]:
-    """Where nothing tells the attempts apart, one is reinforced and the other is not, so that there is a step
-    to publish.
-    """
+    """If nothing distinguishes the attempts, reinforces only one, so that there is a step to publish."""
     signs = [1.0 if attempt.trajectory.attempt.slot % 2 == 0 else -1.0 for attempt in group.attempts]
     return [
         sample

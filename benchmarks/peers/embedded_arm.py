@@ -1,10 +1,9 @@
-"""Agito's embedded engine on the engine's workload, in process, beside the tools, for a checkpoint of any
-family.
+"""Agito's embedded engine on the engine workload, in process, for a checkpoint of any family.
 
     python embedded_arm.py CHECKPOINT HOW DTYPE OPENING EPISODES [EPISODES ...]
 
-HOW: `threads`, one engine on two cores; `engines`, one on each, episodes shared out by turns; `speed`, steps
-of decoding and prompts alone, on one thread, beside what the core could do. Prints one JSON line, {episodes:
+HOW: `threads`, one engine on two cores; `engines`, one on each, episodes distributed round robin; `speed`,
+decoding steps and prompts alone, on one thread, against the core's limits. Prints one JSON line: {episodes:
 [sampled tokens per second, CPU-seconds]} or the figures.
 """
 
@@ -62,7 +61,7 @@ async def together(engines: list[EmbeddedEngine], work: list[list[Turn]]) -> Non
 
 @torch.inference_mode()
 def speed(model: Decoder, dtype: torch.dtype) -> dict[str, float]:
-    """Tokens a second of one thread: prompts of 384 tokens, and rows that decode behind as many."""
+    """Tokens per second of one thread: prompts of 384 tokens, and decoding rows after as many."""
     network = NativeDecoder(model.config, slots=32, context=CONTEXT, dtype=dtype)
     weights = model.state_dict()
     figures = {"load_s": _seconds(lambda: network.load(weights), times=2)}
@@ -88,7 +87,7 @@ def speed(model: Decoder, dtype: torch.dtype) -> dict[str, float]:
 
 
 def _seconds(run: Callable[[], object], *, times: int) -> float:
-    """The best of some."""
+    """The best of several."""
     found: list[float] = []
     for _ in range(times):
         began = time.perf_counter()

@@ -1,13 +1,12 @@
-"""TRL's `GRPOTrainer` from a checkpoint of ours, on our environment, until its time is up.
+"""TRL's `GRPOTrainer` from a checkpoint of ours, in our environment, until its time is up.
 
     python trl_arm.py RUN OUT SECONDS THREADS LR
 
-RUN is a finished run; training begins at its `checkpoints/step-0`. The trainer, its loss, its optimizer and
-the generation are TRL's and transformers' own, with `rollout_func` for the turns: all attempts of a step at
-once, a turn of each as one left-padded batch (as TRL's own tool loop does it), their tools concurrently.
-World, prompts, limits, parsing and grading are the environment's, through the same harness. Checkpoints go to
-OUT/checkpoints, and OUT/seconds.json says after how many seconds of training each was made; saving is not
-counted.
+RUN is a finished run; training starts from its `checkpoints/step-0`. Trainer, loss, optimizer and generation
+are those of TRL and transformers; `rollout_func` makes the turns: all attempts of a step at once, each turn
+as one left-padded batch (as in TRL's own tool loop), with concurrent tools. World, prompts, limits, parsing
+and grading are the environment's, through the same harness. Checkpoints go to OUT/checkpoints, and
+OUT/seconds.json maps each to its seconds of training; saving time is not counted.
 """
 
 from __future__ import annotations
@@ -39,13 +38,11 @@ from agito.rollout.attempt import AttemptRunner, Plan
 from agito.training.loop import RL_BASE
 from agito.types import Attempt, AttemptId, FinishReason, VersionSpan
 
-SAVE_S = 20.0  # of training, between two checkpoints
+SAVE_S = 20.0  # seconds of training between two checkpoints
 
 
 class Generating:
-    """An engine for the harness: when every row that is open waits for tokens, all of them are generated as
-    one batch.
-    """
+    """An engine for the harness: once every open row waits for tokens, generates all of them as one batch."""
 
     def __init__(self, model: Any, context: int) -> None:
         self.context = context
@@ -131,7 +128,7 @@ class GeneratingRow:
 
 
 class Worlds:
-    """Attempts at training tasks, all cells in equal parts."""
+    """Attempts at training tasks, cycling through all cells."""
 
     def __init__(self, recipe: Recipe, vocabulary: Vocabulary) -> None:
         self._recipe = recipe
@@ -146,7 +143,7 @@ class Worlds:
         self._cells = [(family, level) for family in families for level in levels]
 
     async def attempts(self, numbers: Sequence[int], model: Any) -> list[Attempt]:
-        """`numbers`: of tasks, each as often as it is to be attempted."""
+        """`numbers` of tasks, each repeated as often as it is attempted."""
         engine = Generating(model, self._recipe.compute.context)
         found: dict[int, Attempt] = {}
 
@@ -170,7 +167,7 @@ class Worlds:
 
 
 def sequences(attempts: Sequence[Attempt]) -> dict[str, list[Any]]:
-    """What `rollout_func` returns: the policy's own tokens have mask 1. A void attempt has no reward."""
+    """The result of `rollout_func`: the policy's own tokens have mask 1. A void attempt has no reward."""
     told: dict[str, list[Any]] = {
         name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask", "reward")
     }
@@ -191,7 +188,7 @@ def sequences(attempts: Sequence[Attempt]) -> dict[str, list[Any]]:
 
 
 class Clock(TrainerCallback):
-    """Saves every `SAVE_S` seconds of training, and ends it when the time is up."""
+    """Saves every `SAVE_S` seconds of training, and stops when the time is up."""
 
     def __init__(self, out: Path, tokenizer_files: Path, budget_s: float) -> None:
         self._out, self._files, self._budget_s = out, tokenizer_files, budget_s

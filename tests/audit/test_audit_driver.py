@@ -1,5 +1,5 @@
-"""An audit's episodes go through the driver of training: the same limits, the same faults; and what an audit
-notes of them is their own.
+"""Audit episodes use the driver of training: the same limits and faults; and what an audit notes is only
+their own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def stage_of(environment: FakeEnvironment) -> Stage:
 
 
 class Fragile(FakeEnvironment):
-    """Its worlds end when they are told to open the box `bomb`; some end by themselves."""
+    """Its worlds end when told to open the box `bomb`; some end by themselves."""
 
     def __init__(self, share: int = 0) -> None:
         self.share, self.opened, self.closed = share, 0, 0
@@ -108,7 +108,7 @@ async def test_an_episode_of_an_audit_ends_when_the_attempts_time_is_used_up() -
 
 
 class Strict(FakeEnvironment):
-    """Its grader breaks on what is no number, and gives no verdict on what is negative."""
+    """Its grader breaks on non-numbers, and gives no verdict on negative ones."""
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         if int(sealed.submitted or "0") < 0:

@@ -1,5 +1,5 @@
-"""Gates by themselves: a state that can be altered and handed back, a check that knows the key, a change that
-another tool takes back.
+"""Single gates: a state that can be altered and handed back, a check that knows the key, a change that
+another tool undoes.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ async def test_what_one_tool_leaves_behind_is_seen_though_another_tool_takes_it_
     stage = stage_of(place)
     episodes = [trace.episode for trace in await record(stage) if trace.is_honest]
     if is_shared:
-        type(stage.environment).CLOSED.clear()  # type: ignore[attr-defined] (what recording left)
+        type(stage.environment).CLOSED.clear()  # type: ignore[attr-defined] (left by the recording)
     cases = []
     hits, num = await disturbed(stage, episodes, differs, cases)
     assert (hits > 0, num > 0) == (is_shared, True)

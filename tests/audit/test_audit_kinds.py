@@ -1,5 +1,5 @@
-"""Every kind of fault that breaks environments is refused by the gate that names it, and sound environments
-of every odd sort are not.
+"""Every kind of planted fault is refused by the gate named after it, and unusual but sound environments are
+accepted.
 """
 
 from __future__ import annotations
@@ -211,14 +211,11 @@ async def test_the_short_and_the_full_audit_have_the_same_gates() -> None:
     assert [gate.name for gate in short.gates] == [gate.name for gate in full.gates]
 
 
-# ---- reading
-
-
 WORDS = ("amber", "coral", "ebony", "frost", "green", "hazel", "ivory", "khaki")
 
 
 def shown(say: str, *, num: int = 96) -> list[Shown]:
-    """Texts in which `say` puts the answer, in every code there is, by the code's name."""
+    """Texts in which `say` puts the answer, in every code, by the code's name."""
     rng = random.Random(5)
     found: list[Shown] = []
     for at in range(num):

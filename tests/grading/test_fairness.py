@@ -1,5 +1,5 @@
-"""The verdict is the code's own: not the machine's, not the pool's, not an earlier case's, and not a matter
-of how a value is written.
+"""The verdict depends on the code alone: not on machine, pool or earlier cases, nor on how a value is
+written.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def busy_machine() -> Iterator[None]:
             burner.wait()
 
 
-# What each needs of the processor is told by the first number; a call has 0.2 s.
+# The first number is the CPU time that each needs; a call has 0.2 s.
 SPENT = {
     "in a loop": "def solve(x):\n    burn({0})\n    return x\n",
     "after a nap": "def solve(x):\n    time.sleep(.1)\n    burn({0})\n    return x\n",
@@ -191,7 +191,7 @@ async def test_who_only_sleeps_is_stopped_after_several_times_the_limit_and_a_na
     assert asleep.reward == 0.0 and "sleeps" in asleep.evidence
 
 
-# Each leaves something in its first case that it would find again in a later one.
+# Each leaves something in its first case for later ones to find.
 LASTING = {
     "an empty folder": ("os.path.isdir('d')", "os.mkdir('d')"),
     "the target of a link": ("os.path.islink('l')", "os.symlink('nowhere', 'l')"),

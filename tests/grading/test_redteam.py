@@ -1,4 +1,4 @@
-"""The battery: exploits fire on graders that have their hole, ours holds and notices, honest work passes
+"""The battery: exploits fire on graders with their hole, ours withstands and notices them, honest work passes
 unnoticed.
 """
 

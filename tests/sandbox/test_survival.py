@@ -1,5 +1,5 @@
-"""Nothing that an episode does to its own sandbox ends it: whatever it sends, blocks or fills is an event,
-and pid 1 goes on.
+"""Nothing that an episode does ends its own sandbox: whatever it sends, blocks or fills is an event, and pid
+1 goes on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def box(pool: Pool) -> AsyncGenerator[Box]:
 
 
 _DIE = "; kill -9 $$; cd /"
-# Each ends its shell by SIGKILL, so that nothing but the forged text reaches the state descriptor.
+# Each ends its shell by SIGKILL, so that only the forged text reaches the state descriptor.
 FORGED = {
     "a NUL in a value": r"""exec echo -ne "/\0A=$'\\\0'\0">&99""",
     "a NUL as an octal escape": r"""printf '/work\0declare -x A=$'"'"'\\000x'"'"'\n\0' >&99""" + _DIE,

@@ -1,4 +1,4 @@
-"""Sound environments that look like flawed ones: answers that the prompt names by chance, few tasks, faults,
+"""Sound environments that resemble flawed ones: answers named in the prompt by chance, few tasks, faults,
 partial rewards, retries.
 """
 
@@ -59,7 +59,7 @@ DONE = "done"
 
 
 class Room(Machine):
-    """Answers calls by `answer(call, state)` of its environment."""
+    """Passes calls to `answer(call, state)` of its environment."""
 
     name = "room"
 
@@ -157,7 +157,7 @@ def use(tool, **arguments):
 
 
 def patiently(call):
-    """The text of the answer, asked for again after a fault."""
+    """The text of the answer, retrying faults."""
     event = yield call
     while event.fault in (Fault.TIMEOUT, Fault.TOOL):
         event = yield call
@@ -165,7 +165,7 @@ def patiently(call):
 
 
 def follow(task, skill, rng, guess):
-    """From place to place, as each says; gives up and guesses with a probability that falls with `skill`."""
+    """Follows the places; gives up and guesses with a probability that falls with `skill`."""
     place = task.prompt[Dialect.COMPACT].split()[-1]
     for _ in range(10):
         if rng.random() > 0.6 + 0.4 * skill:
@@ -179,7 +179,7 @@ def follow(task, skill, rng, guess):
 
 
 def trail(rng, split, level, answer, extra=0):
-    """Places that lead to one another, `level` links, and as many dead ones."""
+    """A chain of places with `level` links, and as many dead ends."""
     words = rng.sample(WORDS[:20] if split != "structural" else WORDS[20:], 2 * level + 3 + extra)
     chain, rest = words[: level + 1], words[level + 1 :]
     places = {place: f"see {after}" for place, after in pairwise(chain)} | {chain[-1]: f"answer {answer}"}
@@ -187,7 +187,7 @@ def trail(rng, split, level, answer, extra=0):
 
 
 class Trail(Base):
-    """Plain: a trail of places, and a word at its end."""
+    """Plain: a trail of places with a word at its end."""
 
     KIND = "sound"
 
@@ -201,21 +201,21 @@ class Trail(Base):
 
 
 class Faulty(Trail):
-    """A third of the calls time out or fail, honestly and at random."""
+    """A third of the calls time out or fail, reported as such, at random."""
 
     KIND = "sound"
     faults = {"read": FaultProfile(timeout=0.2, error=0.13)}  # noqa: RUF012
 
 
 class Tight(Trail):
-    """There are just enough calls for who makes no mistake."""
+    """Just enough calls for a run without mistakes."""
 
     KIND = "sound"
     limits = Limits(turns=4, calls=4)
 
 
 class Digits(Trail):
-    """Answers of one digit, which stand in every prompt by chance."""
+    """One-digit answers, which occur in every prompt by chance."""
 
     KIND = "sound"
     chance_level = 0.1
@@ -239,7 +239,7 @@ class Digits(Trail):
 
 
 class YesOrNo(Trail):
-    """The answer is yes or no, so that half of the guesses are right, as declared."""
+    """Yes-or-no answers, so half of the guesses are right, as declared."""
 
     KIND = "sound"
     chance_level = 0.5
@@ -257,9 +257,7 @@ class YesOrNo(Trail):
 
 
 class Verbose(Trail):
-    """A page of prompt, in which every colour that could be the answer is named, in another order
-    each time.
-    """
+    """A page-long prompt that names every possible colour, in another order each time."""
 
     KIND = "sound"
     chance_level = 0.125
@@ -300,7 +298,7 @@ class LongAnswers(Trail):
 
 
 class FewTasks(Trail):
-    """Forty tasks for training, twenty held out, twenty more, again and again."""
+    """Only forty training tasks, twenty held-out and twenty structural ones, repeated."""
 
     KIND = "sound"
 
@@ -310,7 +308,7 @@ class FewTasks(Trail):
 
 
 class ThreeTries(Trail):
-    """Three submissions; a wrong one is told to be wrong. Three guesses among twelve are declared."""
+    """Three submissions, each told if wrong. Three guesses among twelve are declared as the chance level."""
 
     KIND = "sound"
     chance_level = 0.25
@@ -351,9 +349,7 @@ class ThreeTries(Trail):
 
 
 class Checked(Trail):
-    """Before an answer is submitted, its form is checked by a tool that knows the list of all answers and not
-    the right one.
-    """
+    """A tool checks an answer's form: it knows the list of all answers but not the right one."""
 
     KIND = "sound"
     looks = (*Trail.looks, spec("check", "Checks how an answer is written.", ["answer"]))
@@ -377,7 +373,7 @@ class Checked(Trail):
 
 
 class Form(Base):
-    """Four fields to fill in; every right one earns a quarter."""
+    """Four fields to fill in; each right one earns a quarter."""
 
     KIND = "sound"
     looks = (
@@ -427,7 +423,7 @@ class Form(Base):
 
 
 class SortedFile(Base):
-    """The work is a file: the words of a list, sorted; the agent writes it, and the grader reads it."""
+    """The work is a file of sorted words, written by the agent and read by the grader."""
 
     KIND = "sound"
     chance_level = 0.0
@@ -466,8 +462,8 @@ class SortedFile(Base):
 
 
 class Meter(Base):
-    """One look, without an argument, shows a number below 1,000: there is little to tell tasks apart, and
-    nothing to learn by heart.
+    """One argument-free look shows a number below 1,000: tasks barely differ, but nothing can be
+    memorised.
     """
 
     KIND = "sound"
@@ -495,9 +491,7 @@ class Meter(Base):
 
 
 class Thermostat(Base):
-    """What counts is a state: a dial is turned to what a gauge shows; the captured state is written by the
-    world alone.
-    """
+    """A state is judged: a dial set to what a gauge shows; only the world writes the captured state."""
 
     KIND = "sound"
     chance_level = 0.1
@@ -548,7 +542,7 @@ class Thermostat(Base):
 
 
 class Options(Base):
-    """Four options stand in the prompt, one of them is right; the documents say which."""
+    """The prompt lists four options, one of them right; the documents say which."""
 
     KIND = "sound"
     chance_level = 0.25
@@ -573,7 +567,7 @@ class Options(Base):
 
 
 class Catalogue(Base):
-    """A tool lists everything, the right thing among it; which one it is, stands in its record."""
+    """A tool lists all candidates; the record of each says whether it is the right one."""
 
     KIND = "sound"
     chance_level = 0.2
@@ -602,7 +596,7 @@ class Catalogue(Base):
 
 
 class Arithmetic(Base):
-    """One turn: everything is in the prompt, and has to be worked out."""
+    """One turn: the prompt holds everything, and the answer must be worked out."""
 
     KIND = "sound"
     chance_level = 0.02
@@ -628,7 +622,7 @@ class Arithmetic(Base):
 
 
 class OnlyFaultsDiffer(Trail):
-    """The levels differ in how often a tool fails, and in nothing else; the demonstrator feels it."""
+    """Levels differ only in how often a tool fails, which the demonstrator notices."""
 
     KIND = "sound"
 

@@ -1,5 +1,5 @@
-"""What every engine must keep: exact log-probabilities, enforced limits, and randomness that is a function of
-the seed.
+"""The contract of engines: exact log-probabilities, enforced limits, and randomness that depends only on the
+seed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class EngineContract(Contract):
     prompt: Sequence[int] = (1, 2, 3)
     tolerance: float = 1e-4
     num_tokens: int = 24
-    # that are open at once; more than the engine under test has room for, if it has a limit
+    # rows open at once; more than the tested engine has room for, if it has a limit
     num_rows: int = 12
     num_interleavings: int = 8
 
@@ -39,15 +39,13 @@ class EngineContract(Contract):
         raise NotImplementedError("override make() to say which engine is tested")
 
     def num_held(self, engine: Engine) -> int | None:
-        """How many rows it holds; None: they cannot be counted, and whether any is left behind is not
-        checked.
-        """
+        """How many rows it holds; None if that cannot be counted, so leaks are not checked."""
         return None
 
     async def require_nothing_left(self, engine: Engine, after: str) -> None:
-        """Every row has been closed."""
+        """Checks that every row has been closed."""
         row = engine.open(1)
-        await row.sample(self.ask(most=1))  # an engine may be told of what was closed when it is next asked
+        await row.sample(self.ask(most=1))  # an engine may learn of closed rows only with the next request
         held = self.num_held(engine)
         await row.close()
         require(held in (None, 1), f"{after}: {held} rows are held where one is open")
@@ -70,7 +68,7 @@ class EngineContract(Contract):
         )
 
     async def once(self, engine: Engine, request: SampleRequest, *, seed: int = 1) -> Sampled:
-        """One request on a row of its own."""
+        """One request on its own row."""
         row = engine.open(seed)
         try:
             return await row.sample(request)
@@ -366,7 +364,7 @@ class Said(NamedTuple):
 
 
 class Handled:
-    """Somebody who treats rows in every way that there is, at random."""
+    """Uses rows in every possible way, at random."""
 
     def __init__(self, contract: EngineContract, engine: Engine, rng: random.Random) -> None:
         self._contract, self._engine, self._rng = contract, engine, rng
@@ -374,7 +372,7 @@ class Handled:
         self.said: list[Said] = []
 
     async def run(self, *, keep: int = 0) -> None:
-        """Closes all but `keep` of them in the end."""
+        """At the end closes all but `keep` of them."""
         for _ in range(24):
             await self._rng.choice(
                 (self._open, self._sample, self._sample, self._branch, self._close, self._give_up)
@@ -416,7 +414,7 @@ class Handled:
                 await row.close()
 
     async def _give_up(self) -> None:
-        """After a moment, whatever it is doing then."""
+        """Cancels a request after a moment, whatever it is doing then."""
         if not self._rows:
             return
         row, _, _ = self._rows.pop(self._rng.randrange(len(self._rows)))
@@ -432,7 +430,7 @@ class Handled:
             for _ in range(self._rng.randrange(6)):
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
-        if is_answered or self._rng.random() < 0.5:  # else giving it up has closed it
+        if is_answered or self._rng.random() < 0.5:  # otherwise cancelling has closed it
             await row.close()
 
 

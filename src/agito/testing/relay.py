@@ -1,9 +1,8 @@
-"""A world whose tools do nothing but take their time: for measuring how well waiting overlaps with computing.
+"""A world whose tools only take time, to measure how well waiting overlaps with computing.
 
 Every episode has the same number of turns whatever the policy says, and every other attempt of a group is
-rewarded, so that the work is the same from run to run; of the groups, the share `even` is rewarded alike and
-teaches nothing. The latency of a call is keyed by (seed, attempt, call): runs of one seed wait for the same
-draws.
+rewarded, so the work is the same in every run. A share `even` of the groups has equal rewards and teaches
+nothing. The latency of a call is keyed by (seed, attempt, call): runs with the same seed wait equally long.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _SIGMA = math.log(HEAVY_RATIO) / 2.3263
 
 
 def latency_s(name: str, attempt: AttemptId, call: int, *, seed: int = 0) -> float:
-    """`0`, `0.05`, `1`: always that long. `heavy`: log-normal, median 0.2 s, p99 20 times the median."""
+    """`0`, `0.05`, `1`: constant seconds. `heavy`: log-normal, median 0.2 s, p99 20 times the median."""
     if name != "heavy":
         return float(name)
     return HEAVY_MEDIAN_S * math.exp(_SIGMA * random.Random(f"{seed}/{attempt}/{call}").gauss())
