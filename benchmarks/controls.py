@@ -92,18 +92,7 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
     The next demonstrations are made while the last are imitated, as in the cold start; the policy's own
     attempts are not, because they must be its latest.
     """
-    recipe = config.read(Recipe, run / "config.toml")
-    rates = recipe.trainer.rl  # the cold start decayed to zero; the control begins and decays as RL does
-    sft = recipe.trainer.sft.model_copy(
-        update={
-            "lr": rates.lr,
-            "adam_lr": rates.adam_lr,
-            "warmup": 0.0,
-            "decay": rates.decay,
-            "floor": rates.floor,
-        }
-    )
-    recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"sft": sft})})
+    recipe = _with_rates_of_rl(config.read(Recipe, run / "config.toml"))
     budget_s = json.loads((run / "summary.json").read_text())["phase_wall_s"]["rl"]
     checkpoint = run / "checkpoints" / "step-0"
     async with open_run_context(recipe) as run_context:
@@ -112,29 +101,8 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
         policy = run_context.policy
         await policy.learner.load(checkpoint, weights_only=True)
         await policy.publish(1_000_000)
-        rng, rounds, steps, began = random.Random(f"{name}/{recipe.seed}"), 0, 0, time.monotonic()
-        made = await CONTROLS[name](run_context, 0)
-        while time.monotonic() - began < budget_s:
-            kept = [sample for attempt in made for sample in demonstrations(attempt.trajectory)]
-            rng.shuffle(kept)
-            size = recipe.sft.batch
-            batches = [kept[at : at + size] for at in range(0, len(kept) - size + 1, size)]
-            # one round to measure its duration, then the phase decays over the time left
-            if rounds < 2:
-                pace_s = (time.monotonic() - began) / max(rounds, 1)
-                left = 1_000_000 if rounds == 0 else len(batches) * (budget_s / pace_s - 1)
-                await policy.learner.begin_phase("sft", max(int(left), 1), is_alone=True)
-            rounds += 1
-            if name == "expert_iteration":
-                await _imitate(policy.learner, batches)
-                await policy.learner.sync()
-                await policy.publish(1_000_000 + rounds)
-                made = await CONTROLS[name](run_context, rounds)
-            else:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_imitate, policy.learner, batches)
-                    made = await CONTROLS[name](run_context, rounds)
-            steps += len(batches)
+        began = time.monotonic()
+        rounds, steps = await _imitate_until(run_context, name, began + budget_s)
         spent_s = time.monotonic() - began
         await policy.learner.sync()
         await policy.publish(2_000_000)
@@ -151,6 +119,50 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
         "rounds": rounds,
         "steps": steps,
     }
+
+
+def _with_rates_of_rl(recipe: Recipe) -> Recipe:
+    """The cold start decayed to zero; the control begins and decays as RL does."""
+    rates = recipe.trainer.rl
+    sft = recipe.trainer.sft.model_copy(
+        update={
+            "lr": rates.lr,
+            "adam_lr": rates.adam_lr,
+            "warmup": 0.0,
+            "decay": rates.decay,
+            "floor": rates.floor,
+        }
+    )
+    return recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"sft": sft})})
+
+
+async def _imitate_until(run_context: RunContext, name: str, ends_at: float) -> tuple[int, int]:
+    """Rounds and steps of the control `name`."""
+    recipe, policy = run_context.recipe, run_context.policy
+    rng, rounds, steps, began = random.Random(f"{name}/{recipe.seed}"), 0, 0, time.monotonic()
+    made = await CONTROLS[name](run_context, 0)
+    while time.monotonic() < ends_at:
+        kept = [sample for attempt in made for sample in demonstrations(attempt.trajectory)]
+        rng.shuffle(kept)
+        size = recipe.sft.batch
+        batches = [kept[at : at + size] for at in range(0, len(kept) - size + 1, size)]
+        # one round to measure its duration, then the phase decays over the time left
+        if rounds < 2:
+            pace_s = (time.monotonic() - began) / max(rounds, 1)
+            left = 1_000_000 if rounds == 0 else len(batches) * ((ends_at - began) / pace_s - 1)
+            await policy.learner.begin_phase("sft", max(int(left), 1), is_alone=True)
+        rounds += 1
+        if name == "expert_iteration":
+            await _imitate(policy.learner, batches)
+            await policy.learner.sync()
+            await policy.publish(1_000_000 + rounds)
+            made = await CONTROLS[name](run_context, rounds)
+        else:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_imitate, policy.learner, batches)
+                made = await CONTROLS[name](run_context, rounds)
+        steps += len(batches)
+    return rounds, steps
 
 
 async def _imitate(learner: Learner, batches: Sequence[Sequence[Sample]]) -> None:

@@ -28,7 +28,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -37,19 +36,18 @@ import anyio
 
 from agito.learning.trainer.config import TrainerConfig
 from agito.models.config import Qwen3Config
-from agito.protocols import SampleRequest
 from agito.render import learn
 from agito.runtime.pipes import PipeTransport
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle
 from agito.runtime.wire import ModelSpec
-from agito.sampling.freerun import Freerun
 from agito.sampling.wire import EngineClient
 from harness import Json, report
 
 PEERS = Path(__file__).parent / "peers"
 sys.path.insert(0, str(PEERS))
-from workload import TOOL_S, Turn, episodes, num_sampled  # type: ignore[import-not-found]  # noqa: E402
+from agents import play  # type: ignore[import-not-found]  # noqa: E402
+from workload import Turn, episodes, num_sampled  # type: ignore[import-not-found]  # noqa: E402
 
 MODEL = Qwen3Config(
     vocab_size=2048,
@@ -84,43 +82,20 @@ async def ours(
                 checkpoint, meta={}, tokenizer=learn(["a b c"], size=300).files(chat_template="")
             )
         await policy.publish(1)
-        await _together(policy, episodes(2, seed=99))
+        await _play(policy, episodes(2, seed=99))
         rates: dict[str, list[float]] = {}
         for number in numbers:
             work = episodes(number, seed=0)
             began, cpu_s = time.monotonic(), _cpu_s(pool)
-            await _together(policy, work)
+            await _play(policy, work)
             rates[str(number)] = [num_sampled(work) / (time.monotonic() - began), _cpu_s(pool) - cpu_s]
         return rates
     finally:
         await pool.aclose()
 
 
-async def _together(policy: PolicyHandle, work: list[list[Turn]]) -> None:
-    engines = [
-        Freerun(EngineClient(advance=sampler.advance, context=CONTEXT), steps=4)
-        for sampler in policy.samplers
-    ]
-
-    async def one(index: int, turns: list[Turn]) -> None:
-        row = engines[index % len(engines)].open(index)
-        for turn in turns:
-            request = SampleRequest(
-                extend=array("i", turn.observed), max_tokens=turn.num_sampled, stop_ids=()
-            )
-            sampled = await row.sample(request)
-            assert len(sampled.ids) == turn.num_sampled
-            await anyio.sleep(TOOL_S)
-        await row.close()
-
-    async with anyio.create_task_group() as tasks:
-        for engine in engines:
-            tasks.start_soon(engine.run)
-        async with anyio.create_task_group() as acting:
-            for index, turns in enumerate(work):
-                acting.start_soon(one, index, turns)
-        for engine in engines:
-            engine.stop()
+async def _play(policy: PolicyHandle, work: list[list[Turn]]) -> None:
+    await play([EngineClient(advance=each.advance, context=CONTEXT) for each in policy.samplers], work)
 
 
 def _cpu_s(pool: WorkerPool) -> float:

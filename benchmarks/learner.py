@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,20 +158,6 @@ class Arm:
 
 
 def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Json]]:
-    shape = [
-        "--model",
-        str(options.model),
-        "--weights",
-        options.weights,
-        "--precision",
-        options.precision,
-        "--threads",
-        str(options.threads),
-        "--micro-tokens",
-        str(options.micro_tokens),
-        *(["--again"] if options.again else []),
-    ]
-    ours = [sys.executable, __file__, *shape, "--arm"]
     clock = "cpu_s" if options.threads == 1 else "wall_s"
     figures: dict[str, Json] = {}
     detail: dict[str, Json] = {
@@ -179,22 +166,11 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
         "weights": options.weights,
         "precision": options.precision,
     }
+    ours = our_command(options)
     differences = {} if options.no_gradients else asked_once([*ours, "gradients"], options, options.length)
     whole = [*ours[:-1], "--micro-tokens", str(GROUP * options.length), "--arm"]
     memory = {share: asked_once([*whole, share], options, options.length // 2) for share in ("never", "auto")}
-    commands = {"rows": [*ours, "never"], "shared": [*ours, "auto"]}
-    if options.trl:
-        rows = max(1, options.micro_tokens // options.length)
-        peer = [
-            options.trl,
-            str(PEERS / "trl_step.py"),
-            str(options.model),
-            options.weights,
-            options.precision,
-            str(options.threads),
-        ]
-        commands["trl"] = [*peer, str(1 << (min(rows, GROUP).bit_length() - 1))]
-    arms = {name: Arm(command, options.threads) for name, command in commands.items()}
+    arms = {name: Arm(command, options.threads) for name, command in commands(options).items()}
     try:
         for arm in arms.values():
             arm.ask(batch(0.5, 64, 0))  # loads and warms up
@@ -204,29 +180,12 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
                 {name: arm.ask(batch(fraction, options.length, number)) for name, arm in arms.items()}
                 for number in range(options.rounds)
             ]
-            speedups = [each["rows"][clock] / each["shared"][clock] for each in rounds]
-            bound = 1 / (fraction / GROUP + 1 - fraction)
-            peaks = {name: max(each[name]["peak_mb"] for each in rounds) for name in arms}
-            if options.trl:
-                against += [each["trl"][clock] / each["rows"][clock] for each in rounds]
-            figures[str(fraction)] = {
-                "speedup": round(statistics.median(speedups), 3),
-                "of_bound": round(statistics.median(speedups) / bound, 3),
-                "max_grad_diff": differences.get(fraction, [None])[0],
-                "memory_ratio": round(
-                    memory["never"][fraction]["peak_mb"] / memory["auto"][fraction]["peak_mb"], 2
-                ),
-            }
-            detail[str(fraction)] = {
-                "speedup": spread(speedups),
-                "peak_mb": {name: round(peak) for name, peak in peaks.items()},
-                "one_pass_mb": {share: round(found[fraction]["peak_mb"]) for share, found in memory.items()},
-                "max_gradient": differences.get(fraction, [None, None])[1],
-                "seconds": {name: [round(each[name][clock], 2) for each in rounds] for name in arms},
-                "rss_mb": {
-                    name: round(max(each[name]["rss_mb"] for each in rounds)) for name in ("rows", "shared")
-                },
-            }
+            against += [each["trl"][clock] / each["rows"][clock] for each in rounds if "trl" in each]
+            one_pass = {share: found[fraction]["peak_mb"] for share, found in memory.items()}
+            difference = differences.get(fraction, [None, None])
+            figures[str(fraction)], detail[str(fraction)] = summary(
+                fraction, rounds, clock, one_pass, difference
+            )
             print(
                 f"{fraction}: {json.dumps(figures[str(fraction)])} {json.dumps(detail[str(fraction)])}",
                 flush=True,
@@ -236,6 +195,64 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
     finally:
         for arm in arms.values():
             arm.close()
+    return figures, detail
+
+
+def our_command(options: argparse.Namespace) -> list[str]:
+    """Up to the name of the arm."""
+    shape = {
+        "--model": options.model,
+        "--weights": options.weights,
+        "--precision": options.precision,
+        "--threads": options.threads,
+        "--micro-tokens": options.micro_tokens,
+    }
+    words = [word for name, value in shape.items() for word in (name, str(value))]
+    return [sys.executable, __file__, *words, *(["--again"] if options.again else []), "--arm"]
+
+
+def commands(options: argparse.Namespace) -> dict[str, list[str]]:
+    """The timed arms."""
+    ours = our_command(options)
+    found = {"rows": [*ours, "never"], "shared": [*ours, "auto"]}
+    if options.trl:
+        rows = max(1, options.micro_tokens // options.length)
+        found["trl"] = [
+            options.trl,
+            str(PEERS / "trl_step.py"),
+            str(options.model),
+            options.weights,
+            options.precision,
+            str(options.threads),
+            str(1 << (min(rows, GROUP).bit_length() - 1)),
+        ]
+    return found
+
+
+def summary(
+    fraction: float,
+    rounds: Sequence[dict[str, Any]],
+    clock: str,
+    one_pass_mb: dict[str, float],
+    difference: Sequence[float | None],
+) -> tuple[dict[str, Json], dict[str, Json]]:
+    """Figures and detail of one shared fraction."""
+    speedups = [each["rows"][clock] / each["shared"][clock] for each in rounds]
+    bound = 1 / (fraction / GROUP + 1 - fraction)
+    figures: dict[str, Json] = {
+        "speedup": round(statistics.median(speedups), 3),
+        "of_bound": round(statistics.median(speedups) / bound, 3),
+        "max_grad_diff": difference[0],
+        "memory_ratio": round(one_pass_mb["never"] / one_pass_mb["auto"], 2),
+    }
+    detail: dict[str, Json] = {
+        "speedup": spread(speedups),
+        "peak_mb": {name: round(max(each[name]["peak_mb"] for each in rounds)) for name in rounds[0]},
+        "one_pass_mb": {share: round(peak) for share, peak in one_pass_mb.items()},
+        "max_gradient": difference[1],
+        "seconds": {name: [round(each[name][clock], 2) for each in rounds] for name in rounds[0]},
+        "rss_mb": {name: round(max(each[name]["rss_mb"] for each in rounds)) for name in ("rows", "shared")},
+    }
     return figures, detail
 
 

@@ -26,9 +26,10 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from subprocess import PIPE
+from typing import TypeAlias
 
 import anyio
 
@@ -65,7 +66,7 @@ class Arm:
     discarded: float
 
 
-async def run(name: str, latency: str, *, steps: int, even: float) -> tuple[Arm, Observed]:
+async def run(name: str, latency: str, *, steps: int, zero_variance: float) -> tuple[Arm, Observed]:
     mode, _, staleness = name.partition("-")
     recipe = Recipe.model_validate(
         {
@@ -78,7 +79,7 @@ async def run(name: str, latency: str, *, steps: int, even: float) -> tuple[Arm,
             },
         }
     )
-    world = Relay(latency, turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, even=even)
+    world = Relay(latency, turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, zero_variance=zero_variance)
     seen = await observe(recipe, world, steps=steps)
     return _sum_up(name, latency, seen), seen
 
@@ -139,19 +140,23 @@ def foreseen(seen: Observed, name: str, steps: int) -> float:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--short", action="store_true", help="fewer steps, fewer arms")
-    options = parser.parse_args()
-    steps = 14 if options.short else options.steps
-    even, cores, num_cores = _balanced(), effective_cores(), os.cpu_count() or 1
-    print(f"{num_cores} cores do {cores:.2f} times the work of one", flush=True)
-    arms, observed = list[Arm](), dict[str, Observed]()
+Pairs: TypeAlias = "Mapping[str, Sequence[tuple[Arm, Arm]]]"
 
-    def measure(name: str, latency: str, even: float = 0.0, steps: int = steps) -> Arm:
-        arm, observed[f"{name} at {latency}"] = anyio.run(lambda: run(name, latency, steps=steps, even=even))
-        arms.append(arm)
+
+class Measurements:
+    """Runs arms, prints them, and keeps what each came to."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.arms: list[Arm] = []
+        self.observed: dict[str, Observed] = {}  # the last of each name
+
+    def arm(self, name: str, latency: str, zero_variance: float = 0.0, steps: int = 0) -> Arm:
+        arm, seen = anyio.run(
+            lambda: run(name, latency, steps=steps or self.steps, zero_variance=zero_variance)
+        )
+        self.arms.append(arm)
+        self.observed[f"{name} at {latency}"] = seen
         print(
             f"{name:12} {latency:5} step {arm.wall_s:6.3f} s, steady {arm.steady_s:6.3f} s  engine "
             f"{arm.engine_s:.3f}  "
@@ -162,24 +167,68 @@ def main() -> None:
         )
         return arm
 
-    pairs = {
-        latency: [
-            (measure("serial", "0", even), measure(f"decoupled-{_ALLOWED[latency]}", latency, even))
-            for _ in range(1 if options.short else 3)
-        ]
-        for latency in _ALLOWED
-    }
+    def pairs(self, zero_variance: float, repeats: int) -> Pairs:
+        """The serial arm and a decoupled one right after it, by the latter's latency."""
+        return {
+            latency: [
+                (
+                    self.arm("serial", "0", zero_variance),
+                    self.arm(f"decoupled-{allowed}", latency, zero_variance),
+                )
+                for _ in range(repeats)
+            ]
+            for latency, allowed in _ALLOWED.items()
+        }
+
+    def heavy_tail(self, staleness: Sequence[int]) -> tuple[dict[str, float], dict[str, float]]:
+        """Speed-up over the concurrent arm by staleness, as measured and as simulated."""
+        self.arm("serial", "0")
+        concurrent = self.arm("concurrent", "heavy")
+        baseline_s = foreseen(self.observed["concurrent at heavy"], "concurrent", self.steps)
+        measured, simulated = dict[str, float](), dict[str, float]()
+        for allowed in staleness:
+            name = f"decoupled-{allowed}"
+            measured[str(allowed)] = concurrent.wall_s / self.arm(name, "heavy").wall_s
+            simulated[str(allowed)] = baseline_s / foreseen(self.observed["serial at 0"], name, self.steps)
+        return measured, simulated
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--short", action="store_true", help="fewer steps, fewer arms")
+    options = parser.parse_args()
+    measured = Measurements(14 if options.short else options.steps)
+    zero_variance, cores, num_cores = _balanced(), effective_cores(), os.cpu_count() or 1
+    print(f"{num_cores} cores do {cores:.2f} times the work of one", flush=True)
+    pairs = measured.pairs(zero_variance, 1 if options.short else 3)
     if not options.short:
         for name in ("serial", "concurrent", "decoupled-2"):
-            measure(name, "1", steps=6)
-    measure("serial", "0")
-    concurrent = measure("concurrent", "heavy")
-    speed_ups, simulated = dict[str, float](), dict[str, float]()
-    baseline_s = foreseen(observed["concurrent at heavy"], "concurrent", steps)
-    for allowed in (8,) if options.short else (1, 2, 4, 8):
-        name = f"decoupled-{allowed}"
-        speed_ups[str(allowed)] = concurrent.wall_s / measure(name, "heavy").wall_s
-        simulated[str(allowed)] = baseline_s / foreseen(observed["serial at 0"], name, steps)
+            measured.arm(name, "1", steps=6)
+    speed_ups, simulated = measured.heavy_tail((8,) if options.short else (1, 2, 4, 8))
+    figures: dict[str, Json] = {
+        **_bound_fractions(pairs, cores, num_cores),
+        "effective_cores": round(cores, 2),
+        "speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in speed_ups.items()},
+        "simulator_fraction": {
+            allowed: round(ratio / simulated[allowed], 3) for allowed, ratio in speed_ups.items()
+        },
+        **_summary(pairs, measured.arms),
+    }
+    detail: dict[str, Json] = {
+        "zero_variance": zero_variance,
+        "steps": measured.steps,
+        "bound_fractions": {
+            at: [round(_bound_s(serial, num_cores) / arm.steady_s, 3) for serial, arm in each]
+            for at, each in pairs.items()
+        },
+        "simulated_speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in simulated.items()},
+        "arms": [asdict(arm) for arm in measured.arms],
+    }
+    report("overlap", figures, detail)
+
+
+def _bound_fractions(pairs: Pairs, cores: float, num_cores: int) -> dict[str, Json]:
     fractions: dict[str, Json] = {}
     for latency, called in (("0", "zero"), ("0.05", "50ms")):
         for kind, used, took_of in (
@@ -189,41 +238,21 @@ def main() -> None:
         ):
             each = [_bound_s(serial, used) / took_of(arm) for serial, arm in pairs[latency]]
             fractions[f"bound_fraction_{called}{kind}"] = round(statistics.median(each), 3)
-    figures: dict[str, Json] = {
-        **fractions,
-        "effective_cores": round(cores, 2),
-        "speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in speed_ups.items()},
-        "simulator_fraction": {
-            allowed: round(ratio / simulated[allowed], 3) for allowed, ratio in speed_ups.items()
-        },
+    return fractions
+
+
+def _summary(pairs: Pairs, arms: Sequence[Arm]) -> dict[str, Json]:
+    pauses = [arm.publish_pause for arm in arms if arm.name.startswith("decoupled")]
+    balances = [serial.train_s / serial.engine_s for each in pairs.values() for serial, _ in each]
+    return {
         "trainer_idle": round(statistics.median(arm.trainer_idle for _, arm in pairs["0"]), 3),
         "trainer_idle_50ms": round(statistics.median(arm.trainer_idle for _, arm in pairs["0.05"]), 3),
-        "balance": round(
-            statistics.median(
-                serial.train_s / serial.engine_s for each in pairs.values() for serial, _ in each
-            ),
-            3,
-        ),
+        "balance": round(statistics.median(balances), 3),
         "discarded": max(arm.discarded for arm in arms),
-        "publish_pause": round(
-            statistics.median(arm.publish_pause for arm in arms if arm.name.startswith("decoupled")), 5
-        ),
-        "publish_pause_max": round(
-            max(arm.publish_pause for arm in arms if arm.name.startswith("decoupled")), 5
-        ),
+        "publish_pause": round(statistics.median(pauses), 5),
+        "publish_pause_max": round(max(pauses), 5),
         "stale_tokens": sum(arm.stale_tokens for arm in arms),
     }
-    detail: dict[str, Json] = {
-        "even": even,
-        "steps": steps,
-        "bound_fractions": {
-            at: [round(_bound_s(serial, num_cores) / arm.steady_s, 3) for serial, arm in each]
-            for at, each in pairs.items()
-        },
-        "simulated_speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in simulated.items()},
-        "arms": [asdict(arm) for arm in arms],
-    }
-    report("overlap", figures, detail)
 
 
 def _bound_s(serial: Arm, cores: float) -> float:
@@ -277,18 +306,18 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 def _balanced() -> float:
     """The share of zero-variance groups at which engine and trainer take equally long for a step."""
-    even = 0.0
+    share = 0.0
     for _ in range(4):
-        arm, _ = anyio.run(lambda even=even: run("serial", "0", steps=6, even=even))
+        arm, _ = anyio.run(lambda share=share: run("serial", "0", steps=6, zero_variance=share))
         print(
-            f"{even:.2f} of the groups teach nothing: trainer {arm.train_s:.3f} s, engine "
+            f"{share:.2f} of the groups are zero-variance: trainer {arm.train_s:.3f} s, engine "
             f"{arm.engine_s:.3f} s",
             flush=True,
         )
         if 1 <= arm.train_s / arm.engine_s < 1.08:
             break
-        even = min(max(1 - (1 - even) * 1.04 * arm.engine_s / arm.train_s, 0.0), 0.75)
-    return round(even, 3)
+        share = min(max(1 - (1 - share) * 1.04 * arm.engine_s / arm.train_s, 0.0), 0.75)
+    return round(share, 3)
 
 
 if __name__ == "__main__":

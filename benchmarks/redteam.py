@@ -71,6 +71,29 @@ async def run(*, is_short: bool) -> tuple[list[Tried], list[Worked], list[tuple[
     return tried, work, answers
 
 
+def honest_trouble(
+    work: list[Worked], answers: list[tuple[Verdict, str]]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Honest work that was rejected although right, and the flags on honest work."""
+    rejected = [
+        each.honest.name for each in work if each.ours and each.honest.is_right and not each.ours.has_passed
+    ]
+    rejected += [
+        f"shell: {answer}"
+        for verdict, answer in answers
+        if verdict.status is not Status.SCORED or verdict.reward < 1.0
+    ]
+    flagged = {
+        each.honest.name: sorted({flag.kind for flag in each.ours.flags})
+        for each in work
+        if each.ours and each.ours.flags
+    }
+    flagged |= {
+        f"shell: {answer}": ["answer"] for verdict, answer in answers if verdict.flags or answer_flags(answer)
+    }
+    return rejected, flagged
+
+
 def table(
     tried: list[Tried], work: list[Worked], answers: list[tuple[Verdict, str]]
 ) -> tuple[dict[str, Json], dict[str, Json]]:
@@ -80,22 +103,7 @@ def table(
     flagged = [each for each, judged in ours if judged.flags]
     weakly = counts([each.passed for each in fired])
     weak_work = [each for each in work if each.passed]
-    wrongly = [
-        each.honest.name for each in work if each.ours and each.honest.is_right and not each.ours.has_passed
-    ]
-    wrongly += [
-        f"shell: {answer}"
-        for verdict, answer in answers
-        if verdict.status is not Status.SCORED or verdict.reward < 1.0
-    ]
-    suspected = {
-        each.honest.name: sorted({flag.kind for flag in each.ours.flags})
-        for each in work
-        if each.ours and each.ours.flags
-    }
-    suspected |= {
-        f"shell: {answer}": ["answer"] for verdict, answer in answers if verdict.flags or answer_flags(answer)
-    }
+    wrongly, suspected = honest_trouble(work, answers)
     num_honest = len(work) + len(answers)
     passed: dict[str, Json] = {**{_NAMES[twin]: weakly[twin] for twin in MAIN}, "ours": len(passing)}
     by_class: defaultdict[str, dict[str, int]] = defaultdict(lambda: {"fired": 0, "flagged": 0})

@@ -54,11 +54,11 @@ class Generating:
         self.num_open += 1
         return GeneratingRow(self)
 
-    def look(self) -> None:
+    def generate_if_all_wait(self) -> None:
         if self.waiting and len(self.waiting) == self.num_open:
             waiting, self.waiting = self.waiting, {}
             for row, sampled in zip(waiting, self._generate(waiting), strict=True):
-                row.take(sampled)
+                row.resume(sampled)
 
     @torch.inference_mode()
     def _generate(self, waiting: dict[GeneratingRow, SampleRequest]) -> list[tuple[list[int], list[float]]]:
@@ -104,7 +104,7 @@ class GeneratingRow:
         self.ids.extend(request.extend)
         self._event = anyio.Event()
         self._engine.waiting[self] = request
-        self._engine.look()
+        self._engine.generate_if_all_wait()
         await self._event.wait()
         ids, logprobs = self._sampled
         self.ids.extend(ids)
@@ -115,7 +115,7 @@ class GeneratingRow:
             versions=(VersionSpan(start=0, stop=len(request.extend) + len(ids), version=0),),
         )
 
-    def take(self, sampled: tuple[list[int], list[float]]) -> None:
+    def resume(self, sampled: tuple[list[int], list[float]]) -> None:
         self._sampled = sampled
         self._event.set()
 
@@ -124,7 +124,7 @@ class GeneratingRow:
 
     async def close(self) -> None:
         self._engine.num_open -= 1
-        self._engine.look()
+        self._engine.generate_if_all_wait()
 
 
 class Worlds:
@@ -212,24 +212,13 @@ class Clock(TrainerCallback):
         control.should_training_stop = spent_s >= self._budget_s
 
 
-def main() -> None:
-    run, out, seconds, threads, rate = Path(sys.argv[1]), Path(sys.argv[2]), *map(float, sys.argv[3:6])
-    torch.set_num_threads(int(threads))
-    recipe = config.read(Recipe, run / "config.toml")
-    start = run / "checkpoints" / "step-0"
-    (out / "checkpoints").mkdir(parents=True)
-    shutil.copy(run / "config.toml", out / "config.toml")
-    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(start)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.convert_ids_to_tokens(0)
-    worlds = Worlds(recipe, Vocabulary.read(start))
-    size = recipe.rl.groups * recipe.rl.group_size
-    clock = Clock(out, start, seconds)
-    arguments = GRPOConfig(
+def configuration(recipe: Recipe, out: Path, rate: float) -> GRPOConfig:
+    """A step of TRL has as many attempts as one of the recipe's, in one batch."""
+    return GRPOConfig(
         output_dir=str(out / "trainer"),
         use_cpu=True,
         bf16=False,
-        per_device_train_batch_size=size,
+        per_device_train_batch_size=recipe.rl.groups * recipe.rl.group_size,
         gradient_accumulation_steps=1,
         num_generations=recipe.rl.group_size,
         max_completion_length=recipe.compute.context,
@@ -245,6 +234,21 @@ def main() -> None:
         disable_tqdm=True,
         gradient_checkpointing=False,
     )
+
+
+def main() -> None:
+    run, out, seconds, threads, rate = Path(sys.argv[1]), Path(sys.argv[2]), *map(float, sys.argv[3:6])
+    torch.set_num_threads(int(threads))
+    recipe = config.read(Recipe, run / "config.toml")
+    start = run / "checkpoints" / "step-0"
+    (out / "checkpoints").mkdir(parents=True)
+    shutil.copy(run / "config.toml", out / "config.toml")
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.convert_ids_to_tokens(0)
+    worlds = Worlds(recipe, Vocabulary.read(start))
+    clock = Clock(out, start, seconds)
+    arguments = configuration(recipe, out, rate)
     with anyio.from_thread.start_blocking_portal() as portal:
 
         def rollouts(prompts: list[str], trainer: GRPOTrainer) -> dict[str, list[Any]]:

@@ -85,20 +85,20 @@ async def test_a_planted_fault_is_refused_by_the_gate_that_names_it(place: str, 
 @pytest.mark.parametrize(
     "name",
     [
-        "Faulty",
-        "Digits",
-        "FewTasks",
-        "Form",
-        "SortedFile",
-        "Meter",
-        "Thermostat",
-        "Options",
-        "Catalogue",
-        "Arithmetic",
+        "trails.py:Faulty",
+        "trails.py:Digits",
+        "trails.py:FewTasks",
+        "small.py:Form",
+        "small.py:SortedFile",
+        "small.py:Meter",
+        "small.py:Thermostat",
+        "small.py:Options",
+        "small.py:Catalogue",
+        "small.py:Arithmetic",
     ],
 )
 async def test_a_sound_environment_of_an_odd_sort_is_not_refused(name: str) -> None:
-    assert failed(await card_of(f"sound/small.py:{name}")) == set()
+    assert failed(await card_of(f"sound/{name}")) == set()
 
 
 CLOCKED = """

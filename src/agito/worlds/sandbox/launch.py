@@ -169,50 +169,18 @@ async def _try(
     interpreter: str, settings: Mapping[str, object], group: Group | None, users: Users, hash_seed: int
 ) -> Zygote | str:
     """A zygote, or why there is none."""
-    inside = Path(__file__).parent / "inside"
-    sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
     control, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    # As -I, but with two variables kept: -P, no user site, and an otherwise empty environment.
-    command = [interpreter, "-s", "-S", "-c", _COMMAND]
-    variables = {"PYTHONHASHSEED": str(hash_seed), "PYTHONSAFEPATH": "1"}
-    null = subprocess.DEVNULL
-    answer = b""
-    descriptors: list[int] = []
     with remote:
         try:
-            process = subprocess.Popen(  # noqa: ASYNC220 - a vfork, once per pool
-                command,
-                stdin=remote.fileno(),
-                stdout=null,
-                stderr=null,
-                env=variables,
-                cwd="/",
-                close_fds=True,
-                start_new_session=True,
-            )
+            process = _start(interpreter, remote, hash_seed)
         except OSError as error:
             control.close()
             return f"{_ABSENT}: {error}"
+    answer, descriptors = b"", list[int]()
     try:
         group = _enclose(process.pid, group, users)
-        places = group.places if group is not None else ()
-        settings = {
-            **settings,
-            "uid": users.first,
-            "num_uids": users.count - 1,
-            "groups": [(place.is_v1, place.controllers) for place in places],
-        }
-        control.send(_BOOT)
-        rights = [
-            (
-                socket.SOL_SOCKET,
-                socket.SCM_RIGHTS,
-                array.array("i", [place.lock.descriptor for place in places]),
-            )
-        ]
-        control.sendmsg([marshal.dumps((settings, sources), wire.FORMAT)], rights if places else [])
-        control.setblocking(False)
+        _send_program(control, settings, group, users)
         with anyio.move_on_after(_START_S):
             await anyio.wait_readable(control)
             answer, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 1)
@@ -228,18 +196,51 @@ async def _try(
     report = marshal.loads(answer)  # nothing of an episode has run yet
     if report[0] != "ready":
         return str(report[2])
-    overlay, landlock = bool(report[1]), int(report[2])
-    has_seccomp = bool(settings["seccomp"])
     return Zygote(
         control=control,
         pidfd=descriptors[0],
         interpreter=interpreter,
-        has_overlay=overlay,
-        has_seccomp=has_seccomp,
-        landlock=landlock,
+        has_overlay=bool(report[1]),
+        has_seccomp=bool(settings["seccomp"]),
+        landlock=int(report[2]),
         group=group,
         users=users,
     )
+
+
+def _start(interpreter: str, remote: socket.socket, hash_seed: int) -> subprocess.Popen[bytes]:
+    """An interpreter that reads its program from `remote`. Raises `OSError`."""
+    # As -I, but with two variables kept: -P, no user site, and an otherwise empty environment.
+    return subprocess.Popen(
+        [interpreter, "-s", "-S", "-c", _COMMAND],
+        stdin=remote.fileno(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"PYTHONHASHSEED": str(hash_seed), "PYTHONSAFEPATH": "1"},
+        cwd="/",
+        close_fds=True,
+        start_new_session=True,
+    )
+
+
+def _send_program(
+    control: socket.socket, settings: Mapping[str, object], group: Group | None, users: Users
+) -> None:
+    """Sends the zygote its modules, its settings, and descriptors of its groups. Raises `OSError`."""
+    inside = Path(__file__).parent / "inside"
+    sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
+    places = group.places if group is not None else ()
+    whole = {
+        **settings,
+        "uid": users.first,
+        "num_uids": users.count - 1,
+        "groups": [(place.is_v1, place.controllers) for place in places],
+    }
+    control.send(_BOOT)
+    handed = array.array("i", [place.lock.descriptor for place in places])
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, handed)]
+    control.sendmsg([marshal.dumps((whole, sources), wire.FORMAT)], rights if places else [])
+    control.setblocking(False)
 
 
 def _enclose(pid: int, group: Group | None, users: Users) -> Group | None:

@@ -26,6 +26,20 @@ _FILES = {
     'trap \'{ builtin printf "%s\\0" "$PWD"; builtin export -p; builtin printf "\\0"; } 2>/dev/null >&99 '
     "|| :' EXIT\n",
 }
+_DIRECTORIES = (
+    "usr",
+    "etc/alternatives",
+    "dev",
+    "proc",
+    "work",
+    "tmp",
+    "run/tools",
+    "run/layers",
+    "run/empty",
+    "run/root",
+    NODES[1:],
+    "old",
+)
 _COPIED = ("etc/ld.so.cache",)  # no local time: every sandbox has UTC
 BASE = "/tmp"  # any directory that exists everywhere; covered afterwards, in the zygote's own mount namespace
 
@@ -57,21 +71,25 @@ def build(interpreter_prefix: str) -> int:
     copied = {name: content for name in _COPIED if (content := _content(f"/{name}")) is not None}
     kernel.mount("root", BASE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755")
     os.chdir(BASE)
-    for name in (
-        "usr",
-        "etc/alternatives",
-        "dev",
-        "proc",
-        "work",
-        "tmp",
-        "run/tools",
-        "run/layers",
-        "run/empty",
-        "run/root",
-        NODES[1:],
-        "old",
-    ):
+    for name in _DIRECTORIES:
         os.makedirs(name, 0o755)
+    _bind_system(interpreter_prefix)
+    _mount_devices(nodes)
+    _write_files(copied)
+    kernel.mount("proc", f"{BASE}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+    kernel.pivot_root(".", "old")
+    os.chdir("/")
+    kernel.umount("/old")
+    os.rmdir("/old")
+    os.chmod("/run/tools", 0o111)
+    os.chmod("/run/layers", 0)
+    writable = kernel.detached_copy("/")
+    kernel.make_read_only("/", recursive=False)
+    return writable
+
+
+def _bind_system(interpreter_prefix: str) -> None:
+    """The host's programs and libraries, read-only."""
     _bind("/usr", "usr")
     for name in _LINKED:
         if os.path.islink(f"/{name}"):
@@ -82,6 +100,10 @@ def build(interpreter_prefix: str) -> int:
     if not interpreter_prefix.startswith("/usr"):
         os.makedirs(f".{interpreter_prefix}", 0o755)
         _bind(interpreter_prefix, f".{interpreter_prefix}")
+
+
+def _mount_devices(nodes: int) -> None:
+    """The host's devices, and with a descriptor of `nodes` those of keepers, which it closes."""
     if nodes >= 0:
         kernel.mount(f"/proc/self/fd/{nodes}", f"{BASE}{NODES}", None, kernel.MS_BIND)
         os.close(nodes)
@@ -103,22 +125,15 @@ def build(interpreter_prefix: str) -> int:
         ("shm", "/tmp"),
     ):
         os.symlink(target, f"dev/{name}")
+
+
+def _write_files(copied: dict[str, bytes]) -> None:
     for name, content in (*((name, text.encode()) for name, text in _FILES.items()), *copied.items()):
         with open(name, "wb") as file:
             file.write(content)
     for link in os.listdir("/etc/alternatives") if os.path.isdir("/etc/alternatives") else ():
         if os.path.islink(f"/etc/alternatives/{link}"):
             os.symlink(os.readlink(f"/etc/alternatives/{link}"), f"etc/alternatives/{link}")
-    kernel.mount("proc", f"{BASE}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
-    kernel.pivot_root(".", "old")
-    os.chdir("/")
-    kernel.umount("/old")
-    os.rmdir("/old")
-    os.chmod("/run/tools", 0o111)
-    os.chmod("/run/layers", 0)
-    writable = kernel.detached_copy("/")
-    kernel.make_read_only("/", recursive=False)
-    return writable
 
 
 def add_tools(root: int, name: str, programs: tuple[str, ...], path: str) -> None:
