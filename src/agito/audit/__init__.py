@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from agito.audit.card import Card, Case, Gate, Mark, Measure, Quality, read_card
 from agito.audit.digest import digest_of
+from agito.audit.episode_runner import FULL, SHORT, Depth, Watcher
 from agito.audit.pool import SPLITS
 from agito.audit.run import audit
-from agito.audit.stage import FULL, SHORT, Depth, Watcher
 
 __all__ = [
     "FULL",

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from agito.audit import limits
 from agito.audit.agents import nothing, prompt_of, words_of
 from agito.audit.attacks import Attackers, negative_controls
-from agito.audit.blindly import BLIND, CONSTANT, blindly
 from agito.audit.card import Case, Gate, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.forging import FORGED, forging
+from agito.audit.leaked_answers import ASKED, secret_requests
 from agito.audit.numbers import average, bounds, earns_more, share
-from agito.audit.stage import Stage
-from agito.audit.telling import ASKED, asking
+from agito.audit.open_loop import BLIND, CONSTANT, open_loop_attacks
 from agito.protocols import OPEN_LOOP, ScriptFactory
 from agito.types import EpisodeArtifacts, Status, mean
 
@@ -105,23 +105,23 @@ _KINDS = (
 )
 
 
-async def cheating(stage: Stage, attackers: Sequence[Attackers], cases: list[Case]) -> Quality:
+async def cheating(runner: EpisodeRunner, attackers: Sequence[Attackers], cases: list[Case]) -> Quality:
     """Runs after `honest`, because the attacks use what solutions did."""
-    donors = [episode for episode in stage.solved if episode.task.split == "train"] or stage.solved
+    donors = [episode for episode in runner.solved if episode.task.split == "train"] or runner.solved
     prepared = [
         *attackers,
-        blindly(stage.environment, donors),
-        forging(stage.environment, donors, await _failed(stage)),
-        asking(stage, donors),
+        open_loop_attacks(runner.environment, donors),
+        forging(runner.environment, donors, await _failed(runner)),
+        secret_requests(runner, donors),
     ]
-    attacked = await _attack(stage, prepared)
-    works = {name for name, found in attacked.items() if _is_sure(stage, found, len(attacked))}
+    attacked = await _attack(runner, prepared)
+    works = {name for name, found in attacked.items() if _is_sure(runner, found, len(attacked))}
     gates = [_judged_kind(kind, attacked, works, cases) for kind in reversed(_KINDS)]
-    gates = [_needs_open_loop(stage, gate) if gate.name == "open loop" else gate for gate in gates]
+    gates = [_needs_open_loop(runner, gate) if gate.name == "open loop" else gate for gate in gates]
     floor, floor_gate = _floor(
-        stage, {name: found for name, found in attacked.items() if _kind_of(name).gate == "exploits"}, cases
+        runner, {name: found for name, found in attacked.items() if _kind_of(name).gate == "exploits"}, cases
     )
-    killed, survivors = await _mutants(stage)
+    killed, survivors = await _mutants(runner)
     cases += [Case(what=f"mutant accepted: {name}", where=where) for name, where in survivors[:4]]
     passing = share(
         "attacks passing",
@@ -150,38 +150,38 @@ async def cheating(stage: Stage, attackers: Sequence[Attackers], cases: list[Cas
     )
 
 
-async def _failed(stage: Stage) -> list[Episode]:
+async def _failed(runner: EpisodeRunner) -> list[Episode]:
     """Episodes in which the agent did nothing."""
-    drawn = stage.draw("train", stage.depth.of(8, least=2), first=700)
-    return await stage.each(drawn, lambda each: stage.play(each, nothing, provokes=True), least=1)
+    drawn = runner.draw("train", runner.depth.of(8, least=2), first=700)
+    return await runner.each(drawn, lambda each: runner.play(each, nothing, provokes=True), least=1)
 
 
-async def _attack(stage: Stage, attackers: Sequence[Attackers]) -> dict[str, Attacked]:
+async def _attack(runner: EpisodeRunner, attackers: Sequence[Attackers]) -> dict[str, Attacked]:
     """Tries every attack on a few tasks, then those that earned anything on many more, to tell a loophole
     from luck.
     """
-    tasks = stage.depth.of(_TASKS, least=4)
+    tasks = runner.depth.of(_TASKS, least=4)
     attacked: dict[str, Attacked] = {}
 
     async def strike(job: tuple[str, Drawn, ScriptFactory]) -> None:
-        attacked.setdefault(job[0], Attacked()).add(await stage.play(job[1], job[2], provokes=True))
+        attacked.setdefault(job[0], Attacked()).add(await runner.play(job[1], job[2], provokes=True))
 
-    drawn = stage.draw("heldout", tasks, first=_FIRST_TASK, within_s=stage.seconds_left / 8)
+    drawn = runner.draw("heldout", tasks, first=_FIRST_TASK, within_s=runner.seconds_left / 8)
     jobs = [
-        (name, each, script) for each in drawn for name, script in _scripts(stage, attackers, each).items()
+        (name, each, script) for each in drawn for name, script in _scripts(runner, attackers, each).items()
     ]
-    await stage.each(jobs, strike, least=_LEAST_TASKS * len(jobs) // max(len(drawn), 1))
+    await runner.each(jobs, strike, least=_LEAST_TASKS * len(jobs) // max(len(drawn), 1))
     suspects = {
         name
         for name, found in attacked.items()
-        if found.successes and not _is_sure(stage, found, len(attacked))
+        if found.successes and not _is_sure(runner, found, len(attacked))
     }
     more = (
-        stage.draw(
+        runner.draw(
             "heldout",
-            stage.depth.of(_MORE, least=tasks),
+            runner.depth.of(_MORE, least=tasks),
             first=_FIRST_TASK + tasks,
-            within_s=stage.seconds_left / 8,
+            within_s=runner.seconds_left / 8,
         )
         if suspects
         else []
@@ -189,23 +189,25 @@ async def _attack(stage: Stage, attackers: Sequence[Attackers]) -> dict[str, Att
     jobs = [
         (name, each, script)
         for each in more
-        for name, script in _scripts(stage, attackers, each).items()
+        for name, script in _scripts(runner, attackers, each).items()
         if name in suspects
     ]
-    await stage.each(jobs, strike, least=min(len(jobs), tasks * len(suspects)))
+    await runner.each(jobs, strike, least=min(len(jobs), tasks * len(suspects)))
     return attacked
 
 
-def _scripts(stage: Stage, attackers: Sequence[Attackers], drawn: Drawn) -> Mapping[str, ScriptFactory]:
+def _scripts(
+    runner: EpisodeRunner, attackers: Sequence[Attackers], drawn: Drawn
+) -> Mapping[str, ScriptFactory]:
     return {
         name: script
         for attacker in attackers
-        for name, script in attacker(stage.environment, drawn[0]).items()
+        for name, script in attacker(runner.environment, drawn[0]).items()
     }
 
 
-def _is_sure(stage: Stage, found: Attacked, num: int) -> bool:
-    chance = min(stage.environment.chance_level + limits.FLOOR, 1.0)
+def _is_sure(runner: EpisodeRunner, found: Attacked, num: int) -> bool:
+    chance = min(runner.environment.chance_level + limits.FLOOR, 1.0)
     return earns_more(found.successes, len(found.rewards), chance, _SURE / max(num, 1))
 
 
@@ -242,10 +244,10 @@ def _judged_kind(
     )
 
 
-def _needs_open_loop(stage: Stage, gate: Gate) -> Gate:
+def _needs_open_loop(runner: EpisodeRunner, gate: Gate) -> Gate:
     """Fails the gate if the environment ships no open-loop control of its own."""
-    task, _ = stage.draw("heldout", 1)[0]
-    if OPEN_LOOP in negative_controls(stage.environment, task) or not gate.holds:
+    task, _ = runner.draw("heldout", 1)[0]
+    if OPEN_LOOP in negative_controls(runner.environment, task) or not gate.holds:
         return gate
     return replace(
         gate,
@@ -257,14 +259,16 @@ def _needs_open_loop(stage: Stage, gate: Gate) -> Gate:
     )
 
 
-def _floor(stage: Stage, attacked: Mapping[str, Attacked], cases: list[Case]) -> tuple[Measure, Gate]:
+def _floor(
+    runner: EpisodeRunner, attacked: Mapping[str, Attacked], cases: list[Case]
+) -> tuple[Measure, Gate]:
     """The best-paid attack that does nothing, guesses or claims. The gate fails if its interval lies above
     the chance level.
     """
     paid = {name: found.rewards for name, found in attacked.items() if found.rewards}
     name = max(paid, key=lambda each: (bounds(paid[each])[0], mean(paid[each])), default="")
     measure = average("floor", paid.get(name, []), note=f"the best paid of {len(paid)}: {name}")
-    chance, limit = stage.environment.chance_level, round(stage.environment.chance_level + limits.FLOOR, 4)
+    chance, limit = runner.environment.chance_level, round(runner.environment.chance_level + limits.FLOOR, 4)
     holds = measure.low is not None and measure.low <= limit
     earns = (
         f"{measure.value:.0%} on average ({measure.low:.0%} to {measure.high:.0%} with 95 % confidence)"
@@ -287,15 +291,15 @@ def _floor(stage: Stage, attacked: Mapping[str, Attacked], cases: list[Case]) ->
     )
 
 
-async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
+async def _mutants(runner: EpisodeRunner) -> tuple[Measure, list[tuple[str, str]]]:
     """Captures of solved episodes, each corrupted in one place. Some corruptions do not matter, so a survivor
     is only a case to look at.
     """
-    solved = [episode for episode in stage.solved if episode.sealed][: stage.depth.of(_MUTATED, least=6)]
+    solved = [episode for episode in runner.solved if episode.sealed][: runner.depth.of(_MUTATED, least=6)]
     survivors: list[tuple[str, str]] = []
     killed = num = 0
     for episode in solved:
-        if num and stage.is_late:
+        if num and runner.is_late:
             break
         assert episode.sealed is not None
         others: list[str | None] = [
@@ -303,7 +307,7 @@ async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
         ]
         others += words_of(prompt_of(episode.task))
         for name, mutant in _spoilt(episode.sealed, others):
-            verdict = await stage.grade(mutant, episode.target)
+            verdict = await runner.grade(mutant, episode.target)
             # no world makes such a capture, so a grader that breaks on it is fine
             if verdict.status is Status.VOID:
                 continue

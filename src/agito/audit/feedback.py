@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from agito.audit.agents import malformed, parameters, prompt_of, words_of
 from agito.audit.card import Case, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode, replay
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.numbers import share
-from agito.audit.stage import Stage
 from agito.types import Call, Event, Fault, Task
 
 _TASKS = 24
@@ -22,11 +22,11 @@ _SHORT = 4  # a shorter answer may appear anywhere by chance
 _SHUFFLES = 20
 
 
-async def feedback(stage: Stage) -> Quality:
-    rewards = Counter(round(episode.reward, 6) for episode in stage.honest if episode.reward is not None)
-    scores = {name for episode in stage.honest for name in episode.verdict.scores}
-    leaks, secrets, actionable, errors, cases = await _told(stage)
-    bits = _information(stage.honest)
+async def feedback(runner: EpisodeRunner) -> Quality:
+    rewards = Counter(round(episode.reward, 6) for episode in runner.honest if episode.reward is not None)
+    scores = {name for episode in runner.honest for name in episode.verdict.scores}
+    leaks, secrets, actionable, errors, cases = await _told(runner)
+    bits = _information(runner.honest)
     said = share(
         "labels told",
         leaks,
@@ -38,7 +38,7 @@ async def feedback(stage: Stage) -> Quality:
         Measure(
             name="scores named",
             value=float(len(scores)),
-            num=len(stage.honest),
+            num=len(runner.honest),
             note=", ".join(sorted(scores))[:120],
         ),
         share(
@@ -50,7 +50,7 @@ async def feedback(stage: Stage) -> Quality:
         Measure(
             name="information about progress",
             value=bits,
-            num=len(stage.honest),
+            num=len(runner.honest),
             unit="bits",
             note="of an observation's kind, less what chance gives",
         ),
@@ -65,7 +65,7 @@ async def feedback(stage: Stage) -> Quality:
     return judged("feedback richness", says, measures, (), cases, doubt=leaks > 0 or actionable < errors)
 
 
-async def _told(stage: Stage) -> tuple[int, int, int, int, list[Case]]:
+async def _told(runner: EpisodeRunner) -> tuple[int, int, int, int, list[Case]]:
     """Labels revealed before they were earned, of how many; actionable errors, of how many."""
     cases: list[Case] = []
     leaks = actionable = errors = 0
@@ -73,13 +73,13 @@ async def _told(stage: Stage) -> tuple[int, int, int, int, list[Case]]:
     mistaken: dict[str, list[Event]] = {}
 
     async def work(drawn: Drawn) -> None:
-        solution = await stage.play(drawn, stage.environment.solutions(*drawn)[0])
+        solution = await runner.play(drawn, runner.environment.solutions(*drawn)[0])
         solved.append((drawn, solution.sealed.submitted or "" if solution.sealed else ""))
         mistaken[drawn[0].id] = (
-            await stage.play(drawn, replay([call for _, call in malformed(drawn[0])]))
+            await runner.play(drawn, replay([call for _, call in malformed(drawn[0])]))
         ).events
 
-    await stage.each(stage.draw("train", stage.depth.of(_TASKS, least=6), first=500), work, least=4)
+    await runner.each(runner.draw("train", runner.depth.of(_TASKS, least=6), first=500), work, least=4)
     # repeated answers, such as "done", are no secret
     common = {answer for answer, count in Counter(answer for _, answer in solved).items() if count > 1}
     prompts = Counter(

@@ -16,9 +16,9 @@ from typing import cast
 
 from agito.audit.agents import ending, fill, prompt_of, strings, words_of
 from agito.audit.attacks import Attackers
-from agito.audit.blindly import Memory
 from agito.audit.episode import Episode, replay
 from agito.audit.literals import words_in
+from agito.audit.open_loop import Memory
 from agito.audit.rewriting import batches, signs_of, writing_back
 from agito.protocols import Environment, ScriptFactory
 from agito.types import Call, Task, ToolSpec
@@ -98,14 +98,14 @@ def forging(environment: Environment, solved: Sequence[Episode], failed: Sequenc
             if data
         }
         paths = list(dict.fromkeys([*files, *named, *_USUAL_PATHS]))
-        telling = [
+        telling_texts = [
             line
             for text in files.values()
             for line in text.splitlines()
             if line.strip() and line not in common
         ]
         pairs = [pair for text in files.values() for pair in _pairs(text)]
-        texts = [*telling[:_MOST_TEXTS], *_CLAIMS, *words]
+        texts = [*telling_texts[:_MOST_TEXTS], *_CLAIMS, *words]
         found = {
             f"{FORGED}{name}": _then_ending(task, calls, last)
             for tool in _tools(task)

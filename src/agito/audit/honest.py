@@ -12,8 +12,8 @@ from agito.audit import limits
 from agito.audit.agents import coping, stumbling
 from agito.audit.card import Case, Gate, Measure
 from agito.audit.episode import Drawn, Episode
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.numbers import share
-from agito.audit.stage import Stage
 from agito.protocols import ScriptFactory
 from agito.types import Target
 
@@ -31,21 +31,21 @@ class _Run:
     slips: bool
 
 
-async def honest(stage: Stage, cases: list[Case]) -> tuple[Measure, Gate]:
-    """Fills `stage.solved`. A rejected run is replayed once: two rejections are no accident."""
-    runs = _runs(stage)
+async def honest(runner: EpisodeRunner, cases: list[Case]) -> tuple[Measure, Gate]:
+    """Fills `runner.solved`. A rejected run is replayed once: two rejections are no accident."""
+    runs = _runs(runner)
     twice: list[str] = []
 
     async def work(run: _Run) -> bool | None:
-        episode = await stage.play(run.drawn, run.script, noise=run.noise)
-        stage.honest.append(episode)
+        episode = await runner.play(run.drawn, run.script, noise=run.noise)
+        runner.honest.append(episode)
         if episode.reward is None:
             return None
         if episode.is_success and not run.slips:
-            stage.solved.append(episode)
+            runner.solved.append(episode)
         if _is_accepted(run, episode):
             return True
-        again = await stage.play(run.drawn, run.script, attempt=episode.attempt, noise=run.noise)
+        again = await runner.play(run.drawn, run.script, attempt=episode.attempt, noise=run.noise)
         if again.reward is not None and not _is_accepted(run, again) and not run.slips:
             twice.append(run.drawn[0].id)
         cases.append(
@@ -56,7 +56,7 @@ async def honest(stage: Stage, cases: list[Case]) -> tuple[Measure, Gate]:
         )
         return False
 
-    wins = [won for won in await stage.each(runs, work, least=_LEAST) if won is not None]
+    wins = [won for won in await runner.each(runs, work, least=_LEAST) if won is not None]
     rejected = share("honest rejected", wins.count(False), len(wins))
     holds = rejected.value is not None and rejected.value <= limits.HONEST and not twice
     found = (
@@ -77,11 +77,11 @@ async def honest(stage: Stage, cases: list[Case]) -> tuple[Measure, Gate]:
     return rejected, gate
 
 
-def _runs(stage: Stage) -> list[_Run]:
-    splits = stage.environment.splits
-    number = stage.depth.of(_TASKS, least=_LEAST)
+def _runs(runner: EpisodeRunner) -> list[_Run]:
+    splits = runner.environment.splits
+    number = runner.depth.of(_TASKS, least=_LEAST)
     per_split = {
-        split: stage.draw(split, -(-number // len(splits)), within_s=stage.seconds_left / 8)
+        split: runner.draw(split, -(-number // len(splits)), within_s=runner.seconds_left / 8)
         for split in splits
     }
     drawn = [
@@ -93,7 +93,7 @@ def _runs(stage: Stage) -> list[_Run]:
     runs: list[_Run] = []
     for at, each in enumerate(drawn):
         slips = at % _SLIPS == _SLIPS - 1
-        for order, solution in enumerate(stage.environment.solutions(*each)):
+        for order, solution in enumerate(runner.environment.solutions(*each)):
             name = f"solution {order}{' after two slips' if slips else ''}"
             runs.append(
                 _Run(
@@ -114,29 +114,29 @@ def _is_accepted(run: _Run, episode: Episode) -> bool:
     return is_cut or (episode.reward or 0.0) >= (0.5 if run.slips else 1.0) - 1e-9
 
 
-async def informed(stage: Stage, cases: list[Case]) -> Gate:
+async def informed(runner: EpisodeRunner, cases: list[Case]) -> Gate:
     """Replays solved tasks with scripts that get another task's key: those still solved need no target."""
-    why = getattr(stage.environment, "solutions_need_key", "")
+    why = getattr(runner.environment, "solutions_need_key", "")
     mates: dict[object, list[Episode]] = defaultdict(list)
-    for episode in stage.solved:
+    for episode in runner.solved:
         mates[episode.task.cell, episode.task.split].append(episode)
-    jobs = [(episode, mates[episode.task.cell, episode.task.split]) for episode in stage.solved]
+    jobs = [(episode, mates[episode.task.cell, episode.task.split]) for episode in runner.solved]
     jobs = [(episode, _other_key(episode, group)) for episode, group in jobs if len(group) > 1]
 
     async def work(job: tuple[Episode, Target]) -> str | None:
         episode, other = job
         for _ in range(2):
-            for script in _scripts(stage, episode, other):
+            for script in _scripts(runner, episode, other):
                 drawn = episode.task, episode.target
-                again = await stage.play(
+                again = await runner.play(
                     drawn, script, attempt=episode.attempt, noise=episode.noise, provokes=True
                 )
                 if again.is_success:
                     return None
         return episode.task.id
 
-    asked = jobs[: stage.depth.of(_UNINFORMED, least=_LEAST)]
-    failed = await stage.each(asked, work, least=6)
+    asked = jobs[: runner.depth.of(_UNINFORMED, least=_LEAST)]
+    failed = await runner.each(asked, work, least=6)
     lost = [task for task in failed if task is not None]
     if lost and not why:
         cases.append(Case(what="solved only by a script that knows the target", where=lost[0]))
@@ -165,8 +165,8 @@ def _other_key(episode: Episode, group: Sequence[Episode]) -> Target:
     return Target(task_id=episode.target.task_id, seed=other.seed, data=other.data)
 
 
-def _scripts(stage: Stage, episode: Episode, other: Target) -> list[ScriptFactory]:
-    environment = stage.environment
+def _scripts(runner: EpisodeRunner, episode: Episode, other: Target) -> list[ScriptFactory]:
+    environment = runner.environment
     try:
         made = [
             *environment.solutions(episode.task, other),

@@ -10,7 +10,7 @@ from itertools import combinations
 from agito.audit import limits
 from agito.audit.card import Case, Gate
 from agito.audit.episode import Drawn, Episode
-from agito.audit.stage import Stage
+from agito.audit.episode_runner import EpisodeRunner
 from agito.types import mean
 
 _PER_LEVEL, _LEAST = 300, 5
@@ -21,25 +21,25 @@ _ENOUGH = 40  # episodes per level needed to say "no difference"
 _SKILLS = (0.5, 0.8)
 
 
-async def levels(stage: Stage, cases: list[Case]) -> Gate:
+async def levels(runner: EpisodeRunner, cases: list[Case]) -> Gate:
     """Runs middling demonstrators on every level, and compares lengths of earlier solutions."""
-    environment = stage.environment
+    environment = runner.environment
     ordered = sorted(environment.levels)
     cells = len(ordered) * len(environment.families)
-    number = len(ordered) * stage.depth.of(_PER_LEVEL, least=_LEAST)
-    jobs = list(enumerate(stage.draw("train", number, first=9_000, within_s=stage.seconds_left / 4)))
+    number = len(ordered) * runner.depth.of(_PER_LEVEL, least=_LEAST)
+    jobs = list(enumerate(runner.draw("train", number, first=9_000, within_s=runner.seconds_left / 4)))
     tried: list[Episode] = []
 
     async def work(job: tuple[int, Drawn]) -> None:
         at, (task, key) = job
         script = environment.demonstrator(task, key, skill=_SKILLS[at // cells % len(_SKILLS)], seed=at)
-        episode = await stage.play((task, key), script, noise=at)
-        stage.honest.append(episode)
+        episode = await runner.play((task, key), script, noise=at)
+        runner.honest.append(episode)
         if episode.reward is not None:
             tried.append(episode)
 
-    await stage.each(jobs, work, least=min(len(jobs), _LEAST * cells))
-    solved = [episode for episode in stage.solved if episode.task.split == "train"]
+    await runner.each(jobs, work, least=min(len(jobs), _LEAST * cells))
+    solved = [episode for episode in runner.solved if episode.task.split == "train"]
     wrong = _wrong(tried, solved, "")
     for family in environment.families if len(environment.families) > 1 else ():
         wrong += _wrong(

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from agito.audit import limits
 from agito.audit.card import Case, Gate
 from agito.audit.episode import Drawn, Episode
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.numbers import differs
-from agito.audit.stage import Stage
 
 SPLITS = ("train", "heldout", "structural")
 _TRAIN, _TEST, _OTHER_SEEDS, _PER_SEED = 3000, 400, (0, 1, 2, 3, 7, 42), 150
@@ -94,12 +94,12 @@ def _with(field: str) -> View:
     return lambda body: (body.prompt_without_digits, body.fields.get(field))
 
 
-def _fields(stage: Stage, drawn: Sequence[Drawn], bodies: Sequence[Body]) -> list[str]:
+def _fields(runner: EpisodeRunner, drawn: Sequence[Drawn], bodies: Sequence[Body]) -> list[str]:
     """Key fields that vary between tasks and do not merely give the task's split, index or seed."""
     names = list(dict.fromkeys(name for body in bodies for name in body.fields))
     names = [name for name in names if len({body.fields.get(name) for body in bodies}) > 1]
     asked = [
-        {_plain(value) for value in stage.arguments[task.id].values()}
+        {_plain(value) for value in runner.arguments[task.id].values()}
         - {_plain(task.level), _plain(task.family)}
         for task, _ in drawn
     ]
@@ -121,45 +121,45 @@ def _without(place: int) -> View:
     return view
 
 
-def splits_gate(stage: Stage) -> Gate:
+def splits_gate(runner: EpisodeRunner) -> Gate:
     """Checked first: without a structural split, a run finds out only after training."""
-    missing = [split for split in SPLITS if split not in stage.environment.splits]
+    missing = [split for split in SPLITS if split not in runner.environment.splits]
     return Gate(
         name="splits",
         value=float(len(missing)),
         limit=0.0,
         holds=not missing,
-        found=f"it has the splits {', '.join(stage.environment.splits)}"
+        found=f"it has the splits {', '.join(runner.environment.splits)}"
         + (f" and lacks {', '.join(missing)}" if missing else ""),
         remedy="let `splits` and `task()` know train, heldout (other seeds) and structural (another "
         "structure, such as other parts)",
     )
 
 
-def overlap(stage: Stage, cases: list[Case]) -> Gate:
+def overlap(runner: EpisodeRunner, cases: list[Case]) -> Gate:
     """Held-out and structural tasks that are training tasks: whole, without digits, or but for one word."""
-    train = stage.draw_cells("train", stage.depth.of(_TRAIN, least=60), within_s=stage.seconds_left / 4)
-    for seed in (*_OTHER_SEEDS, stage.seed + 1, stage.seed - 1):
-        train += stage.draw_cells(
-            "train", stage.depth.of(_PER_SEED, least=8), seed=seed, within_s=stage.seconds_left / 20
+    train = runner.draw_cells("train", runner.depth.of(_TRAIN, least=60), within_s=runner.seconds_left / 4)
+    for seed in (*_OTHER_SEEDS, runner.seed + 1, runner.seed - 1):
+        train += runner.draw_cells(
+            "train", runner.depth.of(_PER_SEED, least=8), seed=seed, within_s=runner.seconds_left / 20
         )
-    number = stage.depth.of(_TEST, least=24)
+    number = runner.depth.of(_TEST, least=24)
     again = [
         Body.of(each)
-        for each in stage.draw("train", number, seed=stage.seed + 7_919, within_s=stage.seconds_left / 10)
+        for each in runner.draw("train", number, seed=runner.seed + 7_919, within_s=runner.seconds_left / 10)
     ]
     seen = [Body.of(each) for each in train]
     drawn = {
-        split: stage.draw(split, number, within_s=stage.seconds_left / 8)
-        for split in stage.environment.splits
+        split: runner.draw(split, number, within_s=runner.seconds_left / 8)
+        for split in runner.environment.splits
         if split != "train"
     }
     tested = {split: [Body.of(each) for each in found] for split, found in drawn.items()}
     worst, told = 0.0, ""
     for order, view in enumerate(
-        (*_VIEWS, *map(_with, _fields(stage, train, seen)), *map(_without, _places(seen)))
+        (*_VIEWS, *map(_with, _fields(runner, train, seen)), *map(_without, _places(seen)))
     ):
-        if order >= len(_VIEWS) + _MOST_FIELDS and stage.is_late:
+        if order >= len(_VIEWS) + _MOST_FIELDS and runner.is_late:
             break
         known = {view(body) for body in seen}
         by_chance = sum(view(body) in known for body in again)

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 
 import anyio
 
-from agito.audit import disturbing, limits
+from agito.audit import interference, limits
 from agito.audit.agents import ending, exploring, fill, strings
 from agito.audit.card import Case, Gate, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode, replay
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.leakage import Leaks, leakage
 from agito.audit.literals import words_in
 from agito.audit.numbers import share
 from agito.audit.regrading import Regraded, regrade
-from agito.audit.stage import Stage
 from agito.audit.visit import visits
 from agito.protocols import Environment, ScriptFactory
 from agito.testing.episodes import essence
@@ -41,25 +41,25 @@ class Trace:
     is_honest: bool = False
 
 
-async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> Quality:
+async def stability(runner: EpisodeRunner, traces: Sequence[Trace], cases: list[Case]) -> Quality:
     """Without the share of infrastructure errors, which is known only at the end: see `with_incidents`.
     `traces` were recorded first: nothing played since may affect their replay.
     """
-    repeated = await _repeat_all(stage, traces, cases)
+    repeated = await _repeat_all(runner, traces, cases)
     differing = sum(bool(trace.differs) for trace in repeated)
     steady = share("deterministic", len(repeated) - differing, len(repeated), note=f"acted {_REPEATS} times")
-    disturbed, num_beside = await _disturbed(stage, repeated, cases)
+    disturbed, num_beside = await _disturbed(runner, repeated, cases)
     beside = share(
         "disturbed",
         disturbed,
         num_beside,
         note="interleaved call by call, concurrent, and after one tool alone",
     )
-    flaky = await regrade(stage, cases)
+    flaky = await regrade(runner, cases)
     flake = share(
         "flake", flaky.mixed, flaky.captures, note=f"{flaky.gradings} gradings of solved and failed captures"
     )
-    leaks = await leakage(stage, cases)
+    leaks = await leakage(runner, cases)
     says = (
         f"{steady.value or 0:.0%} of {steady.num} episodes repeat, {disturbed} of {num_beside} are "
         f"disturbed by others, {leaks.found} of {leaks.planted} marks leak"
@@ -74,16 +74,16 @@ async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) ->
     return judged("stability", says, measures, gates, cases, doubt=not leaks.planted)
 
 
-async def _repeat_all(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> list[Trace]:
+async def _repeat_all(runner: EpisodeRunner, traces: Sequence[Trace], cases: list[Case]) -> list[Trace]:
     """The traces of which at least one replay did not break."""
-    elsewhere = stage.make()
+    second = runner.make()
     try:
-        repeated = await stage.each(
-            traces, lambda trace: _repeat(stage, trace, elsewhere), least=_LEAST_TRACES, width=1
+        repeated = await runner.each(
+            traces, lambda trace: _repeat(runner, trace, second), least=_LEAST_TRACES, width=1
         )
     finally:
         with anyio.CancelScope(shield=True):
-            await elsewhere.aclose()
+            await second.aclose()
     repeated = [trace for trace in repeated if trace.num_repeats]
     cases += [
         Case(what=f"acted again: {trace.differs}", where=trace.episode.task.id)
@@ -93,12 +93,12 @@ async def _repeat_all(stage: Stage, traces: Sequence[Trace], cases: list[Case]) 
     return repeated
 
 
-async def _disturbed(stage: Stage, repeated: Sequence[Trace], cases: list[Case]) -> tuple[int, int]:
+async def _disturbed(runner: EpisodeRunner, repeated: Sequence[Trace], cases: list[Case]) -> tuple[int, int]:
     """How many of how many deterministic episodes differ beside others, or after another."""
     steady = [trace for trace in repeated if not trace.differs]
-    beside, num_beside = await _beside(stage, steady, cases)
+    beside, num_beside = await _beside(runner, steady, cases)
     honest = [trace.episode for trace in steady if trace.is_honest]
-    after, num_after = await disturbing.disturbed(stage, honest, _difference, cases)
+    after, num_after = await interference.count_disturbed(runner, honest, _difference, cases)
     return beside + after, num_beside + num_after
 
 
@@ -152,23 +152,23 @@ def _of(hits: int, num: int, what: str, none: str = "") -> str:
     return f"{hits or 'none'} of {num} {what}"
 
 
-def with_incidents(quality: Quality, stage: Stage) -> Quality:
+def with_incidents(quality: Quality, runner: EpisodeRunner) -> Quality:
     """Adds how many episodes of the whole audit broke."""
-    broke, num = sum(stage.incidents.values()), stage.num_episodes - stage.num_provoked
+    broke, num = sum(runner.incidents.values()), runner.num_episodes - runner.num_provoked
     errors = share(
         "broken episodes",
         min(broke, num),
         num,
         note="no verdict: infra or env; without those that try to break something",
     )
-    cases = [Case(what=f"{count}x {what}"[:240]) for what, count in stage.incidents.most_common(6)]
-    is_own = any(what.startswith("env") for what in stage.incidents)
+    cases = [Case(what=f"{count}x {what}"[:240]) for what, count in runner.incidents.most_common(6)]
+    is_own = any(what.startswith("env") for what in runner.incidents)
     gate = _gate(
         "broken",
         errors.value,
         limits.BROKEN,
         f"{broke or 'none'} of {num} episodes broke"
-        + (f", most of them by {stage.incidents.most_common(1)[0][0]}" if broke else ""),
+        + (f", most of them by {runner.incidents.most_common(1)[0][0]}" if broke else ""),
         "repair what raises: the line stands with the case"
         if is_own
         else "look at the machine: its sandboxes or its time gave out",
@@ -206,21 +206,21 @@ def _leak_measures(leaks: Leaks) -> tuple[Measure, ...]:
     )
 
 
-async def record(stage: Stage) -> list[Trace]:
+async def record(runner: EpisodeRunner) -> list[Trace]:
     """Records solvers, middling demonstrators and explorers, with digests after every call, before anything
     else is played.
     """
-    environment = stage.environment
-    number = stage.depth.of(_TRACES, least=_LEAST_TRACES)
+    environment = runner.environment
+    number = runner.depth.of(_TRACES, least=_LEAST_TRACES)
     jobs: list[tuple[Drawn, ScriptFactory, bool]] = []
-    for at, (task, key) in enumerate(stage.draw("train", number)):
+    for at, (task, key) in enumerate(runner.draw("train", number)):
         script = (
             environment.demonstrator(task, key, skill=0.5, seed=at)
             if at % 2
             else environment.solutions(task, key)[0]
         )
         jobs.append(((task, key), script, True))
-    explored = stage.draw("train", stage.depth.of(_EXPLORED, least=2), first=400)
+    explored = runner.draw("train", runner.depth.of(_EXPLORED, least=2), first=400)
     words = words_in(environment, _WORDS)
     jobs += [
         (each, script, False) for at, each in enumerate(explored) for script in _explorers(each, words, at)
@@ -233,12 +233,12 @@ async def record(stage: Stage) -> list[Trace]:
 
     async def work(job: tuple[int, tuple[Drawn, ScriptFactory, bool]]) -> Trace:
         at, (drawn, script, is_honest) = job
-        episode = await stage.play(drawn, script, noise=at, num_digests=_EVERY, provokes=not is_honest)
+        episode = await runner.play(drawn, script, noise=at, num_digests=_EVERY, provokes=not is_honest)
         if is_honest:
-            stage.honest.append(episode)
+            runner.honest.append(episode)
         return Trace(episode=episode, is_honest=is_honest)
 
-    traces = await stage.each(list(enumerate(jobs)), work, least=_LEAST_TRACES, width=1)
+    traces = await runner.each(list(enumerate(jobs)), work, least=_LEAST_TRACES, width=1)
     return [trace for trace in traces if trace.episode.sealed and not _met_a_deadline(trace.episode.events)]
 
 
@@ -262,13 +262,13 @@ def _met_a_deadline(events: Sequence[Event]) -> bool:
     return any(event.fault is Fault.TIMEOUT and event.wall_s > 0 for event in events)
 
 
-async def _repeat(stage: Stage, trace: Trace, elsewhere: Environment) -> Trace:
+async def _repeat(runner: EpisodeRunner, trace: Trace, second: Environment) -> Trace:
     """Replays a trace and notes any difference; the last time in a second environment."""
     first = trace.episode
     drawn, script = (first.task, first.target), replay(first.calls)
     for number in range(1, _REPEATS):
-        environment = elsewhere if number == _REPEATS - 1 else stage.environment
-        again = await stage.play(
+        environment = second if number == _REPEATS - 1 else runner.environment
+        again = await runner.play(
             drawn,
             script,
             attempt=first.attempt,
@@ -281,7 +281,7 @@ async def _repeat(stage: Stage, trace: Trace, elsewhere: Environment) -> Trace:
         trace = replace(trace, num_repeats=trace.num_repeats + (not again.problem))
         if found:
             return replace(
-                trace, differs=found + (" (in a second environment)" if environment is elsewhere else "")
+                trace, differs=found + (" (in a second environment)" if environment is second else "")
             )
     return trace
 
@@ -306,15 +306,15 @@ def _difference(one: Episode, two: Episode) -> str:
     return ""
 
 
-async def _beside(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> tuple[int, int]:
+async def _beside(runner: EpisodeRunner, traces: Sequence[Trace], cases: list[Case]) -> tuple[int, int]:
     """Replays episodes among others: interleaved call by call, and concurrently."""
     disturbed = num = 0
     for start in range(0, len(traces), _BESIDE):
         batch = traces[start : start + _BESIDE]
-        if len(batch) < 2 or (start and stage.is_late):
+        if len(batch) < 2 or (start and runner.is_late):
             break
         for way, among in (("interleaved", _interleaved), ("concurrent", _concurrent)):
-            for trace, episode in zip(batch, await among(stage, batch), strict=True):
+            for trace, episode in zip(batch, await among(runner, batch), strict=True):
                 num += not episode.problem
                 found = _difference(replace(trace.episode, digests=[]), episode)  # no digests are taken here
                 disturbed += bool(found)
@@ -325,13 +325,13 @@ async def _beside(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> t
     return disturbed, num
 
 
-async def _concurrent(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
+async def _concurrent(runner: EpisodeRunner, traces: Sequence[Trace]) -> list[Episode]:
     found: dict[int, Episode] = {}
 
     async def run(number: int, trace: Trace) -> None:
         first = trace.episode
         script: ScriptFactory = replay(first.calls)
-        found[number] = await stage.play(
+        found[number] = await runner.play(
             (first.task, first.target), script, attempt=trace.episode.attempt, noise=trace.episode.noise
         )
 
@@ -341,9 +341,9 @@ async def _concurrent(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
     return [found[number] for number in range(len(traces))]
 
 
-async def _interleaved(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
+async def _interleaved(runner: EpisodeRunner, traces: Sequence[Trace]) -> list[Episode]:
     """Opens all, makes one call of each in turn, seals and grades all."""
-    async with visits(stage, are_graded=True) as open_one:
+    async with visits(runner, are_graded=True) as open_one:
         opened = [
             await open_one(
                 (trace.episode.task, trace.episode.target),

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import anyio
 
 from agito.audit.episode import Drawn, Episode
-from agito.audit.stage import Stage
+from agito.audit.episode_runner import EpisodeRunner
 from agito.protocols import Session
 from agito.rollout import acted
 from agito.rollout.scripts import budget
@@ -27,11 +27,11 @@ class Visit:
         self._calls, self._asked = anyio.create_memory_object_stream[Call]()
         self._answer: Event | None = None
 
-    async def run(self, stage: Stage, *, is_graded: bool) -> None:
+    async def run(self, runner: EpisodeRunner, *, is_graded: bool) -> None:
         """Runs until `seal`. `is_open` is set once calls can be made, or never will."""
         with self._calls, self._asked:
             try:
-                await stage.drive(self.episode, self._act, num_digests=1, is_graded=is_graded)
+                await runner.drive(self.episode, self._act, num_digests=1, is_graded=is_graded)
             finally:
                 self.is_open.set()
                 self._is_answered.set()
@@ -70,7 +70,7 @@ Open: TypeAlias = Callable[..., Awaitable[Visit]]
 
 
 @asynccontextmanager
-async def visits(stage: Stage, *, are_graded: bool = False) -> AsyncGenerator[Open]:
+async def visits(runner: EpisodeRunner, *, are_graded: bool = False) -> AsyncGenerator[Open]:
     """Yields a function that opens visits: `await open(drawn, attempt=..., noise=...)`. Closes those still
     open at the end.
     """
@@ -78,11 +78,11 @@ async def visits(stage: Stage, *, are_graded: bool = False) -> AsyncGenerator[Op
 
         async def open_one(drawn: Drawn, *, attempt: AttemptId | None = None, noise: int = 0) -> Visit:
             visit = Visit(
-                Episode(task=drawn[0], target=drawn[1], attempt=attempt or stage.attempt(), noise=noise)
+                Episode(task=drawn[0], target=drawn[1], attempt=attempt or runner.attempt(), noise=noise)
             )
 
             async def run() -> None:
-                await visit.run(stage, is_graded=are_graded)
+                await visit.run(runner, is_graded=are_graded)
 
             tasks.start_soon(run)
             await visit.is_open.wait()

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from agito.audit import limits
 from agito.audit.agents import ending, fill, malformed, prompt_of, strings, words_of
+from agito.audit.answer_checks import answer_checks
 from agito.audit.attacks import Attackers
-from agito.audit.blindly import Memory
 from agito.audit.card import Case, Gate
-from agito.audit.checking import checking
 from agito.audit.episode import Episode, replay
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import words_in
+from agito.audit.open_loop import Memory
 from agito.audit.reading import Shown, readings
-from agito.audit.stage import Stage
 from agito.protocols import Answered, Environment, Script, ScriptFactory
 from agito.types import Call, Event, Fault, Task, ToolSpec
 
@@ -38,14 +38,14 @@ _OFTEN = 0.7
 _MARGIN = 0.05
 
 
-async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) -> Gate:
+async def leak_gate(runner: EpisodeRunner, solved: Sequence[Episode], cases: list[Case]) -> Gate:
     """The gate `told`: how many places reveal the answer."""
-    secrets = _secrets(stage.environment, solved)
+    secrets = _secrets(runner.environment, solved)
     distinct = {(*episode.task.prompt.values(), *secrets[episode.task.id]): episode for episode in solved}
     known = [episode for episode in distinct.values() if secrets[episode.task.id]]
-    shown = await _texts_shown(stage, solved, known, secrets)
-    found = _readable(shown, known, _chance(stage, known, secrets), cases)
-    checks = await checking(stage, solved)
+    shown = await _texts_shown(runner, solved, known, secrets)
+    found = _readable(shown, known, _chance(runner, known, secrets), cases)
+    checks = await answer_checks(runner, solved)
     for check, read in checks:
         found += read is not None
         if read is not None:
@@ -66,7 +66,7 @@ async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) ->
 
 
 async def _texts_shown(
-    stage: Stage,
+    runner: EpisodeRunner,
     solved: Sequence[Episode],
     known: Sequence[Episode],
     secrets: Mapping[str, Sequence[str]],
@@ -77,7 +77,7 @@ async def _texts_shown(
         for place, text in _before(episode):
             cue = () if place in _AT_FIRST or place.startswith("the prompt") else _cue(episode.task)
             shown[place] += _with_secrets(text, episode, secrets, cue)
-    for episode, place, text in await _probed(stage, known):
+    for episode, place, text in await _probed(runner, known):
         shown[place] += _with_secrets(text, episode, secrets, _cue(episode.task))
     ways = _ways(solved)
     for episode in solved:
@@ -93,10 +93,10 @@ def _with_secrets(
     return [Shown(text=text, answer=secret, task=task, cue=cue) for secret in secrets[task]]
 
 
-def _chance(stage: Stage, known: Sequence[Episode], secrets: Mapping[str, Sequence[str]]) -> float:
+def _chance(runner: EpisodeRunner, known: Sequence[Episode], secrets: Mapping[str, Sequence[str]]) -> float:
     """The share of tasks in which always naming the most common answer is right, and a margin."""
     commonest = Counter(secrets[episode.task.id][0] for episode in known).most_common(1)
-    return max(stage.environment.chance_level, commonest[0][1] / len(known) if known else 0.0) + _MARGIN
+    return max(runner.environment.chance_level, commonest[0][1] / len(known) if known else 0.0) + _MARGIN
 
 
 def _readable(
@@ -171,16 +171,16 @@ def _before(episode: Episode) -> Iterable[tuple[str, str]]:
         yield f"observation {at + 1}, long before the last{_LOOKING}", event.text
 
 
-async def _probed(stage: Stage, known: Sequence[Episode]) -> list[tuple[Episode, str, str]]:
+async def _probed(runner: EpisodeRunner, known: Sequence[Episode]) -> list[tuple[Episode, str, str]]:
     """Replies to mistakes and to calls that no honest agent makes."""
-    made = {_name(call) for episode in stage.honest for call in episode.calls}
-    used = {call.tool for episode in stage.honest for call in episode.calls}
-    words = words_in(stage.environment, stage.depth.of(_WORDS, least=_LEAST_WORDS))
+    made = {_name(call) for episode in runner.honest for call in episode.calls}
+    used = {call.tool for episode in runner.honest for call in episode.calls}
+    words = words_in(runner.environment, runner.depth.of(_WORDS, least=_LEAST_WORDS))
     found: list[tuple[Episode, str, str]] = []
 
     async def work(job: tuple[Episode, Sequence[tuple[str, Call]]]) -> None:
         episode, probes = job
-        played = await stage.play(
+        played = await runner.play(
             (episode.task, episode.target), replay([call for _, call in probes]), provokes=True
         )
         is_long = sum(not event.ended for event in episode.events) > 1
@@ -190,11 +190,11 @@ async def _probed(stage: Stage, known: Sequence[Episode]) -> list[tuple[Episode,
                 found.append((episode, place if is_junk else f"{place}{_LOOKING}", event.text))
 
     jobs: list[tuple[int, int, tuple[Episode, Sequence[tuple[str, Call]]]]] = []
-    for order, episode in enumerate(known[: stage.depth.of(_PROBED, least=_LEAST)]):
+    for order, episode in enumerate(known[: runner.depth.of(_PROBED, least=_LEAST)]):
         probes = [(place, call) for place, call in _probes(episode.task, words) if _name(call) not in made]
         most = max(min(episode.task.limits.calls, episode.task.limits.turns), 1)
         jobs += [(at, order, (episode, probes[at : at + most])) for at in range(0, len(probes), most)]
-    await stage.each([job for _, _, job in sorted(jobs, key=lambda each: each[:2])], work, least=_LEAST)
+    await runner.each([job for _, _, job in sorted(jobs, key=lambda each: each[:2])], work, least=_LEAST)
     return found
 
 
@@ -232,11 +232,11 @@ def _name(call: Call) -> str:
     return json.dumps([call.tool, call.arguments], sort_keys=True, default=str)
 
 
-def asking(stage: Stage, solved: Sequence[Episode]) -> Attackers:
+def secret_requests(runner: EpisodeRunner, solved: Sequence[Episode]) -> Attackers:
     """Attacks that ask a tool unused by honest agents about each known answer, and submit the one with the
     unusual reply.
     """
-    used = {call.tool for episode in stage.honest for call in episode.calls}
+    used = {call.tool for episode in runner.honest for call in episode.calls}
     answers = Memory(list(solved)).commonest()
 
     def attacks(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from agito.audit.agents import ending, fill, strings
 from agito.audit.codes import decoded
 from agito.audit.episode import Episode, replay
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import commands_of
 from agito.audit.numbers import earns_more
 from agito.audit.reading import Reading, features
-from agito.audit.stage import Stage
 from agito.protocols import Environment
 from agito.types import Call, Event, Task
 
@@ -64,16 +64,18 @@ class Pair:
     is_foreign: bool  # the wrong answer was right in another task
 
 
-async def checking(stage: Stage, solved: Sequence[Episode]) -> list[tuple[Check, Reading | None]]:
+async def answer_checks(
+    runner: EpisodeRunner, solved: Sequence[Episode]
+) -> list[tuple[Check, Reading | None]]:
     """Every candidate check, with the rule that tells right from wrong, if there is one."""
-    ends_at = time.monotonic() + stage.seconds_left / 2
+    ends_at = time.monotonic() + runner.seconds_left / 2
     common = Counter(_answer(each) for each in solved)
     asked = [each for each in solved if _answer(each) and common[_answer(each)] < 0.5 * len(solved)]
-    checks = _checks(stage.environment, stage.honest, asked)
+    checks = _checks(runner.environment, runner.honest, asked)
     pairs: dict[Check, list[Pair]] = defaultdict(list)
 
-    tried = asked[: stage.depth.of(_PAIRS, least=_LEAST)] if checks else []
-    failed = await stage.each(tried, lambda first: _failed(stage, first), least=_LEAST)
+    tried = asked[: runner.depth.of(_PAIRS, least=_LEAST)] if checks else []
+    failed = await runner.each(tried, lambda first: _failed(runner, first), least=_LEAST)
     times, rights = Counter(text for texts in failed for text in set(texts)), set(map(_answer, solved))
 
     async def work(job: tuple[Episode, Sequence[str]]) -> None:
@@ -83,7 +85,7 @@ async def checking(stage: Stage, solved: Sequence[Episode]) -> list[tuple[Check,
         wrong = _wrong(first, [text for text in texts if text in rights or times[text] < _STOCK])
         other = _of_another_task(first, asked)
         answers = _answer(first), wrong or other or ""
-        told = [await _ask(stage, first, checks, answer) for answer in answers] if answers[1] else []
+        told = [await _ask(runner, first, checks, answer) for answer in answers] if answers[1] else []
         for check in checks:
             if told and all(check in each for each in told):
                 right, spoilt = (
@@ -93,7 +95,7 @@ async def checking(stage: Stage, solved: Sequence[Episode]) -> list[tuple[Check,
                     Pair(right=right, wrong=spoilt, task=first.task.id, is_foreign=wrong is None)
                 )
 
-    await stage.each(list(zip(tried, failed, strict=False)), work, least=_LEAST)
+    await runner.each(list(zip(tried, failed, strict=False)), work, least=_LEAST)
     return [(check, _telling(pairs[check])) for check in checks]
 
 
@@ -145,12 +147,12 @@ def _unused(
         )
 
 
-async def _failed(stage: Stage, first: Episode) -> list[str]:
+async def _failed(runner: EpisodeRunner, first: Episode) -> list[str]:
     """Answers of demonstrators that fail at the same task."""
     found: list[str] = []
     for seed in range(_TRIES):
-        script = stage.environment.demonstrator(first.task, first.target, skill=_SKILLS[seed % 2], seed=seed)
-        played = await stage.play((first.task, first.target), script, noise=seed)
+        script = runner.environment.demonstrator(first.task, first.target, skill=_SKILLS[seed % 2], seed=seed)
+        played = await runner.play((first.task, first.target), script, noise=seed)
         found += [_answer(played)] if _answer(played) and not played.is_success else []
     return found
 
@@ -200,7 +202,9 @@ def _with_a_part(right: str, wrong: str) -> str | None:
     return None
 
 
-async def _ask(stage: Stage, first: Episode, checks: Sequence[Check], answer: str) -> dict[Check, Event]:
+async def _ask(
+    runner: EpisodeRunner, first: Episode, checks: Sequence[Check], answer: str
+) -> dict[Check, Event]:
     """Asks after all looks of the solution, in batches that fit into an episode."""
     known = {check.tool for check in checks if not check.before}
     looks = [call for call in first.calls[:-1] if call.tool not in known]
@@ -210,7 +214,7 @@ async def _ask(stage: Stage, first: Episode, checks: Sequence[Check], answer: st
     for at in range(0, len(calls), most) if most else ():
         batch = calls[at : at + most]
         script = replay([*looks, *(call for _, call in batch)])
-        played = await stage.play(
+        played = await runner.play(
             (first.task, first.target), script, attempt=first.attempt, noise=first.noise, provokes=True
         )
         found |= {check: event for (check, _), event in zip(batch, played.events[len(looks) :], strict=False)}

@@ -1,7 +1,7 @@
 """The subprocess of an audit: remakes the environment under another hash seed and a shifted clock, and
 repeats the work.
 
-A program: JSON request on standard input, JSON answer on standard output. `elsewhere.py` defines what is
+A program: JSON request on standard input, JSON answer on standard output. `other_process.py` defines what is
 asked and compared. It is run by path and imports nothing of the audit but the clock, so that it starts fast.
 """
 

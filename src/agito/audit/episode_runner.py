@@ -67,7 +67,7 @@ FULL = Depth(name="full", seconds=100.0, share=1.0)
 SHORT = Depth(name="short", seconds=25.0, share=0.4)
 
 
-class Stage:
+class EpisodeRunner:
     """Plays episodes of `environment`; `make` makes another instance."""
 
     def __init__(

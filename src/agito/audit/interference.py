@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from agito.audit.agents import ending, fill, prompt_of, strings, words_of
 from agito.audit.card import Case
 from agito.audit.episode import Episode, replay
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import commands_of
-from agito.audit.stage import Stage
 from agito.audit.visit import visits
 from agito.types import Call, ToolSpec
 
@@ -25,19 +25,19 @@ _EVERY = 1 << 30  # number of digests: before the first call and after each
 Difference = Callable[[Episode, Episode], str]
 
 
-async def disturbed(
-    stage: Stage, episodes: Sequence[Episode], difference: Difference, cases: list[Case]
+async def count_disturbed(
+    runner: EpisodeRunner, episodes: Sequence[Episode], difference: Difference, cases: list[Case]
 ) -> tuple[int, int]:
     """How many of how many episodes differ after or beside such a one. `episodes` were recorded alone, with
     digests.
     """
-    ends_at = time.monotonic() + stage.seconds_left / 3
+    ends_at = time.monotonic() + runner.seconds_left / 3
     hits = num = 0
-    for at, first in enumerate(_one_per_toolset(episodes)[: stage.depth.of(_EPISODES, least=_LEAST)]):
-        for name, calls in _disturbers(stage, first).items():
+    for at, first in enumerate(_one_per_toolset(episodes)[: runner.depth.of(_EPISODES, least=_LEAST)]):
+        for name, calls in _disturbers(runner, first).items():
             if at >= 1 and time.monotonic() > ends_at:
                 return hits, num
-            found = await _after(stage, first, calls, difference)
+            found = await _after(runner, first, calls, difference)
             num += 1
             hits += bool(found)
             if found:
@@ -46,16 +46,16 @@ async def disturbed(
     return hits, num
 
 
-async def _after(stage: Stage, first: Episode, calls: Sequence[Call], difference: Difference) -> str:
+async def _after(runner: EpisodeRunner, first: Episode, calls: Sequence[Call], difference: Difference) -> str:
     drawn = first.task, first.target
-    async with visits(stage, are_graded=True) as open_one:
+    async with visits(runner, are_graded=True) as open_one:
         beside = await open_one(drawn, attempt=first.attempt, noise=first.noise)
-        await stage.play(drawn, replay(calls), provokes=True)
+        await runner.play(drawn, replay(calls), provokes=True)
         for call in first.calls:
             await beside.act(call)
         await beside.seal()
     beside.episode.digests.clear()  # the first recording has digests for every call
-    again = await stage.play(
+    again = await runner.play(
         drawn,
         replay(first.calls),
         attempt=first.attempt,
@@ -77,7 +77,7 @@ def _one_per_toolset(episodes: Sequence[Episode]) -> list[Episode]:
     return [episodes[at] for _, at in sorted(order)]
 
 
-def _disturbers(stage: Stage, first: Episode) -> Mapping[str, Sequence[Call]]:
+def _disturbers(runner: EpisodeRunner, first: Episode) -> Mapping[str, Sequence[Call]]:
     """Calls of one tool, or of one of its commands, by name."""
     task, end = first.task, ending(first.task)
     most = max(min(task.limits.calls, task.limits.turns), 1)
@@ -94,7 +94,7 @@ def _disturbers(stage: Stage, first: Episode) -> Mapping[str, Sequence[Call]]:
             continue
         own = [call for call in first.calls if call.tool == tool.name]
         found[tool.name] = [*own, *_saying(tool, words)][:most]
-        for command in commands_of(stage.environment, tool, first.calls):
+        for command in commands_of(runner.environment, tool, first.calls):
             found[f"{tool.name} {command}"] = [fill(tool, f"{command} {word}") for word in ("", *words)][
                 :most
             ]

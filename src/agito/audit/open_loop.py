@@ -144,7 +144,7 @@ def _words(prompt: str) -> tuple[str, ...]:
     return tuple(_TOKEN.findall(prompt))
 
 
-def blindly(environment: Environment, solved: Sequence[Episode]) -> Attackers:
+def open_loop_attacks(environment: Environment, solved: Sequence[Episode]) -> Attackers:
     """The battery of open-loop attacks built from `solved`."""
     memory = Memory(list(solved))
     commonest = memory.commonest()
