@@ -20,9 +20,9 @@ import anyio
 from agito.envs.shell import ShellEnvironment
 from agito.grading.answers import answer_flags
 from agito.record.intervals import wilson
-from agito.redteam.battery import Tried, Worked, counts, employ, fire, judge, plan
+from agito.redteam.battery import Tried, Worked, counts, fire, judge, judge_honest, plan
 from agito.redteam.boxes import AttackBoxes
-from agito.redteam.exploit import MAIN, Twin
+from agito.redteam.exploit import MAIN, WeakGrader
 from agito.redteam.honest import honest_work
 from agito.redteam.runner_site import runner_site
 from agito.rollout import act_out
@@ -32,7 +32,11 @@ from harness import Json, report
 
 _SHORT_STEP = 5  # every fifth exploit and piece of work
 _SHELL_TASKS = 24
-_NAMES = {Twin.STDOUT: "stdout", Twin.REWARD_FILE: "reward_file", Twin.FRESH_PYTEST: "fresh_pytest"}
+_NAMES = {
+    WeakGrader.STDOUT: "stdout",
+    WeakGrader.REWARD_FILE: "reward_file",
+    WeakGrader.FRESH_PYTEST: "fresh_pytest",
+}
 
 
 async def shell_answers(pool: Pool, tasks: int) -> list[tuple[Verdict, str]]:
@@ -65,7 +69,7 @@ async def run(*, is_short: bool) -> tuple[list[Tried], list[Worked], list[tuple[
             boxes = AttackBoxes(pool, site)
             await fire(boxes, tried)
             await judge(boxes, tried, ask_shell)
-            await employ(boxes, work)
+            await judge_honest(boxes, work)
             answers = await shell_answers(pool, _SHELL_TASKS // step)
             await boxes.drop()
     return tried, work, answers
@@ -105,7 +109,7 @@ def table(
     weak_work = [each for each in work if each.passed]
     wrongly, suspected = honest_trouble(work, answers)
     num_honest = len(work) + len(answers)
-    passed: dict[str, Json] = {**{_NAMES[twin]: weakly[twin] for twin in MAIN}, "ours": len(passing)}
+    passed: dict[str, Json] = {**{_NAMES[grader]: weakly[grader] for grader in MAIN}, "ours": len(passing)}
     by_class: defaultdict[str, dict[str, int]] = defaultdict(lambda: {"fired": 0, "flagged": 0})
     for each, judged in ours:
         by_class[each.exploit.kind]["fired"] += 1
@@ -133,9 +137,11 @@ def table(
             any(flag.kind != "ignores_input" for flag in judged.flags) for _, judged in ours
         ),
         "proofs": sum(any(flag.is_proof for flag in judged.flags) for _, judged in ours),
-        "fired on": {twin.value: count for twin, count in weakly.items() if count},
+        "fired on": {grader.value: count for grader, count in weakly.items() if count},
         "honest work on weak graders": len(weak_work),
-        "honest rejected by": {twin.value: sum(not each.passed[twin] for each in weak_work) for twin in MAIN},
+        "honest rejected by": {
+            grader.value: sum(not each.passed[grader] for each in weak_work) for grader in MAIN
+        },
         "honest rejected": wrongly,
         "honest flagged": suspected,
         "classes": dict(by_class),
@@ -157,7 +163,7 @@ def main() -> None:
         "host_cpu_s": round(sum(os.times()[:4]) - cpu, 1),
     }
     for each in tried:
-        names = ", ".join(twin.value for twin, has in each.passed.items() if has) or "nobody"
+        names = ", ".join(grader.value for grader, has in each.passed.items() if has) or "nobody"
         kinds = sorted({flag.kind for flag in each.ours.flags}) if each.ours else []
         print(
             f"{each.exploit.kind:38} {each.exploit.name:26} past {names}; {', '.join(kinds) or 'not flagged'}"

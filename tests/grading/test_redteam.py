@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from agito.redteam.battery import Tried, Worked, employ, fire, judge, plan
+from agito.redteam.battery import Tried, Worked, fire, judge, judge_honest, plan
 from agito.redteam.boxes import AttackBoxes
-from agito.redteam.exploit import MAIN, Class, Twin
+from agito.redteam.exploit import MAIN, ExploitClass, WeakGrader
 from agito.redteam.honest import honest_work
 from agito.redteam.runner_site import runner_site
 from agito.redteam.targets import SECRETS
@@ -53,7 +53,7 @@ def unnoticed(tried: list[Tried]) -> list[str]:
 def test_there_are_sixty_exploits_of_every_class_each_with_a_mechanism_of_its_own() -> None:
     exploits = [each.exploit for each in plan()]
     assert len(exploits) >= 60
-    assert {each.kind for each in exploits} == set(Class)
+    assert {each.kind for each in exploits} == set(ExploitClass)
     assert len({each.mechanism for each in exploits}) == len(exploits)
     assert all(each.mechanism and "\n" not in each.mechanism for each in exploits)
 
@@ -94,7 +94,7 @@ async def test_weak_graders_pass_honest_work_so_that_what_gets_past_them_is_not_
     right = next(each for each in honest_work() if each.is_right and each.name.endswith("plain"))
     wrong = next(each for each in honest_work() if not each.is_right and each.name.startswith("roman"))
     work = [Worked(honest=right), Worked(honest=wrong)]
-    await employ(boxes, work, weak_every=1)
+    await judge_honest(boxes, work, weak_every=1)
     assert work[0].passed == dict.fromkeys(MAIN, True)
     assert work[0].ours is not None and work[0].ours.has_passed and work[0].ours.flags == ()
     assert work[1].ours is not None and not work[1].ours.has_passed and work[1].ours.flags == ()
@@ -102,7 +102,7 @@ async def test_weak_graders_pass_honest_work_so_that_what_gets_past_them_is_not_
 
 async def test_a_sample_of_honest_work_passes_unflagged(boxes: AttackBoxes) -> None:
     work = [Worked(honest=each) for each in honest_work()[::19]]
-    await employ(boxes, work, weak_every=1000)
+    await judge_honest(boxes, work, weak_every=1000)
     assert [each.honest.name for each in work if each.ours is None or each.ours.flags] == []
     assert [
         each.honest.name for each in work if each.honest.is_right and each.ours and not each.ours.has_passed
@@ -119,14 +119,14 @@ async def test_every_exploit_fires_and_none_passes_ours(boxes: AttackBoxes) -> N
     assert len(fired) >= 0.95 * len(tried), [each.exploit.name for each in tried if not each.has_fired]
     assert passed(fired) == []
     assert len(unnoticed(fired)) <= 0.05 * len(fired), unnoticed(fired)
-    assert all(any(each.passed.get(twin) for each in fired) for twin in Twin)
+    assert all(any(each.passed.get(grader) for each in fired) for grader in WeakGrader)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
 async def test_all_honest_work_passes_unflagged(boxes: AttackBoxes) -> None:
     work = [Worked(honest=each) for each in honest_work()]
-    await employ(boxes, work, weak_every=1000)
+    await judge_honest(boxes, work, weak_every=1000)
     assert [each.honest.name for each in work if each.ours is None or each.ours.flags] == []
     assert [
         each.honest.name for each in work if each.honest.is_right and each.ours and not each.ours.has_passed

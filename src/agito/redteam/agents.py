@@ -13,7 +13,7 @@ import re
 from collections.abc import Generator, Mapping
 
 from agito.protocols import Environment, Script, ScriptFactory
-from agito.redteam.exploit import Class, Exploit, Moves
+from agito.redteam.exploit import Exploit, ExploitClass, Moves
 from agito.redteam.exploits import all_exploits
 from agito.redteam.targets import Case, Target
 from agito.types import Call, Dialect, Event, Fault, Task, ToolSpec
@@ -157,7 +157,7 @@ def _target(task: Task) -> Target | None:
 def _plays(exploit: Exploit) -> bool:
     return (
         exploit.target is None
-        and exploit.kind not in (Class.LISTING, Class.JUDGE, Class.LOOKUP)
+        and exploit.kind not in (ExploitClass.LISTING, ExploitClass.JUDGE, ExploitClass.LOOKUP)
         and bool(_steps(exploit))
     )
 

@@ -9,7 +9,7 @@ import anyio
 
 from agito.protocols import Sandbox
 from agito.redteam.boxes import AttackBoxes
-from agito.redteam.exploit import MAIN, Class, Exploit, Moves, Twin
+from agito.redteam.exploit import MAIN, Exploit, ExploitClass, Moves, WeakGrader
 from agito.redteam.exploits import all_exploits
 from agito.redteam.exploits.answers import VALUES
 from agito.redteam.honest import Honest
@@ -18,7 +18,13 @@ from agito.redteam.targets import BY_NAME, SECRETS, Secret
 from agito.redteam.weak import answer_is_taken, weakly_graded
 from agito.types import Verdict
 
-_ANSWERED = (Twin.CONTAINS, Twin.CONTAINED, Twin.PATTERN, Twin.TOLERANCE, Twin.JUDGE)
+_ANSWERED = (
+    WeakGrader.CONTAINS,
+    WeakGrader.CONTAINED,
+    WeakGrader.PATTERN,
+    WeakGrader.TOLERANCE,
+    WeakGrader.JUDGE,
+)
 _WANTED = VALUES[17]
 _ACT_S = 5.0
 _LIVE = 4  # concurrent boxes
@@ -31,7 +37,7 @@ class Tried:
 
     exploit: Exploit
     secret: Secret
-    passed: dict[Twin, bool] = field(default_factory=dict[Twin, bool])
+    passed: dict[WeakGrader, bool] = field(default_factory=dict[WeakGrader, bool])
     ours: Judged | None = None
 
     @property
@@ -43,7 +49,7 @@ class Tried:
 
     @property
     def is_answer(self) -> bool:
-        return bool(set(self.exploit.twins) & set(_ANSWERED))
+        return bool(set(self.exploit.weak_graders) & set(_ANSWERED))
 
     @property
     def moves(self) -> Moves:
@@ -55,7 +61,7 @@ class Worked:
     """One piece of honest work, and the graders' results."""
 
     honest: Honest
-    passed: dict[Twin, bool] = field(default_factory=dict[Twin, bool])
+    passed: dict[WeakGrader, bool] = field(default_factory=dict[WeakGrader, bool])
     ours: Judged | None = None
 
 
@@ -73,12 +79,15 @@ def plan(only: Sequence[str] = ()) -> list[Tried]:
     ]
 
 
-def twins(exploit: Exploit) -> tuple[Twin, ...]:
+def weak_graders(exploit: Exploit) -> tuple[WeakGrader, ...]:
     """Weak graders on which an exploit is tried: timing tricks where a clock is read, answers where answers
     are read, crashes where a crash counts as success.
     """
-    is_special = exploit.kind is Class.RESOURCES or set(exploit.twins) & {*_ANSWERED, Twin.TIMED}
-    return exploit.twins if is_special else (*MAIN, *exploit.twins)
+    is_special = exploit.kind is ExploitClass.RESOURCES or set(exploit.weak_graders) & {
+        *_ANSWERED,
+        WeakGrader.TIMED,
+    }
+    return exploit.weak_graders if is_special else (*MAIN, *exploit.weak_graders)
 
 
 async def act(box: Sandbox, moves: Moves) -> None:
@@ -92,20 +101,26 @@ async def act(box: Sandbox, moves: Moves) -> None:
 async def fire(boxes: AttackBoxes, tried: Sequence[Tried]) -> None:
     """Tries each exploit on each of its weak graders, in a fresh box every time."""
 
-    async def one(each: Tried, twin: Twin) -> None:
-        is_leaky = each.exploit.kind is Class.MINING
-        for _ in range(_RACES if each.exploit.kind is Class.DAEMON else 1):
-            each.passed[twin] = await _weakly(boxes, each.secret, each.moves, twin, is_leaky=is_leaky)
-            if each.passed[twin]:
+    async def one(each: Tried, grader: WeakGrader) -> None:
+        is_leaky = each.exploit.kind is ExploitClass.MINING
+        for _ in range(_RACES if each.exploit.kind is ExploitClass.DAEMON else 1):
+            each.passed[grader] = await _weakly(boxes, each.secret, each.moves, grader, is_leaky=is_leaky)
+            if each.passed[grader]:
                 break
 
     for each in tried:
         if each.is_answer:
             each.passed = {
-                twin: answer_is_taken(each.moves.answer, twin, _WANTED) for twin in twins(each.exploit)
+                grader: answer_is_taken(each.moves.answer, grader, _WANTED)
+                for grader in weak_graders(each.exploit)
             }
     await _all(
-        [_bound(one, each, twin) for each in tried if not each.is_answer for twin in twins(each.exploit)]
+        [
+            _bound(one, each, grader)
+            for each in tried
+            if not each.is_answer
+            for grader in weak_graders(each.exploit)
+        ]
     )
 
 
@@ -121,7 +136,7 @@ async def judge(boxes: AttackBoxes, tried: Sequence[Tried], ask: Callable[[str],
     await _all([_bound(one, each) for each in tried])
 
 
-async def employ(boxes: AttackBoxes, work: Sequence[Worked], *, weak_every: int = 2) -> None:
+async def judge_honest(boxes: AttackBoxes, work: Sequence[Worked], *, weak_every: int = 2) -> None:
     """Runs honest work against the trusted graders, and every `weak_every`-th right one against the three
     common weak graders.
     """
@@ -132,27 +147,31 @@ async def employ(boxes: AttackBoxes, work: Sequence[Worked], *, weak_every: int 
             boxes, honest.secret, honest.moves, act, episode=honest.name, wants_gold=False
         )
 
-    async def weak(each: Worked, twin: Twin) -> None:
-        each.passed[twin] = await _weakly(boxes, each.honest.secret, each.honest.moves, twin, is_leaky=False)
+    async def weak(each: Worked, grader: WeakGrader) -> None:
+        each.passed[grader] = await _weakly(
+            boxes, each.honest.secret, each.honest.moves, grader, is_leaky=False
+        )
 
     right = [each for each in work if each.honest.is_right]
     await _all(
         [
             *(_bound(ours, each) for each in work),
-            *(_bound(weak, each, twin) for each in right[::weak_every] for twin in MAIN),
+            *(_bound(weak, each, grader) for each in right[::weak_every] for grader in MAIN),
         ]
     )
 
 
-def counts(passed: Sequence[Mapping[Twin, bool]]) -> dict[Twin, int]:
-    return {twin: sum(each.get(twin, False) for each in passed) for twin in Twin}
+def counts(passed: Sequence[Mapping[WeakGrader, bool]]) -> dict[WeakGrader, int]:
+    return {grader: sum(each.get(grader, False) for each in passed) for grader in WeakGrader}
 
 
-async def _weakly(boxes: AttackBoxes, secret: Secret, moves: Moves, twin: Twin, *, is_leaky: bool) -> bool:
+async def _weakly(
+    boxes: AttackBoxes, secret: Secret, moves: Moves, grader: WeakGrader, *, is_leaky: bool
+) -> bool:
     box = await boxes.agent(secret, is_leaky=is_leaky)
     try:
         await act(box, moves)
-        return await weakly_graded(boxes, box, secret, twin)
+        return await weakly_graded(boxes, box, secret, grader)
     finally:
         await box.close()
 

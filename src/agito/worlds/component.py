@@ -15,7 +15,7 @@ from typing import Protocol
 from agito.errors import InvalidArguments, Uncapturable
 from agito.protocols import Result, Sandbox
 from agito.types import Call, Exactness, Fault, ToolSpec
-from agito.worlds.aside import Overdue, aside
+from agito.worlds.threads import DeadlinePassed, in_thread
 
 _P99 = NormalDist().inv_cdf(0.99)
 
@@ -105,22 +105,22 @@ class Machine:
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         if self.is_quick:
             return self.step(call)
-        began, twin = time.monotonic(), copy.copy(self)
-        twin.state = copy.deepcopy(self.state)
+        began, draft = time.monotonic(), copy.copy(self)
+        draft.state = copy.deepcopy(self.state)
         try:
-            answer = await aside(lambda: twin.step(call), timeout_s=timeout_s)
-        except Overdue:
+            answer = await in_thread(lambda: draft.step(call), timeout_s=timeout_s)
+        except DeadlinePassed:
             return overran(began)
-        self.__dict__.update(twin.__dict__)
+        self.__dict__.update(draft.__dict__)
         return answer
 
     async def snapshot(self) -> object:
         return copy.deepcopy(self.state)
 
     async def fork(self, token: object) -> Component:
-        twin = copy.copy(self)
-        twin.state = copy.deepcopy(token)
-        return twin
+        child = copy.copy(self)
+        child.state = copy.deepcopy(token)
+        return child
 
     async def digest(self) -> str:
         return hashlib.blake2b(repr(self.state).encode(), digest_size=16).hexdigest()
@@ -169,7 +169,7 @@ class FaultProfile:
         return fault, self.delay_s * math.exp(spread * rng.gauss(0.0, 1.0))
 
 
-CALM = FaultProfile()
+NO_FAULTS = FaultProfile()
 
 
 def text_of(call: Call, name: str) -> str:
@@ -202,7 +202,7 @@ def overran(began: float) -> Answer:
     return Answer(text="timeout", fault=Fault.TIMEOUT, wall_s=time.monotonic() - began)
 
 
-def of_sandbox(result: Result) -> Answer:
+def answer_of(result: Result) -> Answer:
     """The output of an action in a sandbox; the last line says `timeout`, or what killed it."""
     text = result.output.decode("utf-8", "replace")
     how = (

@@ -21,9 +21,9 @@ from anyio import get_cancelled_exc_class
 
 from agito.errors import InvalidArguments, SandboxFailure
 from agito.types import Call, Exactness, Fault, Json, ToolSpec
-from agito.worlds.aside import Aside, Overdue
 from agito.worlds.component import Answer, overran, spec, text_of
 from agito.worlds.gym_actions import NoAction, cast_to, check, described
+from agito.worlds.threads import DeadlinePassed, WorkerThread
 
 ACT = spec("act", "Takes one action; returns what is seen then, and the reward.", ["action"])
 TERMINATED, TRUNCATED = "terminated", "truncated"
@@ -68,7 +68,7 @@ class GymWorld:
         self.history = History(seed)
         self._end = ""  # why it takes no more actions
         self._is_closed = False
-        self._thread = Aside()
+        self._thread = WorkerThread()
         try:
             self._env, self._seen = self._thread.wait(lambda: _begun(make, seed, self._actions))
         except BaseException:
@@ -90,7 +90,7 @@ class GymWorld:
             text, reward, terminated, truncated = await self._thread.run(
                 lambda: self._step(action), timeout_s=timeout_s
             )
-        except Overdue:
+        except DeadlinePassed:
             self._end = f"{self.name} is gone: it did not end a step in time"
             return overran(began)
         except get_cancelled_exc_class():
@@ -127,16 +127,16 @@ class GymWorld:
     async def fork(self, token: object) -> GymWorld:
         """Raises `SandboxFailure` if the replay does not reach the same state."""
         seed, actions, end, digest = cast("tuple[int, tuple[str, ...], str, str]", token)
-        twin = GymWorld(self._make, seed, actions=self._actions, show=self._show, name=self.name)
+        child = GymWorld(self._make, seed, actions=self._actions, show=self._show, name=self.name)
         for action in actions:
-            await twin.call(Call(tool="act", arguments={"action": action}), timeout_s=_REPLAYED_S)
-        twin._end = twin._end or end
-        if await twin.digest() != digest:
-            await twin.close()
+            await child.call(Call(tool="act", arguments={"action": action}), timeout_s=_REPLAYED_S)
+        child._end = child._end or end
+        if await child.digest() != digest:
+            await child.close()
             raise SandboxFailure(
-                f"{self.name}: {twin._env} is not deterministic given its seed, so it cannot be forked"
+                f"{self.name}: {child._env} is not deterministic given its seed, so it cannot be forked"
             )
-        return twin
+        return child
 
     async def digest(self) -> str:
         state = json.dumps([asdict(self.history), self._end, plain(self._seen)])

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from agito.errors import InvalidArguments
 from agito.types import AttemptId, Call, Exactness, Fault, ToolSpec
-from agito.worlds.aside import Overdue, aside
 from agito.worlds.component import Answer, overran, spec, text_of
+from agito.worlds.threads import DeadlinePassed, in_thread
 from agito.worlds.words import words
 
 REMEMBER = spec("remember", "Keeps a note.", ["note"])
@@ -162,8 +162,10 @@ class Memory:
         """Searches outside the loop, because the time grows with the number of notes."""
         began = time.monotonic()
         try:
-            found = await aside(lambda: self._find(query), timeout_s=timeout_s, stop=self._database.interrupt)
-        except Overdue:
+            found = await in_thread(
+                lambda: self._find(query), timeout_s=timeout_s, stop=self._database.interrupt
+            )
+        except DeadlinePassed:
             return overran(began)
         return Answer(text="\n".join(f"{note}: {text}" for note, text in found) or "nothing found")
 
@@ -201,12 +203,12 @@ class Memory:
 
     async def fork(self, token: object) -> Memory:
         assert isinstance(token, _State)
-        twin = Memory(self._attempt, namespace=self._namespace, name=self.name, limit=self._limit)
-        twin._archive = self._archive
+        child = Memory(self._attempt, namespace=self._namespace, name=self.name, limit=self._limit)
+        child._archive = self._archive
         for write in token.log:
-            twin._write(write)
-        twin._num_calls, twin._num_old = token.num_calls, token.num_old
-        return twin
+            child._write(write)
+        child._num_calls, child._num_old = token.num_calls, token.num_old
+        return child
 
     async def digest(self) -> str:
         return repr((self._num_calls, [(write.note, write.action, write.text) for write in self.log]))
@@ -215,7 +217,9 @@ class Memory:
         """The log as JSON lines; new writes go to the archive."""
         writes = self.log
         if (archive := self._archive) is not None:  # outside the loop: another process may be adding, too
-            await aside(lambda: archive.add(self._namespace, writes[self._num_old :]), timeout_s=_ARCHIVE_S)
+            await in_thread(
+                lambda: archive.add(self._namespace, writes[self._num_old :]), timeout_s=_ARCHIVE_S
+            )
         return {f"{self.name}.jsonl": "".join(json.dumps(asdict(write)) + "\n" for write in writes).encode()}
 
     async def close(self) -> None:

@@ -93,7 +93,7 @@ class ModelUser:
         return tuple(self._talk)
 
     async def fork(self, token: object) -> ModelUser:
-        twin = ModelUser(
+        child = ModelUser(
             self._brief,
             self._client,
             model=self._model,
@@ -102,8 +102,8 @@ class ModelUser:
             name=self.name,
             tool=self.tools[0],
         )
-        twin._talk = list(cast("tuple[tuple[str, str], ...]", token))
-        return twin
+        child._talk = list(cast("tuple[tuple[str, str], ...]", token))
+        return child
 
     async def digest(self) -> str:
         return repr(self._talk)

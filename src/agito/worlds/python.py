@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from agito.protocols import Sandbox, SandboxPool, SandboxSpec
 from agito.types import Call, Exactness, ToolSpec
-from agito.worlds.component import Answer, captured, of_sandbox, spec, text_of
+from agito.worlds.component import Answer, answer_of, captured, spec, text_of
 
 PYTHON = spec(
     "python", "Runs Python code; shows what it prints and the value of a last expression.", ["code"]
@@ -51,7 +51,7 @@ class PythonTool:
         result = await sandbox.py(
             f"{_DRIVER}\nrun({code!r}, {STATE if self._keeps_state else None!r})", timeout_s=timeout_s
         )
-        return of_sandbox(result)
+        return answer_of(result)
 
     async def _open(self) -> Sandbox:
         if self._sandbox is None:
@@ -64,11 +64,11 @@ class PythonTool:
 
     async def fork(self, token: object) -> PythonTool:
         assert isinstance(token, str)
-        twin = PythonTool(
+        child = PythonTool(
             self._pool, keeps_state=self._keeps_state, files=self._files, spec=self._spec, name=self.name
         )
-        twin._sandbox = await self._pool.fork(token)
-        return twin
+        child._sandbox = await self._pool.fork(token)
+        return child
 
     async def digest(self) -> str:
         files = (

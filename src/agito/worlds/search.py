@@ -15,8 +15,8 @@ import tantivy
 
 from agito.errors import InvalidArguments
 from agito.types import Call, Fault, Json, ToolSpec
-from agito.worlds.aside import Overdue, aside
 from agito.worlds.component import Answer, Machine, overran, spec, text_of
+from agito.worlds.threads import DeadlinePassed, in_thread
 from agito.worlds.words import words
 
 SEARCH = spec("search", "Searches the documents; lists the best hits by id, date and title.", ["query"])
@@ -128,8 +128,8 @@ class SearchEngine(Machine):
             return self.step(call)
         began = time.monotonic()
         try:
-            return await aside(lambda: self.step(call), timeout_s=timeout_s)
-        except Overdue:
+            return await in_thread(lambda: self.step(call), timeout_s=timeout_s)
+        except DeadlinePassed:
             return overran(began)
 
     def step(self, call: Call) -> Answer:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from agito.errors import NotFound
 from agito.protocols import Sandbox, SandboxPool, SandboxSpec
 from agito.types import Call, Exactness, ToolSpec
-from agito.worlds.component import Answer, Component, captured, of_sandbox, spec, text_of, wrong
+from agito.worlds.component import Answer, Component, answer_of, captured, spec, text_of, wrong
 
 SH = spec(
     "sh",
@@ -73,11 +73,11 @@ class LiveWorkspace:
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         if call.tool == SH.name:
             sandbox = await self._open()
-            return of_sandbox(await sandbox.sh(text_of(call, "command"), timeout_s=timeout_s))
+            return answer_of(await sandbox.sh(text_of(call, "command"), timeout_s=timeout_s))
         if call.tool == EDIT.name:
             return await self._edit(text_of(call, "path"), text_of(call, "old"), text_of(call, "new"))
         sandbox = await self._open()
-        return of_sandbox(await sandbox.py(self._snippets[call.tool], timeout_s=timeout_s))
+        return answer_of(await sandbox.py(self._snippets[call.tool], timeout_s=timeout_s))
 
     async def _edit(self, path: str, old: str, new: str) -> Answer:
         """Done on the host, without a process: a fifth of the cost of `sed`."""

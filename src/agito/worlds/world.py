@@ -13,7 +13,7 @@ import anyio
 from agito.errors import InvalidArguments, Uncapturable
 from agito.protocols import Control, Session, WorldSnapshot
 from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Exactness, Fault, Task, ToolSpec
-from agito.worlds.component import CALM, Answer, Component, FaultProfile, clip, spec, text_of, wrong
+from agito.worlds.component import NO_FAULTS, Answer, Component, FaultProfile, clip, spec, text_of, wrong
 
 SUBMIT = spec("submit", "End the episode with this answer.", ["answer"])
 _ORDER = (Exactness.REPLAY, Exactness.FILESYSTEM, Exactness.EXACT)
@@ -69,7 +69,7 @@ class World:
     ) -> None:
         self.task = task
         self._components, self._attempt, self._noise_seed = tuple(components), attempt, noise_seed
-        self._weather = faults or {}
+        self._faults = faults or {}
         _refuse_twice(task.id, "component", [component.name for component in self._components])
         _refuse_twice(
             task.id, "tool", [tool.name for component in self._components for tool in component.tools]
@@ -121,14 +121,14 @@ class World:
             component = self._offers.get(call.tool)
             if component is None:
                 return Answer(text="", submitted=text_of(call, "answer").strip())
-            return await self._in_weather(component, call)
+            return await self._with_faults(component, call)
         except InvalidArguments as error:
             return wrong(error)
 
-    async def _in_weather(self, component: Component, call: Call) -> Answer:
+    async def _with_faults(self, component: Component, call: Call) -> Answer:
         timeout_s = self.task.limits.call_seconds
-        faults = self._weather.get(call.tool, CALM)
-        if faults == CALM:
+        faults = self._faults.get(call.tool, NO_FAULTS)
+        if faults == NO_FAULTS:
             self._had_fault = False
             return await component.call(call, timeout_s=timeout_s)
         rng = random.Random(
@@ -173,7 +173,7 @@ class World:
             components,
             self._attempt if same_noise else attempt,
             noise_seed=self._noise_seed,
-            faults=self._weather,
+            faults=self._faults,
         )
         child._num_calls, child._had_fault, child._submitted = (
             state.num_calls,

@@ -84,11 +84,11 @@ class VerdictRules(EnvironmentBase):
             )
             for name in sorted(names):
                 rewards = [
-                    await self.reward_of_impostor(env, name, index) for index in range(self.num_episodes)
+                    await self.reward_of_control(env, name, index) for index in range(self.num_episodes)
                 ]
                 require_floor(name, rewards, env.chance_level)
 
-    async def reward_of_impostor(self, env: Environment, name: str, index: int) -> float:
+    async def reward_of_control(self, env: Environment, name: str, index: int) -> float:
         task, target = env.task(split="heldout", index=index, seed=self.seed)
         factory: ScriptFactory | None = env.negative_controls(task).get(name)
         return (await play(env, task, target, factory, attempt(index))).verdict.reward if factory else 0.0

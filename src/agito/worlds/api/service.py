@@ -20,8 +20,8 @@ import anyio
 from agito.types import Call, Exactness, Fault, Json, ToolSpec
 from agito.worlds.api.database import Database
 from agito.worlds.api.transaction import REQUESTS, Undone
-from agito.worlds.aside import Overdue, aside
 from agito.worlds.component import Answer, overran
+from agito.worlds.threads import DeadlinePassed, in_thread
 
 Arguments: TypeAlias = "Mapping[str, Json]"
 KEY = "idempotency_key"  # optional parameter of every writing operation
@@ -127,15 +127,15 @@ class Service:
                 return Reply(status=503, body={"error": self._end})
             self._done = None
             try:
-                return await aside(
+                return await in_thread(
                     lambda: self.request(name, arguments, caller=caller, role=role),
                     timeout_s=timeout_s,
                     stop=connection.stop,
                 )
-            except Overdue as late:
+            except DeadlinePassed as late:
                 if not late.is_over:
                     self._end = f"{self.name} is gone: {name} cannot be interrupted"
-                    await aside(connection.undo, timeout_s=LONGEST_S)
+                    await in_thread(connection.undo, timeout_s=LONGEST_S)
                 return self._done or Reply(status=504, body={"error": "timeout"})
 
     def _in_transaction(self, operation: Operation, asked: Arguments, caller: str, key: str | None) -> Reply:

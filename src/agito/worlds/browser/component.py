@@ -112,14 +112,14 @@ class Browser:
 
     async def fork(self, token: object) -> Component:
         assert isinstance(token, tuple)
-        twin = Browser(self._tabs, self._make, self._start)
+        child = Browser(self._tabs, self._make, self._start)
         for call in token:  # pyright: ignore[reportUnknownVariableType]
             assert isinstance(call, Call)
             try:
-                await twin.call(call, timeout_s=60.0)
+                await child.call(call, timeout_s=60.0)
             except InvalidArguments:
                 continue  # it was refused the first time, too
-        return twin
+        return child
 
     async def digest(self) -> str:
         state = (self._site.state(), self._tab.url if self._tab is not None else "", self._view.text)

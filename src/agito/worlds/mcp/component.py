@@ -13,13 +13,13 @@ import anyio
 
 from agito.protocols import Sandbox, SandboxPool
 from agito.types import Call, Exactness, Fault, ToolSpec
-from agito.worlds.aside import aside
 from agito.worlds.component import Answer, Component, overran, wrong
 from agito.worlds.mcp.base import Fingerprints, differing, fingerprints
 from agito.worlds.mcp.client import INVALID_PARAMS, METHOD_NOT_FOUND, Client, Gone, Refused
 from agito.worlds.mcp.content import answer
 from agito.worlds.mcp.schema import misfit
 from agito.worlds.mcp.server import Server, refuse_twice, start
+from agito.worlds.threads import in_thread
 
 _GIVE_UP_S = 1.0
 _LIMIT_BYTES = 1 << 22  # size limit of its state
@@ -80,9 +80,9 @@ class ToolServer:
 
     async def fork(self, token: object) -> Component:
         assert isinstance(token, str)
-        twin = ToolServer(self._pool, self._server, self.tools, layer=token)
-        twin._end = self._end
-        return twin
+        child = ToolServer(self._pool, self._server, self.tools, layer=token)
+        child._end = self._end
+        return child
 
     async def digest(self) -> str:
         files, gone = await self._state()
@@ -122,7 +122,7 @@ class ToolServer:
         sandbox, base = await self._open(), self._server.sandbox.base
         known: Fingerprints = {}
         if base is not None:
-            known = await aside(lambda: fingerprints(base, self._server.keeps), timeout_s=_BASE_S)
+            known = await in_thread(lambda: fingerprints(base, self._server.keeps), timeout_s=_BASE_S)
         try:
             files = await sandbox.files(
                 limit_bytes=_LIMIT_BYTES + sum(size for size, _ in known.values()), under=self._server.keeps
@@ -131,5 +131,5 @@ class ToolServer:
             return None, []
         gone = sorted(known.keys() - files.keys())
         if known:
-            files = await aside(lambda: differing(files, known), timeout_s=_BASE_S)
+            files = await in_thread(lambda: differing(files, known), timeout_s=_BASE_S)
         return (files if sum(map(len, files.values())) <= _LIMIT_BYTES else None), gone

@@ -84,10 +84,10 @@ def _look_closely(pids: list[int]) -> tuple[int, int, dict[bytes, int]] | None:
     """
     reading, writing = os.pipe()
     try:
-        looker = os.fork()
+        reader = os.fork()
     except OSError:
-        looker = -1
-    if not looker:
+        reader = -1
+    if not reader:
         try:
             data = marshal.dumps(_look(pids), wire.FORMAT)
             while data:
@@ -98,14 +98,14 @@ def _look_closely(pids: list[int]) -> tuple[int, int, dict[bytes, int]] | None:
     said, until = b"", time.monotonic() + _LOOK_S
     poller = select.poll()
     poller.register(reading, select.POLLIN)
-    while looker > 0 and poller.poll(max(0.0, until - time.monotonic()) * 1000):
+    while reader > 0 and poller.poll(max(0.0, until - time.monotonic()) * 1000):
         more = os.read(reading, 1 << 16)
         if not more:
             break
         said += more
     os.close(reading)
-    if looker > 0:
-        os.kill(looker, signal.SIGKILL)
+    if reader > 0:
+        os.kill(reader, signal.SIGKILL)
     try:
         return marshal.loads(said)
     except (EOFError, ValueError, TypeError):

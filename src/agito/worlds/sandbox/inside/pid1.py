@@ -20,7 +20,7 @@ from agito.worlds.sandbox.inside import clocks, crowd, memory, state, usage, wir
 from agito.worlds.sandbox.inside.box import limit_files
 from agito.worlds.sandbox.inside.capture import Capture
 from agito.worlds.sandbox.inside.holding import Holding
-from agito.worlds.sandbox.inside.reading import is_ended, pipe, read_request, take
+from agito.worlds.sandbox.inside.reading import is_ended, pipe, read_available, read_request
 from agito.worlds.sandbox.inside.start import adopt, fork_snippet, start_program, start_service, start_shell
 from agito.worlds.sandbox.inside.writing import send, write_file
 
@@ -254,7 +254,7 @@ class Pid1:
         looked, killer = time.monotonic(), 0
         while self.ended is None:
             for descriptor, _ in poller.poll(max(0.0, min(_TICK_S, deadline - time.monotonic())) * 1000):
-                self.take(descriptor, poller)
+                self.read_from(descriptor, poller)
             self.reap()
             if self.ended is not None:
                 break
@@ -272,12 +272,12 @@ class Pid1:
         os.close(pidfd)
         return killer
 
-    def take(self, descriptor: int, poller: select.poll) -> None:
+    def read_from(self, descriptor: int, poller: select.poll) -> None:
         """Reads from one ready descriptor."""
         if self.output and descriptor == self.output[0]:
-            self.capture.add(take(descriptor))
+            self.capture.add(read_available(descriptor))
         elif self.state and descriptor == self.state[0]:
-            self.dumped += take(descriptor)
+            self.dumped += read_available(descriptor)
         elif descriptor == self.control.fileno():
             os._exit(0)  # the host is gone, or has given up on this sandbox
         elif descriptor in self.retired:
@@ -297,11 +297,11 @@ class Pid1:
         assert self.output is not None
         reading, writing = self.output
         budget = 1 << 20  # a background process may write faster than this reads
-        while budget > 0 and (data := take(reading)):
+        while budget > 0 and (data := read_available(reading)):
             self.capture.add(data)
             budget -= len(data)
         if self.state:
-            while len(self.dumped) <= _MOST_STATE and (data := take(self.state[0])):
+            while len(self.dumped) <= _MOST_STATE and (data := read_available(self.state[0])):
                 self.dumped += data
             if not self.is_idle or len(self.dumped) > _MOST_STATE:
                 for descriptor in self.state:

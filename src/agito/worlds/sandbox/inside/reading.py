@@ -42,7 +42,7 @@ def pipe() -> tuple[int, int]:
     return reading, writing
 
 
-def take(descriptor: int) -> bytes:
+def read_available(descriptor: int) -> bytes:
     """What is in a `pipe` now, up to `AT_ONCE` bytes; empty if nothing is there or it has ended."""
     try:
         return os.read(descriptor, AT_ONCE)

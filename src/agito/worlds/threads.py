@@ -25,7 +25,7 @@ _GRACE_S = 0.25  # time to stop after being told to
 _MOST_IDLE = 32  # idle threads kept; no limit on running ones
 
 
-class Overdue(Exception):
+class DeadlinePassed(Exception):
     """The deadline has passed. `is_over`: the work has stopped completely."""
 
     def __init__(self, *, is_over: bool) -> None:
@@ -33,7 +33,7 @@ class Overdue(Exception):
         self.is_over = is_over
 
 
-class Aside:
+class WorkerThread:
     """A dedicated thread, for work that must stay on one thread. It starts with the first job."""
 
     def __init__(self) -> None:
@@ -43,8 +43,9 @@ class Aside:
     async def run(
         self, work: Callable[[], T], *, timeout_s: float, stop: Callable[[], None] = lambda: None
     ) -> T:
-        """Raises `Overdue`, and whatever the work raises. `stop` is called in the loop if the deadline passes
-        or the caller is cancelled.
+        """Raises `DeadlinePassed`, and whatever the work raises.
+
+        `stop` is called in the loop if the deadline passes or the caller is cancelled.
         """
         job = _Job(work, anyio.lowlevel.current_token())
         thread = self._begin(job)
@@ -55,7 +56,7 @@ class Aside:
         except anyio.get_cancelled_exc_class():
             await self._stop(job, thread, stop)
             raise
-        raise Overdue(is_over=await self._stop(job, thread, stop))
+        raise DeadlinePassed(is_over=await self._stop(job, thread, stop))
 
     def wait(self, work: Callable[[], T]) -> T:
         """Blocks the caller, for work that a constructor must do on this thread."""
@@ -72,7 +73,9 @@ class Aside:
 
     def _begin(self, job: _Job[Any]) -> threading.Thread:
         if self._thread is None:
-            self._thread = threading.Thread(target=_work, args=(self._jobs,), name="agito-aside", daemon=True)
+            self._thread = threading.Thread(
+                target=_work, args=(self._jobs,), name="agito-worker", daemon=True
+            )
             self._thread.start()
         self._jobs.put(job)
         return self._thread
@@ -92,9 +95,9 @@ class Aside:
         return False
 
 
-async def aside(work: Callable[[], T], *, timeout_s: float, stop: Callable[[], None] = lambda: None) -> T:
-    """Runs one job on any thread; otherwise as `Aside.run`."""
-    thread = _idle.pop() if _idle else Aside()
+async def in_thread(work: Callable[[], T], *, timeout_s: float, stop: Callable[[], None] = lambda: None) -> T:
+    """Runs one job on any thread; otherwise as `WorkerThread.run`."""
+    thread = _idle.pop() if _idle else WorkerThread()
     try:
         return await thread.run(work, timeout_s=timeout_s, stop=stop)
     finally:
@@ -104,7 +107,7 @@ async def aside(work: Callable[[], T], *, timeout_s: float, stop: Callable[[], N
             thread.close()
 
 
-_idle: list[Aside] = []
+_idle: list[WorkerThread] = []
 
 
 class _Stop(BaseException):
