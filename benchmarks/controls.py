@@ -96,9 +96,9 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
     budget_s = json.loads((run / "summary.json").read_text())["phase_wall_s"]["rl"]
     checkpoint = run / "checkpoints" / "step-0"
     async with open_run_context(recipe) as run_context:
-        run_context.use_tokenizer_of(checkpoint)
-        await run_context.open_policy()
-        policy = run_context.policy
+        run_context.policies.use_tokenizer_of(checkpoint)
+        await run_context.policies.open()
+        policy = run_context.policies.main
         await policy.learner.load(checkpoint, weights_only=True)
         await policy.publish(1_000_000)
         began = time.monotonic()

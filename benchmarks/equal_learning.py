@@ -50,9 +50,9 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
         oldest.append(step.metrics.get("age/max_versions", 0.0))
 
     async with open_run_context(recipe) as run_context:
-        run_context.use_tokenizer_of(run / "checkpoints/step-0")
-        await run_context.open_policy()
-        await run_context.policy.learner.load(run / "checkpoints/step-0", weights_only=True)
+        run_context.policies.use_tokenizer_of(run / "checkpoints/step-0")
+        await run_context.policies.open()
+        await run_context.policies.main.learner.load(run / "checkpoints/step-0", weights_only=True)
         curriculum = Curriculum(
             len(run_context.cells), parts=run_context.parts, solve_rate=recipe.rl.solve_rate
         )
@@ -67,7 +67,7 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
         )
         took_s = time.monotonic() - began
         assert max(oldest) <= staleness, oldest
-        await run_context.policy.publish(next(versions))
+        await run_context.policies.publish(next(versions))
         return rate(
             await evaluation.policy(
                 run_context, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature

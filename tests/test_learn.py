@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
 import pytest
 
 from agito.harness import SoloHarness, solo
 from agito.learning.credit import RunningMeans
 from agito.monitor import Monitor, MonitorConfig
-from agito.protocols import Script, StepStats
+from agito.protocols import MAIN, Script, StepStats
 from agito.recipe import RlSection
 from agito.rollout import AttemptRunner, Plan, collect
-from agito.runtime.roles import Learner
 from agito.scheduling.curriculum import Curriculum
 from agito.scheduling.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
@@ -32,10 +30,14 @@ class Trainer:
         self.steps: list[tuple[Sample, ...]] = []
         self.log: list[str] = []
 
-    async def step(self, samples: Sequence[Sample], *, rate: float) -> StepStats:
+    learning: Mapping[str, object] = {MAIN: None}
+
+    async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> Mapping[str, StepStats]:
+        if not samples:
+            return {}
         self.steps.append(tuple(samples))
         self.log.append(f"step at {rate:g}")
-        return StepStats(version=len(self.steps), values={})
+        return {MAIN: StepStats(version=len(self.steps), values={})}
 
     async def publish(self) -> None:
         self.log.append("publish")
@@ -75,7 +77,7 @@ def learner(
     **parts: object,
 ) -> LearnStep:
     recipe = RlSection.model_validate({"groups": 2, "group_size": 4, **(settings or {})})
-    return LearnStep(cast(Learner, trainer), recipe, means=RunningMeans(), monitor=monitor, **parts)  # type: ignore[arg-type]
+    return LearnStep(trainer, recipe, means=RunningMeans(), monitor=monitor, **parts)  # type: ignore[arg-type]
 
 
 def watching(**options: object) -> Monitor:
@@ -86,7 +88,7 @@ async def test_a_step_learns_from_mixed_groups_then_publishes() -> None:
     trainer = Trainer()
     learned = await learner(trainer, monitor=watching()).learn(0, await groups(), publish=trainer.publish)
     assert trainer.log == ["step at 1", "publish"]
-    assert {sample.attempt.group for sample in learned.samples} == {0, 1} and learned.stats is not None
+    assert {sample.attempt.group for sample in learned.samples} == {0, 1} and learned.stats
 
 
 async def test_nothing_is_learned_from_groups_that_revoked_weights_sampled() -> None:

@@ -108,8 +108,8 @@ async def run(
     """`strike` is called after every step. In workers of its own, unless some are `shared`."""
     recipe = recipe_of(mode, staleness, steps=steps, ranks=ranks)
     run_context, found, versions = RunContext(recipe, SlowEnvironment()), Run(), itertools.count(1)
-    run_context.use_vocabulary(learn(["open 0 submit 1"] * 20, size=300))
-    run_context.pool = shared
+    run_context.policies.use_vocabulary(learn(["open 0 submit 1"] * 20, size=300))
+    run_context.policies.pool = shared
 
     async def on_step(step: Step, position: Position) -> None:
         found.steps.append(step)
@@ -118,13 +118,13 @@ async def run(
 
     async def note_weights(name: str) -> None:
         if directory is not None:
-            await run_context.policy.learner.save(directory / name, meta={}, tokenizer={})
+            await run_context.policies.main.learner.save(directory / name, meta={}, tokenizer={})
             found.weights.append((directory / name / "model.safetensors").read_bytes().hex())
 
     try:
-        await run_context.open_policy()
+        await run_context.policies.open()
         if start:
-            await run_context.policy.learner.begin_phase("rl", steps)
+            await run_context.policies.main.learner.begin_phase("rl", steps)
         await note_weights("before")
         with anyio.fail_after(120):
             await pipeline.train(
@@ -137,8 +137,8 @@ async def run(
             )
         await note_weights("after")
     finally:
-        if run_context.pool is not None and run_context.pool is not shared:
-            await run_context.pool.aclose()
+        if run_context.policies.pool is not shared:
+            await run_context.policies.aclose()
     return found
 
 

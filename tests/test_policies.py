@@ -56,24 +56,31 @@ def pretrained(folder: Path) -> Path:
     return folder
 
 
-def test_two_policies_with_vocabularies_of_their_own_act_in_one_attempt_and_only_one_of_them_learns(
-    tmp_path: Path,
-) -> None:
-    adviser = (
-        finish(
-            agito(tmp_path, *command("adviser", (*COIN, "rl.steps=0", "model.vocab_size=300"))), tmp_path
-        ).parent
-        / "adviser"
-    )
-    before = weights(adviser)
-    both = (
+@pytest.fixture(scope="module")
+def adviser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a policy with a vocabulary of its own."""
+    home = tmp_path_factory.mktemp("adviser")
+    run = agito(home, *command("adviser", (*COIN, "rl.steps=0", "model.vocab_size=300")))
+    return finish(run, home).parent / "adviser"
+
+
+def advised(adviser: Path, *overrides: str) -> tuple[str, ...]:
+    """Of a run in which it advises."""
+    return (
         *COIN,
         "rl.steps=2",
         f"harness.name={ROOT / 'tests/advised.py'}:Advised",
         f"policies.adviser.path={adviser}",
         "agents.adviser.policy=adviser",
+        *overrides,
     )
-    run = finish(train(tmp_path, both), tmp_path)
+
+
+def test_two_policies_with_vocabularies_of_their_own_act_in_one_attempt_and_only_one_of_them_learns(
+    tmp_path: Path, adviser: Path
+) -> None:
+    before = weights(adviser)
+    run = finish(train(tmp_path, advised(adviser)), tmp_path)
     sizes = [len(Vocabulary.read(path / "checkpoints/final")) for path in (run, adviser)]
     assert sizes[0] != sizes[1]
     found = [
@@ -103,6 +110,55 @@ def test_two_policies_with_vocabularies_of_their_own_act_in_one_attempt_and_only
         assert list(recorded.pieces[-len(words) :]) == words
     assert learned
     assert weights(adviser) == before
+
+
+def test_two_policies_learn_in_one_run_and_one_that_is_killed_ends_with_the_weights_of_both(
+    tmp_path: Path, adviser: Path
+) -> None:
+    homes = [tmp_path / "whole", tmp_path / "killed"]
+    for home in homes:
+        home.mkdir()
+    overrides = advised(adviser, "policies.adviser.learns=true", "rl.checkpoint_every=1")
+    one = finish(train(homes[0], overrides), homes[0])
+    assert kill(train(homes[1], overrides), when=(homes[1] / "runs/run/checkpoints/step-1").is_dir), (
+        "it was over"
+    )
+    two = finish(agito(homes[1], "train", "--resume", "runs/run"), homes[1])
+    for policy in ("", "policies/adviser"):
+        begun, ended = (weights(one / policy, name) for name in ("step-0", "final"))
+        assert begun != ended == weights(two / policy)
+    assert weights(one / "policies/adviser", "step-0") == weights(adviser)
+    steps = [
+        sorted(path.name for path in (one / at / "checkpoints").iterdir()) for at in ("", "policies/adviser")
+    ]
+    assert steps[0] == steps[1]
+    for step, path in enumerate(sorted((one / "trajectories").glob("rl-*.parquet"))):
+        versions: set[int] = set()
+        for recorded in read_trajectories(path):
+            trained = {stats.segment for stats in recorded.stats if any(stats.advantages or ())}
+            assert trained in (set(), {0, 1}), "both have a share in what the attempt earned"
+            for segment in recorded.attempt.trajectory.segments:
+                versions |= {span.version for span in segment.tokens.versions}
+        assert len(versions) == 1, f"step {step}: one commit counter for all policies"
+    metrics = [json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()]
+    assert any("adviser/policy/loss" in line and "policy/loss" in line for line in metrics)
+    again = anyio.run(relearn, one)
+    assert again.differs == "" and "final" in again.checked
+    finish(agito(homes[0], "eval", "runs/run", "--n", "2", "--no-baselines"), homes[0])
+
+
+def test_two_policies_learn_while_others_sample_them(tmp_path: Path, adviser: Path) -> None:
+    decoupled = (
+        "policies.adviser.learns=true",
+        "pipeline.mode=decoupled",
+        "pipeline.max_staleness=1",
+        "compute.ranks=2",
+    )
+    run = finish(train(tmp_path, advised(adviser, *decoupled)), tmp_path)
+    for policy in ("", "policies/adviser"):
+        assert weights(run / policy, "step-0") != weights(run / policy)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert max(line.get("age/max_versions", 0) for line in lines) <= 1
 
 
 def test_a_run_from_a_pretrained_model_that_is_killed_and_resumed_ends_with_the_same_adapter(
@@ -153,6 +209,7 @@ def test_a_recipe_whose_policies_do_not_fit_together_is_refused() -> None:
         ("model.path=org/model", "env.dialect=compact"): "reads and writes the natural dialect",
         ("sft.demos=0",): "has to begin by imitation",
         ("policies.main.path=x",): "give this one another name",
+        ("policies.a/b.path=x",): "lower case letters",
     }.items():
         with pytest.raises(BadRecipe, match=said):
             read("quickstart", overrides)
@@ -187,5 +244,5 @@ def command(name: str, overrides: tuple[str, ...]) -> list[str]:
     ]
 
 
-def weights(run: Path) -> bytes:
-    return (run / "checkpoints/final/model.safetensors").read_bytes()
+def weights(run: Path, checkpoint: str = "final") -> bytes:
+    return (run / "checkpoints" / checkpoint / "model.safetensors").read_bytes()

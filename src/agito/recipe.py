@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from agito import config
 from agito.config import Section
@@ -91,6 +91,15 @@ class EnvSection(Section):
         return " + ".join(map(shown, self.names))
 
 
+def _from_anywhere(path: str) -> str:
+    folder = Path(path).expanduser()
+    return str(folder.absolute()) if path and folder.is_dir() else path
+
+
+ModelPath: TypeAlias = Annotated[str, AfterValidator(_from_anywhere)]
+_POLICY_NAME = re.compile(r"[a-z][a-z0-9_-]*")  # it is a folder's, and begins the names of metrics
+
+
 class LoraSection(Section):
     """Low-rank adapters (arXiv:2106.09685), in peft's layout: only they learn, the model itself stays as it
     is.
@@ -107,7 +116,7 @@ class ModelSection(Section):
     The shape, and the vocabulary that is learned from the environment, are of the latter.
     """
 
-    path: str = Field(
+    path: ModelPath = Field(
         default="",
         description="A Hugging Face folder, or a hub id; its tokenizer and chat template are used, and the "
         "natural dialect.",
@@ -134,12 +143,6 @@ class ModelSection(Section):
     rope_theta: float = Field(default=10_000.0, gt=0, description="Base of the rotary positions.")
     rms_norm_eps: float = Field(default=1e-6, gt=0, description="Added to the mean square in a norm.")
     tie_embeddings: bool = Field(default=True, description="The head is the embedding.")
-
-    @field_validator("path")
-    @classmethod
-    def _holds_everywhere(cls, path: str) -> str:
-        folder = Path(path).expanduser()
-        return str(folder.absolute()) if path and folder.is_dir() else path
 
     def shape(self) -> dict[str, Any]:
         """Of a network from random weights, but for its vocabulary."""
@@ -195,24 +198,32 @@ class HarnessSection(Section):
 
 
 class PolicySection(Section):
-    """Another policy of the run, beside the one that learns: frozen, such as an opponent or an adviser."""
+    """Another policy of the run, beside `main`: frozen, such as an opponent or a teacher, or one that learns
+    too.
+    """
 
-    path: str = Field(description="A run, a checkpoint, a Hugging Face folder, or a hub id.")
+    path: ModelPath = Field(description="A run, a checkpoint, a Hugging Face folder, or a hub id.")
+    learns: bool = Field(default=False, description="By RL, from its own tokens, in step with `main`.")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of its weights.")
-
-    @field_validator("path")
-    @classmethod
-    def _holds_everywhere(cls, path: str) -> str:
-        folder = Path(path).expanduser()
-        return str(folder.absolute()) if folder.is_dir() else path
+    adapter: Literal["lora", "none"] | None = Field(
+        default=None,
+        description="What learns: an adapter, or all weights; by default an adapter for a pre-trained model, "
+        "all weights for a network of ours.",
+    )
+    lora: LoraSection = LoraSection()
 
 
 class AgentSection(Section):
     """Who plays a role of the harness."""
 
-    policy: str = Field(default=MAIN, description="`main`, which learns, or one of `[policies]`.")
+    policy: str = Field(default=MAIN, description="`main`, or one of `[policies]`.")
     temperature: float | None = Field(
-        default=None, ge=0, description="Of a frozen policy's sampling; `main` has `rl.temperature`."
+        default=None,
+        ge=0,
+        description="Of a frozen policy's sampling; those that learn have `rl.temperature`.",
+    )
+    tools: tuple[str, ...] | None = Field(
+        default=None, description="Those of the environment that the role may call; by default all."
     )
 
 
@@ -354,6 +365,8 @@ class Recipe(Section):
             raise ValueError(
                 f"policies: {MAIN} is the one that [model] describes; give this one another name"
             )
+        if bad := [name for name in self.policies if not _POLICY_NAME.fullmatch(name)]:
+            raise ValueError(f"policies.{bad[0]}: a name has lower case letters, digits, - and _")
         if not self.sft.demos and not self.model.path:
             raise ValueError(
                 "sft.demos=0: a network from random weights has to begin by imitation; name a pre-trained "

@@ -65,8 +65,8 @@ async def test_a_run_in_the_natural_dialect_samples_acts_and_learns(pool: Worker
 
     try:
         await coldstart.survey(run_context)
-        run_context.pool = pool
-        await run_context.open_policy()
+        run_context.policies.pool = pool
+        await run_context.policies.open()
         demos = await coldstart.teach(
             run_context, lambda _: None, lambda _, stats: losses.append(stats.values["sft/loss_nats"])
         )
@@ -148,7 +148,7 @@ async def test_a_recipe_whose_openings_do_not_fit_is_refused_before_any_demonstr
     with pytest.raises(BadRecipe, match=key) as caught:
         await coldstart.survey(run_context)
     family, level = run_context.cells[0]
-    opening = len(run_context.renderer.opening(run_context.task("train", 0)[0]))
+    opening = len(run_context.policies.renderers["main"].opening(run_context.task("train", 0)[0]))
     for part in (f"{family}-{level}", f"{opening} tokens", f"may spend {min(tokens, 384)}"):
         assert part in str(caught.value)
 

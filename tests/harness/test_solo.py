@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from agito.harness import SOLO, SoloHarness
+from agito.harness import SOLO, SoloHarness, session_of
 from agito.protocols import Agent, AgentSpec, Sampled, SampleRequest
 from agito.testing import ByteRenderer, FakeEnvironment, FakeSession
 from agito.testing.renderers import END
 from agito.types import (
     AttemptId,
+    Budget,
     Call,
     Fault,
     FinishReason,
@@ -166,3 +167,19 @@ async def test_every_sampled_token_has_a_channel_and_the_version_that_sampled_it
     assert len(tokens.channels) == len(tokens)
     assert {tokens.version_at(at) for at in range(len(tokens))} == {3}
     assert [Call(tool="open", arguments={"box": "1"}, raw="open 1")] == [found.events[0].call]
+
+
+async def test_a_role_that_was_granted_some_tools_sees_and_reaches_no_others() -> None:
+    engine, session = Saying("open 1", "submit x"), FakeSession()
+    spec = AgentSpec(renderer=ByteRenderer(), tools=("submit",))
+    agents, attempt = {SOLO: Agent(spec=spec, engine=engine)}, AttemptId(group=0, slot=0)
+    found = await SoloHarness().run(TASK, session, agents, attempt, seed=0)
+    granted = tuple(tool for tool in TASK.tools if tool.name == "submit")
+    assert session_of(spec, session).tools == granted
+    assert engine.requests[0].extend == ByteRenderer().opening(replace(TASK, tools=granted))
+    first, second = found.events
+    assert first.fault is Fault.POLICY and second.ended and found.end is TerminationReason.SUBMITTED
+    by_another_way = session_of(spec, asked := FakeSession())
+    (event,) = await by_another_way.act([Call(tool="open", arguments={})], Budget(turns=1, calls=1, tokens=1))
+    assert event.fault is Fault.POLICY and "the tools are submit" in event.text
+    assert asked.asked[0][0][0].problem, "the world must not carry it out"

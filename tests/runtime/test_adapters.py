@@ -12,7 +12,7 @@ from agito.learning.trainer.reducer import OneRank
 from agito.models import Decoder, DecoderConfig, LoraConfig, save
 from agito.protocols import SampleRequest
 from agito.runtime.learner import LearnerService
-from agito.runtime.network import learning, open_model
+from agito.runtime.network import adapter_of, learning, open_model
 from agito.runtime.sampler import SamplerService
 from agito.runtime.wire import LearnerSpec, ModelSpec, PullWeights, PushWeights, SamplerSpec
 from agito.sampling.wire import EngineRequest, EngineResponse, RowRequest
@@ -27,8 +27,9 @@ def test_an_adapter_is_pulled_merged_and_sampled_from(tmp_path: Path) -> None:
     mine, theirs = open_model(spec, "cpu"), open_model(spec, "cpu")
     learner = LearnerService(
         mine,
-        LearnerSpec(config=TrainerConfig(), lora=lora, base=str(tmp_path), serves_others=True),
+        LearnerSpec(config=TrainerConfig(), serves_others=True),
         OneRank(),
+        adapter=adapter_of(spec),
     )
     assert (
         isinstance(learner.shared, SharedMemory)

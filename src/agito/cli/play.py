@@ -210,7 +210,7 @@ async def _act(
     run_context: RunContext, runner: AttemptRunner, task: Task, target: Target, attempt: AttemptId
 ) -> Attempt:
     """One attempt, alone on the first sampler."""
-    lockstep = Lockstep(run_context.clients(0))
+    lockstep = Lockstep(run_context.policies.clients(0))
     lane = lockstep.lane()
     done: list[Attempt] = []
 

@@ -69,12 +69,22 @@ def _alternatives(model: type[BaseModel], at: str) -> Iterator[Table]:
             if isinstance(default, each):
                 yield from _alternatives(each, f"{at}{name}.")
             else:
-                yield Table(name=f"{at}{name}", about=_about(each), keys=tuple(_own(each, f"{at}{name}.")))
+                yield from _whole(each, f"{at}{name}")
+
+
+def _whole(model: type[BaseModel], at: str) -> Iterator[Table]:
+    """A table by its class, and those within it."""
+    yield Table(name=at, about=_about(model), keys=tuple(_own(model, f"{at}.")))
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            yield from _whole(type(field.default), f"{at}.{name}")
 
 
 def _own(model: type[BaseModel], at: str) -> Iterator[Key]:
     for name, field in model.model_fields.items():
         default: Any = None if field.is_required() else field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            continue
         yield _key(
             f"{at}{name}",
             field,

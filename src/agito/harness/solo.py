@@ -9,6 +9,7 @@ from dataclasses import replace
 import anyio
 
 from agito.errors import WorkerDied
+from agito.harness.granted import session_of
 from agito.protocols import MAIN, Agent, AgentSpec, Renderer, Sampled, Session
 from agito.sampling.capture import Capture
 from agito.types import (
@@ -45,6 +46,7 @@ class SoloHarness:
         self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
     ) -> Trajectory:
         agent = agents[SOLO]
+        session = session_of(agent.spec, session)
         capture = Capture(agent.engine, seed=seed, stop_ids=agent.spec.renderer.stop_ids)
         events: list[Event] = []
         started = time.monotonic()
@@ -78,6 +80,8 @@ class SoloHarness:
         self, task: Task, session: Session, spec: AgentSpec, capture: Capture, events: list[Event]
     ) -> TerminationReason:
         limits, renderer = task.limits, spec.renderer
+        if spec.tools is not None:
+            task = replace(task, tools=session.tools)
         capture.extend(renderer.opening(task))
         if len(capture) >= limits.tokens:
             raise _NoRoom(

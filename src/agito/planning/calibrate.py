@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from agito.planning.simulate import Latencies
-from agito.protocols import Environment
+from agito.protocols import MAIN, Environment
 from agito.recipe import Recipe
 from agito.render import learn
 from agito.runtime.roles import Sampler
@@ -90,7 +90,7 @@ async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Ob
     """
     run_context = RunContext(recipe, environment)
     words = ["relay " + " ".join(f"word{number}" for number in range(7))] * 20
-    run_context.use_vocabulary(learn(words, size=recipe.model.vocab_size))
+    run_context.policies.use_vocabulary(learn(words, size=recipe.model.vocab_size))
     exchanges, found, versions = list[Exchange](), list[Step](), itertools.count(1)
 
     async def on_step(step: Step, position: pipeline.Position) -> None:
@@ -111,9 +111,10 @@ async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Ob
         return time.monotonic() - began
 
     try:
-        await run_context.open_policy()
-        samplers = tuple(_Timed(sampler, exchanges) for sampler in run_context.policy.samplers)
-        run_context.policy = replace(run_context.policy, samplers=samplers)
+        policies = run_context.policies
+        await policies.open()
+        timed = tuple(_Timed(sampler, exchanges) for sampler in policies.main.samplers)
+        policies.learn(MAIN, replace(policies.main, samplers=timed))
         await train(_WARM_STEPS)
         found.clear()
         exchanges.clear()
@@ -121,8 +122,7 @@ async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Ob
         wall_s = await train(steps)
         cpu_s = _cpu_s() - before_s
     finally:
-        if run_context.pool is not None:
-            await run_context.pool.aclose()
+        await run_context.policies.aclose()
     return Observed(steps=tuple(found), exchanges=tuple(exchanges), wall_s=wall_s, cpu_s=cpu_s)
 
 

@@ -141,6 +141,7 @@ class AgentSpec:
     temperature: float = 1.0
     top_p: float = 1.0
     effort: Effort = Effort.NONE
+    tools: tuple[str, ...] | None = None  # those that the role may call; None: all of the task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 from agito.record.files import reports_full_disk, write_atomically
 
-_KEY = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*/[a-z][a-z0-9+.-]*(_[a-z0-9+.-]+)*")
+_KEY = re.compile(r"(?:[a-z][a-z0-9_-]*/)?[a-z][a-z0-9]*(_[a-z0-9]+)*/[a-z][a-z0-9+.-]*(_[a-z0-9+.-]+)*")
 _RESERVED = ("step", "phase", "wall_s")
 
 
@@ -42,7 +42,8 @@ class Metrics:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def write(self, step: int, phase: str, values: Mapping[str, float]) -> None:
-        """Appends one line. Raises `ValueError` for a key that is not `area/name_unit`, `DiskFull` when there
+        """Appends one line. Raises `ValueError` for a key that is not `area/name_unit`, in front of which
+        a policy's name may stand, and `DiskFull` when there
         is no room.
         """
         line: dict[str, object] = {"step": step, "phase": phase, "wall_s": round(self.wall_s, 3)}

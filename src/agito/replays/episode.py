@@ -68,7 +68,7 @@ async def reenact(run: Path, attempt: AttemptId, *, phase: str | None = None) ->
         )
     recipe = config.read(Recipe, run / "config.toml")
     async with open_run_context(recipe) as run_context:
-        run_context.use_tokenizer_of(trained.find(run))
+        run_context.policies.use_tokenizer_of(trained.find(run))
         return await _again(run_context, recorded)
 
 

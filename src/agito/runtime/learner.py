@@ -13,7 +13,7 @@ from agito.learning.trainer.reducer import OneRank, Reducer
 from agito.models import Decoder, load_into, save
 from agito.models.lora import has_adapter, load_adapter_into, save_adapter
 from agito.record.commits import commit
-from agito.runtime.network import learning
+from agito.runtime.network import Adapter, learning
 from agito.runtime.wire import (
     BeginPhase,
     Done,
@@ -40,9 +40,16 @@ class LearnerService:
     """
 
     def __init__(
-        self, model: Decoder, spec: LearnerSpec, reducer: Reducer, *, host: str | None = None
+        self,
+        model: Decoder,
+        spec: LearnerSpec,
+        reducer: Reducer,
+        *,
+        adapter: Adapter | None = None,
+        host: str | None = None,
     ) -> None:
-        self._model, self._spec, self._reducer = model, spec, reducer
+        """`adapter`: what is saved of the model; None: all of it."""
+        self._model, self._reducer, self._adapter = model, reducer, adapter
         self._trainer = LocalTrainer(model, spec.config, reducer=reducer)
         self.own = InProcess()  # for a sampler beside it
         self._buffer, self.shared = _served(model, host) if spec.serves_others else (None, None)
@@ -95,12 +102,12 @@ class LearnerService:
 
     def _save(self, request: SaveCheckpoint) -> None:
         def write(into: Path) -> None:
-            if self._spec.lora is not None:
+            if self._adapter is not None:
                 save_adapter(
                     self._model,
-                    self._spec.lora,
+                    self._adapter.config,
                     into,
-                    base=self._spec.base,
+                    base=str(self._adapter.base),
                     version=self._trainer.version,
                     extra=request.tokenizer,
                 )

@@ -74,8 +74,6 @@ class WorkerPool:
         specs = [
             LearnerSpec(
                 config=plan.trainer,
-                lora=plan.model.lora,
-                base=str(plan.model.source) if plan.model.lora else "",
                 group=group,
                 serves_others=plan.learns_alone,
             )

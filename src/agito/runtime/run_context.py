@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 
 import anyio
 
@@ -18,12 +17,10 @@ from agito.envs import Mixture, load
 from agito.errors import BadEnvironment, BadRecipe
 from agito.harness import SoloHarness
 from agito.harness import load as load_harness
-from agito.models.config import DecoderConfig, LoraConfig
-from agito.models.hub import folder_of
 from agito.monitor import Monitor
-from agito.protocols import MAIN, AgentSpec, Environment, Harness, Renderer, ScriptFactory, Session, Validated
-from agito.recipe import AgentSection, Recipe
-from agito.render import Vocabulary, learn, renderer, texts_of
+from agito.protocols import MAIN, Environment, Harness, ScriptFactory, Session, Validated
+from agito.recipe import Recipe
+from agito.render import Vocabulary, learn, texts_of
 from agito.rollout import (
     AttemptRunner,
     Collected,
@@ -34,13 +31,8 @@ from agito.rollout import (
     reward_range,
     scripted,
 )
-from agito.runtime.placement import launcher
-from agito.runtime.pool import PolicyPlan, WorkerPool
-from agito.runtime.roles import PolicyHandle, Sampler
-from agito.runtime.sources import find, recipe_of, renderer_of
-from agito.runtime.wire import ModelSpec
+from agito.runtime.policies import Policies
 from agito.sampling.lockstep import Lockstep
-from agito.sampling.wire import EngineClient
 from agito.scheduling.curriculum import Part, shared
 from agito.scheduling.schedule import Quota
 from agito.types import Attempt, AttemptId, Dialect, Fault, Target, Task, Trajectory
@@ -50,29 +42,14 @@ _OPENINGS = 8  # looked at in each cell
 
 @dataclass(slots=True)
 class RunContext:
-    """`renderers` and `samplers` are by policy. Those of `main` are there once the cold start or a checkpoint
-    has made them.
-    """
-
     recipe: Recipe
     environment: Environment
     harness: Harness = field(default_factory=SoloHarness)
-    pool: WorkerPool | None = None
     busy_s: float = 0.0
-    renderers: dict[str, Renderer] = field(default_factory=dict[str, Renderer])
-    # one a worker
-    samplers: dict[str, tuple[Sampler, ...]] = field(default_factory=dict[str, "tuple[Sampler, ...]"])
-    _policy: PolicyHandle | None = None
+    policies: Policies = field(init=False)
 
-    @property
-    def policy(self) -> PolicyHandle:
-        """The one that learns."""
-        assert self._policy is not None, "open_policy comes first"
-        return self._policy
-
-    @policy.setter
-    def policy(self, handle: PolicyHandle) -> None:
-        self._policy, self.samplers[MAIN] = handle, handle.samplers
+    def __post_init__(self) -> None:
+        self.policies = Policies(self.recipe)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -133,21 +110,6 @@ class RunContext:
         """Group `base + i` attempts the `i`-th task of the split."""
         return Plan(task=lambda group: self.task(split, group - base), script=script)
 
-    @property
-    def renderer(self) -> Renderer:
-        """Of the policy that learns."""
-        return self.renderers[MAIN]
-
-    def use_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """The policy that learns reads and writes with it."""
-        self.renderers[MAIN] = renderer(self.recipe.env.dialect, vocabulary)
-
-    def use_tokenizer_of(self, checkpoint: Path) -> None:
-        """The policy that learns reads and writes as the one in this folder does. Raises `CorruptCheckpoint`,
-        `UnsupportedTemplate`.
-        """
-        self.renderers[MAIN] = renderer_of(checkpoint, self.recipe.env.dialect)
-
     def new_monitor(self) -> Monitor:
         """For one run of the loop."""
         return Monitor(
@@ -165,23 +127,13 @@ class RunContext:
         observed: Observed | None = None,
         harness: Harness | None = None,
     ) -> AttemptRunner:
-        """`temperature`: of the policy that learns. `harness`: in the place of the run's own, with the same
+        """`temperature`: of the policies that learn. `harness`: in the place of the run's own, with the same
         roles.
         """
-        agents = {
-            role: self._agent(self.recipe.agents.get(role, AgentSection()), temperature)
-            for role in self.harness.roles
-        }
+        agents = self.policies.agents(self.harness.roles, temperature)
         harness = harness or self.harness
         return AttemptRunner(
             self.environment, harness, agents, seed=self.recipe.seed, monitor=monitor, observed=observed
-        )
-
-    def _agent(self, section: AgentSection, temperature: float) -> AgentSpec:
-        if section.policy != MAIN:
-            temperature = 1.0 if section.temperature is None else section.temperature
-        return AgentSpec(
-            renderer=self.renderers[section.policy], policy=section.policy, temperature=temperature
         )
 
     async def survey(
@@ -232,11 +184,18 @@ class RunContext:
 
     def require_room(self) -> None:
         """Raises `BadRecipe` unless an opening and one turn fit into what an attempt may spend, in every
-        cell.
+        cell, and for a role with a tool that a task does not have.
         """
         for number, at in itertools.product(range(len(self.cells)), range(_OPENINGS)):
             task, _ = self._whole_task("train", at * len(self.cells) + number)
-            self._require_room(task, len(self.renderer.opening(task)))
+            names = [tool.name for tool in task.tools]
+            for role, section in self.recipe.agents.items():
+                for tool in set(section.tools or ()) - set(names):
+                    raise BadRecipe(
+                        f"agents.{role}.tools: {task.cell} has no tool {tool}; it has {', '.join(names)}"
+                        f"{meant(tool, names)}"
+                    )
+            self._require_room(task, len(self.policies.renderers[MAIN].opening(task)))
 
     def _require_room(self, task: Task, opening: int) -> None:
         turn, own, context, dialect = (
@@ -258,78 +217,6 @@ class RunContext:
             f"{dialect} dialect and a turn up "
             f"to {turn}, but an attempt may spend {min(own, context)}; {remedy}"
         )
-
-    def start_workers(self) -> WorkerPool:
-        """Ahead of their use: they take seconds to come up, beside whatever else is done."""
-        if self.pool is None:
-            sizes = self.recipe.compute
-            self.pool = WorkerPool(
-                sizes.ranks, start=launcher(sizes.on, sizes.device), silence_s=sizes.silence_s
-            )
-        return self.pool
-
-    async def open_policy(self, checkpoint: Path | None = None) -> None:
-        """Every policy of the recipe. The one that learns begins as `[model]` says, or goes on from a
-        `checkpoint`.
-
-        Raises `WorkerDied`, `NotFound`, `CorruptCheckpoint`, and `UnsupportedCheckpoint` for a network that
-        is not implemented.
-        """
-        if checkpoint is not None:
-            self.use_tokenizer_of(checkpoint)
-        elif self.recipe.model.path:
-            self.use_tokenizer_of(folder_of(self.recipe.model.path))
-        self.policy = await self.start_workers().open(MAIN, self._plan(self._model()))
-        if checkpoint is not None:
-            await self.policy.learner.load(checkpoint)
-        await self._open_others()
-
-    async def open_frozen_policy(self, checkpoint: Path) -> None:
-        """Every policy of the recipe, that of the checkpoint in the place of the one that learns. Raises as
-        `open_policy`.
-        """
-        self.use_tokenizer_of(checkpoint)
-        model = ModelSpec(source=checkpoint, seed=self.recipe.seed, dtype=self.recipe.model.dtype)
-        self.samplers[MAIN] = await self.start_workers().open_frozen(MAIN, self._plan(model))
-        await self._open_others()
-
-    async def _open_others(self) -> None:
-        for name, section in self.recipe.policies.items():
-            source = find(Path(section.path))
-            self.renderers[name] = renderer_of(source, recipe_of(source).env.dialect)
-            model = ModelSpec(source=source, seed=self.recipe.seed, dtype=section.dtype)
-            self.samplers[name] = await self.start_workers().open_frozen(name, self._plan(model))
-
-    def _model(self) -> ModelSpec:
-        section, seed = self.recipe.model, self.recipe.seed
-        if section.path:
-            lora = LoraConfig(**section.lora.model_dump()) if section.adapter == "lora" else None
-            return ModelSpec(source=folder_of(section.path), seed=seed, dtype=section.dtype, lora=lora)
-        shape = section.shape()
-        context = self.recipe.compute.context
-        return ModelSpec(
-            source=DecoderConfig(**shape, vocab_size=self.renderer.vocab_size, max_position=context),
-            seed=seed,
-        )
-
-    def _plan(self, model: ModelSpec) -> PolicyPlan:
-        sizes = self.recipe.compute
-        return PolicyPlan(
-            model=model,
-            trainer=self.recipe.trainer,
-            device=sizes.device,
-            context=sizes.context,
-            max_num_seqs=sizes.rows,
-            learns_alone=self.recipe.pipeline.mode == "decoupled",
-        )
-
-    def clients(self, worker: int) -> dict[str, EngineClient]:
-        """The engines of one worker, by policy."""
-        context = self.recipe.compute.context
-        return {
-            name: EngineClient(advance=samplers[worker].advance, context=context)
-            for name, samplers in self.samplers.items()
-        }
 
     async def attempts(
         self,
@@ -365,7 +252,7 @@ class RunContext:
         return busy_s
 
     def _lockstep(self, rank: int) -> Lockstep:
-        return Lockstep(self.clients(rank), steps=self.recipe.compute.quantum)
+        return Lockstep(self.policies.clients(rank), steps=self.recipe.compute.quantum)
 
 
 def environment_of(recipe: Recipe) -> Environment:
@@ -388,6 +275,5 @@ async def open_run_context(recipe: Recipe) -> AsyncGenerator[RunContext]:
         yield run_context
     finally:
         with anyio.CancelScope(shield=True):
-            if run_context.pool is not None:
-                await run_context.pool.aclose()
+            await run_context.policies.aclose()
             await run_context.environment.aclose()

@@ -44,13 +44,21 @@ def find(path: Path) -> Path:
     return found
 
 
+def beside(checkpoint: Path, policy: str) -> Path:
+    """Where another policy that learns in the run of `checkpoint` is saved with it:
+    `runs/NAME/policies/POLICY/checkpoints/step-N`.
+    """
+    return checkpoint.parents[1] / "policies" / policy / "checkpoints" / checkpoint.name
+
+
 def recipe_of(checkpoint: Path) -> Recipe:
     """The recipe of the run that the checkpoint lies in, else the defaults with its network. Raises
     `CorruptCheckpoint`, `BadRecipe`, and `UnsupportedCheckpoint` for an architecture that is not implemented.
     """
-    beside = checkpoint.resolve().parents[1] / "config.toml"
-    if beside.is_file():
-        return config.read(Recipe, beside)
+    whole = checkpoint.resolve()
+    for at in (1, 3):  # of `main`, and of a policy that learned with it
+        if len(whole.parents) > at and (whole.parents[at] / "config.toml").is_file():
+            return config.read(Recipe, whole.parents[at] / "config.toml")
     if not is_own(checkpoint):
         return Recipe.model_validate({"model": {"path": str(checkpoint)}})
     found = read_config(checkpoint)

@@ -38,8 +38,6 @@ class LearnerSpec:
     """
 
     config: TrainerConfig
-    lora: LoraConfig | None = None  # what is saved is an adapter of this shape, on the model at `base`
-    base: str = ""
     group: LearnerGroup | None = None
     serves_others: bool = False
 

@@ -17,7 +17,7 @@ from agito.learning.trainer.network_reducer import NetworkReducer, Store, join, 
 from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.models import Decoder
 from agito.runtime.learner import LearnerService
-from agito.runtime.network import learning, open_model
+from agito.runtime.network import adapter_of, learning, open_model
 from agito.runtime.pipes import serve
 from agito.runtime.sampler import SamplerService
 from agito.runtime.transport import Handler
@@ -82,7 +82,11 @@ class Host:
         learner = None
         if request.learner is not None:
             learner = LearnerService(
-                model, request.learner, self._reducer_of(request.learner.group), host=self._host
+                model,
+                request.learner,
+                self._reducer_of(request.learner.group),
+                adapter=adapter_of(request.model),
+                host=self._host,
             )
             if request.learner.serves_others and self._may_renice:
                 os.nice(_LEARNER_NICE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
+from copy import copy
 
 from agito.protocols import MAIN, Engine, Row, Sampled, SampleRequest
 from agito.types import Channel, Effort, Segment, Tokens, TokenSource, Turn, VersionSpan
@@ -34,6 +35,8 @@ class Capture:
         self._logprobs: array[float] = array("f")
         self._kinds, self._channels = bytearray(), bytearray()
         self._versions: list[VersionSpan] = []
+        self._parent: int | None = None
+        self._prefix_len = 0  # tokens shared with the parent
         self.turns: list[Turn] = []
 
     def __len__(self) -> int:
@@ -87,23 +90,18 @@ class Capture:
         assert len(channels) == turn.stop - turn.start
         self._channels[turn.start : turn.stop] = channels
 
-    def branch(self, seed: int) -> Capture:
-        """A second capture that shares everything so far; nothing may be pending."""
+    def branch(self, seed: int, *, segment: int) -> Capture:
+        """A second capture that shares everything so far, as a segment of its own whose parent is this one.
+        The turns so far stay this one's. Nothing may be pending.
+        """
         assert not self._pending, "send what was extended before branching"
-        twin = object.__new__(Capture)
-        twin._row, twin._stop_ids, twin._segment, twin._control = (
-            self._row.branch(seed),
-            self._stop_ids,
-            self._segment,
-            self._control,
-        )
-        twin._pending, twin._ids, twin._logprobs = (
-            array("i"),
-            array("i", self._ids),
-            array("f", self._logprobs),
-        )
+        twin = copy(self)
+        twin._row, twin._segment = self._row.branch(seed), segment
+        twin._parent, twin._prefix_len = self._segment, len(self._ids)
+        twin._pending, twin.turns = array("i"), []
+        twin._ids, twin._logprobs = array("i", self._ids), array("f", self._logprobs)
         twin._kinds, twin._channels = bytearray(self._kinds), bytearray(self._channels)
-        twin._versions, twin.turns = list(self._versions), list(self.turns)
+        twin._versions = list(self._versions)
         return twin
 
     async def close(self) -> None:
@@ -119,7 +117,15 @@ class Capture:
             channels=bytes(self._channels[:sent]),
             versions=tuple(self._versions),
         )
-        return Segment(id=self._segment, tokens=tokens, agent=agent, role=role, policy=policy)
+        return Segment(
+            id=self._segment,
+            tokens=tokens,
+            parent=self._parent,
+            prefix_len=self._prefix_len,
+            agent=agent,
+            role=role,
+            policy=policy,
+        )
 
     def _append(self, ids: Sequence[int], logprobs: array[float], kinds: bytes, channels: bytes) -> None:
         self._ids.extend(ids)

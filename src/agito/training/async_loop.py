@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -79,18 +79,18 @@ async def train(
     In `concurrent` mode every rank samples, then every rank learns: staleness 0. `write_schedule` gets the
     lines of `agito.scheduling.log`. The alarm of the monitor: see `agito.training.loop.train`.
     """
-    recipe, policy = run_context.recipe, run_context.policy
+    recipe, policies = run_context.recipe, run_context.policies
     if start == 0:
-        await policy.learner.begin_phase("rl", max(recipe.rl.steps, 1))
+        await policies.begin_rl(recipe.rl.steps)
     base = new_version()
-    await policy.publish(base)
+    await policies.publish(base)
     rules = FlowRules(
         groups=recipe.rl.groups,
         group_size=recipe.rl.group_size,
         batches=recipe.rl.steps,
         refill=recipe.rl.refill,
-        max_staleness=recipe.pipeline.max_staleness if policy.learns_alone else 0,
-        max_live=recipe.compute.rows * len(policy.busy_samplers),
+        max_staleness=recipe.pipeline.max_staleness if policies.learns_alone else 0,
+        max_live=recipe.compute.rows * len(policies.main.busy_samplers),
     )
     if start < recipe.rl.steps:
         flow = LoggedFlow(rules, version=start, reissued=position.outstanding, write=write_schedule)
@@ -138,9 +138,9 @@ class _Pipeline:
         on_step: Callable[[Step, Position], Awaitable[None]],
         new_version: Callable[[], int],
     ) -> None:
-        self._run_context, self._policy, self._curriculum, self._learn_step, self._flow = (
+        self._run_context, self._policies, self._curriculum, self._learn_step, self._flow = (
             run_context,
-            run_context.policy,
+            run_context.policies,
             curriculum,
             step,
             flow,
@@ -148,10 +148,10 @@ class _Pipeline:
         self._issued, self._base, self._on_step, self._new_version = issued, base, on_step, new_version
         self._runner = runner
         self._plan = run_context.plan("train", RL_BASE)
-        workers = range(int(self._policy.learns_alone), len(self._policy.samplers))
+        workers = range(int(self._policies.learns_alone), len(self._policies.main.samplers))
         steps = run_context.recipe.compute.quantum
         self._engines = [
-            {name: Freerun(client, steps=steps) for name, client in run_context.clients(worker).items()}
+            {name: Freerun(client, steps=steps) for name, client in self._policies.clients(worker).items()}
             for worker in workers
         ]
         self._balance = Balance(len(self._engines), rows=run_context.recipe.compute.rows)
@@ -232,7 +232,8 @@ class _Pipeline:
     async def _learn(self, batch: Batch) -> None:
         """A step of the trainer, then its weights to every engine, between two of their exchanges."""
         groups = [self._group(number) for number in sorted([*batch.groups, *batch.even])]
-        revoked = {group.id for group in groups if oldest(group) < self._trusted}
+        learning = self._policies.learning
+        revoked = {group.id for group in groups if oldest(group, learning) < self._trusted}
         learned = await self._learn_step.learn(
             batch.number, groups, publish=partial(self._publish, batch), revoked=revoked
         )
@@ -242,8 +243,8 @@ class _Pipeline:
         if learned.pause:
             raise EnvironmentPaused(paused(self._run_context, batch.number, learned))
         await self._send.send(_Trained())
-        for sampler in self._policy.busy_samplers if self._policy.learns_alone else ():
-            self._meters.paused_s += await sampler.pull(self._base + batch.number + 1, keep_rows=True)
+        if self._policies.learns_alone:
+            self._meters.paused_s += await self._policies.pull(self._base + batch.number + 1)
         self._delivered.set()
         await self._send.send(_Published(batch.number + 1))
 
@@ -252,10 +253,10 @@ class _Pipeline:
         self._delivered = anyio.Event()
         version = self._new_version()
         assert version == self._base + batch.number + 1, "versions are counted in batches"
-        if self._policy.learns_alone:
-            await self._policy.learner.push(version)
+        if self._policies.learns_alone:
+            await self._policies.push(version)
         else:  # nobody samples now
-            await self._policy.publish(version)
+            await self._policies.publish(version)
 
     def _group(self, number: int) -> Group:
         attempts = tuple(attempt for _, attempt in sorted(self._attempts.pop(number).items()))
@@ -273,13 +274,13 @@ class _Pipeline:
         return step_of(batch.number, learned, retried=retried, others=others)
 
 
-def oldest(group: Group) -> int:
-    """The version of the weights that sampled its oldest token. Those of frozen policies do not grow old."""
+def oldest(group: Group, learning: Collection[str] = (MAIN,)) -> int:
+    """The version of the weights that sampled its oldest token, of the policies that are `learning`."""
     segments = [
         segment
         for attempt in group.attempts
         for segment in attempt.trajectory.segments
-        if segment.policy == MAIN
+        if segment.policy in learning
     ]
     return min((span.version for segment in segments for span in segment.tokens.versions), default=0)
 

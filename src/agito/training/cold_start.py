@@ -41,7 +41,7 @@ async def survey(run_context: RunContext, on_episode: Callable[[], None] = lambd
         lambda task, target, index: script(task, target, AttemptId(group=_SURVEY_BASE + index, slot=0)),
         on_episode=on_episode,
     )
-    run_context.use_vocabulary(vocabulary)
+    run_context.policies.use_vocabulary(vocabulary)
     run_context.require_room()
 
 
@@ -55,7 +55,7 @@ async def teach(
     demonstrations, good and bad alike, as many of each cell as the recipe says; penalised ones are not shown.
     Raises `ValueError` when there is less than one batch.
     """
-    recipe, learner = run_context.recipe.sft, run_context.policy.learner
+    recipe, learner = run_context.recipe.sft, run_context.policies.main.learner
     if not recipe.demos:  # the model is there already
         return ()
     numbers = draw(run_context.weights(recipe.weights), recipe.demos, seed=str(run_context.recipe.seed))

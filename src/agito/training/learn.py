@@ -5,16 +5,15 @@ all take it.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from agito.learning.credit import CREDITS, RunningMeans
 from agito.monitor import Monitor
-from agito.protocols import MAIN, StepStats
+from agito.protocols import StepStats
 from agito.recipe import RlSection
 from agito.record.trajectories import is_success
-from agito.runtime.roles import Learner
 from agito.scheduling.curriculum import Curriculum, Seen
 from agito.types import Group, Sample, mean
 
@@ -30,11 +29,24 @@ class Learned:
 
     groups: tuple[Group, ...]  # as the monitor left them
     samples: tuple[Sample, ...]
-    stats: StepStats | None
+    stats: Mapping[str, StepStats]  # by policy, of those that took a step
     metrics: dict[str, float]
     notes: tuple[str, ...] = ()  # for people
     pause: str = ""
     is_rolled_back: bool = False
+
+
+class Learning(Protocol):
+    """The policies that learn: see `agito.runtime.policies.Policies`."""
+
+    @property
+    def learning(self) -> Mapping[str, object]:
+        """By id."""
+        ...
+
+    async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> Mapping[str, StepStats]:
+        """A step of each that has samples."""
+        ...
 
 
 class LearnStep:
@@ -45,7 +57,7 @@ class LearnStep:
 
     def __init__(
         self,
-        learner: Learner,
+        policies: Learning,
         recipe: RlSection,
         *,
         means: RunningMeans,
@@ -54,8 +66,8 @@ class LearnStep:
         cell_of: Callable[[Group], int] = lambda group: 0,
         roll_back: RollBack | None = None,
     ) -> None:
-        self._learner, self._recipe, self._credit, self._means = (
-            learner,
+        self._policies, self._recipe, self._credit, self._means = (
+            policies,
             recipe,
             CREDITS[recipe.credit],
             means,
@@ -84,7 +96,7 @@ class LearnStep:
         if self._monitor is not None:
             groups, metrics = self._monitor.update(index, groups)
             if pause := self._pause(groups):
-                return Learned(groups=groups, samples=(), stats=None, metrics=metrics, pause=pause)
+                return Learned(groups=groups, samples=(), stats={}, metrics=metrics, pause=pause)
         if self._curriculum is not None and self._recipe.follow:
             self._curriculum.learn(self._seen(group) for group in groups if not group.is_void)
         is_rolled_back = await self._take_back(index, metrics)
@@ -101,14 +113,10 @@ class LearnStep:
             sample
             for group in mixed
             for sample in self._credit(group, running_mean=self._means.of(group.task.cell))
-            if sample.policy == MAIN  # the others are frozen
+            if sample.policy in self._policies.learning
         )
         self._means.add(groups)
-        stats = (
-            await self._learner.step(samples, rate=min(1.0, len(mixed) / self._recipe.groups))
-            if samples
-            else None
-        )
+        stats = await self._policies.step(samples, rate=min(1.0, len(mixed) / self._recipe.groups))
         await publish()
         metrics["time/train_s"] = time.monotonic() - began
         return Learned(

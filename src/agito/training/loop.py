@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from agito.errors import EnvironmentPaused
 from agito.learning.credit import RunningMeans
 from agito.monitor import Monitor
-from agito.protocols import StepStats
+from agito.protocols import MAIN, StepStats
 from agito.record.trajectories import is_success
 from agito.rollout import Collected, Observed
 from agito.runtime.run_context import RunContext
@@ -57,20 +57,24 @@ async def train(
     Nothing is learned from a step in which the monitor raises the alarm: it ends in `EnvironmentPaused`, or
     is followed by `roll_back`, as the recipe says.
     """
-    recipe, policy, monitor = run_context.recipe.rl, run_context.policy, monitor or run_context.new_monitor()
+    recipe, policies, monitor = (
+        run_context.recipe.rl,
+        run_context.policies,
+        monitor or run_context.new_monitor(),
+    )
     if start == 0:
-        await policy.learner.begin_phase("rl", max(recipe.steps, 1))
+        await policies.begin_rl(recipe.steps)
     step = learn_step(run_context, monitor=monitor, curriculum=curriculum, means=means, roll_back=roll_back)
-    await policy.publish(new_version())
+    await policies.publish(new_version())
     run_context.take_busy_s()  # what was before is not ours
     for index in range(start, recipe.steps):
         began, cpu_s = time.monotonic(), time.process_time()
         collected = await attempt(run_context, index, curriculum, monitor, observed)
         acted = time.monotonic()
-        learned = await step.learn(index, collected.groups, publish=lambda: policy.publish(new_version()))
+        learned = await step.learn(index, collected.groups, publish=lambda: policies.publish(new_version()))
         spent = {
             "time/rollout_s": acted - began,
-            "engine/busy_ratio": run_context.take_busy_s() / len(policy.samplers) / (acted - began),
+            "engine/busy_ratio": run_context.take_busy_s() / len(policies.main.samplers) / (acted - began),
             "rollout/busy_ratio": (time.process_time() - cpu_s) / (time.monotonic() - began),
         }
         await on_step(
@@ -96,7 +100,7 @@ def learn_step(
     """The step of the run's recipe."""
     num_cells = len(run_context.cells)
     return LearnStep(
-        run_context.policy.learner,
+        run_context.policies,
         run_context.recipe.rl,
         means=means or RunningMeans(),
         monitor=monitor,
@@ -166,8 +170,9 @@ def paused(run_context: RunContext, index: int, learned: Learned) -> str:
 
 
 def metrics_of(
-    collected: Collected, samples: tuple[Sample, ...], stats: StepStats | None
+    collected: Collected, samples: tuple[Sample, ...], stats: Mapping[str, StepStats]
 ) -> dict[str, float]:
+    """What a learner says of its step stands under its policy's name, but for that of `main`."""
     attempts, groups = collected.attempts, collected.groups
     scored = [attempt for attempt in attempts if attempt.is_scored]
     sampled = [attempt.trajectory.num_sampled for attempt in attempts]
@@ -186,7 +191,12 @@ def metrics_of(
         "tokens/trained_num": float(sum(sample.num_trainable for sample in samples)),
         **tool_metrics(attempts),
     }
-    return metrics | (dict(stats.values) if stats else {})
+    learned = {
+        name if policy == MAIN else f"{policy}/{name}": value
+        for policy, each in stats.items()
+        for name, value in each.values.items()
+    }
+    return metrics | learned
 
 
 def tool_metrics(attempts: tuple[Attempt, ...]) -> dict[str, float]:

@@ -177,7 +177,7 @@ class TrainingRun:
                 solve_rate=self._recipe.rl.solve_rate,
             )
             self._monitor = self._run_context.new_monitor()
-            self._run_context.start_workers()
+            self._run_context.policies.start_workers()
             start = self._roll_back(checkpoint)
             stack.callback(lambda: (self._metrics.close(), self._ledger.close()))
             await (self._restore(checkpoint) if checkpoint else self._cold_start())
@@ -229,7 +229,7 @@ class TrainingRun:
         return step
 
     async def _restore(self, checkpoint: Path) -> None:
-        await self._run_context.open_policy(checkpoint)
+        await self._run_context.policies.open(checkpoint)
 
     async def _cold_start(self) -> None:
         run_context = self._run_context
@@ -237,7 +237,7 @@ class TrainingRun:
             if not self._recipe.model.path:  # else its tokenizer is there
                 self._watcher.phase("survey", self._recipe.sft.survey)
                 await coldstart.survey(run_context, lambda: self._watcher.advance({}))
-            await run_context.open_policy()
+            await run_context.policies.open()
             run_context.require_room()
 
         def on_step(step: int, stats: StepStats) -> None:
@@ -295,16 +295,14 @@ class TrainingRun:
             )
 
     async def _load_before(self, step: int) -> int:
-        """The trainer goes back to the last checkpoint from before `step`; versions, curriculum and ledger go
-        on.
-        """
+        """Learners go back to the last checkpoint from before `step`. Curriculum and ledger go on."""
         found = latest(self._run.checkpoints, before=step + 1)
         assert found is not None, "step-0 is spared"
-        learner = self._run_context.policy.learner
-        await learner.load(found)
+        policies = self._run_context.policies
+        await policies.load(found)
         self._monitor.rolled_back_to = back = int(found.name.removeprefix("step-"))
         if back == 0:  # its optimizer is imitation's
-            await learner.begin_phase("rl", max(self._recipe.rl.steps, 1))
+            await policies.begin_rl(self._recipe.rl.steps)
         return back
 
     async def _after_step(self, step: loop.Step) -> None:
@@ -346,10 +344,8 @@ class TrainingRun:
         target = self._run.checkpoints / name
         if target.exists():  # a resumed run that had come this far
             return
-        renderer = self._run_context.renderer
-        await self._run_context.policy.learner.save(
-            target, meta=meta, tokenizer=renderer.files(), eos_ids=renderer.stop_ids
-        )
+        policies = self._run_context.policies
+        await policies.save(target, meta)
         self._ledger.commit(step - 1)
         monitor, revoked = self._monitor, range(0)
         if monitor.rolled_back_to is not None and monitor.alarm_step is not None:
@@ -362,6 +358,7 @@ class TrainingRun:
             reach=monitor.rise_step,
             revoked=revoked,
         )
+        policies.prune(self._run.checkpoints)
 
     async def _evaluate(self, phase: str, split: str, num_tasks: int) -> Sequence[Attempt]:
         """From the disk when a resumed run had come this far."""
@@ -372,7 +369,7 @@ class TrainingRun:
             return []
         with self._tally.phase(phase):
             self._watcher.phase(phase, num_tasks)
-            await self._run_context.policy.publish(self._ledger.next_version())
+            await self._run_context.policies.publish(self._ledger.next_version())
             attempts = await evaluation.policy(
                 self._run_context,
                 split,
@@ -412,7 +409,7 @@ class TrainingRun:
     def _write(
         self, phase: str, step: int, attempts: Sequence[Attempt], trained: Sequence[Sample] = ()
     ) -> None:
-        renderers = self._run_context.renderers
+        renderers = self._run_context.policies.renderers
         write_trajectories(
             self._run.trajectories,
             phase,
