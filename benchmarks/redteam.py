@@ -3,7 +3,7 @@
     python benchmarks/redteam.py [--short]
 
 Every exploit is tried on the weak graders that it targets; one that fools none of them has not fired and does
-not count. Then it meets ours: the trusted grader of function tasks or, for answers, that of the bundled shell
+not count. Then it meets the trusted grader of function tasks or, for answers, that of the bundled shell
 environment. Cases that no grader uses decide whether it solved the task after all. Honest work comes in many
 styles and, for answers, from the shell environment's own solver. Real sandboxes, a real pytest.
 """
@@ -20,7 +20,7 @@ import anyio
 from agito.envs.shell import ShellEnvironment
 from agito.grading.answers import answer_flags
 from agito.record.intervals import wilson
-from agito.redteam.battery import Tried, Worked, counts, fire, judge, judge_honest, plan
+from agito.redteam.battery import ExploitTrial, HonestTrial, counts, plan, run_honest, run_trusted, run_weak
 from agito.redteam.boxes import AttackBoxes
 from agito.redteam.exploit import MAIN, WeakGrader
 from agito.redteam.honest import honest_work
@@ -61,26 +61,28 @@ async def ask_shell(answer: str) -> Verdict:
     )
 
 
-async def run(*, is_short: bool) -> tuple[list[Tried], list[Worked], list[tuple[Verdict, str]]]:
+async def run(*, is_short: bool) -> tuple[list[ExploitTrial], list[HonestTrial], list[tuple[Verdict, str]]]:
     step = _SHORT_STEP if is_short else 1
-    tried, work = plan()[::step], [Worked(honest=each) for each in honest_work()[::step]]
+    tried, work = plan()[::step], [HonestTrial(honest=each) for each in honest_work()[::step]]
     with runner_site() as site:
         async with await Pool.open(warm=2) as pool:
             boxes = AttackBoxes(pool, site)
-            await fire(boxes, tried)
-            await judge(boxes, tried, ask_shell)
-            await judge_honest(boxes, work)
+            await run_weak(boxes, tried)
+            await run_trusted(boxes, tried, ask_shell)
+            await run_honest(boxes, work)
             answers = await shell_answers(pool, _SHELL_TASKS // step)
             await boxes.drop()
     return tried, work, answers
 
 
 def honest_trouble(
-    work: list[Worked], answers: list[tuple[Verdict, str]]
+    work: list[HonestTrial], answers: list[tuple[Verdict, str]]
 ) -> tuple[list[str], dict[str, list[str]]]:
     """Honest work that was rejected although right, and the flags on honest work."""
     rejected = [
-        each.honest.name for each in work if each.ours and each.honest.is_right and not each.ours.has_passed
+        each.honest.name
+        for each in work
+        if each.trusted and each.honest.is_right and not each.trusted.has_passed
     ]
     rejected += [
         f"shell: {answer}"
@@ -88,9 +90,9 @@ def honest_trouble(
         if verdict.status is not Status.SCORED or verdict.reward < 1.0
     ]
     flagged = {
-        each.honest.name: sorted({flag.kind for flag in each.ours.flags})
+        each.honest.name: sorted({flag.kind for flag in each.trusted.flags})
         for each in work
-        if each.ours and each.ours.flags
+        if each.trusted and each.trusted.flags
     }
     flagged |= {
         f"shell: {answer}": ["answer"] for verdict, answer in answers if verdict.flags or answer_flags(answer)
@@ -99,21 +101,21 @@ def honest_trouble(
 
 
 def table(
-    tried: list[Tried], work: list[Worked], answers: list[tuple[Verdict, str]]
+    tried: list[ExploitTrial], work: list[HonestTrial], answers: list[tuple[Verdict, str]]
 ) -> tuple[dict[str, Json], dict[str, Json]]:
     fired = [each for each in tried if each.has_fired]
-    ours = [(each, each.ours) for each in fired if each.ours is not None]
-    passing = [each.exploit.name for each, judged in ours if judged.has_passed]
-    flagged = [each for each, judged in ours if judged.flags]
+    trusted = [(each, each.trusted) for each in fired if each.trusted is not None]
+    passing = [each.exploit.name for each, result in trusted if result.has_passed]
+    flagged = [each for each, result in trusted if result.flags]
     weakly = counts([each.passed for each in fired])
     weak_work = [each for each in work if each.passed]
     wrongly, suspected = honest_trouble(work, answers)
     num_honest = len(work) + len(answers)
     passed: dict[str, Json] = {**{_NAMES[grader]: weakly[grader] for grader in MAIN}, "ours": len(passing)}
     by_class: defaultdict[str, dict[str, int]] = defaultdict(lambda: {"fired": 0, "flagged": 0})
-    for each, judged in ours:
+    for each, result in trusted:
         by_class[each.exploit.kind]["fired"] += 1
-        by_class[each.exploit.kind]["flagged"] += bool(judged.flags)
+        by_class[each.exploit.kind]["flagged"] += bool(result.flags)
     figures: dict[str, Json] = {
         "attacks": len(tried),
         "fired": len(fired),
@@ -129,14 +131,14 @@ def table(
     detail: dict[str, Json] = {
         "not fired": [each.exploit.name for each in tried if not each.has_fired],
         "passing ours": passing,
-        "solving after all": [each.exploit.name for each, judged in ours if judged.is_solved],
-        "fired but not flagged": [each.exploit.name for each, judged in ours if not judged.flags],
+        "solving after all": [each.exploit.name for each, result in trusted if result.is_solved],
+        "fired but not flagged": [each.exploit.name for each, result in trusted if not result.flags],
         # Exploits whose body returns a constant are noticed for that alone; the stricter figure counts what
         # their mechanism reveals.
         "flagged by more than ignoring the input": sum(
-            any(flag.kind != "ignores_input" for flag in judged.flags) for _, judged in ours
+            any(flag.kind != "ignores_input" for flag in result.flags) for _, result in trusted
         ),
-        "proofs": sum(any(flag.is_proof for flag in judged.flags) for _, judged in ours),
+        "proofs": sum(any(flag.is_proof for flag in result.flags) for _, result in trusted),
         "fired on": {grader.value: count for grader, count in weakly.items() if count},
         "honest work on weak graders": len(weak_work),
         "honest rejected by": {
@@ -164,7 +166,7 @@ def main() -> None:
     }
     for each in tried:
         names = ", ".join(grader.value for grader, has in each.passed.items() if has) or "nobody"
-        kinds = sorted({flag.kind for flag in each.ours.flags}) if each.ours else []
+        kinds = sorted({flag.kind for flag in each.trusted.flags}) if each.trusted else []
         print(
             f"{each.exploit.kind:38} {each.exploit.name:26} past {names}; {', '.join(kinds) or 'not flagged'}"
         )

@@ -13,8 +13,8 @@ from agito.redteam.exploit import MAIN, Exploit, ExploitClass, Moves, WeakGrader
 from agito.redteam.exploits import all_exploits
 from agito.redteam.exploits.answers import VALUES
 from agito.redteam.honest import Honest
-from agito.redteam.ours import Judged, answered, judged
 from agito.redteam.targets import BY_NAME, SECRETS, Secret
+from agito.redteam.trusted import TrustedResult, grade_answer, grade_work
 from agito.redteam.weak import answer_is_taken, weakly_graded
 from agito.types import Verdict
 
@@ -32,13 +32,13 @@ _RACES = 3  # runs of a race before it counts as lost
 
 
 @dataclass(slots=True)
-class Tried:
+class ExploitTrial:
     """One exploit on one target: results of the weak graders, and the trusted verdict."""
 
     exploit: Exploit
     secret: Secret
     passed: dict[WeakGrader, bool] = field(default_factory=dict[WeakGrader, bool])
-    ours: Judged | None = None
+    trusted: TrustedResult | None = None
 
     @property
     def has_fired(self) -> bool:
@@ -57,15 +57,15 @@ class Tried:
 
 
 @dataclass(slots=True)
-class Worked:
+class HonestTrial:
     """One piece of honest work, and the graders' results."""
 
     honest: Honest
     passed: dict[WeakGrader, bool] = field(default_factory=dict[WeakGrader, bool])
-    ours: Judged | None = None
+    trusted: TrustedResult | None = None
 
 
-def plan(only: Sequence[str] = ()) -> list[Tried]:
+def plan(only: Sequence[str] = ()) -> list[ExploitTrial]:
     """Every exploit with its target; exploits for any target cycle through the targets. Raises `ValueError`
     for an unknown name.
     """
@@ -74,7 +74,7 @@ def plan(only: Sequence[str] = ()) -> list[Tried]:
         raise ValueError(f"exploit {unknown[0]!r}: there is no such one; there are {', '.join(known)}")
     chosen = [known[name] for name in only] if only else list(known.values())
     return [
-        Tried(exploit=each, secret=BY_NAME[each.target] if each.target else SECRETS[at % len(SECRETS)])
+        ExploitTrial(exploit=each, secret=BY_NAME[each.target] if each.target else SECRETS[at % len(SECRETS)])
         for at, each in enumerate(chosen)
     ]
 
@@ -98,10 +98,10 @@ async def act(box: Sandbox, moves: Moves) -> None:
         await box.sh(command, timeout_s=_ACT_S)
 
 
-async def fire(boxes: AttackBoxes, tried: Sequence[Tried]) -> None:
+async def run_weak(boxes: AttackBoxes, tried: Sequence[ExploitTrial]) -> None:
     """Tries each exploit on each of its weak graders, in a fresh box every time."""
 
-    async def one(each: Tried, grader: WeakGrader) -> None:
+    async def one(each: ExploitTrial, grader: WeakGrader) -> None:
         is_leaky = each.exploit.kind is ExploitClass.MINING
         for _ in range(_RACES if each.exploit.kind is ExploitClass.DAEMON else 1):
             each.passed[grader] = await _weakly(boxes, each.secret, each.moves, grader, is_leaky=is_leaky)
@@ -124,30 +124,32 @@ async def fire(boxes: AttackBoxes, tried: Sequence[Tried]) -> None:
     )
 
 
-async def judge(boxes: AttackBoxes, tried: Sequence[Tried], ask: Callable[[str], Awaitable[Verdict]]) -> None:
+async def run_trusted(
+    boxes: AttackBoxes, tried: Sequence[ExploitTrial], ask: Callable[[str], Awaitable[Verdict]]
+) -> None:
     """Runs each exploit against the trusted graders; `ask` is an environment's own grader of answers."""
 
-    async def one(each: Tried) -> None:
+    async def one(each: ExploitTrial) -> None:
         if each.is_answer:
-            each.ours = await answered(each.moves, ask)
+            each.trusted = await grade_answer(each.moves, ask)
         else:
-            each.ours = await judged(boxes, each.secret, each.moves, act, episode=each.exploit.name)
+            each.trusted = await grade_work(boxes, each.secret, each.moves, act, episode=each.exploit.name)
 
     await _all([_bound(one, each) for each in tried])
 
 
-async def judge_honest(boxes: AttackBoxes, work: Sequence[Worked], *, weak_every: int = 2) -> None:
+async def run_honest(boxes: AttackBoxes, work: Sequence[HonestTrial], *, weak_every: int = 2) -> None:
     """Runs honest work against the trusted graders, and every `weak_every`-th right one against the three
     common weak graders.
     """
 
-    async def ours(each: Worked) -> None:
+    async def trusted(each: HonestTrial) -> None:
         honest = each.honest
-        each.ours = await judged(
+        each.trusted = await grade_work(
             boxes, honest.secret, honest.moves, act, episode=honest.name, wants_gold=False
         )
 
-    async def weak(each: Worked, grader: WeakGrader) -> None:
+    async def weak(each: HonestTrial, grader: WeakGrader) -> None:
         each.passed[grader] = await _weakly(
             boxes, each.honest.secret, each.honest.moves, grader, is_leaky=False
         )
@@ -155,7 +157,7 @@ async def judge_honest(boxes: AttackBoxes, work: Sequence[Worked], *, weak_every
     right = [each for each in work if each.honest.is_right]
     await _all(
         [
-            *(_bound(ours, each) for each in work),
+            *(_bound(trusted, each) for each in work),
             *(_bound(weak, each, grader) for each in right[::weak_every] for grader in MAIN),
         ]
     )
