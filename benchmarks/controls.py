@@ -67,7 +67,7 @@ async def expert_iteration(run_context: RunContext, index: int) -> tuple[Attempt
         Quota(
             ids=range(first + rank * share, first + (rank + 1) * share),
             group_size=recipe.rl.group_size,
-            max_live=recipe.compute.rows,
+            max_live=recipe.compute.max_num_seqs,
         )
         for rank in range(recipe.compute.ranks)
     ]
@@ -138,7 +138,7 @@ def _with_rates_of_rl(recipe: Recipe) -> Recipe:
 
 async def _imitate_until(run_context: RunContext, name: str, ends_at: float) -> tuple[int, int]:
     """Rounds and steps of the control `name`."""
-    recipe, policy = run_context.recipe, run_context.policy
+    recipe, policy = run_context.recipe, run_context.policies.main
     rng, rounds, steps, began = random.Random(f"{name}/{recipe.seed}"), 0, 0, time.monotonic()
     made = await CONTROLS[name](run_context, 0)
     while time.monotonic() < ends_at:

@@ -24,7 +24,7 @@ _IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}, "sft":
 # of adapters.
 _PRETRAINED: dict[str, dict[str, Any]] = {
     "model": {"dtype": "bfloat16"},
-    "compute": {"rows": 16},
+    "compute": {"max_num_seqs": 16},
     "sft": {"demos": 256, "epochs": 1, "batch": 8, "skill": 0.9},
     "rl": {"steps": 20, "groups": 8, "checkpoint_every": 5},
     "trainer": {
@@ -169,9 +169,11 @@ class ComputeSection(Section):
         default=2, ge=1, description="Processes; a run is resumed with as many as it began with."
     )
     device: str = Field(default="cpu", description="`cpu`, `cuda`, or one GPU, such as `cuda:0`.")
-    rows: int = Field(default=64, ge=2, description="Attempts at a time in each process.")
+    max_num_seqs: int = Field(default=64, ge=2, description="Attempts at a time in each process.")
     context: int = Field(default=384, ge=16, description="Tokens of an attempt; in the natural dialect 2048.")
-    quantum: int = Field(default=4, ge=1, description="Decode steps between two exchanges with the worlds.")
+    decode_steps: int = Field(
+        default=4, ge=1, description="Decode steps between two exchanges with the worlds."
+    )
     silence_s: float = Field(
         default=300.0, gt=0, description="Seconds after which a process that has not answered is replaced."
     )
@@ -244,7 +246,9 @@ class SftSection(Section):
     batch: int = Field(
         default=8, ge=1, description="Demonstrations a step; in the natural dialect 4, which are longer."
     )
-    survey: int = Field(default=200, ge=1, description="Episodes that the vocabulary is learned from.")
+    tokenizer_episodes: int = Field(
+        default=200, ge=1, description="Episodes that the vocabulary is learned from."
+    )
 
 
 class RlSection(Section):
@@ -255,8 +259,10 @@ class RlSection(Section):
         default=24, ge=1, description="Groups a step in which outcomes differ; a multiple of `compute.ranks`."
     )
     group_size: int = Field(default=8, ge=2, description="Attempts at one task.")
-    refill: float = Field(default=1.5, ge=1, description="Groups begun a step at the most, over `groups`.")
-    follow: bool = Field(
+    oversampling: float = Field(
+        default=1.5, ge=1, description="Groups begun a step at the most, over `groups`."
+    )
+    adaptive_sampling: bool = Field(
         default=True,
         description="Draw more tasks from cells where attempts at one task come out differently.",
     )
@@ -268,6 +274,19 @@ class RlSection(Section):
     )
     temperature: float = Field(default=1.0, gt=0, description="Of sampling.")
     checkpoint_every: int = Field(default=5, ge=1, description="Steps.")
+
+
+class DistillSection(Section):
+    """On-policy distillation (arXiv:2306.13649): a token's advantage grows by how much more probable a
+    teacher finds it than the policy did.
+    """
+
+    teacher: str = Field(
+        default="",
+        description="A frozen policy of `[policies]`, with the tokenizer of `main`. Empty: nobody.",
+    )
+    weight: float = Field(default=1.0, gt=0, description="Of the teacher's part, in advantage a nat.")
+    keeps_reward: bool = Field(default=True, description="Whether rewards count too.")
 
 
 class PipelineSection(Section):
@@ -313,6 +332,7 @@ class Recipe(Section):
     compute: ComputeSection = ComputeSection()
     sft: SftSection = SftSection()
     rl: RlSection = RlSection()
+    distill: DistillSection = DistillSection()
     pipeline: PipelineSection = PipelineSection()
     monitor: MonitorConfig = MonitorConfig()
     eval: EvalSection = EvalSection()
@@ -365,6 +385,9 @@ class Recipe(Section):
             raise ValueError(
                 f"policies: {MAIN} is the one that [model] describes; give this one another name"
             )
+        teacher = self.distill.teacher
+        if teacher and (teacher not in self.policies or self.policies[teacher].learns):
+            raise ValueError(f"distill.teacher: {teacher!r} is not a frozen policy of [policies]")
         if bad := [name for name in self.policies if not _POLICY_NAME.fullmatch(name)]:
             raise ValueError(f"policies.{bad[0]}: a name has lower case letters, digits, - and _")
         if not self.sft.demos and not self.model.path:

@@ -12,7 +12,6 @@ from agito.audit import Depth
 from agito.audit.agents import nothing
 from agito.audit.episode import replay
 from agito.audit.episode_runner import EpisodeRunner
-from agito.audit.run import Silent
 from agito.audit.visit import visits
 from agito.errors import SandboxFailure
 from agito.protocols import Control
@@ -23,8 +22,8 @@ from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Status
 QUICK = Depth(name="short", seconds=25.0, share=0.15)
 
 
-def stage_of(environment: FakeEnvironment) -> EpisodeRunner:
-    return EpisodeRunner(environment, lambda: environment, QUICK, 1, Silent())
+def runner_of(environment: FakeEnvironment) -> EpisodeRunner:
+    return EpisodeRunner(environment, lambda: environment, QUICK, 1)
 
 
 class Fragile(FakeEnvironment):
@@ -63,7 +62,7 @@ class FragileWorld(FakeWorld):
 
 
 async def test_what_ends_its_own_world_is_scored_in_an_audit_as_in_training() -> None:
-    runner = stage_of(Fragile())
+    runner = runner_of(Fragile())
     (drawn,) = runner.draw("train", 1)
     episode = await runner.play(drawn, replay([call("open", 1), call("open", "bomb")]))
     assert (episode.verdict.status, episode.reward, episode.problem) == (Status.SCORED, 0.0, "")
@@ -74,7 +73,7 @@ async def test_what_ends_its_own_world_is_scored_in_an_audit_as_in_training() ->
 
 
 async def test_a_world_that_ends_by_itself_is_an_incident() -> None:
-    runner = stage_of(Fragile(share=2))
+    runner = runner_of(Fragile(share=2))
     drawn = runner.draw("train", 1)[0]
     await runner.play(drawn, replay([call("open", 1)]))
     episode = await runner.play(drawn, replay([call("open", 1)]))
@@ -100,7 +99,7 @@ class SlowWorld(FakeWorld):
 
 
 async def test_an_episode_of_an_audit_ends_when_the_attempts_time_is_used_up() -> None:
-    runner = stage_of(Slow())
+    runner = runner_of(Slow())
     (drawn,) = runner.draw("train", 1)
     episode = await runner.play(drawn, replay([call("open", 99)] * 40))
     assert 1 <= len(episode.events) < 10
@@ -119,7 +118,7 @@ class Strict(FakeEnvironment):
 async def test_a_grader_that_breaks_or_is_silent_is_told_though_the_driver_knows_what_the_work_is_worth() -> (
     None
 ):
-    runner = stage_of(Strict())
+    runner = runner_of(Strict())
     (drawn,) = runner.draw("train", 1)
     broken = await runner.play(drawn, replay([call("submit", "many")]), provokes=True)
     assert (
@@ -132,7 +131,7 @@ async def test_a_grader_that_breaks_or_is_silent_is_told_though_the_driver_knows
 
 async def test_visits_stand_open_side_by_side_and_what_is_left_open_is_closed() -> None:
     environment = Fragile()
-    runner = stage_of(environment)
+    runner = runner_of(environment)
     one, two = runner.draw("train", 2)
     async with visits(runner, are_graded=True) as open_one:
         first, second, third = await open_one(one), await open_one(two), await open_one(one)
@@ -153,7 +152,7 @@ async def test_visits_stand_open_side_by_side_and_what_is_left_open_is_closed() 
 
 
 async def test_digests_are_noted_before_the_first_call_and_after_each() -> None:
-    runner = stage_of(FakeEnvironment())
+    runner = runner_of(FakeEnvironment())
     (drawn,) = runner.draw("train", 1)
     calls = [call("open", 1), call("open", 2)]
     assert len((await runner.play(drawn, replay(calls), num_digests=9)).digests) == 3

@@ -19,7 +19,7 @@ from agito.audit.honest import honest
 from agito.audit.interference import count_disturbed
 from agito.audit.pool import duplicates
 from agito.audit.rewriting import Sign, rewritten
-from agito.audit.run import SEED, Silent
+from agito.audit.run import SEED
 from agito.audit.stability import record
 from agito.envs import load
 
@@ -28,11 +28,11 @@ QUICK = Depth(name="short", seconds=25.0, share=0.1)
 OPEN = (Sign(name="safe", value="open", others=frozenset({"shut", "jammed"})),)
 
 
-def stage_of(place: str, seed: int = 1) -> EpisodeRunner:
+def runner_of(place: str, seed: int = 1) -> EpisodeRunner:
     def make():
         return load(f"{PLANTED / place}")
 
-    runner = EpisodeRunner(make(), make, QUICK, seed, Silent())
+    runner = EpisodeRunner(make(), make, QUICK, seed)
     runner.begin("all", 1.0)
     return runner
 
@@ -73,7 +73,7 @@ def test_what_shows_no_state_is_not_altered(shown: str) -> None:
     "place", ["known/ledger.py:Resumed", pytest.param("blind/house.py:HouseRestores", marks=pytest.mark.full)]
 )
 async def test_a_world_that_takes_any_state_that_it_is_handed_is_refused(place: str) -> None:
-    runner = stage_of(place)
+    runner = runner_of(place)
     await honest(runner, [])
     quality = await cheating(runner, (), [])
     (gate,) = (gate for gate in quality.gates if gate.name == "forged")
@@ -93,7 +93,7 @@ async def test_a_world_that_takes_any_state_that_it_is_handed_is_refused(place: 
 async def test_a_check_that_knows_the_key_is_told_from_one_that_knows_the_form(
     place: str, tells: bool
 ) -> None:
-    runner = stage_of(place)
+    runner = runner_of(place)
     await honest(runner, [])
     found = await answer_checks(runner, runner.solved)
     assert [each for each, _ in found], "a check is found"
@@ -112,7 +112,7 @@ def differs(one: Episode, two: Episode) -> str:
 async def test_what_one_tool_leaves_behind_is_seen_though_another_tool_takes_it_back(
     place: str, is_shared: bool
 ) -> None:
-    runner = stage_of(place)
+    runner = runner_of(place)
     episodes = [trace.episode for trace in await record(runner) if trace.is_honest]
     if is_shared:
         type(runner.environment).CLOSED.clear()  # type: ignore[attr-defined] (left by the recording)
@@ -128,6 +128,6 @@ async def test_what_one_tool_leaves_behind_is_seen_though_another_tool_takes_it_
 async def test_tasks_that_differ_in_a_name_of_two_words_and_a_year_are_one_and_the_same(
     place: str, is_one: bool
 ) -> None:
-    runner = stage_of(place, SEED + 404)
+    runner = runner_of(place, SEED + 404)
     await honest(runner, [])
     assert duplicates(runner.solved, []).holds != is_one

@@ -17,7 +17,7 @@ from agito.protocols import Result, SandboxSpec
 from agito.types import Fault
 from agito.worlds.sandbox import Pool
 from agito.worlds.sandbox.box import Box
-from agito.worlds.sandbox.inside.reading import is_ended, pipe, take
+from agito.worlds.sandbox.inside.reading import is_ended, pipe, read_available
 
 pytestmark = pytest.mark.anyio
 
@@ -172,7 +172,7 @@ async def test_a_pipe_that_somebody_else_has_emptied_does_not_stop_its_reader() 
     assert os.read(thief, 100) == b"promised"
     os.set_blocking(thief, True)
     with anyio.fail_after(5):
-        assert await anyio.to_thread.run_sync(take, reading, abandon_on_cancel=True) == b""
+        assert await anyio.to_thread.run_sync(read_available, reading, abandon_on_cancel=True) == b""
     assert not is_ended(reading)
     for descriptor in (writing, thief):
         os.close(descriptor)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from agito.audit.card import Card, Case, Gate, Mark, Measure, Quality, read_card
 from agito.audit.digest import digest_of
-from agito.audit.episode_runner import FULL, SHORT, Depth, Watcher
+from agito.audit.episode_runner import FULL, SHORT, Depth
 from agito.audit.pool import SPLITS
 from agito.audit.run import audit
 
@@ -21,7 +21,6 @@ __all__ = [
     "Mark",
     "Measure",
     "Quality",
-    "Watcher",
     "audit",
     "digest_of",
     "read_card",

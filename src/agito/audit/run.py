@@ -14,7 +14,7 @@ from agito.audit.attacks import ATTACKERS, Attackers
 from agito.audit.card import MAX_CASES, Card, Case, Quality, with_gates
 from agito.audit.cheating import cheating
 from agito.audit.digest import digest_of
-from agito.audit.episode_runner import FULL, Depth, EpisodeRunner, Watcher
+from agito.audit.episode_runner import FULL, Depth, EpisodeRunner
 from agito.audit.feedback import feedback
 from agito.audit.gradient import gradient
 from agito.audit.honest import honest, informed
@@ -28,18 +28,9 @@ from agito.audit.ways_out import ways_out
 from agito.audit.worlds import coverage, diversity, realism
 from agito.concurrency import first_error
 from agito.protocols import Environment
+from agito.record.events import OnEvent, ignore
 
 SEED = 20_261
-
-
-class Silent:
-    """A `Watcher` that ignores everything."""
-
-    def part(self, name: str) -> None:
-        return
-
-    def episode(self) -> None:
-        return
 
 
 async def audit(
@@ -47,7 +38,7 @@ async def audit(
     *,
     depth: Depth = FULL,
     seed: int = SEED,
-    watcher: Watcher | None = None,
+    on_event: OnEvent = ignore,
     attackers: Sequence[Attackers] = ATTACKERS,
 ) -> Card:
     """The card of the environment that `make` makes. Does as much as the depth's time allows, and always a
@@ -56,7 +47,7 @@ async def audit(
     Raises `NoIsolation` if the machine cannot run it at all; single broken episodes are noted on the card.
     """
     began, environment = time.monotonic(), make()
-    runner = EpisodeRunner(environment, make, depth, seed, watcher or Silent())
+    runner = EpisodeRunner(environment, make, depth, seed, on_event)
     try:
         qualities = await _qualities(runner, attackers)
     except BaseExceptionGroup as group:

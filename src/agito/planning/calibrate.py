@@ -19,7 +19,7 @@ from agito.recipe import Recipe
 from agito.render import learn
 from agito.runtime.roles import Sampler
 from agito.runtime.run_context import RunContext
-from agito.sampling.wire import EngineRequest, EngineResponse
+from agito.sampling.wire import EngineRequest, EngineResponse, ScoreRequest, ScoreResponse
 from agito.scheduling.curriculum import Curriculum
 from agito.testing.relay import Relay
 from agito.training import async_loop as pipeline
@@ -135,7 +135,7 @@ async def calibrate(
 
     async def seen(staleness: int, steps: int) -> Observed:
         section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
-        rl = recipe.rl.model_copy(update={"refill": 1.0, "follow": False})
+        rl = recipe.rl.model_copy(update={"oversampling": 1.0, "adaptive_sampling": False})
         world = Relay(turns=turns, turn_tokens=turn_tokens, words=words)
         return await observe(recipe.model_copy(update={"pipeline": section, "rl": rl}), world, steps=steps)
 
@@ -143,7 +143,7 @@ async def calibrate(
     latencies = alone.latencies(
         turns=turns,
         turn_tokens=turn_tokens,
-        quantum=recipe.compute.quantum,
+        quantum=recipe.compute.decode_steps,
         tool_median_s=tool_median_s,
         tool_p99_s=tool_p99_s,
     )
@@ -168,6 +168,9 @@ class _Timed:
 
     def __init__(self, sampler: Sampler, exchanges: list[Exchange]) -> None:
         self._sampler, self._exchanges, self._live = sampler, exchanges, 0
+
+    async def score(self, request: ScoreRequest) -> ScoreResponse:
+        return await self._sampler.score(request)
 
     async def advance(self, exchange: EngineRequest) -> EngineResponse:
         rows, extended = (
