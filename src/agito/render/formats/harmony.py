@@ -1,0 +1,73 @@
+"""gpt-oss' channels (harmony): thinking, calls and the answer are messages of their own within one turn.
+
+A call is a message to `functions.NAME` whose body is JSON; it ends with `<|call|>`, the answer with `<|return|>`, everything else with
+`<|end|>`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+from agito.render import policy_json
+from agito.render.formats.base import Found, named
+from agito.types import Call, ToolSpec
+
+_BODY = "<|message|>"
+_MARK = re.compile(r"<\|(?:end|call|return|start)\|>")
+_HEADER = re.compile(r"(?:<\|start\|>assistant)?((?:(?!<\|(?:message|start|end|call|return)\|>).)*)<\|message\|>", re.DOTALL)
+_TO = re.compile(r"\bto=([^\s<]+)")
+_OTHERS = ("python", "browser", "container")  # tools of the model's own, which nobody offers here
+
+
+class Harmony:
+    name = "harmony"
+    served_as = "openai"
+    ends: tuple[str, ...] = ("<|call|>", "<|return|>")
+    wanted = "<|channel|>commentary to=functions.name <|constrain|>json<|message|>{...}<|call|>"
+
+    def find(self, text: str, tools: Sequence[ToolSpec]) -> Iterator[Found]:
+        at = 0
+        while (header := _HEADER.search(text, at)) is not None:
+            name = _recipient(header[1])
+            call, at = _message(text, header, name)
+            if call is not None:
+                yield header.start(), at, call
+
+    def write(self, calls: Sequence[Call]) -> str:
+        """One message a call; a turn ends with the first `<|call|>`, so those before it end with `<|end|>`."""
+        return "<|end|><|start|>assistant".join(
+            f"<|channel|>commentary to=functions.{call.tool} <|constrain|>json{_BODY}{json.dumps(dict(call.arguments), ensure_ascii=False)}"
+            for call in calls
+        )
+
+
+def _recipient(header: str) -> str | None:
+    """The tool that a message goes to."""
+    found = _TO.search(header)
+    if found is None:
+        return None
+    said = found[1]
+    name = said.removeprefix("functions.")
+    return None if not name or (said == name and (name == "assistant" or name.split(".")[0] in _OTHERS)) else name
+
+
+def _message(text: str, header: re.Match[str], name: str | None) -> tuple[Call | None, int]:
+    """The call that a message makes, if any, and where the message ends."""
+    body = header.end()
+    end = _MARK.search(text, body)
+    stop = end.start() if end else len(text)
+    if name is None:
+        return None, stop
+    raw = text[header.start() : stop].strip()
+    begin = body + len(text[body:]) - len(text[body:].lstrip())
+    try:
+        value, after = policy_json.first(text, begin) if text.startswith("{", begin) else (None, begin)
+    except ValueError as error:
+        return Call(tool=name, arguments={}, raw=raw, problem=f"arguments are not JSON: {error}"), stop
+    rest = _MARK.search(text, after)
+    stop = rest.start() if rest else len(text)
+    if value is None or text[after:stop].strip():
+        return Call(tool=name, arguments={}, raw=raw, problem="arguments are one JSON object"), stop
+    return named({"name": name, "arguments": value}, text[header.start() : stop].strip(), "arguments"), stop
