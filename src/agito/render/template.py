@@ -75,8 +75,7 @@ def dated(source: str) -> str:
 def _environment() -> Environment:
     try:
         from jinja2 import nodes
-        from jinja2.ext import Extension
-        from jinja2.ext import loopcontrols
+        from jinja2.ext import Extension, loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
         raise AgitoError("a model's chat template needs the package jinja2: pip install 'agito[models]'") from error

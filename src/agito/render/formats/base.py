@@ -49,7 +49,7 @@ def named(value: Json, raw: str, *keys: str) -> Call:
     """The call that a JSON object says: `name`, and its arguments under the first of the keys that it has."""
     if not isinstance(value, dict) or not isinstance(name := value.get("name"), str):
         return Call(tool="", arguments={}, raw=raw, problem=f'a call is {{"name": ..., "{keys[0]}": {{...}}}}')
-    arguments = next((value[key] for key in keys if key in value), {})
+    arguments = next((value[key] for key in keys if key in value), None)
     if not isinstance(arguments, dict):
         return Call(tool=name, arguments={}, raw=raw, problem="arguments must be an object")
     return Call(tool=name, arguments=arguments, raw=raw)

@@ -15,9 +15,13 @@ from agito.render.formats.base import Found, named
 from agito.types import Call, ToolSpec
 
 _BODY = "<|message|>"
-_MARK = re.compile(r"<\|(?:end|call|return|start)\|>")
-_HEADER = re.compile(r"(?:<\|start\|>assistant)?((?:(?!<\|(?:message|start|end|call|return)\|>).)*)<\|message\|>", re.DOTALL)
-_TO = re.compile(r"\bto=([^\s<]+)")
+_END = re.compile(r"<\|(?:end|call|return)\|>")
+_ENDS = re.compile(rf"(?:{_END.pattern})+")
+_TO = r"(?:\s*\bto=((?:(?!<\|)\S)+?))?"
+_HEADER = re.compile(
+    rf"(?:\s*<\|start\|>assistant)?{_TO}\s*<\|channel\|>(?:analysis|commentary|final){_TO}"
+    r"(?:\s*<\|constrain\|>\w+|\s+\w+)?\s*<\|message\|>"
+)
 _OTHERS = ("python", "browser", "container")  # tools of the model's own, which nobody offers here
 
 
@@ -29,11 +33,15 @@ class Harmony:
 
     def find(self, text: str, tools: Sequence[ToolSpec]) -> Iterator[Found]:
         at = 0
-        while (header := _HEADER.search(text, at)) is not None:
-            name = _recipient(header[1])
-            call, at = _message(text, header, name)
+        while (header := _HEADER.match(text, at)) is not None:
+            call, at = _message(text, header, _recipient(header[1] or header[2]))
             if call is not None:
                 yield header.start(), at, call
+            ends = _ENDS.match(text, at)
+            at = ends.end() if ends else len(text)
+        rest = text[at:].strip()
+        if _BODY in rest:
+            yield at, len(text), Call(tool="", arguments={}, raw=rest, problem=f"no channel reads like this; a call is {self.wanted}")
 
     def write(self, calls: Sequence[Call]) -> str:
         """One message a call; a turn ends with the first `<|call|>`, so those before it end with `<|end|>`."""
@@ -43,20 +51,16 @@ class Harmony:
         )
 
 
-def _recipient(header: str) -> str | None:
+def _recipient(said: str | None) -> str | None:
     """The tool that a message goes to."""
-    found = _TO.search(header)
-    if found is None:
-        return None
-    said = found[1]
-    name = said.removeprefix("functions.")
+    name = (said or "").removeprefix("functions.")
     return None if not name or (said == name and (name == "assistant" or name.split(".")[0] in _OTHERS)) else name
 
 
 def _message(text: str, header: re.Match[str], name: str | None) -> tuple[Call | None, int]:
     """The call that a message makes, if any, and where the message ends."""
     body = header.end()
-    end = _MARK.search(text, body)
+    end = _END.search(text, body)
     stop = end.start() if end else len(text)
     if name is None:
         return None, stop
@@ -66,7 +70,7 @@ def _message(text: str, header: re.Match[str], name: str | None) -> tuple[Call |
         value, after = policy_json.first(text, begin) if text.startswith("{", begin) else (None, begin)
     except ValueError as error:
         return Call(tool=name, arguments={}, raw=raw, problem=f"arguments are not JSON: {error}"), stop
-    rest = _MARK.search(text, after)
+    rest = _END.search(text, after)
     stop = rest.start() if rest else len(text)
     if value is None or text[after:stop].strip():
         return Call(tool=name, arguments={}, raw=raw, problem="arguments are one JSON object"), stop

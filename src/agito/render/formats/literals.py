@@ -123,7 +123,7 @@ class Reader:
         return items or found
 
     def _string(self, found: re.Match[str] | None) -> str:
-        """Strings that stand beside one another are one."""
+        """Strings that stand beside one another are one, as in Python; not where they may be broken."""
         said: list[str] = []
         while found is not None:
             prefix = found[1].lower()
@@ -134,7 +134,7 @@ class Reader:
             said.append(body if prefix == "r" else _ESCAPE.sub(_unescaped, body))
             self.at = found.end()
             self.space()
-            found = self._strings.match(self.text, self.at)
+            found = self._strings.match(self.text, self.at) if self._strings is _STRING else None
         text = "".join(said)
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             raise ValueError("a string holds half a character (a lone surrogate)")

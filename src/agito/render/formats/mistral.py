@@ -11,11 +11,11 @@ from agito.render.formats.base import Found, named
 from agito.types import Call, Json, ToolSpec
 
 _TAG = "[TOOL_CALLS]"
-_NAME = re.compile(r"([^\[{]*)(?:\[CALL_ID\][^\[{]*)?(?:\[ARGS\])?\s*")
+_NAME = re.compile(r"\s*([\w.-]*)\s*(?:\[CALL_ID\][^\[{]*)?(\[ARGS\])?\s*")
 
 
 class Mistral:
-    """Both forms are read; calls are written in that of the version. What follows a list is prose."""
+    """`has_names`: the newer form. What follows a list is prose."""
 
     served_as = "mistral"
     ends: tuple[str, ...] = ()
@@ -30,14 +30,14 @@ class Mistral:
         while start >= 0:
             at = start + len(_TAG)
             body = at + len(text[at:]) - len(text[at:].lstrip())
-            if text.startswith(_TAG, body):  # said twice
-                start = body
-                continue
-            if text.startswith(("[{", "{", "["), body) and not text.startswith("[ARGS]", body):
-                yield from _listed(text, start, body)
-                return
-            call, stop = _named(text, at)
-            yield start, stop, call
+            if not self._has_names:
+                if not text.startswith(_TAG, body):  # else it is said twice
+                    yield from _listed(text, start, body)
+                    return
+                stop = body
+            else:
+                call, stop = _named(text, at)
+                yield start, stop, call
             start = text.find(_TAG, stop)
 
     def write(self, calls: Sequence[Call]) -> str:
@@ -50,6 +50,8 @@ class Mistral:
 def _listed(text: str, start: int, body: int) -> Iterator[Found]:
     """The older form. Each call but the first begins where the one before ends: a list is one stretch of text."""
     try:
+        if not text.startswith(("[", "{"), body):
+            raise ValueError("there is no list of calls")
         value, stop = policy_json.first(text, body)
     except ValueError as error:
         yield start, len(text), Call(tool="", arguments={}, raw=text[body:].strip(), problem=f"not JSON: {error}")
@@ -75,11 +77,11 @@ def _named(text: str, at: int) -> tuple[Call, int]:
     """The newer form, and where it ends."""
     found = _NAME.match(text, at)
     assert found is not None
-    name, body = found[1].strip(), found.end()
+    name, body = found[1], found.end()
     end = text.find(_TAG, body)
     end = len(text) if end < 0 else end
     if not name or not text.startswith("{", body):
-        if name and found[0].endswith("[ARGS]") and not text[body:end].strip():  # nothing to say
+        if name and found[2] and not text[body:end].strip():  # nothing to say
             return Call(tool=name, arguments={}, raw=text[at:end].strip()), end
         return Call(tool=name, arguments={}, raw=text[at:end].strip(), problem=f"a call is {_TAG}name[ARGS]{{...}}"), end
     try:

@@ -10,39 +10,42 @@ from agito.render.formats.base import Found
 from agito.render.formats.literals import Reader
 from agito.types import Call, Json, ToolSpec
 
-_CALL = re.compile(r"[A-Za-z_][\w.]*\(")
-
 
 class Pythonic:
-    """Without tags a turn is calls from its beginning to its end, or none at all."""
+    """Calls fill a turn from its beginning to its end, or stand `anywhere` between their tags."""
 
     ends: tuple[str, ...] = ()
 
-    def __init__(self, name: str, *, opens: str = "", closes: str = "", has_brackets: bool = True, is_lenient: bool = False) -> None:
-        """`is_lenient`: calls stand in tags, and a string in single quotes may hold line breaks: there the template escapes nothing."""
+    def __init__(
+        self, name: str, *, opens: str = "", closes: str = "", has_brackets: bool = True, anywhere: bool = False, has_breaks: bool = False
+    ) -> None:
+        """`has_breaks`: a string in single quotes may hold line breaks: templates of this kind escape nothing."""
         self.name = self.served_as = name
-        self._opens, self._closes, self._has_brackets, self._is_lenient = opens, closes, has_brackets, is_lenient
-        self.wanted = f"{opens}{'[' if has_brackets else ''}name(argument=value, ...){']' if has_brackets else ''}{closes}"
+        self._opens, self._closes, self._has_brackets, self._has_breaks = opens, closes, has_brackets, has_breaks
+        self._tagged = re.compile(re.escape(opens) if anywhere else rf"\A{re.escape(opens)}") if opens else None
+        self._bare = re.compile(r"\A\[" if has_brackets else r"\A\s*[A-Za-z_][\w.]*\(") if not has_breaks else None
+        body = f"{'[' if has_brackets else ''}name(argument=value, ...){']' if has_brackets else ''}"
+        self._anywhere, self.wanted = anywhere, f"{opens}{body}{closes}"
 
     def find(self, text: str, tools: Sequence[ToolSpec]) -> Iterator[Found]:
-        start = text.find(self._opens) if self._opens else -1
-        is_tagged = start >= 0
-        if not is_tagged:
-            start = len(text) - len(text.lstrip())
-            if self._is_lenient or not (text.startswith("[", start) if self._has_brackets else _CALL.match(text, start)):
-                return
-        body = start + len(self._opens) * is_tagged
-        reader = Reader(text, body, has_breaks=self._is_lenient)
+        tag = self._tagged.search(text) if self._tagged else None
+        if tag is None and (self._bare is None or not self._bare.match(text)):
+            return
+        start, body = (tag.start(), tag.end()) if tag else (0, 0)
+        reader = Reader(text, body, has_breaks=self._has_breaks)
         found: list[tuple[int, Call]] = []
         try:
             while self._goes_on(reader, first=not found):
                 begin = reader.at
                 name, arguments = reader.call()
                 found.append((reader.at, Call(tool=name, arguments=arguments, raw=text[begin : reader.at].strip())))
-            reader.takes(self._closes)
-            reader.space()
-            if not is_tagged and reader.at < len(text):
-                raise ValueError("nothing may follow the calls")
+            if tag and self._anywhere:
+                reader.expect(self._closes)
+            else:
+                reader.takes(self._closes)
+                reader.space()
+                if reader.at < len(text):
+                    raise ValueError("nothing may follow the calls")
             if not found:
                 raise ValueError("there is no call")
         except ValueError as error:

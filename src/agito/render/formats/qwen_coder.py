@@ -16,7 +16,10 @@ from agito.types import Call, Json, ToolSpec
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _FUNCTION = re.compile(r"(?:<tool_call>\s*)?<function=([^<>]*)>")
 _PARAMETER = re.compile(r"\s*<parameter=([^<>]*)>")
-_END_VALUE = re.compile(r"</parameter>(?=\s*(?:<parameter=|</function>|$))|(?=\n<parameter=)|(?=\n?</function>\s*(?:</tool_call>|$))")
+_END_VALUE = re.compile(r"</parameter>(?=\s*(?:<parameter=|</function>|$))|(?=\n<parameter=)")
+_BROKEN = re.compile(  # the template's own lines, within a value: the call does not go on there, or its value never ended
+    r"\n</parameter>\n(?!\s*(?:<parameter=|</function>|</parameter>|$))|\n</function>\n</tool_call>"
+)
 _END = re.compile(r"\s*</function>(?:\s*</tool_call>)?")
 _ORDER = ("null", "integer", "number", "boolean", "object", "array", "string")
 
@@ -34,7 +37,7 @@ class QwenCoder:
         while (found := _FUNCTION.search(text, at)) is not None:
             call, at = _call(text, found, tools)
             yield found.start(), at, call
-        if at == 0 and (start := text.find(_OPEN)) >= 0:
+        if (start := text.find(_OPEN, at)) >= 0:
             problem = f"a call is {self.wanted}"
             yield start, len(text), Call(tool="", arguments={}, raw=text[start:].strip(), problem=problem)
 
@@ -52,12 +55,12 @@ def _call(text: str, opening: re.Match[str], tools: Sequence[ToolSpec]) -> tuple
     name, at = opening[1].strip(), opening.end()
     schemas = _schemas(name, tools)
     arguments: dict[str, Json] = {}
-    problem: str | None = None
+    problem = None if name else "a call has a name: <function=name>"
     while (found := _PARAMETER.match(text, at)) is not None:
         end = _END_VALUE.search(text, found.end())
-        if end is None:
+        if end is None or _BROKEN.search(text, found.end(), end.start()):
             raw = text[opening.start() :].strip()
-            return Call(tool=name, arguments={}, raw=raw, problem="the call has no </parameter>, or no </function>"), len(text)
+            return Call(tool=name, arguments={}, raw=raw, problem="after </parameter> comes <parameter=...> or </function>"), len(text)
         value = text[found.end() : end.start()]
         value = value.removeprefix("\n").removesuffix("\n")
         try:
