@@ -165,7 +165,10 @@ class Conversation:
             for at, (text, mark) in enumerate(parts)
             for token in self._tokenizer.encode(text if at == last else text.removesuffix(self._scaffold), mark)
         ]
-        whole = list(self._tokenizer.encode(*self._template.render(messages, offers([_PROBE]), prompts=True)))
+        text, mark = self._template.render(messages, offers([_PROBE]), prompts=True)
+        whole = list(self._tokenizer.encode(text, mark))
+        if self.opens_thinking and "".join(part.replace(each, "") for part, each in parts) == text.replace(mark, ""):
+            return  # what opens a turn is encoded by itself in serving too; an empty thought may begin with half of a token
         if whole != ids and not self._writes:
             at = next((at for at, (mine, other) in enumerate(zip(ids, whole, strict=False)) if mine != other), min(len(ids), len(whole)))
             near = self._tokenizer.decode(whole[max(at - 4, 0) : at + 4])

@@ -1,6 +1,6 @@
 """A pre-trained model's own tokenizer: its control tokens are made by its template alone, never by text from the world.
 
-Every added token that is not white space counts as a control token, also where the tokenizer itself does not call it special:
+Every added token that is not white space (SentencePiece's `▁` is) counts as a control token, also where the tokenizer itself does not call it special:
 Qwen's `<tool_call>` does not, and what a tool prints could then forge one.
 """
 
@@ -39,7 +39,7 @@ class ModelTokenizer:
         self._controls = {
             str(token["content"]): _Control(int(token["id"]), bool(token.get("lstrip")), bool(token.get("rstrip")))
             for token in added
-            if token.get("special") or str(token["content"]).strip()
+            if token.get("special") or str(token["content"]).replace("▁", "").strip()
         }
         self._control_ids = frozenset(control.id for control in self._controls.values())
         longest_first = sorted(self._controls, key=len, reverse=True)
