@@ -53,7 +53,10 @@ def _value(rng: random.Random, kind: Json) -> Json:
         case "array":
             return [rng.choice(TEXTS) for _ in range(rng.randrange(3))]
         case "object":
-            return {rng.choice(["k", "a b", "é"]): rng.choice([1, None, True, "x", [1, {"y": rng.choice(TEXTS)}]]) for _ in range(rng.randrange(3))}
+            return {
+                rng.choice(["k", "a b", "é"]): rng.choice([1, None, True, "x", [1, {"y": rng.choice(TEXTS)}]])
+                for _ in range(rng.randrange(3))
+            }
         case _:
             return rng.choice(TEXTS)
 
@@ -62,8 +65,14 @@ def _call(rng: random.Random) -> Call:
     tool = rng.choices(TOOLS, (5, 5, 1))[0]
     properties = tool.parameters["properties"]
     assert isinstance(properties, dict)
-    chosen = {name: _value(rng, spec["type"]) for name, spec in properties.items() if isinstance(spec, dict) and rng.random() < 0.7}
-    return Call(tool=tool.name if rng.random() < 0.97 else rng.choice(["nope", "a.b", "x-y"]), arguments=chosen)
+    chosen = {
+        name: _value(rng, spec["type"])
+        for name, spec in properties.items()
+        if isinstance(spec, dict) and rng.random() < 0.7
+    }
+    return Call(
+        tool=tool.name if rng.random() < 0.97 else rng.choice(["nope", "a.b", "x-y"]), arguments=chosen
+    )
 
 
 def _plain(calls: list[Call], rng: random.Random) -> list[Call]:
@@ -73,7 +82,10 @@ def _plain(calls: list[Call], rng: random.Random) -> list[Call]:
     def changed(value: Json) -> Json:
         return rng.choice(texts) if isinstance(value, str) and value not in texts else value
 
-    return [Call(tool=call.tool, arguments={name: changed(value) for name, value in call.arguments.items()}) for call in calls]
+    return [
+        Call(tool=call.tool, arguments={name: changed(value) for name, value in call.arguments.items()})
+        for call in calls
+    ]
 
 
 def _broken(rng: random.Random, text: str) -> str:
@@ -130,22 +142,35 @@ def _said(name: str, calls: list[Call], rng: random.Random) -> str:
     made = [(call.tool, dict(call.arguments)) for call in calls]
     if name == "hermes":
         gap = rng.choice(["", "\n", " "])
-        return gap.join(f"<tool_call>{gap}{dumps({'name': tool, 'arguments': given})}{gap}</tool_call>" for tool, given in made)
+        return gap.join(
+            f"<tool_call>{gap}{dumps({'name': tool, 'arguments': given})}{gap}</tool_call>"
+            for tool, given in made
+        )
     if name == "llama3_json":
         key = rng.choice(["parameters", "arguments"])
         tag = rng.choice(["", "", "<|python_tag|>"])
-        return tag + rng.choice(["; ", "\n", ";", ""]).join(dumps({"name": tool, key: given}) for tool, given in made)
+        return tag + rng.choice(["; ", "\n", ";", ""]).join(
+            dumps({"name": tool, key: given}) for tool, given in made
+        )
     if name == "mistral":
-        return "[TOOL_CALLS]" + rng.choice(["", " "]) + dumps([{"arguments": given, "name": tool, "id": "abcdefghi"} for tool, given in made])
+        return (
+            "[TOOL_CALLS]"
+            + rng.choice(["", " "])
+            + dumps([{"arguments": given, "name": tool, "id": "abcdefghi"} for tool, given in made])
+        )
     if name == "mistral_v11":
         sep = rng.choice(["", "[ARGS]", "[CALL_ID]abcdefghi[ARGS]"])
         return "".join(f"[TOOL_CALLS]{tool}{sep}{dumps(given)}" for tool, given in made)
     if name == "qwen3_coder":
         gap = rng.choice(["\n", "", "\n"])
-        shown = lambda value: value if isinstance(value, str) else str(value) if isinstance(value, bool) else dumps(value)  # noqa: E731
+        shown = lambda value: (
+            value if isinstance(value, str) else str(value) if isinstance(value, bool) else dumps(value)
+        )  # noqa: E731
         each = [
             f"<tool_call>{gap}<function={tool}>{gap}"
-            + "".join(f"<parameter={key}>{gap}{shown(value)}{gap}</parameter>{gap}" for key, value in given.items())
+            + "".join(
+                f"<parameter={key}>{gap}{shown(value)}{gap}</parameter>{gap}" for key, value in given.items()
+            )
             + f"</function>{gap}</tool_call>"
             for tool, given in made
         ]
@@ -156,7 +181,9 @@ def _said(name: str, calls: list[Call], rng: random.Random) -> str:
             "<|channel|>commentary to={0}<|message|>{1}<|call|>", "<|channel|>analysis to=functions.{0} code<|message|>{1}<|call|>",
         )  # fmt: skip
         return "<|start|>assistant".join(rng.choice(forms).format(tool, dumps(given)) for tool, given in made)
-    quoted = [f"{tool}({', '.join(f'{key}={value!r}' for key, value in given.items())})" for tool, given in made]
+    quoted = [
+        f"{tool}({', '.join(f'{key}={value!r}' for key, value in given.items())})" for tool, given in made
+    ]
     tags = {"llama4_pythonic": ("<|python_start|>[", "]<|python_end|>"), "olmo3": ("<function_calls>\n", "\n</function_calls>"),
             "lfm2": ("<|tool_call_start|>[", "]<|tool_call_end|>")}.get(name, ("[", "]"))  # fmt: skip
     return tags[0] + ("\n" if name == "olmo3" else ", ").join(quoted) + tags[1]

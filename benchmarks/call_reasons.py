@@ -26,7 +26,9 @@ _TAGS = re.compile(r"</?tool_call>|</?parameter\b|</?function\b|\[TOOL_CALLS\]|<
 
 
 def ours(name: str, text: str, tools: Sequence[ToolSpec]) -> list[Any]:
-    return [_PROBLEM if call.problem else (call.tool, dict(call.arguments)) for call in _calls(name, text, tools)]
+    return [
+        _PROBLEM if call.problem else (call.tool, dict(call.arguments)) for call in _calls(name, text, tools)
+    ]
 
 
 def theirs(answer: Any) -> list[Any]:
@@ -59,7 +61,11 @@ def reason(name: str, text: str, mine: list[Any], answer: Any) -> str:
         return "tag in a text"
     if name in ("pythonic", "llama4_pythonic", "olmo3") and not found and _is_odd(text, good):
         return "pattern"
-    if name == "mistral_v11" and [tool for tool, _ in good] == [tool for tool, _ in found] and _retyped(good) == _retyped(found):
+    if (
+        name == "mistral_v11"
+        and [tool for tool, _ in good] == [tool for tool, _ in found]
+        and _retyped(good) == _retyped(found)
+    ):
         return "retyped"
     if name == "llama3_json" and re.search(r"\}(?:<\|python_tag\|>)?\{", text) and len(found) < len(good):
         return "touching objects"

@@ -1,6 +1,8 @@
-"""vLLM's own tool parsers, run where vLLM is installed: JSON lines of {"format", "text"} in, a line of [[name, arguments], ...] or null out.
+"""vLLM's own tool parsers, run where vLLM is installed: JSON lines of {"format", "text"} in, a line of
+[[name, arguments], ...] or null out.
 
-gpt-oss' parser needs OpenAI's vocabulary; without it (TIKTOKEN_ENCODINGS_BASE) its lines are answered by "unavailable".
+gpt-oss' parser needs OpenAI's vocabulary; without it (TIKTOKEN_ENCODINGS_BASE) its lines are answered by
+"unavailable".
 """
 
 from __future__ import annotations
@@ -12,7 +14,16 @@ from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")
-MARKS = ("<|python_tag|>", "[TOOL_CALLS]", "<think>", "</think>", "<tool_call>", "</tool_call>", "<|tool_call_start|>", "<|tool_call_end|>")
+MARKS = (
+    "<|python_tag|>",
+    "[TOOL_CALLS]",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<|tool_call_start|>",
+    "<|tool_call_end|>",
+)
 
 
 def tokenizer(*more: str) -> Any:
@@ -57,7 +68,9 @@ def harmony_parser(request: Any) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         ids = encoding.encode(text, allowed_special="all")
         try:
-            _, _, calls = Parser(tokenizer(), tools=request.tools).parse(text, request, model_output_token_ids=ids)
+            _, _, calls = Parser(tokenizer(), tools=request.tools).parse(
+                text, request, model_output_token_ids=ids
+            )
         except Exception:
             return "raised"
         return [[call.name, call.arguments] for call in calls or ()] or None
@@ -80,7 +93,9 @@ def main() -> None:
                     parsers[name] = harmony_parser(request)
                 else:
                     served = name.removesuffix("_v11")
-                    parsers[name] = text_parser(served, request, *(["[ARGS]", "[CALL_ID]"] if name == "mistral_v11" else []))
+                    parsers[name] = text_parser(
+                        served, request, *(["[ARGS]", "[CALL_ID]"] if name == "mistral_v11" else [])
+                    )
             except Exception as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 parsers[name] = lambda _: "unavailable"

@@ -50,15 +50,19 @@ def train(
     watcher: job.Watcher | None = None,
     admit_anyway: bool = False,
 ) -> Summary:
-    """Trains as `recipe` says (a bundled name, a path, or a `Recipe`) into `out`, by default `runs/<its name>`.
+    """Trains as `recipe` says (a bundled name, a path, or a `Recipe`) into `out`, by default `runs/<its
+    name>`.
 
-    `overrides` are as on the command line: `["rl.steps=10"]`. A run that is already in `out` is moved aside under a dated name.
-    An environment without a card is audited first, and refused (`NotAdmitted`) unless it passes or `admit_anyway`, which the run keeps.
-    Raises `NotFound`, `BadRecipe`, and whatever keeps a run from ending; what is committed by then can be resumed.
+    `overrides` are as on the command line: `["rl.steps=10"]`. A run that is already in `out` is moved aside
+    under a dated name. An environment without a card is audited first, and refused (`NotAdmitted`) unless it
+    passes or `admit_anyway`, which the run keeps. Raises `NotFound`, `BadRecipe`, and whatever keeps a run
+    from ending; what is committed by then can be resumed.
     """
     if isinstance(recipe, Recipe) and overrides:
         raise BadRecipe("overrides go with a recipe's name or path; a Recipe is changed with model_copy")
-    named = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe), _listed("overrides", overrides))
+    named = (
+        recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe), _listed("overrides", overrides))
+    )
     fitted, looker = fit(named), watcher or Silent()
     found = fitted.recipe
     path = Path(out) if out is not None else Path("runs") / found.name
@@ -71,7 +75,9 @@ def train(
 
 
 def resume(path: Path | str, *, watcher: job.Watcher | None = None) -> Summary:
-    """Goes on with the run in `path`, bit for bit. Raises `NotFound`, `BadRecipe` when it is finished, `CorruptCheckpoint`."""
+    """Goes on with the run in `path`, bit for bit. Raises `NotFound`, `BadRecipe` when it is finished,
+    `CorruptCheckpoint`.
+    """
     return run(lambda: job.resume(Path(path), watcher or Silent()))
 
 
@@ -107,16 +113,23 @@ def evaluate(
 ) -> Evaluation:
     """One attempt at each task by a checkpoint (or by a run's last one), beside scripts at the same tasks.
 
-    What is not given is as in the checkpoint's run, so that the tasks are those of its own evaluation. Raises `NotFound`,
-    `CorruptCheckpoint`, and `BadRecipe` for a split, family or level that the environment does not have.
+    What is not given is as in the checkpoint's run, so that the tasks are those of its own evaluation. Raises
+    `NotFound`, `CorruptCheckpoint`, and `BadRecipe` for a split, family or level that the environment does
+    not have.
     """
     directory = trained.find(Path(checkpoint))
-    changes = Changes(env=env, families=_listed("families", families), levels=_listed("levels", levels), seed=seed)
+    changes = Changes(
+        env=env, families=_listed("families", families), levels=_listed("levels", levels), seed=seed
+    )
     recipe = changes.applied_to(trained.recipe_of(directory))
     tasks = recipe.eval.tasks if num_tasks is None else num_tasks
     heat = recipe.eval.temperature if temperature is None else temperature
     looker = watcher or Silent()
-    return run(lambda: assess.checkpoint(directory, recipe, looker, split=split, num_tasks=tasks, temperature=heat, baselines=baselines))
+    return run(
+        lambda: assess.checkpoint(
+            directory, recipe, looker, split=split, num_tasks=tasks, temperature=heat, baselines=baselines
+        )
+    )
 
 
 def _listed(name: str, given: Sequence[Item]) -> tuple[Item, ...]:
@@ -127,6 +140,8 @@ def _listed(name: str, given: Sequence[Item]) -> tuple[Item, ...]:
 
 
 def replay(run_dir: Path | str, attempt: str | AttemptId, *, phase: str | None = None) -> Reenacted:
-    """A recorded attempt again, in a fresh world; `differences` is empty when nothing changed. `attempt` is such as "1000004.0"."""
+    """A recorded attempt again, in a fresh world; `differences` is empty when nothing changed. `attempt` is
+    such as "1000004.0".
+    """
     wanted = AttemptId.parse(attempt) if isinstance(attempt, str) else attempt
     return run(lambda: reenact.reenact(Path(run_dir), wanted, phase=phase))

@@ -1,4 +1,5 @@
-"""Chat templates of many families, each with a small tokenizer that knows the control tokens which it writes."""
+"""Chat templates of many families, each with a small tokenizer that knows the control tokens which it writes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ _CONTROL = re.compile(
     r"<\|[^|>{}\s]{1,40}\|>|<｜[^｜>]{1,40}｜>|\[/?[A-Z_]{3,20}\]|<(?:start|end)_of_\w+>|</?s>|</?(?:tool_call|think|tool_response)>|<sop>|\[gMASK\]"
     r"|<turn\|>|<\|turn>|<\|tool_call>|<tool_call\|>|<\|channel>|<channel\|>|<bos>|<eos>"
 )
-_ORDINARY = re.compile(r"</?(?:tool|think|function)|\[/?(?:TOOL|THINK|ARGS)|<\|tool")  # added, but not called special
+_ORDINARY = re.compile(
+    r"</?(?:tool|think|function)|\[/?(?:TOOL|THINK|ARGS)|<\|tool"
+)  # added, but not called special
 
 
 def controls(template: str) -> list[str]:
@@ -30,7 +33,8 @@ def byte_level(template: str) -> Tokenizer:
 
 
 def sentence_piece(template: str) -> Tokenizer:
-    """Pieces for `▁`, bytes for what has none, the controls among the pieces, and merges that lead to them."""
+    """Pieces for `▁`, bytes for what has none, the controls among the pieces, and merges that lead to them.
+    """
     alphabet = sorted({*map(chr, range(33, 127)), "▁", "\n"})
     pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *alphabet, "▁▁"]
     merges: list[tuple[str, str]] = [("▁", "▁")]
@@ -40,7 +44,15 @@ def sentence_piece(template: str) -> Tokenizer:
                 merges.append((control[: end - 1], control[end - 1]))
                 pieces.append(control[:end])
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=list(dict.fromkeys(merges)), unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    made = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=list(dict.fromkeys(merges)),
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
     made.normalizer = normalizers.Replace(" ", "▁")
     made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     made.add_tokens([AddedToken("▁▁", normalized=False), AddedToken("\n\n", normalized=False)])
@@ -48,7 +60,9 @@ def sentence_piece(template: str) -> Tokenizer:
 
 
 def _with(made: Tokenizer, template: str) -> Tokenizer:
-    made.add_tokens([AddedToken(each, special=not _ORDINARY.match(each), normalized=False) for each in controls(template)])
+    made.add_tokens(
+        [AddedToken(each, special=not _ORDINARY.match(each), normalized=False) for each in controls(template)]
+    )
     return made
 
 

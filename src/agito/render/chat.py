@@ -1,8 +1,9 @@
 """A pre-trained model's own tokenizer and chat template as a renderer.
 
-The opening is what the template makes of the task. An observation is what the template writes between the end of one turn of the
-assistant's and the beginning of its next; it does not depend on what was said before, so nothing is ever tokenised twice. Past thinking is
-kept as it was sampled, in training and in serving alike; `strips_thinking` says that the template itself would drop it.
+The opening is what the template makes of the task. An observation is what the template writes between the end
+of one turn of the assistant's and the beginning of its next; it does not depend on what was said before, so
+nothing is ever tokenised twice. Past thinking is kept as it was sampled, in training and in serving alike;
+`strips_thinking` says that the template itself would drop it.
 """
 
 from __future__ import annotations
@@ -33,18 +34,28 @@ class ChatRenderer:
     dialect = Dialect.NATURAL
 
     def __init__(
-        self, tokenizer: ModelTokenizer, template: str, *, vocab_size: int | None = None, end_ids: Sequence[int] = (),
-        variables: Mapping[str, Json] | None = None, tools: Tools = "auto", files: Mapping[str, str] | None = None,
+        self,
+        tokenizer: ModelTokenizer,
+        template: str,
+        *,
+        vocab_size: int | None = None,
+        end_ids: Sequence[int] = (),
+        variables: Mapping[str, Json] | None = None,
+        tools: Tools = "auto",
         tool_format: str = AUTO,
-    ) -> None:  # fmt: skip
+        files: Mapping[str, str] | None = None,
+    ) -> None:
         """`end_ids` end a turn beside the template's own token; `files` are what both were read from.
 
-        Raises `UnsupportedTemplate`, which says what does not hold, and `ValueError` for a format that there is not.
+        Raises `UnsupportedTemplate`, which says what does not hold, and `ValueError` for a format that there
+        is not.
         """
         self._tokenizer, self._files = tokenizer, dict(files or {})
         self.vocab_size = len(tokenizer) if vocab_size is None else vocab_size
         if tokenizer.largest_id >= self.vocab_size:
-            raise UnsupportedTemplate(f"the tokenizer has the id {tokenizer.largest_id}, the network only {self.vocab_size} rows")
+            raise UnsupportedTemplate(
+                f"the tokenizer has the id {tokenizer.largest_id}, the network only {self.vocab_size} rows"
+            )
         self._conversation = _fitting(dated(template), tokenizer, variables or {}, tools, tool_format)
         ends = [token for token in map(tokenizer.control, self._conversation.ends) if token is not None]
         self.stop_ids = tuple(dict.fromkeys((*ends, *end_ids)))
@@ -84,7 +95,9 @@ class ChatRenderer:
         text = text[self._thought(text) :]
         tool_format = self._conversation.format
         calls = tuple(call for _, _, call in tool_format.find(text, tools))
-        return calls or (Call(tool="", arguments={}, raw=text, problem=f"no call in the turn: write {tool_format.wanted}"),)
+        return calls or (
+            Call(tool="", arguments={}, raw=text, problem=f"no call in the turn: write {tool_format.wanted}"),
+        )
 
     def channels(self, ids: Sequence[int]) -> bytes:
         """A token that holds any of a tag belongs to what the tag encloses."""
@@ -97,7 +110,9 @@ class ChatRenderer:
             letters[thought + start : thought + stop] = bytes([Channel.CALL]) * (stop - start)
         for piece in pieces:
             found = letters[at : at + len(piece)]
-            channels.append(next((each for each in (Channel.THINK, Channel.CALL) if each in found), Channel.TEXT))
+            channels.append(
+                next((each for each in (Channel.THINK, Channel.CALL) if each in found), Channel.TEXT)
+            )
             at += len(piece)
         return bytes(channels)
 
@@ -108,12 +123,17 @@ class ChatRenderer:
         return self._tokenizer.pieces(ids)
 
     def _thought(self, text: str) -> int:
-        """Where thinking ends, with which a turn begins or not; the same tags later on, in an argument, mean nothing."""
+        """Where thinking ends, with which a turn begins or not; the same tags later on, in an argument, mean
+        nothing.
+        """
         at, opens = 0, self._conversation.opens_thinking
         while True:
             begin = at + len(text[at:]) - len(text[at:].lstrip())
             begin += len(_GOES_ON) * (at > 0 and text.startswith(_GOES_ON, begin))
-            close = next((close for start, close in _THOUGHTS if text.startswith(start, begin)), _THOUGHTS[0][1] if opens and not at else "")
+            close = next(
+                (close for start, close in _THOUGHTS if text.startswith(start, begin)),
+                _THOUGHTS[0][1] if opens and not at else "",
+            )
             if not close:
                 return at
             stop = text.find(close, begin)
@@ -125,20 +145,28 @@ class ChatRenderer:
         return self._tokenizer.encode(text, mark)
 
 
-def _fitting(template: str, tokenizer: ModelTokenizer, variables: Mapping[str, Json], tools: Tools, tool_format: str) -> Conversation:
-    """The first way of holding a conversation that holds: by the model's own template, else with Hermes around it."""
+def _fitting(
+    template: str, tokenizer: ModelTokenizer, variables: Mapping[str, Json], tools: Tools, tool_format: str
+) -> Conversation:
+    """The first way of holding a conversation that holds: by the model's own template, else with Hermes
+    around it.
+    """
     if tool_format not in (AUTO, *FORMATS):
         raise ValueError(f"tool_format={tool_format}: there is {', '.join((AUTO, *FORMATS))}")
     problems: list[str] = []
     for each in FORMATS.values() if tools != "hermes" else ():
         if tool_format in (AUTO, each.name):
             try:
-                return Conversation(template, tokenizer, variables, each, writes=tool_format != AUTO and each.name != "hermes")
+                return Conversation(
+                    template, tokenizer, variables, each, writes=tool_format != AUTO and each.name != "hermes"
+                )
             except UnsupportedTemplate as error:
                 problems.append(f"{each.name}: {error}")
     for has_system in (True, False) if tools != "own" and tool_format in (AUTO, "hermes") else ():
         try:
-            return Conversation(with_tools(template, has_system=has_system), tokenizer, variables, FORMATS["hermes"])
+            return Conversation(
+                with_tools(template, has_system=has_system), tokenizer, variables, FORMATS["hermes"]
+            )
         except UnsupportedTemplate as error:
             problems.append(str(error))
     raise UnsupportedTemplate(problems[-1])

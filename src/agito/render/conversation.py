@@ -1,11 +1,12 @@
-"""A chat template and a tool-call format that fit together: the texts of an opening, of a turn and of what answers it.
+"""A chat template and a tool-call format that fit together: the texts of an opening, of a turn and of what
+answers it.
 
-Each stands for itself, whatever was said before. That they come to what the template makes of the whole conversation is checked at once.
+Each stands for itself, whatever was said before. That they come to what the template makes of the whole
+conversation is checked at once.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 from agito.render.formats import ToolFormat
@@ -24,13 +25,23 @@ _PROBE = ToolSpec(
 
 
 class Conversation:
-    """`strips_thinking`: the template drops the thinking of past turns, or what it opens a turn with. `opens_thinking`: a turn begins
-    within a thought. `ends`: the control tokens that end a turn, one with calls first."""
+    """`strips_thinking`: the template drops the thinking of past turns, or what it opens a turn with.
+    `opens_thinking`: a turn begins within a thought. `ends`: the control tokens that end a turn, one with
+    calls first.
+    """
 
     def __init__(
-        self, source: str, tokenizer: ModelTokenizer, variables: Mapping[str, Json], tool_format: ToolFormat, *, writes: bool = False
-    ) -> None:  # fmt: skip
-        """`writes`: calls may be written by the format where the template drops them. Raises `UnsupportedTemplate`."""
+        self,
+        source: str,
+        tokenizer: ModelTokenizer,
+        variables: Mapping[str, Json],
+        tool_format: ToolFormat,
+        *,
+        writes: bool = False,
+    ) -> None:
+        """`writes`: calls may be written by the format where the template drops them. Raises
+        `UnsupportedTemplate`.
+        """
         self._template = ChatTemplate(source, tokenizer, variables)
         self._tokenizer, self.format, self._writes = tokenizer, tool_format, writes
         self._prefixes: dict[tuple[str, str], tuple[int, str]] = {}
@@ -38,12 +49,16 @@ class Conversation:
         self.ends = tool_format.ends or (said_end,)
         for end in self.ends:
             if tokenizer.control(end) is None:
-                raise UnsupportedTemplate(f"the tokenizer has no control token {end}, with which a turn of {tool_format.name} ends")
+                raise UnsupportedTemplate(
+                    f"the tokenizer has no control token {end}, with which a turn of {tool_format.name} ends"
+                )
         self._scaffold = ""  # what opens a turn and does not stand in the history
         self.opens_thinking = self._prefix((), "")[1].rstrip().endswith(_THINK)
         self._takes_several = self._reads_back(2)
         if not self._takes_several and not self._reads_back(1) and not writes:
-            raise UnsupportedTemplate(f"the chat template writes calls in a format that is not {tool_format.name}")
+            raise UnsupportedTemplate(
+                f"the chat template writes calls in a format that is not {tool_format.name}"
+            )
         self._scaffold = self._find_scaffold()
         thought: list[Message] = [_ASK, said(f"{_THINK}zebra{END_THINK}yes"), _ASK]
         kept = "zebra" in self._template.render(thought, [], prompts=True, is_trusted=True)[0]
@@ -61,21 +76,31 @@ class Conversation:
     def observation(self, tools: Sequence[str], answers: Sequence[str]) -> tuple[str, str]:
         """What follows a turn in which these tools were called, up to where the next turn begins."""
         calls = [Call(tool=tool, arguments={}) for tool in tools]
-        answered = [_answer(tool, number, text) for number, (tool, text) in enumerate(zip(tools, answers, strict=True))]
+        answered = [
+            _answer(tool, number, text)
+            for number, (tool, text) in enumerate(zip(tools, answers, strict=True))
+        ]
         text, mark = self._template.render([_ASK, self._called(calls), *answered], [], prompts=True)
         return text[self._turn(text, mark)[1] :], mark
 
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> tuple[str, str]:
-        """A turn that makes these calls, its end included. Raises `ValueError` where the format cannot say them."""
+        """A turn that makes these calls, its end included. Raises `ValueError` where the format cannot say
+        them.
+        """
         answers = [_answer(call.tool, number, "") for number, call in enumerate(calls)]
-        text, mark = self._template.render([_ASK, called(calls[:1] if not self._takes_several else calls), *answers], offers(tools), prompts=False)
+        text, mark = self._template.render(
+            [_ASK, called(calls[:1] if not self._takes_several else calls), *answers],
+            offers(tools),
+            prompts=False,
+        )
         begin, stop = self._turn(text, mark, tools)
         turn = text[begin:stop]
         if not self._says(turn, mark, calls, tools):
             guarded = self._template.guarded(calls, mark)
             turn = self.format.write(guarded) + self.ends[0]
             if not self._says(turn, mark, calls, tools):
-                raise ValueError(f"{[call.tool for call in calls]}: cannot be written as calls in the format {self.format.name}")
+                names = ", ".join(call.tool for call in calls)
+                raise ValueError(f"{names}: cannot be called like this in the format {self.format.name}")
         return self._closing(turn) + turn, mark
 
     def _closing(self, turn: str) -> str:
@@ -87,7 +112,9 @@ class Conversation:
         text = turn.replace(mark, "").removesuffix(self.ends[0])
         begin = text.find(END_THINK) + len(END_THINK) if text.lstrip().startswith((END_THINK, _THINK)) else 0
         found = [call for _, _, call in self.format.find(text[begin:], tools)]
-        return [(call.tool, dict(call.arguments), call.problem) for call in found] == [(c.tool, dict(c.arguments), None) for c in calls]
+        return [(call.tool, dict(call.arguments), call.problem) for call in found] == [
+            (c.tool, dict(c.arguments), None) for c in calls
+        ]
 
     def _called(self, calls: Sequence[Call]) -> Message:
         """In a history; a template that takes one call a turn is given the first."""
@@ -106,14 +133,17 @@ class Conversation:
         """What stands before a first turn of the assistant's, and where in it the turn's opening begins."""
         key = (repr(tools), mark)
         if key not in self._prefixes:
-            both = [self._template.render([_ASK], offers(tools), prompts=prompts, mark=mark)[0] for prompts in (False, True)]
-            self._prefixes[key] = len(os.path.commonprefix(both)), both[1]
+            both = [
+                self._template.render([_ASK], offers(tools), prompts=prompts, mark=mark)[0]
+                for prompts in (False, True)
+            ]
+            self._prefixes[key] = _common(*both), both[1]
         return self._prefixes[key]
 
     def _turn(self, text: str, mark: str, tools: Sequence[ToolSpec] = ()) -> tuple[int, int]:
         """Where the assistant's first turn begins, and where it ends, its end token included."""
         asked, opened = self._prefix(tools, mark)
-        begin = len(os.path.commonprefix([opened, text]))
+        begin = _common(opened, text)
         while opened[begin:].replace(_THINK, "").replace(END_THINK, "").strip():
             begin -= 1
             if begin < asked:
@@ -124,7 +154,9 @@ class Conversation:
         return begin, end + len(self.ends[0])
 
     def _find_scaffold(self) -> str:
-        """What the template opens a turn with, and leaves out of the history: an empty thought, or the beginning of one."""
+        """What the template opens a turn with, and leaves out of the history: an empty thought, or the
+        beginning of one.
+        """
         text, mark = self._template.render([_ASK, called(_calls(1)), _answer("", 0, "")], [], prompts=False)
         return self._prefix((), mark)[1][self._turn(text, mark)[0] :]
 
@@ -132,7 +164,9 @@ class Conversation:
         calls = _calls(number)
         answers = [_answer(call.tool, at, "") for at, call in enumerate(calls)]
         try:
-            text, mark = self._template.render([_ASK, called(calls), *answers], offers([_PROBE]), prompts=False)
+            text, mark = self._template.render(
+                [_ASK, called(calls), *answers], offers([_PROBE]), prompts=False
+            )
             begin, stop = self._turn(text, mark, [_PROBE])
         except UnsupportedTemplate:
             if number == 1 and not self._writes:
@@ -156,28 +190,61 @@ class Conversation:
             calls = _calls(number)
             names, answers = [call.tool for call in calls], [f"answer {at}\n" for at in range(number)]
             turn, mark = self.action(calls, [_PROBE])
-            parts += [(turn.removeprefix(self._closing(turn.removeprefix(f"\n{END_THINK}\n\n"))) if self._scaffold else turn, mark)]
+            parts += [
+                (
+                    turn.removeprefix(self._closing(turn.removeprefix(f"\n{END_THINK}\n\n")))
+                    if self._scaffold
+                    else turn,
+                    mark,
+                )
+            ]
             parts += [self.observation(names, answers)]
-            messages += [called(calls), *(_answer(name, at, text) for at, (name, text) in enumerate(zip(names, answers, strict=True)))]
+            messages += [
+                called(calls),
+                *(
+                    _answer(name, at, text)
+                    for at, (name, text) in enumerate(zip(names, answers, strict=True))
+                ),
+            ]
         last = len(parts) - 1
         ids = [
             token
             for at, (text, mark) in enumerate(parts)
-            for token in self._tokenizer.encode(text if at == last else text.removesuffix(self._scaffold), mark)
+            for token in self._tokenizer.encode(
+                text if at == last else text.removesuffix(self._scaffold), mark
+            )
         ]
         text, mark = self._template.render(messages, offers([_PROBE]), prompts=True)
         whole = list(self._tokenizer.encode(text, mark))
-        if self.opens_thinking and "".join(part.replace(each, "") for part, each in parts) == text.replace(mark, ""):
-            return  # what opens a turn is encoded by itself in serving too; an empty thought may begin with half of a token
+        if self.opens_thinking and "".join(part.replace(each, "") for part, each in parts) == text.replace(
+            mark, ""
+        ):
+            return  # what opens a turn is encoded by itself, in serving too, and may end with half of a token
         if whole != ids and not self._writes:
-            at = next((at for at, (mine, other) in enumerate(zip(ids, whole, strict=False)) if mine != other), min(len(ids), len(whole)))
+            at = next((at for at, pair in enumerate(zip(ids, whole, strict=False)) if pair[0] != pair[1]), -1)
             near = self._tokenizer.decode(whole[max(at - 4, 0) : at + 4])
-            raise UnsupportedTemplate(f"the chat template writes a conversation anew as it grows, at {near!r}")
+            raise UnsupportedTemplate(
+                f"the chat template writes a conversation anew as it grows, at {near!r}"
+            )
+
+
+def _common(one: str, other: str) -> int:
+    """How many letters both begin with."""
+    return next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 def offers(tools: Sequence[ToolSpec]) -> list[Json]:
     return [
-        {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}}
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": dict(tool.parameters),
+            },
+        }
         for tool in tools
     ]
 
@@ -188,7 +255,11 @@ def said(content: str) -> Message:
 
 def called(calls: Sequence[Call]) -> Message:
     made: list[Json] = [
-        {"id": _id(number), "type": "function", "function": {"name": call.tool, "arguments": dict(call.arguments)}}
+        {
+            "id": _id(number),
+            "type": "function",
+            "function": {"name": call.tool, "arguments": dict(call.arguments)},
+        }
         for number, call in enumerate(calls)
     ]
     return {"role": "assistant", "content": "", "tool_calls": made}

@@ -26,7 +26,9 @@ class UnsupportedTemplate(AgitoError, ValueError):
 
 
 class ChatTemplate:
-    """`variables` are what the template may ask for beside the conversation: `bos_token`, `enable_thinking` and the like."""
+    """`variables` are what the template may ask for beside the conversation: `bos_token`, `enable_thinking`
+    and the like.
+    """
 
     def __init__(self, source: str, tokenizer: ModelTokenizer, variables: Mapping[str, Json]) -> None:
         """Raises `UnsupportedTemplate`."""
@@ -39,24 +41,41 @@ class ChatTemplate:
     def guarded(self, calls: Sequence[Call], mark: str) -> list[Call]:
         """The calls, with the mark as `render` puts it into texts."""
         return [
-            Call(tool=self._tokenizer.guard(call.tool, mark), arguments=cast("dict[str, Json]", _guarded(dict(call.arguments), self._tokenizer, mark)))
+            Call(
+                tool=self._tokenizer.guard(call.tool, mark),
+                arguments=cast("dict[str, Json]", _guarded(dict(call.arguments), self._tokenizer, mark)),
+            )
             for call in calls
         ]
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[Json], *, prompts: bool, mark: str = "", is_trusted: bool = False
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Json],
+        *,
+        prompts: bool,
+        mark: str = "",
+        is_trusted: bool = False,
     ) -> tuple[str, str]:
-        """The conversation, and the mark within whatever reads like a control token but is not the template's own.
+        """The conversation, and the mark within whatever reads like a control token but is not the template's
+        own.
 
-        `prompts`: it ends with what opens the assistant's turn. A `mark` that is given stands in none of the texts. `is_trusted`:
-        the texts may hold control tokens. Raises `UnsupportedTemplate` for what the template does not take.
+        `prompts`: it ends with what opens the assistant's turn. A `mark` that is given stands in none of the
+        texts. `is_trusted`: the texts may hold control tokens. Raises `UnsupportedTemplate` for what the
+        template does not take.
         """
         mark = mark or free_mark(_strings([*messages, *tools]))
-        guarded: Sequence[Json] = messages if is_trusted else [_guarded(message, self._tokenizer, mark) for message in messages]
+        guarded: Sequence[Json] = (
+            messages if is_trusted else [_guarded(message, self._tokenizer, mark) for message in messages]
+        )
         offered = [_guarded(tool, self._tokenizer, mark) for tool in tools]
         try:
             text = self._template.render(
-                messages=guarded, tools=offered or None, documents=None, add_generation_prompt=prompts, **self._variables
+                messages=guarded,
+                tools=offered or None,
+                documents=None,
+                add_generation_prompt=prompts,
+                **self._variables,
             )
         except Exception as error:  # a template is a program of somebody else's
             raise UnsupportedTemplate(f"the chat template: {error}") from error
@@ -64,11 +83,15 @@ class ChatTemplate:
 
 
 def dated(source: str) -> str:
-    """The template with its date held fast, so that a prompt does not change overnight, neither in training nor in serving."""
+    """The template with its date held fast, so that a prompt does not change overnight, neither in training
+    nor in serving.
+    """
     formats = dict.fromkeys(re.findall(r"strftime_now\(\s*['\"]([^'\"]*)['\"]\s*\)", source))
     if not formats:
         return source
-    cases = "".join(f"{{%- if format == '{each}' -%}}{_DATE.strftime(each)}{{%- endif -%}}" for each in formats)
+    cases = "".join(
+        f"{{%- if format == '{each}' -%}}{_DATE.strftime(each)}{{%- endif -%}}" for each in formats
+    )
     return f"{{%- macro strftime_now(format) -%}}{cases}{{%- endmacro -%}}{source}"
 
 
@@ -78,7 +101,9 @@ def _environment() -> Environment:
         from jinja2.ext import Extension, loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
-        raise AgitoError("a model's chat template needs the package jinja2: pip install 'agito[models]'") from error
+        raise AgitoError(
+            "a model's chat template needs the package jinja2: pip install 'agito[models]'"
+        ) from error
 
     class Generation(Extension):
         """`{% generation %}` encloses what the assistant says, for trainers; it prints what it encloses."""
@@ -87,12 +112,24 @@ def _environment() -> Environment:
 
         def parse(self, parser: Any) -> list[nodes.Node]:
             next(parser.stream)
-            return cast("list[nodes.Node]", parser.parse_statements(("name:endgeneration",), drop_needle=True))
+            return cast(
+                "list[nodes.Node]", parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            )
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
+    )
 
-    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    def tojson(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: Any = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(
+            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        )
 
     def raise_exception(message: str) -> NoReturn:
         raise ValueError(message)

@@ -18,8 +18,12 @@ FORMATS: dict[str, ToolFormat] = {
     for each in (
         Harmony(), QwenCoder(), Hermes(), Mistral(has_names=True), Mistral(has_names=False),
         Pythonic("llama4_pythonic", opens="<|python_start|>", closes="<|python_end|>"),
-        Pythonic("olmo3", opens="<function_calls>", closes="</function_calls>", has_brackets=False, anywhere=True),
-        Pythonic("lfm2", opens="<|tool_call_start|>", closes="<|tool_call_end|>", anywhere=True, has_breaks=True),
+        Pythonic(
+            "olmo3", opens="<function_calls>", closes="</function_calls>", has_brackets=False, anywhere=True
+        ),
+        Pythonic(
+            "lfm2", opens="<|tool_call_start|>", closes="<|tool_call_end|>", anywhere=True, has_breaks=True
+        ),
         Pythonic("pythonic"), Llama(),
     )
 }  # fmt: skip

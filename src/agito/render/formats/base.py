@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias
 
 from agito.types import Call, Json, ToolSpec
 
-Found: TypeAlias = tuple[int, int, Call]  # where a call begins and ends in the text, tags included, and the call
+MOST_BROKEN = 16  # calls of one turn that cannot be read; what follows them is not looked at
+_SPACE = re.compile(r"\s*")
+Found: TypeAlias = tuple[
+    int, int, Call
+]  # where a call begins and ends in the text, tags included, and the call
 
 
 class ToolFormat(Protocol):
@@ -28,7 +33,9 @@ class ToolFormat(Protocol):
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """The control tokens that end a turn, a turn with calls first; none where the template's own end of turn does."""
+        """The control tokens that end a turn, a turn with calls first; none where the template's own end of
+        turn does.
+        """
         ...
 
     @property
@@ -41,14 +48,24 @@ class ToolFormat(Protocol):
         ...
 
     def write(self, calls: Sequence[Call]) -> str:
-        """What a policy would write to make these calls, where its template does not say. Other values may read back otherwise."""
+        """What a policy would write to make these calls, where its template does not say. Other values may
+        read back otherwise.
+        """
         ...
+
+
+def after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    assert found is not None
+    return found.end()
 
 
 def named(value: Json, raw: str, *keys: str) -> Call:
     """The call that a JSON object says: `name`, and its arguments under the first of the keys that it has."""
     if not isinstance(value, dict) or not isinstance(name := value.get("name"), str):
-        return Call(tool="", arguments={}, raw=raw, problem=f'a call is {{"name": ..., "{keys[0]}": {{...}}}}')
+        return Call(
+            tool="", arguments={}, raw=raw, problem=f'a call is {{"name": ..., "{keys[0]}": {{...}}}}'
+        )
     arguments = next((value[key] for key in keys if key in value), None)
     if not isinstance(arguments, dict):
         return Call(tool=name, arguments={}, raw=raw, problem="arguments must be an object")

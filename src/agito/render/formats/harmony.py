@@ -1,7 +1,7 @@
 """gpt-oss' channels (harmony): thinking, calls and the answer are messages of their own within one turn.
 
-A call is a message to `functions.NAME` whose body is JSON; it ends with `<|call|>`, the answer with `<|return|>`, everything else with
-`<|end|>`.
+A call is a message to `functions.NAME` whose body is JSON; it ends with `<|call|>`, the answer with
+`<|return|>`, everything else with `<|end|>`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from agito.render import policy_json
-from agito.render.formats.base import Found, named
+from agito.render.formats.base import MOST_BROKEN, Found, after_space, named
 from agito.types import Call, ToolSpec
 
 _BODY = "<|message|>"
@@ -32,21 +32,32 @@ class Harmony:
     wanted = "<|channel|>commentary to=functions.name <|constrain|>json<|message|>{...}<|call|>"
 
     def find(self, text: str, tools: Sequence[ToolSpec]) -> Iterator[Found]:
-        at = 0
-        while (header := _HEADER.match(text, at)) is not None:
+        at = num_broken = 0
+        while num_broken < MOST_BROKEN and (header := _HEADER.match(text, at)) is not None:
             call, at = _message(text, header, _recipient(header[1] or header[2]))
             if call is not None:
                 yield header.start(), at, call
+                num_broken += call.problem is not None
             ends = _ENDS.match(text, at)
             at = ends.end() if ends else len(text)
         rest = text[at:].strip()
         if _BODY in rest:
-            yield at, len(text), Call(tool="", arguments={}, raw=rest, problem=f"no channel reads like this; a call is {self.wanted}")
+            yield (
+                at,
+                len(text),
+                Call(
+                    tool="",
+                    arguments={},
+                    raw=rest,
+                    problem=f"no channel reads like this; a call is {self.wanted}",
+                ),
+            )
 
     def write(self, calls: Sequence[Call]) -> str:
-        """One message a call; a turn ends with the first `<|call|>`, so those before it end with `<|end|>`."""
+        """One message a call. A turn ends with its first `<|call|>`, so all but the last end with `<|end|>`."""
         return "<|end|><|start|>assistant".join(
-            f"<|channel|>commentary to=functions.{call.tool} <|constrain|>json{_BODY}{json.dumps(dict(call.arguments), ensure_ascii=False)}"
+            f"<|channel|>commentary to=functions.{call.tool} <|constrain|>json{_BODY}"
+            + json.dumps(dict(call.arguments), ensure_ascii=False)
             for call in calls
         )
 
@@ -54,7 +65,11 @@ class Harmony:
 def _recipient(said: str | None) -> str | None:
     """The tool that a message goes to."""
     name = (said or "").removeprefix("functions.")
-    return None if not name or (said == name and (name == "assistant" or name.split(".")[0] in _OTHERS)) else name
+    return (
+        None
+        if not name or (said == name and (name == "assistant" or name.split(".")[0] in _OTHERS))
+        else name
+    )
 
 
 def _message(text: str, header: re.Match[str], name: str | None) -> tuple[Call | None, int]:
@@ -65,7 +80,7 @@ def _message(text: str, header: re.Match[str], name: str | None) -> tuple[Call |
     if name is None:
         return None, stop
     raw = text[header.start() : stop].strip()
-    begin = body + len(text[body:]) - len(text[body:].lstrip())
+    begin = after_space(text, body)
     try:
         value, after = policy_json.first(text, begin) if text.startswith("{", begin) else (None, begin)
     except ValueError as error:

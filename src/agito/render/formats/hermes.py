@@ -1,4 +1,6 @@
-"""Hermes tool calls: JSON between `<tool_call>` and `</tool_call>`, written by a template and read from what was sampled."""
+"""Hermes tool calls: JSON between `<tool_call>` and `</tool_call>`, written by a template and read from what
+was sampled.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from agito.types import Call, ToolSpec
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _MOST_ENDS = 16  # closing tags tried for one call; a policy may write any number of them
 
-# Before a model's own template, where that says nothing of tools: they go into the system message, results into user messages.
+# Before a model's own template, where that says nothing of tools: they go into the system message, results
+# into user messages.
 _PRELUDE = """\
 {%- set agito = namespace(out=[], system='', rest=messages) -%}
 {%- if messages and messages[0]['role'] == 'system' -%}
@@ -52,16 +55,20 @@ tags:\\n<tool_call>\\n{"name": <function-name>, "arguments": <args-json-object>}
 {%- endif -%}
 {%- endfor -%}
 {%- set messages = agito.out -%}{%- set tools = none -%}
-"""
+"""  # noqa: E501
 
 
 def with_tools(template: str, *, has_system: bool) -> str:
-    """A model's own template for turns, and Hermes for tools. `has_system`: the template knows the role `system`."""
+    """A model's own template for turns, and Hermes for tools. `has_system`: the template knows the role
+    `system`.
+    """
     return _PRELUDE.replace("IN_USER", "false" if has_system else "true") + template
 
 
 class Hermes:
-    """The same tags within a string of the JSON mean nothing; a call whose closing tag is missing is read if its JSON is whole."""
+    """The same tags within a string of the JSON mean nothing; a call whose closing tag is missing is read if
+    its JSON is whole.
+    """
 
     name = "hermes"
     served_as = "hermes"
@@ -75,7 +82,10 @@ class Hermes:
             yield start, at, call
 
     def write(self, calls: Sequence[Call]) -> str:
-        said = (json.dumps({"name": call.tool, "arguments": dict(call.arguments)}, ensure_ascii=False) for call in calls)
+        said = (
+            json.dumps({"name": call.tool, "arguments": dict(call.arguments)}, ensure_ascii=False)
+            for call in calls
+        )
         return "\n".join(f"{OPEN}\n{each}\n{CLOSE}" for each in said)
 
 

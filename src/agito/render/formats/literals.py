@@ -1,4 +1,6 @@
-"""Calls with literals as Python writes them, `f(a=1, b="x")`: read without `eval`, without `ast`, in bounded depth."""
+"""Calls with literals as Python writes them, `f(a=1, b="x")`: read without `eval`, without `ast`, in bounded
+depth.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,26 @@ MOST_DEEP = 64
 _SPACE = re.compile(r"(?:\s|\\\n)*")
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _KEYWORD = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)")
-_NUMBER = re.compile(r"[+-]?\s*(0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+|(?:\d[\d_]*)?\.?\d[\d_]*\.?(?:[eE][+-]?\d+)?)(?![\w.])")
+_NUMBER = re.compile(
+    r"[+-]?\s*(?:0[xX][0-9a-fA-F]++|0[oO][0-7]++|0[bB][01]++|(?:\d[\d_]*+(?:\.[\d_]*+)?|\.\d[\d_]*+)(?:[eE][+-]?\d++)?)(?![\w.])"
+)
 _BLOCKS = r"'''((?:[^\\]|\\.)*?)'''|\"\"\"((?:[^\\]|\\.)*?)\"\"\""
 _STRING = re.compile(rf"([rRfFuU]?)(?:{_BLOCKS}|'((?:[^'\\\n]|\\.)*)'|\"((?:[^\"\\\n]|\\.)*)\")", re.DOTALL)
-_BROKEN_STRING = re.compile(rf"([rRfFuU]?)(?:{_BLOCKS}|'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")", re.DOTALL)  # line breaks within
+_BROKEN_STRING = re.compile(
+    rf"([rRfFuU]?)(?:{_BLOCKS}|'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")", re.DOTALL
+)  # line breaks within
 _ESCAPE = re.compile(
     r"\\(?:(\n)|([\\'\"abfnrtv])|([0-7]{1,3})|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|N\{([^}]*)\})"
 )
 _LETTERS = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
-_WORDS: dict[str, Json] = {"None": None, "True": True, "False": False, "null": None, "true": True, "false": False}
+_WORDS: dict[str, Json] = {
+    "None": None,
+    "True": True,
+    "False": False,
+    "null": None,
+    "true": True,
+    "false": False,
+}
 
 
 class Reader:
@@ -145,7 +158,9 @@ def _key(value: Json) -> str:
     """As JSON writes it."""
     if isinstance(value, list | dict):
         raise ValueError("a list is no key")
-    return {True: "true", False: "false", None: "null"}[value] if isinstance(value, bool | None) else str(value)
+    return (
+        {True: "true", False: "false", None: "null"}[value] if isinstance(value, bool | None) else str(value)
+    )
 
 
 def _number(text: str) -> int | float:

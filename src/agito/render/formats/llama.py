@@ -1,4 +1,6 @@
-"""Llama 3's tool calls: bare JSON objects in the turn, `{"name": ..., "parameters": {...}}`, several of them with `; ` between."""
+"""Llama 3's tool calls: bare JSON objects in the turn, `{"name": ..., "parameters": {...}}`, several of them
+with `; ` between.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _TAG = "<|python_tag|>"
 
 
 class Llama:
-    """Prose around the objects is allowed, without braces in it: behind one that begins no JSON nothing is read."""
+    """Prose around the objects is allowed, without braces in it: behind one that begins no JSON nothing is
+    read.
+    """
 
     name = "llama3_json"
     served_as = "llama3_json"
@@ -27,9 +31,16 @@ class Llama:
             try:
                 value, at = policy_json.first(text, start)
             except ValueError as error:
-                yield begin, len(text), Call(tool="", arguments={}, raw=text[start:].strip(), problem=f"not JSON: {error}")
+                yield (
+                    begin,
+                    len(text),
+                    Call(tool="", arguments={}, raw=text[start:].strip(), problem=f"not JSON: {error}"),
+                )
                 return
             yield begin, at, named(value, text[start:at], "arguments", "parameters")
 
     def write(self, calls: Sequence[Call]) -> str:
-        return "; ".join(json.dumps({"name": call.tool, "parameters": dict(call.arguments)}, ensure_ascii=False) for call in calls)
+        return "; ".join(
+            json.dumps({"name": call.tool, "parameters": dict(call.arguments)}, ensure_ascii=False)
+            for call in calls
+        )

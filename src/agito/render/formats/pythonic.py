@@ -1,4 +1,4 @@
-"""Pythonic tool calls: `[f(a=1), g(b="x")]`, in tags or not, or one a line; Llama 4, Olmo 3, LFM2, ToolACE."""
+"""Pythonic tool calls: `[f(a=1), g(b="x")]`, in tags or not, or one a line; Llama 4, Olmo 3, LFM2."""
 
 from __future__ import annotations
 
@@ -17,13 +17,31 @@ class Pythonic:
     ends: tuple[str, ...] = ()
 
     def __init__(
-        self, name: str, *, opens: str = "", closes: str = "", has_brackets: bool = True, anywhere: bool = False, has_breaks: bool = False
+        self,
+        name: str,
+        *,
+        opens: str = "",
+        closes: str = "",
+        has_brackets: bool = True,
+        anywhere: bool = False,
+        has_breaks: bool = False,
     ) -> None:
-        """`has_breaks`: a string in single quotes may hold line breaks: templates of this kind escape nothing."""
+        """`has_breaks`: a string in single quotes may hold line breaks: templates of this kind escape
+        nothing.
+        """
         self.name = self.served_as = name
-        self._opens, self._closes, self._has_brackets, self._has_breaks = opens, closes, has_brackets, has_breaks
-        self._tagged = re.compile(re.escape(opens) if anywhere else rf"\A{re.escape(opens)}") if opens else None
-        self._bare = re.compile(r"\A\[" if has_brackets else r"\A\s*[A-Za-z_][\w.]*\(") if not has_breaks else None
+        self._opens, self._closes, self._has_brackets, self._has_breaks = (
+            opens,
+            closes,
+            has_brackets,
+            has_breaks,
+        )
+        self._tagged = (
+            re.compile(re.escape(opens) if anywhere else rf"\A{re.escape(opens)}") if opens else None
+        )
+        self._bare = (
+            re.compile(r"\A\[" if has_brackets else r"\A\s*[A-Za-z_][\w.]*\(") if not has_breaks else None
+        )
         body = f"{'[' if has_brackets else ''}name(argument=value, ...){']' if has_brackets else ''}"
         self._anywhere, self.wanted = anywhere, f"{opens}{body}{closes}"
 
@@ -38,7 +56,9 @@ class Pythonic:
             while self._goes_on(reader, first=not found):
                 begin = reader.at
                 name, arguments = reader.call()
-                found.append((reader.at, Call(tool=name, arguments=arguments, raw=text[begin : reader.at].strip())))
+                found.append(
+                    (reader.at, Call(tool=name, arguments=arguments, raw=text[begin : reader.at].strip()))
+                )
             if tag and self._anywhere:
                 reader.expect(self._closes)
             else:
@@ -49,7 +69,11 @@ class Pythonic:
             if not found:
                 raise ValueError("there is no call")
         except ValueError as error:
-            yield start, len(text), Call(tool="", arguments={}, raw=text[body:].strip(), problem=f"cannot be read: {error}")
+            yield (
+                start,
+                len(text),
+                Call(tool="", arguments={}, raw=text[body:].strip(), problem=f"cannot be read: {error}"),
+            )
             return
         for number, (stop, call) in enumerate(found, 1):
             stop = reader.at if number == len(found) else stop
@@ -57,7 +81,10 @@ class Pythonic:
             start = stop
 
     def write(self, calls: Sequence[Call]) -> str:
-        said = [f"{call.tool}({', '.join(f'{name}={_literal(value)}' for name, value in call.arguments.items())})" for call in calls]
+        said = [
+            f"{call.tool}({', '.join(f'{name}={_literal(value)}' for name, value in call.arguments.items())})"
+            for call in calls
+        ]
         body = f"[{', '.join(said)}]" if self._has_brackets else "\n".join(said)
         return f"{self._opens}{body}{self._closes}"
 
@@ -74,7 +101,9 @@ class Pythonic:
         reader.space()
         reader.takes(",")
         reader.space()
-        at_end = reader.at >= len(reader.text) or (self._closes and reader.text.startswith(self._closes, reader.at))
+        at_end = reader.at >= len(reader.text) or (
+            self._closes and reader.text.startswith(self._closes, reader.at)
+        )
         return not at_end
 
 

@@ -1,4 +1,5 @@
-"""Qwen3-Coder's tool calls, also those of Qwen3.5 and Nemotron 3: `<function=name>` with a `<parameter=name>` for each argument.
+"""Qwen3-Coder's tool calls, also those of Qwen3.5 and Nemotron 3: `<function=name>` with a `<parameter=name>`
+for each argument.
 
 Values are bare text; the tool's schema says what they become.
 """
@@ -17,7 +18,8 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _FUNCTION = re.compile(r"(?:<tool_call>\s*)?<function=([^<>]*)>")
 _PARAMETER = re.compile(r"\s*<parameter=([^<>]*)>")
 _END_VALUE = re.compile(r"</parameter>(?=\s*(?:<parameter=|</function>|$))|(?=\n<parameter=)")
-_BROKEN = re.compile(  # the template's own lines, within a value: the call does not go on there, or its value never ended
+# The template's own lines within a value: there the call does not go on, or the value never ended.
+_BROKEN = re.compile(
     r"\n</parameter>\n(?!\s*(?:<parameter=|</function>|</parameter>|$))|\n</function>\n</tool_call>"
 )
 _END = re.compile(r"\s*</function>(?:\s*</tool_call>)?")
@@ -25,7 +27,9 @@ _ORDER = ("null", "integer", "number", "boolean", "object", "array", "string")
 
 
 class QwenCoder:
-    """A value ends at the `</parameter>` after which the call goes on or ends; the same tag within it means nothing."""
+    """A value ends at the `</parameter>` after which the call goes on or ends; the same tag within it means
+    nothing.
+    """
 
     name = "qwen3_coder"
     served_as = "qwen3_coder"
@@ -44,7 +48,10 @@ class QwenCoder:
     def write(self, calls: Sequence[Call]) -> str:
         return "\n".join(
             f"{_OPEN}\n<function={call.tool}>\n"
-            + "".join(f"<parameter={name}>\n{_text(value)}\n</parameter>\n" for name, value in call.arguments.items())
+            + "".join(
+                f"<parameter={name}>\n{_text(value)}\n</parameter>\n"
+                for name, value in call.arguments.items()
+            )
             + f"</function>\n{_CLOSE}"
             for call in calls
         )
@@ -60,7 +67,12 @@ def _call(text: str, opening: re.Match[str], tools: Sequence[ToolSpec]) -> tuple
         end = _END_VALUE.search(text, found.end())
         if end is None or _BROKEN.search(text, found.end(), end.start()):
             raw = text[opening.start() :].strip()
-            return Call(tool=name, arguments={}, raw=raw, problem="after </parameter> comes <parameter=...> or </function>"), len(text)
+            return Call(
+                tool=name,
+                arguments={},
+                raw=raw,
+                problem="after </parameter> comes <parameter=...> or </function>",
+            ), len(text)
         value = text[found.end() : end.start()]
         value = value.removeprefix("\n").removesuffix("\n")
         try:
@@ -90,7 +102,13 @@ def _types(schema: Json) -> set[str]:
     if not isinstance(schema, dict):
         return {"string"}
     said, found = schema.get("type"), set[str]()
-    found |= {said} if isinstance(said, str) else {each for each in said if isinstance(each, str)} if isinstance(said, list) else set()
+    found |= (
+        {said}
+        if isinstance(said, str)
+        else {each for each in said if isinstance(each, str)}
+        if isinstance(said, list)
+        else set()
+    )
     for value in values if isinstance(values := schema.get("enum"), list) else []:
         found.add(_type_of(value))
     for key in ("anyOf", "oneOf", "allOf"):
@@ -100,12 +118,22 @@ def _types(schema: Json) -> set[str]:
 
 
 def _type_of(value: Json) -> str:
-    kinds: tuple[tuple[type, str], ...] = ((bool, "boolean"), (int, "integer"), (float, "number"), (str, "string"), (list, "array"))
-    return "null" if value is None else next((name for kind, name in kinds if isinstance(value, kind)), "object")
+    kinds: tuple[tuple[type, str], ...] = (
+        (bool, "boolean"),
+        (int, "integer"),
+        (float, "number"),
+        (str, "string"),
+        (list, "array"),
+    )
+    return (
+        "null" if value is None else next((name for kind, name in kinds if isinstance(value, kind)), "object")
+    )
 
 
 def _typed(text: str, schema: Json) -> Json:
-    """What cannot be read as any of its types stays text, and the tool says what is wrong. Raises `ValueError` for halves of characters."""
+    """What cannot be read as any of its types stays text, and the tool says what is wrong. Raises
+    `ValueError` for halves of characters.
+    """
     if not text.isascii():
         text.encode()
     types = _types(schema)
@@ -129,7 +157,11 @@ def _read(text: str, kind: str) -> tuple[Json] | None:
     except ValueError:
         return None
     if kind in ("integer", "number"):
-        if isinstance(value, bool) or not isinstance(value, int | float) or (kind == "integer" and not isinstance(value, int)):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or (kind == "integer" and not isinstance(value, int))
+        ):
             return None
         return (int(value) if value == int(value) and abs(value) < 1 << 53 else value,)
     return (value,) if isinstance(value, dict if kind == "object" else list) else None
