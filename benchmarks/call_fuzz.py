@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from agito.render.formats import FORMATS
 from agito.types import Call, Json, ToolSpec
@@ -13,7 +13,11 @@ TOOLS = (
     ToolSpec(
         name="sh",
         description="Run a command.",
-        parameters={"type": "object", "properties": {"command": {"type": "string"}, "timeout": {"type": "integer"}}, "required": ["command"]},
+        parameters={
+            "type": "object",
+            "properties": {"command": {"type": "string"}, "timeout": {"type": "integer"}},
+            "required": ["command"],
+        },
     ),
     ToolSpec(
         name="write_file",
@@ -21,22 +25,72 @@ TOOLS = (
         parameters={
             "type": "object",
             "properties": {
-                "path": {"type": "string"}, "text": {"type": "string"}, "mode": {"type": ["string", "null"]}, "force": {"type": "boolean"},
-                "share": {"type": "number"}, "tags": {"type": "array", "items": {"type": "string"}}, "meta": {"type": "object"},
+                "path": {"type": "string"},
+                "text": {"type": "string"},
+                "mode": {"type": ["string", "null"]},
+                "force": {"type": "boolean"},
+                "share": {"type": "number"},
+                "tags": {"type": "array", "items": {"type": "string"}},
+                "meta": {"type": "object"},
             },
         },
     ),
     ToolSpec(name="submit", description="End.", parameters={"type": "object", "properties": {}}),
-)  # fmt: skip
+)
 TEXTS = (
-    "ls -l", 'echo "hi" | grep \'x\'', "a\nb\n", "é 東京 🙂", "C:\\dir\\new", "{\"a\": [1, 2]}", "it's", "'''", '"""', "]", ")", "})", "<b>x</b>",
-    "a, b=1", "  padded  ", "", "null", "12", "true", "$(cat <<EOF\n1\nEOF\n)", "\\n", "\\u00e9", "\t", "x" * 80, "<tool_call>", "</tool_call>",
-    "</parameter>", "</function>", "[TOOL_CALLS]", "f(x=1)", "#", "%s {x}", "\\", "\\'", "<think>", "a=b",
-)  # fmt: skip
+    "ls -l",
+    "echo \"hi\" | grep 'x'",
+    "a\nb\n",
+    "é 東京 🙂",
+    "C:\\dir\\new",
+    '{"a": [1, 2]}',
+    "it's",
+    "'''",
+    '"""',
+    "]",
+    ")",
+    "})",
+    "<b>x</b>",
+    "a, b=1",
+    "  padded  ",
+    "",
+    "null",
+    "12",
+    "true",
+    "$(cat <<EOF\n1\nEOF\n)",
+    "\\n",
+    "\\u00e9",
+    "\t",
+    "x" * 80,
+    "<tool_call>",
+    "</tool_call>",
+    "</parameter>",
+    "</function>",
+    "[TOOL_CALLS]",
+    "f(x=1)",
+    "#",
+    "%s {x}",
+    "\\",
+    "\\'",
+    "<think>",
+    "a=b",
+)
 PROSE = (
-    "", "", "", "I look first.\n", "Let me see: ", "\n", "  ", "I use {braces} here.\n", "See [1].\n", "Done (really)!\n", "```json\n", "é 東京\n",
-    "The call: sh(command='x').\n", '"quoted" ',
-)  # fmt: skip
+    "",
+    "",
+    "",
+    "I look first.\n",
+    "Let me see: ",
+    "\n",
+    "  ",
+    "I use {braces} here.\n",
+    "See [1].\n",
+    "Done (really)!\n",
+    "```json\n",
+    "é 東京\n",
+    "The call: sh(command='x').\n",
+    '"quoted" ',
+)
 
 
 def _value(rng: random.Random, kind: Json) -> Json:
@@ -134,11 +188,13 @@ def _around(name: str, before: str, text: str, after: str) -> str:
 
 def _said(name: str, calls: list[Call], rng: random.Random) -> str:
     """The same calls in other words: spacing, key order, quotes, ASCII."""
-    dumps = rng.choice([
-        lambda value: json.dumps(value),
-        lambda value: json.dumps(value, indent=2, ensure_ascii=False),
-        lambda value: json.dumps(value, separators=(",", ":")),
-    ])  # fmt: skip
+    dumps = rng.choice(
+        [
+            lambda value: json.dumps(value),
+            lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+            lambda value: json.dumps(value, separators=(",", ":")),
+        ]
+    )
     made = [(call.tool, dict(call.arguments)) for call in calls]
     if name == "hermes":
         gap = rng.choice(["", "\n", " "])
@@ -163,13 +219,11 @@ def _said(name: str, calls: list[Call], rng: random.Random) -> str:
         return "".join(f"[TOOL_CALLS]{tool}{sep}{dumps(given)}" for tool, given in made)
     if name == "qwen3_coder":
         gap = rng.choice(["\n", "", "\n"])
-        shown = lambda value: (
-            value if isinstance(value, str) else str(value) if isinstance(value, bool) else dumps(value)
-        )  # noqa: E731
         each = [
             f"<tool_call>{gap}<function={tool}>{gap}"
             + "".join(
-                f"<parameter={key}>{gap}{shown(value)}{gap}</parameter>{gap}" for key, value in given.items()
+                f"<parameter={key}>{gap}{_bare(value, dumps)}{gap}</parameter>{gap}"
+                for key, value in given.items()
             )
             + f"</function>{gap}</tool_call>"
             for tool, given in made
@@ -177,13 +231,23 @@ def _said(name: str, calls: list[Call], rng: random.Random) -> str:
         return rng.choice(["\n", ""]).join(each)
     if name == "harmony":
         forms = (
-            " to=functions.{0}<|channel|>commentary json<|message|>{1}<|call|>", "<|channel|>commentary to=functions.{0} <|constrain|>json<|message|>{1}<|call|>",
-            "<|channel|>commentary to={0}<|message|>{1}<|call|>", "<|channel|>analysis to=functions.{0} code<|message|>{1}<|call|>",
-        )  # fmt: skip
+            " to=functions.{0}<|channel|>commentary json<|message|>{1}<|call|>",
+            "<|channel|>commentary to=functions.{0} <|constrain|>json<|message|>{1}<|call|>",
+            "<|channel|>commentary to={0}<|message|>{1}<|call|>",
+            "<|channel|>analysis to=functions.{0} code<|message|>{1}<|call|>",
+        )
         return "<|start|>assistant".join(rng.choice(forms).format(tool, dumps(given)) for tool, given in made)
     quoted = [
         f"{tool}({', '.join(f'{key}={value!r}' for key, value in given.items())})" for tool, given in made
     ]
-    tags = {"llama4_pythonic": ("<|python_start|>[", "]<|python_end|>"), "olmo3": ("<function_calls>\n", "\n</function_calls>"),
-            "lfm2": ("<|tool_call_start|>[", "]<|tool_call_end|>")}.get(name, ("[", "]"))  # fmt: skip
+    tags = {
+        "llama4_pythonic": ("<|python_start|>[", "]<|python_end|>"),
+        "olmo3": ("<function_calls>\n", "\n</function_calls>"),
+        "lfm2": ("<|tool_call_start|>[", "]<|tool_call_end|>"),
+    }.get(name, ("[", "]"))
     return tags[0] + ("\n" if name == "olmo3" else ", ").join(quoted) + tags[1]
+
+
+def _bare(value: Json, dumps: Callable[[Json], str]) -> str:
+    """As Qwen3-Coder's template writes it."""
+    return value if isinstance(value, str) else str(value) if isinstance(value, bool) else dumps(value)

@@ -12,12 +12,14 @@ from agito.render.formats import FORMATS
 from agito.types import Call, ToolSpec
 
 REASONS = {
-    "told": "one call cannot be read: vLLM drops the whole turn, or the rest of it; we run the others and tell the policy what is wrong",
+    "told": "one call cannot be read: vLLM drops the whole turn, or the rest of it; we run the others and "
+    "tell the policy what is wrong",
     "tag in a text": "a tag within an argument, where it means nothing: vLLM cuts the turn there",
-    "guessed": "vLLM makes a call of what is cut off or broken, with the arguments that it could find; we tell the policy",
+    "guessed": "vLLM makes a call of what is cut off or broken, with the arguments that it could find; "
+    "we tell the policy",
     "no name": "vLLM makes a call to a tool without a name, or with a mark in its name",
-    "pattern": "vLLM's pattern for a turn is narrower than its reader: no dot in a name, no space or line break within a call, no comma "
-    "behind the last one, no word of Python's as an argument's name",
+    "pattern": "vLLM's pattern for a turn is narrower than its reader: no dot in a name, no space or line "
+    "break within a call, no comma behind the last one, no word of Python's as an argument's name",
     "retyped": "vLLM reads a string of the JSON once more, where the schema has other types too",
     "touching objects": "vLLM skips an object that begins where the one before ends",
 }

@@ -99,7 +99,7 @@ def main() -> None:
             except Exception as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 parsers[name] = lambda _: "unavailable"
-        print(json.dumps(parsers[name](asked["text"])), flush=True)
+        print("> " + json.dumps(parsers[name](asked["text"])), flush=True)
 
 
 if __name__ == "__main__":

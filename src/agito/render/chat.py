@@ -14,7 +14,9 @@ from typing import Literal, TypeAlias
 
 from agito.render.conversation import Conversation
 from agito.render.formats import FORMATS
+from agito.render.formats.base import after_space
 from agito.render.formats.hermes import with_tools
+from agito.render.policy_json import printable
 from agito.render.template import UnsupportedTemplate, dated
 from agito.render.tokenizer import ModelTokenizer
 from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
@@ -47,8 +49,7 @@ class ChatRenderer:
     ) -> None:
         """`end_ids` end a turn beside the template's own token; `files` are what both were read from.
 
-        Raises `UnsupportedTemplate`, which says what does not hold, and `ValueError` for a format that there
-        is not.
+        Raises `UnsupportedTemplate`, which says what does not hold.
         """
         self._tokenizer, self._files = tokenizer, dict(files or {})
         self.vocab_size = len(tokenizer) if vocab_size is None else vocab_size
@@ -70,6 +71,16 @@ class ChatRenderer:
         return self._conversation.format.name
 
     @property
+    def wanted(self) -> str:
+        """How a call is written, for people."""
+        return self._conversation.format.wanted
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the model's own template offers tools and writes calls."""
+        return self._conversation.is_own
+
+    @property
     def strips_thinking(self) -> bool:
         return self._conversation.strips_thinking
 
@@ -81,7 +92,7 @@ class ChatRenderer:
         return self._encode(*self._conversation.opening(prompt, task.tools))
 
     def observation(self, events: Sequence[Event]) -> array[int]:
-        names = [event.call.tool or "tool" for event in events]
+        names = [printable(event.call.tool) or "tool" for event in events]
         return self._encode(*self._conversation.observation(names, [_response(event) for event in events]))
 
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> array[int]:
@@ -128,14 +139,14 @@ class ChatRenderer:
         """
         at, opens = 0, self._conversation.opens_thinking
         while True:
-            begin = at + len(text[at:]) - len(text[at:].lstrip())
+            begin = after_space(text, at)
             begin += len(_GOES_ON) * (at > 0 and text.startswith(_GOES_ON, begin))
             close = next(
                 (close for start, close in _THOUGHTS if text.startswith(start, begin)),
                 _THOUGHTS[0][1] if opens and not at else "",
             )
             if not close:
-                return at
+                return begin if at else 0
             stop = text.find(close, begin)
             if stop < 0:
                 return len(text)
@@ -152,7 +163,7 @@ def _fitting(
     around it.
     """
     if tool_format not in (AUTO, *FORMATS):
-        raise ValueError(f"tool_format={tool_format}: there is {', '.join((AUTO, *FORMATS))}")
+        raise UnsupportedTemplate(f"tool_format={tool_format}: there is {', '.join((AUTO, *FORMATS))}")
     problems: list[str] = []
     for each in FORMATS.values() if tools != "hermes" else ():
         if tool_format in (AUTO, each.name):
@@ -165,7 +176,11 @@ def _fitting(
     for has_system in (True, False) if tools != "own" and tool_format in (AUTO, "hermes") else ():
         try:
             return Conversation(
-                with_tools(template, has_system=has_system), tokenizer, variables, FORMATS["hermes"]
+                with_tools(template, has_system=has_system),
+                tokenizer,
+                variables,
+                FORMATS["hermes"],
+                is_own=False,
             )
         except UnsupportedTemplate as error:
             problems.append(str(error))
@@ -175,4 +190,4 @@ def _fitting(
 def _response(event: Event) -> str:
     status = f"[{event.fault}]\n" if event.fault else ""
     left = f"\n[{event.left.turns} turns left]" if event.left else ""
-    return f"{status}{event.text}{left}"
+    return printable(f"{status}{event.text}{left}")

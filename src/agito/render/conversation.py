@@ -38,12 +38,13 @@ class Conversation:
         tool_format: ToolFormat,
         *,
         writes: bool = False,
+        is_own: bool = True,
     ) -> None:
         """`writes`: calls may be written by the format where the template drops them. Raises
         `UnsupportedTemplate`.
         """
         self._template = ChatTemplate(source, tokenizer, variables)
-        self._tokenizer, self.format, self._writes = tokenizer, tool_format, writes
+        self._tokenizer, self.format, self._writes, self.is_own = tokenizer, tool_format, writes, is_own
         self._prefixes: dict[tuple[str, str], tuple[int, str]] = {}
         said_end = self._find_end()
         self.ends = tool_format.ends or (said_end,)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 Message: TypeAlias = "dict[str, Json]"
+_DATED = "{%- macro strftime_now(format) -%}"
 _DATE = date(2024, 7, 26)  # that of Llama's templates where they are told none
 
 
@@ -87,12 +88,12 @@ def dated(source: str) -> str:
     nor in serving.
     """
     formats = dict.fromkeys(re.findall(r"strftime_now\(\s*['\"]([^'\"]*)['\"]\s*\)", source))
-    if not formats:
+    if not formats or _DATED in source:
         return source
     cases = "".join(
         f"{{%- if format == '{each}' -%}}{_DATE.strftime(each)}{{%- endif -%}}" for each in formats
     )
-    return f"{{%- macro strftime_now(format) -%}}{cases}{{%- endmacro -%}}{source}"
+    return f"{_DATED}{cases}{{%- endmacro -%}}{source}"
 
 
 def _environment() -> Environment:

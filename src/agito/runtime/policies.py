@@ -58,7 +58,7 @@ class Policies:
         """`main` reads and writes as the policy in this folder. Raises `CorruptCheckpoint`,
         `UnsupportedTemplate`.
         """
-        self.renderers[MAIN] = renderer_of(checkpoint, self.recipe.env.dialect)
+        self.renderers[MAIN] = renderer_of(checkpoint, self.recipe)
 
     def start_workers(self) -> WorkerPool:
         """Before they are needed: they take seconds to come up."""
@@ -82,7 +82,7 @@ class Policies:
         self.learn(MAIN, await self.start_workers().open(MAIN, self._plan(self._main_model())))
         for name, section in self.recipe.policies.items():
             source = find(Path(section.path))
-            self.renderers[name] = renderer_of(source, recipe_of(source).env.dialect)
+            self.renderers[name] = renderer_of(source, recipe_of(source))
             plan = self._plan(self._model(source, section, learns=section.learns))
             if section.learns:
                 self.learn(name, await self.start_workers().open(name, plan))
@@ -100,7 +100,7 @@ class Policies:
         for name, section in self.recipe.policies.items():
             learned = beside(checkpoint, name)
             sources[name] = learned if section.learns and learned.is_dir() else find(Path(section.path))
-            self.renderers[name] = renderer_of(sources[name], recipe_of(sources[name]).env.dialect)
+            self.renderers[name] = renderer_of(sources[name], recipe_of(sources[name]))
         for name, source in sources.items():
             dtype = (self.recipe.model if name == MAIN else self.recipe.policies[name]).dtype
             model = ModelSpec(source=source, seed=self.recipe.seed, dtype=dtype)

@@ -54,7 +54,7 @@ class Harmony:
             )
 
     def write(self, calls: Sequence[Call]) -> str:
-        """One message a call. A turn ends with its first `<|call|>`, so all but the last end with `<|end|>`."""
+        """One message a call; a turn ends with its first `<|call|>`, so all others end with `<|end|>`."""
         return "<|end|><|start|>assistant".join(
             f"<|channel|>commentary to=functions.{call.tool} <|constrain|>json{_BODY}"
             + json.dumps(dict(call.arguments), ensure_ascii=False)
