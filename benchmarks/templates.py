@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 RENDER = HERE.parent / "tests" / "render"
 FIXTURE = RENDER / "vllm_calls.jsonl"
 RESULTS = HERE / "results" / "templates.json"
-sys.path.insert(0, str(RENDER))
+sys.path.insert(0, str(HERE.parent))
 
 
 def main() -> None:
@@ -129,7 +129,7 @@ def compared(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def rendered(more: Path | None) -> dict[str, dict[str, Any]]:
-    from families import VARIABLES, byte_level, differs, templates
+    from tests.render.families import VARIABLES, byte_level, differs, templates
 
     sources = dict(templates()) | (dict(templates(more)) if more else {})
     found: dict[str, dict[str, Any]] = {}

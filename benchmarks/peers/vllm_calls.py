@@ -39,7 +39,7 @@ def tokenizer(*more: str) -> Any:
 
 
 def text_parser(name: str, request: Any, *more: str) -> Callable[[str], Any]:
-    from vllm.tool_parsers import ToolParserManager
+    from vllm.tool_parsers import ToolParserManager  # type: ignore[import-not-found]
 
     kind, tokens = ToolParserManager.get_tool_parser(name), tokenizer(*more)
 
@@ -54,10 +54,10 @@ def text_parser(name: str, request: Any, *more: str) -> Callable[[str], Any]:
 
 
 def harmony_parser(request: Any) -> Callable[[str], Any]:
-    from vllm.entrypoints.openai.parser.harmony_utils import get_encoding
-    from vllm.parser.harmony import HarmonyParser
-    from vllm.reasoning.gptoss_reasoning_parser import GptOssReasoningParser
-    from vllm.tool_parsers.gptoss_tool_parser import GptOssToolParser
+    from vllm.entrypoints.openai.parser.harmony_utils import get_encoding  # type: ignore[import-not-found]
+    from vllm.parser.harmony import HarmonyParser  # type: ignore[import-not-found]
+    from vllm.reasoning.gptoss_reasoning_parser import GptOssReasoningParser  # type: ignore[import-not-found]
+    from vllm.tool_parsers.gptoss_tool_parser import GptOssToolParser  # type: ignore[import-not-found]
 
     encoding = get_encoding()
 
@@ -79,7 +79,7 @@ def harmony_parser(request: Any) -> Callable[[str], Any]:
 
 
 def main() -> None:
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest  # type: ignore[import-not-found]
 
     tools = json.loads(sys.stdin.readline())
     request = ChatCompletionRequest(model="x", messages=[{"role": "user", "content": "q"}], tools=tools)

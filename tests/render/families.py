@@ -122,16 +122,13 @@ def theirs(
     from transformers import PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **VARIABLES)
-    return list(
-        fast.apply_chat_template(
-            messages,
-            tools=offered(),
-            chat_template=template,
-            add_generation_prompt=prompts,
-            tokenize=True,
-            return_dict=False,
-        )
-    )
+    options: dict[str, Any] = {
+        "tools": offered(),
+        "chat_template": template,
+        "add_generation_prompt": prompts,
+    }
+    ids: Any = fast.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+    return list(ids)
 
 
 def called(*commands: str, thought: str = "", content: str = "") -> dict[str, Any]:

@@ -7,25 +7,31 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.render.families import (
+    ASKED,
+    PROMPT,
     TASK,
     TOOLS,
     VARIABLES,
+    answer,
     byte_level,
+    called,
     controls,
     differs,
     sentence_piece,
     templates,
+    theirs,
 )
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from agito.recipe import ToolFormatName
 from agito.render import ChatRenderer, UnsupportedTemplate
+from agito.render.chat import KEEPING
 from agito.render.formats import FORMATS
 from agito.render.tokenizer import ModelTokenizer
 from agito.types import Budget, Call, Channel, Dialect, Event, Task
@@ -326,3 +332,33 @@ def test_a_turn_without_thinking_is_a_mode_of_a_template_that_has_one() -> None:
 
 def test_a_recipe_can_name_every_format_that_there_is() -> None:
     assert get_args(ToolFormatName) == ("auto", *FORMATS)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_where_the_template_drops_past_thinking_one_that_keeps_it_comes_with_the_checkpoint(
+    name: str,
+) -> None:
+    """`transformers` then makes of messages with their thoughts the tokens that were sampled and observed."""
+    held, made = renderer(name), tokenizer(name, "byte level")
+    assert (KEEPING in held.files()) == held.strips_thinking
+    if not held.strips_thinking:
+        return
+    template, ids = held.files()[KEEPING], list(held.opening(TASK))
+    messages: list[dict[str, Any]] = [{"role": "user", "content": f"{PROMPT}\n\nYou have 12 turns."}]
+    opens = held.text(ids).rstrip().endswith("<think>")
+    for command, said in (("ls -l", " x "), ("cat 'é'", "\n1\n"), ("ls", "")):
+        turn = held.text(held.action([sh(command)], TOOLS)).rpartition("</think>")[2].lstrip("\n")
+        turn = ("" if opens else "<think>\n") + f"Look.\n\nThen act.\n</think>\n\n{turn}"
+        ids += ModelTokenizer(made.to_str()).encode(turn)
+        assert (
+            theirs(made, template, [*messages, called(command, thought="Look.\n\nThen act.")], prompts=False)[
+                : len(ids)
+            ]
+            == ids
+        )
+        ids += held.observation([Event(index=0, call=sh(command), text=said)])
+        messages += [called(command, thought="Look.\n\nThen act."), answer(said)]
+        assert theirs(made, template, messages) == ids
+    dropped = theirs(made, held.chat_template, [*messages, {"role": "assistant", "content": "Done."}, ASKED])
+    kept = theirs(made, template, [*messages, {"role": "assistant", "content": "Done."}, ASKED])
+    assert kept[: len(ids)] == ids and dropped[: len(ids)] != ids

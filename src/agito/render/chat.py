@@ -23,6 +23,7 @@ from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
 
 Tools: TypeAlias = Literal["auto", "own", "hermes"]
 AUTO = "auto"
+KEEPING = "chat_template_keeping.jinja"
 _THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|channel|>analysis<|message|>", "<|end|>"))
 _GOES_ON = "<|start|>assistant"  # before a second thought, in channels
 
@@ -84,8 +85,14 @@ class ChatRenderer:
     def strips_thinking(self) -> bool:
         return self._conversation.strips_thinking
 
+    @property
+    def keeping_template(self) -> str | None:
+        """A chat template that keeps past thinking as it was sampled, where the model's own drops it."""
+        return self._conversation.keeping
+
     def files(self) -> Mapping[str, str]:
-        return self._files | {"chat_template.jinja": self.chat_template}
+        kept = self.keeping_template
+        return self._files | {"chat_template.jinja": self.chat_template} | ({KEEPING: kept} if kept else {})
 
     def opening(self, task: Task) -> array[int]:
         prompt = f"{task.prompt[Dialect.NATURAL]}\n\nYou have {task.limits.turns} turns."

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agito.render.formats import ToolFormat
+from agito.render.keeping import keeping
 from agito.render.template import ChatTemplate, Message, UnsupportedTemplate
 from agito.render.tokenizer import ModelTokenizer
 from agito.types import Call, Json, ToolSpec
@@ -65,6 +66,7 @@ class Conversation:
         kept = "zebra" in self._template.render(thought, [], prompts=True, is_trusted=True)[0]
         self.strips_thinking = not kept or bool(self._scaffold)
         self._check()
+        self.keeping = self._keeping() if self.strips_thinking else None  # the template that drops nothing
 
     @property
     def source(self) -> str:
@@ -227,6 +229,32 @@ class Conversation:
             raise UnsupportedTemplate(
                 f"the chat template writes a conversation anew as it grows, at {near!r}"
             )
+
+    def _keeping(self) -> str | None:
+        """The template that keeps past thinking, if what it makes of a conversation are our increments."""
+        asked = self._prefix((), "")[1]
+        source = keeping(
+            self.source,
+            end=self.ends[0],
+            scaffold=self._scaffold,
+            opens_thinking=self.opens_thinking,
+            num_before=asked.count(self.ends[0]),
+        )
+        opening, mark = self.opening(str(_ASK["content"]), [_PROBE])
+        text, messages = opening.replace(mark, ""), [_ASK]
+        for call in _calls(2):
+            turn, mark = self.action([call], [_PROBE])
+            body = turn.replace(mark, "").rpartition(END_THINK)[2].lstrip("\n")
+            observation, mark = self.observation([call.tool], ["an answer"])
+            text += ("" if self.opens_thinking else f"{_THINK}\n") + f"zebra\n{END_THINK}\n\n{body}"
+            text += observation.replace(mark, "")
+            messages += [called([call]) | {"reasoning_content": "zebra"}, _answer(call.tool, 0, "an answer")]
+        try:
+            template = ChatTemplate(source, self._tokenizer, self._template.variables)
+            whole, mark = template.render(messages, offers([_PROBE]), prompts=True)
+        except UnsupportedTemplate:
+            return None
+        return source if whole.replace(mark, "") == text else None
 
 
 def _common(one: str, other: str) -> int:

@@ -33,7 +33,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokenizer: ModelTokenizer, variables: Mapping[str, Json]) -> None:
         """Raises `UnsupportedTemplate`."""
-        self.source, self._tokenizer, self._variables = source, tokenizer, dict(variables)
+        self.source, self._tokenizer, self.variables = source, tokenizer, dict(variables)
         try:
             self._template = _environment().from_string(source)
         except Exception as error:
@@ -76,7 +76,7 @@ class ChatTemplate:
                 tools=offered or None,
                 documents=None,
                 add_generation_prompt=prompts,
-                **self._variables,
+                **self.variables,
             )
         except Exception as error:  # a template is a program of somebody else's
             raise UnsupportedTemplate(f"the chat template: {error}") from error
