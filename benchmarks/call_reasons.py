@@ -88,7 +88,7 @@ def _good(calls: list[Any]) -> list[Any]:
 
 def _is_odd(text: str, good: list[Any]) -> bool:
     names = [name for _, arguments in good for name in arguments]
-    spaced = re.search(r"\w\s+\(|\)\s*,\s*(?:\]|<|$)|\s=|\[\s+\w|[,(]\s*\n|\n\s*[,)]", text)
+    spaced = re.search(r"\w\s+\(|\)\s*,\s*(?:\]|<|$)|\s=|\[\s+\w|\(\s|,\s*\n|\n\s*[,)]", text)
     return bool(spaced) or any("." in tool for tool, _ in good) or any(map(keyword.iskeyword, names))
 
 

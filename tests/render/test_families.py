@@ -269,7 +269,7 @@ def test_no_added_token_of_a_real_tokenizer_can_be_forged(model: str) -> None:
     names = [token.content for token in whole.get_added_tokens_decoder().values() if token.content.strip()]
     assert len(names) > 10
     known = {whole.token_to_id(name) for name in names}
-    for name in names[:400]:
+    for name in names[:: max(len(names) // 100, 1)]:
         for text in (name, f"x{name}y", name + name):
             ids = held.encode(held.guard(text, "\ufdd0"), "\ufdd0")
             assert not known & set(ids)

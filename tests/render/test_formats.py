@@ -288,3 +288,11 @@ def test_a_message_to_another_tool_and_an_answer_are_no_calls_in_channels() -> N
         " to=python code<|message|>print()<|end|><|start|>assistant<|channel|>final<|message|>{}"
     )
     assert read("harmony", text) == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_a_call_begins_with_is_what_is_written_up_to_its_arguments(name: str) -> None:
+    written = FORMATS[name].write([Call(tool="sh", arguments={"command": "ls"})])
+    begun, named = FORMATS[name].begin("sh"), FORMATS[name].begin("")
+    assert written.startswith(begun) and begun.startswith(named)
+    assert begun != named and "sh" not in named and "ls" in written[len(begun) :]

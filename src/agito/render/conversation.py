@@ -44,11 +44,11 @@ class Conversation:
         """`writes`: calls may be written by the format where the template drops them. Raises
         `UnsupportedTemplate`.
         """
-        self._template = ChatTemplate(source, tokenizer, variables)
+        self.template = ChatTemplate(source, tokenizer, variables)
         self._tokenizer, self.format, self._writes, self.is_own = tokenizer, tool_format, writes, is_own
         self._prefixes: dict[tuple[str, str], tuple[int, str]] = {}
-        said_end = self._find_end()
-        self.ends = tool_format.ends or (said_end,)
+        self.said_end = self._find_end()  # of a turn that only says something, as the history has it
+        self.ends = tool_format.ends or (self.said_end,)
         for end in self.ends:
             if tokenizer.control(end) is None:
                 raise UnsupportedTemplate(
@@ -63,18 +63,18 @@ class Conversation:
             )
         self._scaffold = self._find_scaffold()
         thought: list[Message] = [_ASK, said(f"{_THINK}zebra{END_THINK}yes"), _ASK]
-        kept = "zebra" in self._template.render(thought, [], prompts=True, is_trusted=True)[0]
+        kept = "zebra" in self.template.render(thought, [], prompts=True, is_trusted=True)[0]
         self.strips_thinking = not kept or bool(self._scaffold)
         self._check()
         self.keeping = self._keeping() if self.strips_thinking else None  # the template that drops nothing
 
     @property
     def source(self) -> str:
-        return self._template.source
+        return self.template.source
 
     def opening(self, prompt: str, tools: Sequence[ToolSpec]) -> tuple[str, str]:
         """The text, and the mark within what reads like a control token and is none; so with all three."""
-        return self._template.render([{"role": "user", "content": prompt}], offers(tools), prompts=True)
+        return self.template.render([{"role": "user", "content": prompt}], offers(tools), prompts=True)
 
     def observation(self, tools: Sequence[str], answers: Sequence[str]) -> tuple[str, str]:
         """What follows a turn in which these tools were called, up to where the next turn begins."""
@@ -83,28 +83,41 @@ class Conversation:
             _answer(tool, number, text)
             for number, (tool, text) in enumerate(zip(tools, answers, strict=True))
         ]
-        text, mark = self._template.render([_ASK, self._called(calls), *answered], [], prompts=True)
-        return text[self._turn(text, mark)[1] :], mark
+        text, mark = self.template.render([_ASK, self._called(calls), *answered], [], prompts=True)
+        return text[self.turn(text, mark)[1] :], mark
 
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> tuple[str, str]:
         """A turn that makes these calls, its end included. Raises `ValueError` where the format cannot say
         them.
         """
         answers = [_answer(call.tool, number, "") for number, call in enumerate(calls)]
-        text, mark = self._template.render(
+        text, mark = self.template.render(
             [_ASK, called(calls[:1] if not self._takes_several else calls), *answers],
             offers(tools),
             prompts=False,
         )
-        begin, stop = self._turn(text, mark, tools)
+        begin, stop = self.turn(text, mark, tools)
         turn = text[begin:stop]
         if not self._says(turn, mark, calls, tools):
-            guarded = self._template.guarded(calls, mark)
+            guarded = self.template.guarded(calls, mark)
             turn = self.format.write(guarded) + self.ends[0]
             if not self._says(turn, mark, calls, tools):
                 names = ", ".join(call.tool for call in calls)
                 raise ValueError(f"{names}: cannot be called like this in the format {self.format.name}")
         return self._closing(turn) + turn, mark
+
+    def turn(self, text: str, mark: str, tools: Sequence[ToolSpec] = ()) -> tuple[int, int]:
+        """Where the assistant's first turn begins, and where it ends, its end token included."""
+        asked, opened = self._prefix(tools, mark)
+        begin = _common(opened, text)
+        while opened[begin:].replace(_THINK, "").replace(END_THINK, "").strip():
+            begin -= 1
+            if begin < asked:
+                raise UnsupportedTemplate("the chat template opens a turn otherwise once it has been taken")
+        for end in (self.ends[0], self.said_end):
+            if (at := text.find(end, begin)) >= 0:
+                return begin, at + len(end)
+        raise UnsupportedTemplate(f"the chat template does not end a turn with calls by {self.ends[0]}")
 
     def _closing(self, turn: str) -> str:
         """Ends a thought that the template has opened."""
@@ -124,7 +137,7 @@ class Conversation:
         return called(calls if self._takes_several else calls[:1])
 
     def _find_end(self) -> str:
-        text, _ = self._template.render([_ASK, said("zebra"), _ASK], [], prompts=True)
+        text, _ = self.template.render([_ASK, said("zebra"), _ASK], [], prompts=True)
         after = text.partition("zebra")[2]
         found = self._tokenizer.first_control(after)
         asked, opened = self._prefix((), "")
@@ -137,40 +150,27 @@ class Conversation:
         key = (repr(tools), mark)
         if key not in self._prefixes:
             both = [
-                self._template.render([_ASK], offers(tools), prompts=prompts, mark=mark)[0]
+                self.template.render([_ASK], offers(tools), prompts=prompts, mark=mark)[0]
                 for prompts in (False, True)
             ]
             self._prefixes[key] = _common(*both), both[1]
         return self._prefixes[key]
 
-    def _turn(self, text: str, mark: str, tools: Sequence[ToolSpec] = ()) -> tuple[int, int]:
-        """Where the assistant's first turn begins, and where it ends, its end token included."""
-        asked, opened = self._prefix(tools, mark)
-        begin = _common(opened, text)
-        while opened[begin:].replace(_THINK, "").replace(END_THINK, "").strip():
-            begin -= 1
-            if begin < asked:
-                raise UnsupportedTemplate("the chat template opens a turn otherwise once it has been taken")
-        end = text.find(self.ends[0], begin)
-        if end < 0:
-            raise UnsupportedTemplate(f"the chat template does not end a turn with calls by {self.ends[0]}")
-        return begin, end + len(self.ends[0])
-
     def _find_scaffold(self) -> str:
         """What the template opens a turn with, and leaves out of the history: an empty thought, or the
         beginning of one.
         """
-        text, mark = self._template.render([_ASK, called(_calls(1)), _answer("", 0, "")], [], prompts=False)
-        return self._prefix((), mark)[1][self._turn(text, mark)[0] :]
+        text, mark = self.template.render([_ASK, called(_calls(1)), _answer("", 0, "")], [], prompts=False)
+        return self._prefix((), mark)[1][self.turn(text, mark)[0] :]
 
     def _reads_back(self, number: int) -> bool:
         calls = _calls(number)
         answers = [_answer(call.tool, at, "") for at, call in enumerate(calls)]
         try:
-            text, mark = self._template.render(
+            text, mark = self.template.render(
                 [_ASK, called(calls), *answers], offers([_PROBE]), prompts=False
             )
-            begin, stop = self._turn(text, mark, [_PROBE])
+            begin, stop = self.turn(text, mark, [_PROBE])
         except UnsupportedTemplate:
             if number == 1 and not self._writes:
                 raise
@@ -217,7 +217,7 @@ class Conversation:
                 text if at == last else text.removesuffix(self._scaffold), mark
             )
         ]
-        text, mark = self._template.render(messages, offers([_PROBE]), prompts=True)
+        text, mark = self.template.render(messages, offers([_PROBE]), prompts=True)
         whole = list(self._tokenizer.encode(text, mark))
         if self.opens_thinking and "".join(part.replace(each, "") for part, each in parts) == text.replace(
             mark, ""
@@ -250,7 +250,7 @@ class Conversation:
             text += observation.replace(mark, "")
             messages += [called([call]) | {"reasoning_content": "zebra"}, _answer(call.tool, 0, "an answer")]
         try:
-            template = ChatTemplate(source, self._tokenizer, self._template.variables)
+            template = ChatTemplate(source, self._tokenizer, self.template.variables)
             whole, mark = template.render(messages, offers([_PROBE]), prompts=True)
         except UnsupportedTemplate:
             return None

@@ -47,6 +47,10 @@ class ToolFormat(Protocol):
         """The calls in a turn, thinking and the end of the turn apart, in order."""
         ...
 
+    def begin(self, tool: str) -> str:
+        """How a call to this tool begins, up to its arguments; up to the tool's name where that is empty."""
+        ...
+
     def write(self, calls: Sequence[Call]) -> str:
         """What a policy would write to make these calls, where its template does not say. Other values may
         read back otherwise.

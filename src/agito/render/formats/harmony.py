@@ -53,12 +53,13 @@ class Harmony:
                 ),
             )
 
+    def begin(self, tool: str) -> str:
+        return "<|channel|>commentary to=functions." + (f"{tool} <|constrain|>json{_BODY}" if tool else "")
+
     def write(self, calls: Sequence[Call]) -> str:
         """One message a call; a turn ends with its first `<|call|>`, so all others end with `<|end|>`."""
         return "<|end|><|start|>assistant".join(
-            f"<|channel|>commentary to=functions.{call.tool} <|constrain|>json{_BODY}"
-            + json.dumps(dict(call.arguments), ensure_ascii=False)
-            for call in calls
+            self.begin(call.tool) + json.dumps(dict(call.arguments), ensure_ascii=False) for call in calls
         )
 
 

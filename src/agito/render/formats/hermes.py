@@ -81,6 +81,9 @@ class Hermes:
             call, at = _call(text, start + len(OPEN))
             yield start, at, call
 
+    def begin(self, tool: str) -> str:
+        return f'{OPEN}\n{{"name": "' + (f'{tool}", "arguments": ' if tool else "")
+
     def write(self, calls: Sequence[Call]) -> str:
         said = (
             json.dumps({"name": call.tool, "arguments": dict(call.arguments)}, ensure_ascii=False)

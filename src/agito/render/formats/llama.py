@@ -39,6 +39,9 @@ class Llama:
                 return
             yield begin, at, named(value, text[start:at], "arguments", "parameters")
 
+    def begin(self, tool: str) -> str:
+        return '{"name": "' + (f'{tool}", "parameters": ' if tool else "")
+
     def write(self, calls: Sequence[Call]) -> str:
         return "; ".join(
             json.dumps({"name": call.tool, "parameters": dict(call.arguments)}, ensure_ascii=False)

@@ -45,6 +45,11 @@ class Mistral:
                 num_broken += call.problem is not None
             start = text.find(_TAG, stop)
 
+    def begin(self, tool: str) -> str:
+        if self._has_names:
+            return f"{_TAG}{tool}[ARGS]" if tool else _TAG
+        return f'{_TAG}[{{"name": "' + (f'{tool}", "arguments": ' if tool else "")
+
     def write(self, calls: Sequence[Call]) -> str:
         if self._has_names:
             return "".join(

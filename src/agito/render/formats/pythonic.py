@@ -80,6 +80,9 @@ class Pythonic:
             yield start, stop, call
             start = stop
 
+    def begin(self, tool: str) -> str:
+        return f"{self._opens}{'[' if self._has_brackets else ''}" + (f"{tool}(" if tool else "")
+
     def write(self, calls: Sequence[Call]) -> str:
         said = [
             f"{call.tool}({', '.join(f'{name}={_literal(value)}' for name, value in call.arguments.items())})"

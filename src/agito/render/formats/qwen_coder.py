@@ -45,6 +45,9 @@ class QwenCoder:
             problem = f"a call is {self.wanted}"
             yield start, len(text), Call(tool="", arguments={}, raw=text[start:].strip(), problem=problem)
 
+    def begin(self, tool: str) -> str:
+        return f"{_OPEN}\n<function=" + (f"{tool}>\n" if tool else "")
+
     def write(self, calls: Sequence[Call]) -> str:
         return "\n".join(
             f"{_OPEN}\n<function={call.tool}>\n"
