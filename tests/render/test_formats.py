@@ -235,6 +235,7 @@ def test_a_long_turn_is_read_in_time_that_grows_with_its_length(name: str, kind:
         ("[sh(path=f'{x}')]", "no literal"),
         ("[sh(timeout=1e999)]", "no number"),
         ("[sh(timeout=99999999999999999999)]", "64 bits"),
+        ("[sh(timeout=-09)]", "no number"),
         ("[sh(path='\\ud800')]", "half a character"),
         ("[sh()] and more", "nothing may follow"),
         ("[sh(", "every argument has a name"),
@@ -296,3 +297,15 @@ def test_what_a_call_begins_with_is_what_is_written_up_to_its_arguments(name: st
     begun, named = FORMATS[name].begin("sh"), FORMATS[name].begin("")
     assert written.startswith(begun) and begun.startswith(named)
     assert begun != named and "sh" not in named and "ls" in written[len(begun) :]
+
+
+def test_a_call_whose_end_is_broken_takes_nothing_from_the_next() -> None:
+    parameter = "<parameter=command>ls</parameter>"
+    whole = f"<tool_call><function=write_file>{parameter}</function></tool_call>"
+    assert (
+        read("qwen3_coder", f"<tool_call><function=sh>{parameter}</funtion></tool_call>{whole}")[0] == BROKEN
+    )
+    assert read("qwen3_coder", f"<tool_call><function=sh>{parameter}{parameter}</function></tool_call>") == [
+        BROKEN
+    ]
+    assert read("qwen3_coder", whole + whole) == [("write_file", {"command": "ls"})] * 2

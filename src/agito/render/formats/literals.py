@@ -166,12 +166,10 @@ def _key(value: Json) -> str:
 def _number(text: str) -> int | float:
     digits = text.replace(" ", "").replace("_", "")
     try:
-        value = int(digits, 0) if len(digits) <= 40 else float(digits)
+        is_whole = not set(digits.lower()) & set(".e") or digits.lower().lstrip("+-").startswith("0x")
+        value = int(digits, 0) if is_whole and len(digits) <= 40 else float(digits)
     except ValueError:
-        try:
-            value = float(digits)
-        except ValueError:
-            raise ValueError(f"{text[:40]} is no number") from None
+        raise ValueError(f"{text[:40]} is no number") from None
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         raise ValueError(f"{text[:40]}: a whole number must fit into 64 bits")
     if not math.isfinite(value) or (len(digits) > 40 and digits.lstrip("+-").isdigit()):

@@ -62,7 +62,7 @@ class Pythonic:
             if tag and self._anywhere:
                 reader.expect(self._closes)
             else:
-                reader.takes(self._closes)
+                _ = tag and reader.takes(self._closes)
                 reader.space()
                 if reader.at < len(text):
                     raise ValueError("nothing may follow the calls")

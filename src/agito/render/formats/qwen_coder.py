@@ -17,10 +17,13 @@ from agito.types import Call, Json, ToolSpec
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _FUNCTION = re.compile(r"(?:<tool_call>\s*)?<function=([^<>]*)>")
 _PARAMETER = re.compile(r"\s*<parameter=([^<>]*)>")
-_END_VALUE = re.compile(r"</parameter>(?=\s*(?:<parameter=|</function>|$))|(?=\n<parameter=)")
+_END_VALUE = re.compile(
+    r"<\s{0,9}/\s{0,9}parameter\s{0,9}>(?=\s*(?:<parameter=|</function>|$))|(?=\n<parameter=)"
+)
 # The template's own lines within a value: there the call does not go on, or the value never ended.
 _BROKEN = re.compile(
     r"\n</parameter>\n(?!\s*(?:<parameter=|</function>|</parameter>|$))|\n</function>\n</tool_call>"
+    r"|</tool_call>\s*<tool_call>\s*<function="
 )
 _END = re.compile(r"\s*</function>(?:\s*</tool_call>)?")
 _ORDER = ("null", "integer", "number", "boolean", "object", "array", "string")
@@ -78,10 +81,13 @@ def _call(text: str, opening: re.Match[str], tools: Sequence[ToolSpec]) -> tuple
             ), len(text)
         value = text[found.end() : end.start()]
         value = value.removeprefix("\n").removesuffix("\n")
+        key = found[1].strip()
+        if key in arguments:
+            problem = f"the parameter {key} stands more than once"
         try:
-            arguments[found[1].strip()] = _typed(value, schemas.get(found[1].strip()))
+            arguments[key] = _typed(value, schemas.get(key))
         except ValueError as error:
-            problem = f"{found[1].strip()}: {error}"
+            problem = f"{key}: {error}"
         at = end.end()
     end = _END.match(text, at)
     if end is None:
@@ -152,9 +158,12 @@ def _read(text: str, kind: str) -> tuple[Json] | None:
         return (text,)
     word = text.strip()
     if kind == "null":
-        return (None,) if word.lower() == "null" else None
+        return (None,) if text.lower() == "null" else None
     if kind == "boolean":
         return (word.lower() in ("true", "1"),) if word.lower() in ("true", "false", "1", "0") else None
+    if kind == "integer" and re.fullmatch(r"[+-]?0*\d{1,19}", word):
+        value = int(word)
+        return (value,) if -(1 << 63) <= value < 1 << 63 else None
     try:
         value = policy_json.parse(word.removeprefix("+"))
     except ValueError:
