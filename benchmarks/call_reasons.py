@@ -73,7 +73,7 @@ def reason(name: str, text: str, mine: list[Any], answer: Any) -> str:
         return "touching objects"
     if _PROBLEM in mine and _is_part(found, good):
         return "told"
-    if _PROBLEM in mine and any(call not in good for call in found):
+    if _PROBLEM in mine and (len(found) > len(good) or any(call not in good for call in found)):
         return "guessed"
     return ""
 
