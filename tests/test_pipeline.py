@@ -1,6 +1,4 @@
-"""The overlapped loop on a real engine and a real trainer: bounded ages, nothing lost, tools that nobody
-waits for.
-"""
+"""The overlapped loop with real engine and trainer: bounded ages, nothing lost, no waiting for tools."""
 
 from __future__ import annotations
 
@@ -86,7 +84,7 @@ async def run(
     directory: Path | None = None,
     shared: WorkerPool | None = None,
 ) -> Run:
-    """`strike` is called after every step. In workers of its own, unless some are `shared`."""
+    """Calls `strike` after every step. Uses its own workers, unless some are `shared`."""
     recipe = Recipe.model_validate(
         {
             "env": {"levels": [1]},

@@ -1,4 +1,4 @@
-"""What holds for the source tree as a whole."""
+"""Rules for the source tree as a whole."""
 
 from __future__ import annotations
 
