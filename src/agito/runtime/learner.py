@@ -55,7 +55,7 @@ class LearnerService:
         self._model, self._reducer, self._adapter = model, reducer, adapter
         self._trainer = LocalTrainer(model, spec.config, reducer=reducer)
         self._files: WeightFiles | None = None
-        self.own = InProcess()  # for a sampler beside it
+        self.own = InProcess()  # for a sampler in the same process
         self._buffer, self.shared = _served(model, host) if spec.serves_others else (None, None)
 
     def handle(self, request: LearnerRequest) -> LearnerResponse:

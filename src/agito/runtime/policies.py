@@ -55,7 +55,7 @@ class Policies:
 
     @property
     def main(self) -> PolicyHandle | ServedPolicy:
-        """The one that the run is about."""
+        """The policy being trained."""
         assert MAIN in self.learning, "open comes first"
         return self.learning[MAIN]
 
@@ -215,9 +215,8 @@ class Policies:
             await handle.push(version)
 
     async def pull(self, version: int) -> float:
-        """Every sampler that works beside its learner goes on with this version, rows and all. Returns for
-        how many seconds nothing was sampled, summed.
-        """
+        """Samplers that work beside their learner continue with this version and keep their rows. Returns the
+        seconds during which nothing was sampled, summed."""
         return sum([await handle.pull(version) for handle in self.learning.values()])
 
     async def publish(self, version: int) -> None:
