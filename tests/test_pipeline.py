@@ -72,20 +72,8 @@ class Run:
     weights: list[str] = field(default_factory=list[str])  # before and after
 
 
-async def run(
-    mode: str,
-    staleness: int,
-    *,
-    steps: int = 6,
-    start: int = 0,
-    position: Position | None = None,
-    ranks: int = 2,
-    strike: Callable[[], object] = lambda: None,
-    directory: Path | None = None,
-    shared: WorkerPool | None = None,
-) -> Run:
-    """Calls `strike` after every step. Uses its own workers, unless some are `shared`."""
-    recipe = Recipe.model_validate(
+def recipe_of(mode: str, staleness: int, *, steps: int, ranks: int) -> Recipe:
+    return Recipe.model_validate(
         {
             "env": {"levels": [1]},
             "model": {
@@ -101,6 +89,22 @@ async def run(
             "pipeline": {"mode": mode, "max_staleness": staleness},
         }
     )
+
+
+async def run(
+    mode: str,
+    staleness: int,
+    *,
+    steps: int = 6,
+    start: int = 0,
+    position: Position | None = None,
+    ranks: int = 2,
+    strike: Callable[[], object] = lambda: None,
+    directory: Path | None = None,
+    shared: WorkerPool | None = None,
+) -> Run:
+    """`strike` is called after every step. In workers of its own, unless some are `shared`."""
+    recipe = recipe_of(mode, staleness, steps=steps, ranks=ranks)
     run_context, found, versions = RunContext(recipe, SlowEnvironment()), Run(), itertools.count(1)
     run_context.policies.use_vocabulary(learn(["open 0 submit 1"] * 20, size=300))
     run_context.policies.pool = shared

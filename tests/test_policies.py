@@ -4,6 +4,7 @@ one."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -40,13 +41,13 @@ def pretrained(folder: Path, seed: int = 1, **shape: int) -> Path:
     """
     write(folder, "byte level", CHATML)
     small = {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16}
-    config = DecoderConfig(
-        **{**small, **shape},
-        vocab_size=-(-ModelTokenizer.read(folder).largest_id // 64) * 64 + 64,
+    config = replace(
+        DecoderConfig(vocab_size=-(-ModelTokenizer.read(folder).largest_id // 64) * 64 + 64),
         num_layers=2,
         max_position=4096,
         family="llama",
         qk_norm=False,
+        **{**small, **shape},
     )
     save(Decoder(config, seed=seed), folder)
     return folder

@@ -99,6 +99,19 @@ def _from_anywhere(path: str) -> str:
 
 
 ModelPath: TypeAlias = Annotated[str, AfterValidator(_from_anywhere)]
+ToolFormatName: TypeAlias = Literal[
+    "auto",
+    "harmony",
+    "qwen3_coder",
+    "hermes",
+    "mistral_v11",
+    "mistral",
+    "llama4_pythonic",
+    "olmo3",
+    "lfm2",
+    "pythonic",
+    "llama3_json",
+]
 _POLICY_NAME = re.compile(r"[a-z][a-z0-9_-]*")  # it is a folder's, and begins the names of metrics
 
 
@@ -122,6 +135,10 @@ class ModelSection(Section):
         default="",
         description="A Hugging Face folder, or a hub id; its tokenizer and chat template are used, and the "
         "natural dialect.",
+    )
+    tool_format: ToolFormatName = Field(
+        default="auto",
+        description="How calls are written: `auto`, as the chat template writes them, else Hermes around it.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Of a pre-trained model's weights."
@@ -148,7 +165,7 @@ class ModelSection(Section):
 
     def shape(self) -> dict[str, Any]:
         """Of a network from random weights, but for its vocabulary."""
-        return self.model_dump(exclude={"vocab_size", "path", "dtype", "adapter", "lora"})
+        return self.model_dump(exclude={"vocab_size", "path", "tool_format", "dtype", "adapter", "lora"})
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -29,7 +29,7 @@ class Door(Machine):
 
 
 class PaintedDoor(FakeEnvironment):
-    """Nobody can open it; the check pays whoever reports, which must not matter."""
+    """Nobody can open it; its check pays for reports, which must not matter."""
 
     name = "painted-door"
 

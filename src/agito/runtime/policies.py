@@ -76,7 +76,7 @@ class Policies:
 
     def use_tokenizer_of(self, checkpoint: Path) -> None:
         """Gives `main` the tokenizer of this folder. Raises `CorruptCheckpoint`, `UnsupportedTemplate`."""
-        self.renderers[MAIN] = renderer_of(checkpoint, self.recipe.env.dialect)
+        self.renderers[MAIN] = renderer_of(checkpoint, self.recipe)
 
     def start_workers(self) -> WorkerPool:
         """Starts workers before they are needed; they take seconds to come up in the background."""
@@ -100,7 +100,7 @@ class Policies:
         await self._open_main()
         for name, section in self.recipe.policies.items():
             source = find(Path(section.path))
-            self.renderers[name] = renderer_of(source, recipe_of(source).env.dialect)
+            self.renderers[name] = renderer_of(source, recipe_of(source))
             plan = self._plan(self._model(source, section, learns=section.learns))
             if section.learns:
                 self.learn(name, await self.start_workers().open(name, plan))
@@ -118,7 +118,7 @@ class Policies:
         for name, section in self.recipe.policies.items():
             learned = beside(checkpoint, name)
             sources[name] = learned if section.learns and learned.is_dir() else find(Path(section.path))
-            self.renderers[name] = renderer_of(sources[name], recipe_of(sources[name]).env.dialect)
+            self.renderers[name] = renderer_of(sources[name], recipe_of(sources[name]))
         for name, source in sources.items():
             dtype = (self.recipe.model if name == MAIN else self.recipe.policies[name]).dtype
             model = ModelSpec(source=source, seed=self.recipe.seed, dtype=dtype)

@@ -130,7 +130,7 @@ async def _open(
     learner: LearnerSpec | None = None,
     weights: WeightAddress | None = None,
 ) -> PolicyOpened:
-    """A sampler, and a learner or none."""
+    """Opens a sampler and optionally a learner."""
     sampler = SamplerSpec(context=plan.context, max_num_seqs=plan.max_num_seqs, weights=weights)
     request = OpenPolicy(
         model=plan.model,

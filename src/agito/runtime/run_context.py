@@ -39,7 +39,7 @@ from agito.scheduling.schedule import Quota
 from agito.types import Attempt, AttemptId, Dialect, Fault, Target, Task, Trajectory
 
 _OPENINGS = 8  # tasks examined in each cell
-_KNOWN_TOKENS = 160  # of a text that a server's log-probabilities are compared by
+_KNOWN_TOKENS = 160  # of the text by which a server's log-probabilities are compared
 
 
 @dataclass(slots=True)

@@ -17,7 +17,6 @@ from agito.recipe import ModelSection, Recipe
 from agito.record.commits import newest
 from agito.render import Vocabulary, read_chat, renderer
 from agito.render.vocabulary import is_own
-from agito.types import Dialect
 
 _MARKS = (CONFIG_NAME, "adapter_config.json")  # every checkpoint has one of them
 
@@ -70,10 +69,12 @@ def recipe_of(checkpoint: Path) -> Recipe:
         ) from error
 
 
-def renderer_of(checkpoint: Path, dialect: Dialect) -> Renderer:
-    """The renderer for a folder's tokenizer: our own vocabulary in this dialect, or a pre-trained model's
-    with its chat template.
+def renderer_of(checkpoint: Path, recipe: Recipe) -> Renderer:
+    """The renderer for a folder's tokenizer: our own vocabulary in the recipe's dialect, or a pre-trained
+    model's with its chat template.
 
     Raises `CorruptCheckpoint` and `UnsupportedTemplate`.
     """
-    return renderer(dialect, Vocabulary.read(checkpoint)) if is_own(checkpoint) else read_chat(checkpoint)
+    if is_own(checkpoint):
+        return renderer(recipe.env.dialect, Vocabulary.read(checkpoint))
+    return read_chat(checkpoint, tool_format=recipe.model.tool_format)
