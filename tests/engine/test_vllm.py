@@ -1,6 +1,4 @@
-"""vLLM as a sampler, by a server that talks as it does: what Agito asks of one, believes of one, and does
-without one.
-"""
+"""vLLM as a sampler, against a server that speaks its protocol: requests, verification, and recovery."""
 
 from __future__ import annotations
 
@@ -132,7 +130,7 @@ class TestTheEngineContract(EngineContract):
 
 @dataclass
 class Task:
-    """What came of something that ran beside the test."""
+    """The result of a task that ran beside the test."""
 
     sampled: Sampled | None = None
 
