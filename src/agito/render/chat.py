@@ -95,7 +95,8 @@ class ChatRenderer:
         return self._files | {"chat_template.jinja": self.chat_template} | ({KEEPING: kept} if kept else {})
 
     def opening(self, task: Task) -> array[int]:
-        prompt = f"{task.prompt[Dialect.NATURAL]}\n\nYou have {task.limits.turns} turns."
+        turns = task.limits.turns
+        prompt = f"{task.prompt[Dialect.NATURAL]}\n\nYou have {turns} turn{'s' * (turns != 1)}."
         return self._encode(*self._conversation.opening(prompt, task.tools))
 
     def observation(self, events: Sequence[Event]) -> array[int]:

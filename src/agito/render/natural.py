@@ -163,7 +163,7 @@ def _offer(task: Task) -> str:
 
 
 def _format(task: Task) -> str:
-    return f"{_FORMAT}\n\nYou have {task.limits.turns} turns."
+    return f"{_FORMAT}\n\nYou have {task.limits.turns} turn{'s' * (task.limits.turns != 1)}."
 
 
 def _response(event: Event) -> str:
