@@ -454,3 +454,12 @@ def test_kinds_of_samplers_say_what_they_can_do(tmp_path: Path) -> None:
         and not sampler.capabilities.keyed_determinism
         and not sampler.capabilities.in_flight_update
     )
+
+
+@pytest.mark.parametrize(("rank", "limit"), [(1, 1), (4, 8), (16, 16), (17, 32), (512, 512)])
+def test_an_adapter_of_any_rank_fits_the_limit_that_vllm_is_started_with(rank: int, limit: int) -> None:
+    plan = VllmSpec(model=Path("m"), context=8, adapters=AdapterSlots(max_rank=rank))
+    words = plan.command(Path("s"))
+    assert words[words.index("--max-lora-rank") + 1] == str(limit)
+    with pytest.raises(ValueError, match="rank 1 to 512"):
+        AdapterSlots(max_rank=513)
