@@ -71,7 +71,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -101,7 +101,7 @@ def train(
 ) -> None:
     """Train an agent.
 
-    Cold start, reinforcement, evaluation, report. A run that is already there is moved aside, never
+    SFT warm-up (cold start), RL, evaluation, report. A run that is already there is moved aside, never
     overwritten.
 
     \b
@@ -378,7 +378,7 @@ def plan(
 @app.command(cls=Command)
 @guarded
 def doctor() -> None:
-    """Say what this machine offers.
+    """Check what this machine supports.
 
     Isolation, torch, cores, memory, disk; what is missing, and the remedy.
     """

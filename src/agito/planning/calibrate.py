@@ -114,7 +114,7 @@ async def measure(recipe: Recipe, environment: Environment, *, steps: int) -> Me
         main = policies.main
         assert isinstance(main, PolicyHandle), "an engine of ours is measured"
         timed = tuple(_Timed(sampler, exchanges) for sampler in main.samplers)
-        policies.learn(MAIN, replace(main, samplers=timed))
+        policies.register(MAIN, replace(main, samplers=timed))
         await train(_WARM_STEPS)
         found.clear()
         exchanges.clear()
