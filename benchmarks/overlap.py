@@ -14,7 +14,7 @@ at least max(Tg, Tt, CPU / cores). It is held against the steady steps of a deco
 such pairs; `_whole` counts the first steps, in which nothing can be ready, and the last, in which nothing is issued. Two cores that are
 threads of one do less than twice the work of one: `effective_cores` is how much more a product of matrices of the model's size gets done by
 as many processes, and the figures in `_effective` are those of the bound with that number. Slow tools are measured with groups that all
-teach something. The simulator is `agito.planning.simulate`, fed with what the serial and the concurrent arm measured.
+teach something. The simulator is `agito.training.planning.simulate`, fed with what the serial and the concurrent arm measured.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from subprocess import PIPE
 
 import anyio
 
-from agito.planning.calibrate import Observed, observe
-from agito.planning.simulate import Simulation
 from agito.recipe import Recipe
 from agito.scheduling.schedule import FlowRules
 from agito.testing.relay import HEAVY_MEDIAN_S, HEAVY_RATIO, Relay
 from agito.training.loop import Step
+from agito.training.planning.calibrate import Observed, observe
+from agito.training.planning.simulate import Simulation
 from harness import Json, report
 
 _TURNS, _TURN_TOKENS, _WORDS = 6, 16, 4

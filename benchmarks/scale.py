@@ -12,8 +12,8 @@ import argparse
 import time
 from dataclasses import asdict, replace
 
-from agito.planning.simulate import Latencies, Simulation
 from agito.scheduling.schedule import FlowRules
+from agito.training.planning.simulate import Latencies, Simulation
 from harness import Json, report
 
 # Not measured: 30 ms for a decode step of 1,500 rows, 20,000 prefilled tokens a second, a batch of 8,192 episodes in 60 s.

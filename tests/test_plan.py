@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import pytest
 
-from agito.planning.calibrate import observe
-from agito.planning.simulate import Foreseen, Latencies, Simulation
 from agito.recipe import read
 from agito.scheduling.schedule import FlowRules
 from agito.testing.relay import Relay
+from agito.training.planning.calibrate import observe
+from agito.training.planning.simulate import Foreseen, Latencies, Simulation
 
 
 def foresee(staleness: int, *, train_s: float = 1.0, tool_s: float = 1.0, p99_s: float = 0.0, seed: int = 0, batches: int = 40) -> Foreseen:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from agito.render import hermes
+from agito.render.messages import Message as Spoken
+from agito.render.messages import Said, Speaker, answered, call_id, templated, used, with_tool_names
 from agito.render.template import ChatTemplate, Message, UnsupportedTemplate
 from agito.render.tokenizer import ModelTokenizer
 from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
@@ -60,7 +62,7 @@ class ChatRenderer:
 
     def observation(self, events: Sequence[Event]) -> array[int]:
         calls = [Call(tool=event.call.tool or "tool", arguments={}) for event in events]
-        answers: list[Message] = [_answer(event.call.tool or "tool", number, _response(event)) for number, event in enumerate(events)]
+        answers: list[Message] = [_answer(event.call.tool or "tool", number, answered(event)) for number, event in enumerate(events)]
         text, mark = self._template.render([_ASK, _called(calls), *answers], [], prompts=True)
         return self._encode(text[self._turn(text, mark)[1] :], mark)
 
@@ -92,6 +94,35 @@ class ChatRenderer:
 
     def text(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids)
+
+    def conversation(self, messages: Sequence[Spoken], tools: Sequence[ToolSpec]) -> array[int]:
+        return self._encode(*self._template.render(templated(with_tool_names(messages)), _offers(tools), prompts=True))
+
+    def continuation(self, messages: Sequence[Spoken]) -> array[int]:
+        """Does not depend on the turn that was sampled, but for how many of its calls are answered."""
+        results = 0
+        while results < len(messages) and messages[results].speaker is Speaker.TOOL:
+            results += 1
+        calls = [Call(tool=message.tool or "tool", arguments={}) for message in messages[:results]]
+        answers = [_answer(message.tool or "tool", number, message.text) for number, message in enumerate(messages[:results])]
+        said = _called(calls) if calls else _said("zebra")
+        rest = templated(messages[results:])
+        text, mark = self._template.render([_ASK, said, *answers, *rest], [], prompts=True)
+        return self._encode(text[self._turn(text, mark)[1] :], mark)
+
+    def said(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> Said:
+        text = self.text(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
+        at = self._thought(text)
+        thought, text = text[:at], text[at:]
+        good = [(start, stop, call) for start, stop, call in hermes.calls(text) if call.problem is None]
+        starts, stops = [0, *(stop for _, stop, _ in good)], [*(start for start, _, _ in good), len(text)]
+        left = "".join(text[start:stop] for start, stop in zip(starts, stops, strict=True))
+        thinking = thought.strip().removeprefix(_THINK).removesuffix(_END_THINK)
+        return Said(text=left.strip() if tools else left, uses=tuple(used(call) for _, _, call in good), thinking=thinking)
+
+    def begun(self, tool: str) -> array[int]:
+        name = f'{tool}", "arguments": ' if tool else ""
+        return self._tokenizer.encode(f'{hermes.OPEN}\n{{"name": "{name}')
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return self._tokenizer.pieces(ids)
@@ -184,21 +215,11 @@ def _said(content: str) -> Message:
 
 def _called(calls: Sequence[Call]) -> Message:
     made: list[Json] = [
-        {"id": _id(number), "type": "function", "function": {"name": call.tool, "arguments": dict(call.arguments)}}
+        {"id": call_id(number), "type": "function", "function": {"name": call.tool, "arguments": dict(call.arguments)}}
         for number, call in enumerate(calls)
     ]
     return {"role": "assistant", "content": "", "tool_calls": made}
 
 
 def _answer(tool: str, number: int, content: str) -> Message:
-    return {"role": "tool", "tool_call_id": _id(number), "name": tool, "content": content}
-
-
-def _id(number: int) -> str:
-    return f"call{number:05d}"  # nine letters: Mistral's templates ask for that
-
-
-def _response(event: Event) -> str:
-    status = f"[{event.fault}]\n" if event.fault else ""
-    left = f"\n[{event.left.turns} turns left]" if event.left else ""
-    return f"{status}{event.text}{left}"
+    return {"role": "tool", "tool_call_id": call_id(number), "name": tool, "content": content}

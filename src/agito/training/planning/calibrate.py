@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from agito.planning.simulate import Latencies
 from agito.protocols import Environment
 from agito.recipe import Recipe
 from agito.render import learn
@@ -22,6 +21,7 @@ from agito.scheduling.curriculum import Curriculum
 from agito.testing.relay import Relay
 from agito.training import async_loop as pipeline
 from agito.training.loop import Step
+from agito.training.planning.simulate import Latencies
 
 _WARM_STEPS = 2
 

@@ -1,0 +1,68 @@
+"""An application on a port of this machine, for as long as a block lasts."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.lowlevel
+import uvicorn
+from starlette.types import ASGIApp
+
+_START_S, _LEAVE_S = 10.0, 5.0
+_MOST_CONNECTIONS = 512
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str]:
+    """Its address, such as `http://127.0.0.1:40001`. Port 0 is any free one. Raises `OSError` for one that is taken.
+
+    At the end of the block whoever is still connected is cut off.
+    """
+    with socket.create_server((host, port), backlog=256) as listener:
+        config = uvicorn.Config(
+            app, log_level="error", access_log=False, lifespan="off", ws="none", http="h11", limit_concurrency=_MOST_CONNECTIONS,
+            server_header=False, date_header=False,
+        )  # fmt: skip
+        server = _Server(config)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve, [listener])
+            try:
+                with anyio.fail_after(_START_S):
+                    await server.is_up.wait()
+                yield f"http://{host}:{listener.getsockname()[1]}"
+            finally:
+                server.leaves.set()
+
+
+class _Server(uvicorn.Server):
+    """Comes up by an event and leaves by one, at once; signals are the process's."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up, self.leaves = anyio.Event(), anyio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
+    async def main_loop(self) -> None:
+        await self.leaves.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        with anyio.move_on_after(_LEAVE_S):
+            while self.server_state.tasks:
+                await anyio.lowlevel.checkpoint()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
