@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -13,8 +13,8 @@ from agito.errors import WorkerDied
 from agito.gateway.asks import AUTO, NEVER, REQUIRED, Answer, Ask, Refused
 from agito.gateway.tree import Line, Place, TokenTree
 from agito.protocols import Agent, Sampled
-from agito.render.messages import Conversing, Message, Said, Speaker
-from agito.types import Channel, FinishReason, Limits, Segment, TerminationReason, TokenSource, ToolSpec, Turn
+from agito.render.messages import Conversing, Message, Said, Speaker, ToolUse
+from agito.types import Channel, FinishReason, Json, Limits, Segment, TerminationReason, TokenSource, ToolSpec, Turn
 
 _PIECE = 8  # tokens between two looks at a stream
 
@@ -46,14 +46,31 @@ class Conversations:
         context = agent.engine.context if limits is None else min(limits.tokens, agent.engine.context)
         self.tree = TokenTree(agent, renderer, seed=seed, context=context)
         self._context = context
-        self._turns: list[tuple[Line, int]] = []
-        self._num_asked = 0
+        self._turns: list[_Booked] = []
+        self._over = anyio.Event()
+        self.num_turns = 0  # asked for so far
         self.spent: TerminationReason | None = None  # which limit was reached
         self.died: WorkerDied | None = None
 
-    @property
-    def num_turns(self) -> int:
-        return self._num_asked
+    def on_spent(self, event: anyio.Event) -> None:
+        """Is set when the turns are used up, or the engine is gone: nothing more can be had here."""
+        self._over = event
+
+    def uses(self, tool: str, arguments: Mapping[str, Json], *, event: int) -> str:
+        """Notes that this call is the world's event of that number, for the newest turn that asked for it, else the newest.
+
+        Returns the call's arguments as they were sampled, where they were.
+        """
+        for at in range(len(self._turns) - 1, -1, -1):
+            waiting = self._turns[at].waiting
+            for use in waiting:
+                if use.tool == tool and use.parsed() == arguments:
+                    waiting.remove(use)
+                    self._turns[at].events.append(event)
+                    return use.arguments
+        if self._turns:
+            self._turns[-1].events.append(event)
+        return ""
 
     @property
     def longest(self) -> int:
@@ -62,10 +79,11 @@ class Conversations:
 
     async def answer(self, ask: Ask, choice: int = 0, on_said: Callable[[Said], None] | None = None) -> Answer:
         """One choice. `on_said` is shown what has been said, again and again, where the terms let an answer come in pieces."""
-        self._spend_turn()
+        self._require_turns()
         seed = None if self._terms.overrides or ask.seed is None else ask.seed + (choice << 32)
         try:
             place = self.tree.place(ask.messages, ask.tools, session=ask.session, seed=seed, reserve=1)
+            self.num_turns += 1
             with self._waiting():
                 async with self._at(place):
                     return await self._sampled(place, ask, on_said)
@@ -76,7 +94,7 @@ class Conversations:
 
     def turns(self) -> list[tuple[int, Turn]]:
         """In the order in which they were answered, with the numbers of their lines."""
-        return [(line.number, line.turns()[at]) for line, at in self._turns]
+        return [(each.line.number, replace(each.line.turns()[each.at], calls=tuple(each.events))) for each in self._turns]
 
     def segments(self) -> tuple[tuple[Segment, ...], dict[int, int]]:
         spec = self.agent.spec
@@ -86,12 +104,12 @@ class Conversations:
         with anyio.CancelScope(shield=True):
             await self.tree.close()
 
-    def _spend_turn(self) -> None:
+    def _require_turns(self) -> None:
         limits = self._terms.limits
-        if limits is not None and self._num_asked >= limits.turns:
-            self.spent = self.spent or TerminationReason.TURNS
+        if limits is not None and self.num_turns >= limits.turns:
+            self.spent = TerminationReason.TURNS
+            self._over.set()
             raise Refused(429, f"this attempt's {limits.turns} turns are used up", code="insufficient_quota")
-        self._num_asked += 1
 
     @asynccontextmanager
     async def _at(self, place: Place) -> AsyncGenerator[None]:
@@ -103,6 +121,7 @@ class Conversations:
                 await place.line.close()
             if isinstance(error, WorkerDied):
                 self.died = error
+                self._over.set()
             if isinstance(error, ValueError):
                 raise Refused(503, f"the engine does not take this: {error}", may_retry=True) from error
             raise
@@ -149,6 +168,7 @@ class Conversations:
         shown = said if ask.is_parallel or len(said.uses) < 2 else replace(said, uses=said.uses[:1])
         message = Message(speaker=Speaker.ASSISTANT, text=shown.text, uses=shown.uses, thinking=shown.thinking)
         is_cut = sampled.stopped is not FinishReason.END
+        self._turns[-1].waiting.extend(shown.uses)
         self.tree.answered(place, message, is_cut=is_cut, is_whole=stop is None and shown is said)
         self._on_answer(place.line)
         return Answer(
@@ -183,9 +203,18 @@ class Conversations:
 
     def _book(self, turn: _Turn) -> None:
         if turn.ids:
-            place = (turn.line, len(turn.line.turns()) - 1)
-            self._turns.append(place)
+            self._turns.append(_Booked(turn.line, len(turn.line.turns()) - 1))
             turn.line.length = len(turn.line.capture)
+
+
+@dataclass(slots=True)
+class _Booked:
+    """A turn, by its place on its line; which of its calls the world has not been asked for yet, and which events came of the others."""
+
+    line: Line
+    at: int
+    waiting: list[ToolUse] = field(default_factory=list[ToolUse])
+    events: list[int] = field(default_factory=list[int])
 
 
 class _Turn:

@@ -6,7 +6,7 @@ import json
 from array import array
 from collections.abc import Mapping, Sequence
 
-from agito.render.messages import Message, Said, Speaker, call_json, used
+from agito.render.messages import Message, Said, Speaker, ToolUse, used
 from agito.types import Call, Channel, Dialect, Event, Task, ToolSpec
 
 END, ACT, OBS = 256, 257, 258
@@ -56,7 +56,7 @@ class ByteRenderer:
         ids = array("i")
         for message in messages:
             if message.speaker is Speaker.ASSISTANT:
-                lines = [message.text, *map(call_json, message.uses)] if message.text else list(map(call_json, message.uses))
+                lines = [*([message.text] if message.text else []), *map(self._used, message.uses)]
                 ids.extend([ACT, *"\n".join(lines).encode(), END])
             else:
                 speaker = "" if message.speaker is Speaker.TOOL else f"{message.speaker}: "
@@ -73,7 +73,13 @@ class ByteRenderer:
         return Said(text="", uses=tuple(map(used, calls)))
 
     def begun(self, tool: str) -> array[int]:
-        return array("i", f'{{"tool": "{tool}", "arguments": '.encode() if tool else b'{"tool": "')
+        return array("i", [*(f'{{"tool": "{tool}", "arguments": ' if tool else '{"tool": "').encode()])
+
+    def _used(self, use: ToolUse) -> str:
+        """As `_write` writes the call, the arguments to the letter."""
+        if self.dialect is Dialect.NATURAL:
+            return f'{{"tool": {json.dumps(use.tool)}, "arguments": {use.arguments}}}'
+        return " ".join((use.tool, *map(str, (use.parsed() or {"": use.arguments}).values())))
 
     def _write(self, call: Call) -> str:
         if self.dialect is Dialect.NATURAL:
