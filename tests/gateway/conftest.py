@@ -29,14 +29,23 @@ KEY = "a-key"
 
 def offers(tools: Sequence[ToolSpec] = TOOLS) -> list[dict[str, Any]]:
     return [
-        {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}}
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": dict(tool.parameters),
+            },
+        }
         for tool in tools
     ]
 
 
 @pytest.fixture(scope="session")
 def vocabulary() -> Vocabulary:
-    return learn(["open submit box empty coin turns left", '{"name": "open", "arguments": {"box": "1"}}'] * 9, size=300)
+    return learn(
+        ["open submit box empty coin turns left", '{"name": "open", "arguments": {"box": "1"}}'] * 9, size=300
+    )
 
 
 @asynccontextmanager
@@ -78,8 +87,15 @@ class Served:
     client: httpx.AsyncClient
     url: str
 
-    async def ask(self, messages: Sequence[dict[str, Any]], tools: Sequence[ToolSpec] = TOOLS, **more: Any) -> dict[str, Any]:
-        body = {"model": "policy", "messages": list(messages), **({"tools": offers(tools)} if tools else {}), **more}
+    async def ask(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[ToolSpec] = TOOLS, **more: Any
+    ) -> dict[str, Any]:
+        body = {
+            "model": "policy",
+            "messages": list(messages),
+            **({"tools": offers(tools)} if tools else {}),
+            **more,
+        }
         response = await self.client.post("/v1/chat/completions", json=body)
         assert response.status_code == 200, response.text
         return response.json()
@@ -87,9 +103,17 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    engine: Engine, renderer: Renderer | None = None, *, seed: int = 5, terms: Terms | None = None, temperature: float = 1.0
+    engine: Engine,
+    renderer: Renderer | None = None,
+    *,
+    seed: int = 5,
+    terms: Terms | None = None,
+    temperature: float = 1.0,
 ) -> AsyncGenerator[Served]:
-    agent = Agent(spec=AgentSpec(renderer=renderer or ByteRenderer(Dialect.NATURAL), temperature=temperature), engine=engine)
+    agent = Agent(
+        spec=AgentSpec(renderer=renderer or ByteRenderer(Dialect.NATURAL), temperature=temperature),
+        engine=engine,
+    )
     terms = terms or Terms(overrides=False)
     conversations = Conversations(agent, seed=seed, terms=terms)
     gateway = Gateway(lambda _: conversations, ["policy"], key=KEY, overrides=terms.overrides)

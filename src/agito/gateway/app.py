@@ -51,14 +51,18 @@ class Api(Protocol):
     """One way of asking: how its requests are read and its answers written. A module is one."""
 
     def read(self, body: Fields, *, overrides: bool) -> Ask: ...
-    def whole(self, ask: Ask, answers: Sequence[Answer], renderer: Renderer, *, name: str, created: int) -> Json: ...
+    def whole(
+        self, ask: Ask, answers: Sequence[Answer], renderer: Renderer, *, name: str, created: int
+    ) -> Json: ...
     def Stream(self, ask: Ask, renderer: Renderer, *, name: str, created: int) -> Stream: ...  # noqa: N802
 
 
 class Gateway:
     """Answers for models by name. `choose` gives the conversations of a model, or raises `Refused`."""
 
-    def __init__(self, choose: Callable[[str], Conversations], names: Sequence[str], *, key: str, overrides: bool) -> None:
+    def __init__(
+        self, choose: Callable[[str], Conversations], names: Sequence[str], *, key: str, overrides: bool
+    ) -> None:
         self._choose, self._names, self._key, self._overrides = choose, names, key, overrides
         self._began = int(time.time())
 
@@ -79,11 +83,15 @@ class Gateway:
         if not hmac.compare_digest(given.encode(), self._key.encode()):
             raise Refused(401, "this key is not valid here", code="invalid_api_key")
 
-    def guarded(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def guarded(
+        self, handle: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
         """The same behind the key; a refusal is an answer."""
         return self._guarded(handle)
 
-    def _guarded(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def _guarded(
+        self, handle: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
         async def inner(request: Request) -> Response:
             try:
                 self.admit(request)
@@ -94,19 +102,34 @@ class Gateway:
                 return refusal(Refused(503, "the engine is gone", code="engine_gone"))
             except ClientDisconnect:
                 return Response(status_code=499)
+            except Exception as error:  # the boundary: a client gets an answer, and its attempt goes on
+                return refusal(
+                    Refused(500, f"{type(error).__name__}: {error}", code="server_error", may_retry=True)
+                )
 
         return inner
 
     def _asked(self, api: Api, prefix: str) -> Callable[[Request], Awaitable[Response]]:
         async def handle(request: Request) -> Response:
             ask = api.read(Fields(await body_of(request)), overrides=self._overrides)
-            session = next((request.headers[name] for name in _SESSION_HEADERS if name in request.headers), "")
+            session = next(
+                (request.headers[name] for name in _SESSION_HEADERS if name in request.headers), ""
+            )
             ask = replace(ask, session=session[:80])
             offered(ask.tools, ask.choice)
             conversations = self._choose(ask.model)
-            renderer, name, created = conversations.agent.spec.renderer, prefix + secrets.token_hex(12), int(time.time())
+            renderer, name, created = (
+                conversations.agent.spec.renderer,
+                prefix + secrets.token_hex(12),
+                int(time.time()),
+            )
             if ask.streams:
-                return _Streamed(conversations, ask, api.Stream(ask, renderer, name=name, created=created), path=request.url.path)
+                return _Streamed(
+                    conversations,
+                    ask,
+                    api.Stream(ask, renderer, name=name, created=created),
+                    path=request.url.path,
+                )
             answers = await while_connected(request, lambda: _all(conversations, ask))
             return JSONResponse(api.whole(ask, answers, renderer, name=name, created=created))
 
@@ -121,7 +144,14 @@ class Gateway:
         return JSONResponse(self._described(name))
 
     def _described(self, name: str) -> Json:
-        return {"id": name, "object": "model", "created": self._began, "owned_by": "agito", "type": "model", "display_name": name}
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._began,
+            "owned_by": "agito",
+            "type": "model",
+            "display_name": name,
+        }
 
 
 def refusal(error: Refused, *, anthropic: bool = False) -> Response:
@@ -129,14 +159,20 @@ def refusal(error: Refused, *, anthropic: bool = False) -> Response:
     kind = "insufficient_quota" if error.code == "insufficient_quota" and not anthropic else kind
     headers = {} if error.may_retry else {"x-should-retry": "false"}
     told: Json = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
-    body: Json = {"type": "error", "error": {"type": kind, "message": error.message}} if anthropic else {"error": told}
+    body: Json = (
+        {"type": "error", "error": {"type": kind, "message": error.message}} if anthropic else {"error": told}
+    )
     return JSONResponse(body, status_code=error.status, headers=headers)
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    why = f"{request.method} {request.url.path}: " + ("there is no such address here" if status == 404 else "another method is asked for")
-    return refusal(Refused(status, why, code="unknown_url"), anthropic=request.url.path.startswith("/v1/messages"))
+    why = f"{request.method} {request.url.path}: " + (
+        "there is no such address here" if status == 404 else "another method is asked for"
+    )
+    return refusal(
+        Refused(status, why, code="unknown_url"), anthropic=request.url.path.startswith("/v1/messages")
+    )
 
 
 async def body_of(request: Request) -> Json:
@@ -153,7 +189,9 @@ async def body_of(request: Request) -> Json:
     try:
         return cast("Json", json.loads(bytes(body), parse_constant=_refuse_constant))
     except (ValueError, RecursionError) as error:
-        raise Refused(400, f"the body is no JSON: {error or type(error).__name__}", code="invalid_json") from None
+        raise Refused(
+            400, f"the body is no JSON: {error or type(error).__name__}", code="invalid_json"
+        ) from None
 
 
 def _refuse_constant(constant: str) -> Json:
@@ -184,7 +222,9 @@ async def while_connected(request: Request, work: Callable[[], Awaitable[Result]
     return done[0]
 
 
-async def _all(conversations: Conversations, ask: Ask, on_said: Callable[[int, Said], None] | None = None) -> list[Answer]:
+async def _all(
+    conversations: Conversations, ask: Ask, on_said: Callable[[int, Said], None] | None = None
+) -> list[Answer]:
     """Every choice, side by side."""
     if ask.num_choices == 1:
         return [await conversations.answer(ask, 0, on_said and partial(on_said, 0))]
@@ -251,23 +291,42 @@ class _Streamed(Response):
                 response = self._refusal()
                 return await response(scope, receive, send)
             if not is_begun:
-                headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+                headers = [
+                    (b"content-type", b"text/event-stream; charset=utf-8"),
+                    (b"cache-control", b"no-cache"),
+                ]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 is_begun = True
             if self._error is not None:
                 body = bytes(self._refusal().body)
-                return await _part(send, (b"event: error\n" if self._is_anthropic else b"") + b"data: " + body + b"\n\n", is_last=True)
+                return await _part(
+                    send,
+                    (b"event: error\n" if self._is_anthropic else b"") + b"data: " + body + b"\n\n",
+                    is_last=True,
+                )
             if self._answers is not None:
-                ends = [part for number, answer in enumerate(self._answers) for part in self._stream.end(number, answer)]
+                ends = [
+                    part
+                    for number, answer in enumerate(self._answers)
+                    for part in self._stream.end(number, answer)
+                ]
                 return await _part(send, b"".join([*ends, *self._stream.close(self._answers)]), is_last=True)
-            shown = {number: settled(said, self._ask, holds_back=self._holds_back) for number, said in self._said.items()}
-            await _part(send, b"".join(part for number, said in shown.items() for part in self._stream.more(number, said)))
+            shown = {
+                number: settled(said, self._ask, holds_back=self._holds_back)
+                for number, said in self._said.items()
+            }
+            await _part(
+                send,
+                b"".join(part for number, said in shown.items() for part in self._stream.more(number, said)),
+            )
 
     def _refusal(self) -> Response:
         error = self._error
         if not isinstance(error, Refused):
             error = Refused(
-                503, "the engine is gone" if isinstance(error, WorkerDied) else "this answer could not be made", code="engine_gone"
+                503,
+                "the engine is gone" if isinstance(error, WorkerDied) else "this answer could not be made",
+                code="engine_gone",
             )
         return refusal(error, anthropic=self._is_anthropic)
 
@@ -289,6 +348,8 @@ def settled(said: Said, ask: Ask, *, holds_back: bool) -> Said:
 def _before(text: str, marks: Sequence[str], *, strips: bool) -> str:
     """Without what may turn out to be the beginning of a mark, or half a character."""
     text = text.rstrip("\ufffd")
-    longest = max((size for mark in marks for size in range(1, len(mark)) if text.endswith(mark[:size])), default=0)
+    longest = max(
+        (size for mark in marks for size in range(1, len(mark)) if text.endswith(mark[:size])), default=0
+    )
     text = text[: len(text) - longest]
     return text.rstrip() if strips else text

@@ -15,9 +15,23 @@ MOST_CHOICES = 16
 class Refused(Exception):
     """A request that is not served. `may_retry` False tells an SDK that asking again would end the same way."""
 
-    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None, may_retry: bool = False) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        may_retry: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param, self.may_retry = status, message, code, param, may_retry
+        self.status, self.message, self.code, self.param, self.may_retry = (
+            status,
+            message,
+            code,
+            param,
+            may_retry,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

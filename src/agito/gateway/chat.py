@@ -32,9 +32,13 @@ def read(body: Fields, *, overrides: bool) -> Ask:
     if body.has("response_format"):
         wanted = body.object("response_format")
         if wanted.text("type") != "text":
-            raise wanted.wrong("type", "this model's answers cannot be held to a format: ask for text, or for a tool")
+            raise wanted.wrong(
+                "type", "this model's answers cannot be held to a format: ask for text, or for a tool"
+            )
     if (body.whole("top_logprobs", 0, 20) or 0) > 0:
-        raise body.wrong("top_logprobs", "only the log-probabilities of what was sampled are known: leave it out, or 0")
+        raise body.wrong(
+            "top_logprobs", "only the log-probabilities of what was sampled are known: leave it out, or 0"
+        )
     messages = tuple(map(_message, body.objects("messages")))
     if not messages:
         raise body.wrong("messages", "must hold at least one message")
@@ -63,14 +67,18 @@ def _message(given: Fields) -> Message:
         return Message(speaker=speaker, text=text, answers=answers)
     thinking = given.text("reasoning_content", "") or given.text("reasoning", "")
     uses = tuple(_use(each) for each in given.objects("tool_calls"))
-    return Message(speaker=speaker, text=given.parts("content", ("text", "refusal")), uses=uses, thinking=thinking)
+    return Message(
+        speaker=speaker, text=given.parts("content", ("text", "refusal")), uses=uses, thinking=thinking
+    )
 
 
 def _use(given: Fields) -> ToolUse:
     if given.text("type", "function") != "function":
         raise given.wrong("type", "must be function")
     function = given.object("function")
-    return ToolUse(tool=function.text("name"), arguments=function.text("arguments", ""), id=given.text("id", ""))
+    return ToolUse(
+        tool=function.text("name"), arguments=function.text("arguments", ""), id=given.text("id", "")
+    )
 
 
 def _tool(given: Fields) -> ToolSpec:
@@ -105,7 +113,11 @@ def _head(kind: str, ask: Ask, name: str, created: int) -> dict[str, Json]:
 
 
 def _written(said: Said) -> dict[str, Json]:
-    message: dict[str, Json] = {"role": "assistant", "content": said.text if said.text or not said.uses else None, "refusal": None}
+    message: dict[str, Json] = {
+        "role": "assistant",
+        "content": said.text if said.text or not said.uses else None,
+        "refusal": None,
+    }
     if said.uses:
         message["tool_calls"] = [_call(use) for use in said.uses]
     if said.thinking:
@@ -121,7 +133,14 @@ def _logprobs(answer: Answer, renderer: Renderer) -> Json:
     entries: list[Json] = []
     for token, logprob in zip(answer.ids, answer.logprobs, strict=True):
         piece = renderer.text([token])
-        entries.append({"token": piece, "logprob": logprob, "bytes": list(piece.encode("utf-8", "replace")), "top_logprobs": []})
+        entries.append(
+            {
+                "token": piece,
+                "logprob": logprob,
+                "bytes": list(piece.encode("utf-8", "replace")),
+                "top_logprobs": [],
+            }
+        )
     return {"content": entries, "refusal": None}
 
 
@@ -148,7 +167,10 @@ class Stream:
         if before is None:
             before = Said(text="")
             yield self._chunk(index, {"role": "assistant", "content": ""})
-        for field, old, new in (("reasoning_content", before.thinking, said.thinking), ("content", before.text, said.text)):
+        for field, old, new in (
+            ("reasoning_content", before.thinking, said.thinking),
+            ("content", before.text, said.text),
+        ):
             if len(new) > len(old):
                 yield self._chunk(index, {field: new[len(old) :]})
         self._sent[index] = said
@@ -158,7 +180,9 @@ class Stream:
         for number, use in enumerate(answer.said.uses):
             yield self._chunk(index, {"tool_calls": [{"index": number, **_call(replace(use, arguments=""))}]})
             if use.arguments:
-                yield self._chunk(index, {"tool_calls": [{"index": number, "function": {"arguments": use.arguments}}]})
+                yield self._chunk(
+                    index, {"tool_calls": [{"index": number, "function": {"arguments": use.arguments}}]}
+                )
         logprobs = _logprobs(answer, self._renderer) if self._ask.wants_logprobs else None
         yield self._chunk(index, {}, finish=answer.finish, logprobs=logprobs)
 
@@ -167,7 +191,9 @@ class Stream:
             yield event({**self._head, "choices": [], "usage": usage(answers)})
         yield b"data: [DONE]\n\n"
 
-    def _chunk(self, index: int, delta: dict[str, Json], *, finish: str | None = None, logprobs: Json = None) -> bytes:
+    def _chunk(
+        self, index: int, delta: dict[str, Json], *, finish: str | None = None, logprobs: Json = None
+    ) -> bytes:
         choice: Json = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
         return event({**self._head, "choices": [choice]})
 

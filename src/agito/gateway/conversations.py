@@ -14,7 +14,17 @@ from agito.gateway.asks import AUTO, NEVER, REQUIRED, Answer, Ask, Refused
 from agito.gateway.tree import Line, Place, TokenTree
 from agito.protocols import Agent, Sampled
 from agito.render.messages import Conversing, Message, Said, Speaker, ToolUse
-from agito.types import Channel, FinishReason, Json, Limits, Segment, TerminationReason, TokenSource, ToolSpec, Turn
+from agito.types import (
+    Channel,
+    FinishReason,
+    Json,
+    Limits,
+    Segment,
+    TerminationReason,
+    TokenSource,
+    ToolSpec,
+    Turn,
+)
 
 _PIECE = 8  # tokens between two looks at a stream
 
@@ -33,15 +43,22 @@ class Conversations:
     """One agent's. Raises `WorkerDied` when its engine is gone, and `Refused`."""
 
     def __init__(
-        self, agent: Agent, *, seed: int, terms: Terms, on_answer: Callable[[Line], None] = lambda _: None,
+        self,
+        agent: Agent,
+        *,
+        seed: int,
+        terms: Terms,
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`waiting` is entered while a client waits for the policy."""
         renderer = agent.spec.renderer
         if not isinstance(renderer, Conversing):
-            raise TypeError(f"{type(renderer).__name__}: it cannot put a client's conversation into tokens; it lacks members of Conversing")
-        self.agent, self._renderer, self._terms, self._on_answer = agent, renderer, terms, on_answer
-        self._waiting = waiting
+            lacks = "it lacks members of Conversing"
+            raise TypeError(
+                f"{type(renderer).__name__} cannot put a client's conversation into tokens: {lacks}"
+            )
+        self.agent, self._renderer, self._terms, self._waiting = agent, renderer, terms, waiting
+        self.on_answer: Callable[[Line], None] = lambda line: None
         limits = terms.limits
         context = agent.engine.context if limits is None else min(limits.tokens, agent.engine.context)
         self.tree = TokenTree(agent, renderer, seed=seed, context=context)
@@ -77,7 +94,9 @@ class Conversations:
         """Tokens of the longest conversation."""
         return max((line.length for line in self.tree.lines), default=0)
 
-    async def answer(self, ask: Ask, choice: int = 0, on_said: Callable[[Said], None] | None = None) -> Answer:
+    async def answer(
+        self, ask: Ask, choice: int = 0, on_said: Callable[[Said], None] | None = None
+    ) -> Answer:
         """One choice. `on_said` is shown what has been said, again and again, where the terms let an answer come in pieces."""
         self._require_turns()
         seed = None if self._terms.overrides or ask.seed is None else ask.seed + (choice << 32)
@@ -92,13 +111,23 @@ class Conversations:
                 self.spent = TerminationReason.TOKENS
             raise
 
-    def turns(self) -> list[tuple[int, Turn]]:
-        """In the order in which they were answered, with the numbers of their lines."""
-        return [(each.line.number, replace(each.line.turns()[each.at], calls=tuple(each.events))) for each in self._turns]
+    def record(self, root: Line | None = None) -> tuple[tuple[Segment, ...], tuple[Turn, ...]]:
+        """What was sampled, all of it or what grew from one line; turns in the order in which they were answered."""
+        segments, numbers = self.tree.segments(root, role="solo", policy=self.agent.spec.policy)
+        turns = tuple(
+            replace(each.line.turns()[each.at], segment=numbers[each.line.number], calls=tuple(each.events))
+            for each in self._turns
+            if each.line.number in numbers
+        )
+        return segments, turns
 
-    def segments(self) -> tuple[tuple[Segment, ...], dict[int, int]]:
-        spec = self.agent.spec
-        return self.tree.segments(role="solo", policy=spec.policy)
+    async def forget(self, most: int) -> bool:
+        """All but the `most` lines that were used last, where there are twice as many. Whether there were."""
+        if len(self.tree.lines) <= 2 * most:
+            return False
+        kept = await self.tree.forget(most)
+        self._turns = [each for each in self._turns if each.line.number in kept]
+        return True
 
     async def aclose(self) -> None:
         with anyio.CancelScope(shield=True):
@@ -146,8 +175,12 @@ class Conversations:
         try:
             while True:
                 left = room - len(turn.ids)
-                piece = 1 if ask.stop else _PIECE + len(turn.ids) // _PIECE if in_pieces else left  # nothing is sampled behind a stop
-                sampled = await capture.sample(max_tokens=min(piece, left), temperature=temperature, top_p=top_p, effort=effort)
+                piece = (
+                    1 if ask.stop else _PIECE + len(turn.ids) // _PIECE if in_pieces else left
+                )  # nothing is sampled behind a stop
+                sampled = await capture.sample(
+                    max_tokens=min(piece, left), temperature=temperature, top_p=top_p, effort=effort
+                )
                 turn.add(sampled)
                 is_done = sampled.stopped is FinishReason.END or len(turn.ids) >= room
                 said = self._read(forced + turn.ids, ask)
@@ -166,11 +199,13 @@ class Conversations:
         self._book(turn)
         said = _with_ids(said, place.line.number, num_prompt)
         shown = said if ask.is_parallel or len(said.uses) < 2 else replace(said, uses=said.uses[:1])
-        message = Message(speaker=Speaker.ASSISTANT, text=shown.text, uses=shown.uses, thinking=shown.thinking)
+        message = Message(
+            speaker=Speaker.ASSISTANT, text=shown.text, uses=shown.uses, thinking=shown.thinking
+        )
         is_cut = sampled.stopped is not FinishReason.END
         self._turns[-1].waiting.extend(shown.uses)
         self.tree.answered(place, message, is_cut=is_cut, is_whole=stop is None and shown is said)
-        self._on_answer(place.line)
+        self.on_answer(place.line)
         return Answer(
             said=shown, finish="tool_calls" if shown.uses else "length" if is_cut and stop is None else "stop", stop=stop, ids=turn.ids,
             logprobs=turn.logprobs, num_prompt=num_prompt, num_kept=place.num_kept, num_thinking=channels.count(Channel.THINK),
@@ -190,16 +225,27 @@ class Conversations:
 
     def _room(self, num_prompt: int, ask: Ask) -> int:
         room, limits = self._context - num_prompt, self._terms.limits
-        wanted = [room, *([limits.turn_tokens] if limits else []), *([ask.max_tokens] if ask.max_tokens is not None else [])]
+        wanted = [
+            room,
+            *([limits.turn_tokens] if limits else []),
+            *([ask.max_tokens] if ask.max_tokens is not None else []),
+        ]
         if room < 1:
-            raise Refused(400, f"a context holds {self._context} tokens here, and {num_prompt} are in it", code="context_length_exceeded")
+            raise Refused(
+                400,
+                f"a context holds {self._context} tokens here, and {num_prompt} are in it",
+                code="context_length_exceeded",
+            )
         return min(wanted)
 
     def _sampling(self, ask: Ask) -> tuple[float, float]:
         spec = self.agent.spec
         if self._terms.overrides:
             return spec.temperature, spec.top_p
-        return spec.temperature if ask.temperature is None else ask.temperature, spec.top_p if ask.top_p is None else ask.top_p
+        return (
+            spec.temperature if ask.temperature is None else ask.temperature,
+            spec.top_p if ask.top_p is None else ask.top_p,
+        )
 
     def _book(self, turn: _Turn) -> None:
         if turn.ids:
@@ -248,7 +294,9 @@ def _until(said: Said, stops: tuple[str, ...]) -> tuple[Said, str | None]:
 
 def _with_ids(said: Said, line: int, start: int) -> Said:
     """Each call with an id that no other call of these conversations has."""
-    uses = tuple(replace(use, id=f"call_{line:06x}{start:08x}{number:04x}") for number, use in enumerate(said.uses))
+    uses = tuple(
+        replace(use, id=f"call_{line:06x}{start:08x}{number:04x}") for number, use in enumerate(said.uses)
+    )
     return replace(said, uses=uses)
 
 

@@ -31,7 +31,9 @@ class Fields:
 
     def wrong(self, name: str, why: str) -> Refused:
         param = ".".join(part for part in (self._where, name) if part)
-        return Refused(400, f"{param}: {why}" if param else f"the body {why}", param=param or None, code="invalid_value")
+        return Refused(
+            400, f"{param}: {why}" if param else f"the body {why}", param=param or None, code="invalid_value"
+        )
 
     def get(self, name: str) -> Json:
         return self._found.get(name)
@@ -59,7 +61,12 @@ class Fields:
         value = self._found.get(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not least <= value <= most:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or not least <= value <= most
+        ):
             raise self.wrong(name, f"must be a number from {least:g} to {most:g}")
         return float(value)
 
@@ -85,7 +92,15 @@ class Fields:
     def texts(self, name: str, most: int) -> tuple[str, ...]:
         """One string or a list of them; empty ones mean nothing."""
         value = self._found.get(name)
-        listed = [value] if isinstance(value, str) else value if isinstance(value, list) else [] if value is None else None
+        listed = (
+            [value]
+            if isinstance(value, str)
+            else value
+            if isinstance(value, list)
+            else []
+            if value is None
+            else None
+        )
         if listed is None or len(listed) > most or not all(isinstance(each, str) for each in listed):
             raise self.wrong(name, f"must be a string or a list of at most {most} strings")
         return tuple(each for each in cast("list[str]", listed) if each)
@@ -113,7 +128,12 @@ class Fields:
         """What cannot be honoured, unless its value asks for nothing."""
         for name in names:
             if self._found.get(name) not in unless:
-                raise Refused(400, f"{self._name(name)} is not supported here", param=self._name(name), code="unsupported_parameter")
+                raise Refused(
+                    400,
+                    f"{self._name(name)} is not supported here",
+                    param=self._name(name),
+                    code="unsupported_parameter",
+                )
 
     def _name(self, name: str) -> str:
         return f"{self._where}.{name}" if self._where else name
@@ -123,4 +143,8 @@ def tool_of(function: Fields, parameters: str) -> ToolSpec:
     schema = function.get(parameters)
     if schema is not None and not isinstance(schema, dict):
         raise function.wrong(parameters, "must be a JSON schema of an object")
-    return ToolSpec(name=function.text("name"), description=function.text("description", ""), parameters=schema or {"type": "object"})
+    return ToolSpec(
+        name=function.text("name"),
+        description=function.text("description", ""),
+        parameters=schema or {"type": "object"},
+    )

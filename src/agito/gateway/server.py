@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import anyio.lowlevel
 import uvicorn
 from starlette.types import ASGIApp
 
+_SILENT = logging.CRITICAL + 1  # requests that are cut off are no news; what breaks is told to the client
 _START_S, _LEAVE_S = 10.0, 5.0
 _MOST_CONNECTIONS = 512
 
@@ -24,7 +26,7 @@ async def listening(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> 
     """
     with socket.create_server((host, port), backlog=256) as listener:
         config = uvicorn.Config(
-            app, log_level="error", access_log=False, lifespan="off", ws="none", http="h11", limit_concurrency=_MOST_CONNECTIONS,
+            app, log_level=_SILENT, access_log=False, lifespan="off", ws="none", http="h11", limit_concurrency=_MOST_CONNECTIONS,
             server_header=False, date_header=False,
         )  # fmt: skip
         server = _Server(config)

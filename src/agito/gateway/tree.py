@@ -39,10 +39,13 @@ class Way(StrEnum):
 class Line:
     """One segment in the making, on one row."""
 
-    def __init__(self, number: int, agent: Agent, renderer: Conversing, *, seed: int, session: str, parent: Node | None) -> None:
+    def __init__(
+        self, number: int, agent: Agent, renderer: Conversing, *, seed: int, session: str, parent: Node | None
+    ) -> None:
         self.number, self.seed, self.session = number, seed, session
         self.capture = Capture(agent.engine, seed=seed, stop_ids=renderer.stop_ids, segment=number)
         self.parent = parent
+        self.root: Line = self if parent is None else parent.line.root
         self.length = 0  # tokens that the engine has seen
         self.is_busy, self.is_open, self.used = False, True, 0
         self.messages: tuple[Message, ...] = ()  # as last sent, and the answer
@@ -52,7 +55,12 @@ class Line:
     def segment(self, numbers: dict[int, int], *, role: str, policy: str) -> Segment:
         made = self.capture.segment(agent=self.session or role, role=role, policy=policy)
         parent = None if self.parent is None else numbers.get(self.parent.line.number)
-        return replace(made, id=numbers[self.number], parent=parent, prefix_len=0 if self.parent is None else self.parent.stop)
+        return replace(
+            made,
+            id=numbers[self.number],
+            parent=parent,
+            prefix_len=0 if self.parent is None else self.parent.stop,
+        )
 
     def turns(self) -> Sequence[Turn]:
         return self.capture.turns
@@ -118,9 +126,17 @@ class TokenTree:
         self.meter = KeptMeter()
         self._nodes: dict[bytes, list[Node]] = {}
         self._opened: dict[bytes, int] = {}
-        self._clock = 0
+        self._clock = self._num_lines = 0
 
-    def place(self, messages: tuple[Message, ...], tools: Sequence[ToolSpec], *, session: str, seed: int | None, reserve: int) -> Place:
+    def place(
+        self,
+        messages: tuple[Message, ...],
+        tools: Sequence[ToolSpec],
+        *,
+        session: str,
+        seed: int | None,
+        reserve: int,
+    ) -> Place:
         """A line that has been extended by what the request brings, and at least `reserve` tokens of room.
 
         Raises `Refused` for what does not fit into the context or cannot be rendered.
@@ -135,12 +151,20 @@ class TokenTree:
                 found = self._by_tokens(self._renderer.conversation(messages, tools), seed, reserve)
                 if found is not None:
                     line, extension = found
-                    return self._placed(line, extension, Way.CONTINUED, key, messages, reserve, len(line.capture))
-            extension = self._renderer.conversation(messages, tools) if node is None else self._renderer.continuation(messages[at + 1 :])
+                    return self._placed(
+                        line, extension, Way.CONTINUED, key, messages, reserve, len(line.capture)
+                    )
+            extension = (
+                self._renderer.conversation(messages, tools)
+                if node is None
+                else self._renderer.continuation(messages[at + 1 :])
+            )
         except Refused:
             raise
         except (ValueError, RecursionError) as error:
-            raise Refused(400, f"these messages cannot be put into this model's format: {error}", param="messages") from error
+            raise Refused(
+                400, f"these messages cannot be put into this model's format: {error}", param="messages"
+            ) from error
         way = Way.REWRITTEN if not is_same else Way.OPENED if node is None else Way.BRANCHED
         if not is_same and not self.meter.first:
             self.meter.first = self._divergence(messages)
@@ -150,7 +174,9 @@ class TokenTree:
             return self._placed(node.line, extension, way, key, messages, reserve, history, cut=node.is_cut)
         self._require_room((node.stop if node else 0) + len(extension) + reserve + 1)
         line = self._open(key, node, session, seed)
-        return self._placed(line, extension, way, key, messages, reserve, history, cut=node is not None and node.is_cut)
+        return self._placed(
+            line, extension, way, key, messages, reserve, history, cut=node is not None and node.is_cut
+        )
 
     def answered(self, place: Place, message: Message, *, is_cut: bool, is_whole: bool) -> None:
         """Files an answer. One that a client was shown only in part is none that it can go on from."""
@@ -167,7 +193,9 @@ class TokenTree:
 
     async def close_idle(self, most: int) -> None:
         """Gives up the rows that have rested longest, beyond `most`. What they hold is known here, and can be begun again."""
-        idle = sorted((line for line in self.lines if line.is_open and not line.is_busy), key=lambda line: line.used)
+        idle = sorted(
+            (line for line in self.lines if line.is_open and not line.is_busy), key=lambda line: line.used
+        )
         for line in idle[: max(len(idle) - most, 0)]:
             await line.close()
 
@@ -175,13 +203,34 @@ class TokenTree:
         for line in self.lines:
             await line.close()
 
-    def segments(self, *, role: str, policy: str) -> tuple[tuple[Segment, ...], dict[int, int]]:
-        """Of every line that anything was sampled on, and their numbers by those of the lines."""
-        spoken = [line for line in self.lines if line.turns()]
+    def segments(
+        self, root: Line | None, *, role: str, policy: str
+    ) -> tuple[tuple[Segment, ...], dict[int, int]]:
+        """Of every line that anything was sampled on, all or those of one root, and their numbers by those of the lines."""
+        spoken = [line for line in self.lines if line.turns() and (root is None or line.root is root)]
         numbers = {line.number: number for number, line in enumerate(spoken)}
         return tuple(line.segment(numbers, role=role, policy=policy) for line in spoken), numbers
 
-    def _walk(self, messages: Sequence[Message], tools: Sequence[ToolSpec], session: str) -> tuple[bytes, list[tuple[Node, int]]]:
+    async def forget(self, most: int) -> set[int]:
+        """All but the lines that were used last. Returns the numbers of those that are left."""
+        used = sorted(self.lines, key=lambda line: (line.is_busy, line.used))
+        for line in used[:-most]:
+            await line.close()
+        self.lines = [line for line in self.lines if line.is_open or line in used[-most:]]
+        kept = {line.number for line in self.lines}
+        left = {
+            key: [node for node in nodes if node.line.number in kept] for key, nodes in self._nodes.items()
+        }
+        self._nodes = {key: nodes for key, nodes in left.items() if nodes}
+        self._seed = _drawn(
+            self._seed, b"", self._num_lines
+        )  # what is forgotten must not be sampled the same again
+        self._opened.clear()
+        return kept
+
+    def _walk(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], session: str
+    ) -> tuple[bytes, list[tuple[Node, int]]]:
         """The history's key; and the answers in it that are ours, up to the first that is not, with their places."""
         key = _base(tools, session)
         path: list[tuple[Node, int]] = []
@@ -203,14 +252,22 @@ class TokenTree:
         ids = [use.id for use in message.uses]
         fits = [node for node in nodes if message.thinking in ("", node.message.thinking)]
         named = [node for node in fits if ids and [use.id for use in node.message.uses] == ids]
-        return next((node for node in named or fits if _may_go_on(node, None)), next(iter(named or fits), None))
+        return next(
+            (node for node in named or fits if _may_go_on(node, None)), next(iter(named or fits), None)
+        )
 
     def _by_tokens(self, ids: array[int], seed: int | None, reserve: int) -> tuple[Line, array[int]] | None:
         """The longest line at rest whose tokens these begin with, and what is left of them."""
         best: Line | None = None
         for line in self.lines:
-            is_free = line.is_open and not line.is_busy and seed in (None, line.seed) and 0 < line.length < len(ids)
-            if is_free and (best is None or line.length > best.length) and line.capture.ids(line.length) == ids[: line.length]:
+            is_free = (
+                line.is_open and not line.is_busy and seed in (None, line.seed) and 0 < line.length < len(ids)
+            )
+            if (
+                is_free
+                and (best is None or line.length > best.length)
+                and line.capture.ids(line.length) == ids[: line.length]
+            ):
                 best = line
         return None if best is None else (best, ids[best.length :])
 
@@ -240,12 +297,15 @@ class TokenTree:
         number = self._opened.get(key, 0)
         self._opened[key] = number + 1
         if seed is None:
-            seed = self._seed if not self.lines else _drawn(self._seed, key, number)
+            seed = self._seed if not self._num_lines else _drawn(self._seed, key, number)
         try:
-            line = Line(len(self.lines), self._agent, self._renderer, seed=seed, session=session, parent=node)
+            line = Line(self._num_lines, self._agent, self._renderer, seed=seed, session=session, parent=node)
         except ValueError as error:
-            raise Refused(429, f"no more conversations can be opened: {error}", code="rate_limit_exceeded") from error
+            raise Refused(
+                429, f"no more conversations can be opened: {error}", code="rate_limit_exceeded"
+            ) from error
         self.lines.append(line)
+        self._num_lines += 1
         return line
 
     def _divergence(self, messages: Sequence[Message]) -> str:
@@ -306,7 +366,9 @@ def _difference(ours: Message, theirs: Message) -> str:
         if mine.arguments != other.arguments:
             return f".tool_calls[{number}].function.arguments: {_shown(mine.arguments)} came back as {_shown(other.arguments)}"
         if mine.tool != other.tool:
-            return f".tool_calls[{number}].function.name: {_shown(mine.tool)} came back as {_shown(other.tool)}"
+            return (
+                f".tool_calls[{number}].function.name: {_shown(mine.tool)} came back as {_shown(other.tool)}"
+            )
     if len(ours.uses) != len(theirs.uses):
         return f".tool_calls: {len(ours.uses)} calls came back as {len(theirs.uses)}"
     return ": the same words, in another place of the history"

@@ -110,7 +110,12 @@ def with_tool_names(messages: Sequence[Message]) -> tuple[Message, ...]:
     for message in messages:
         names.update({use.id: use.tool for use in message.uses})
         if message.speaker is Speaker.TOOL and not message.tool:
-            message = Message(speaker=Speaker.TOOL, text=message.text, answers=message.answers, tool=names.get(message.answers, "tool"))
+            message = Message(
+                speaker=Speaker.TOOL,
+                text=message.text,
+                answers=message.answers,
+                tool=names.get(message.answers, "tool"),
+            )
         named.append(message)
     return tuple(named)
 
@@ -122,7 +127,14 @@ def templated(messages: Sequence[Message]) -> list[dict[str, Json]]:
     for message in messages:
         if message.speaker is Speaker.TOOL:
             number = numbers.setdefault(message.answers, len(numbers))
-            written.append({"role": "tool", "tool_call_id": call_id(number), "name": message.tool or "tool", "content": message.text})
+            written.append(
+                {
+                    "role": "tool",
+                    "tool_call_id": call_id(number),
+                    "name": message.tool or "tool",
+                    "content": message.text,
+                }
+            )
             continue
         text = f"<think>{message.thinking}</think>{message.text}" if message.thinking else message.text
         entry: dict[str, Json] = {"role": message.speaker.value, "content": text}
@@ -138,5 +150,8 @@ def call_id(number: int) -> str:
 
 def _templated(use: ToolUse, number: int) -> Json:
     arguments = use.parsed()
-    function: Json = {"name": use.tool, "arguments": use.arguments if arguments is None else cast("Json", arguments)}
+    function: Json = {
+        "name": use.tool,
+        "arguments": use.arguments if arguments is None else cast("Json", arguments),
+    }
     return {"id": call_id(number), "type": "function", "function": function}

@@ -48,7 +48,13 @@ class KnowingEngine:
 
 class _KnowingRow:
     def __init__(self, engine: KnowingEngine, ids: array[int]) -> None:
-        self._engine, self._ids, self._hash, self._says, self._is_open = engine, ids, _hash(ids), list[int](), True
+        self._engine, self._ids, self._hash, self._says, self._is_open = (
+            engine,
+            ids,
+            _hash(ids),
+            list[int](),
+            True,
+        )
 
     async def sample(self, request: SampleRequest) -> Sampled:
         engine = self._engine
@@ -58,7 +64,10 @@ class _KnowingRow:
         if request.extend:
             self._ids.extend(request.extend)
             self._hash = _hash(request.extend, self._hash)
-            self._says = [*(engine.rng.choice(_SAID).replace("%d", str(engine.rng.randrange(50)))).encode(), END]
+            self._says = [
+                *(engine.rng.choice(_SAID).replace("%d", str(engine.rng.randrange(50)))).encode(),
+                END,
+            ]
             engine.shown.append(self._ids[:])
         said, self._says = self._says[: request.max_tokens], self._says[request.max_tokens :]
         logprobs = array("f", [-engine.rng.random() for _ in said])
@@ -69,7 +78,10 @@ class _KnowingRow:
         engine.version += engine.rng.random() < 0.1
         stopped = FinishReason.END if said[-1] == END else FinishReason.LENGTH
         return Sampled(
-            ids=array("i", said), logprobs=logprobs, stopped=stopped, versions=span(engine.version, len(request.extend) + len(said))
+            ids=array("i", said),
+            logprobs=logprobs,
+            stopped=stopped,
+            versions=span(engine.version, len(request.extend) + len(said)),
         )
 
     def branch(self, seed: int) -> Row:
@@ -254,13 +266,21 @@ async def attempt(seed: int, num_steps: int) -> Client:
 
 def violations(conversations: Conversations, engine: KnowingEngine) -> list[str]:
     """Of: every trained token was sampled under exactly the prefix that it is trained under, and every sampled one is trained once."""
-    segments, numbers = conversations.segments()
+    segments, turns = conversations.record()
     task, _ = FakeEnvironment().task(split="train", index=0, seed=0)
-    turns = tuple(replace(turn, segment=numbers[line]) for line, turn in conversations.turns())
     trajectory = Trajectory(
-        attempt=AttemptId(group=0, slot=0), task=task, segments=segments, turns=turns, events=(), end=TerminationReason.ABANDONED
+        attempt=AttemptId(group=0, slot=0),
+        task=task,
+        segments=segments,
+        turns=turns,
+        events=(),
+        end=TerminationReason.ABANDONED,
     )
     left, found = Counter(engine.sampled), list[str]()
+    for segment in segments:
+        parent = None if segment.parent is None else segments[segment.parent]
+        if parent is not None and parent.tokens.ids[: segment.prefix_len] != segment.tokens.ids[: segment.prefix_len]:
+            found.append(f"segment {segment.id} does not begin as its parent, segment {segment.parent}")
     for sample in samples_of(trajectory, 1.0):
         prefix = 0
         for position, (token, logprob, is_trained) in enumerate(zip(sample.ids, sample.logprobs, sample.trainable, strict=True)):

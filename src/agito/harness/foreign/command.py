@@ -1,8 +1,9 @@
 """`[harness] command`: somebody's own agent, unmodified, in a process of its own for each attempt.
 
-It finds the policy under `OPENAI_BASE_URL` and `ANTHROPIC_BASE_URL`, with keys that hold for this attempt only; the task in `AGITO_TASK` and on
-its standard input; the tools under `AGITO_TOOLS_URL` and, as an MCP server, `AGITO_MCP_URL`. Addresses and keys die with the attempt.
-What a guest does not end well it has done itself: it is graded as it stands. Not deterministic where the guest is not.
+It finds the policy under `OPENAI_BASE_URL` and `ANTHROPIC_BASE_URL`, with keys that hold for this attempt only; the task
+in `AGITO_TASK` and on its standard input; the tools under `AGITO_TOOLS_URL` and, as an MCP server, `AGITO_MCP_URL`.
+Addresses and keys die with the attempt. What a guest does not end well it has done itself: it is graded as it stands. Not
+deterministic where the guest is not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from agito.errors import BadHarness
@@ -111,8 +111,7 @@ def _argv(command: str, cwd: Path) -> tuple[str, ...]:
 def _trajectory(
     task: Task, attempt: AttemptId, conversations: Conversations, desk: ToolDesk, ended: guest.Ended, wall_s: float
 ) -> Trajectory:  # fmt: skip
-    segments, numbers = conversations.segments()
-    turns = tuple(replace(turn, segment=numbers[line]) for line, turn in conversations.turns())
+    segments, turns = conversations.record()
     end = desk.end or conversations.spent or (TerminationReason.SECONDS if ended.why else TerminationReason.ABANDONED)
     fault, detail = None, conversations.tree.meter.told()
     if desk.end is None and conversations.spent is None:

@@ -29,7 +29,12 @@ class ToolDesk:
     def __init__(
         self, session: Session, limits: Limits, conversations: Conversations, waiting: Callable[[], AbstractContextManager[None]]
     ) -> None:  # fmt: skip
-        self._session, self._limits, self._conversations, self._waiting = session, limits, conversations, waiting
+        self._session, self._limits, self._conversations, self._waiting = (
+            session,
+            limits,
+            conversations,
+            waiting,
+        )
         self._turn = anyio.Lock()
         self.events: list[Event] = []
         self.over = anyio.Event()
@@ -110,7 +115,10 @@ class ToolDesk:
                 if not isinstance(arguments, dict):
                     raise Refused(400, "arguments must be an object")
                 event = await self.act(given.text("name"), arguments)
-                return {"content": [{"type": "text", "text": answered(event)}], "isError": event.fault is not None}
+                return {
+                    "content": [{"type": "text", "text": answered(event)}],
+                    "isError": event.fault is not None,
+                }
             case _:
                 return None
 

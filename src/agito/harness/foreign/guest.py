@@ -1,7 +1,7 @@
 """A guest's process: started for one attempt, and ended with everything that it started.
 
-Where the system lets it, a guest has a process namespace of its own, so that nothing that it started outlives it. It runs as whoever trains,
-with their files and network: it is their agent. It is no sandbox for what a policy writes.
+Where the system lets it, a guest has a process namespace of its own, so that nothing that it started outlives it. It runs
+as whoever trains, with their files and network: it is their agent. It is no sandbox for what a policy writes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Awaitable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -50,7 +50,10 @@ class OwnClock:
         return now - self._began - self._waited_s - (now - self._since if self._depth else 0.0)
 
     async def passed(self, limit_s: float) -> None:
-        while (left_s := limit_s - self.own_s()) > 0:
+        while True:
+            left_s = limit_s - self.own_s()
+            if left_s <= 0:
+                return
             await anyio.sleep(max(left_s, 0.01))
 
 
@@ -64,7 +67,14 @@ class Ended:
 
 
 async def run(
-    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], prompt: str, over: anyio.Event, seconds: float, clock: OwnClock
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    prompt: str,
+    over: anyio.Event,
+    seconds: float,
+    clock: OwnClock,
 ) -> Ended:
     """Until it ends, `over` is set, or it has used up what it may. Raises `OSError` for a program that cannot be started."""
     with anyio.fail_after(_START_S):
@@ -139,24 +149,28 @@ async def _multiplied(pid: int) -> None:
 
 
 def _num_beside(pid: int) -> int:
-    """Processes of the session that it leads; in a namespace of its own they have no other way out of it but `setsid`."""
-    count = 0
+    """Processes of the namespace that it has opened; where it has none, of the session that it leads."""
+    own, found = _inode(pid, "pid_for_children"), 0
+    is_apart = own not in (None, _inode(os.getpid(), "pid"))
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
-            try:
-                count += os.getsid(int(entry.name)) == pid
-            except OSError:
-                continue
-    return count
+            with suppress(OSError):
+                found += _inode(int(entry.name), "pid") == own if is_apart else os.getsid(int(entry.name)) == pid
+    return found
+
+
+def _inode(pid: int, namespace: str) -> int | None:
+    try:
+        return Path(f"/proc/{pid}/ns/{namespace}").stat().st_ino
+    except OSError:
+        return None
 
 
 def _kill(process: Process) -> None:
-    """With its session's processes; with a namespace of its own, everything in it."""
-    for kill in (lambda: os.killpg(process.pid, signal.SIGKILL), process.kill):
-        try:
-            kill()
-        except (ProcessLookupError, PermissionError):
-            continue
+    """With its session's processes; with a namespace of its own, everything in it. (`Process.kill` would reap it behind its watcher.)"""
+    if process.returncode is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @lru_cache(maxsize=1)
