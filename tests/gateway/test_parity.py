@@ -143,7 +143,5 @@ async def test_a_stream_says_what_the_whole_answer_says(vocabulary: Vocabulary) 
             said.append("".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks))
             assert len(chunks) > 4 and response.text.endswith("data: [DONE]\n\n")
             segments, turns = served.conversations.record()
-            assert [turn.stop - turn.start for turn in turns] == [40] and len(
-                segments
-            ) == 1
+            assert [turn.stop - turn.start for turn in turns] == [40] and len(segments) == 1
     assert said[0] == said[1] and said[0]

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from agito.errors import WorkerDied
-from agito.gateway import chat
+from agito.gateway import anthropic, chat, responses
 from agito.gateway.asks import Answer, Ask, Refused
 from agito.gateway.conversations import Conversations, offered
 from agito.gateway.fields import Fields
@@ -70,6 +70,9 @@ class Gateway:
         """`more`: what else is served, which has to ask `admit` itself."""
         routes = [
             Route("/v1/chat/completions", self._asked(cast("Api", chat), "chatcmpl-"), methods=["POST"]),
+            Route("/v1/responses", self._asked(cast("Api", responses), "resp_"), methods=["POST"]),
+            Route("/v1/messages", self._asked(cast("Api", anthropic), "msg_"), methods=["POST"]),
+            Route("/v1/messages/count_tokens", self._guarded(self._count), methods=["POST"]),
             Route("/v1/models", self._guarded(self._models), methods=["GET"]),
             Route("/v1/models/{name:path}", self._guarded(self._model), methods=["GET"]),
             *more,
@@ -97,7 +100,7 @@ class Gateway:
                 self.admit(request)
                 return await handle(request)
             except Refused as error:
-                return refusal(error, anthropic=request.url.path.startswith("/v1/messages"))
+                return refusal(error, is_anthropic=request.url.path.startswith("/v1/messages"))
             except WorkerDied:
                 return refusal(Refused(503, "the engine is gone", code="engine_gone"))
             except ClientDisconnect:
@@ -135,6 +138,10 @@ class Gateway:
 
         return self._guarded(handle)
 
+    async def _count(self, request: Request) -> Response:
+        ask = anthropic.read_prompt(Fields(await body_of(request)))
+        return JSONResponse({"input_tokens": self._choose(ask.model).count(ask)})
+
     async def _models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._described(name) for name in self._names]})
 
@@ -154,13 +161,15 @@ class Gateway:
         }
 
 
-def refusal(error: Refused, *, anthropic: bool = False) -> Response:
+def refusal(error: Refused, *, is_anthropic: bool = False) -> Response:
     kind = _KINDS.get(error.status, "api_error")
-    kind = "insufficient_quota" if error.code == "insufficient_quota" and not anthropic else kind
+    kind = "insufficient_quota" if error.code == "insufficient_quota" and not is_anthropic else kind
     headers = {} if error.may_retry else {"x-should-retry": "false"}
     told: Json = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
     body: Json = (
-        {"type": "error", "error": {"type": kind, "message": error.message}} if anthropic else {"error": told}
+        {"type": "error", "error": {"type": kind, "message": error.message}}
+        if is_anthropic
+        else {"error": told}
     )
     return JSONResponse(body, status_code=error.status, headers=headers)
 
@@ -171,7 +180,7 @@ async def _unknown(request: Request, error: Exception) -> Response:
         "there is no such address here" if status == 404 else "another method is asked for"
     )
     return refusal(
-        Refused(status, why, code="unknown_url"), anthropic=request.url.path.startswith("/v1/messages")
+        Refused(status, why, code="unknown_url"), is_anthropic=request.url.path.startswith("/v1/messages")
     )
 
 
@@ -328,7 +337,7 @@ class _Streamed(Response):
                 "the engine is gone" if isinstance(error, WorkerDied) else "this answer could not be made",
                 code="engine_gone",
             )
-        return refusal(error, anthropic=self._is_anthropic)
+        return refusal(error, is_anthropic=self._is_anthropic)
 
 
 async def _part(send: Send, data: bytes, *, is_last: bool = False) -> None:

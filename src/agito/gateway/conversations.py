@@ -13,7 +13,7 @@ from agito.errors import WorkerDied
 from agito.gateway.asks import AUTO, NEVER, REQUIRED, Answer, Ask, Refused
 from agito.gateway.tree import Line, Place, TokenTree
 from agito.protocols import Agent, Sampled
-from agito.render.messages import Conversing, Message, Said, Speaker, ToolUse
+from agito.render.messages import Conversing, Message, Said, Speaker, ToolUse, with_tool_names
 from agito.types import (
     Channel,
     FinishReason,
@@ -111,6 +111,15 @@ class Conversations:
                 self.spent = TerminationReason.TOKENS
             raise
 
+    def count(self, ask: Ask) -> int:
+        """Tokens of a prompt as it is rendered. Raises `Refused`."""
+        try:
+            return len(self._renderer.conversation(with_tool_names(ask.messages), ask.tools))
+        except (ValueError, RecursionError) as error:
+            raise Refused(
+                400, f"this cannot be put into this model's format: {error}", param="messages"
+            ) from error
+
     def record(self, root: Line | None = None) -> tuple[tuple[Segment, ...], tuple[Turn, ...]]:
         """What was sampled, all of it or what grew from one line; turns in the order in which they were answered."""
         segments, numbers = self.tree.segments(root, role="solo", policy=self.agent.spec.policy)
@@ -135,6 +144,8 @@ class Conversations:
 
     def _require_turns(self) -> None:
         limits = self._terms.limits
+        if self._over.is_set():
+            raise Refused(409, "the episode has ended", code="episode_ended")
         if limits is not None and self.num_turns >= limits.turns:
             self.spent = TerminationReason.TURNS
             self._over.set()
@@ -160,40 +171,20 @@ class Conversations:
                 await self.tree.close_idle(self._terms.most_rows)
 
     async def _sampled(self, place: Place, ask: Ask, on_said: Callable[[Said], None] | None) -> Answer:
-        capture, spec = place.line.capture, self.agent.spec
+        capture = place.line.capture
         forced = array("i")
         if ask.choice not in (AUTO, NEVER):
             forced = self._renderer.begun("" if ask.choice == REQUIRED else ask.choice)
             capture.extend(forced, TokenSource.FORCED)
         num_prompt = len(capture)
-        room = self._room(num_prompt, ask)
-        in_pieces = on_said is not None and not self._terms.overrides
-        effort = spec.effort if self._terms.overrides else ask.effort
-        turn = _Turn(place.line, hard_budget=room)
-        temperature, top_p = self._sampling(ask)
-        said, stop = Said(text=""), None
+        turn = _Turn(place.line, hard_budget=self._room(num_prompt, ask))
         try:
-            while True:
-                left = room - len(turn.ids)
-                piece = (
-                    1 if ask.stop else _PIECE + len(turn.ids) // _PIECE if in_pieces else left
-                )  # nothing is sampled behind a stop
-                sampled = await capture.sample(
-                    max_tokens=min(piece, left), temperature=temperature, top_p=top_p, effort=effort
-                )
-                turn.add(sampled)
-                is_done = sampled.stopped is FinishReason.END or len(turn.ids) >= room
-                said = self._read(forced + turn.ids, ask)
-                said, stop = _until(said, ask.stop)
-                if on_said is not None:
-                    on_said(said)
-                if is_done or stop is not None:
-                    break
+            said, stop, stopped = await self._drawn(turn, forced, ask, on_said)
         except BaseException:
             turn.end(FinishReason.CANCELLED)
             self._book(turn)
             raise
-        turn.end(sampled.stopped)
+        turn.end(stopped)
         channels = self._renderer.channels(forced + turn.ids)[len(forced) :]
         capture.label(channels)
         self._book(turn)
@@ -202,7 +193,7 @@ class Conversations:
         message = Message(
             speaker=Speaker.ASSISTANT, text=shown.text, uses=shown.uses, thinking=shown.thinking
         )
-        is_cut = sampled.stopped is not FinishReason.END
+        is_cut = stopped is not FinishReason.END
         self._turns[-1].waiting.extend(shown.uses)
         self.tree.answered(place, message, is_cut=is_cut, is_whole=stop is None and shown is said)
         self.on_answer(place.line)
@@ -210,6 +201,33 @@ class Conversations:
             said=shown, finish="tool_calls" if shown.uses else "length" if is_cut and stop is None else "stop", stop=stop, ids=turn.ids,
             logprobs=turn.logprobs, num_prompt=num_prompt, num_kept=place.num_kept, num_thinking=channels.count(Channel.THINK),
         )  # fmt: skip
+
+    async def _drawn(
+        self, turn: _Turn, forced: array[int], ask: Ask, on_said: Callable[[Said], None] | None
+    ) -> tuple[Said, str | None, FinishReason]:
+        """One turn, what it says, and the stop sequence that ended it. One token at a time where there are any: nothing is
+        sampled behind one."""
+        overrides, spec, num_read = self._terms.overrides, self.agent.spec, 0
+        in_pieces, window = on_said is not None and not overrides, 4 * max(map(len, ask.stop), default=0) + 4
+        temperature, top_p = self._sampling(ask)
+        while True:
+            left, size = turn.hard_budget - len(turn.ids), _PIECE + len(turn.ids) // _PIECE
+            sampled = await turn.line.capture.sample(
+                max_tokens=1 if ask.stop else min(size, left) if in_pieces else left, temperature=temperature, top_p=top_p,
+                effort=spec.effort if overrides else ask.effort,
+            )  # fmt: skip
+            turn.add(sampled)
+            is_done = sampled.stopped is FinishReason.END or len(turn.ids) >= turn.hard_budget
+            may_stop = bool(ask.stop) and any(
+                stop in self._renderer.text(turn.ids[-window:]) for stop in ask.stop
+            )
+            if is_done or may_stop or (in_pieces and len(turn.ids) - num_read >= size):
+                num_read = len(turn.ids)
+                said, stop = _until(self._read(forced + turn.ids, ask), ask.stop)
+                if on_said is not None:
+                    on_said(said)
+                if is_done or stop is not None:
+                    return said, stop, sampled.stopped
 
     def _read(self, ids: array[int], ask: Ask) -> Said:
         try:
@@ -267,7 +285,7 @@ class _Turn:
     """A turn that may be sampled in several pieces, which are one in the record."""
 
     def __init__(self, line: Line, *, hard_budget: int) -> None:
-        self.line, self._hard_budget, self._first = line, hard_budget, len(line.capture.turns)
+        self.line, self.hard_budget, self._first = line, hard_budget, len(line.capture.turns)
         self.ids, self.logprobs = array("i"), array("f")
 
     def add(self, sampled: Sampled) -> None:
@@ -279,7 +297,7 @@ class _Turn:
         pieces = turns[self._first :]
         if pieces:
             turns[self._first :] = [
-                replace(pieces[0], stop=pieces[-1].stop, stopped=stopped, hard_budget=self._hard_budget),
+                replace(pieces[0], stop=pieces[-1].stop, stopped=stopped, hard_budget=self.hard_budget),
             ]
 
 

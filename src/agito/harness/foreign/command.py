@@ -116,10 +116,10 @@ def _trajectory(
     fault, detail = None, conversations.tree.meter.told()
     if desk.end is None and conversations.spent is None:
         how = ended.why or f"it ended with exit code {ended.exit_code}"
-        detail = f"the guest: {how}; {detail}"
+        said = f": {ended.tail}" if ended.tail and (ended.why or ended.exit_code) else ""
+        detail = f"the guest: {how}{said}; {detail}"
         if not turns and not desk.events:  # the policy has had no part in it
-            end, fault = TerminationReason.FAILED, Fault.TASK
-            detail = f"the guest asked for nothing: {how}{f': {ended.tail}' if ended.tail else ''}"
+            end, fault, detail = TerminationReason.FAILED, Fault.TASK, f"the guest asked for nothing: {how}{said}"
     return Trajectory(
         attempt=attempt,
         task=task,
