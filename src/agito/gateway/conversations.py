@@ -144,12 +144,12 @@ class Conversations:
 
     def _require_turns(self) -> None:
         limits = self._terms.limits
-        if self._over.is_set():
-            raise Refused(409, "the episode has ended", code="episode_ended")
         if limits is not None and self.num_turns >= limits.turns:
             self.spent = TerminationReason.TURNS
             self._over.set()
             raise Refused(429, f"this attempt's {limits.turns} turns are used up", code="insufficient_quota")
+        if self._over.is_set():
+            raise Refused(409, "the episode has ended", code="episode_ended")
 
     @asynccontextmanager
     async def _at(self, place: Place) -> AsyncGenerator[None]:
