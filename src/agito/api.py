@@ -4,7 +4,7 @@ Each raises the errors of `agito.errors` bare, and may be called inside a notebo
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from agito.evaluation.checkpoint import Changes, Evaluation
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
+from agito.record.events import OnEvent, ignore
 from agito.replays import episode as reenact
 from agito.replays.episode import Reenacted
 from agito.runtime import load_policy as trained
@@ -26,53 +27,42 @@ from agito.types import AttemptId
 Item = TypeVar("Item")
 
 
-class Silent:
-    """A `job.Watcher` that looks away."""
-
-    def phase(self, name: str, total: int) -> None:
-        return
-
-    def advance(self, figures: Mapping[str, float]) -> None:
-        return
-
-    def recover(self, why: str, step: int) -> None:
-        return
-
-    def note(self, text: str) -> None:
-        return
-
-
 def train(
     recipe: str | Path | Recipe,
     *,
     overrides: Sequence[str] = (),
     out: Path | str | None = None,
-    watcher: job.Watcher | None = None,
+    on_event: OnEvent | None = None,
     admit_anyway: bool = False,
 ) -> Summary:
-    """Trains as `recipe` says (a bundled name, a path, or a `Recipe`) into `out`, by default `runs/<its name>`.
+    """Trains as `recipe` says (a bundled name, a path, or a `Recipe`) into `out`, by default `runs/<its
+    name>`.
 
-    `overrides` are as on the command line: `["rl.steps=10"]`. A run that is already in `out` is moved aside under a dated name.
-    An environment without a card is audited first, and refused (`NotAdmitted`) unless it passes or `admit_anyway`, which the run keeps.
-    Raises `NotFound`, `BadRecipe`, and whatever keeps a run from ending; what is committed by then can be resumed.
+    `overrides` are as on the command line: `["rl.steps=10"]`. A run that is already in `out` is moved aside
+    under a dated name. An environment without a card is audited first, and refused (`NotAdmitted`) unless it
+    passes or `admit_anyway`, which the run keeps. Raises `NotFound`, `BadRecipe`, and whatever keeps a run
+    from ending; what is committed by then can be resumed. `on_event` gets every event that the run's
+    `events.jsonl` holds, as it happens (`agito.record.events`).
     """
     if isinstance(recipe, Recipe) and overrides:
         raise BadRecipe("overrides go with a recipe's name or path; a Recipe is changed with model_copy")
-    named = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe), _listed("overrides", overrides))
-    fitted, looker = fit(named), watcher or Silent()
+    named = (
+        recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe), _listed("overrides", overrides))
+    )
+    fitted = fit(named)
     found = fitted.recipe
     path = Path(out) if out is not None else Path("runs") / found.name
     require_place(path)
     admission = run(lambda: admit(*found.env.names, anyway=admit_anyway))
-    for note in fitted.notes:
-        looker.note(note)
     place(path)
-    return run(lambda: job.train(found, path, looker, admission=admission))
+    return run(lambda: job.train(found, path, on_event or ignore, admission=admission, notes=fitted.notes))
 
 
-def resume(path: Path | str, *, watcher: job.Watcher | None = None) -> Summary:
-    """Goes on with the run in `path`, bit for bit. Raises `NotFound`, `BadRecipe` when it is finished, `CorruptCheckpoint`."""
-    return run(lambda: job.resume(Path(path), watcher or Silent()))
+def resume(path: Path | str, *, on_event: OnEvent | None = None) -> Summary:
+    """Goes on with the run in `path`, bit for bit. Raises `NotFound`, `BadRecipe` when it is finished,
+    `CorruptCheckpoint`.
+    """
+    return run(lambda: job.resume(Path(path), on_event or ignore))
 
 
 def require_place(path: Path) -> None:
@@ -103,20 +93,32 @@ def evaluate(
     temperature: float | None = None,
     seed: int | None = None,
     baselines: bool = True,
-    watcher: job.Watcher | None = None,
+    on_event: OnEvent | None = None,
 ) -> Evaluation:
     """One attempt at each task by a checkpoint (or by a run's last one), beside scripts at the same tasks.
 
-    What is not given is as in the checkpoint's run, so that the tasks are those of its own evaluation. Raises `NotFound`,
-    `CorruptCheckpoint`, and `BadRecipe` for a split, family or level that the environment does not have.
+    What is not given is as in the checkpoint's run, so that the tasks are those of its own evaluation. Raises
+    `NotFound`, `CorruptCheckpoint`, and `BadRecipe` for a split, family or level that the environment does
+    not have.
     """
     directory = trained.find(Path(checkpoint))
-    changes = Changes(env=env, families=_listed("families", families), levels=_listed("levels", levels), seed=seed)
+    changes = Changes(
+        env=env, families=_listed("families", families), levels=_listed("levels", levels), seed=seed
+    )
     recipe = changes.applied_to(trained.recipe_of(directory))
     tasks = recipe.eval.tasks if num_tasks is None else num_tasks
     heat = recipe.eval.temperature if temperature is None else temperature
-    looker = watcher or Silent()
-    return run(lambda: assess.checkpoint(directory, recipe, looker, split=split, num_tasks=tasks, temperature=heat, baselines=baselines))
+    return run(
+        lambda: assess.checkpoint(
+            directory,
+            recipe,
+            on_event or ignore,
+            split=split,
+            num_tasks=tasks,
+            temperature=heat,
+            baselines=baselines,
+        )
+    )
 
 
 def _listed(name: str, given: Sequence[Item]) -> tuple[Item, ...]:
@@ -127,6 +129,8 @@ def _listed(name: str, given: Sequence[Item]) -> tuple[Item, ...]:
 
 
 def replay(run_dir: Path | str, attempt: str | AttemptId, *, phase: str | None = None) -> Reenacted:
-    """A recorded attempt again, in a fresh world; `differences` is empty when nothing changed. `attempt` is such as "1000004.0"."""
+    """A recorded attempt again, in a fresh world; `differences` is empty when nothing changed. `attempt` is
+    such as "1000004.0".
+    """
     wanted = AttemptId.parse(attempt) if isinstance(attempt, str) else attempt
     return run(lambda: reenact.reenact(Path(run_dir), wanted, phase=phase))

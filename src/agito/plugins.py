@@ -1,4 +1,6 @@
-"""Somebody else's class, by a bundled name or by `path.py:Class` from anywhere: environments and harnesses alike."""
+"""Somebody else's class, by a bundled name or by `path.py:Class` from anywhere: environments and harnesses
+alike.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,13 @@ from agito.config import meant
 from agito.errors import AgitoError, NotFound
 
 
-def make(kind: str, name: str, bundled: Mapping[str, str], members: Sequence[str], bad: type[AgitoError]) -> object:
+def make(
+    kind: str, name: str, bundled: Mapping[str, str], members: Sequence[str], bad: type[AgitoError]
+) -> object:
     """An instance, made without arguments, that has every one of `members`.
 
-    `kind` is for messages. Raises `NotFound` for an unknown name, a missing file or class, and `bad` for a file or class that fails or
-    lacks a member.
+    `kind` is for messages. Raises `NotFound` for an unknown name, a missing file or class, and `bad` for a
+    file or class that fails or lacks a member.
     """
     target = bundled.get(name, name)
     module_name, _, class_name = target.rpartition(":")
@@ -27,7 +31,11 @@ def make(kind: str, name: str, bundled: Mapping[str, str], members: Sequence[str
     if not module_name:
         hint = _in_file(kind, f"{name}.py") or meant(name, tuple(bundled))
         raise NotFound(f"{kind} {name!r}: there is {', '.join(bundled)}; your own is path.py:Class{hint}")
-    module = _from_file(kind, Path(module_name), bad) if module_name.endswith(".py") else importlib.import_module(module_name)
+    module = (
+        _from_file(kind, Path(module_name), bad)
+        if module_name.endswith(".py")
+        else importlib.import_module(module_name)
+    )
     found = getattr(module, class_name, None)
     if found is None:
         raise NotFound(f"{kind} {name!r}: {module_name} has no {class_name}")
@@ -37,7 +45,10 @@ def make(kind: str, name: str, bundled: Mapping[str, str], members: Sequence[str
         raise bad(f"{kind} {name!r}: {class_name}() fails: {_explained(error)}") from error
     missing = [each for each in members if not hasattr(made, each)]
     if missing:
-        raise bad(f"{kind} {name!r}: {class_name} lacks {', '.join(missing)}, which every {kind} has: pydoc agito.protocols.{kind.title()}")
+        raise bad(
+            f"{kind} {name!r}: {class_name} lacks {', '.join(missing)}, which every {kind} has: pydoc "
+            f"agito.protocols.{kind.title()}"
+        )
     return made
 
 
@@ -48,7 +59,11 @@ def _in_file(kind: str, path: str) -> str:
     except (OSError, ValueError, SyntaxError):
         return ""
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    found = [f"{path}:{each.name}" for each in classes if any(kind.title() in ast.unparse(base) for base in each.bases)]
+    found = [
+        f"{path}:{each.name}"
+        for each in classes
+        if any(kind.title() in ast.unparse(base) for base in each.bases)
+    ]
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 

@@ -1,4 +1,6 @@
-"""Agents of somebody's own, in processes of their own, against the solo harness: the same tokens, versions and calls."""
+"""Agents of somebody's own, in processes of their own, against the solo harness: the same tokens, versions
+and calls.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ TASK = replace(FakeEnvironment().task(split="train", index=0, seed=0)[0], limits
 
 
 class Choosing:
-    """An engine that draws one of several sensible turns, keyed as engines key their draws: by seed and position."""
+    """An engine that draws one of several sensible turns, keyed as engines key their draws: by seed and
+    position.
+    """
 
     context = 1 << 13
 

@@ -1,4 +1,6 @@
-"""Whatever a client does with its history: no token is trained under a prefix that the sampler did not see, and none twice."""
+"""Whatever a client does with its history: no token is trained under a prefix that the sampler did not see,
+and none twice.
+"""
 
 from __future__ import annotations
 

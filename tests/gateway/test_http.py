@@ -1,4 +1,4 @@
-"""What clients get wrong, and what networks do to them: each has the status and the body that the SDKs know."""
+"""What clients get wrong, and what networks do to them: statuses and bodies that the SDKs know."""
 
 from __future__ import annotations
 
@@ -134,11 +134,16 @@ async def test_what_cannot_be_honoured_is_refused_in_the_other_apis_too(
 @pytest.mark.parametrize(
     ("content", "status"),
     [
-        (b"{", 400), (b"", 400), (b"[]", 400), (b"\xff\xfe", 400), (b'{"model": NaN}', 400), (b"[" * 100_000, 400),
+        (b"{", 400),
+        (b"", 400),
+        (b"[]", 400),
+        (b"\xff\xfe", 400),
+        (b'{"model": NaN}', 400),
+        (b"[" * 100_000, 400),
         (b" " * (MOST_BYTES + 1), 413),
     ],
     ids=["half", "empty", "list", "no utf-8", "nan", "deep", "huge"],
-)  # fmt: skip
+)
 async def test_malformed_and_huge_bodies_are_refused(
     path: str, content: bytes, status: int, served: Served
 ) -> None:
@@ -317,8 +322,8 @@ async def test_agents_of_one_client_are_told_apart_by_its_own_header(served: Ser
 
 
 async def test_without_tools_and_with_tool_choice_none_what_reads_like_a_call_is_text(served: Served) -> None:
-    for more in ({"tools": ()}, {"tool_choice": "none"}):
-        choice = (await served.ask(HI, **more))["choices"][0]
+    for tools, more in (((), {}), (TOOLS, {"tool_choice": "none"})):
+        choice = (await served.ask(HI, tools, **more))["choices"][0]
         assert "tool_calls" not in choice["message"] and choice["finish_reason"] == "stop"
         assert choice["message"]["content"].startswith('{"tool"')
 

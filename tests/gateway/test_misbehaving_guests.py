@@ -1,4 +1,6 @@
-"""A guest that hangs, floods, forks, leaves processes behind or knocks at other attempts' doors: its own attempt's fault, and no more."""
+"""A guest that hangs, floods, forks, leaves processes behind or knocks at other attempts' doors: its own
+attempt's fault, and no more.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,12 @@ pytestmark = pytest.mark.anyio
 ASKS = """
     import json, os, subprocess, sys, time, urllib.error, urllib.request
     KEY, URL = os.environ["OPENAI_API_KEY"], os.environ["OPENAI_BASE_URL"]
-    def ask(path="/chat/completions", body={"model": "m", "messages": [{"role": "user", "content": "x"}]}, url=URL, key=KEY):
-        data = json.dumps(body).encode()
+    HI = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    def ask(path="/chat/completions", body=HI, url=URL, key=KEY):
+        headers = {"authorization": "Bearer " + key}
         try:
-            return urllib.request.urlopen(urllib.request.Request(url + path, data, {"authorization": "Bearer " + key})).status
+            request = urllib.request.Request(url + path, json.dumps(body).encode(), headers)
+            return urllib.request.urlopen(request).status
         except urllib.error.HTTPError as error:
             return error.code
     ask()
@@ -55,16 +59,19 @@ def guest(tmp_path: Path, does: str, *, asks: bool = True) -> str:
         ("while True: pass", "its own 1 s are used up"),
         ("while True: print('x' * 100_000)", "it wrote more than 32 MiB"),
         ("while True: sys.stderr.write('y' * 100_000)", "it wrote more than 32 MiB"),
-        ("""
+        (
+            """
          while True:
              try:
                  if not os.fork():
                      os.setsid(); time.sleep(60)
              except OSError: pass
-         """, "it runs more than 256 processes"),
+         """,
+            "it runs more than 256 processes",
+        ),
     ],
     ids=["hangs", "floods", "floods its errors", "forks"],
-)  # fmt: skip
+)
 async def test_a_guest_that_misbehaves_is_ended_and_its_attempt_is_scored_as_it_stands(
     does: str, why: str, tmp_path: Path, renderer: Renderer
 ) -> None:

@@ -1,4 +1,6 @@
-"""The same task, policy, seed and temperature through the solo harness and through a client's loop: the same tokens, to the bit."""
+"""The same task, policy, seed and temperature through the solo harness and through a client's loop: the same
+tokens, to the bit.
+"""
 
 from __future__ import annotations
 

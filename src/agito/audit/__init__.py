@@ -1,4 +1,6 @@
-"""The card of an environment: eight qualities, measured, and the gates that training insists on. Start at `run.audit`."""
+"""The card of an environment: eight qualities, measured, and the gates that training insists on. Start at
+`run.audit`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from agito.audit.card import Card, Case, Gate, Mark, Measure, Quality, read_card
 from agito.audit.digest import digest_of
 from agito.audit.pool import SPLITS
 from agito.audit.run import audit
-from agito.audit.stage import FULL, SHORT, Depth, Watcher
+from agito.audit.stage import FULL, SHORT, Depth
 
 __all__ = [
     "FULL",
@@ -19,7 +21,6 @@ __all__ = [
     "Mark",
     "Measure",
     "Quality",
-    "Watcher",
     "audit",
     "digest_of",
     "read_card",

@@ -22,24 +22,15 @@ from agito.audit.levels import levels
 from agito.audit.pool import duplicates, overlap, splits_gate
 from agito.audit.scale import scalability
 from agito.audit.stability import record, stability, with_incidents
-from agito.audit.stage import FULL, Depth, Stage, Watcher
+from agito.audit.stage import FULL, Depth, Stage
 from agito.audit.telling import telling
 from agito.audit.voiding import ways_out
 from agito.audit.worlds import coverage, diversity, realism
 from agito.concurrency import first_error
 from agito.protocols import Environment
+from agito.record.events import OnEvent, ignore
 
 SEED = 20_261
-
-
-class Silent:
-    """A `Watcher` that looks away."""
-
-    def part(self, name: str) -> None:
-        return
-
-    def episode(self) -> None:
-        return
 
 
 async def audit(
@@ -47,15 +38,17 @@ async def audit(
     *,
     depth: Depth = FULL,
     seed: int = SEED,
-    watcher: Watcher | None = None,
+    on_event: OnEvent = ignore,
     attackers: Sequence[Attackers] = ATTACKERS,
 ) -> Card:
-    """The card of the environment that `make` makes. Within the depth's time it looks as hard as it can, and at a least number always.
+    """The card of the environment that `make` makes. Within the depth's time it looks as hard as it can, and
+    at a least number always.
 
-    Raises `NoIsolation` where the machine cannot run it at all; what breaks in single episodes is on the card.
+    Raises `NoIsolation` where the machine cannot run it at all; what breaks in single episodes is on the
+    card.
     """
     began, environment = time.monotonic(), make()
-    stage = Stage(environment, make, depth, seed, watcher or Silent())
+    stage = Stage(environment, make, depth, seed, on_event)
     try:
         qualities = await _qualities(stage, attackers)
     except BaseExceptionGroup as group:
@@ -64,16 +57,26 @@ async def audit(
         with anyio.CancelScope(shield=True):
             await environment.aclose()
     return Card(
-        environment=environment.name, version=environment.version, digest=digest_of(environment), chance_level=environment.chance_level,
-        depth=depth.name, seconds=round(time.monotonic() - began, 1), episodes=stage.num_episodes, seed=seed, machine=_machine(),
-        broke=tuple(Case(what=what, where=f"{count} times") for what, count in stage.incidents.most_common(MAX_CASES)),
+        environment=environment.name,
+        version=environment.version,
+        digest=digest_of(environment),
+        chance_level=environment.chance_level,
+        depth=depth.name,
+        seconds=round(time.monotonic() - began, 1),
+        episodes=stage.num_episodes,
+        seed=seed,
+        machine=_machine(),
+        broke=tuple(
+            Case(what=what, where=f"{count} times") for what, count in stage.incidents.most_common(MAX_CASES)
+        ),
         qualities=qualities,
-    )  # fmt: skip
+    )
 
 
 async def _qualities(stage: Stage, attackers: Sequence[Attackers]) -> tuple[Quality, ...]:
-    """What was played early is used late: traces are acted again when everything else has left its marks, and solved episodes are attacked,
-    graded again elsewhere, and read."""
+    """What was played early is used late: traces are acted again when everything else has left its marks, and
+    solved episodes are attacked, graded again elsewhere, and read.
+    """
     looks, work, steadies, tells, grows = (list[Case]() for _ in range(5))
     stage.begin("tasks", 0.08)
     pools = [splits_gate(stage), overlap(stage, looks)]
@@ -103,8 +106,21 @@ async def _qualities(stage: Stage, attackers: Sequence[Attackers]) -> tuple[Qual
     diverse = with_gates(await diversity(stage), [*pools, duplicates(stage.solved, looks)], looks)
     guarded = replace(guarded, measures=(*guarded.measures, accepted))
     guarded = with_gates(guarded, [accepted_gate, free], work)
-    return (with_incidents(with_gates(steady, [kept, clock], steadies), stage), real, covered, graded, diverse, told, guarded, scaled)
+    return (
+        with_incidents(with_gates(steady, [kept, clock], steadies), stage),
+        real,
+        covered,
+        graded,
+        diverse,
+        told,
+        guarded,
+        scaled,
+    )
 
 
 def _machine() -> dict[str, str]:
-    return {"cores": str(len(os.sched_getaffinity(0))), "load": f"{os.getloadavg()[0]:.2f}", "python": platform.python_version()}
+    return {
+        "cores": str(len(os.sched_getaffinity(0))),
+        "load": f"{os.getloadavg()[0]:.2f}",
+        "python": platform.python_version(),
+    }

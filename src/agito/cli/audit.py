@@ -1,4 +1,6 @@
-"""`agito audit`: live progress, the card on the terminal, as JSON or as a page, and how to repair what failed."""
+"""`agito audit`: live progress, the card on the terminal, as JSON or as a page, and how to repair what
+failed.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +18,34 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from agito.audit import FULL, SHORT, Card, Mark, Measure, Quality, Watcher, audit
+from agito.audit import FULL, SHORT, Card, Mark, Measure, Quality, audit
 from agito.audit.run import SEED
 from agito.cli.guard import say, work
 from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out, show
 from agito.envs import load
 from agito.errors import NotAdmitted
+from agito.record.events import Event, OnEvent, PhaseStarted, Progress
 from agito.training.admission import keep
 from agito.view import write_card
 
 _SIGNS = {Mark.GOOD: Text("✓", "green"), Mark.DOUBT: Text("!", "yellow"), Mark.BAD: Text("✗", "red")}
 
 
-def audit_environment(name: str, *, short: bool, seconds: float | None, seed: int | None, as_json: bool, html: Path | None) -> None:
-    """Ends with the exit code of `NotAdmitted` when a gate does not hold. Its card is kept for `agito train`."""
+def audit_environment(
+    name: str, *, short: bool, seconds: float | None, seed: int | None, as_json: bool, html: Path | None
+) -> None:
+    """Ends with the exit code of `NotAdmitted` when a gate does not hold. Its card is kept for
+    `agito train`.
+    """
     depth = SHORT if short else FULL
     depth = replace(depth, seconds=seconds) if seconds else depth
-    with _shown(name) as watcher:
-        card = work(lambda: audit(lambda: load(name), depth=depth, seed=SEED if seed is None else seed, watcher=watcher))
+    with _shown(name) as on_event:
+        card = work(
+            lambda: audit(
+                lambda: load(name), depth=depth, seed=SEED if seed is None else seed, on_event=on_event
+            )
+        )
     keep(card)
     if as_json:
         sys.stdout.buffer.write(card.to_json())
@@ -47,55 +58,46 @@ def audit_environment(name: str, *, short: bool, seconds: float | None, seed: in
 
 
 class _Progress:
-    """A `Watcher`: one line that says which part is on, and for how many episodes by now."""
+    """One line that says which part is on, and for how many episodes by now."""
 
     def __init__(self, name: str, status: Status) -> None:
         self._name, self._status = name, status
-        self._part, self._episodes, self._began, self._said = "", 0, time.monotonic(), 0.0
+        self._part, self._earlier, self._here, self._began = "", 0, 0, time.time()
 
-    def part(self, name: str) -> None:
-        self._part, self._said = name, 0.0
-        self._say()
-
-    def episode(self) -> None:
-        self._episodes += 1
-        self._say()
-
-    def _say(self) -> None:
-        now = time.monotonic()
-        if now - self._said >= 0.2:
-            self._said = now
-            self._status.update(f"{self._name}: {self._part} · {counted(self._episodes, 'episode')} · {now - self._began:.0f} s")
+    def handle(self, event: Event) -> None:
+        if isinstance(event, PhaseStarted):
+            self._part, self._earlier, self._here = event.phase, self._earlier + self._here, 0
+        elif isinstance(event, Progress):
+            self._here = event.done
+        episodes = counted(self._earlier + self._here, "episode")
+        self._status.update(f"{self._name}: {self._part} · {episodes} · {event.at - self._began:.0f} s")
 
 
-class _Lines:
+def _say_part(event: Event) -> None:
     """The same where there is no terminal: a line a part."""
-
-    def __init__(self, name: str) -> None:
-        say(f"auditing {name}")
-
-    def part(self, name: str) -> None:
-        say(f"  {name}")
-
-    def episode(self) -> None:
-        return
+    if isinstance(event, PhaseStarted):
+        say(f"  {event.phase}")
 
 
 @contextmanager
-def _shown(name: str) -> Generator[Watcher]:
+def _shown(name: str) -> Generator[OnEvent]:
     console = err()
     if not console.is_terminal:
-        yield _Lines(name)
+        say(f"auditing {name}")
+        yield _say_part
         return
     with console.status(name) as status:
-        yield _Progress(name, status)
+        yield _Progress(name, status).handle
 
 
 def print_card(card: Card, console: Console) -> None:
     """What the environment raised, then the gates in sentences, then figures, and the outcome last."""
     title = Text.assemble((f"{card.environment} {card.version}", "bold"), (f"  {card.digest[:12]}", "dim"))
     cores, load = card.machine.get("cores"), card.machine.get("load")
-    about = f"{card.depth} audit, {counted(card.episodes, 'episode')} in {card.seconds:.0f} s on {cores} cores at load {load}"
+    about = (
+        f"{card.depth} audit, {counted(card.episodes, 'episode')} in {card.seconds:.0f} s on {cores} "
+        f"cores at load {load}"
+    )
     console.print(title, Text(about, "dim"), sep="\n")
     if card.broke:
         console.print(Text("\nThe environment raised, in honest episodes:", "red"))
@@ -120,7 +122,9 @@ def print_card(card: Card, console: Console) -> None:
 def _numbers(quality: Quality) -> Table:
     table = plain_table("measure", "value", "95 %", "of", wrapped=("of",))
     table.show_header = False
-    for column, (width, style) in zip(table.columns, ((31, "dim"), (12, ""), (11, "dim"), (None, "dim")), strict=True):
+    for column, (width, style) in zip(
+        table.columns, ((31, "dim"), (12, ""), (11, "dim"), (None, "dim")), strict=True
+    ):
         column.min_width, column.style = width, style
     table.columns[1].justify = "right"
     for each in quality.measures:
@@ -136,7 +140,11 @@ def _basis(measure: Measure) -> str:
 def value_of(measure: Measure) -> str:
     if measure.value is None:
         return "–"
-    text = f"{measure.value:,.0f}" if abs(measure.value) >= 1000 or measure.value == int(measure.value) else f"{measure.value:.3f}"
+    text = (
+        f"{measure.value:,.0f}"
+        if abs(measure.value) >= 1000 or measure.value == int(measure.value)
+        else f"{measure.value:.3f}"
+    )
     return f"{text} {measure.unit}".strip()
 
 
@@ -147,6 +155,10 @@ def _print_gates(card: Card, console: Console) -> None:
     table.add_column(min_width=13)
     table.add_column(ratio=1)
     for gate in sorted(card.gates, key=lambda gate: gate.holds):
-        said = Text(gate.found, "dim") if gate.holds else Text.assemble(gate.found, (f"\nremedy: {gate.remedy}", "red"))
+        said = (
+            Text(gate.found, "dim")
+            if gate.holds
+            else Text.assemble(gate.found, (f"\nremedy: {gate.remedy}", "red"))
+        )
         table.add_row(_SIGNS[Mark.GOOD if gate.holds else Mark.BAD], gate.name, said)
     show(console, table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
@@ -22,27 +23,33 @@ from agito.recipe import Recipe
 from agito.runtime import load_policy as trained
 
 
-def evaluate_checkpoint(
-    path: Path,
-    changes: assess.Changes,
-    *,
-    split: str,
-    num_tasks: int | None,
-    temperature: float | None,
-    baselines: bool,
-    as_json: bool,
-) -> None:
-    directory = trained.find(path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """On which tasks, and how it is told. What is None is as in the checkpoint's run."""
+
+    changes: assess.Changes
+    split: str
+    num_tasks: int | None
+    temperature: float | None
+    as_json: bool
+
+
+def evaluate_checkpoint(path: Path, how: How, *, baselines: bool) -> None:
+    directory, split = trained.find(path), how.split
     learned = trained.recipe_of(directory)
-    recipe = changes.applied_to(learned)
-    num_tasks = num_tasks or recipe.eval.tasks
-    temperature = recipe.eval.temperature if temperature is None else temperature
-    strange = "" if recipe.env.names == learned.env.names else f" · it learned {learned.env.title}, another environment"
+    recipe = how.changes.applied_to(learned)
+    num_tasks = how.num_tasks or recipe.eval.tasks
+    temperature = recipe.eval.temperature if how.temperature is None else how.temperature
+    strange = (
+        ""
+        if recipe.env.names == learned.env.names
+        else f" · it learned {learned.env.title}, another environment"
+    )
     about = f"{recipe.env.title} · {split} · temperature {temperature:g} · seed {recipe.seed}{strange}"
-    if changes.env is None:
+    if how.changes.env is None:
         _tell_edited(directory, recipe)
     evaluation = _follow(directory, recipe, about, split, num_tasks, temperature, baselines)
-    if as_json:
+    if how.as_json:
         print(json.dumps(evaluation.to_json(), allow_nan=False))  # noqa: T201
     else:
         _print(evaluation)
@@ -53,21 +60,39 @@ def _tell_edited(directory: Path, recipe: Recipe) -> None:
     about = directory.parent.parent / "run.json"
     admission = json.loads(about.read_text(encoding="utf-8")).get("admission") if about.is_file() else None
     if admission and admission["digest"] != "+".join(digest_of(load(name)) for name in recipe.env.names):
-        say(f"the source of {recipe.env.title} has changed since this run was trained on it: its tasks and verdicts may be others")
+        say(
+            f"the source of {recipe.env.title} has changed since this run was trained on it: its tasks and "
+            "verdicts may be others"
+        )
 
 
-def _follow(directory: Path, recipe: Recipe, about: str, split: str, num_tasks: int, temperature: float, baselines: bool) -> Evaluation:
+def _follow(
+    directory: Path,
+    recipe: Recipe,
+    about: str,
+    split: str,
+    num_tasks: int,
+    temperature: float,
+    baselines: bool,
+) -> Evaluation:
     console = err()
     heading = Text.assemble((str(directory), "bold"), "  ", (about, "dim"))
-    phases = [Phase("policy", "policy", "tasks", num_tasks), *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else [])]
-    with shown(RunProgress(phases), console, heading) as watcher:
-        evaluation = work(
+    phases = [
+        Phase("policy", "policy", "tasks", num_tasks),
+        *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else []),
+    ]
+    with shown(RunProgress(phases), console, heading) as view:
+        return work(
             lambda: assess.checkpoint(
-                directory, recipe, watcher, split=split, num_tasks=num_tasks, temperature=temperature, baselines=baselines
+                directory,
+                recipe,
+                view.handle,
+                split=split,
+                num_tasks=num_tasks,
+                temperature=temperature,
+                baselines=baselines,
             )
         )
-        watcher.finish()
-    return evaluation
 
 
 def _print(evaluation: Evaluation) -> None:
@@ -88,7 +113,10 @@ def _print(evaluation: Evaluation) -> None:
         print_table(console, _baselines(evaluation))
     void = policy.void + sum(each.void for each in evaluation.baselines.values())
     console.print()
-    console.print(f"{evaluation.wall_s:.0f} s · isolation {tier_text(evaluation.isolation_tier)} · {void} void", style="dim")
+    console.print(
+        f"{evaluation.wall_s:.0f} s · isolation {tier_text(evaluation.isolation_tier)} · {void} void",
+        style="dim",
+    )
     if policy.over_all.num:
         console.print(f"success over all tasks, void or not: {policy.over_all.success:.2f}", style="dim")
     for who, scores in {"the policy": policy, **evaluation.baselines}.items():
@@ -100,6 +128,9 @@ def _baselines(evaluation: Evaluation) -> Table:
     families = list(evaluation.policy.families)
     table = plain_table("scripts, same tasks", "success", *families, "tasks")
     for name, scores in evaluation.baselines.items():
-        parts = [f"{scores.families[family].success:.2f}" if family in scores.families else "–" for family in families]
+        parts = [
+            f"{scores.families[family].success:.2f}" if family in scores.families else "–"
+            for family in families
+        ]
         table.add_row(f"  {name}", rate_text(scores.overall), *parts, str(scores.overall.num))
     return table

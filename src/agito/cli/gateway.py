@@ -1,4 +1,6 @@
-"""`agito gateway CHECKPOINT`: a policy behind the APIs that agents speak; with `--record`, what it served, token by token."""
+"""`agito gateway CHECKPOINT`: a policy behind the APIs that agents speak; with `--record`, what it served,
+token by token.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Place:
 
 
 class Recorder:
-    """Conversations as trajectories, `served-00000.parquet` and so on. What comes in a moment before a power cut is lost, and no more."""
+    """Conversations as trajectories, `served-00000.parquet` and so on. What comes in a moment before a power
+    cut is lost, and no more.
+    """
 
     def __init__(self, folder: Path, conversations: Conversations) -> None:
         """Raises `OSError` for a folder that cannot be written."""
@@ -70,7 +74,9 @@ class Recorder:
         return [self._attempt(root) for root in self._roots.values()]
 
     def write(self, attempts: Sequence[Attempt]) -> None:
-        """The part in the place of what it was. A conversation that goes on later stands in a later part again."""
+        """The part in the place of what it was. A conversation that goes on later stands in a later part
+        again.
+        """
         if not attempts:
             return
         renderer = self._conversations.agent.spec.renderer
@@ -138,9 +144,12 @@ def serve_policy(checkpoint: Path, place: Place, *, temperature: float) -> None:
 
 async def _serve(checkpoint: Path, recipe: Recipe, place: Place, *, name: str, temperature: float) -> None:
     async with trained.open_trained(checkpoint, recipe) as run_context, anyio.create_task_group() as tasks:
-        engine = Freerun(run_context.clients(0)[MAIN], steps=recipe.compute.quantum)
+        engine = Freerun(run_context.policies.clients(0)[MAIN], steps=recipe.compute.decode_steps)
         tasks.start_soon(engine.run)
-        agent = Agent(spec=AgentSpec(renderer=run_context.renderer, temperature=temperature), engine=engine)
+        agent = Agent(
+            spec=AgentSpec(renderer=run_context.policies.renderers[MAIN], temperature=temperature),
+            engine=engine,
+        )
         conversations = Conversations(agent, seed=secrets.randbits(48), terms=Terms(overrides=False))
         recorder = None if place.record is None else Recorder(place.record, conversations)
         tasks.start_soon(_keep, conversations, recorder)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from rich.text import Text
-
 from agito.api import place, require_place
 from agito.audit import SHORT
 from agito.cli.board import RunProgress, planned
 from agito.cli.guard import say, work
-from agito.cli.progress import shown
+from agito.cli.progress import heading_of, shown
 from agito.cli.summary import print_summary
 from agito.cli.terminal import err
 from agito.concurrency import Interrupted
@@ -22,7 +20,7 @@ from agito.recipe import Recipe, bundled
 from agito.recipe import read as read_recipe
 from agito.recipe import shown as environment
 from agito.record import RunDir, RunState, Summary
-from agito.record.commits import load_meta, newest
+from agito.record.events import OnEvent
 from agito.runtime.fit import fit
 from agito.training import run as job
 from agito.training.admission import Admission, admit
@@ -31,7 +29,10 @@ from agito.training.admission import Admission, admit
 def train_run(name: str, overrides: tuple[str, ...], out: Path | None, *, admit_anyway: bool = False) -> None:
     if name in environments() and name not in bundled():
         named = [each for each in bundled() if read_recipe(each).env.names == (name,)]
-        raise NotFound(f"recipe {name!r}: that is an environment; train on it with --env {name}, or by a recipe: {', '.join(named)}")
+        raise NotFound(
+            f"recipe {name!r}: that is an environment; train on it with --env {name}, or by a recipe: "
+            f"{', '.join(named)}"
+        )
     fitted = fit(read_recipe(name, overrides))
     recipe = fitted.recipe
     path = out or Path("runs") / recipe.name
@@ -44,16 +45,27 @@ def train_run(name: str, overrides: tuple[str, ...], out: Path | None, *, admit_
     if aside is not None:
         say(
             f"the earlier run is now {aside}"
-            + (f"; it was not finished: to go on with it, agito train --resume {aside}" if was is RunState.UNFINISHED else "")
+            + (
+                f"; it was not finished: to go on with it, agito train --resume {aside}"
+                if was is RunState.UNFINISHED
+                else ""
+            )
         )
-    _follow(recipe, path, RunProgress(planned(recipe)), lambda watcher: job.train(recipe, path, watcher, admission=admission))
+    _follow(
+        recipe,
+        path,
+        lambda on_event: job.train(recipe, path, on_event, admission=admission, notes=fitted.notes),
+    )
 
 
 def _admitted(names: tuple[str, ...], anyway: bool) -> Admission:
     """Before anything is moved or made."""
 
     def begins(name: str) -> None:
-        say(f"{environment(name)} is new here: auditing it first, at most {SHORT.seconds:.0f} s; its card is kept")
+        say(
+            f"{environment(name)} is new here: auditing it first, at most {SHORT.seconds:.0f} s; its card "
+            "is kept"
+        )
 
     admission = work(lambda: admit(*names, anyway=anyway, begins=begins))
     if admission.anyway:
@@ -65,22 +77,20 @@ def resume_run(path: Path) -> None:
     if RunDir.state(path) in (RunState.ABSENT, RunState.FOREIGN):
         raise NotFound(f"{path}: no run there; --resume takes a run directory such as runs/quickstart")
     recipe = read(Recipe, path / "config.toml")
-    checkpoint = newest(path / "checkpoints")
-    step = load_meta(checkpoint)["step"] if checkpoint else 0
-    _follow(recipe, path, RunProgress(planned(recipe), first={"rl": int(str(step))}), lambda watcher: job.resume(path, watcher))
+    _follow(recipe, path, lambda on_event: job.resume(path, on_event))
 
 
-def _follow(recipe: Recipe, path: Path, board: RunProgress, start: Callable[[job.Watcher], Awaitable[Summary]]) -> None:
-    console = err()
-    about = f"{recipe.env.title} · seed {recipe.seed} · {recipe.compute.ranks} x {recipe.compute.device}"
-    heading = Text.assemble((recipe.name, "bold"), f" → {path}  ", (about, "dim"))
+def _follow(recipe: Recipe, path: Path, start: Callable[[OnEvent], Awaitable[Summary]]) -> None:
+    board = RunProgress(planned(recipe))
     try:
-        with shown(board, console, heading) as watcher:
-            summary = work(lambda: start(watcher))
-            watcher.finish()
+        with shown(board, err(), heading_of(recipe, path)) as view:
+            summary = work(lambda: start(view.handle))
     except BaseException as error:
         if board.has_begun and RunDir.state(path) is RunState.UNFINISHED:
-            now, how = board.current, "To go on" if isinstance(error, Interrupted) else "Once its cause is mended"
+            now, how = (
+                board.current,
+                "To go on" if isinstance(error, Interrupted) else "Once its cause is mended",
+            )
             at = f" in {now.title}, {now.done}/{now.total}" if now else ""
             say(f"stopped{at}; what is committed is safe. {how}: agito train --resume {path}")
         raise

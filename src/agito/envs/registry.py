@@ -30,6 +30,7 @@ def isolation_of(environment: Environment) -> str:
 
 
 def load(name: str) -> Environment:
-    """Raises `NotFound` for an unknown name, a missing file or class; `BadEnvironment` for a class that is no environment, and for a file
-    or class that fails."""
+    """Raises `NotFound` for an unknown name, a missing file or class; `BadEnvironment` for a class that is no
+    environment, and for a file or class that fails.
+    """
     return cast("Environment", plugins.make("environment", name, _BUNDLED, _MEMBERS, BadEnvironment))

@@ -1,4 +1,6 @@
-"""How good is a checkpoint: its success on held-out tasks, by family and level, beside scripts on the same tasks."""
+"""How good is a checkpoint: its success on held-out tasks, by family and level, beside scripts on the same
+tasks.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from agito.envs import isolation_of
 from agito.errors import BadRecipe
@@ -14,6 +15,7 @@ from agito.evaluation import policies as evaluation
 from agito.protocols import Environment
 from agito.recipe import Recipe, absolute
 from agito.record import Rate, rate, rate_over_all, rates_by_cell
+from agito.record.events import EventLog, OnEvent
 from agito.record.usage import causes
 from agito.runtime import load_policy as trained
 from agito.runtime.fit import require
@@ -23,16 +25,11 @@ from agito.types import Attempt, Json
 SCHEMA_VERSION = 1
 
 
-class Watcher(Protocol):
-    """As `job.Watcher`."""
-
-    def phase(self, name: str, total: int) -> None: ...
-    def advance(self, figures: Mapping[str, float]) -> None: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Success over scored attempts, all of them and by what they have in common; `over_all` counts void ones as failures."""
+    """Success over scored attempts, all of them and by what they have in common; `over_all` counts void ones
+    as failures.
+    """
 
     overall: Rate
     over_all: Rate
@@ -87,7 +84,9 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What to evaluate on instead. What is not given stays as in the checkpoint's run, so that the tasks are the run's own."""
+    """What to evaluate on instead. What is not given stays as in the checkpoint's run, so that the tasks are
+    the run's own.
+    """
 
     env: str | None = None
     families: tuple[str, ...] = ()
@@ -97,45 +96,75 @@ class Changes:
     def applied_to(self, recipe: Recipe) -> Recipe:
         section = recipe.env
         if self.env is not None and (section.mix or absolute(self.env) != section.name):
-            section = section.model_copy(update={"name": absolute(self.env), "families": (), "levels": (), "mix": ()})
+            section = section.model_copy(
+                update={"name": absolute(self.env), "families": (), "levels": (), "mix": ()}
+            )
         named = {"families": self.families, "levels": self.levels}
         section = section.model_copy(update={name: value for name, value in named.items() if value})
-        return recipe.model_copy(update={"env": section, **({"seed": self.seed} if self.seed is not None else {})})
+        return recipe.model_copy(
+            update={"env": section, **({"seed": self.seed} if self.seed is not None else {})}
+        )
 
 
 def check(environment: Environment, recipe: Recipe, split: str) -> None:
     """Raises `BadRecipe` for a split, family or level that the environment does not have."""
     if recipe.env.mix and (recipe.env.families or recipe.env.levels):
         names = " or ".join(f"--env {name}" for name in recipe.env.names)
-        raise BadRecipe(f"this is a mixture, whose families and levels are those of its environments; choose one: {names}")
+        raise BadRecipe(
+            f"this is a mixture, whose families and levels are those of its environments; choose one: {names}"
+        )
     require("split", (split,), environment.splits, environment)
     require("family", recipe.env.families, environment.families, environment)
     require("level", recipe.env.levels, environment.levels, environment)
 
 
 async def checkpoint(
-    directory: Path, recipe: Recipe, watcher: Watcher, *, split: str, num_tasks: int, temperature: float, baselines: bool = True
+    directory: Path,
+    recipe: Recipe,
+    on_event: OnEvent,
+    *,
+    split: str,
+    num_tasks: int,
+    temperature: float,
+    baselines: bool = True,
 ) -> Evaluation:
-    """One attempt at each of `num_tasks` tasks. Raises `CorruptCheckpoint`, and `BadRecipe` for what the environment does not have."""
+    """One attempt at each of `num_tasks` tasks. Raises `CorruptCheckpoint`, and `BadRecipe` for what the
+    environment does not have.
+    """
     began = time.monotonic()
     check(environment_of(recipe), recipe, split)
     async with trained.open_trained(directory, recipe) as run_context:
-        watcher.phase("policy", num_tasks)
-
-        def on_attempt(attempt: Attempt) -> None:
-            watcher.advance(evaluation.metrics(attempt))
-
-        attempts = await evaluation.policy(run_context, split, num_tasks, temperature=temperature, on_attempt=on_attempt)
+        events = EventLog(on_event)
+        events.begin("policy", num_tasks)
+        attempts = await evaluation.policy(
+            run_context,
+            split,
+            num_tasks,
+            temperature=temperature,
+            on_attempt=lambda attempt: events.advance(evaluation.metrics(attempt)),
+        )
+        events.emit(evaluation.finished("policy", "policy", attempts))
         scripts: Mapping[str, Sequence[Attempt]] = {}
         if baselines:
-            watcher.phase("baselines", 0)
-            scripts = await evaluation.scripts(run_context, split, num_tasks, demonstrator_skill=recipe.sft.skill)
+            events.begin("baselines", 0)
+            scripts = await evaluation.scripts(
+                run_context, split, num_tasks, demonstrator_skill=recipe.sft.skill
+            )
+            for name, each in scripts.items():
+                events.emit(evaluation.finished("baselines", name, each))
         tier = isolation_of(run_context.environment)
     return Evaluation(
-        checkpoint=directory, env=recipe.env.name, split=split, num_tasks=num_tasks, temperature=temperature, seed=recipe.seed,
-        isolation_tier=tier, policy=_scores(attempts), baselines={name: _scores(each) for name, each in scripts.items()},
+        checkpoint=directory,
+        env=recipe.env.name,
+        split=split,
+        num_tasks=num_tasks,
+        temperature=temperature,
+        seed=recipe.seed,
+        isolation_tier=tier,
+        policy=_scores(attempts),
+        baselines={name: _scores(each) for name, each in scripts.items()},
         wall_s=round(time.monotonic() - began, 3),
-    )  # fmt: skip
+    )
 
 
 def _scores(attempts: Sequence[Attempt]) -> Scores:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agito.monitor import Monitor
 from agito.protocols import ScriptFactory
+from agito.record import rate
+from agito.record.events import EvaluationFinished
 from agito.record.trajectories import is_success
 from agito.rollout import Observed
 from agito.runtime.run_context import RunContext
@@ -27,34 +29,58 @@ async def policy(
     monitor: Monitor | None = None,
     observed: Observed | None = None,
 ) -> tuple[Attempt, ...]:
-    """One attempt at each of the first `num_tasks` tasks of the split, in their order; always the same tasks, draws and faults.
+    """One attempt at each of the first `num_tasks` tasks of the split, in their order; always the same tasks,
+    draws and faults.
 
     With a monitor the environment's validator judges as many of them as in training.
     """
     base = STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
-    bounds = [num_tasks * rank // run_context.recipe.compute.ranks for rank in range(run_context.recipe.compute.ranks + 1)]
+    bounds = [
+        num_tasks * rank // run_context.recipe.compute.ranks
+        for rank in range(run_context.recipe.compute.ranks + 1)
+    ]
     quotas = [
-        Quota(ids=range(base + start, base + stop), group_size=1, max_live=run_context.recipe.compute.rows)
+        Quota(
+            ids=range(base + start, base + stop),
+            group_size=1,
+            max_live=run_context.recipe.compute.max_num_seqs,
+        )
         for start, stop in itertools.pairwise(bounds)
         if stop > start
     ]
     collected = await run_context.attempts(
-        run_context.plan(split, base), quotas, temperature=temperature, on_attempt=on_attempt, monitor=monitor, observed=observed
+        run_context.plan(split, base),
+        quotas,
+        temperature=temperature,
+        on_attempt=on_attempt,
+        monitor=monitor,
+        observed=observed,
     )
     return collected.attempts
 
 
 def metrics(attempt: Attempt) -> dict[str, float]:
-    """What a watcher is told of one attempt."""
-    outcome = is_success(attempt)
+    """One attempt, as the event log counts it."""
+    outcome, is_scored = is_success(attempt), math.isfinite(attempt.verdict.reward)
     return {
-        "reward/mean": attempt.verdict.reward,
-        "success/one": math.nan if outcome is None else float(outcome),
+        "success/num": float(is_scored),
+        "success/successes": float(is_scored and bool(outcome)),
+        "attempt/void_num": float(outcome is None),
         "tokens/sampled_num": float(attempt.trajectory.num_sampled),
     }
 
 
-async def scripts(run_context: RunContext, split: str, num_tasks: int, *, demonstrator_skill: float) -> dict[str, tuple[Attempt, ...]]:
+def finished(phase: str, agent: str, attempts: Sequence[Attempt]) -> EvaluationFinished:
+    """What an agent came to."""
+    found = rate(attempts)
+    return EvaluationFinished(
+        phase=phase, agent=agent, successes=found.successes, num=found.num, num_all=len(attempts)
+    )
+
+
+async def scripts(
+    run_context: RunContext, split: str, num_tasks: int, *, demonstrator_skill: float
+) -> dict[str, tuple[Attempt, ...]]:
     """The same tasks by every negative control, the demonstrator and the oracle."""
     environment = run_context.environment
 

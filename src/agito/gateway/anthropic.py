@@ -22,9 +22,12 @@ def read(body: Fields, *, overrides: bool) -> Ask:
     """Raises `Refused`."""
     return replace(
         read_prompt(body),
-        max_tokens=_required(body), temperature=body.number("temperature", 0, 1), top_p=_top_p(body, overrides=overrides),
-        stop=body.texts("stop_sequences", 16), streams=body.flag("stream"),
-    )  # fmt: skip
+        max_tokens=_required(body),
+        temperature=body.number("temperature", 0, 1),
+        top_p=_top_p(body, overrides=overrides),
+        stop=body.texts("stop_sequences", 16),
+        streams=body.flag("stream"),
+    )
 
 
 def read_prompt(body: Fields) -> Ask:
@@ -37,10 +40,13 @@ def read_prompt(body: Fields) -> Ask:
         raise body.wrong("messages", "must hold at least one message")
     choice = body.object("tool_choice") if body.has("tool_choice") else None
     return Ask(
-        model=body.text("model"), messages=tuple(messages), tools=tuple(_tool(each) for each in body.objects("tools")),
-        choice=AUTO if choice is None else _choice(choice), effort=_effort(body),
+        model=body.text("model"),
+        messages=tuple(messages),
+        tools=tuple(_tool(each) for each in body.objects("tools")),
+        choice=AUTO if choice is None else _choice(choice),
+        effort=_effort(body),
         is_parallel=choice is None or not choice.flag("disable_parallel_tool_use"),
-    )  # fmt: skip
+    )
 
 
 def _required(body: Fields) -> int:
@@ -160,9 +166,15 @@ def _head(ask: Ask, name: str) -> dict[str, Json]:
         "cache_read_input_tokens": 0,
     }
     return {
-        "id": name, "type": "message", "role": "assistant", "model": ask.model, "content": [], "stop_reason": None,
-        "stop_sequence": None, "usage": nothing,
-    }  # fmt: skip
+        "id": name,
+        "type": "message",
+        "role": "assistant",
+        "model": ask.model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": nothing,
+    }
 
 
 def _ended(answer: Answer) -> dict[str, Json]:
@@ -175,9 +187,11 @@ def _ended(answer: Answer) -> dict[str, Json]:
 def _usage(answer: Answer) -> Json:
     kept = min(answer.num_kept, answer.num_prompt)
     return {
-        "input_tokens": answer.num_prompt - kept, "output_tokens": len(answer.ids), "cache_creation_input_tokens": 0,
+        "input_tokens": answer.num_prompt - kept,
+        "output_tokens": len(answer.ids),
+        "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": kept,
-    }  # fmt: skip
+    }
 
 
 def _blocks(said: Said) -> list[Json]:

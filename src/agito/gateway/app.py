@@ -1,4 +1,6 @@
-"""The gateway's HTTP side: who may ask, what is too large or no JSON, streams, clients that hang up, errors as the SDKs expect them."""
+"""The gateway's HTTP side: who may ask, what is too large or no JSON, streams, clients that hang up, errors
+as the SDKs expect them.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,16 @@ _BODY_S = 30.0  # for sending it
 _SESSION_HEADERS = ("x-session-id", "x-agent-id", "x-claude-code-session-id")
 _MARKS = ("<tool_call>", "<think>", "</think>")
 _KINDS = {
-    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
-    405: "invalid_request_error", 408: "timeout_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error",
-}  # fmt: skip
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 
 
 class Stream(Protocol):
@@ -255,7 +264,9 @@ async def _all(
 
 
 class _Streamed(Response):
-    """One answer as it comes. Its first event is waited for, so that a refusal has its own status. A slow reader finds the newest."""
+    """One answer as it comes. Its first event is waited for, so that a refusal has its own status. A slow
+    reader finds the newest.
+    """
 
     def __init__(self, conversations: Conversations, ask: Ask, stream: Stream, *, path: str) -> None:
         super().__init__(media_type="text/event-stream")

@@ -1,4 +1,6 @@
-"""What a client asks for and what it is told, whichever API it speaks; and a refusal, with the status that its SDK expects."""
+"""What a client asks for and what it is told, whichever API it speaks; and a refusal, with the status that
+its SDK expects.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ MOST_CHOICES = 16
 
 
 class Refused(Exception):
-    """A request that is not served. `may_retry` False tells an SDK that asking again would end the same way."""
+    """A request that is not served. `may_retry` False tells an SDK not to ask again."""
 
     def __init__(
         self,

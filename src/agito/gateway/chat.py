@@ -23,7 +23,9 @@ _FEW = 1 << 20  # tokens
 
 
 def read(body: Fields, *, overrides: bool) -> Ask:
-    """Raises `Refused`. `overrides`: sampling is the agent's own, so that what only changes it is passed over."""
+    """Raises `Refused`. `overrides`: sampling is the agent's own, so that what only changes it is passed
+    over.
+    """
     body.refuse("functions", "function_call", "audio", "prediction", "web_search_options")
     body.refuse("modalities", unless=(None, ["text"]))
     if not overrides:
@@ -44,14 +46,22 @@ def read(body: Fields, *, overrides: bool) -> Ask:
         raise body.wrong("messages", "must hold at least one message")
     tools = tuple(_tool(each) for each in body.objects("tools"))
     return Ask(
-        model=body.text("model"), messages=messages, tools=tools, choice=_choice(body),
+        model=body.text("model"),
+        messages=messages,
+        tools=tools,
+        choice=_choice(body),
         max_tokens=body.whole("max_completion_tokens", 1, _FEW) or body.whole("max_tokens", 1, _FEW),
-        temperature=body.number("temperature", 0, 2), top_p=body.number("top_p", 0, 1) or None,
-        seed=body.whole("seed", -(1 << 63), (1 << 63) - 1), stop=body.texts("stop", 4), num_choices=body.whole("n", 1, MOST_CHOICES) or 1,
-        effort=body.effort("reasoning_effort"), is_parallel=body.flag("parallel_tool_calls", True), streams=body.flag("stream"),
+        temperature=body.number("temperature", 0, 2),
+        top_p=body.number("top_p", 0, 1) or None,
+        seed=body.whole("seed", -(1 << 63), (1 << 63) - 1),
+        stop=body.texts("stop", 4),
+        num_choices=body.whole("n", 1, MOST_CHOICES) or 1,
+        effort=body.effort("reasoning_effort"),
+        is_parallel=body.flag("parallel_tool_calls", True),
+        streams=body.flag("stream"),
         wants_logprobs=body.flag("logprobs"),
         wants_usage=body.has("stream_options") and body.object("stream_options").flag("include_usage"),
-    )  # fmt: skip
+    )
 
 
 def _message(given: Fields) -> Message:
@@ -99,11 +109,13 @@ def _choice(body: Fields) -> str:
 def whole(ask: Ask, answers: Sequence[Answer], renderer: Renderer, *, name: str, created: int) -> Json:
     choices: list[Json] = [
         {
-            "index": number, "message": _written(answer.said), "finish_reason": answer.finish,
+            "index": number,
+            "message": _written(answer.said),
+            "finish_reason": answer.finish,
             "logprobs": _logprobs(answer, renderer) if ask.wants_logprobs else None,
         }
         for number, answer in enumerate(answers)
-    ]  # fmt: skip
+    ]
     head = _head("chat.completion", ask, name, created)
     return {**head, "choices": choices, "usage": usage(answers)}
 
@@ -147,10 +159,15 @@ def _logprobs(answer: Answer, renderer: Renderer) -> Json:
 def usage(answers: Sequence[Answer]) -> Json:
     prompt, completion = answers[0].num_prompt, sum(len(answer.ids) for answer in answers)
     return {
-        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": min(answers[0].num_kept, prompt), "audio_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": sum(answer.num_thinking for answer in answers), "audio_tokens": 0},
-    }  # fmt: skip
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(answer.num_thinking for answer in answers),
+            "audio_tokens": 0,
+        },
+    }
 
 
 class Stream:

@@ -1,4 +1,6 @@
-"""The conversations of one attempt: requests in, answers out, within the attempt's limits; what was sampled stays on the token tree."""
+"""The conversations of one attempt: requests in, answers out, within the attempt's limits; what was sampled
+stays on the token tree.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,10 @@ _PIECE = 8  # tokens between two looks at a stream
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """Under which an agent is asked. `limits` None: those of its engine alone. `overrides`: sampling is as the agent's specification says,
-    whatever a client asks for, and an answer comes in one piece. `most_rows` may rest between two requests."""
+    """Under which an agent is asked. `limits` None: those of its engine alone. `overrides`: sampling is as
+    the agent's specification says, whatever a client asks for, and an answer comes in one piece. `most_rows`
+    may rest between two requests.
+    """
 
     limits: Limits | None = None
     overrides: bool = True
@@ -74,7 +78,8 @@ class Conversations:
         self._over = event
 
     def uses(self, tool: str, arguments: Mapping[str, Json], *, event: int) -> str:
-        """Notes that this call is the world's event of that number, for the newest turn that asked for it, else the newest.
+        """Notes that this call is the world's event of that number, for the newest turn that asked for it,
+        else the newest.
 
         Returns the call's arguments as they were sampled, where they were.
         """
@@ -97,7 +102,9 @@ class Conversations:
     async def answer(
         self, ask: Ask, choice: int = 0, on_said: Callable[[Said], None] | None = None
     ) -> Answer:
-        """One choice. `on_said` is shown what has been said, again and again, where the terms let an answer come in pieces."""
+        """One choice. `on_said` is shown what has been said, again and again, where the terms let an answer
+        come in pieces.
+        """
         self._require_turns()
         seed = None if self._terms.overrides or ask.seed is None else ask.seed + (choice << 32)
         try:
@@ -121,7 +128,9 @@ class Conversations:
             ) from error
 
     def record(self, root: Line | None = None) -> tuple[tuple[Segment, ...], tuple[Turn, ...]]:
-        """What was sampled, all of it or what grew from one line; turns in the order in which they were answered."""
+        """What was sampled, all of it or what grew from one line; turns in the order in which they were
+        answered.
+        """
         segments, numbers = self.tree.segments(root, role="solo", policy=self.agent.spec.policy)
         turns = tuple(
             replace(each.line.turns()[each.at], segment=numbers[each.line.number], calls=tuple(each.events))
@@ -153,7 +162,9 @@ class Conversations:
 
     @asynccontextmanager
     async def _at(self, place: Place) -> AsyncGenerator[None]:
-        """A request that fails or is given up ends its row: what was sampled stays, and what comes next begins a row of its own."""
+        """A request that fails or is given up ends its row: what was sampled stays, and what comes next
+        begins a row of its own.
+        """
         try:
             yield
         except BaseException as error:
@@ -198,24 +209,33 @@ class Conversations:
         self.tree.answered(place, message, is_cut=is_cut, is_whole=stop is None and shown is said)
         self.on_answer(place.line)
         return Answer(
-            said=shown, finish="tool_calls" if shown.uses else "length" if is_cut and stop is None else "stop", stop=stop, ids=turn.ids,
-            logprobs=turn.logprobs, num_prompt=num_prompt, num_kept=place.num_kept, num_thinking=channels.count(Channel.THINK),
-        )  # fmt: skip
+            said=shown,
+            finish="tool_calls" if shown.uses else "length" if is_cut and stop is None else "stop",
+            stop=stop,
+            ids=turn.ids,
+            logprobs=turn.logprobs,
+            num_prompt=num_prompt,
+            num_kept=place.num_kept,
+            num_thinking=channels.count(Channel.THINK),
+        )
 
     async def _drawn(
         self, turn: _Turn, forced: array[int], ask: Ask, on_said: Callable[[Said], None] | None
     ) -> tuple[Said, str | None, FinishReason]:
-        """One turn, what it says, and the stop sequence that ended it. One token at a time where there are any: nothing is
-        sampled behind one."""
+        """One turn, what it says, and the stop sequence that ended it. One token at a time where there are
+        any: nothing is sampled behind one.
+        """
         overrides, spec, num_read = self._terms.overrides, self.agent.spec, 0
         in_pieces, window = on_said is not None and not overrides, 4 * max(map(len, ask.stop), default=0) + 4
         temperature, top_p = self._sampling(ask)
         while True:
             left, size = turn.hard_budget - len(turn.ids), _PIECE + len(turn.ids) // _PIECE
             sampled = await turn.line.capture.sample(
-                max_tokens=1 if ask.stop else min(size, left) if in_pieces else left, temperature=temperature, top_p=top_p,
+                max_tokens=1 if ask.stop else min(size, left) if in_pieces else left,
+                temperature=temperature,
+                top_p=top_p,
                 effort=spec.effort if overrides else ask.effort,
-            )  # fmt: skip
+            )
             turn.add(sampled)
             is_done = sampled.stopped is FinishReason.END or len(turn.ids) >= turn.hard_budget
             may_stop = bool(ask.stop) and any(
@@ -273,7 +293,9 @@ class Conversations:
 
 @dataclass(slots=True)
 class _Booked:
-    """A turn, by its place on its line; which of its calls the world has not been asked for yet, and which events came of the others."""
+    """A turn, by its place on its line; which of its calls the world has not been asked for yet, and which
+    events came of the others.
+    """
 
     line: Line
     at: int

@@ -1,4 +1,6 @@
-"""OpenAI's responses: requests read, answers written, whole and as a stream. Nothing is stored: every request brings its whole input."""
+"""OpenAI's responses: requests read, answers written, whole and as a stream. Nothing is stored: every request
+brings its whole input.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +46,17 @@ def read(body: Fields, *, overrides: bool) -> Ask:
     instructions = body.text("instructions", "")
     system = [Message(speaker=Speaker.SYSTEM, text=instructions)] if instructions else []
     return Ask(
-        model=body.text("model"), messages=(*system, *said), tools=tuple(_tool(each) for each in body.objects("tools")),
-        choice=_choice(body), max_tokens=body.whole("max_output_tokens", 1, _FEW), temperature=body.number("temperature", 0, 2),
-        top_p=body.number("top_p", 0, 1) or None, effort=body.object("reasoning").effort("effort") if body.has("reasoning") else Effort.NONE,
-        is_parallel=body.flag("parallel_tool_calls", True), streams=body.flag("stream"),
-    )  # fmt: skip
+        model=body.text("model"),
+        messages=(*system, *said),
+        tools=tuple(_tool(each) for each in body.objects("tools")),
+        choice=_choice(body),
+        max_tokens=body.whole("max_output_tokens", 1, _FEW),
+        temperature=body.number("temperature", 0, 2),
+        top_p=body.number("top_p", 0, 1) or None,
+        effort=body.object("reasoning").effort("effort") if body.has("reasoning") else Effort.NONE,
+        is_parallel=body.flag("parallel_tool_calls", True),
+        streams=body.flag("stream"),
+    )
 
 
 def _items(items: Sequence[Fields]) -> list[Message]:
@@ -124,10 +132,12 @@ def whole(ask: Ask, answers: Sequence[Answer], renderer: Renderer, *, name: str,
     is_cut = answer.finish == "length"
     why: Json = {"reason": "max_output_tokens"} if is_cut else None
     usage: Json = {
-        "input_tokens": answer.num_prompt, "input_tokens_details": {"cached_tokens": min(answer.num_kept, answer.num_prompt)},
-        "output_tokens": len(answer.ids), "output_tokens_details": {"reasoning_tokens": answer.num_thinking},
+        "input_tokens": answer.num_prompt,
+        "input_tokens_details": {"cached_tokens": min(answer.num_kept, answer.num_prompt)},
+        "output_tokens": len(answer.ids),
+        "output_tokens_details": {"reasoning_tokens": answer.num_thinking},
         "total_tokens": answer.num_prompt + len(answer.ids),
-    }  # fmt: skip
+    }
     status = "incomplete" if is_cut else "completed"
     found: dict[str, Json] = {"output": items, "usage": usage, "incomplete_details": why}
     return _head(ask, name, created, status) | found
@@ -148,12 +158,29 @@ def _head(ask: Ask, name: str, created: int, status: str) -> dict[str, Json]:
         ask.choice if ask.choice in (AUTO, NEVER, REQUIRED) else {"type": "function", "name": ask.choice}
     )
     return {
-        "id": name, "object": "response", "created_at": created, "status": status, "model": ask.model, "output": [], "error": None,
-        "incomplete_details": None, "instructions": None, "metadata": {}, "parallel_tool_calls": ask.is_parallel, "tools": tools,
-        "tool_choice": choice, "temperature": ask.temperature, "top_p": ask.top_p, "max_output_tokens": ask.max_tokens, "usage": None,
-        "previous_response_id": None, "reasoning": {"effort": ask.effort.value, "summary": None}, "store": False,
-        "text": {"format": {"type": "text"}}, "truncation": "disabled",
-    }  # fmt: skip
+        "id": name,
+        "object": "response",
+        "created_at": created,
+        "status": status,
+        "model": ask.model,
+        "output": [],
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "metadata": {},
+        "parallel_tool_calls": ask.is_parallel,
+        "tools": tools,
+        "tool_choice": choice,
+        "temperature": ask.temperature,
+        "top_p": ask.top_p,
+        "max_output_tokens": ask.max_tokens,
+        "usage": None,
+        "previous_response_id": None,
+        "reasoning": {"effort": ask.effort.value, "summary": None},
+        "store": False,
+        "text": {"format": {"type": "text"}},
+        "truncation": "disabled",
+    }
 
 
 def _output(said: Said, name: str) -> list[dict[str, Json]]:
@@ -187,8 +214,13 @@ def _part(text: str) -> dict[str, Json]:
 def _call(use: ToolUse, *, is_done: bool = True) -> dict[str, Json]:
     status, arguments = ("completed", use.arguments) if is_done else ("in_progress", "")
     return {
-        "id": f"fc_{use.id[5:]}", "type": "function_call", "call_id": use.id, "name": use.tool, "arguments": arguments, "status": status,
-    }  # fmt: skip
+        "id": f"fc_{use.id[5:]}",
+        "type": "function_call",
+        "call_id": use.id,
+        "name": use.tool,
+        "arguments": arguments,
+        "status": status,
+    }
 
 
 class Stream:
@@ -222,8 +254,12 @@ class Stream:
             yield from self._begin_text()
             delta = said.text[len(self._sent.text) :]
             yield self._event(
-                "response.output_text.delta", **self._at(f"msg_{self._name[5:]}"), content_index=0, delta=delta, logprobs=[]
-            )  # fmt: skip
+                "response.output_text.delta",
+                **self._at(f"msg_{self._name[5:]}"),
+                content_index=0,
+                delta=delta,
+                logprobs=[],
+            )
             self._sent = replace(self._sent, text=said.text)
 
     def end(self, index: int, answer: Answer) -> Iterator[bytes]:

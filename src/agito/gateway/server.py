@@ -20,15 +20,23 @@ _MOST_CONNECTIONS = 512
 
 @asynccontextmanager
 async def listening(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str]:
-    """Its address, such as `http://127.0.0.1:40001`. Port 0 is any free one. Raises `OSError` for one that is taken.
+    """Its address, such as `http://127.0.0.1:40001`. Port 0 is any free one. Raises `OSError` for one that is
+    taken.
 
     At the end of the block whoever is still connected is cut off.
     """
     with socket.create_server((host, port), backlog=256) as listener:
         config = uvicorn.Config(
-            app, log_level=_SILENT, access_log=False, lifespan="off", ws="none", http="h11", limit_concurrency=_MOST_CONNECTIONS,
-            server_header=False, date_header=False,
-        )  # fmt: skip
+            app,
+            log_level=_SILENT,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            http="h11",
+            limit_concurrency=_MOST_CONNECTIONS,
+            server_header=False,
+            date_header=False,
+        )
         server = _Server(config)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.serve, [listener])

@@ -1,10 +1,10 @@
 """The conversations of one attempt as a tree of tokens: what was sampled stays as it was sampled.
 
-A node is an answer: the exact tokens up to it, on the row that sampled them, filed under the history that a client was
-answered with. A request is looked up by the history that it brings. The same history goes on with the same row. A history
-that has gone on otherwise already (a retry, a parallel branch, a row that was given up) begins a new row with the very same
-tokens. A history that was rewritten begins one with what the sampler is really shown: nothing is repaired, and nothing is
-put in the place of what a client sent.
+A node is an answer: the exact tokens up to it, on the row that sampled them, filed under the history that a
+client was answered with. A request is looked up by the history that it brings. The same history goes on with
+the same row. A history that has gone on otherwise already (a retry, a parallel branch, a row that was given
+up) begins a new row with the very same tokens. A history that was rewritten begins one with what the sampler
+is really shown: nothing is repaired, and nothing is put in the place of what a client sent.
 
 A row is a segment. What a segment has of its parent's tokens is trained on there, once.
 """
@@ -113,12 +113,15 @@ class KeptMeter:
     def told(self) -> str:
         """One line for people."""
         back = sum(count for way, count in self.turns.items() if way is not Way.OPENED)
-        said = f"{self.turns[Way.CONTINUED]} of {back} turns and {self.share_of_tokens:.0%} of their tokens stayed on their segment"
+        kept = f"{self.turns[Way.CONTINUED]} of {back} turns and {self.share_of_tokens:.0%} of their tokens"
+        said = f"{kept} stayed on their segment"
         return f"{said}; first otherwise: {self.first}" if self.first else said
 
 
 class TokenTree:
-    """One agent's. `seed` is that of the first row; later rows draw theirs from it and from the history that they begin with."""
+    """One agent's. `seed` is that of the first row; later rows draw theirs from it and from the history that
+    they begin with.
+    """
 
     def __init__(self, agent: Agent, renderer: Conversing, *, seed: int, context: int) -> None:
         self._agent, self._renderer, self._seed, self._context = agent, renderer, seed, context
@@ -192,7 +195,9 @@ class TokenTree:
         place.line.is_busy, place.line.used = False, self._clock
 
     async def close_idle(self, most: int) -> None:
-        """Gives up the rows that have rested longest, beyond `most`. What they hold is known here, and can be begun again."""
+        """Gives up the rows that have rested longest, beyond `most`. What they hold is known here, and can be
+        begun again.
+        """
         idle = sorted(
             (line for line in self.lines if line.is_open and not line.is_busy), key=lambda line: line.used
         )
@@ -206,7 +211,9 @@ class TokenTree:
     def segments(
         self, root: Line | None, *, role: str, policy: str
     ) -> tuple[tuple[Segment, ...], dict[int, int]]:
-        """Of every line that anything was sampled on, all or those of one root, and their numbers by those of the lines."""
+        """Of every line that anything was sampled on, all or those of one root, and their numbers by those of
+        the lines.
+        """
         spoken = [line for line in self.lines if line.turns() and (root is None or line.root is root)]
         numbers = {line.number: number for number, line in enumerate(spoken)}
         return tuple(line.segment(numbers, role=role, policy=policy) for line in spoken), numbers
@@ -231,7 +238,9 @@ class TokenTree:
     def _walk(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], session: str
     ) -> tuple[bytes, list[tuple[Node, int]]]:
-        """The history's key; and the answers in it that are ours, up to the first that is not, with their places."""
+        """The history's key; and the answers in it that are ours, up to the first that is not, with their
+        places.
+        """
         key = _base(tools, session)
         path: list[tuple[Node, int]] = []
         is_ours = True
@@ -272,9 +281,17 @@ class TokenTree:
         return None if best is None else (best, ids[best.length :])
 
     def _placed(
-        self, line: Line, extension: array[int], way: Way, key: bytes, messages: tuple[Message, ...], reserve: int, history: int, *,
+        self,
+        line: Line,
+        extension: array[int],
+        way: Way,
+        key: bytes,
+        messages: tuple[Message, ...],
+        reserve: int,
+        history: int,
+        *,
         cut: bool = False,
-    ) -> Place:  # fmt: skip
+    ) -> Place:
         kept = line.length
         self._require_room(len(line.capture) + cut + len(extension) + reserve)
         if cut:
@@ -289,9 +306,11 @@ class TokenTree:
     def _require_room(self, wanted: int) -> None:
         if wanted > self._context:
             raise Refused(
-                400, f"a context holds {self._context} tokens here, and this request needs at least {wanted}",
-                code="context_length_exceeded", param="messages",
-            )  # fmt: skip
+                400,
+                f"a context holds {self._context} tokens here, and this request needs at least {wanted}",
+                code="context_length_exceeded",
+                param="messages",
+            )
 
     def _open(self, key: bytes, node: Node | None, session: str, seed: int | None) -> Line:
         number = self._opened.get(key, 0)
@@ -364,7 +383,8 @@ def _difference(ours: Message, theirs: Message) -> str:
         return f".content: {_shown(ours.text)} came back as {_shown(theirs.text)}"
     for number, (mine, other) in enumerate(zip(ours.uses, theirs.uses, strict=False)):
         if mine.arguments != other.arguments:
-            return f".tool_calls[{number}].function.arguments: {_shown(mine.arguments)} came back as {_shown(other.arguments)}"
+            changed = f"{_shown(mine.arguments)} came back as {_shown(other.arguments)}"
+            return f".tool_calls[{number}].function.arguments: {changed}"
         if mine.tool != other.tool:
             return (
                 f".tool_calls[{number}].function.name: {_shown(mine.tool)} came back as {_shown(other.tool)}"

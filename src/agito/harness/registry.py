@@ -19,8 +19,9 @@ def bundled() -> tuple[str, ...]:
 def load(name: str, *, command: str = "", folder: str = "", seconds: float = 120.0) -> Harness:
     """`command`: instead of a name, somebody's own agent, see `foreign`.
 
-    Raises `NotFound` for an unknown name, a missing file or class; `BadHarness` for a class that is no harness, for a file or class that
-    fails, and for a command that cannot be started."""
+    Raises `NotFound` for an unknown name, a missing file or class; `BadHarness` for a class that is no
+    harness, for a file or class that fails, and for a command that cannot be started.
+    """
     if command:
         from agito.harness.foreign import CommandHarness
 

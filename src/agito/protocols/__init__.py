@@ -1,16 +1,34 @@
 """The seams: how rooms that never import one another meet.
 
-Two surfaces stand between a policy and a world. `Session` is all that a harness can reach. `Control` belongs to the
-trusted side. They are never handed to the same code.
+Two surfaces stand between a policy and a world. `Session` is all that a harness can reach. `Control` belongs
+to the trusted side. They are never handed to the same code.
 """
 
 from __future__ import annotations
 
 from agito.protocols.learning import Credit, StepStats, Trainer
 from agito.protocols.optional import Answered, Informed, Isolated, Measure, Measured, Ranged, Validated
-from agito.protocols.policy import MAIN, Agent, AgentSpec, Engine, Harness, Renderer, Row, Sampled, SampleRequest
+from agito.protocols.policy import (
+    MAIN,
+    Agent,
+    AgentSpec,
+    Engine,
+    Harness,
+    Renderer,
+    Row,
+    Sampled,
+    SampleRequest,
+)
 from agito.protocols.sandbox import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
-from agito.protocols.world import OPEN_LOOP, Control, Environment, Script, ScriptFactory, Session, WorldSnapshot
+from agito.protocols.world import (
+    OPEN_LOOP,
+    Control,
+    Environment,
+    Script,
+    ScriptFactory,
+    Session,
+    WorldSnapshot,
+)
 
 __all__ = [
     "MAIN",

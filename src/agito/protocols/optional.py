@@ -17,8 +17,9 @@ from agito.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One figure of how a decision was made. `decision`: a, when to stop thinking and act; b, which tool in which order; c, integrating
-    noisy observations; d, revising the plan after failure; e, staying coherent."""
+    """One figure of how a decision was made. `decision`: a, when to stop thinking and act; b, which tool in
+    which order; c, integrating noisy observations; d, revising the plan after failure; e, staying coherent.
+    """
 
     name: str
     decision: str
@@ -41,7 +42,9 @@ class Measured(Protocol):
 
 @runtime_checkable
 class Informed(Protocol):
-    """An environment whose tasks no script can solve without the target, not even its own. Optional: the audit refuses them otherwise."""
+    """An environment whose tasks no script can solve without the target, not even its own. Optional: the
+    audit refuses them otherwise.
+    """
 
     @property
     def solutions_need_key(self) -> str:
@@ -51,10 +54,14 @@ class Informed(Protocol):
 
 @runtime_checkable
 class Validated(Protocol):
-    """An environment that can judge an attempt in a second, better way, which no policy is ever rewarded by."""
+    """An environment that can judge an attempt in a second, better way, which no policy is ever
+    rewarded by.
+    """
 
     async def gold(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """As `Environment.grade`, on the same scale; it may cost more. Asked about a share of attempts: see `agito.monitor`."""
+        """As `Environment.grade`, on the same scale; it may cost more. Asked about a share of attempts: see
+        `agito.monitor`.
+        """
         ...
 
 
@@ -80,9 +87,12 @@ class Isolated(Protocol):
 
 @runtime_checkable
 class Answered(Protocol):
-    """An environment that says which texts would give a task away, so that an attempt which read one is flagged. Optional."""
+    """An environment that says which texts would give a task away, so that an attempt which read one is
+    flagged. Optional.
+    """
 
     def answers(self, task: Task, target: Target) -> Sequence[str]:
-        """What no observation should hold word for word before the agent has said it itself. Those under six characters are not looked
-        for: they turn up by chance."""
+        """What no observation should hold word for word before the agent has said it itself. Those under six
+        characters are not looked for: they turn up by chance.
+        """
         ...

@@ -1,7 +1,8 @@
 """A conversation as a client of a chat API holds it, and the part of a renderer that puts it into tokens.
 
-An episode has one shape (task, turns, events), which `Renderer` writes. A client may send anything: system messages anywhere, answers that
-it rewrote, results without calls. `Conversing` writes that too, whole, or as what follows a turn that was sampled.
+An episode has one shape (task, turns, events), which `Renderer` writes. A client may send anything: system
+messages anywhere, answers that it rewrote, results without calls. `Conversing` writes that too, whole, or as
+what follows a turn that was sampled.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class ToolUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One of a conversation. `uses` and `thinking` are an assistant's; `answers` is the id of the call that a tool's message answers."""
+    """One of a conversation. `uses` and `thinking` are an assistant's; `answers` is the id of the call that a
+    tool's message answers.
+    """
 
     speaker: Speaker
     text: str = ""
@@ -67,7 +70,9 @@ class Said:
 
 @runtime_checkable
 class Conversing(Renderer, Protocol):
-    """A renderer that any conversation can be put through. Raises `ValueError` for what its format does not take."""
+    """A renderer that any conversation can be put through. Raises `ValueError` for what its format does not
+    take.
+    """
 
     def conversation(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> array[int]:
         """The whole, up to and including the token that opens the assistant's turn."""
@@ -78,7 +83,9 @@ class Conversing(Renderer, Protocol):
         ...
 
     def said(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> Said:
-        """What one turn says, its end token included or not. Where there are tools, the text has no white space around it."""
+        """What one turn says, its end token included or not. Where there are tools, the text has no white
+        space around it.
+        """
         ...
 
     def begun(self, tool: str) -> array[int]:
@@ -87,7 +94,9 @@ class Conversing(Renderer, Protocol):
 
 
 def used(call: Call) -> ToolUse:
-    """The call with its arguments as `json.dumps` writes them: what clients that dump anew send back unchanged."""
+    """The call with its arguments as `json.dumps` writes them: what clients that dump anew send back
+    unchanged.
+    """
     return ToolUse(tool=call.tool, arguments=json.dumps(dict(call.arguments), ensure_ascii=False))
 
 
@@ -139,7 +148,10 @@ def templated(messages: Sequence[Message]) -> list[dict[str, Json]]:
         text = f"<think>{message.thinking}</think>{message.text}" if message.thinking else message.text
         entry: dict[str, Json] = {"role": message.speaker.value, "content": text}
         if message.uses:
-            entry["tool_calls"] = [_templated(use, numbers.setdefault(use.id or str(len(numbers)), len(numbers))) for use in message.uses]
+            entry["tool_calls"] = [
+                _templated(use, numbers.setdefault(use.id or str(len(numbers)), len(numbers)))
+                for use in message.uses
+            ]
         written.append(entry)
     return written
 

@@ -12,7 +12,16 @@ from collections.abc import Iterator, Sequence
 
 from agito.render.hermes import read_call
 from agito.render.messages import Message, Said, Speaker, answered, call_json, used
-from agito.render.vocabulary import CALL, END_CALL, END_THINK, IM_END, IM_START, THINK, OwnRenderer, Vocabulary
+from agito.render.vocabulary import (
+    CALL,
+    END_CALL,
+    END_THINK,
+    IM_END,
+    IM_START,
+    THINK,
+    OwnRenderer,
+    Vocabulary,
+)
 from agito.types import Call, Channel, Dialect, Event, Task, ToolSpec
 
 _SYSTEM = """# Tools
@@ -33,7 +42,8 @@ _TAG = re.compile(f"({re.escape(CALL)}|{re.escape(END_CALL)})")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ message.content }}\n</tool_response><|im_end|>\n"
+    "{% if message.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ message.content }}\n"
+    "</tool_response><|im_end|>\n"
     "{% else %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -97,12 +107,20 @@ class NaturalRenderer(OwnRenderer):
         return self.vocabulary.decode(ids)
 
     def conversation(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> array[int]:
-        """What the client says as `system` at the beginning stands where an episode says how many turns there are."""
+        """What the client says as `system` at the beginning stands where an episode says how many turns there
+        are.
+        """
         first = 0
         while first < len(messages) and messages[first].speaker is Speaker.SYSTEM:
             first += 1
         system = "\n\n".join(message.text for message in messages[:first])
-        ids = self._system(tools, system) if tools else self._message("system", system) if system else array("i")
+        ids = (
+            self._system(tools, system)
+            if tools
+            else self._message("system", system)
+            if system
+            else array("i")
+        )
         return ids + self._following(messages[first:])
 
     def continuation(self, messages: Sequence[Message]) -> array[int]:
@@ -111,12 +129,24 @@ class NaturalRenderer(OwnRenderer):
     def said(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> Said:
         said = list(ids[:-1] if ids and ids[-1] == self._end else ids)
         thought = len(said) - said[::-1].index(self._end_think) if self._end_think in said else 0
-        blocks = [(start, stop, read_call(self.text(said[start + 1 : stop - 1]))) for start, stop in self._spans(said[thought:], thought)]
+        blocks = [
+            (start, stop, read_call(self.text(said[start + 1 : stop - 1])))
+            for start, stop in self._spans(said[thought:], thought)
+        ]
         good = [each for each in blocks if each[2].problem is None]
-        starts, stops = [thought, *(stop for _, stop, _ in good)], [*(start for start, _, _ in good), len(said)]
+        starts, stops = (
+            [thought, *(stop for _, stop, _ in good)],
+            [*(start for start, _, _ in good), len(said)],
+        )
         text = "".join(self.text(said[start:stop]) for start, stop in zip(starts, stops, strict=True))
-        thinking = self.text([token for token in said[:thought] if token not in (self._think, self._end_think)])
-        return Said(text=text.strip() if tools else text, uses=tuple(used(call) for _, _, call in good), thinking=thinking)
+        thinking = self.text(
+            [token for token in said[:thought] if token not in (self._think, self._end_think)]
+        )
+        return Said(
+            text=text.strip() if tools else text,
+            uses=tuple(used(call) for _, _, call in good),
+            thinking=thinking,
+        )
 
     def begun(self, tool: str) -> array[int]:
         name = f'{tool}", "arguments": ' if tool else ""
@@ -127,7 +157,9 @@ class NaturalRenderer(OwnRenderer):
             yield self.text(said[start + 1 : stop - 1])
 
     def _spans(self, said: Sequence[int], offset: int = 0) -> Iterator[tuple[int, int]]:
-        """Where calls begin and end, their tokens included; the same letters as text, in an argument, mean nothing."""
+        """Where calls begin and end, their tokens included; the same letters as text, in an argument, mean
+        nothing.
+        """
         start: int | None = None
         for at, token in enumerate(said, offset):
             if token == self._call:
@@ -141,7 +173,9 @@ class NaturalRenderer(OwnRenderer):
         ids.extend(self.vocabulary.encode(_offer(tools)))
         *format_, last = _TAG.split(_FORMAT)  # our own tags are special tokens, as `transformers` reads them
         for piece in (*format_, f"{last}\n\n{more}" if more else last):
-            ids.extend([self.vocabulary.id(piece)] if _TAG.fullmatch(piece) else self.vocabulary.encode(piece))
+            ids.extend(
+                [self.vocabulary.id(piece)] if _TAG.fullmatch(piece) else self.vocabulary.encode(piece)
+            )
         return ids + array("i", [self._end, *self.vocabulary.encode("\n")])
 
     def _following(self, messages: Sequence[Message]) -> array[int]:
@@ -170,7 +204,9 @@ class NaturalRenderer(OwnRenderer):
         return array("i", [self._start, *self.vocabulary.encode(f"{role}\n")])
 
     def _message(self, role: str, text: str) -> array[int]:
-        return array("i", [*self._head(role), *self.vocabulary.encode(text), self._end, *self.vocabulary.encode("\n")])
+        return array(
+            "i", [*self._head(role), *self.vocabulary.encode(text), self._end, *self.vocabulary.encode("\n")]
+        )
 
 
 def texts_of(task: Task, events: Sequence[Event]) -> list[str]:
@@ -189,7 +225,14 @@ def texts_of(task: Task, events: Sequence[Event]) -> list[str]:
 
 def _offer(tools: Sequence[ToolSpec]) -> str:
     described = (
-        {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}}
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": dict(tool.parameters),
+            },
+        }
         for tool in tools
     )
     return _SYSTEM.format(tools="\n".join(map(json.dumps, described)))

@@ -1,4 +1,6 @@
-"""A recipe beside the environments that it names: what does not go together is said before anything is made, moved or audited."""
+"""A recipe beside the environments that it names: what does not go together is said before anything is made,
+moved or audited.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ class Fit:
 
 
 def fit(recipe: Recipe) -> Fit:
-    """Raises `NotFound` and `BadEnvironment` for an environment that cannot be loaded, and `BadRecipe` for what it does not have,
-    or the recipe needs and is not installed.
+    """Raises `NotFound` and `BadEnvironment` for an environment that cannot be loaded, and `BadRecipe` for
+    what it does not have, or the recipe needs and is not installed.
 
     An environment without a structural split is not evaluated on one.
     """
@@ -45,34 +47,50 @@ def fit(recipe: Recipe) -> Fit:
         lacking = [split for split in _NEEDED if split not in environment.splits]
         if lacking:
             raise BadRecipe(
-                f"environment {shown(part.name)} has the splits {', '.join(environment.splits)}: training needs {' and '.join(lacking)} too"
+                f"environment {shown(part.name)} has the splits {', '.join(environment.splits)}: training "
+                f"needs {' and '.join(lacking)} too"
             )
     RunContext(recipe, environment_of(recipe)).weights(recipe.sft.weights)
     recipe = _with_models(recipe)
     _require_roles(recipe)
-    without = [part.name for part, each in zip(parts, environments, strict=True) if _STRUCTURAL not in each.splits]
+    without = [
+        part.name for part, each in zip(parts, environments, strict=True) if _STRUCTURAL not in each.splits
+    ]
     if not without or not recipe.eval.structural_tasks:
         return Fit(recipe=recipe)
-    note = f"{', '.join(map(shown, without))} has no split `structural`: there will be no evaluation on another structure"
+    note = (
+        f"{', '.join(map(shown, without))} has no split `structural`: there will be no evaluation on "
+        "another structure"
+    )
     quiet = recipe.eval.model_copy(update={"structural_tasks": 0})
     return Fit(recipe=recipe.model_copy(update={"eval": quiet}), notes=(note,))
 
 
 def _with_models(recipe: Recipe) -> Recipe:
-    """With the folders of its models, so that the run goes on from anywhere. Raises `NotFound` for one that is not there."""
+    """With the folders of its models, so that the run goes on from anywhere. Raises `NotFound` for one that
+    is not there.
+    """
     if recipe.model.path:
         path = str(folder_of(recipe.model.path))
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": path})})
-    others = {name: each.model_copy(update={"path": str(find(Path(each.path)).absolute())}) for name, each in recipe.policies.items()}
+    others = {
+        name: each.model_copy(update={"path": str(find(Path(each.path)).absolute())})
+        for name, each in recipe.policies.items()
+    }
     return recipe.model_copy(update={"policies": others})
 
 
 def _require_roles(recipe: Recipe) -> None:
-    """Raises `NotFound`, `BadHarness`, and `BadRecipe` for an agent in a role that the harness does not have."""
+    """Raises `NotFound`, `BadHarness`, and `BadRecipe` for an agent in a role that the harness
+    does not have.
+    """
     roles = load_harness(**recipe.harness.model_dump()).roles
     for role in recipe.agents:
         if role not in roles:
-            raise BadRecipe(f"agents.{role}: the harness {recipe.harness.name} has the roles {', '.join(roles)}{meant(role, roles)}")
+            raise BadRecipe(
+                f"agents.{role}: the harness {recipe.harness.name} has the roles "
+                f"{', '.join(roles)}{meant(role, roles)}"
+            )
     players = [recipe.agents[role].policy if role in recipe.agents else MAIN for role in roles]
     if MAIN not in players:
         raise BadRecipe(f"agents: no role is played by {MAIN}, so nothing would be learned")
@@ -83,4 +101,6 @@ def require(option: str, wanted: Iterable[object], known: Sequence[object], envi
     for value in wanted:
         if value not in known:
             words = [str(each) for each in known]
-            raise BadRecipe(f"{option}={value}: {environment.name} has {', '.join(words)}{meant(str(value), words)}")
+            raise BadRecipe(
+                f"{option}={value}: {environment.name} has {', '.join(words)}{meant(str(value), words)}"
+            )

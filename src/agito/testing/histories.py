@@ -1,8 +1,9 @@
-"""Requests as clients make them of what they were answered: kept, compacted, cut, reordered, branched, retried, interleaved, hung up on.
+"""Requests as clients make them of what they were answered: kept, compacted, cut, reordered, branched,
+retried, interleaved, hung up on.
 
-An engine that knows under which prefix it sampled every token stands behind them. So it can be said of every token that training would use
-whether the policy sampled it under exactly the prefix that it would be trained under, once; and of every request whether the sampler was
-shown what the client sent, no more and no less.
+An engine that knows under which prefix it sampled every token stands behind them. So it can be said of every
+token that training would use whether the policy sampled it under exactly the prefix that it would be trained
+under, once; and of every request whether the sampler was shown what the client sent, no more and no less.
 """
 
 from __future__ import annotations
@@ -26,20 +27,29 @@ from agito.testing.renderers import END, ByteRenderer
 from agito.types import AttemptId, Dialect, FinishReason, TerminationReason, Trajectory, span
 
 _SAID = (
-    '{"tool": "open", "arguments": {"box": "%d"}}', '{"tool": "submit", "arguments": {"box": "%d"}}', "box %d; then another", "done: %d",
-    '{"tool": "open", "arguments": {"box": "%d"}}\n{"tool": "open", "arguments": {"box": "7"}}', '{"tool": "open", "argu', "",
-)  # fmt: skip
+    '{"tool": "open", "arguments": {"box": "%d"}}',
+    '{"tool": "submit", "arguments": {"box": "%d"}}',
+    "box %d; then another",
+    "done: %d",
+    '{"tool": "open", "arguments": {"box": "%d"}}\n{"tool": "open", "arguments": {"box": "7"}}',
+    '{"tool": "open", "argu',
+    "",
+)
 
 
 class KnowingEngine:
-    """Says something short. `sampled` counts tokens by the hash of their prefix, themselves and their log-probability."""
+    """Says something short. `sampled` counts tokens by the hash of their prefix, themselves and their
+    log-probability.
+    """
 
     context = 1 << 14
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.sampled: Counter[tuple[int, int, float]] = Counter()
-        self.shown: list[array[int]] = []  # what stood in a row when it was asked, and not only to go on with a turn
+        self.shown: list[
+            array[int]
+        ] = []  # what stood in a row when it was asked, and not only to go on with a turn
         self.version = 0
 
     def open(self, seed: int) -> Row:
@@ -118,7 +128,12 @@ class Client:
         if kind < 0.12:
             await self._side_by_side([list(history), list(history)])
         elif kind < 0.2:
-            await self._side_by_side([self._changed(list(each)) for each in rng.sample(self.histories, min(2, len(self.histories)))])
+            await self._side_by_side(
+                [
+                    self._changed(list(each))
+                    for each in rng.sample(self.histories, min(2, len(self.histories)))
+                ]
+            )
         elif kind < 0.25:
             await self._hang_up(list(history))
         else:
@@ -163,38 +178,64 @@ class Client:
     def _wish(self, messages: list[Message]) -> Ask:
         rng = self.rng
         return Ask(
-            model="", messages=tuple(messages), tools=TOOLS, stop=(";",) if rng.random() < 0.15 else (),
-            max_tokens=rng.choice((3, 9)) if rng.random() < 0.15 else None, is_parallel=rng.random() < 0.8,
+            model="",
+            messages=tuple(messages),
+            tools=TOOLS,
+            stop=(";",) if rng.random() < 0.15 else (),
+            max_tokens=rng.choice((3, 9)) if rng.random() < 0.15 else None,
+            is_parallel=rng.random() < 0.8,
             choice=rng.choice(("required", "submit")) if rng.random() < 0.1 else "auto",
-        )  # fmt: skip
+        )
 
     def _require_shown(self, wish: Ask, before: int) -> None:
         """The sampler was shown the client's messages, rendered from nothing, and what the client forced."""
         renderer = self.conversations.agent.spec.renderer
         assert isinstance(renderer, ByteRenderer)
-        forced = renderer.begun("" if wish.choice == "required" else wish.choice) if wish.choice != "auto" else array("i")
+        forced = (
+            renderer.begun("" if wish.choice == "required" else wish.choice)
+            if wish.choice != "auto"
+            else array("i")
+        )
         if renderer.conversation(wish.messages, wish.tools) + forced not in self.engine.shown[before:]:
             self.violations.append(f"the sampler was not shown what the client sent: {wish.messages}")
 
     def _changed(self, messages: list[Message]) -> list[Message]:
         changes: tuple[Callable[[list[Message], random.Random], None], ...] = (
-            _compact, _dump_anew, _drop, _cut, _reorder, _summarise, _edit, _rename_ids, _insert, _repeat,
-        )  # fmt: skip
+            _compact,
+            _dump_anew,
+            _drop,
+            _cut,
+            _reorder,
+            _summarise,
+            _edit,
+            _rename_ids,
+            _insert,
+            _repeat,
+        )
         if self.rng.random() < 0.45:
             self.rng.choice(changes)(messages, self.rng)
         return messages or [_user(self.rng)]
 
 
 def _system(rng: random.Random) -> list[Message]:
-    return [Message(speaker=Speaker.SYSTEM, text=rng.choice(("be brief", "you are a sub-agent")))] if rng.random() < 0.5 else []
+    return (
+        [Message(speaker=Speaker.SYSTEM, text=rng.choice(("be brief", "you are a sub-agent")))]
+        if rng.random() < 0.5
+        else []
+    )
 
 
 def _user(rng: random.Random) -> Message:
-    return Message(speaker=Speaker.USER, text=rng.choice(("find the coin", "go on", f"look into {rng.randrange(9)}")))
+    return Message(
+        speaker=Speaker.USER, text=rng.choice(("find the coin", "go on", f"look into {rng.randrange(9)}"))
+    )
 
 
 def _results(answer: Message, rng: random.Random) -> list[Message]:
-    found = [Message(speaker=Speaker.TOOL, text=rng.choice(("empty", "coin")), answers=use.id) for use in answer.uses]
+    found = [
+        Message(speaker=Speaker.TOOL, text=rng.choice(("empty", "coin")), answers=use.id)
+        for use in answer.uses
+    ]
     return found or [_user(rng)]
 
 
@@ -204,7 +245,11 @@ def _each_use(messages: list[Message], change: Callable[[ToolUse], ToolUse]) -> 
 
 def _dumped(use: ToolUse, separators: tuple[str, str], indent: int | None = None) -> ToolUse:
     found = use.parsed()
-    return use if found is None else replace(use, arguments=json.dumps(found, separators=separators, indent=indent))
+    return (
+        use
+        if found is None
+        else replace(use, arguments=json.dumps(found, separators=separators, indent=indent))
+    )
 
 
 def _compact(messages: list[Message], rng: random.Random) -> None:
@@ -265,7 +310,9 @@ async def attempt(seed: int, num_steps: int) -> Client:
 
 
 def violations(conversations: Conversations, engine: KnowingEngine) -> list[str]:
-    """Of: every trained token was sampled under exactly the prefix that it is trained under, and every sampled one is trained once."""
+    """Of: every trained token was sampled under exactly the prefix that it is trained under, and every
+    sampled one is trained once.
+    """
     segments, turns = conversations.record()
     task, _ = FakeEnvironment().task(split="train", index=0, seed=0)
     trajectory = Trajectory(
@@ -279,15 +326,21 @@ def violations(conversations: Conversations, engine: KnowingEngine) -> list[str]
     left, found = Counter(engine.sampled), list[str]()
     for segment in segments:
         parent = None if segment.parent is None else segments[segment.parent]
-        if parent is not None and parent.tokens.ids[: segment.prefix_len] != segment.tokens.ids[: segment.prefix_len]:
+        if (
+            parent is not None
+            and parent.tokens.ids[: segment.prefix_len] != segment.tokens.ids[: segment.prefix_len]
+        ):
             found.append(f"segment {segment.id} does not begin as its parent, segment {segment.parent}")
     for sample in samples_of(trajectory, 1.0):
         prefix = 0
-        for position, (token, logprob, is_trained) in enumerate(zip(sample.ids, sample.logprobs, sample.trainable, strict=True)):
+        for position, (token, logprob, is_trained) in enumerate(
+            zip(sample.ids, sample.logprobs, sample.trainable, strict=True)
+        ):
             if is_trained:
                 left[prefix, token, logprob] -= 1
                 if left[prefix, token, logprob] < 0:
-                    found.append(f"segment {sample.segment}, position {position}: trained, and not sampled under this prefix, or twice")
+                    where = f"segment {sample.segment}, position {position}"
+                    found.append(f"{where}: trained, and not sampled under this prefix, or twice")
             prefix = hash((prefix, token))
     found += ["sampled, and not trained"] * sum(count for count in left.values() if count > 0)
     covered = sum(turn.stop - turn.start for turn in turns)

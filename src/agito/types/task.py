@@ -37,6 +37,15 @@ class ToolSpec:
     description: str
     parameters: Mapping[str, Json]
 
+    def as_function(self) -> dict[str, Json]:
+        """As chat templates and model servers take it."""
+        function: Json = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": dict(self.parameters),
+        }
+        return {"type": "function", "function": function}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -63,7 +72,8 @@ class Task:
     prompt: Mapping[Dialect, str]
     tools: tuple[ToolSpec, ...]
     limits: Limits = field(default_factory=Limits)
-    natural_limits: Limits | None = None  # in the natural dialect, which takes several times the tokens; None: as `limits`
+    # in the natural dialect, which takes several times the tokens; None: as `limits`
+    natural_limits: Limits | None = None
     tags: tuple[str, ...] = ()  # what an analyst groups by, such as "fallback"; never rendered
 
     @property
@@ -72,7 +82,11 @@ class Task:
 
     def in_dialect(self, dialect: Dialect) -> Task:
         """This task with the limits of one dialect, which hold from here on."""
-        limits = self.natural_limits if dialect is Dialect.NATURAL and self.natural_limits is not None else self.limits
+        limits = (
+            self.natural_limits
+            if dialect is Dialect.NATURAL and self.natural_limits is not None
+            else self.limits
+        )
         return replace(self, limits=limits, natural_limits=None)
 
 

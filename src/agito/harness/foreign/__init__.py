@@ -1,4 +1,6 @@
-"""Somebody else's agent as a harness: a process of its own, with a gateway to policy and tools. See docs/gateway.md."""
+"""Somebody else's agent as a harness: a process of its own, with a gateway to policy and tools. See
+docs/gateway.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Calls a function of somebody's file, with the task's prompt if it takes one: `call.py FILE FUNCTION`. Imports nothing of ours."""
+"""Calls a function of somebody's file, with the task's prompt if it takes one: `call.py FILE FUNCTION`.
+Imports nothing of ours.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """`[harness] command`: somebody's own agent, unmodified, in a process of its own for each attempt.
 
-It finds the policy under `OPENAI_BASE_URL` and `ANTHROPIC_BASE_URL`, with keys that hold for this attempt only; the task
-in `AGITO_TASK` and on its standard input; the tools under `AGITO_TOOLS_URL` and, as an MCP server, `AGITO_MCP_URL`.
-Addresses and keys die with the attempt. What a guest does not end well it has done itself: it is graded as it stands. Not
-deterministic where the guest is not.
+It finds the policy under `OPENAI_BASE_URL` and `ANTHROPIC_BASE_URL`, with keys that hold for this attempt
+only; the task in `AGITO_TASK` and on its standard input; the tools under `AGITO_TOOLS_URL` and, as an MCP
+server, `AGITO_MCP_URL`. Addresses and keys die with the attempt. What a guest does not end well it has done
+itself: it is graded as it stands. Not deterministic where the guest is not.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from agito.errors import BadHarness
 from agito.gateway import Conversations, Gateway, Terms, listening
 from agito.harness.foreign import guest
 from agito.harness.foreign.desk import ToolDesk
+from agito.harness.granted import session_of
 from agito.protocols import Agent, Session
 from agito.types import AttemptId, Dialect, Fault, Task, TerminationReason, Trajectory
 
@@ -32,7 +33,9 @@ _LOCAL = "127.0.0.1,localhost"
 
 
 class CommandHarness:
-    """`command`: a program with its arguments, or `path.py:function`. `seconds`: a guest's own, without those in which it waits."""
+    """`command`: a program with its arguments, or `path.py:function`. `seconds`: a guest's own, without those
+    in which it waits.
+    """
 
     roles = ("solo",)
 
@@ -41,9 +44,14 @@ class CommandHarness:
         self._cwd, self._seconds = Path(folder or "."), seconds
         self._argv = _argv(command, self._cwd)
 
-    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+    async def run(
+        self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
+    ) -> Trajectory:
         agent, began, clock = agents["solo"], time.monotonic(), guest.OwnClock()
-        conversations = Conversations(agent, seed=seed, terms=Terms(limits=task.limits), waiting=clock.waiting)
+        session = session_of(agent.spec, session)
+        conversations = Conversations(
+            agent, seed=seed, terms=Terms(limits=task.limits), waiting=clock.waiting
+        )
         desk = ToolDesk(session, task.limits, conversations, clock.waiting)
         key = f"agito-{secrets.token_urlsafe(24)}"
         gateway = Gateway(lambda _: conversations, [agent.spec.policy], key=key, overrides=True)
@@ -53,9 +61,14 @@ class CommandHarness:
                 url = await stack.enter_async_context(listening(gateway.app(*desk.routes(gateway))))
                 conversations.on_spent(desk.over)
                 ended = await guest.run(
-                    self._argv, cwd=self._cwd, env=environment(url, key, prompt), prompt=prompt, over=desk.over, seconds=self._seconds,
+                    self._argv,
+                    cwd=self._cwd,
+                    env=environment(url, key, prompt),
+                    prompt=prompt,
+                    over=desk.over,
+                    seconds=self._seconds,
                     clock=clock,
-                )  # fmt: skip
+                )
         finally:
             await conversations.aclose()
         if conversations.died is not None:
@@ -74,10 +87,18 @@ def environment(url: str, key: str, prompt: str) -> dict[str, str]:
     env = dict(os.environ)
     local = ",".join(filter(None, (env.get("NO_PROXY") or env.get("no_proxy"), _LOCAL)))
     env |= {
-        "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_BASE": f"{url}/v1", "OPENAI_API_KEY": key, "ANTHROPIC_BASE_URL": url,
-        "ANTHROPIC_API_KEY": key, "AGITO_TOOLS_URL": f"{url}/v1/tools", "AGITO_MCP_URL": f"{url}/mcp", "AGITO_KEY": key,
-        "OPENAI_AGENTS_DISABLE_TRACING": "1", "NO_PROXY": local, "no_proxy": local,
-    }  # fmt: skip
+        "OPENAI_BASE_URL": f"{url}/v1",
+        "OPENAI_API_BASE": f"{url}/v1",
+        "OPENAI_API_KEY": key,
+        "ANTHROPIC_BASE_URL": url,
+        "ANTHROPIC_API_KEY": key,
+        "AGITO_TOOLS_URL": f"{url}/v1/tools",
+        "AGITO_MCP_URL": f"{url}/mcp",
+        "AGITO_KEY": key,
+        "OPENAI_AGENTS_DISABLE_TRACING": "1",
+        "NO_PROXY": local,
+        "no_proxy": local,
+    }
     env.pop("ANTHROPIC_AUTH_TOKEN", None)
     if len(prompt.encode()) <= _MOST_ENV_BYTES and "\0" not in prompt:
         env["AGITO_TASK"] = prompt
@@ -109,17 +130,30 @@ def _argv(command: str, cwd: Path) -> tuple[str, ...]:
 
 
 def _trajectory(
-    task: Task, attempt: AttemptId, conversations: Conversations, desk: ToolDesk, ended: guest.Ended, wall_s: float
-) -> Trajectory:  # fmt: skip
+    task: Task,
+    attempt: AttemptId,
+    conversations: Conversations,
+    desk: ToolDesk,
+    ended: guest.Ended,
+    wall_s: float,
+) -> Trajectory:
     segments, turns = conversations.record()
-    end = desk.end or conversations.spent or (TerminationReason.SECONDS if ended.why else TerminationReason.ABANDONED)
+    end = (
+        desk.end
+        or conversations.spent
+        or (TerminationReason.SECONDS if ended.why else TerminationReason.ABANDONED)
+    )
     fault, detail = None, conversations.tree.meter.told()
     if desk.end is None and conversations.spent is None:
         how = ended.why or f"it ended with exit code {ended.exit_code}"
         said = f": {ended.tail}" if ended.tail and (ended.why or ended.exit_code) else ""
         detail = f"the guest: {how}{said}; {detail}"
         if not turns and not desk.events:  # the policy has had no part in it
-            end, fault, detail = TerminationReason.FAILED, Fault.TASK, f"the guest asked for nothing: {how}{said}"
+            end, fault, detail = (
+                TerminationReason.FAILED,
+                Fault.TASK,
+                f"the guest asked for nothing: {how}{said}",
+            )
     return Trajectory(
         attempt=attempt,
         task=task,

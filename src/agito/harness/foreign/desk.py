@@ -1,4 +1,6 @@
-"""The session's tools for a guest: at addresses of their own, and as an MCP server. Calls are made one at a time."""
+"""The session's tools for a guest: at addresses of their own, and as an MCP server. Calls are made one at a
+time.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,12 @@ class ToolDesk:
     """What one attempt does in its world. `over` is set when the episode has ended."""
 
     def __init__(
-        self, session: Session, limits: Limits, conversations: Conversations, waiting: Callable[[], AbstractContextManager[None]]
-    ) -> None:  # fmt: skip
+        self,
+        session: Session,
+        limits: Limits,
+        conversations: Conversations,
+        waiting: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self._session, self._limits, self._conversations, self._waiting = (
             session,
             limits,
@@ -48,9 +54,10 @@ class ToolDesk:
             limits, num_calls = self._limits, len(self.events) + 1
             raw = self._conversations.uses(tool, arguments, event=len(self.events))
             left = Budget(
-                turns=max(limits.turns - self._conversations.num_turns, 0), calls=limits.calls - num_calls,
+                turns=max(limits.turns - self._conversations.num_turns, 0),
+                calls=limits.calls - num_calls,
                 tokens=max(limits.tokens - self._conversations.longest, 0),
-            )  # fmt: skip
+            )
             with self._waiting():
                 events = await self._session.act((Call(tool=tool, arguments=arguments, raw=raw),), left)
             self.events.extend(events)
@@ -68,17 +75,23 @@ class ToolDesk:
 
     async def _list(self, request: Request) -> Response:
         """As chat completions want them."""
-        return JSONResponse([{"type": "function", "function": _described(tool, "parameters")} for tool in self._session.tools])
+        return JSONResponse(
+            [{"type": "function", "function": _described(tool, "parameters")} for tool in self._session.tools]
+        )
 
     async def _use(self, request: Request) -> Response:
         arguments = await body_of(request)
         if not isinstance(arguments, dict):
             raise Refused(400, "a tool's arguments are a JSON object", code="invalid_value")
         event = await self.act(request.path_params["name"], arguments)
-        return JSONResponse({"content": answered(event), "fault": event.fault, "ended": event.ended or self.over.is_set()})
+        return JSONResponse(
+            {"content": answered(event), "fault": event.fault, "ended": event.ended or self.over.is_set()}
+        )
 
     async def _mcp(self, request: Request) -> Response:
-        """Streamable HTTP without streams: every message is a request of its own, and nothing is kept between two."""
+        """Streamable HTTP without streams: every message is a request of its own, and nothing is kept between
+        two.
+        """
         try:
             message = await body_of(request)
         except Refused as error:
@@ -108,7 +121,9 @@ class ToolDesk:
             case "ping":
                 return {}
             case "tools/list":
-                return {"tools": [cast("Json", _described(tool, "inputSchema")) for tool in self._session.tools]}
+                return {
+                    "tools": [cast("Json", _described(tool, "inputSchema")) for tool in self._session.tools]
+                }
             case "tools/call":
                 given = Fields(parameters)
                 arguments = parameters.get("arguments") or {}

@@ -1,7 +1,8 @@
 """A guest's process: started for one attempt, and ended with everything that it started.
 
-Where the system lets it, a guest has a process namespace of its own, so that nothing that it started outlives it. It runs
-as whoever trains, with their files and network: it is their agent. It is no sandbox for what a policy writes.
+Where the system lets it, a guest has a process namespace of its own, so that nothing that it started outlives
+it. It runs as whoever trains, with their files and network: it is their agent. It is no sandbox for what a
+policy writes.
 """
 
 from __future__ import annotations
@@ -76,9 +77,13 @@ async def run(
     seconds: float,
     clock: OwnClock,
 ) -> Ended:
-    """Until it ends, `over` is set, or it has used up what it may. Raises `OSError` for a program that cannot be started."""
+    """Until it ends, `over` is set, or it has used up what it may. Raises `OSError` for a program that cannot
+    be started.
+    """
     with anyio.fail_after(_START_S):
-        process = await anyio.open_process([*_namespace(), *argv], cwd=cwd, env=env, start_new_session=True, stdin=subprocess.PIPE)
+        process = await anyio.open_process(
+            [*_namespace(), *argv], cwd=cwd, env=env, start_new_session=True, stdin=subprocess.PIPE
+        )
     why, tail, is_read = "", _Tail(), [anyio.Event(), anyio.Event()]
     try:
         async with anyio.create_task_group() as tasks:
@@ -103,7 +108,9 @@ async def run(
             tasks.start_soon(read, process.stdout, is_read[0])
             tasks.start_soon(read, process.stderr, is_read[1])
             tasks.start_soon(stop_after, clock.passed(seconds), f"its own {seconds:g} s are used up")
-            tasks.start_soon(stop_after, _multiplied(process.pid), f"it runs more than {MOST_PROCESSES} processes")
+            tasks.start_soon(
+                stop_after, _multiplied(process.pid), f"it runs more than {MOST_PROCESSES} processes"
+            )
             tasks.start_soon(stop_after, over.wait())
             await process.wait()
             with anyio.move_on_after(_DRAIN_S):
@@ -155,7 +162,9 @@ def _num_beside(pid: int) -> int:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             with suppress(OSError):
-                found += _inode(int(entry.name), "pid") == own if is_apart else os.getsid(int(entry.name)) == pid
+                found += (
+                    _inode(int(entry.name), "pid") == own if is_apart else os.getsid(int(entry.name)) == pid
+                )
     return found
 
 
@@ -167,7 +176,9 @@ def _inode(pid: int, namespace: str) -> int | None:
 
 
 def _kill(process: Process) -> None:
-    """With its session's processes; with a namespace of its own, everything in it. (`Process.kill` would reap it behind its watcher.)"""
+    """With its session's processes; with a namespace of its own, everything in it. (`Process.kill` would reap
+    it behind its watcher.)
+    """
     if process.returncode is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -180,7 +191,12 @@ def _namespace() -> tuple[str, ...]:
     for more in ((), ("--user", "--map-current-user")) if unshare else ():
         command = (unshare or "", *more, "--pid", "--fork", "--kill-child=KILL", "--")
         try:
-            if subprocess.run([*command, "true"], capture_output=True, timeout=_START_S, check=False).returncode == 0:
+            if (
+                subprocess.run(
+                    [*command, "true"], capture_output=True, timeout=_START_S, check=False
+                ).returncode
+                == 0
+            ):
                 return command
         except (OSError, subprocess.TimeoutExpired):
             continue
