@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from agito import __version__
 from agito.gateway import Conversations, Gateway, Refused
 from agito.gateway.app import body_of
 from agito.gateway.fields import Fields
@@ -115,7 +114,7 @@ class ToolDesk:
         match method:
             case "initialize":
                 asked = parameters.get("protocolVersion")
-                about: Json = {"name": "agito", "version": __version__}
+                about: Json = {"name": "agito", "version": "1"}
                 version = asked if asked in _VERSIONS else _VERSIONS[0]
                 return {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": about}
             case "ping":
