@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import anyio
 import httpx
-import httpx2
 import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
 from tests.gateway.conftest import KEY, offers
 
 from agito.gateway import Conversations, Gateway, Terms, listening
@@ -58,22 +58,21 @@ async def test_tools_are_listed_as_chat_completions_want_them_and_called_by_name
 
 
 async def test_the_official_mcp_client_lists_and_calls_the_tools() -> None:
-    async with desk_of() as opened, httpx2.AsyncClient(headers={"authorization": f"Bearer {KEY}"}) as http:
-        async with (
-            streamable_http_client(f"{opened.url}/mcp", http_client=http) as streams,
-            ClientSession(*streams[:2]) as session,
-        ):
-            await session.initialize()
-            listed = (await session.list_tools()).tools
-            assert [(tool.name, tool.input_schema["required"]) for tool in listed] == [
-                ("open", ["box"]),
-                ("submit", ["box"]),
-            ]
-            found = await session.call_tool("open", {"box": "1"})
-            assert not found.is_error and found.content[0].text.startswith("empty")  # pyright: ignore[reportAttributeAccessIssue]
-            assert (await session.call_tool("fly", {})).is_error
-            await session.send_ping()
-    assert [event.call.tool for event in opened.desk.events] == ["open", "fly"]
+    async with (
+        desk_of() as opened,
+        create_mcp_http_client(headers={"authorization": f"Bearer {KEY}"}) as http,
+        streamable_http_client(f"{opened.url}/mcp", http_client=http) as streams,
+        ClientSession(*streams[:2]) as session,
+    ):
+        await session.initialize()
+        listed = (await session.list_tools()).tools
+        assert [tool.name for tool in listed] == ["open", "submit"]
+        assert listed[0].input_schema["required"] == ["box"]
+        found = await session.call_tool("open", {"box": "1"})
+        assert not found.is_error and "empty" in found.model_dump_json()
+        assert (await session.call_tool("fly", {})).is_error
+        await session.send_ping()
+        assert [event.call.tool for event in opened.desk.events] == ["open", "fly"]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ async def test_the_official_mcp_client_lists_and_calls_the_tools() -> None:
         (b'{"jsonrpc": "2.0", "id": 1, "method": "prompts/list"}', -32601),
         (b'{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}', -32602),
         (
-            b'{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "open", "arguments": 3}}',
+            b'{"id": 1, "method": "tools/call", "params": {"name": "open", "arguments": 3}}',
             -32602,
         ),
     ],

@@ -25,7 +25,7 @@ async def listening(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> 
 
     At the end of the block whoever is still connected is cut off.
     """
-    with socket.create_server((host, port), backlog=256) as listener:
+    with _listener(host, port) as listener:
         config = uvicorn.Config(
             app,
             log_level=_SILENT,
@@ -46,6 +46,20 @@ async def listening(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> 
                 yield f"http://{host}:{listener.getsockname()[1]}"
             finally:
                 server.leaves.set()
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Of TCP by name: asyncio sends at once (TCP_NODELAY) on no other, and every answer would wait 40 ms."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(256)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 class _Server(uvicorn.Server):

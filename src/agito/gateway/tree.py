@@ -258,12 +258,16 @@ class TokenTree:
 
     def _best(self, nodes: Sequence[Node], message: Message) -> Node | None:
         """That which the client means by its ids, else one that it can go on from, else the first."""
-        ids = [use.id for use in message.uses]
-        fits = [node for node in nodes if message.thinking in ("", node.message.thinking)]
-        named = [node for node in fits if ids and [use.id for use in node.message.uses] == ids]
-        return next(
-            (node for node in named or fits if _may_go_on(node, None)), next(iter(named or fits), None)
+        fits = (
+            [node for node in nodes if node.message.thinking == message.thinking]
+            if message.thinking
+            else nodes
         )
+        if len(fits) < 2:
+            return fits[0] if fits else None
+        ids = [use.id for use in message.uses]
+        named = [node for node in fits if [use.id for use in node.message.uses] == ids] if ids else []
+        return next((node for node in named or fits if _may_go_on(node, None)), (named or fits)[0])
 
     def _by_tokens(self, ids: array[int], seed: int | None, reserve: int) -> tuple[Line, array[int]] | None:
         """The longest line at rest whose tokens these begin with, and what is left of them."""
