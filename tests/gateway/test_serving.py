@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -125,8 +126,8 @@ def test_what_was_served_outlives_a_kill_and_a_second_server_writes_beside_it(
     assert len({each[0].attempt.trajectory.attempt.group for each in found}) == 2
 
 
-def test_a_port_that_is_taken_is_said_in_one_line(run: Path) -> None:
-    with served(run) as (url, _):
-        port = url.rpartition(":")[2].split("/")[0]
+def test_a_port_that_is_taken_is_said_in_one_line_before_a_model_is_loaded(run: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
         done = agito_in(run.parents[1])("gateway", str(run), "--port", port, expect=None)
     assert done.returncode != 0 and f"port {port}" in done.stderr and "--port" in done.stderr

@@ -5,6 +5,7 @@ token by token.
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -129,6 +130,7 @@ def _piece(renderer: Renderer, policy: str, token: int) -> str:
 
 def serve_policy(checkpoint: Path, place: Place, *, temperature: float) -> None:
     """Until Ctrl-C."""
+    _require_port(place)
     found = trained.find(checkpoint)
     recipe = trained.recipe_of(found)
     recipe = recipe.model_copy(
@@ -169,14 +171,23 @@ async def _serve(checkpoint: Path, recipe: Recipe, place: Place, *, name: str, t
             async with listening(gateway.app(), host=place.host, port=place.port) as url:
                 _welcome(url, name, place)
                 await anyio.sleep_forever()
-        except OSError as error:
-            raise AgitoError(f"port {place.port}: {error.strerror}; choose another by --port") from error
         finally:
             with anyio.CancelScope(shield=True):
                 if recorder is not None:
                     recorder.write(recorder.new())
                 say(conversations.tree.meter.told())
                 await conversations.aclose()
+
+
+def _require_port(place: Place) -> None:
+    """Before a model is loaded. Raises `AgitoError`."""
+    try:
+        with socket.create_server((place.host, place.port)):
+            return
+    except OSError as error:
+        raise AgitoError(
+            f"{place.host}, port {place.port}: {error.strerror}; choose another by --port"
+        ) from error
 
 
 def _welcome(url: str, name: str, place: Place) -> None:

@@ -129,6 +129,7 @@ class TokenTree:
         self.meter = KeptMeter()
         self._nodes: dict[bytes, list[Node]] = {}
         self._opened: dict[bytes, int] = {}
+        self._idle: dict[int, Line] = {}  # open, and at rest: the longest first
         self._clock = self._num_lines = 0
 
     def place(
@@ -193,15 +194,15 @@ class TokenTree:
     def leave(self, place: Place) -> None:
         self._clock += 1
         place.line.is_busy, place.line.used = False, self._clock
+        if place.line.is_open:
+            self._idle[place.line.number] = place.line
 
     async def close_idle(self, most: int) -> None:
         """Gives up the rows that have rested longest, beyond `most`. What they hold is known here, and can be
         begun again.
         """
-        idle = sorted(
-            (line for line in self.lines if line.is_open and not line.is_busy), key=lambda line: line.used
-        )
-        for line in idle[: max(len(idle) - most, 0)]:
+        while len(self._idle) > most:
+            line = self._idle.pop(next(iter(self._idle)))
             await line.close()
 
     async def close(self) -> None:
@@ -222,6 +223,7 @@ class TokenTree:
         """All but the lines that were used last. Returns the numbers of those that are left."""
         used = sorted(self.lines, key=lambda line: (line.is_busy, line.used))
         for line in used[:-most]:
+            self._idle.pop(line.number, None)
             await line.close()
         self.lines = [line for line in self.lines if line.is_open or line in used[-most:]]
         kept = {line.number for line in self.lines}
@@ -302,6 +304,7 @@ class TokenTree:
             line.capture.extend(self._renderer.stop_ids[:1], TokenSource.FORCED)
         line.capture.extend(extension)
         line.is_busy = True
+        self._idle.pop(line.number, None)
         self.meter.turns[way] += 1
         self.meter.history += history
         self.meter.kept += min(kept, history)
