@@ -21,6 +21,7 @@ from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import Curriculum, draw
 from agito.scheduling.schedule import Quota
 from agito.training.learn import Learned, LearnStep, RollBack
+from agito.training.teacher import Teacher
 from agito.types import Attempt, Group, Sample, mean
 
 RL_BASE = 10_000_000  # of group ids
@@ -98,7 +99,7 @@ def learn_step(
     roll_back: RollBack | None = None,
 ) -> LearnStep:
     """The step of the run's recipe."""
-    num_cells = len(run_context.cells)
+    num_cells, distill = len(run_context.cells), run_context.recipe.distill
     return LearnStep(
         run_context.policies,
         run_context.recipe.rl,
@@ -107,6 +108,7 @@ def learn_step(
         curriculum=curriculum,
         cell_of=lambda group: (group.id - RL_BASE) % num_cells,
         roll_back=roll_back,
+        teacher=Teacher(run_context.policies, distill) if distill.teacher else None,
     )
 
 
