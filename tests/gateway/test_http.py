@@ -265,7 +265,7 @@ async def test_a_client_that_hangs_up_ends_its_request_and_nothing_else(streams:
 async def test_a_reader_that_is_slow_gets_the_whole_stream(vocabulary: Vocabulary) -> None:
     renderer = NaturalRenderer(vocabulary)
     async with real_engine(renderer.vocab_size) as engine, serving(engine, renderer) as served:
-        body = {"model": "policy", "messages": HI, "seed": 2, "max_tokens": 300}
+        body = {"model": "policy", "messages": HI, "seed": 2, "max_tokens": 100}
         whole = (await served.client.post("/v1/chat/completions", json=body)).json()["choices"][0]["message"][
             "content"
         ]
@@ -274,7 +274,7 @@ async def test_a_reader_that_is_slow_gets_the_whole_stream(vocabulary: Vocabular
             "POST", "/v1/chat/completions", json=body | {"stream": True}
         ) as response:
             async for line in response.aiter_lines():
-                await anyio.sleep(0.005)
+                await anyio.sleep(0.002)
                 if line.startswith("data: {"):
                     said += json.loads(line[6:])["choices"][0]["delta"].get("content", "")
         assert said == whole

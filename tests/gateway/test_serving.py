@@ -91,10 +91,12 @@ def test_a_run_trained_through_somebodys_own_agent_learned_from_exactly_what_it_
                 assert set(kinds) <= {TokenSource.SAMPLED, TokenSource.CONTROL}
 
 
-def test_one_command_serves_the_policy_and_keeps_what_it_served(run: Path, tmp_path: Path) -> None:
+def test_what_one_command_served_is_kept_through_a_kill_and_a_second_server_writes_beside_it(
+    run: Path, tmp_path: Path
+) -> None:
     messages = [{"role": "user", "content": "find the coin"}]
     body = {"model": "mine", "messages": messages, "max_tokens": 12, "seed": 3}
-    with served(run, "--record", str(tmp_path)) as (url, _):
+    with served(run, "--record", str(tmp_path)) as (url, process):
         first = post(f"{url}/chat/completions", body)
         again = post(f"{url}/chat/completions", body)
         assert first["choices"] == again["choices"]
@@ -104,26 +106,28 @@ def test_one_command_serves_the_policy_and_keeps_what_it_served(run: Path, tmp_p
             post(f"{url}/chat/completions", body, key="other")
         with pytest.raises(urllib.error.HTTPError, match="404"):
             post(f"{url}/chat/completions", body | {"model": "gpt-4o"})
-    kept = [each.attempt for path in sorted(tmp_path.glob("*.parquet")) for each in read_trajectories(path)]
-    assert sorted(len(each.trajectory.turns) for each in kept) == [1, 2]
-    sampled = [sum(each.trajectory.segments[0].tokens.is_sampled) for each in kept]
-    assert min(sampled) == first["usage"]["completion_tokens"]
+        ends = time.monotonic() + 30
+        while num_kept(tmp_path) < 3 and time.monotonic() < ends:
+            time.sleep(0.05)
+        process.kill()
+    with served(run, "--record", str(tmp_path)) as (url, _):
+        post(f"{url}/chat/completions", body)
+    parts = [
+        [each.attempt.trajectory for each in read_trajectories(path)]
+        for path in sorted(tmp_path.glob("*.parquet"))
+    ]
+    assert [sorted(len(each.turns) for each in part) for part in parts] == [[1, 2], [1]]
+    assert len({each.attempt.group for part in parts for each in part}) == 3
+    sampled = {
+        sum(each.segments[0].tokens.is_sampled) for part in parts for each in part if len(each.turns) == 1
+    }
+    assert sampled == {first["usage"]["completion_tokens"]}
 
 
-def test_what_was_served_outlives_a_kill_and_a_second_server_writes_beside_it(
-    run: Path, tmp_path: Path
-) -> None:
-    body = {"model": "mine", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
-    for number in range(2):
-        with served(run, "--record", str(tmp_path)) as (url, process):
-            post(f"{url}/chat/completions", body)
-            ends = time.monotonic() + 20
-            while len(list(tmp_path.glob("served-*.parquet"))) <= number and time.monotonic() < ends:
-                time.sleep(0.05)
-            process.kill()
-    found = [read_trajectories(path) for path in sorted(tmp_path.glob("served-*.parquet"))]
-    assert [len(each) for each in found] == [1, 1]
-    assert len({each[0].attempt.trajectory.attempt.group for each in found}) == 2
+def num_kept(folder: Path) -> int:
+    """Turns."""
+    found = [each for path in folder.glob("served-*.parquet") for each in read_trajectories(path)]
+    return sum(len(each.attempt.trajectory.turns) for each in found)
 
 
 def test_a_port_that_is_taken_is_said_in_one_line_before_a_model_is_loaded(run: Path) -> None:
