@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -198,14 +199,11 @@ async def converse(host: str, port: int, path: str, turns: int, asked: str, take
             await stream.send(head.encode() + body)
             answer = await reading.receive_until(b"\r\n\r\n", 1 << 16)
             length = int(answer.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-            found = json.loads(await reading.receive_exactly(length))
+            found: dict[str, Any] = json.loads(await reading.receive_exactly(length))
             taken.append(time.perf_counter() - began)
             assert answer.startswith(b"HTTP/1.1 200"), found
-            message = (
-                found["choices"][0]["message"]
-                if "choices" in found
-                else {"role": "assistant", "content": "x"}
-            )
+            silent: dict[str, Any] = {"role": "assistant", "content": "x"}
+            message: dict[str, Any] = found["choices"][0]["message"] if "choices" in found else silent
             use = message["tool_calls"][0]["id"] if "tool_calls" in message else ""
             messages += [message, {"role": "tool", "tool_call_id": use, "content": f"empty; turn {number}"}]
 

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from agito.errors import WorkerDied
 from agito.gateway import anthropic, chat, responses
-from agito.gateway.asks import Answer, Ask, Refused
+from agito.gateway.asks import NEVER, Answer, Ask, Refused
 from agito.gateway.conversations import Conversations, offered
 from agito.gateway.fields import Fields
 from agito.protocols import Renderer
@@ -361,8 +361,9 @@ def settled(said: Said, ask: Ask, *, holds_back: bool) -> Said:
     if holds_back:
         return Said(text="")
     marks = (*_MARKS, *ask.stop)
-    text, thinking = (_before(part, marks, strips=bool(ask.tools)) for part in (said.text, said.thinking))
-    return Said(text=text.partition(_MARKS[0])[0].rstrip() if ask.tools else text, thinking=thinking)
+    calls = bool(ask.tools) and ask.choice != NEVER
+    text, thinking = (_before(part, marks, strips=calls) for part in (said.text, said.thinking))
+    return Said(text=text.partition(_MARKS[0])[0].rstrip() if calls else text, thinking=thinking)
 
 
 def _before(text: str, marks: Sequence[str], *, strips: bool) -> str:

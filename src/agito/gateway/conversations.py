@@ -251,10 +251,7 @@ class Conversations:
 
     def _read(self, ids: array[int], ask: Ask) -> Said:
         try:
-            if ask.choice == NEVER or not ask.tools:
-                said = self._renderer.said(ids, ())
-                return said if not said.uses else replace(said, text=self._text(ids), uses=())
-            return self._renderer.said(ids, ask.tools)
+            return self._renderer.said(ids, () if ask.choice == NEVER else ask.tools)
         except Exception:  # whatever a policy can say must reach the client: as text
             return Said(text=self._text(ids))
 

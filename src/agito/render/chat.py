@@ -139,7 +139,7 @@ class ChatRenderer:
         text = self.text(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
         at = self._thought(text)
         thought, text = text[:at], text[at:]
-        good = [(start, stop, call) for start, stop, call in hermes.calls(text) if call.problem is None]
+        good = [each for each in hermes.calls(text) if each[2].problem is None] if tools else []
         starts, stops = [0, *(stop for _, stop, _ in good)], [*(start for start, _, _ in good), len(text)]
         left = "".join(text[start:stop] for start, stop in zip(starts, stops, strict=True))
         thinking = thought.strip().removeprefix(_THINK).removesuffix(_END_THINK)

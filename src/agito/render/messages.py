@@ -83,8 +83,8 @@ class Conversing(Renderer, Protocol):
         ...
 
     def said(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> Said:
-        """What one turn says, its end token included or not. Where there are tools, the text has no white
-        space around it.
+        """What one turn says, its end token included or not. Without tools there are no calls. Where there
+        are tools, the text has no white space around it.
         """
         ...
 

@@ -131,7 +131,7 @@ class NaturalRenderer(OwnRenderer):
         thought = len(said) - said[::-1].index(self._end_think) if self._end_think in said else 0
         blocks = [
             (start, stop, read_call(self.text(said[start + 1 : stop - 1])))
-            for start, stop in self._spans(said[thought:], thought)
+            for start, stop in (self._spans(said[thought:], thought) if tools else ())
         ]
         good = [each for each in blocks if each[2].problem is None]
         starts, stops = (

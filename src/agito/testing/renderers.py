@@ -76,7 +76,7 @@ class ByteRenderer:
         is_ended = bool(ids) and ids[-1] == END
         text = self.text(ids[:-1] if is_ended else ids)
         calls = self.parse(ids, tools)
-        if not is_ended or any(call.problem for call in calls):
+        if not (is_ended and tools) or any(call.problem for call in calls):
             return Said(text=text)
         return Said(text="", uses=tuple(map(used, calls)))
 
