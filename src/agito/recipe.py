@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from agito import config
-from agito.config import Section
+from agito.config import Section, meant
 from agito.errors import NotFound
+from agito.learning.credit import CREDITS
 from agito.learning.trainer.config import TrainerConfig
 from agito.models.config import PROJECTIONS
 from agito.monitor import MonitorConfig
 from agito.protocols import MAIN
+from agito.sampling.vllm.config import VllmSection
 from agito.types import Dialect
 
 # defaults of the natural dialect
@@ -97,6 +99,19 @@ def _from_anywhere(path: str) -> str:
 
 
 ModelPath: TypeAlias = Annotated[str, AfterValidator(_from_anywhere)]
+ToolFormatName: TypeAlias = Literal[
+    "auto",
+    "harmony",
+    "qwen3_coder",
+    "hermes",
+    "mistral_v11",
+    "mistral",
+    "llama4_pythonic",
+    "olmo3",
+    "lfm2",
+    "pythonic",
+    "llama3_json",
+]
 _POLICY_NAME = re.compile(r"[a-z][a-z0-9_-]*")  # it is a folder's, and begins the names of metrics
 
 
@@ -120,6 +135,10 @@ class ModelSection(Section):
         default="",
         description="A Hugging Face folder, or a hub id; its tokenizer and chat template are used, and the "
         "natural dialect.",
+    )
+    tool_format: ToolFormatName = Field(
+        default="auto",
+        description="How calls are written: `auto`, as the chat template writes them, else Hermes around it.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Of a pre-trained model's weights."
@@ -146,7 +165,7 @@ class ModelSection(Section):
 
     def shape(self) -> dict[str, Any]:
         """Of a network from random weights, but for its vocabulary."""
-        return self.model_dump(exclude={"vocab_size", "path", "dtype", "adapter", "lora"})
+        return self.model_dump(exclude={"vocab_size", "path", "tool_format", "dtype", "adapter", "lora"})
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -169,6 +188,9 @@ class ComputeSection(Section):
         default=2, ge=1, description="Processes; a run is resumed with as many as it began with."
     )
     device: str = Field(default="cpu", description="`cpu`, `cuda`, or one GPU, such as `cuda:0`.")
+    sampler: Literal["embedded", "vllm"] = Field(
+        default="embedded", description="Of `main`: the engine in each process, or a vLLM server."
+    )
     max_num_seqs: int = Field(default=64, ge=2, description="Attempts at a time in each process.")
     context: int = Field(default=384, ge=16, description="Tokens of an attempt; in the natural dialect 2048.")
     decode_steps: int = Field(
@@ -292,11 +314,21 @@ class RlSection(Section):
     solve_rate: tuple[float, float] = Field(
         default=(0.0, 1.0), description="Draw few tasks from cells whose running success lies outside."
     )
-    credit: Literal["leave_one_out", "group_mean"] = Field(
-        default="leave_one_out", description="How rewards become advantages."
+    credit: str = Field(
+        default="leave_one_out",
+        description="How rewards become advantages: leave_one_out, group_mean, or `path.py:Class`.",
     )
     temperature: float = Field(default=1.0, gt=0, description="Of sampling.")
     checkpoint_every: int = Field(default=5, ge=1, description="Steps.")
+
+    @field_validator("credit")
+    @classmethod
+    def _is_credit(cls, name: str) -> str:
+        if name not in CREDITS and ":" not in name:
+            raise ValueError(
+                f"there is {', '.join(CREDITS)}; your own is path.py:Class{meant(name, tuple(CREDITS))}"
+            )
+        return absolute(name)
 
 
 class DistillSection(Section):
@@ -357,6 +389,7 @@ class Recipe(Section):
     rl: RlSection = RlSection()
     distill: DistillSection = DistillSection()
     pipeline: PipelineSection = PipelineSection()
+    vllm: VllmSection = VllmSection()
     monitor: MonitorConfig = MonitorConfig()
     eval: EvalSection = EvalSection()
     trainer: TrainerConfig = TrainerConfig()
@@ -383,7 +416,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Recipe:
         if self.pipeline.mode == "decoupled":
-            if self.compute.ranks < 2:
+            if self.compute.ranks < 2 and self.compute.sampler == "embedded":
                 raise ValueError(
                     "pipeline.mode='decoupled': needs compute.ranks of 2 or more, one that learns and "
                     "others that sample"
@@ -408,6 +441,8 @@ class Recipe(Section):
             raise ValueError(
                 f"policies: {MAIN} is the one that [model] describes; give this one another name"
             )
+        if self.compute.sampler == "vllm" and not self.model.path:
+            raise ValueError("compute.sampler='vllm': it serves pre-trained models; name one by model.path")
         teacher = self.distill.teacher
         if teacher and (teacher not in self.policies or self.policies[teacher].learns):
             raise ValueError(f"distill.teacher: {teacher!r} is not a frozen policy of [policies]")

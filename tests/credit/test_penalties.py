@@ -172,7 +172,7 @@ def test_leaving_is_worth_more_than_failing_only_where_it_is_masked(what: str, i
                 "leaves": group(*peers, LEAVING[what](attempt(2, 0.0))),
                 "fails": group(*peers, attempt(2, 0.0)),
             }.items()
-            if each.is_mixed
+            if each.has_variance
         }
         leaves, fails = ((found.get(how) or [0.0])[-1] for how in ("leaves", "fails"))
         gains.append(leaves - fails)

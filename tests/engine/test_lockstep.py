@@ -20,7 +20,7 @@ from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.lockstep import Lane, Lockstep
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse, RowDone, RowRequest
 from agito.testing import EngineContract
-from agito.testing.engine import Handled, Said
+from agito.testing.random_rows import RandomUser, Said
 from agito.types import FinishReason, span
 
 pytestmark = pytest.mark.anyio
@@ -278,9 +278,9 @@ async def test_attempts_that_treat_their_rows_in_any_order_leave_nothing_and_nev
 
     async def episode(lane: Lane) -> None:
         rng = random.Random(f"{seed}/{lane.order}")
-        handled = Handled(Contract(), lane.engines[MAIN], rng)
-        await handled.run(keep=rng.randrange(3))  # whoever ends may have forgotten to close some
-        said.extend(handled.said)
+        user = RandomUser(Contract(), lane.engines[MAIN], rng)
+        await user.run(keep=rng.randrange(3))  # whoever ends may have forgotten to close some
+        said.extend(user.said)
         await dawdle(rng)
         lane.finish()
 

@@ -18,7 +18,7 @@ from transformers import Qwen3ForCausalLM
 
 from agito.learning.trainer import LocalTrainer, TrainerConfig
 from agito.models import CachedQwen3, NativeQwen3, Qwen3, Qwen3Config, is_supported, num_params
-from agito.models.network import ALIKE
+from agito.models.network import KEY_QUERY_CORRELATION
 from agito.types import AttemptId, Sample, span
 
 TINY = Qwen3Config(
@@ -319,7 +319,7 @@ def test_keys_begin_like_the_first_query_head_that_reads_them_and_as_large(num_k
         )
         for head, key_W in enumerate(keys_KW):
             alike = [float(torch.corrcoef(torch.stack([query_W, key_W]))[0, 1]) for query_W in queries_HW]
-            assert alike.pop(head * 4 // num_kv_heads) == pytest.approx(ALIKE, abs=0.03)
+            assert alike.pop(head * 4 // num_kv_heads) == pytest.approx(KEY_QUERY_CORRELATION, abs=0.03)
             assert max(map(abs, alike)) < 0.1
         assert float(keys_KW.std()) == pytest.approx(float(queries_HW.std()), rel=0.05)
 

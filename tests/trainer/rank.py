@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from agito.learning.trainer import LocalTrainer, Reducer, SharedReducer, TrainerConfig
-from agito.learning.trainer.network_reducer import NetworkReducer, join, offer
+from agito.learning.trainer.network_reducer import NetworkReducer, connect_store, host_store
 from agito.models import Qwen3, Qwen3Config
 from agito.types import AttemptId, Sample, span
 
@@ -73,7 +73,7 @@ def train(
 def over_network(rank: int, num_ranks: int, meeting: Path) -> NetworkReducer:
     """The first one offers a place to meet, and writes down where."""
     if rank == 0:
-        store, address = offer("127.0.0.1")
+        store, address = host_store("127.0.0.1")
         partial = meeting.with_suffix(".partial")
         partial.write_text(address)
         partial.rename(meeting)
@@ -81,7 +81,7 @@ def over_network(rank: int, num_ranks: int, meeting: Path) -> NetworkReducer:
         until = time.monotonic() + 60
         while not meeting.exists() and time.monotonic() < until:
             time.sleep(0.01)
-        store = join(meeting.read_text())
+        store = connect_store(meeting.read_text())
     return NetworkReducer(rank, num_ranks, store, host="127.0.0.1")
 
 

@@ -1,4 +1,4 @@
-"""Environments by name, or by `path.py:Class` from anywhere."""
+"""Environments by name, or by `path.py:Class` from any file."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ def bundled() -> tuple[str, ...]:
 
 
 def isolation_of(environment: Environment) -> str:
-    """What keeps the environment's episodes in, or `unknown`."""
+    """How episodes are isolated, or `unknown`."""
     return environment.isolation_tier if isinstance(environment, Isolated) else "unknown"
 
 
 def load(name: str) -> Environment:
     """Raises `NotFound` for an unknown name, a missing file or class; `BadEnvironment` for a class that is no
-    environment, and for a file or class that fails.
-    """
+    environment, and for a file or class that fails."""
     return cast("Environment", plugins.make("environment", name, _BUNDLED, _MEMBERS, BadEnvironment))

@@ -1,6 +1,5 @@
-"""How good is a checkpoint: its success on held-out tasks, by family and level, beside scripts on the same
-tasks.
-"""
+"""Evaluates a checkpoint: success on held-out tasks, by family and level, beside scripts on the same
+tasks."""
 
 from __future__ import annotations
 
@@ -27,17 +26,16 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Success over scored attempts, all of them and by what they have in common; `over_all` counts void ones
-    as failures.
-    """
+    """Success over scored attempts, in total and by shared properties; `over_all` counts void attempts as
+    failures."""
 
     overall: Rate
     over_all: Rate
     families: Mapping[str, Rate]
     levels: Mapping[str, Rate]
-    cells: Mapping[str, Rate]  # `find-2`, `find-2+fallback`
+    cells: Mapping[str, Rate]  # such as `find-2`, `find-2+fallback`
     void: int
-    void_causes: Mapping[str, int]  # the commonest, with how often
+    void_causes: Mapping[str, int]  # the commonest, with counts
 
     def to_json(self) -> dict[str, Json]:
         return {
@@ -53,7 +51,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What a checkpoint came to, and under which conditions."""
+    """A checkpoint's results and the conditions under which they were measured."""
 
     checkpoint: Path
     env: str
@@ -84,9 +82,8 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What to evaluate on instead. What is not given stays as in the checkpoint's run, so that the tasks are
-    the run's own.
-    """
+    """Overrides for the evaluation. Fields left unset keep the values of the checkpoint's run, so its tasks
+    stay the same."""
 
     env: str | None = None
     families: tuple[str, ...] = ()
@@ -118,7 +115,7 @@ def check(environment: Environment, recipe: Recipe, split: str) -> None:
     require("level", recipe.env.levels, environment.levels, environment)
 
 
-async def checkpoint(
+async def evaluate_checkpoint(
     directory: Path,
     recipe: Recipe,
     on_event: OnEvent,
@@ -128,9 +125,8 @@ async def checkpoint(
     temperature: float,
     baselines: bool = True,
 ) -> Evaluation:
-    """One attempt at each of `num_tasks` tasks. Raises `CorruptCheckpoint`, and `BadRecipe` for what the
-    environment does not have.
-    """
+    """One attempt at each of `num_tasks` tasks. Raises `CorruptCheckpoint`, and `BadRecipe` for an unknown
+    split, family or level."""
     began = time.monotonic()
     check(environment_of(recipe), recipe, split)
     async with trained.open_trained(directory, recipe) as run_context:

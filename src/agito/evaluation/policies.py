@@ -1,4 +1,4 @@
-"""Held-out success: the policy, and beside it scripts that show where floor and ceiling are."""
+"""Held-out success of a policy, and of scripts that mark the floor and the ceiling."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ async def policy(
     monitor: Monitor | None = None,
     observed: Observed | None = None,
 ) -> tuple[Attempt, ...]:
-    """One attempt at each of the first `num_tasks` tasks of the split, in their order; always the same tasks,
-    draws and faults.
+    """One attempt at each of the first `num_tasks` tasks of the split, in order, with the same tasks, random
+    draws and faults every time.
 
-    With a monitor the environment's validator judges as many of them as in training.
+    With a monitor, the environment's validator judges as large a share of them as in training.
     """
     base = STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
     bounds = [
@@ -71,7 +71,7 @@ def metrics(attempt: Attempt) -> dict[str, float]:
 
 
 def finished(phase: str, agent: str, attempts: Sequence[Attempt]) -> EvaluationFinished:
-    """What an agent came to."""
+    """The results of one agent."""
     found = rate(attempts)
     return EvaluationFinished(
         phase=phase, agent=agent, successes=found.successes, num=found.num, num_all=len(attempts)

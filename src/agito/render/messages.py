@@ -104,7 +104,7 @@ def answered(event: Event) -> str:
     """What a chat model reads of an event."""
     status = f"[{event.fault}]\n" if event.fault else ""
     left = f"\n[{event.left.turns} turns left]" if event.left else ""
-    return f"{status}{event.text}{left}"
+    return policy_json.printable(f"{status}{event.text}{left}")
 
 
 def call_json(use: ToolUse) -> str:

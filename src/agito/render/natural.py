@@ -10,7 +10,7 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 
-from agito.render.hermes import read_call
+from agito.render.formats.hermes import read_call
 from agito.render.messages import Message, Said, Speaker, answered, call_json, used
 from agito.render.vocabulary import (
     CALL,

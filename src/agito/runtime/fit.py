@@ -1,6 +1,5 @@
-"""A recipe beside the environments that it names: what does not go together is said before anything is made,
-moved or audited.
-"""
+"""Checks a recipe against its environments, and reports mismatches before anything is created, moved or
+audited."""
 
 from __future__ import annotations
 
@@ -25,15 +24,15 @@ _STRUCTURAL = "structural"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """A recipe that its environments can carry out, and what a person should be told of it."""
+    """A recipe that its environments support, and notices for the user."""
 
     recipe: Recipe
     notes: tuple[str, ...] = ()
 
 
 def fit(recipe: Recipe) -> Fit:
-    """Raises `NotFound` and `BadEnvironment` for an environment that cannot be loaded, and `BadRecipe` for
-    what it does not have, or the recipe needs and is not installed.
+    """Raises `NotFound` and `BadEnvironment` for an environment that cannot be loaded; `BadRecipe` for
+    something that it lacks, or that the recipe needs and is not installed.
 
     An environment without a structural split is not evaluated on one.
     """
@@ -67,9 +66,8 @@ def fit(recipe: Recipe) -> Fit:
 
 
 def _with_models(recipe: Recipe) -> Recipe:
-    """With the folders of its models, so that the run goes on from anywhere. Raises `NotFound` for one that
-    is not there.
-    """
+    """Resolves the folders of its models, so that the run continues from any directory. Raises `NotFound` for
+    a missing one."""
     if recipe.model.path:
         path = str(folder_of(recipe.model.path))
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": path})})
@@ -81,9 +79,8 @@ def _with_models(recipe: Recipe) -> Recipe:
 
 
 def _require_roles(recipe: Recipe) -> None:
-    """Raises `NotFound`, `BadHarness`, and `BadRecipe` for an agent in a role that the harness
-    does not have.
-    """
+    """Raises `NotFound`, `BadHarness`, and `BadRecipe` for an agent in a role that the harness does not
+    have."""
     roles = load_harness(**recipe.harness.model_dump()).roles
     for role in recipe.agents:
         if role not in roles:
@@ -97,7 +94,7 @@ def _require_roles(recipe: Recipe) -> None:
 
 
 def require(option: str, wanted: Iterable[object], known: Sequence[object], environment: Environment) -> None:
-    """Raises `BadRecipe` for what `environment` does not have."""
+    """Raises `BadRecipe` for something that `environment` does not have."""
     for value in wanted:
         if value not in known:
             words = [str(each) for each in known]

@@ -1,4 +1,4 @@
-"""Options of the policy losses, which a recipe chooses by name; importable without torch."""
+"""Options of the policy losses, chosen by name in a recipe; importable without torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ _DEFAULT = "decoupled_ppo"
 
 
 class DecoupledPPOConfig(Section):
-    """Clip bounds of rho (asymmetric, as in DAPO, arXiv:2503.14476), the cap of w, and the bound for negative
-    advantages (dual clip).
-    """
+    """Clip bounds of rho (asymmetric, as in DAPO, arXiv:2503.14476), cap of w, and bound for negative
+    advantages (dual clip)."""
 
     name: Literal["decoupled_ppo"] = Field(default="decoupled_ppo", description="Which loss.")
     clip_low: float = Field(default=0.8, gt=0, le=1, description="Lower bound of the ratio.")
@@ -48,7 +47,7 @@ class CISPOConfig(Section):
 
 
 class GSPOConfig(Section):
-    """Bounds of a sequence's ratio, which is a geometric mean and so very near 1."""
+    """Bounds of the sequence ratio, which is a geometric mean and therefore very close to 1."""
 
     name: Literal["gspo"] = Field(default="gspo", description="Which loss.")
     clip_low: float = Field(default=1 - 3e-4, gt=0, le=1, description="Lower bound of the ratio.")
@@ -56,7 +55,7 @@ class GSPOConfig(Section):
 
 
 class DPPOConfig(Section):
-    """How far a token's probability may have moved, and the cap of pi/mu."""
+    """Largest allowed change of a token's probability, and the cap of pi/mu."""
 
     name: Literal["dppo"] = Field(default="dppo", description="Which loss.")
     delta: float = Field(default=0.2, gt=0, lt=1, description="How far a token's probability may have moved.")
@@ -64,7 +63,7 @@ class DPPOConfig(Section):
 
 
 def _chosen(given: Any) -> str:
-    """The loss that a table or a config names; without a name the default one."""
+    """The loss that a table or config names; without a name, the default."""
     if isinstance(given, dict):
         return str(cast("dict[str, Any]", given).get("name", _DEFAULT))
     return str(getattr(given, "name", _DEFAULT))

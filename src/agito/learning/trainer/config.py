@@ -1,4 +1,4 @@
-"""Every knob of the trainer, each with its one default; importable without torch."""
+"""Every option of the trainer with its one default; importable without torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ Phase: TypeAlias = Literal["sft", "rl"]
 
 
 class PhaseConfig(Section):
-    """One phase of training: learning rates, and their linear warm-up and decay as fractions of the phase's
-    steps.
-    """
+    """One phase of training: learning rates, with linear warm-up and decay as fractions of the phase's
+    steps."""
 
     lr: float = Field(
         default=1e-3, gt=0, description="Learning rate of Muon, which trains the hidden matrices."
@@ -44,7 +43,7 @@ class PhaseConfig(Section):
 
 
 class SftConfig(PhaseConfig):
-    """Cold start: high rates, decayed to nothing."""
+    """Cold start (SFT): high learning rates, decayed to zero."""
 
     lr: float = Field(
         default=1e-2, gt=0, description="Learning rate of Muon, which trains the hidden matrices."
@@ -64,9 +63,7 @@ class SftConfig(PhaseConfig):
 
 
 class RlConfig(PhaseConfig):
-    """Reinforcement learning from a cold start of ours; weights that were trained by others want far smaller
-    rates.
-    """
+    """RL after our own cold start. Pre-trained weights need far lower learning rates."""
 
     lr: float = Field(
         default=7e-3, gt=0, description="Learning rate of Muon, which trains the hidden matrices."
@@ -86,7 +83,7 @@ class RlConfig(PhaseConfig):
 
 
 class TrainerConfig(Section):
-    """Phases, loss, and how a batch is cut up."""
+    """Phases, loss, and how a batch is split."""
 
     sft: SftConfig = SftConfig()
     rl: RlConfig = RlConfig()
