@@ -1,4 +1,4 @@
-"""What the documentation says is there is there."""
+"""Whatever the documentation names exists."""
 
 from __future__ import annotations
 

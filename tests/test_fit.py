@@ -1,6 +1,5 @@
-"""A recipe and its environments: what does not go together is found before anything is made, and what belongs
-to another is left behind.
-"""
+"""A recipe and its environments: mismatches are found before anything is created, and options of another
+environment are dropped."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""The overlapped schedule: no token older than allowed, nothing dropped for its age, whatever
-takes how long.
-"""
+"""The overlapped scheduler: no token older than allowed, nothing dropped for its age, whatever the
+latencies."""
 
 from __future__ import annotations
 
@@ -36,9 +35,8 @@ RULES = st.builds(
 
 @dataclass
 class World:
-    """A trainer and attempts that take random time, heavy-tailed; the versions that sampled each attempt's
-    tokens are written down.
-    """
+    """A trainer and attempts with random, heavy-tailed durations; records the versions that sampled each
+    attempt's tokens."""
 
     rules: SchedulerRules
     seed: int

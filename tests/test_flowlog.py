@@ -1,4 +1,4 @@
-"""A schedule that is fed what another one saw decides the same, and one that does not is found out."""
+"""A scheduler that receives another one's events makes the same decisions, and a difference is detected."""
 
 from __future__ import annotations
 

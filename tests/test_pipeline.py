@@ -1,6 +1,4 @@
-"""The overlapped loop on a real engine and a real trainer: bounded ages, nothing lost, tools that nobody
-waits for.
-"""
+"""The overlapped loop with real engine and trainer: bounded ages, nothing lost, no waiting for tools."""
 
 from __future__ import annotations
 

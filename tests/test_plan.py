@@ -1,4 +1,4 @@
-"""The simulated loop against what can be worked out by hand."""
+"""The simulated loop against hand-worked values."""
 
 from __future__ import annotations
 
@@ -67,9 +67,8 @@ def test_the_same_seed_is_the_same_run() -> None:
 
 
 def test_a_version_is_offered_when_every_engine_has_taken_the_one_before() -> None:
-    """Exchanges that last longer than a batch trains once left the count of engines wrong, and the run stood
-    still.
-    """
+    """A regression: exchanges longer than a training batch once corrupted the count of engines, and the run
+    stalled."""
     rules = SchedulerRules(groups=4, group_size=2, batches=6, max_staleness=3, max_live=64)
     slow = Latencies(
         exchange_s=5.0, row_s=0.1, token_s=0.0, train_s=0.5, pull_s=0.1, turns=3, tool_median_s=0.2
@@ -146,9 +145,7 @@ def test_a_run_can_be_foreseen_with_the_waits_of_a_real_one() -> None:
 
 
 def test_engines_that_share_the_work_are_as_fast_as_one_engine_each_for_half_of_it() -> None:
-    """Cells are not foreseen, so every group is alike; dealing them out must cost no more than a few per
-    cent.
-    """
+    """Cells are not simulated, so all groups are alike; assigning them must cost at most a few per cent."""
     latencies = Latencies(
         exchange_s=0.01, row_s=0.002, token_s=0.0, train_s=0.01, turns=4, tool_median_s=0.05
     )

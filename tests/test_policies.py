@@ -1,6 +1,5 @@
-"""Policies are values: a run may begin from a pre-trained model, and hold frozen policies beside the one that
-learns.
-"""
+"""Policies are values: a run may start from a pre-trained model, and hold frozen policies beside the learning
+one."""
 
 from __future__ import annotations
 

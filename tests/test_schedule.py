@@ -1,4 +1,4 @@
-"""Which attempt runs next, whatever happens to those before it."""
+"""Which attempt runs next, whatever happens to earlier ones."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ Outcomes = dict[AttemptId, float | None]
 
 
 def run(quota: Quota, seed: int, void: float = 0.2, success: float = 0.5) -> tuple[Outcomes, int, int]:
-    """Plays a schedule to its end, attempts finishing in random order and in random company; outcomes, most
-    alive, retries.
-    """
+    """Plays a schedule to its end, with attempts finishing in random order; returns outcomes, most alive,
+    retries."""
     rng = random.Random(seed)
     schedule = Schedule(quota)
     live, most, outcomes = list(schedule.start()), 0, dict[AttemptId, float | None]()
@@ -54,7 +53,7 @@ def run(quota: Quota, seed: int, void: float = 0.2, success: float = 0.5) -> tup
 
 
 def final(outcomes: Outcomes) -> dict[tuple[int, int], float | None]:
-    """What became of each slot: its last try."""
+    """The outcome of each slot: that of its last try."""
     return {(attempt.group, attempt.slot): outcomes[attempt] for attempt in sorted(outcomes)}
 
 

@@ -1,4 +1,4 @@
-"""What a run has used, over all its sessions."""
+"""Resource usage of a run over all its sessions."""
 
 from __future__ import annotations
 

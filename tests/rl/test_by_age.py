@@ -1,4 +1,4 @@
-"""Weights told apart by age."""
+"""Importance weights by age of the tokens."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Mixture:
                 f"env.mix={[each.name for each in environments]}: need at least one environment, and each "
                 "once"
             )
-        self._impostors = set[str].intersection(*map(_impostors, environments))
+        self._negative_controls = set[str].intersection(*map(_negative_controls, environments))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -139,7 +139,7 @@ class Mixture:
         return {
             name: script
             for name, script in environment.negative_controls(inner).items()
-            if name in self._impostors
+            if name in self._negative_controls
         }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
@@ -157,7 +157,7 @@ class Mixture:
                 tasks.start_soon(each.aclose)
 
 
-def _impostors(environment: Environment) -> set[str]:
+def _negative_controls(environment: Environment) -> set[str]:
     task, _ = environment.task(
         split="train", index=0, seed=0, family=environment.families[0], level=environment.levels[0]
     )

@@ -84,11 +84,11 @@ async def scripts(
     """The same tasks by every negative control, the demonstrator and the oracle."""
     environment = run_context.environment
 
-    def impostor(name: str) -> Callable[[Task, Target, AttemptId], ScriptFactory]:
+    def control(name: str) -> Callable[[Task, Target, AttemptId], ScriptFactory]:
         return lambda task, target, attempt: environment.negative_controls(task)[name]
 
     ways: dict[str, Callable[[Task, Target, AttemptId], ScriptFactory]] = {
-        name: impostor(name) for name in environment.negative_controls(run_context.task(split, 0)[0])
+        name: control(name) for name in environment.negative_controls(run_context.task(split, 0)[0])
     }
     ways["demonstrator"] = lambda task, target, attempt: environment.demonstrator(
         task, target, skill=demonstrator_skill, seed=attempt.group

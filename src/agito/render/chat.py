@@ -16,7 +16,16 @@ from agito.render.conversation import Conversation
 from agito.render.formats import FORMATS
 from agito.render.formats.base import after_space
 from agito.render.formats.hermes import with_tools
-from agito.render.messages import Message, Said, Speaker, answered, templated, used, with_tool_names
+from agito.render.messages import (
+    Message,
+    Said,
+    Speaker,
+    allowance,
+    answered,
+    templated,
+    used,
+    with_tool_names,
+)
 from agito.render.policy_json import printable
 from agito.render.template import UnsupportedTemplate, dated
 from agito.render.tokenizer import ModelTokenizer
@@ -96,7 +105,7 @@ class ChatRenderer:
         return self._files | {"chat_template.jinja": self.chat_template} | ({KEEPING: kept} if kept else {})
 
     def opening(self, task: Task) -> array[int]:
-        prompt = f"{task.prompt[Dialect.NATURAL]}\n\nYou have {task.limits.turns} turns."
+        prompt = f"{task.prompt[Dialect.NATURAL]}\n\n{allowance(task.limits.turns)}"
         return self._encode(*self._conversation.opening(prompt, task.tools))
 
     def observation(self, events: Sequence[Event]) -> array[int]:

@@ -100,6 +100,11 @@ def used(call: Call) -> ToolUse:
     return ToolUse(tool=call.tool, arguments=json.dumps(dict(call.arguments), ensure_ascii=False))
 
 
+def allowance(turns: int) -> str:
+    """What a chat model is told at the beginning."""
+    return f"You have {turns} turn{'s' * (turns != 1)}."
+
+
 def answered(event: Event) -> str:
     """What a chat model reads of an event."""
     status = f"[{event.fault}]\n" if event.fault else ""

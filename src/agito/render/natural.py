@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 from agito.render.formats.hermes import read_call
-from agito.render.messages import Message, Said, Speaker, answered, call_json, used
+from agito.render.messages import Message, Said, Speaker, allowance, answered, call_json, used
 from agito.render.vocabulary import (
     CALL,
     END_CALL,
@@ -60,7 +60,7 @@ class NaturalRenderer(OwnRenderer):
         self._think, self._end_think = vocabulary.id(THINK), vocabulary.id(END_THINK)
 
     def opening(self, task: Task) -> array[int]:
-        ids = self._system(task.tools, f"You have {task.limits.turns} turns.")
+        ids = self._system(task.tools, allowance(task.limits.turns))
         ids.extend(self._message("user", task.prompt[Dialect.NATURAL]))
         ids.extend(self._head("assistant"))
         return ids
@@ -214,7 +214,7 @@ def texts_of(task: Task, events: Sequence[Event]) -> list[str]:
     read = [text for event in events for text in (_said(event.call), _response(event))]
     return [
         _offer(task.tools),
-        f"{_FORMAT}\n\nYou have {task.limits.turns} turns.",
+        f"{_FORMAT}\n\n{allowance(task.limits.turns)}",
         task.prompt[Dialect.NATURAL],
         "system\n",
         "user\n",

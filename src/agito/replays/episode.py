@@ -64,7 +64,7 @@ async def replay_episode(run: Path, attempt: AttemptId, *, phase: str | None = N
     if not recorded.attempt.trajectory.segments:
         raise NotFound(
             f"attempt {attempt}: it never began ({recorded.attempt.trajectory.detail}), so there is "
-            "nothing to act again"
+            "nothing to replay"
         )
     recipe = config.read(Recipe, run / "config.toml")
     async with open_run_context(recipe) as run_context:
@@ -114,7 +114,7 @@ class _RecordedRow:
     async def sample(self, request: SampleRequest) -> Sampled:
         turns = self._engine.was.turns
         if self._turn == len(turns):
-            raise AgitoError("the recording ends here, but this time the episode goes on")
+            raise AgitoError("the recording ends here, but the replayed episode continues")
         turn, ids = turns[self._turn], _segment(self._engine.was, turns[self._turn]).tokens.ids
         self._compare(ids[self._at : turn.start], request.extend)
         self._turn, self._at = self._turn + 1, turn.stop

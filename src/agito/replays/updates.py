@@ -47,9 +47,7 @@ async def replay_updates(run: Path, *, on_step: Callable[[int], None] = lambda s
     if not files:
         raise NotFound(f"{run}: no RL step is recorded")
     if "monitor/rolled_back_to_step" in (run / "metrics.jsonl").read_text(encoding="utf-8"):
-        raise AgitoError(
-            f"{run}: an alarm took its weights back; what was learned and unlearned again is not repeated"
-        )
+        raise AgitoError(f"{run}: an alarm rolled its weights back; such a run cannot be replayed")
     checked: list[str] = []
     async with open_run_context(recipe) as run_context:
         policies = run_context.policies

@@ -48,7 +48,7 @@ class PolicyPlan:
     context: int  # tokens of one sequence
     max_num_seqs: int  # sampled at once per worker
     learns_alone: bool = False  # the first worker learns while the others sample
-    is_sampled_here: bool = True  # else by a server of another kind
+    is_sampled_here: bool = True  # otherwise by a server
 
 
 class WorkerPool:

@@ -60,7 +60,7 @@ class Learner(Protocol):
         ...
 
     async def export(self, request: ExportWeights) -> WeightsExported:
-        """The weights become a new version, as files."""
+        """Writes the weights as a new version, as files."""
         ...
 
     async def save(
@@ -98,13 +98,12 @@ class PolicyHandle:
         return self.samplers[1:] if self.learns_alone else self.samplers
 
     async def push(self, version: int) -> None:
-        """The learner's weights become this version, for samplers to pull."""
+        """Publishes the learner's weights as this version, for samplers to pull."""
         await self.learner.push(version)
 
     async def pull(self, version: int) -> float:
-        """Samplers that are busy go on with this version, rows and all. Returns for how many seconds nothing
-        was sampled, summed.
-        """
+        """Busy samplers continue with this version and keep their rows. Returns the seconds during which
+        nothing was sampled, summed."""
         return sum([await sampler.pull(version, keep_rows=True) for sampler in self.busy_samplers])
 
     async def publish(self, version: int) -> None:

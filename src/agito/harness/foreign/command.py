@@ -25,6 +25,7 @@ from agito.harness.foreign import guest
 from agito.harness.foreign.desk import ToolDesk
 from agito.harness.granted import session_of
 from agito.protocols import Agent, Session
+from agito.render.messages import allowance
 from agito.types import AttemptId, Dialect, Fault, Task, TerminationReason, Trajectory
 
 _FUNCTION = re.compile(r"(\S+\.py):(\w+)")
@@ -79,7 +80,7 @@ class CommandHarness:
 def prompt_of(task: Task, dialect: Dialect) -> str:
     """What a guest is asked, as an episode of our own asks it."""
     said = task.prompt[dialect]
-    return said if dialect is Dialect.COMPACT else f"{said}\n\nYou have {task.limits.turns} turns."
+    return said if dialect is Dialect.COMPACT else f"{said}\n\n{allowance(task.limits.turns)}"
 
 
 def environment(url: str, key: str, prompt: str) -> dict[str, str]:

@@ -16,17 +16,15 @@ class DecoupledPPOConfig(Section):
     advantages (dual clip)."""
 
     name: Literal["decoupled_ppo"] = Field(default="decoupled_ppo", description="Which loss.")
-    clip_low: float = Field(default=0.8, gt=0, le=1, description="Lower bound of the ratio.")
-    clip_high: float = Field(default=1.28, ge=1, description="Upper bound of the ratio.")
-    w_max: float = Field(
-        default=2.0, gt=0, description="Cap of w, the trainer over the sampler, at batch start."
-    )
+    clip_low: float = Field(default=0.8, gt=0, le=1, description="Lower clip bound of the ratio.")
+    clip_high: float = Field(default=1.28, ge=1, description="Upper clip bound of the ratio.")
+    w_max: float = Field(default=2.0, gt=0, description="Cap of the staleness weight w = pi_old / mu.")
     dual_clip: float = Field(
-        default=3.0, gt=1, description="Largest ratio that a negative advantage is multiplied with."
+        default=3.0, gt=1, description="Largest ratio applied to a negative advantage (dual clip)."
     )
     sequence_rejection: tuple[float, float] | None = Field(
         default=None,
-        description="Keep a sequence only if the geometric mean of its w lies within [low, high].",
+        description="Keep a sequence only if the geometric mean of its w is within [low, high].",
     )
 
     @model_validator(mode="after")
@@ -58,7 +56,9 @@ class DPPOConfig(Section):
     """Largest allowed change of a token's probability, and the cap of pi/mu."""
 
     name: Literal["dppo"] = Field(default="dppo", description="Which loss.")
-    delta: float = Field(default=0.2, gt=0, lt=1, description="How far a token's probability may have moved.")
+    delta: float = Field(
+        default=0.2, gt=0, lt=1, description="Largest allowed change of a token's probability."
+    )
     ratio_max: float = Field(default=5.0, ge=1, description="Cap of the ratio.")
 
 

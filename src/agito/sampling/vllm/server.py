@@ -16,7 +16,7 @@ from typing import TypeVar
 import anyio
 
 from agito.concurrency import first_error
-from agito.errors import WorkerDied
+from agito.errors import WorkerDied, WorkerFailed
 from agito.protocols import Sampled, SampleRequest
 from agito.sampling.vllm.client import VllmClient, VllmFailed
 from agito.sampling.vllm.known import BOUNDS, Checked, Difference, KnownLogprobs, WrongWeights, require_known
@@ -48,6 +48,7 @@ class VllmServer:
         self._process: VllmProcess | None = None
         self._ready = anyio.Event()
         self._lost = ""  # why no server will come up any more
+        self._has_served = False  # else another start would fail like the first
         self._num_failed = 0  # consecutive failed starts
         self._published: dict[str, Published] = {}  # by policy
         self._users: dict[str, int] = {}  # running requests, by name
@@ -95,6 +96,7 @@ class VllmServer:
         except (VllmFailed, WrongWeights) as error:
             return str(error)
         self._process = process
+        self._has_served = True
         self._ready.set()
         return await process.watch() + process.error()
 
@@ -202,7 +204,8 @@ class VllmServer:
             while self._process is None and not self._lost:
                 await self._ready.wait()
         if self._process is None:
-            raise WorkerDied(self._lost or "no vLLM server has come up")
+            lost = self._lost or "no vLLM server has come up"
+            raise WorkerDied(lost) if self._has_served else WorkerFailed(lost)
         return self._process
 
     async def _asked(self, policy: str, ask: Callable[[VllmClient, Published], Awaitable[Answer]]) -> Answer:

@@ -10,6 +10,7 @@ from typing import Literal
 PROGRAM_VARIABLE = "AGITO_VLLM"  # names vLLM's program
 BASE_NAME = "base"  # name of the server's own weights
 WORKER = Path(__file__).parent / "peers"
+_RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank accepts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,15 @@ class AdapterSlots:
     kept: int = 8
     max_rank: int = 16
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_rank <= _RANK_LIMITS[-1]:
+            raise ValueError(f"max_rank={self.max_rank}: vLLM takes adapters of rank 1 to {_RANK_LIMITS[-1]}")
+
+    @property
+    def rank_limit(self) -> int:
+        """The smallest of vLLM's limits that leaves room for `max_rank`."""
+        return next(limit for limit in _RANK_LIMITS if limit >= self.max_rank)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +69,7 @@ class VllmSpec:
                 "--max-cpu-loras",
                 str(slots.kept),
                 "--max-lora-rank",
-                str(slots.max_rank),
+                str(slots.rank_limit),
                 "--lora-target-modules",
                 *slots.targets,
             ]
