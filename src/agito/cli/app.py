@@ -310,6 +310,7 @@ def replay(
 app.command(cls=Command)(authors.audit)
 app.command(cls=Command)(authors.grade)
 app.command(cls=Command)(authors.serve)
+app.command(cls=Command)(authors.gateway)
 app.add_typer(authors.app, name="envs")
 app.add_typer(pretrained.app, name="models")
 

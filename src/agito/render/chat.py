@@ -16,6 +16,16 @@ from agito.render.conversation import Conversation
 from agito.render.formats import FORMATS
 from agito.render.formats.base import after_space
 from agito.render.formats.hermes import with_tools
+from agito.render.messages import (
+    Message,
+    Said,
+    Speaker,
+    allowance,
+    answered,
+    templated,
+    used,
+    with_tool_names,
+)
 from agito.render.policy_json import printable
 from agito.render.template import UnsupportedTemplate, dated
 from agito.render.tokenizer import ModelTokenizer
@@ -95,13 +105,12 @@ class ChatRenderer:
         return self._files | {"chat_template.jinja": self.chat_template} | ({KEEPING: kept} if kept else {})
 
     def opening(self, task: Task) -> array[int]:
-        turns = task.limits.turns
-        prompt = f"{task.prompt[Dialect.NATURAL]}\n\nYou have {turns} turn{'s' * (turns != 1)}."
+        prompt = f"{task.prompt[Dialect.NATURAL]}\n\n{allowance(task.limits.turns)}"
         return self._encode(*self._conversation.opening(prompt, task.tools))
 
     def observation(self, events: Sequence[Event]) -> array[int]:
         names = [printable(event.call.tool) or "tool" for event in events]
-        return self._encode(*self._conversation.observation(names, [_response(event) for event in events]))
+        return self._encode(*self._conversation.observation(names, [answered(event) for event in events]))
 
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> array[int]:
         """Raises `ValueError` for calls that the format cannot say."""
@@ -137,6 +146,35 @@ class ChatRenderer:
 
     def text(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids)
+
+    def conversation(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> array[int]:
+        return self._encode(*self._conversation.whole(templated(with_tool_names(messages)), tools))
+
+    def continuation(self, messages: Sequence[Message]) -> array[int]:
+        """Does not depend on the turn that was sampled, but for how many of its calls are answered."""
+        results = 0
+        while results < len(messages) and messages[results].speaker is Speaker.TOOL:
+            results += 1
+        names = [message.tool or "tool" for message in messages[:results]]
+        answers = [message.text for message in messages[:results]]
+        return self._encode(*self._conversation.observation(names, answers, templated(messages[results:])))
+
+    def said(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> Said:
+        text = self.text(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
+        at = self._thought(text)
+        thought, text = text[:at], text[at:]
+        found = self._conversation.format.find(text, tools) if tools else ()
+        good = [each for each in found if each[2].problem is None]
+        starts, stops = [0, *(stop for _, stop, _ in good)], [*(start for start, _, _ in good), len(text)]
+        left = "".join(text[start:stop] for start, stop in zip(starts, stops, strict=True))
+        return Said(
+            text=left.strip() if tools else left,
+            uses=tuple(used(call) for _, _, call in good),
+            thinking=_inside(thought),
+        )
+
+    def begun(self, tool: str) -> array[int]:
+        return self._tokenizer.encode(self._conversation.format.begin(tool))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return self._tokenizer.pieces(ids)
@@ -195,7 +233,9 @@ def _fitting(
     raise UnsupportedTemplate(problems[-1])
 
 
-def _response(event: Event) -> str:
-    status = f"[{event.fault}]\n" if event.fault else ""
-    left = f"\n[{event.left.turns} turns left]" if event.left else ""
-    return printable(f"{status}{event.text}{left}")
+def _inside(thought: str) -> str:
+    """Without the tags around it."""
+    thought = thought.strip()
+    for begin, end in _THOUGHTS:
+        thought = thought.removeprefix(begin).removesuffix(end)
+    return thought

@@ -76,14 +76,21 @@ class Conversation:
         """The text, and the mark within what reads like a control token and is none; so with all three."""
         return self.template.render([{"role": "user", "content": prompt}], offers(tools), prompts=True)
 
-    def observation(self, tools: Sequence[str], answers: Sequence[str]) -> tuple[str, str]:
-        """What follows a turn in which these tools were called, up to where the next turn begins."""
+    def whole(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[str, str]:
+        """Any conversation, up to where the assistant's turn begins."""
+        return self.template.render(messages, offers(tools), prompts=True)
+
+    def observation(
+        self, tools: Sequence[str], answers: Sequence[str], rest: Sequence[Message] = ()
+    ) -> tuple[str, str]:
+        """What follows a turn in which these tools were called, or none, up to where the next turn begins."""
         calls = [Call(tool=tool, arguments={}) for tool in tools]
         answered = [
             _answer(tool, number, text)
             for number, (tool, text) in enumerate(zip(tools, answers, strict=True))
         ]
-        text, mark = self.template.render([_ASK, self._called(calls), *answered], [], prompts=True)
+        turn = self._called(calls) if calls else said("zebra")
+        text, mark = self.template.render([_ASK, turn, *answered, *rest], [], prompts=True)
         return text[self.turn(text, mark)[1] :], mark
 
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> tuple[str, str]:
