@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from agito import config
+from agito import config, plugins
 from agito.config import Section
 from agito.errors import NotFound
 from agito.learning.trainer.config import TrainerConfig
 from agito.models.config import PROJECTIONS
 from agito.monitor import MonitorConfig
+from agito.plugins import PromptSet
 from agito.protocols import MAIN
 from agito.types import Dialect
 
@@ -193,7 +194,16 @@ class SftSection(Section):
     skill: float = Field(default=0.5, ge=0, le=1, description="Of the demonstrator.")
     epochs: int = Field(default=2, ge=1, description="How often each demonstration is shown.")
     batch: int = Field(default=8, ge=1, description="Demonstrations a step; in the natural dialect 4, which are longer.")
+    messages: str = Field(
+        default="",
+        description="Conversations to imitate instead: JSONL, `messages` in each line; every turn of the assistant's counts.",
+    )
     survey: int = Field(default=200, ge=1, description="Episodes that the vocabulary is learned from.")
+
+    @field_validator("messages")
+    @classmethod
+    def _holds_everywhere(cls, path: str) -> str:
+        return plugins.absolute(path) if path else path
 
 
 class RlSection(Section):
@@ -255,6 +265,8 @@ class Recipe(Section):
         if not isinstance(given, dict):
             return given
         tree = cast("dict[str, Any]", given)
+        if any(PromptSet.parse(name) for name in _named(tree)):  # nobody demonstrates
+            tree = _under({"sft": {"demos": 0}}, tree)
         if _table(tree.get("model")).get("path"):
             tree = tree | {"env": {"dialect": Dialect.NATURAL} | _table(tree.get("env"))}
             tree = _under(_PRETRAINED, tree)
@@ -279,6 +291,8 @@ class Recipe(Section):
             raise ValueError(f"agents: there is no policy {unknown[0]!r}; there are {', '.join((MAIN, *self.policies))}")
         if MAIN in self.policies:
             raise ValueError(f"policies: {MAIN} is the one that [model] describes; give this one another name")
+        if self.sft.messages and not self.model.path:
+            raise ValueError("sft.messages: conversations are for a pre-trained model with a chat template; name one by model.path")
         if not self.sft.demos and not self.model.path:
             raise ValueError("sft.demos=0: a network from random weights has to begin by imitation; name a pre-trained model by model.path")
         if self.sft.demos and self.sft.demos < self.sft.batch:
@@ -307,12 +321,16 @@ def _table(section: Any) -> dict[str, Any]:
 
 def absolute(name: str) -> str:
     """An environment's name that means the same from every folder."""
+    if prompts := PromptSet.parse(name):
+        return str(prompts.with_paths(plugins.absolute))
     path, colon, class_name = name.rpartition(":")
     return f"{Path(path).expanduser().absolute()}:{class_name}" if colon and path.endswith(".py") else name
 
 
 def shown(name: str) -> str:
     """An environment's name for people: its path as it is seen from here."""
+    if prompts := PromptSet.parse(name):
+        return str(prompts.with_paths(plugins.from_here))
     path, _, class_name = name.rpartition(":")
     here = os.path.relpath(path) if path.endswith(".py") else path
     return name if not path.endswith(".py") or here.startswith("..") else f"{here}:{class_name}"
@@ -363,15 +381,22 @@ def read(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     return config.build(Recipe, tree, overrides, source=f"recipe {name}")
 
 
+def plain(overrides: tuple[str, ...]) -> Recipe:
+    """The defaults, with what the overrides say. Raises `BadRecipe`."""
+    return config.build(Recipe, {}, overrides, source="recipe")
+
+
 def _named(tree: dict[str, Any]) -> tuple[str, ...]:
     """The environments that a recipe's table names."""
     section = _table(tree.get("env"))
     mix: Any = section.get("mix")
-    names = [_table(each).get("name") for each in cast("list[Any]", mix)] if isinstance(mix, list) else []
+    names = [_table(each).get("name") for each in cast("list[Any]", mix)] if isinstance(mix, list | tuple) else []
     return tuple(absolute(str(each)) for each in names or [section.get("name")] if each is not None)
 
 
 def _label(name: str) -> str:
+    if prompts := PromptSet.parse(name):
+        return prompts.label
     path, colon, class_name = name.rpartition(":")
     if not colon:
         return name

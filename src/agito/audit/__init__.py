@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agito.audit.card import Card, Case, Gate, Mark, Measure, Quality, read_card
 from agito.audit.digest import digest_of
-from agito.audit.pool import SPLITS
+from agito.audit.pool import SPLITS, needed_splits
 from agito.audit.run import audit
 from agito.audit.stage import FULL, SHORT, Depth, Watcher
 
@@ -22,5 +22,6 @@ __all__ = [
     "Watcher",
     "audit",
     "digest_of",
+    "needed_splits",
     "read_card",
 ]

@@ -24,10 +24,11 @@ from agito.audit.scale import scalability
 from agito.audit.stability import record, stability, with_incidents
 from agito.audit.stage import FULL, Depth, Stage, Watcher
 from agito.audit.telling import telling
+from agito.audit.unscripted import unscripted
 from agito.audit.voiding import ways_out
 from agito.audit.worlds import coverage, diversity, realism
 from agito.concurrency import first_error
-from agito.protocols import Environment
+from agito.protocols import Environment, Unscripted
 
 SEED = 20_261
 
@@ -57,7 +58,7 @@ async def audit(
     began, environment = time.monotonic(), make()
     stage = Stage(environment, make, depth, seed, watcher or Silent())
     try:
-        qualities = await _qualities(stage, attackers)
+        qualities = await (unscripted(stage) if isinstance(environment, Unscripted) else _qualities(stage, attackers))
     except BaseExceptionGroup as group:
         raise first_error(group) from None
     finally:

@@ -64,6 +64,13 @@ def train(
         str | None,
         typer.Option(metavar="MODEL", help="Begin from this pre-trained model: a folder, a name of `agito models`, a hub id."),
     ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Train on prompts: JSONL, Parquet, the folder of a data set. With --reward and --model."),
+    ] = None,
+    reward: Annotated[str | None, typer.Option(metavar="FILE.py:NAME", help="The reward function of --prompts.")] = None,
+    tools: Annotated[str | None, typer.Option(metavar="FILE.py:NAME,NAME", help="Functions that the model may call.")] = None,
+    sft: Annotated[str | None, typer.Option(metavar="FILE", help="Imitate these conversations first: JSONL with `messages`.")] = None,
     sets: Sets = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Same as --set seed=N.")] = None,
     on: Annotated[str | None, typer.Option(metavar="PLACE", help="Same as --set compute.on=PLACE: local, or ray.")] = None,
@@ -88,6 +95,7 @@ def train(
       agito train smoke --set rl.steps=5 --seed 1
       agito train --env path/to/own.py:Own
       agito train shell-full --model smollm2-135m
+      agito train --prompts tasks.jsonl --reward my_reward.py:reward --model smollm2-135m
       agito train --resume runs/quickstart
     """
     from agito.cli.train import resume_run, train_run
@@ -98,22 +106,35 @@ def train(
             option
             for option, value in {
                 "RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--on": on, "--env": env, "--model": model,
-                "--admit-anyway": admit_anyway,
+                "--admit-anyway": admit_anyway, "--prompts": prompts, "--reward": reward, "--tools": tools, "--sft": sft,
             }.items()
             if value
         ]  # fmt: skip
         if taken:
             raise typer.BadParameter(f"a resumed run keeps its own recipe and place: leave {', '.join(taken)} out", param_hint="--resume")
         return resume_run(resume)
+    env = _prompts(prompts, reward, tools, env)
     if recipe is None and env is None:
-        raise typer.BadParameter("give a recipe, such as quickstart, or --env ENV, or --resume RUN", param_hint="RECIPE")
+        raise typer.BadParameter("give a recipe, such as quickstart, or --env ENV, or --prompts, or --resume RUN", param_hint="RECIPE")
     if name is not None and out is not None:
         raise typer.BadParameter("give one of --name and --out", param_hint="--out")
     named = [f'name="{label(env)}"'] if env and recipe is None else []
-    given = {"seed": seed, "compute.on": on, "env.name": env or None, "model.path": model or None}
+    given = {"seed": seed, "compute.on": on, "env.name": env or None, "model.path": model or None, "sft.messages": sft}
     overrides = [*named, *(sets or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
     place = out or (Path("runs") / name if name else None)
-    return train_run(recipe or "quickstart", tuple(overrides), place, admit_anyway=admit_anyway)
+    base = None if prompts is not None else "quickstart"
+    return train_run(recipe or base, tuple(overrides), place, admit_anyway=admit_anyway)
+
+
+def _prompts(prompts: str | None, reward: str | None, tools: str | None, env: str | None) -> str | None:
+    """As an environment's name; `env` where no prompts are given."""
+    if prompts is None:
+        if reward or tools:
+            raise typer.BadParameter("give the prompts too: --prompts DATA", param_hint="--reward" if reward else "--tools")
+        return env
+    if env is not None or reward is None:
+        raise typer.BadParameter("with --reward FILE.py:NAME, and without --env", param_hint="--prompts")
+    return ",".join([prompts, f"reward={reward}", *([f"tools={tools.replace(',', '+')}"] if tools else [])])
 
 
 @app.command("eval", cls=Command)
@@ -130,6 +151,7 @@ def evaluate(
     level: Annotated[list[int] | None, typer.Option(metavar="N", help="Only this level; again for more.")] = None,
     family: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this family; again for more.")] = None,
     n: Annotated[int | None, typer.Option("--n", metavar="N", min=1, help="Number of tasks. Default: as in the run.")] = None,
+    attempts: Annotated[int, typer.Option(metavar="K", min=1, help="At each task; from 2 on pass@k and pass^k are told too.")] = 1,
     temperature: Annotated[float | None, typer.Option(metavar="T", min=0.0, help="0 is greedy. Default: as in the run.")] = None,
     seed: Seed = None,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Scripts on the same tasks, too.")] = True,
@@ -170,7 +192,9 @@ def evaluate(
         raise typer.BadParameter("give one run or checkpoint; two go with --suite", param_hint="RUN")
     from agito.cli.evaluate import evaluate_checkpoint
 
-    evaluate_checkpoint(given[0], changes, split=split, num_tasks=n, temperature=temperature, baselines=baselines, as_json=as_json)
+    evaluate_checkpoint(
+        given[0], changes, split=split, num_tasks=n, temperature=temperature, baselines=baselines, as_json=as_json, num_attempts=attempts
+    )
 
 
 @app.command(cls=Command)

@@ -31,6 +31,7 @@ def evaluate_checkpoint(
     temperature: float | None,
     baselines: bool,
     as_json: bool,
+    num_attempts: int = 1,
 ) -> None:
     directory = trained.find(path)
     learned = trained.recipe_of(directory)
@@ -41,7 +42,7 @@ def evaluate_checkpoint(
     about = f"{recipe.env.title} · {split} · temperature {temperature:g} · seed {recipe.seed}{strange}"
     if changes.env is None:
         _tell_edited(directory, recipe)
-    evaluation = _follow(directory, recipe, about, split, num_tasks, temperature, baselines)
+    evaluation = _follow(directory, recipe, about, split, num_tasks, temperature, baselines, num_attempts)
     if as_json:
         print(json.dumps(evaluation.to_json(), allow_nan=False))  # noqa: T201
     else:
@@ -56,14 +57,26 @@ def _tell_edited(directory: Path, recipe: Recipe) -> None:
         say(f"the source of {recipe.env.title} has changed since this run was trained on it: its tasks and verdicts may be others")
 
 
-def _follow(directory: Path, recipe: Recipe, about: str, split: str, num_tasks: int, temperature: float, baselines: bool) -> Evaluation:
+def _follow(
+    directory: Path, recipe: Recipe, about: str, split: str, num_tasks: int, temperature: float, baselines: bool, num_attempts: int
+) -> Evaluation:
     console = err()
     heading = Text.assemble((str(directory), "bold"), "  ", (about, "dim"))
-    phases = [Phase("policy", "policy", "tasks", num_tasks), *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else [])]
+    phases = [
+        Phase("policy", "policy", "attempts" if num_attempts > 1 else "tasks", num_tasks * num_attempts),
+        *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else []),
+    ]
     with shown(RunProgress(phases), console, heading) as watcher:
         evaluation = work(
             lambda: assess.checkpoint(
-                directory, recipe, watcher, split=split, num_tasks=num_tasks, temperature=temperature, baselines=baselines
+                directory,
+                recipe,
+                watcher,
+                split=split,
+                num_tasks=num_tasks,
+                temperature=temperature,
+                baselines=baselines,
+                num_attempts=num_attempts,
             )
         )
         watcher.finish()
@@ -82,6 +95,11 @@ def _print(evaluation: Evaluation) -> None:
         table.add_section()
         for name, each in rates.items():
             table.add_row(f"  {title}{name}", rate_text(each), str(each.num))
+    if policy.passes is not None:
+        table.add_section()
+        for name, estimate in policy.passes.estimates.items():
+            said = Text.assemble(f"{estimate.value:.2f}", (f" [{estimate.low:.2f}, {estimate.high:.2f}]", "dim"))
+            table.add_row(f"  {name}", said, str(policy.passes.num_tasks))
     print_table(console, table)
     if evaluation.baselines:
         console.print()

@@ -11,7 +11,8 @@ from typing import Protocol
 from agito.envs import isolation_of
 from agito.errors import BadRecipe
 from agito.evaluation import policies as evaluation
-from agito.protocols import Environment
+from agito.evaluation.passes import Passes, passes
+from agito.protocols import Environment, Finite
 from agito.recipe import Recipe, absolute
 from agito.record import Rate, rate, rate_over_all, rates_by_cell
 from agito.record.usage import causes
@@ -41,11 +42,13 @@ class Scores:
     cells: Mapping[str, Rate]  # `find-2`, `find-2+fallback`
     void: int
     void_causes: Mapping[str, int]  # the commonest, with how often
+    passes: Passes | None = None  # where tasks were attempted several times
 
     def to_json(self) -> dict[str, Json]:
         return {
             **_json(self.overall),
             **{f"{name}_all": value for name, value in _json(self.over_all).items()},
+            **(self.passes.to_json() if self.passes else {}),
             "void": self.void,
             "void_causes": dict(self.void_causes),
             "by_family": {name: _json(each) for name, each in self.families.items()},
@@ -114,18 +117,32 @@ def check(environment: Environment, recipe: Recipe, split: str) -> None:
 
 
 async def checkpoint(
-    directory: Path, recipe: Recipe, watcher: Watcher, *, split: str, num_tasks: int, temperature: float, baselines: bool = True
+    directory: Path,
+    recipe: Recipe,
+    watcher: Watcher,
+    *,
+    split: str,
+    num_tasks: int,
+    temperature: float,
+    baselines: bool = True,
+    num_attempts: int = 1,
 ) -> Evaluation:
-    """One attempt at each of `num_tasks` tasks. Raises `CorruptCheckpoint`, and `BadRecipe` for what the environment does not have."""
-    began = time.monotonic()
-    check(environment_of(recipe), recipe, split)
+    """`num_attempts` at each of `num_tasks` tasks, or of all where there are fewer.
+
+    Raises `CorruptCheckpoint`, and `BadRecipe` for what the environment does not have.
+    """
+    began, environment = time.monotonic(), environment_of(recipe)
+    check(environment, recipe, split)
+    num_tasks = min(num_tasks, environment.num_tasks(split)) if isinstance(environment, Finite) else num_tasks
     async with trained.open_trained(directory, recipe) as run_context:
-        watcher.phase("policy", num_tasks)
+        watcher.phase("policy", num_tasks * num_attempts)
 
         def on_attempt(attempt: Attempt) -> None:
             watcher.advance(evaluation.metrics(attempt))
 
-        attempts = await evaluation.policy(run_context, split, num_tasks, temperature=temperature, on_attempt=on_attempt)
+        attempts = await evaluation.policy(
+            run_context, split, num_tasks, temperature=temperature, on_attempt=on_attempt, num_attempts=num_attempts
+        )
         scripts: Mapping[str, Sequence[Attempt]] = {}
         if baselines:
             watcher.phase("baselines", 0)
@@ -147,6 +164,7 @@ def _scores(attempts: Sequence[Attempt]) -> Scores:
         cells=rates_by_cell(attempts),
         void=sum(not attempt.is_scored for attempt in attempts),
         void_causes=causes(attempts),
+        passes=passes(attempts),
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from agito.monitor import Monitor
-from agito.protocols import ScriptFactory
+from agito.protocols import ScriptFactory, Unscripted
 from agito.record.trajectories import is_success
 from agito.rollout import Observed
 from agito.runtime.run_context import RunContext
@@ -23,18 +23,19 @@ async def policy(
     num_tasks: int,
     *,
     temperature: float,
+    num_attempts: int = 1,
     on_attempt: Callable[[Attempt], None] = lambda _: None,
     monitor: Monitor | None = None,
     observed: Observed | None = None,
 ) -> tuple[Attempt, ...]:
-    """One attempt at each of the first `num_tasks` tasks of the split, in their order; always the same tasks, draws and faults.
+    """`num_attempts` at each of the first `num_tasks` tasks of the split, in their order; always the same tasks, draws and faults.
 
     With a monitor the environment's validator judges as many of them as in training.
     """
     base = STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
     bounds = [num_tasks * rank // run_context.recipe.compute.ranks for rank in range(run_context.recipe.compute.ranks + 1)]
     quotas = [
-        Quota(ids=range(base + start, base + stop), group_size=1, max_live=run_context.recipe.compute.rows)
+        Quota(ids=range(base + start, base + stop), group_size=num_attempts, max_live=run_context.recipe.compute.rows)
         for start, stop in itertools.pairwise(bounds)
         if stop > start
     ]
@@ -64,10 +65,18 @@ async def scripts(run_context: RunContext, split: str, num_tasks: int, *, demons
     ways: dict[str, Callable[[Task, Target, AttemptId], ScriptFactory]] = {
         name: impostor(name) for name in environment.negative_controls(run_context.task(split, 0)[0])
     }
+    if isinstance(environment, Unscripted):
+        return await _each(run_context, split, num_tasks, ways)
     ways["demonstrator"] = lambda task, target, attempt: environment.demonstrator(
         task, target, skill=demonstrator_skill, seed=attempt.group
     )
     ways["oracle"] = lambda task, target, attempt: environment.solutions(task, target)[0]
+    return await _each(run_context, split, num_tasks, ways)
+
+
+async def _each(
+    run_context: RunContext, split: str, num_tasks: int, ways: Mapping[str, Callable[[Task, Target, AttemptId], ScriptFactory]]
+) -> dict[str, tuple[Attempt, ...]]:
     found: dict[str, tuple[Attempt, ...]] = {}
     for number, (name, script) in enumerate(ways.items()):
         base = BASELINE_BASE + number * 100_000

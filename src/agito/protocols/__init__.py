@@ -7,7 +7,18 @@ trusted side. They are never handed to the same code.
 from __future__ import annotations
 
 from agito.protocols.learning import Credit, StepStats, Trainer
-from agito.protocols.optional import Answered, Informed, Isolated, Measure, Measured, Ranged, Validated
+from agito.protocols.optional import (
+    Answered,
+    Finite,
+    Informed,
+    Isolated,
+    Measure,
+    Measured,
+    Ranged,
+    Sourced,
+    Unscripted,
+    Validated,
+)
 from agito.protocols.policy import MAIN, Agent, AgentSpec, Engine, Harness, Renderer, Row, Sampled, SampleRequest
 from agito.protocols.sandbox import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
 from agito.protocols.world import OPEN_LOOP, Control, Environment, Script, ScriptFactory, Session, WorldSnapshot
@@ -21,6 +32,7 @@ __all__ = [
     "Credit",
     "Engine",
     "Environment",
+    "Finite",
     "Harness",
     "Informed",
     "Isolated",
@@ -40,9 +52,11 @@ __all__ = [
     "ScriptFactory",
     "Service",
     "Session",
+    "Sourced",
     "Standing",
     "StepStats",
     "Trainer",
+    "Unscripted",
     "Validated",
     "WorldSnapshot",
 ]

@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from agito.render import hermes
-from agito.render.template import ChatTemplate, Message, UnsupportedTemplate
-from agito.render.tokenizer import ModelTokenizer
+from agito.render.template import ChatTemplate, Message, UnsupportedTemplate, guarded, strings
+from agito.render.tokenizer import ModelTokenizer, free_mark
 from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
 
 Tools: TypeAlias = Literal["auto", "own", "hermes"]
 _THINK, _END_THINK = "<think>", "</think>"
+_FREE = frozenset((_THINK, _END_THINK, hermes.OPEN, hermes.CLOSE))  # what an assistant that is imitated may say as tokens
 _ASK: Message = {"role": "user", "content": "Go on."}
 
 
@@ -56,7 +57,8 @@ class ChatRenderer:
 
     def opening(self, task: Task) -> array[int]:
         prompt = f"{task.prompt[Dialect.NATURAL]}\n\nYou have {task.limits.turns} turns."
-        return self._encode(*self._template.render([{"role": "user", "content": prompt}], _offers(task.tools), prompts=True))
+        messages: list[Message] = [dict(message) for message in task.messages] or [{"role": "user", "content": prompt}]
+        return self._encode(*self._template.render(messages, _offers(task.tools), prompts=True))
 
     def observation(self, events: Sequence[Event]) -> array[int]:
         calls = [Call(tool=event.call.tool or "tool", arguments={}) for event in events]
@@ -65,15 +67,48 @@ class ChatRenderer:
         return self._encode(text[self._turn(text, mark)[1] :], mark)
 
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> array[int]:
+        speech = _speech(tools)
+        said = [_said(str(call.arguments[_spoken(speech)])) for call in calls if speech is not None and call.tool == speech.name]
         answers = [_answer(call.tool, number, "") for number, call in enumerate(calls)]
-        text, mark = self._template.render([_ASK, _called(calls), *answers], _offers(tools), prompts=False)
+        turn = said or [_called(calls), *answers]
+        text, mark = self._template.render([_ASK, *turn], _offers(tools), prompts=False)
         return self._encode(text[slice(*self._turn(text, mark, tools))], mark)
 
+    def conversation(self, messages: Sequence[Message], tools: Sequence[Json] = ()) -> list[tuple[array[int], bytes]]:
+        """The tokens of a whole conversation, and 1 for each that the assistant said, its end included.
+
+        Where the template writes what was said otherwise as the conversation grows, a new stretch begins, with what it then writes.
+        Raises `UnsupportedTemplate`.
+        """
+        stretches: list[tuple[array[int], bytes]] = []
+        mark, so_far = free_mark(strings([*messages, *tools])), ""
+        safe = [guarded(message, self._tokenizer, mark, free=_FREE) for message in messages]
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before, after = (
+                self._template.render(safe[:until], tools, prompts=prompts, mark=mark, is_trusted=True)[0]
+                for until, prompts in ((number, True), (number + 1, False))
+            )
+            if not after.startswith(before) or self._end not in after[len(before) :]:
+                raise UnsupportedTemplate("the chat template opens a turn otherwise once it has been taken")
+            if not stretches or not before.startswith(so_far):
+                stretches.append((array("i"), b""))
+                so_far = ""
+            stop = after.index(self._end, len(before)) + len(self._end)
+            read, said = (self._encode(text, mark) for text in (before[len(so_far) :], after[len(before) : stop]))
+            ids, trainable = stretches[-1]
+            stretches[-1] = (ids + read + said, trainable + bytes(len(read)) + b"\1" * len(said))
+            so_far = after[:stop]
+        return stretches
+
     def parse(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
-        if not ids or ids[-1] not in self.stop_ids:
-            return (Call(tool="", arguments={}, raw=self.text(ids), problem="the turn was cut off"),)
-        text = self.text(ids[:-1])
-        return hermes.parse(text[self._thought(text) :])
+        is_cut, speech = not ids or ids[-1] not in self.stop_ids, _speech(tools)
+        text = self.text(ids if is_cut else ids[:-1])
+        said = text[self._thought(text) :]
+        if speech is not None and (len(tools) == 1 or hermes.OPEN not in said):
+            return (Call(tool=speech.name, arguments={_spoken(speech): said}, raw=text),)
+        return (Call(tool="", arguments={}, raw=text, problem="the turn was cut off"),) if is_cut else hermes.parse(said)
 
     def channels(self, ids: Sequence[int]) -> bytes:
         """A token that holds any of a tag belongs to what the tag encloses."""
@@ -175,7 +210,20 @@ def _offers(tools: Sequence[ToolSpec]) -> list[Json]:
     return [
         {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}}
         for tool in tools
+        if not tool.is_speech
     ]
+
+
+def _speech(tools: Sequence[ToolSpec]) -> ToolSpec | None:
+    """The tool that a turn without a call calls."""
+    return next((tool for tool in tools if tool.is_speech), None)
+
+
+def _spoken(speech: ToolSpec | None) -> str:
+    """The name of its one argument."""
+    properties = speech.parameters["properties"] if speech else {}
+    assert isinstance(properties, dict)
+    return next(iter(properties))
 
 
 def _said(content: str) -> Message:

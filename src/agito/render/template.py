@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
@@ -41,7 +42,7 @@ class ChatTemplate:
         `prompts`: it ends with what opens the assistant's turn. A `mark` that is given stands in none of the texts. `is_trusted`:
         the texts may hold control tokens. Raises `UnsupportedTemplate` for what the template does not take.
         """
-        mark = mark or free_mark(_strings([*messages, *tools]))
+        mark = mark or free_mark(strings([*messages, *tools]))
         guarded: Sequence[Json] = messages if is_trusted else [_guarded(message, self._tokenizer, mark) for message in messages]
         offered = [_guarded(tool, self._tokenizer, mark) for tool in tools]
         try:
@@ -51,6 +52,16 @@ class ChatTemplate:
         except Exception as error:  # a template is a program of somebody else's
             raise UnsupportedTemplate(f"the chat template: {error}") from error
         return text, mark
+
+
+def guarded(message: Message, tokenizer: ModelTokenizer, mark: str, *, free: frozenset[str] = frozenset()) -> Message:
+    """As `render` guards it; the control tokens in `free` may stand in what the assistant says."""
+    said = message.get("content")
+    if message.get("role") != "assistant" or not isinstance(said, str) or not free:
+        return cast("Message", _guarded(message, tokenizer, mark))
+    parts = re.split(f"({'|'.join(map(re.escape, sorted(free)))})", said)
+    whole = "".join(part if part in free else tokenizer.guard(part, mark) for part in parts)
+    return cast("Message", _guarded({**message, "content": ""}, tokenizer, mark)) | {"content": whole}
 
 
 def _environment() -> Environment:
@@ -82,11 +93,11 @@ def _guarded(value: Json, tokenizer: ModelTokenizer, mark: str) -> Json:
     return value
 
 
-def _strings(value: Json) -> list[str]:
+def strings(value: Json) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, list):
-        return [text for each in value for text in _strings(each)]
+        return [text for each in value for text in strings(each)]
     if isinstance(value, dict):
-        return [text for name, each in value.items() for text in (name, *_strings(each))]
+        return [text for name, each in value.items() for text in (name, *strings(each))]
     return []

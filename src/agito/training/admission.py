@@ -14,7 +14,7 @@ from pathlib import Path
 
 import anyio
 
-from agito.audit import FULL, SHORT, SPLITS, Card, Depth, Watcher, audit, digest_of, read_card
+from agito.audit import FULL, SHORT, Card, Depth, Watcher, audit, digest_of, needed_splits, read_card
 from agito.envs import load
 from agito.errors import NotAdmitted
 from agito.protocols import Environment
@@ -68,7 +68,7 @@ async def admit(
 async def _admit(name: str, anyway: bool, watcher: Watcher | None, begins: Callable[[str], None], depth: Depth) -> Admission:
     environment = load(name)
     try:
-        missing = [split for split in SPLITS if split not in environment.splits]
+        missing = [split for split in needed_splits(environment) if split not in environment.splits]
         if missing and not anyway:
             raise NotAdmitted(without_splits(name, environment, missing))
         digest = digest_of(environment)

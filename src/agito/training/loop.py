@@ -123,8 +123,9 @@ async def attempt(
 
 
 def stride(num_groups: int, num_cells: int) -> int:
-    """Task numbers that are set aside for a step of so many groups: enough for all of them to come from one cell."""
-    return max(_STRIDE, num_groups * num_cells)
+    """Task numbers that are set aside for a step of so many groups: enough for all of them to come from one cell. Where there
+    is one cell only, none is left out, so that a finite set of tasks is gone through in turn."""
+    return num_groups if num_cells == 1 else max(_STRIDE, num_groups * num_cells)
 
 
 def paused(run_context: RunContext, index: int, learned: Learned) -> str:

@@ -36,6 +36,7 @@ class ToolSpec:
     name: str
     description: str
     parameters: Mapping[str, Json]
+    is_speech: bool = False  # not offered in a chat: a turn without a call calls it, its text the one argument
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,7 @@ class Task:
     level: int
     prompt: Mapping[Dialect, str]
     tools: tuple[ToolSpec, ...]
+    messages: tuple[Mapping[str, Json], ...] = ()  # the conversation so far, where a chat begins with more than the prompt
     limits: Limits = field(default_factory=Limits)
     natural_limits: Limits | None = None  # in the natural dialect, which takes several times the tokens; None: as `limits`
     tags: tuple[str, ...] = ()  # what an analyst groups by, such as "fallback"; never rendered
