@@ -3,8 +3,9 @@
     python benchmarks/audit_all.py [--short] [--only NAME]... [--ship]
 
 The last line is a JSON object: for every environment `seconds`, and `gates` by name with whether each holds.
-`--ship` writes the cards to `src/agito/audit/cards`, the test fakes' included: do so after an environment's source has changed.
-Target: every environment within two minutes on two cores (the browser one within five), all gates green.
+`--ship` writes the cards to `src/agito/audit/cards`, the test fakes' included: do so after an environment's
+source has changed. Target: every environment within two minutes on two cores (the browser one within five),
+all gates green.
 """
 
 from __future__ import annotations
@@ -35,8 +36,14 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true", help="write the cards that the package ships")
     parser.add_argument("--only", choices=[*bundled(), *FAKES], action="append", default=[])
     options = parser.parse_args()
-    names = {name: FAKES.get(name, name) for name in options.only or bundled()} | (FAKES if options.ship and not options.only else {})
-    kept = json.loads((RESULTS / "audit_all.json").read_text()) if options.only else {"figures": {}, "detail": {}}
+    names = {name: FAKES.get(name, name) for name in options.only or bundled()} | (
+        FAKES if options.ship and not options.only else {}
+    )
+    kept = (
+        json.loads((RESULTS / "audit_all.json").read_text())
+        if options.only
+        else {"figures": {}, "detail": {}}
+    )
     figures: dict[str, Json] = kept["figures"]
     detail: dict[str, Json] = kept["detail"]
     for label, name in names.items():
@@ -48,7 +55,9 @@ def main() -> None:
             "digest": card.digest,
             "episodes": card.episodes,
             "cpu_s_of_this_process": round(time.process_time() - spent, 1),
-            "qualities": {quality.name: {"mark": str(quality.mark), "says": quality.says} for quality in card.qualities},
+            "qualities": {
+                quality.name: {"mark": str(quality.mark), "says": quality.says} for quality in card.qualities
+            },
             "cases": [f"{quality.name}: {case.what}" for quality in card.qualities for case in quality.cases],
         }
         failed = ", ".join(gate.name for gate in card.failed)

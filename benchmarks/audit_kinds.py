@@ -2,10 +2,11 @@
 
     python benchmarks/audit_kinds.py [--short] [--seeds 5] [--seconds 25] [--only CLASS]...
 
-Every environment of `benchmarks/planted/` (see the README there) is audited under every seed. A planted one counts as caught when the card
-refuses it under that seed. An audit looks at fewer samples where its seconds run out: on a machine that is shared with other work,
-`--seconds` gives it the time that it has on an idle one. The last line is a JSON object: `caught` of `planted` (environments times seeds),
-`false_alarms` (refusals of sound ones), `missed` (names, with the seeds). Targets: caught at least 95 %, no false alarm.
+Every environment of `benchmarks/planted/` (see the README there) is audited under every seed. A planted one
+counts as caught when the card refuses it under that seed. An audit looks at fewer samples where its seconds
+run out: on a machine that is shared with other work, `--seconds` gives it the time that it has on an idle
+one. The last line is a JSON object: `caught` of `planted` (environments times seeds), `false_alarms`
+(refusals of sound ones), `missed` (names, with the seeds). Targets: caught at least 95 %, no false alarm.
 """
 
 from __future__ import annotations
@@ -29,8 +30,20 @@ from harness import Json, report, spread
 PLANTED = Path(__file__).parent / "planted"
 SOUND = "sound"
 KINDS = (
-    "told", "encoded", "constant", "coin", "clock", "overlap", "serial", "levels", "file", "shared", "void", "unreachable", "open_loop",
-)  # fmt: skip
+    "told",
+    "encoded",
+    "constant",
+    "coin",
+    "clock",
+    "overlap",
+    "serial",
+    "levels",
+    "file",
+    "shared",
+    "void",
+    "unreachable",
+    "open_loop",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +61,9 @@ class Entry:
 
 
 def collection() -> list[Entry]:
-    """Every class whose own body sets `KIND`, in a fixed order. Raises `ValueError` for an unknown kind, or one in the wrong folder."""
+    """Every class whose own body sets `KIND`, in a fixed order. Raises `ValueError` for an unknown kind, or
+    one in the wrong folder.
+    """
     found: list[Entry] = []
     for path in sorted(PLANTED.glob("*/*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -64,13 +79,17 @@ def collection() -> list[Entry]:
 
 def _kind(node: ast.ClassDef) -> str | None:
     for line in node.body:
-        if isinstance(line, ast.Assign) and any(isinstance(target, ast.Name) and target.id == "KIND" for target in line.targets):
+        if isinstance(line, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "KIND" for target in line.targets
+        ):
             return ast.literal_eval(line.value)
     return None
 
 
 def judged(job: tuple[str, int, float]) -> tuple[float, int, dict[str, str]]:
-    """Seconds, episodes, and the gates that do not hold with what was found; the short audit, as `agito train` does it."""
+    """Seconds, episodes, and the gates that do not hold with what was found; the short audit, as `agito
+    train` does it.
+    """
     target, seed, seconds = job
     began = time.perf_counter()
     try:
@@ -88,8 +107,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", action="append", default=[], help="a class, a kind or a folder")
     options = parser.parse_args()
-    entries = [each for each in collection() if not options.only or {each.name, each.kind, each.folder} & set(options.only)]
-    jobs = [(each, SEED + 101 * number) for number in range(1 if options.short else options.seeds) for each in entries]
+    entries = [
+        each
+        for each in collection()
+        if not options.only or {each.name, each.kind, each.folder} & set(options.only)
+    ]
+    jobs = [
+        (each, SEED + 101 * number)
+        for number in range(1 if options.short else options.seeds)
+        for each in entries
+    ]
     missed: dict[str, list[int]] = {}
     alarms: dict[str, dict[str, str]] = {}
     seconds: list[float] = []
@@ -109,7 +136,8 @@ def main() -> None:
                 missed.setdefault(f"{entry.folder}/{entry.name}", []).append(seed)
             sign = "WRONG" if bool(failed) == (entry.kind == SOUND) else "     "
             print(
-                f"{sign} {entry.kind:12} {entry.name:24} {took:5.1f} s {episodes:6} {', '.join(failed) or 'fit'}",
+                f"{sign} {entry.kind:12} {entry.name:24} {took:5.1f} s {episodes:6} "
+                f"{', '.join(failed) or 'fit'}",
                 flush=True,
             )
     planted = sum(each.kind != SOUND for each, _ in jobs)
@@ -120,7 +148,9 @@ def main() -> None:
         "missed": {name: list(seeds) for name, seeds in missed.items()},
     }
     detail: dict[str, Json] = {
-        "environments": {folder: sum(each.folder == folder for each in entries) for folder in ("known", "blind", "sound")},
+        "environments": {
+            folder: sum(each.folder == folder for each in entries) for folder in ("known", "blind", "sound")
+        },
         "seconds of an audit": spread(seconds),
         "seconds that an audit may take": options.seconds,
         "by kind": {kind: dict(found) for kind, found in tally.items()},

@@ -1,10 +1,11 @@
-"""Browser actions a second and core, with Chromium's own CPU time counted: navigate, fill, read, and a fresh context per episode.
+"""Browser actions a second and core, with Chromium's own CPU time counted: navigate, fill, read, and a fresh
+context per episode.
 
     python benchmarks/browser.py [--short]
 
-Every action is a whole one: input, its consequences loaded, the accessibility tree read and put into words. Beside it, the same on
-the text browser, and the environment's own episodes by its solver through both. CPU is that of every
-process in the browser's sandbox plus this process's.
+Every action is a whole one: input, its consequences loaded, the accessibility tree read and put into words.
+Beside it, the same on the text browser, and the environment's own episodes by its solver through both. CPU is
+that of every process in the browser's sandbox plus this process's.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from agito.worlds.browser import Farm, Tab, Tabs, TextTabs
 from harness import Json, report, spread
 
 _CPU = (
-    "import glob\nticks = 0\nfor name in glob.glob('/proc/[0-9]*/stat'):\n  try:\n    found = open(name).read().rsplit(')', 1)[1].split()\n"
+    "import glob\nticks = 0\nfor name in glob.glob('/proc/[0-9]*/stat'):\n  try:\n    found = "
+    "open(name).read().rsplit(')', 1)[1].split()\n"
     "    ticks += int(found[11]) + int(found[12])\n  except OSError: pass\nprint(ticks / 100)"
 )
 
@@ -46,7 +48,11 @@ async def measure(tabs: Tabs, count: int, action: Callable[[int], Awaitable[obje
         await action(index)
         walls.append((time.perf_counter() - at) * 1000)
     used = await cpu_s(tabs) - began
-    return {"per_s_core": round(count / used, 1), "cpu_ms": round(used / count * 1000, 2), "wall_ms": spread(walls)}
+    return {
+        "per_s_core": round(count / used, 1),
+        "cpu_ms": round(used / count * 1000, 2),
+        "wall_ms": spread(walls),
+    }
 
 
 async def of(tabs: Tabs, count: int) -> dict[str, dict[str, Json]]:
@@ -88,9 +94,10 @@ async def episodes(env: WebEnvironment, tabs: Tabs, count: int) -> dict[str, Jso
         num_actions += len(played.events)
     used = await cpu_s(tabs) - began
     return {
-        "episodes_per_s_core": round(count / used, 2), "actions_per_s_core": round(num_actions / used, 1),
+        "episodes_per_s_core": round(count / used, 2),
+        "actions_per_s_core": round(num_actions / used, 1),
         "actions_per_s_wall": round(num_actions / (time.perf_counter() - at), 1),
-    }  # fmt: skip
+    }
 
 
 async def main(count: int) -> None:
@@ -103,11 +110,13 @@ async def main(count: int) -> None:
     report(
         "browser",
         {
-            "actions_per_s_core": whole["actions_per_s_core"], "episodes_per_s_core": whole["episodes_per_s_core"],
-            "text_actions_per_s_core": by_text["actions_per_s_core"], "wanted_actions_per_s": 15,
+            "actions_per_s_core": whole["actions_per_s_core"],
+            "episodes_per_s_core": whole["episodes_per_s_core"],
+            "text_actions_per_s_core": by_text["actions_per_s_core"],
+            "wanted_actions_per_s": 15,
         },
         detail,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

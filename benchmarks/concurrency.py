@@ -2,9 +2,10 @@
 
     python benchmarks/concurrency.py [--episodes 2000] [--wait 5] [--short]
 
-Every episode is a real one of `shell`, acted by the demonstrator; each of its calls waits as long as asked before it runs in the sandbox.
-Bytes are what the machine has less of available while all are live, over their number, host side and sandbox side together. CPU is that
-of the scheduling process, over actions; what sandboxes use is apart.
+Every episode is a real one of `shell`, acted by the demonstrator; each of its calls waits as long as asked
+before it runs in the sandbox. Bytes are what the machine has less of available while all are live, over their
+number, host side and sandbox side together. CPU is that of the scheduling process, over actions; what
+sandboxes use is apart.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Slow(ShellEnvironment):
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         self.num_live += 1
         self.most_live = max(self.most_live, self.num_live)
-        return cast("Control", _SlowControl(await super().open(task, target, attempt, noise_seed=noise_seed), self))
+        return cast(
+            "Control", _SlowControl(await super().open(task, target, attempt, noise_seed=noise_seed), self)
+        )
 
 
 class _SlowControl:
@@ -75,7 +78,9 @@ async def measure(episodes: int, wait_s: float) -> dict[str, Json]:
 
     plan = Plan(
         task=patient,
-        script=lambda task, target, attempt: environment.demonstrator(task, target, skill=0.9, seed=attempt.group),
+        script=lambda task, target, attempt: environment.demonstrator(
+            task, target, skill=0.9, seed=attempt.group
+        ),
     )
     try:
         await collect(runner, plan, Quota(ids=range(10**6, 10**6 + 8), group_size=1), None)  # the pool is up
@@ -90,7 +95,9 @@ async def measure(episodes: int, wait_s: float) -> dict[str, Json]:
                     await anyio.sleep(0.2)
 
             tasks.start_soon(watch)
-            collected = await collect(runner, plan, Quota(ids=range(episodes), group_size=1, max_live=episodes), None)
+            collected = await collect(
+                runner, plan, Quota(ids=range(episodes), group_size=1, max_live=episodes), None
+            )
             tasks.cancel_scope.cancel()
         wall_s, cpu_s = time.monotonic() - began, _cpu_s() - before_s
     finally:
@@ -109,7 +116,9 @@ async def measure(episodes: int, wait_s: float) -> dict[str, Json]:
 
 
 def _available() -> int:
-    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    line = next(
+        line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
+    )
     return int(line.split()[1]) << 10
 
 
@@ -129,7 +138,11 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     found = anyio.run(measure, episodes, wait_s)
     names = ("episodes", "bytes_per_episode", "cpu_ms_per_action")
-    report("concurrency", {name: found[name] for name in names}, {name: value for name, value in found.items() if name not in names})
+    report(
+        "concurrency",
+        {name: found[name] for name in names},
+        {name: value for name, value in found.items() if name not in names},
+    )
 
 
 if __name__ == "__main__":

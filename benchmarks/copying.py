@@ -1,11 +1,13 @@
-"""How many supervised steps until a network from random weights says what followed a token when it last stood there?
+"""How many supervised steps until a network from random weights says what followed a token when it last stood
+there?
 
     python benchmarks/copying.py [--seeds 3] [--short]
 
-Sequences of 128 random tokens: pairs are read, strangers between them, and pairs that were read before come again; the loss is of their
-second halves. The network, the rates and the vocabulary's size are the quickstart's; sixteen sequences a step. `looking_back` begins as
-every network of ours does, with two heads that look back; in `random` those heads are drawn like all others. `guess` is the loss of
-whoever knows which tokens were second halves, but not whose.
+Sequences of 128 random tokens: pairs are read, strangers between them, and pairs that were read before come
+again; the loss is of their second halves. The network, the rates and the vocabulary's size are the
+quickstart's; sixteen sequences a step. `looking_back` begins as every network of ours does, with two heads
+that look back; in `random` those heads are drawn like all others. `guess` is the loss of whoever knows which
+tokens were second halves, but not whose.
 """
 
 from __future__ import annotations
@@ -46,9 +48,14 @@ def sequence(ids: range, rng: random.Random) -> tuple[Sample, float]:
         trainable.extend((0, is_known))
     count = len(said)
     sample = Sample(
-        attempt=AttemptId(group=0, slot=0), segment=0, ids=said, logprobs=array("f", [math.nan]) * count, trainable=bytes(trainable),
-        advantages=array("f", map(float, trainable)), versions=span(0, count),
-    )  # fmt: skip
+        attempt=AttemptId(group=0, slot=0),
+        segment=0,
+        ids=said,
+        logprobs=array("f", [math.nan]) * count,
+        trainable=bytes(trainable),
+        advantages=array("f", map(float, trainable)),
+        versions=span(0, count),
+    )
     return sample, guess
 
 
@@ -62,13 +69,18 @@ class _Random(Qwen3):
 def losses(kind: type[Qwen3], seed: int, steps: int) -> Iterator[tuple[float, float]]:
     """Of each step, and of a guess, in nats a token."""
     shape = Recipe.model_validate({}).model.model_dump()
-    trainer = LocalTrainer(kind(Qwen3Config(**shape), seed=seed), TrainerConfig.model_validate({"sft": {"decay": 0.0}}))
+    trainer = LocalTrainer(
+        kind(Qwen3Config(**shape), seed=seed), TrainerConfig.model_validate({"sft": {"decay": 0.0}})
+    )
     trainer.begin_phase("sft", steps)
     rng = random.Random(seed)
     words = range(shape["vocab_size"] // 2, shape["vocab_size"])  # the first half are bytes
     for _ in range(steps):
         samples, guesses = zip(*(sequence(words, rng) for _ in range(_BATCH)), strict=True)
-        yield trainer.imitate(samples).values["sft/loss_nats"], sum(guesses) / sum(sample.num_trainable for sample in samples)
+        yield (
+            trainer.imitate(samples).values["sft/loss_nats"],
+            sum(guesses) / sum(sample.num_trainable for sample in samples),
+        )
 
 
 def main() -> None:
@@ -87,14 +99,27 @@ def main() -> None:
         began = time.process_time()
         for seed in range(seeds):
             seen = list(losses(kind, seed, steps))
-            means = [statistics.fmean(loss for loss, _ in seen[at : at + _WINDOW]) for at in range(len(seen) - _WINDOW + 1)]
+            means = [
+                statistics.fmean(loss for loss, _ in seen[at : at + _WINDOW])
+                for at in range(len(seen) - _WINDOW + 1)
+            ]
             guess = statistics.fmean(guess for _, guess in seen)
             reached.append(next((at + _WINDOW for at, mean in enumerate(means) if mean < guess / 2), None))
             ends.append(means[-1])
             figures["guess"] = round(guess, 3)
-            detail[f"{name}, seed {seed}"] = {str(at): round(means[at - _WINDOW], 3) for at in (50, 100, 200, 500, 1000) if at <= steps}
-            print(f"{name}, seed {seed}: half of a guess after {reached[-1]} of {steps} steps, {means[-1]:.3f} nats at the end", flush=True)
-        figures[name] = {"steps_to_half_a_guess": reached, "last_loss": spread(ends), "cpu_s": round(time.process_time() - began, 1)}
+            detail[f"{name}, seed {seed}"] = {
+                str(at): round(means[at - _WINDOW], 3) for at in (50, 100, 200, 500, 1000) if at <= steps
+            }
+            print(
+                f"{name}, seed {seed}: half of a guess after {reached[-1]} of {steps} steps, "
+                f"{means[-1]:.3f} nats at the end",
+                flush=True,
+            )
+        figures[name] = {
+            "steps_to_half_a_guess": reached,
+            "last_loss": spread(ends),
+            "cpu_s": round(time.process_time() - began, 1),
+        }
     report("copying", figures, detail)
 
 

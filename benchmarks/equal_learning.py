@@ -2,8 +2,9 @@
 
     python benchmarks/equal_learning.py RUN... [--staleness 1 2 4 8]
 
-Each RUN is a finished on-policy run of the quickstart, one seed each, and the first arm itself; every other arm begins at its cold start
-(`checkpoints/step-0`), takes as many steps and is evaluated on the same held-out tasks.
+Each RUN is a finished on-policy run of the quickstart, one seed each, and the first arm itself; every other
+arm begins at its cold start (`checkpoints/step-0`), takes as many steps and is evaluated on the same held-out
+tasks.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
     """The same, overlapped; nothing is written."""
     recipe = config.read(Recipe, run / "config.toml")
     section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
-    compute = recipe.compute.model_copy(update={"rows": 2 * recipe.compute.rows})  # one engine does what two did
+    # one engine does what two did
+    compute = recipe.compute.model_copy(update={"rows": 2 * recipe.compute.rows})
     recipe = recipe.model_copy(update={"pipeline": section, "compute": compute})
     versions, oldest = itertools.count(1), list[float]()
 
@@ -48,18 +50,29 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
         oldest.append(step.metrics.get("age/max_versions", 0.0))
 
     async with open_run_context(recipe) as run_context:
-        run_context.use_tokenizer_of(run / "checkpoints/step-0")
-        await run_context.open_policy()
-        await run_context.policy.learner.load(run / "checkpoints/step-0", weights_only=True)
-        curriculum = Curriculum(len(run_context.cells), parts=run_context.parts, solve_rate=recipe.rl.solve_rate)
+        run_context.policies.use_tokenizer_of(run / "checkpoints/step-0")
+        await run_context.policies.open()
+        await run_context.policies.main.learner.load(run / "checkpoints/step-0", weights_only=True)
+        curriculum = Curriculum(
+            len(run_context.cells), parts=run_context.parts, solve_rate=recipe.rl.solve_rate
+        )
         began = time.monotonic()
         await pipeline.train(
-            run_context, curriculum, start=0, position=pipeline.Position(), on_step=on_step, new_version=lambda: next(versions)
-        )  # fmt: skip
+            run_context,
+            curriculum,
+            start=0,
+            position=pipeline.Position(),
+            on_step=on_step,
+            new_version=lambda: next(versions),
+        )
         took_s = time.monotonic() - began
         assert max(oldest) <= staleness, oldest
-        await run_context.policy.publish(next(versions))
-        return rate(await evaluation.policy(run_context, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature)), took_s
+        await run_context.policies.publish(next(versions))
+        return rate(
+            await evaluation.policy(
+                run_context, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature
+            )
+        ), took_s
 
 
 def main() -> None:
@@ -72,21 +85,35 @@ def main() -> None:
     for run in options.runs:
         for staleness in arms:
             name = "on_policy" if staleness is None else f"decoupled_{staleness}"
-            found.setdefault(name, []).append(on_policy(run) if staleness is None else anyio.run(decoupled, run, staleness))
+            found.setdefault(name, []).append(
+                on_policy(run) if staleness is None else anyio.run(decoupled, run, staleness)
+            )
             success, took_s = found[name][-1]
-            print(f"{run.name} {name:12} {success.success:.3f} [{success.low:.3f}, {success.high:.3f}] in {took_s:.0f} s", flush=True)
+            print(
+                f"{run.name} {name:12} {success.success:.3f} [{success.low:.3f}, {success.high:.3f}] in "
+                f"{took_s:.0f} s",
+                flush=True,
+            )
     figures: dict[str, Json] = {}
     detail: dict[str, Json] = {}
     for name, each in found.items():
         values = [success.success for success, _ in each]
         mean = statistics.fmean(values)
-        margin = _T95.get(len(values), 2.0) * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+        margin = (
+            _T95.get(len(values), 2.0) * statistics.stdev(values) / len(values) ** 0.5
+            if len(values) > 1
+            else 0.0
+        )
         figures[name] = [round(mean, 4), round(mean - margin, 4), round(min(mean + margin, 1.0), 4)]
-        detail[name] = {"success_by_seed": [round(value, 4) for value in values], "rl_wall_s": [round(took_s, 1) for _, took_s in each]}
+        detail[name] = {
+            "success_by_seed": [round(value, 4) for value in values],
+            "rl_wall_s": [round(took_s, 1) for _, took_s in each],
+        }
     report("equal_learning", figures, detail)
 
 
-_T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # Student's t by number of seeds
+# Student's t by number of seeds
+_T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Every environment trains: held-out success before and after RL, from random weights, and how the policy decides before and after.
+"""Every environment trains: held-out success before and after RL, from random weights, and how the policy
+decides before and after.
 
     python benchmarks/every_env.py [--only NAME]... [--seeds 1] [--short] [--runs DIR]
 
-A run is raised when success grows by at least .2 and the two 95 % intervals do not overlap, a recipe when each of its seeds' runs is.
-Success is over the tasks of all seeds together, with the exact 95 % interval over tasks; what single seeds came to stands beside it. One
-run after the other, each in processes of its own; a run that is already in DIR is read, not repeated. Run it on an idle machine: the wall
-times (the median over seeds) are part of the result.
+A run is raised when success grows by at least .2 and the two 95 % intervals do not overlap, a recipe when
+each of its seeds' runs is. Success is over the tasks of all seeds together, with the exact 95 % interval over
+tasks; what single seeds came to stands beside it. One run after the other, each in processes of its own; a
+run that is already in DIR is read, not repeated. Run it on an idle machine: the wall times (the median over
+seeds) are part of the result.
 """
 
 from __future__ import annotations
@@ -30,24 +32,49 @@ _EVALUATIONS = ("before", "after", "structural")
 
 
 def recipes() -> list[str]:
-    return sorted(path.stem for path in (Path(agito.__file__).parent / "recipes").glob("*.toml") if path.stem not in _NOT_HERE)
+    return sorted(
+        path.stem
+        for path in (Path(agito.__file__).parent / "recipes").glob("*.toml")
+        if path.stem not in _NOT_HERE
+    )
 
 
 def train(name: str, out: Path, *, seed: int, is_short: bool) -> dict[str, Any]:
     """The run's summary."""
     if not (out / "summary.json").exists():
-        sets = [word for override in (f"seed={seed}", *(_SHORT if is_short else ())) for word in ("--set", override)]
+        sets = [
+            word
+            for override in (f"seed={seed}", *(_SHORT if is_short else ()))
+            for word in ("--set", override)
+        ]
         command = [sys.executable, "-m", "agito.cli", "train", name, "--out", str(out), *sets]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     return json.loads((out / "summary.json").read_text())
 
 
 def decisions(out: Path) -> dict[str, Any]:
-    """The scorecard before and after RL, on the run's own held-out tasks; empty for an environment without measures."""
-    command = [sys.executable, "-m", "agito.cli", "eval", str(out / "checkpoints/step-0"), str(out), "--suite", "decisions", "--json"]
-    card = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    """The scorecard before and after RL, on the run's own held-out tasks; empty for an environment without
+    measures.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "agito.cli",
+        "eval",
+        str(out / "checkpoints/step-0"),
+        str(out),
+        "--suite",
+        "decisions",
+        "--json",
+    ]
+    card = json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    )
     return {
-        name: {column: [measure[key]["value"], measure[key]["low"], measure[key]["high"]] for key, column in _COLUMNS.items()}
+        name: {
+            column: [measure[key]["value"], measure[key]["low"], measure[key]["high"]]
+            for key, column in _COLUMNS.items()
+        }
         for name, measure in card["measures"].items()
     }
 
@@ -65,7 +92,11 @@ def rounded(values: Any) -> Any:
 
 def counts(out: Path) -> dict[str, tuple[int, int]]:
     """Successes and scored attempts of each evaluation."""
-    lines = [line for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if line["phase"] in _EVALUATIONS]
+    lines = [
+        line
+        for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        if line["phase"] in _EVALUATIONS
+    ]
     return {line["phase"]: (int(line["success/successes"]), int(line["success/num"])) for line in lines}
 
 
@@ -98,12 +129,17 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="again for more")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/every_env"))
-    parser.add_argument("--short", action="store_true", help="fewer steps of RL and fewer tasks: does it learn, not how far")
+    parser.add_argument(
+        "--short", action="store_true", help="fewer steps of RL and fewer tasks: does it learn, not how far"
+    )
     options = parser.parse_args()
     found: dict[str, Any] = {}
     detail: dict[str, Any] = {}
     for name in options.only or recipes():
-        outs = [options.runs / "-".join([name, *(["short"] if options.short else []), str(seed)]) for seed in range(options.seeds)]
+        outs = [
+            options.runs / "-".join([name, *(["short"] if options.short else []), str(seed)])
+            for seed in range(options.seeds)
+        ]
         summaries = [train(name, out, seed=seed, is_short=options.short) for seed, out in enumerate(outs)]
         config = tomllib.loads((outs[0] / "config.toml").read_text())
         found[name] = rounded(figures_of(summaries, outs))

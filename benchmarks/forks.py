@@ -1,11 +1,13 @@
-"""Fork == continue: does a fork end as the episode that it was taken from, and as one that was never interrupted?
+"""Fork == continue: does a fork end as the episode that it was taken from, and as one that was never
+interrupted?
 
     python benchmarks/forks.py [--forks 200] [--only NAME]... [--short]
 
-For every bundled environment: a task of a random family, level and split; its solver, or its demonstrator at half its skill, acts it out
-three times. Once without a break; once up to a random event, where the world is snapshotted, and on from there; and from that event in a
-fork. All that the three episodes say, what is sealed and the verdict must be the same, and the fork's digest that of the snapshot.
-`exact` says what the snapshot holds; an environment whose snapshot is a replay acts the episode again.
+For every bundled environment: a task of a random family, level and split; its solver, or its demonstrator at
+half its skill, acts it out three times. Once without a break; once up to a random event, where the world is
+snapshotted, and on from there; and from that event in a fork. All that the three episodes say, what is sealed
+and the verdict must be the same, and the fork's digest that of the snapshot. `exact` says what the snapshot
+holds; an environment whose snapshot is a replay acts the episode again.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ async def one(env: Environment, rng: random.Random, number: int, found: Found) -
         level=rng.choice(env.levels),
     )
     seed, attempt = rng.randrange(1 << 20), AttemptId(group=number, slot=0)
-    script = env.solutions(task, target)[0] if number % 2 else env.demonstrator(task, target, skill=0.5, seed=seed)
+    script = (
+        env.solutions(task, target)[0] if number % 2 else env.demonstrator(task, target, skill=0.5, seed=seed)
+    )
     whole = await play(env, task, target, script, attempt, noise_seed=seed)
     if not whole.events:
         return
@@ -57,7 +61,9 @@ async def one(env: Environment, rng: random.Random, number: int, found: Found) -
         child = await control.fork(snapshot, attempt)
         found.fork_ms.append((time.perf_counter() - began) * 1e3)
         try:
-            problem = "" if await child.digest() == snapshot.digest else "the fork's digest is not the snapshot's"
+            problem = (
+                "" if await child.digest() == snapshot.digest else "the fork's digest is not the snapshot's"
+            )
             continued = await _end(env, task, target, control, script, past)
             forked = await _end(env, task, target, child, script, past)
         finally:
@@ -76,18 +82,30 @@ async def one(env: Environment, rng: random.Random, number: int, found: Found) -
 
 
 async def _end(
-    env: Environment, task: Task, target: Target, control: Control, script: ScriptFactory, past: tuple[Event, ...]
+    env: Environment,
+    task: Task,
+    target: Target,
+    control: Control,
+    script: ScriptFactory,
+    past: tuple[Event, ...],
 ) -> tuple[tuple[tuple[object, ...], ...], str, float]:
     events = await act_out(control.session, task.limits, script, past=past)
     sealed = await control.seal()
     return tuple(map(essence, events)), sealed.digest, (await env.grade(sealed, target, 0)).reward
 
 
-def _where(ended: tuple[tuple[tuple[object, ...], ...], str, float], expected: tuple[tuple[tuple[object, ...], ...], str, float]) -> str:
+def _where(
+    ended: tuple[tuple[tuple[object, ...], ...], str, float],
+    expected: tuple[tuple[tuple[object, ...], ...], str, float],
+) -> str:
     for mine, other in zip(ended[0], expected[0], strict=False):
         if mine != other:
             return f"{mine} where {other} was"
-    return "another number of events" if len(ended[0]) != len(expected[0]) else "equal events, another digest or reward"
+    return (
+        "another number of events"
+        if len(ended[0]) != len(expected[0])
+        else "equal events, another digest or reward"
+    )
 
 
 async def measure(name: str, count: int) -> Found:
@@ -111,12 +129,17 @@ def main() -> None:
     for name in options.only or bundled():
         found[name] = anyio.run(measure, name, count // 2 if options.short and name in _SLOW else count)
         print(
-            f"{name:10} {found[name].forks} forks, {found[name].different} different  {found[name].holds}  {found[name].first}", flush=True
+            f"{name:10} {found[name].forks} forks, {found[name].different} different  {found[name].holds}  "
+            f"{found[name].first}",
+            flush=True,
         )
     figures: dict[str, Json] = {
-        name: {"forks": each.forks, "different": each.different, "holds": each.holds} for name, each in found.items()
+        name: {"forks": each.forks, "different": each.different, "holds": each.holds}
+        for name, each in found.items()
     }
-    detail: dict[str, Json] = {name: {"fork_ms": spread(each.fork_ms), "first": each.first} for name, each in found.items()}
+    detail: dict[str, Json] = {
+        name: {"fork_ms": spread(each.fork_ms), "first": each.first} for name, each in found.items()
+    }
     report("forks", figures, detail)
 
 

@@ -1,9 +1,10 @@
 """Malformed calls over all tools of all bundled environments: each must be an event that the policy can read.
 
-`python benchmarks/fuzz.py [--short] [--seed N]`. 10,000 calls, shared evenly: unknown tools, missing, surplus and wrongly typed
-arguments, hostile strings, raw junk through both dialects' parsers. Beside each fuzzed episode another one is open and half-way
-through a solution. A *crash* is an exception, or anything but one event a call; *unreadable* is a fault without a text; an episode is
-*disturbed* when its digest moves while the other is fuzzed, or when its solution, played on, no longer earns full marks.
+`python benchmarks/fuzz.py [--short] [--seed N]`. 10,000 calls, shared evenly: unknown tools, missing, surplus
+and wrongly typed arguments, hostile strings, raw junk through both dialects' parsers. Beside each fuzzed
+episode another one is open and half-way through a solution. A *crash* is an exception, or anything but one
+event a call; *unreadable* is a fault without a text; an episode is *disturbed* when its digest moves while
+the other is fuzzed, or when its solution, played on, no longer earns full marks.
 """
 
 from __future__ import annotations
@@ -31,10 +32,46 @@ from harness import report
 CALLS_AN_EPISODE = 25
 DEADLINE_S = 60.0  # for one call
 HOSTILE = (
-    "", " ", "\x00", "\n", "\ud800", "\ufeff\u202e", "'; DROP TABLE orders; --", "../../etc/passwd", "/dev/zero", "$(", "`", "${IFS}", "'",
-    '"', "|", ">", "&", "exit 7", "kill -9 -1", "%s%n", "<|end|>", "</tool_call>", "{", "[[[[", "NaN", "-1", "1e999", "9" * 400, "null",
-    "true", "submit", "a" * 70_000, "\N{SNOWMAN}" * 5_000, "AND OR NOT", "*:*", "SELECT 1", "http://169.254.169.254/", "\x1b[2J", "-rf *",
-)  # fmt: skip
+    "",
+    " ",
+    "\x00",
+    "\n",
+    "\ud800",
+    "\ufeff\u202e",
+    "'; DROP TABLE orders; --",
+    "../../etc/passwd",
+    "/dev/zero",
+    "$(",
+    "`",
+    "${IFS}",
+    "'",
+    '"',
+    "|",
+    ">",
+    "&",
+    "exit 7",
+    "kill -9 -1",
+    "%s%n",
+    "<|end|>",
+    "</tool_call>",
+    "{",
+    "[[[[",
+    "NaN",
+    "-1",
+    "1e999",
+    "9" * 400,
+    "null",
+    "true",
+    "submit",
+    "a" * 70_000,
+    "\N{SNOWMAN}" * 5_000,
+    "AND OR NOT",
+    "*:*",
+    "SELECT 1",
+    "http://169.254.169.254/",
+    "\x1b[2J",
+    "-rf *",
+)
 
 
 @dataclass(slots=True)
@@ -59,11 +96,18 @@ class Fuzzer:
         self.rng, self.renderers, self.vocab_size = rng, renderers, vocab_size
 
     def call(self, tools: tuple[ToolSpec, ...]) -> Call:
-        kinds: list[Callable[[tuple[ToolSpec, ...]], Call]] = [self.arguments, self.arguments, self.unknown, self.junk]
+        kinds: list[Callable[[tuple[ToolSpec, ...]], Call]] = [
+            self.arguments,
+            self.arguments,
+            self.unknown,
+            self.junk,
+        ]
         return self.rng.choice(kinds)(tools)
 
     def unknown(self, tools: tuple[ToolSpec, ...]) -> Call:
-        name = self.rng.choice((*HOSTILE, "Submit", "submit ", "__init__", "act", *(tool.name + "x" for tool in tools)))
+        name = self.rng.choice(
+            (*HOSTILE, "Submit", "submit ", "__init__", "act", *(tool.name + "x" for tool in tools))
+        )
         return Call(tool=name, arguments={self.text(): self.value()}, raw=name)
 
     def arguments(self, tools: tuple[ToolSpec, ...]) -> Call:
@@ -98,7 +142,11 @@ class Fuzzer:
             return self.rng.choice((0, -1, 2**63, -(2**70), 10**400, 3))
         if kind == 7:
             return self.rng.choice((0.5, float("nan"), float("inf"), -1e308))
-        return [self.value(depth + 1) for _ in range(3)] if kind == 8 else {self.text()[:20]: self.value(depth + 1)}
+        return (
+            [self.value(depth + 1) for _ in range(3)]
+            if kind == 8
+            else {self.text()[:20]: self.value(depth + 1)}
+        )
 
 
 def _properties(tool: ToolSpec) -> list[str]:
@@ -123,13 +171,23 @@ async def fuzz(env: Environment, fuzzer: Fuzzer, num_calls: int, tally: UsageCou
         at += 1
 
 
-async def still_solved(env: Environment, task: Task, target: Target, control: Control, past: tuple[Event, ...]) -> bool:
+async def still_solved(
+    env: Environment, task: Task, target: Target, control: Control, past: tuple[Event, ...]
+) -> bool:
     if not (past and past[-1].ended):
         await act_out(control.session, task.limits, env.solutions(task, target)[0], past=past)
     return (await env.grade(await control.seal(), target, 0)).reward == 1.0
 
 
-async def attack(env: Environment, task: Task, target: Target, at: int, fuzzer: Fuzzer, num_calls: int, tally: UsageCounters) -> None:
+async def attack(
+    env: Environment,
+    task: Task,
+    target: Target,
+    at: int,
+    fuzzer: Fuzzer,
+    num_calls: int,
+    tally: UsageCounters,
+) -> None:
     """One fuzzed episode, opened again when a call happened to end it; graded like any other."""
     control = await env.open(task, target, AttemptId(group=at, slot=0), noise_seed=0)
     for number in range(num_calls):
@@ -149,11 +207,15 @@ async def attack(env: Environment, task: Task, target: Target, at: int, fuzzer: 
             tally.note(f"{task.id}: {type(error).__name__}: {error} after {call!r}")
         if ended:
             await settle(env, control, target, task, tally)
-            control = await env.open(task, target, AttemptId(group=at, slot=0, tries=number + 1), noise_seed=0)
+            control = await env.open(
+                task, target, AttemptId(group=at, slot=0, tries=number + 1), noise_seed=0
+            )
     await settle(env, control, target, task, tally)
 
 
-async def settle(env: Environment, control: Control, target: Target, task: Task, tally: UsageCounters) -> None:
+async def settle(
+    env: Environment, control: Control, target: Target, task: Task, tally: UsageCounters
+) -> None:
     try:
         verdict = await env.grade(await control.seal(), target, 0)
         if verdict.status is not Status.SCORED:
@@ -167,7 +229,10 @@ async def settle(env: Environment, control: Control, target: Target, task: Task,
 async def main() -> None:
     total = 1_000 if "--short" in sys.argv else 10_000
     seed = int(sys.argv[sys.argv.index("--seed") + 1]) if "--seed" in sys.argv else 0
-    vocabulary = learn(['submit open search orders refund ask grep cat ls sed done { } [ ] " : , name arguments'] * 3, size=400)
+    vocabulary = learn(
+        ['submit open search orders refund ask grep cat ls sed done { } [ ] " : , name arguments'] * 3,
+        size=400,
+    )
     renderers = {dialect: renderer(dialect, vocabulary) for dialect in Dialect}
     tallies: dict[str, UsageCounters] = {}
     seconds: dict[str, Figures] = {}
@@ -175,15 +240,20 @@ async def main() -> None:
         started, env, tally = time.perf_counter(), load(name), UsageCounters()
         fuzzer = Fuzzer(random.Random(f"fuzz/{seed}/{name}"), renderers, len(vocabulary))
         try:
-            await fuzz(env, fuzzer, total * (number + 1) // len(bundled()) - total * number // len(bundled()), tally)
+            await fuzz(
+                env, fuzzer, total * (number + 1) // len(bundled()) - total * number // len(bundled()), tally
+            )
         finally:
             await env.aclose()
         tallies[name], seconds[name] = tally, round(time.perf_counter() - started, 1)
     each = tallies.values()
     figures: dict[str, Figures] = {
-        "calls": sum(t.calls for t in each), "crashes": sum(t.crashes for t in each), "unreadable": sum(t.unreadable for t in each),
-        "episodes": sum(t.episodes for t in each), "disturbed": sum(t.disturbed for t in each),
-    }  # fmt: skip
+        "calls": sum(t.calls for t in each),
+        "crashes": sum(t.crashes for t in each),
+        "unreadable": sum(t.unreadable for t in each),
+        "episodes": sum(t.episodes for t in each),
+        "disturbed": sum(t.disturbed for t in each),
+    }
     detail: dict[str, Figures] = {
         name: {
             "calls": t.calls,
@@ -194,7 +264,7 @@ async def main() -> None:
             "wall_s": seconds[name],
         }
         for name, t in tallies.items()
-    }  # fmt: skip
+    }
     report("fuzz", figures, detail)
 
 

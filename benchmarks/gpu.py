@@ -1,12 +1,16 @@
-"""What a GPU makes of it: the engine beside transformers and beside its memory, the trainer beside its arithmetic, and a whole recipe.
+"""What a GPU makes of it: the engine beside transformers and beside its memory, the trainer beside its
+arithmetic, and a whole recipe.
 
     python benchmarks/gpu.py [--only decode agents train recipe] [--short]
 
-- `decode`: sampled tokens per second of rows that all decode, 64 tokens in and 128 out, for the network of `engine.py` (3.7 M parameters,
-  float32) and one of the shape of Qwen3-0.6B (random weights, bfloat16); with launches recorded and without. The bound: every weight is
-  read once a step, and of the cache what the rows hold, at the pace of a copy on this device.
-- `agents`: the workload of `engine.py`, many turns with 50 ms for the tool, beside `generate` of transformers on the same device.
-- `train`: tokens per second of a step of reinforcement learning in float32, and the share of the device's float32 products that it is.
+- `decode`: sampled tokens per second of rows that all decode, 64 tokens in and 128 out, for the network of
+  `engine.py` (3.7 M parameters, float32) and one of the shape of Qwen3-0.6B (random weights, bfloat16); with
+  launches recorded and without. The bound: every weight is read once a step, and of the cache what the rows
+  hold, at the pace of a copy on this device.
+- `agents`: the workload of `engine.py`, many turns with 50 ms for the tool, beside `generate` of transformers
+  on the same device.
+- `train`: tokens per second of a step of reinforcement learning in float32, and the share of the device's
+  float32 products that it is.
 - `recipe`: the quickstart on the device, whole, and its seconds on this machine's CPU.
 """
 
@@ -42,9 +46,16 @@ from harness import Json, report
 NEEDS_GPU = True
 SMALL = MODEL
 LARGE = Qwen3Config(
-    vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_layers=28, num_heads=16, num_kv_heads=8, head_dim=128,
-    rope_theta=1e6, max_position=4096,
-)  # fmt: skip
+    vocab_size=151_936,
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_layers=28,
+    num_heads=16,
+    num_kv_heads=8,
+    head_dim=128,
+    rope_theta=1e6,
+    max_position=4096,
+)
 _IN, _OUT = 64, 128  # tokens
 _RECIPE_S = 160.0  # at the most
 
@@ -72,7 +83,9 @@ def _seconds(run: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - began) / times
 
 
-def decode(config: Qwen3Config, dtype: torch.dtype, rows: int, pace: float, *, recorded: bool) -> dict[str, Json]:
+def decode(
+    config: Qwen3Config, dtype: torch.dtype, rows: int, pace: float, *, recorded: bool
+) -> dict[str, Json]:
     """Medians over three rounds of `rows` requests, after one that is not counted."""
     model = Qwen3(config, device="cuda", dtype=dtype)
     steps = None if recorded else LaunchedSteps(torch.device("cuda"))
@@ -81,11 +94,16 @@ def decode(config: Qwen3Config, dtype: torch.dtype, rows: int, pace: float, *, r
     for number in range(4):
         asked = [
             RowRequest(
-                key=number * rows + row, seed=row,
-                request=SampleRequest(extend=array("i", rng.choices(range(config.vocab_size), k=_IN)), max_tokens=_OUT, stop_ids=()),
+                key=number * rows + row,
+                seed=row,
+                request=SampleRequest(
+                    extend=array("i", rng.choices(range(config.vocab_size), k=_IN)),
+                    max_tokens=_OUT,
+                    stop_ids=(),
+                ),
             )
             for row in range(rows)
-        ]  # fmt: skip
+        ]
         engine.advance(EngineRequest(requests=tuple(asked), steps=0))
         torch.cuda.synchronize()
         began = time.perf_counter()
@@ -94,7 +112,15 @@ def decode(config: Qwen3Config, dtype: torch.dtype, rows: int, pace: float, *, r
         assert len(done) == rows
         engine.advance(EngineRequest(closed=tuple(request.key for request in asked), steps=0))
     weights = num_params(model) * dtype.itemsize
-    held = rows * (_IN + _OUT / 2) * config.num_layers * config.num_kv_heads * config.head_dim * 2 * dtype.itemsize
+    held = (
+        rows
+        * (_IN + _OUT / 2)
+        * config.num_layers
+        * config.num_kv_heads
+        * config.head_dim
+        * 2
+        * dtype.itemsize
+    )
     rate = statistics.median(found[1:])
     return {
         "tokens_per_s": round(rate),
@@ -108,19 +134,36 @@ def agents(numbers: list[int]) -> dict[str, Json]:
         checkpoint = Path(folder) / "model"
         rates = anyio.run(ours, checkpoint, numbers, "cuda", 1)
         listed = list(map(str, numbers))
-        command = (sys.executable, str(PEERS / "transformers_arm.py"), str(checkpoint), "generate", "1", *listed)
+        command = (
+            sys.executable,
+            str(PEERS / "transformers_arm.py"),
+            str(checkpoint),
+            "generate",
+            "1",
+            *listed,
+        )
         theirs = peer(*command, threads=1, variables={"DEVICE": "cuda"})
     return {
-        key: {"ours": round(rates[key][0]), "generate": round(theirs[key][0]), "ratio": round(rates[key][0] / theirs[key][0], 2)}
+        key: {
+            "ours": round(rates[key][0]),
+            "generate": round(theirs[key][0]),
+            "ratio": round(rates[key][0] / theirs[key][0], 2),
+        }
         for key in listed
     }
 
 
-def train(config: Qwen3Config, *, sequences: int, length: int, micro_tokens: int, flops: float) -> dict[str, Json]:
-    """Tokens of a batch over the seconds of a step; 6 operations a parameter and token, that of the embedding only where it is the head."""
+def train(
+    config: Qwen3Config, *, sequences: int, length: int, micro_tokens: int, flops: float
+) -> dict[str, Json]:
+    """Tokens of a batch over the seconds of a step; 6 operations a parameter and token, that of the embedding
+    only where it is the head.
+    """
     torch.cuda.reset_peak_memory_stats()
     model = Qwen3(config, device="cuda")
-    trainer = LocalTrainer(model, TrainerConfig(minibatches=1, micro_tokens=micro_tokens, check_on_policy=False))
+    trainer = LocalTrainer(
+        model, TrainerConfig(minibatches=1, micro_tokens=micro_tokens, check_on_policy=False)
+    )
     trainer.begin_phase("rl", 10)
     rng, found = random.Random(0), list[float]()
     samples = [
@@ -158,7 +201,11 @@ def recipe(device: str) -> dict[str, Json]:
         began = time.monotonic()
         try:
             done = subprocess.run(
-                [*command, "--set", f"compute.device={device}"], capture_output=True, text=True, timeout=_RECIPE_S, check=False
+                [*command, "--set", f"compute.device={device}"],
+                capture_output=True,
+                text=True,
+                timeout=_RECIPE_S,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             return {"problem": f"not done after {_RECIPE_S:g} s"}
@@ -182,7 +229,10 @@ def main() -> None:
     figures: dict[str, Json] = {}
     if "decode" in options.only:
         found: dict[str, Json] = {}
-        for name, config, dtype in (("3.7M float32", SMALL, torch.float32), ("0.6B bfloat16", LARGE, torch.bfloat16)):
+        for name, config, dtype in (
+            ("3.7M float32", SMALL, torch.float32),
+            ("0.6B bfloat16", LARGE, torch.bfloat16),
+        ):
             for rows in (8, 128) if options.short else (1, 8, 32, 128, 512):
                 for recorded in (True, False):
                     key = f"{name}, {rows} rows, {'recorded' if recorded else 'launched'}"
@@ -202,9 +252,12 @@ def main() -> None:
         figures["recipe"] = {device: recipe(device) for device in ("cuda", "cpu")}
     device = torch.cuda.get_device_properties(0)
     about: dict[str, Json] = {
-        "device": device.name, "memory_gb": round(device.total_memory / 2**30), "torch": torch.__version__,
-        "copy_tb_per_s": round(pace / 1e12, 2), "float32_tflops": round(flops / 1e12, 1),
-    }  # fmt: skip
+        "device": device.name,
+        "memory_gb": round(device.total_memory / 2**30),
+        "torch": torch.__version__,
+        "copy_tb_per_s": round(pace / 1e12, 2),
+        "float32_tflops": round(flops / 1e12, 1),
+    }
     report("gpu", figures, about)
 
 

@@ -1,11 +1,12 @@
 """What a trusted verdict costs, in CPU: per grading, per case, and as a share of whole rollouts.
 
-`python benchmarks/grading_cost.py [--short] [--against SRC]`. A grading of n cases costs `fixed + n * per_case`, by least squares over
-interleaved rounds.
-The shares set the grading of the environment `code` against everything else that one attempt costs: its world (files, shell, tests) and the
-tokens of the quickstart's own model, batched as in training; once for the episode as it is, once for one of 2,000 sampled tokens. A larger
-model makes both shares smaller. CPU is counted as in `sandbox.py`. `--against` names the `src` folder of another checkout: the same
-gradings run there too, in interleaved pairs of processes, and `ratio` says how much more this one costs.
+`python benchmarks/grading_cost.py [--short] [--against SRC]`. A grading of n cases costs `fixed + n *
+per_case`, by least squares over interleaved rounds. The shares set the grading of the environment `code`
+against everything else that one attempt costs: its world (files, shell, tests) and the tokens of the
+quickstart's own model, batched as in training; once for the episode as it is, once for one of 2,000 sampled
+tokens. A larger model makes both shares smaller. CPU is counted as in `sandbox.py`. `--against` names the
+`src` folder of another checkout: the same gradings run there too, in interleaved pairs of processes, and
+`ratio` says how much more this one costs.
 """
 
 from __future__ import annotations
@@ -44,9 +45,13 @@ LONG = 2000  # sampled tokens
 
 def task_of(num_cases: int) -> FunctionTask:
     return FunctionTask(
-        name="distinct", statement="", entry="solution.py:solve", reference=REFERENCE, visible=(),
+        name="distinct",
+        statement="",
+        entry="solution.py:solve",
+        reference=REFERENCE,
+        visible=(),
         hidden=lambda rng: [[[rng.randrange(99) for _ in range(8)]] for _ in range(num_cases)],
-    )  # fmt: skip
+    )
 
 
 async def gradings(pool: Pool, meter: CpuMeter, rounds: int, count: int) -> dict[int, list[float]]:
@@ -57,7 +62,9 @@ async def gradings(pool: Pool, meter: CpuMeter, rounds: int, count: int) -> dict
             task = task_of(num)
             before = meter.read_ms()
             for seed in range(count):
-                verdict = await grade(pool, task, {"solution.py": REFERENCE.encode()}, secret=str(at), grade_seed=seed)
+                verdict = await grade(
+                    pool, task, {"solution.py": REFERENCE.encode()}, secret=str(at), grade_seed=seed
+                )
                 assert verdict.reward == 1.0, verdict
             await anyio.sleep(0.05)  # the kernel takes namespaces apart afterwards
             figures[num].append((meter.read_ms() - before) / count)
@@ -65,7 +72,9 @@ async def gradings(pool: Pool, meter: CpuMeter, rounds: int, count: int) -> dict
 
 
 async def attempts(env: CodeEnvironment, meter: CpuMeter, count: int) -> tuple[float, float, float]:
-    """CPU milliseconds of the world and of the grading of one solved task of `code`, levels 1 to 3, and how many tokens' worth was said."""
+    """CPU milliseconds of the world and of the grading of one solved task of `code`, levels 1 to 3, and how
+    many tokens' worth was said.
+    """
     told = 0
     sealed: list[tuple[EpisodeArtifacts, Target]] = []
     before = meter.read_ms()
@@ -74,7 +83,10 @@ async def attempts(env: CodeEnvironment, meter: CpuMeter, count: int) -> tuple[f
         control = await env.open(task, target, AttemptId(group=index, slot=0), noise_seed=0)
         events = await act_out(control.session, task.limits, env.solutions(task, target)[0])
         sealed.append((await control.seal(), target))
-        told += _said(task, [str(value) for event in events for value in (event.call.tool, *event.call.arguments.values())])
+        told += _said(
+            task,
+            [str(value) for event in events for value in (event.call.tool, *event.call.arguments.values())],
+        )
         await control.close()
     await anyio.sleep(0.05)
     middle = meter.read_ms()
@@ -93,12 +105,19 @@ def _said(task: Task, words: list[str]) -> int:
 def engine_ms(rows: int, prompt: int, tokens: int) -> float:
     """CPU milliseconds of this process for one row's `tokens` sampled tokens, `rows` at once."""
     recipe = read("quickstart")
-    sizes: dict[str, Any] = recipe.model.model_dump() | {"vocab_size": 512, "max_position": prompt + tokens + 8}
+    sizes: dict[str, Any] = recipe.model.model_dump() | {
+        "vocab_size": 512,
+        "max_position": prompt + tokens + 8,
+    }
     shape = Qwen3Config(**sizes)
     engine = EmbeddedEngine(Qwen3(shape, seed=0), rows=rows, context=prompt + tokens + 8)
     request = SampleRequest(extend=array("i", [7] * prompt), max_tokens=tokens, stop_ids=())
     began = time.process_time()
-    answer = engine.advance(EngineRequest(requests=tuple(RowRequest(key=key, seed=key, request=request) for key in range(rows)), steps=4))
+    answer = engine.advance(
+        EngineRequest(
+            requests=tuple(RowRequest(key=key, seed=key, request=request) for key in range(rows)), steps=4
+        )
+    )
     while answer.live:
         answer = engine.advance(EngineRequest(steps=16))
     return (time.process_time() - began) * 1e3 / rows
@@ -126,7 +145,14 @@ def pairs(other: str, num: int) -> list[list[float]]:
 
 def _figures_of(source: str) -> list[float]:
     command = [sys.executable, __file__, "--gradings"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -151,7 +177,11 @@ async def main(is_short: bool, other: str | None) -> None:
             "per_case_cpu_ms": round(float(per_case), 2),
             "share_tiny": round(grade_ms / (grade_ms + world_ms + tiny_ms), 3),
             "share_2k": round(grade_ms / (grade_ms + world_ms + long_ms), 3),
-            **({"ratio": round(statistics.median(value for values in ratios for value in values), 3)} if ratios else {}),
+            **(
+                {"ratio": round(statistics.median(value for values in ratios for value in values), 3)}
+                if ratios
+                else {}
+            ),
         },
         {
             "grading_ms": {str(num): spread(values) for num, values in figures.items()},
@@ -172,4 +202,6 @@ if __name__ == "__main__":
     if "--gradings" in words:
         anyio.run(only_gradings)
     else:
-        anyio.run(main, "--short" in words, words[words.index("--against") + 1] if "--against" in words else None)
+        anyio.run(
+            main, "--short" in words, words[words.index("--against") + 1] if "--against" in words else None
+        )

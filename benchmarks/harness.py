@@ -18,8 +18,13 @@ RESULTS = Path(__file__).parent / "results"
 
 def machine() -> dict[str, Json]:
     """The machine, the versions that matter and how busy it is at this moment."""
-    model = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
-    memory_kb = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
+    memory_kb = next(
+        (int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0
+    )
     return {
         "cpu": model,
         "num_cpus": os.cpu_count() or 1,
@@ -47,7 +52,9 @@ def spread(values: Sequence[float]) -> dict[str, Json]:
 
 
 def report(name: str, figures: Mapping[str, Json], detail: Mapping[str, Json]) -> None:
-    """Writes `results/NAME.json` and prints the machine, the detail and, as the last line, `figures` as one JSON object."""
+    """Writes `results/NAME.json` and prints the machine, the detail and, as the last line, `figures` as one
+    JSON object.
+    """
     facts = machine()
     RESULTS.mkdir(exist_ok=True)
     whole = {"name": name, "machine": facts, "figures": dict(figures), "detail": dict(detail)}
@@ -66,5 +73,11 @@ def _lines(path: str) -> list[str]:
 
 
 def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
+    )
     return done.stdout.strip() or "none"

@@ -1,15 +1,17 @@
-"""Is what is learned the same as before, bit for bit? Losses, final weights and summaries of every bundled recipe, in short.
+"""Is what is learned the same as before, bit for bit? Losses, final weights and summaries of every bundled
+recipe, in short.
 
     python benchmarks/identical.py [--against COMMIT] [--only NAME]... [--short] [--runs DIR]
     python benchmarks/identical.py --record COMMIT
 
-Each recipe is trained twice, on-policy and decoupled, with a few hundred demonstrations and three steps of RL. Decoupled runs have
-staleness 0 here: what is in a batch is then a function of content, and with the native forward pass no row depends on its neighbours, so
-everything repeats. Digests of one commit, on the kinds of machine that somebody has recorded (`--record`), are in `identical.json`; bits
-hold for one kind of processor, one torch and one compiler only. With `--against`, or on a machine of another kind, the other commit is
-trained too, here and now, in a worktree that is removed afterwards; then a decoupled run with staleness 2 of that commit is also learned
-again by this tree from its recorded tokens. The last line says how many recipes there were, how many are equal, and what differs. Exit
-code 1: something does.
+Each recipe is trained twice, on-policy and decoupled, with a few hundred demonstrations and three steps of
+RL. Decoupled runs have staleness 0 here: what is in a batch is then a function of content, and with the
+native forward pass no row depends on its neighbours, so everything repeats. Digests of one commit, on the
+kinds of machine that somebody has recorded (`--record`), are in `identical.json`; bits hold for one kind of
+processor, one torch and one compiler only. With `--against`, or on a machine of another kind, the other
+commit is trained too, here and now, in a worktree that is removed afterwards; then a decoupled run with
+staleness 2 of that commit is also learned again by this tree from its recorded tokens. The last line says how
+many recipes there were, how many are equal, and what differs. Exit code 1: something does.
 """
 
 from __future__ import annotations
@@ -35,12 +37,26 @@ from harness import Json
 ROOT = Path(__file__).parents[1]
 DIGESTS = Path(__file__).with_name("identical.json")
 SIZES = (
-    "sft.demos=320", "sft.survey=60", "rl.steps=3", "rl.groups=8", "rl.group_size=4", "rl.checkpoint_every=2", "eval.tasks=24",
-    "eval.structural_tasks=12", "eval.baseline_tasks=4",
-)  # fmt: skip
+    "sft.demos=320",
+    "sft.survey=60",
+    "rl.steps=3",
+    "rl.groups=8",
+    "rl.group_size=4",
+    "rl.checkpoint_every=2",
+    "eval.tasks=24",
+    "eval.structural_tasks=12",
+    "eval.baseline_tasks=4",
+)
 MODES = {"on_policy": (), "decoupled": ("pipeline.mode=decoupled", "pipeline.max_staleness=0")}
 STALE = ("pipeline.mode=decoupled", "pipeline.max_staleness=2", "rl.steps=5")
-LOSSES = ("sft/loss_nats", "policy/loss", "train/grad_norm", "reward/mean", "tokens/sampled_num", "tokens/trained_num")
+LOSSES = (
+    "sft/loss_nats",
+    "policy/loss",
+    "train/grad_norm",
+    "reward/mean",
+    "tokens/sampled_num",
+    "tokens/trained_num",
+)
 OF_THE_MACHINE = frozenset(  # or of the source, in a summary
     {
         "schema_version",
@@ -55,7 +71,8 @@ OF_THE_MACHINE = frozenset(  # or of the source, in a summary
         "tool_cpu_ms_p50",
     }
 )
-RENAMES: Mapping[str, str] = {}  # of metrics and of the keys of a summary: what it was called → what it is called
+# of metrics and of the keys of a summary: what it was called → what it is called
+RENAMES: Mapping[str, str] = {}
 _SHORT = ("smoke", "desk")
 _DEADLINE_S = 300.0  # of one run
 
@@ -70,20 +87,35 @@ class Tree:
 
     def recipes(self) -> list[str]:
         recipes = (self.root / "src/agito/recipes").glob("*.toml")
-        return sorted(path.stem for path in recipes if "path" not in tomllib.loads(path.read_text()).get("model", {}))
+        return sorted(
+            path.stem for path in recipes if "path" not in tomllib.loads(path.read_text()).get("model", {})
+        )
 
     def agito(self, *words: str) -> str:
         """What it prints. Raises `RuntimeError` with its last words when it fails."""
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment = {**kept, "PYTHONPATH": str(self.root / "src"), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "agito.cli", *words]
-        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_DEADLINE_S)
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_DEADLINE_S,
+        )
         if done.returncode:
             raise RuntimeError(f"agito {' '.join(words[:2])}: {(done.stderr or done.stdout).strip()[-400:]}")
         return done.stdout
 
     def train(self, recipe: str, out: Path, overrides: Sequence[str]) -> Digest:
-        self.agito("train", recipe, "--out", str(out), *(word for override in overrides for word in ("--set", override)))
+        self.agito(
+            "train",
+            recipe,
+            "--out",
+            str(out),
+            *(word for override in overrides for word in ("--set", override)),
+        )
         return digest(out)
 
 
@@ -93,9 +125,13 @@ def digest(run: Path, renames: Mapping[str, str] = RENAMES) -> Digest:
     losses = [[step["phase"], step["step"], *(step.get(name) for name in LOSSES)] for step in steps]
     summary = renamed(json.loads((run / "summary.json").read_text()), renames)
     weights = json.loads((run / "checkpoints/final/manifest.json").read_text())["tensors"]
-    assert any(step.get("sft/loss_nats") is not None for step in steps), f"{run}: no loss of imitation is in metrics.jsonl"
+    assert any(step.get("sft/loss_nats") is not None for step in steps), (
+        f"{run}: no loss of imitation is in metrics.jsonl"
+    )
     found = {"losses": _hash(losses), "weights": _hash(weights)}
-    return found | {f"summary.{name}": _hash(value) for name, value in summary.items() if not _is_of_the_machine(name)}
+    return found | {
+        f"summary.{name}": _hash(value) for name, value in summary.items() if not _is_of_the_machine(name)
+    }
 
 
 def _is_of_the_machine(name: str) -> bool:
@@ -107,7 +143,9 @@ def renamed(values: Mapping[str, Json], renames: Mapping[str, str]) -> dict[str,
 
 
 def differences(before: Digest, now: Digest, renames: Mapping[str, str] = RENAMES) -> list[str]:
-    """What `before` says and `now` does not say. An entry of the summary that has been added since is none."""
+    """What `before` says and `now` does not say. An entry of the summary that has been added
+    since is none.
+    """
     expected = {_renamed_entry(name, renames): value for name, value in before.items()}
     return [name for name, value in expected.items() if now.get(name) != value]
 
@@ -131,7 +169,9 @@ def machine_kind() -> str:
     flags = hashlib.sha256(fields.get("flags", fields.get("Features", "")).encode()).hexdigest()[:8]
     cpu = " ".join(fields.get(name, "") for name in ("model name", "cpu family", "model", "stepping"))
     try:
-        compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True, timeout=10, check=False).stdout.splitlines()[0]
+        compiler = subprocess.run(
+            ["cc", "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout.splitlines()[0]
     except (OSError, IndexError):
         compiler = "no cc"
     return f"{cpu} flags {flags}; torch {version('torch')}; tokenizers {version('tokenizers')}; {compiler}"
@@ -141,16 +181,27 @@ def machine_kind() -> str:
 def checkout(commit: str) -> Iterator[Tree]:
     with tempfile.TemporaryDirectory(prefix="agito-identical-") as directory:
         root = Path(directory) / "tree"
-        subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "--detach", str(root), commit], check=True, capture_output=True)
+        subprocess.run(
+            ["git", "-C", str(ROOT), "worktree", "add", "--detach", str(root), commit],
+            check=True,
+            capture_output=True,
+        )
         try:
             yield Tree(root=root)
         finally:
-            subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(root)], check=True, capture_output=True)
+            subprocess.run(
+                ["git", "-C", str(ROOT), "worktree", "remove", "--force", str(root)],
+                check=True,
+                capture_output=True,
+            )
 
 
 def trained(tree: Tree, name: str, runs: Path) -> dict[str, Digest]:
     """By mode."""
-    return {mode: tree.train(name, runs / f"{name}-{mode}", (*SIZES, *overrides)) for mode, overrides in MODES.items()}
+    return {
+        mode: tree.train(name, runs / f"{name}-{mode}", (*SIZES, *overrides))
+        for mode, overrides in MODES.items()
+    }
 
 
 def relearned(before: Tree, now: Tree, runs: Path) -> list[str]:
@@ -165,11 +216,17 @@ def relearned(before: Tree, now: Tree, runs: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--against", metavar="COMMIT", help="train this commit too, instead of reading digests")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a recipe; again for more")
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="train this commit too, instead of reading digests"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="a recipe; again for more"
+    )
     parser.add_argument("--short", action="store_true", help=f"only {' and '.join(_SHORT)}")
     parser.add_argument("--runs", type=Path, help="where the runs are kept; otherwise they are removed")
-    parser.add_argument("--record", metavar="COMMIT", help="keep the digests of this commit, to compare with from now on")
+    parser.add_argument(
+        "--record", metavar="COMMIT", help="keep the digests of this commit, to compare with from now on"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="agito-identical-") as directory:
         runs = options.runs or Path(directory)
@@ -180,11 +237,15 @@ def main() -> int:
 
 def record(commit: str, runs: Path) -> int:
     stored, kind = _stored(), machine_kind()
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", commit], capture_output=True, text=True, check=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", commit], capture_output=True, text=True, check=True
+    ).stdout.strip()
     with checkout(commit) as tree:
         found = {name: trained(tree, name, runs) for name in tree.recipes()}
     others = stored["machines"] if stored["commit"] == commit else {}
-    DIGESTS.write_text(json.dumps({"commit": commit, "machines": {**others, kind: found}}, indent=1, sort_keys=True) + "\n")
+    DIGESTS.write_text(
+        json.dumps({"commit": commit, "machines": {**others, kind: found}}, indent=1, sort_keys=True) + "\n"
+    )
     print(json.dumps({"recipes": len(found), "recorded": commit}))
     return 0
 
@@ -198,12 +259,19 @@ def compare(runs: Path, only: Sequence[str], against: str | None) -> int:
     known: dict[str, dict[str, Digest]] = stored["machines"].get(kind, {})
     if against is None and not known:
         against = str(stored["commit"])
-        print(f"no digests for this kind of machine ({kind}): comparing with {against[:12]}, which is trained too", flush=True)
+        print(
+            f"no digests for this kind of machine ({kind}): comparing with {against[:12]}, which is "
+            "trained too",
+            flush=True,
+        )
     if against is None:
         found = {name: compared(name, known.get(name, {}), here, runs) for name in only or sorted(known)}
     else:
         with checkout(against) as before:
-            found = {name: compared(name, trained(before, name, runs / "before"), here, runs / "now") for name in only or before.recipes()}
+            found = {
+                name: compared(name, trained(before, name, runs / "before"), here, runs / "now")
+                for name in only or before.recipes()
+            }
             found["smoke"] = found.get("smoke", []) + relearned(before, here, runs)
     if new := sorted(set(here.recipes()) - set(found)) if not only else []:
         print(f"not compared, for they are new: {', '.join(new)}")

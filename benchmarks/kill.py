@@ -1,10 +1,12 @@
-"""SIGKILL to the rollout, the engine, the trainer or all of them, at random moments of a decoupled run: is anything lost or repeated?
+"""SIGKILL to the rollout, the engine, the trainer or all of them, at random moments of a decoupled run: is
+anything lost or repeated?
 
     python benchmarks/kill.py [--kills 200] [--short]
 
-A run without engine or trainer goes on by itself; one without its rollout process is resumed; when it has ended, another one begins. Of an
-ended run every RL step must be there once; a group that is in two steps is duplicated; a group that was out at the checkpoint that a resume
-began from and is in no step is lost. The moment is uniform over what is left of a usual run.
+A run without engine or trainer goes on by itself; one without its rollout process is resumed; when it has
+ended, another one begins. Of an ended run every RL step must be there once; a group that is in two steps is
+duplicated; a group that was out at the checkpoint that a resume began from and is in no step is lost. The
+moment is uniform over what is left of a usual run.
 """
 
 from __future__ import annotations
@@ -29,11 +31,27 @@ from harness import Json, report, spread
 
 _STEPS, _GROUPS = 12, 2
 _OVERRIDES = (
-    "env.name=agito.testing:FakeEnvironment", "env.levels=[1]", "compute.ranks=2", "compute.rows=16", "compute.context=192",
-    "model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=1", "sft.demos=200", "sft.survey=24", "sft.epochs=1",
-    f"rl.steps={_STEPS}", f"rl.groups={_GROUPS}", "rl.group_size=4", "rl.checkpoint_every=1", "eval.tasks=8", "eval.structural_tasks=0",
-    "eval.baseline_tasks=0", 'pipeline.mode="decoupled"', "pipeline.max_staleness=2",
-)  # fmt: skip
+    "env.name=agito.testing:FakeEnvironment",
+    "env.levels=[1]",
+    "compute.ranks=2",
+    "compute.rows=16",
+    "compute.context=192",
+    "model.hidden_size=32",
+    "model.intermediate_size=64",
+    "model.num_layers=1",
+    "sft.demos=200",
+    "sft.survey=24",
+    "sft.epochs=1",
+    f"rl.steps={_STEPS}",
+    f"rl.groups={_GROUPS}",
+    "rl.group_size=4",
+    "rl.checkpoint_every=1",
+    "eval.tasks=8",
+    "eval.structural_tasks=0",
+    "eval.baseline_tasks=0",
+    'pipeline.mode="decoupled"',
+    "pipeline.max_staleness=2",
+)
 _ROLES = ("rollout", "trainer", "engine", "all")
 _DEADLINE_S = 300.0
 
@@ -43,7 +61,12 @@ def start(run: Path) -> subprocess.Popen[bytes]:
     sets = [] if words[0] == "--resume" else [word for override in _OVERRIDES for word in ("--set", override)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (run.parent / "said").open("ab") as said:
-        return subprocess.Popen([sys.executable, "-m", "agito.cli", "train", *words, *sets], env=environment, stdout=said, stderr=said)
+        return subprocess.Popen(
+            [sys.executable, "-m", "agito.cli", "train", *words, *sets],
+            env=environment,
+            stdout=said,
+            stderr=said,
+        )
 
 
 def workers(parent: int) -> list[int]:
@@ -63,7 +86,12 @@ def workers(parent: int) -> list[int]:
 def strike(process: subprocess.Popen[bytes], role: str) -> bool:
     """Whether the run goes on by itself."""
     found = workers(process.pid)
-    victims = {"rollout": [process.pid], "trainer": found[:1], "engine": found[1:], "all": [*found, process.pid]}[role]
+    victims = {
+        "rollout": [process.pid],
+        "trainer": found[:1],
+        "engine": found[1:],
+        "all": [*found, process.pid],
+    }[role]
     for pid in victims or [process.pid]:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -78,7 +106,9 @@ def strike(process: subprocess.Popen[bytes], role: str) -> bool:
 def check(run: Path) -> tuple[int, int]:
     """(lost, duplicated) of a run that has ended."""
     steps = [read_trajectories(path) for path in sorted((run / "trajectories").glob("rl-*.parquet"))]
-    looked_at = Counter(group for step in steps for group in {each.attempt.trajectory.attempt.group for each in step})
+    looked_at = Counter(
+        group for step in steps for group in {each.attempt.trajectory.attempt.group for each in step}
+    )
     missing = _STEPS * _GROUPS - len(looked_at)
     reissued: set[int] = set()
     for line in (run / "schedule.jsonl").read_text().splitlines():
@@ -87,10 +117,13 @@ def check(run: Path) -> tuple[int, int]:
             reissued |= set(value["reissued"])
     with sqlite3.connect(run / "ledger.sqlite") as ledger:
         twice = ledger.execute(
-            "SELECT count(*) FROM (SELECT 1 FROM attempts WHERE consumed_in IS NOT NULL GROUP BY grp, slot HAVING count(*) > 1)"
+            "SELECT count(*) FROM (SELECT 1 FROM attempts WHERE consumed_in IS NOT NULL GROUP BY grp, slot "
+            "HAVING count(*) > 1)"
         )
         num_twice = int(twice.fetchone()[0])
-    return max(missing, 0) + len(reissued - looked_at.keys()), sum(count - 1 for count in looked_at.values()) + num_twice
+    return max(missing, 0) + len(reissued - looked_at.keys()), sum(
+        count - 1 for count in looked_at.values()
+    ) + num_twice
 
 
 def main() -> None:
@@ -111,19 +144,26 @@ def main() -> None:
     while kills.total() < wanted or run.exists():
         process, began = process or start(run), time.monotonic()
         try:
-            status = process.wait(timeout=rng.uniform(0.1, 0.9) * usual_s if kills.total() < wanted else _DEADLINE_S)
+            status = process.wait(
+                timeout=rng.uniform(0.1, 0.9) * usual_s if kills.total() < wanted else _DEADLINE_S
+            )
         except subprocess.TimeoutExpired:
-            assert kills.total() < wanted, f"nothing has happened for {_DEADLINE_S:.0f} s: {(home / 'said').read_text()[-2000:]}"
+            assert kills.total() < wanted, (
+                f"nothing has happened for {_DEADLINE_S:.0f} s: {(home / 'said').read_text()[-2000:]}"
+            )
             role = rng.choice(_ROLES)
             kills[role] += 1
             process = process if strike(process, role) else None
             continue
         process = None
         if status == WorkerDied.exit_code:  # killed at the same place again and again
-            assert "SIGKILL" in (home / "said").read_text().splitlines()[-1], (home / "said").read_text()[-2000:]
+            assert "SIGKILL" in (home / "said").read_text().splitlines()[-1], (home / "said").read_text()[
+                -2000:
+            ]
             given_up += 1
             continue
-        is_finished = RunDir.state(run) is RunState.FINISHED  # perhaps killed after that, and then not resumed
+        # perhaps killed after that, and then not resumed
+        is_finished = RunDir.state(run) is RunState.FINISHED
         assert status == 0 or is_finished, (home / "said").read_text()[-2000:]
         last_s.append(time.monotonic() - began)
         recovered += len(json.loads((run / "run.json").read_text()).get("recovered", []))
@@ -134,9 +174,13 @@ def main() -> None:
     shutil.rmtree(home)
     figures = {"kills": kills.total(), "lost": lost, "duplicated": duplicated}
     detail: dict[str, Json] = {
-        "by_role": dict(kills), "runs": runs, "went_on_by_itself": recovered, "given_up": given_up, "usual_s": round(usual_s, 1),
+        "by_role": dict(kills),
+        "runs": runs,
+        "went_on_by_itself": recovered,
+        "given_up": given_up,
+        "usual_s": round(usual_s, 1),
         "last_stretch_s": spread(last_s),
-    }  # fmt: skip
+    }
     report("kill", figures, detail)
 
 

@@ -1,13 +1,17 @@
-"""One optimizer step on a group of eight attempts with a real model: shared prefixes against separate rows, and against TRL with peft.
+"""One optimizer step on a group of eight attempts with a real model: shared prefixes against separate rows,
+and against TRL with peft.
 
-    python benchmarks/learner.py --model FOLDER [--trl PYTHON] [--weights lora|full] [--precision fp32|bf16] [--short]
+    python benchmarks/learner.py --model FOLDER [--trl PYTHON] [--weights lora|full]
+        [--precision fp32|bf16] [--short]
 
-A group shares a fraction s of its tokens (the prompt), which separate rows compute eight times; of the rest, runs of 16 tokens are sampled
-and trained, and as many observed. The bound is 1 / (s/8 + 1 - s): all operations proportional to tokens. Each arm is a process of its own
-and they take turns; TRL's has micro-batches of as many tokens, and no padding to carry. With one thread the time is the processor's, which
-neighbours disturb least, otherwise the wall's. `--trl` names the Python of an environment with TRL and peft; without it that ratio is null.
-`max_grad_diff` is the largest difference of any entry of the gradient. `memory_ratio` compares the peaks of a step, over what there was
-before it, for a group of half the length in one micro-batch; where micro-batches are bounded, as for the times, so is memory.
+A group shares a fraction s of its tokens (the prompt), which separate rows compute eight times; of the rest,
+runs of 16 tokens are sampled and trained, and as many observed. The bound is 1 / (s/8 + 1 - s): all
+operations proportional to tokens. Each arm is a process of its own and they take turns; TRL's has
+micro-batches of as many tokens, and no padding to carry. With one thread the time is the processor's, which
+neighbours disturb least, otherwise the wall's. `--trl` names the Python of an environment with TRL and peft;
+without it that ratio is null. `max_grad_diff` is the largest difference of any entry of the gradient.
+`memory_ratio` compares the peaks of a step, over what there was before it, for a group of half the length in
+one micro-batch; where micro-batches are bounded, as for the times, so is memory.
 """
 
 from __future__ import annotations
@@ -59,10 +63,17 @@ def samples(given: dict[str, Any]) -> list[Sample]:
     rows = zip(given["prompts"], given["completions"], given["trained"], given["advantages"], strict=True)
     for slot, (prompt, completion, trained, advantage) in enumerate(rows):
         ids, trainable = prompt + completion, [0] * len(prompt) + trained
-        found.append(Sample(
-            attempt=AttemptId(group=0, slot=slot), segment=0, ids=array("i", ids), trainable=bytes(trainable),
-            logprobs=array("f", [-9.0] * len(ids)), advantages=array("f", [advantage * on for on in trainable]), versions=span(0, len(ids)),
-        ))  # fmt: skip
+        found.append(
+            Sample(
+                attempt=AttemptId(group=0, slot=slot),
+                segment=0,
+                ids=array("i", ids),
+                trainable=bytes(trainable),
+                logprobs=array("f", [-9.0] * len(ids)),
+                advantages=array("f", [advantage * on for on in trainable]),
+                versions=span(0, len(ids)),
+            )
+        )
     return found
 
 
@@ -76,7 +87,11 @@ def trainer_of(options: argparse.Namespace, share: str) -> LocalTrainer:
             for name, parameter in model.named_parameters():
                 if name.endswith("lora_B"):  # away from zero, where A learns too
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.01)
-    config = TRAINER | {"micro_tokens": options.micro_tokens, "share_prefixes": share, "keep_activations": not options.again}
+    config = TRAINER | {
+        "micro_tokens": options.micro_tokens,
+        "share_prefixes": share,
+        "keep_activations": not options.again,
+    }
     trainer = LocalTrainer(model, TrainerConfig.model_validate(config))
     trainer.begin_phase("rl", 10_000)
     return trainer
@@ -113,10 +128,19 @@ class Arm:
     """A process that takes one step for a line."""
 
     def __init__(self, command: list[str], threads: int) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+        }
         self._command = command
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
         )
 
     def ask(self, given: dict[str, Any]) -> Any:
@@ -135,20 +159,41 @@ class Arm:
 
 def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Json]]:
     shape = [
-        "--model", str(options.model), "--weights", options.weights, "--precision", options.precision,
-        "--threads", str(options.threads), "--micro-tokens", str(options.micro_tokens), *(["--again"] if options.again else []),
-    ]  # fmt: skip
+        "--model",
+        str(options.model),
+        "--weights",
+        options.weights,
+        "--precision",
+        options.precision,
+        "--threads",
+        str(options.threads),
+        "--micro-tokens",
+        str(options.micro_tokens),
+        *(["--again"] if options.again else []),
+    ]
     ours = [sys.executable, __file__, *shape, "--arm"]
     clock = "cpu_s" if options.threads == 1 else "wall_s"
     figures: dict[str, Json] = {}
-    detail: dict[str, Json] = {"clock": clock, "length": options.length, "weights": options.weights, "precision": options.precision}
+    detail: dict[str, Json] = {
+        "clock": clock,
+        "length": options.length,
+        "weights": options.weights,
+        "precision": options.precision,
+    }
     differences = {} if options.no_gradients else asked_once([*ours, "gradients"], options, options.length)
     whole = [*ours[:-1], "--micro-tokens", str(GROUP * options.length), "--arm"]
     memory = {share: asked_once([*whole, share], options, options.length // 2) for share in ("never", "auto")}
     commands = {"rows": [*ours, "never"], "shared": [*ours, "auto"]}
     if options.trl:
         rows = max(1, options.micro_tokens // options.length)
-        peer = [options.trl, str(PEERS / "trl_step.py"), str(options.model), options.weights, options.precision, str(options.threads)]
+        peer = [
+            options.trl,
+            str(PEERS / "trl_step.py"),
+            str(options.model),
+            options.weights,
+            options.precision,
+            str(options.threads),
+        ]
         commands["trl"] = [*peer, str(1 << (min(rows, GROUP).bit_length() - 1))]
     arms = {name: Arm(command, options.threads) for name, command in commands.items()}
     try:
@@ -157,7 +202,8 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
         against: list[float] = []
         for fraction in options.fractions:
             rounds = [
-                {name: arm.ask(batch(fraction, options.length, number)) for name, arm in arms.items()} for number in range(options.rounds)
+                {name: arm.ask(batch(fraction, options.length, number)) for name, arm in arms.items()}
+                for number in range(options.rounds)
             ]
             speedups = [each["rows"][clock] / each["shared"][clock] for each in rounds]
             bound = 1 / (fraction / GROUP + 1 - fraction)
@@ -168,16 +214,24 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
                 "speedup": round(statistics.median(speedups), 3),
                 "of_bound": round(statistics.median(speedups) / bound, 3),
                 "max_grad_diff": differences.get(fraction, [None])[0],
-                "memory_ratio": round(memory["never"][fraction]["peak_mb"] / memory["auto"][fraction]["peak_mb"], 2),
+                "memory_ratio": round(
+                    memory["never"][fraction]["peak_mb"] / memory["auto"][fraction]["peak_mb"], 2
+                ),
             }
             detail[str(fraction)] = {
-                "speedup": spread(speedups), "peak_mb": {name: round(peak) for name, peak in peaks.items()},
+                "speedup": spread(speedups),
+                "peak_mb": {name: round(peak) for name, peak in peaks.items()},
                 "one_pass_mb": {share: round(found[fraction]["peak_mb"]) for share, found in memory.items()},
                 "max_gradient": differences.get(fraction, [None, None])[1],
                 "seconds": {name: [round(each[name][clock], 2) for each in rounds] for name in arms},
-                "rss_mb": {name: round(max(each[name]["rss_mb"] for each in rounds)) for name in ("rows", "shared")},
-            }  # fmt: skip
-            print(f"{fraction}: {json.dumps(figures[str(fraction)])} {json.dumps(detail[str(fraction)])}", flush=True)
+                "rss_mb": {
+                    name: round(max(each[name]["rss_mb"] for each in rounds)) for name in ("rows", "shared")
+                },
+            }
+            print(
+                f"{fraction}: {json.dumps(figures[str(fraction)])} {json.dumps(detail[str(fraction)])}",
+                flush=True,
+            )
         figures["ratio_vs_trl"] = round(statistics.median(against), 3) if against else None
         detail["ratio_vs_trl"] = spread(against) if against else None
     finally:
@@ -198,7 +252,9 @@ def asked_once(command: list[str], options: argparse.Namespace, length: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m"), help="a Hugging Face folder")
+    parser.add_argument(
+        "--model", type=Path, default=Path("models/smollm2-135m"), help="a Hugging Face folder"
+    )
     parser.add_argument("--trl", metavar="PYTHON", help="of an environment with TRL and peft")
     parser.add_argument("--weights", choices=["lora", "full"], default="lora")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")

@@ -1,12 +1,14 @@
-"""Five hundred sandboxes of which one is a bomb: do the others finish, how much slower are they, and what stays behind?
+"""Five hundred sandboxes of which one is a bomb: do the others finish, how much slower are they, and what
+stays behind?
 
     python benchmarks/neighbours.py [--short] [--only BOMB,...] [--boxes N]
 
-Each bomb has a process of its own, within a control group that protects the machine; as root, all are run twice, the second time as a
-user without privileges. Every other sandbox does twenty actions of five kinds, checks each answer, and pauses 20 ms in between; the
-bomb is set off again as soon as it ends, in a new sandbox where its own is gone. `p95_ratio` compares an action's 95th percentile
-with that of the run without a bomb, `none`: the mean of one before and one after the others. `left_over` counts processes,
-descriptors, mounts, control groups and folders that are still there after the pool is closed. Last line as JSON.
+Each bomb has a process of its own, within a control group that protects the machine; as root, all are run
+twice, the second time as a user without privileges. Every other sandbox does twenty actions of five kinds,
+checks each answer, and pauses 20 ms in between; the bomb is set off again as soon as it ends, in a new
+sandbox where its own is gone. `p95_ratio` compares an action's 95th percentile with that of the run without a
+bomb, `none`: the mean of one before and one after the others. `left_over` counts processes, descriptors,
+mounts, control groups and folders that are still there after the pool is closed. Last line as JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ SHARED = ("/tmp", "/run", "/dev/shm")  # where others write too
 BOMBS = {
     "none": ("sh", "true"),
     "fork": ("sh", "f() { f | f & }; f; wait; while :; do :; done"),
-    "setsid": ("py", "import os\nwhile True:\n  try:\n    if os.fork() == 0: os.setsid()\n  except OSError: pass"),
+    "setsid": (
+        "py",
+        "import os\nwhile True:\n  try:\n    if os.fork() == 0: os.setsid()\n  except OSError: pass",
+    ),
     "memory": (
         "py",
         "import os, time\nfor _ in range(60):\n  try:\n    if os.fork() == 0:\n      held = []\n"
@@ -51,10 +56,15 @@ BOMBS = {
     ),
     "shared": (
         "py",
-        "import mmap\nheld = []\nwhile True:\n  m = mmap.mmap(-1, 16 << 20)\n  for at in range(0, 16 << 20, 4096): m[at] = 1\n"
+        "import mmap\nheld = []\nwhile True:\n  m = mmap.mmap(-1, 16 << 20)\n  for at in range(0, 16 << "
+        "20, 4096): m[at] = 1\n"
         "  m.madvise(mmap.MADV_DONTNEED); held.append(m)",
     ),
-    "disk": ("sh", "while :; do head -c 30M /dev/zero > /work/a$RANDOM; head -c 30M /dev/zero > /tmp/a$RANDOM; done 2>/dev/null"),
+    "disk": (
+        "sh",
+        "while :; do head -c 30M /dev/zero > /work/a$RANDOM; head -c 30M /dev/zero > /tmp/a$RANDOM; done "
+        "2>/dev/null",
+    ),
     "inodes": (
         "py",
         "import os\nn = 0\nwhile True:\n  n += 1\n  for d in ('/work', '/tmp'):\n"
@@ -63,10 +73,12 @@ BOMBS = {
     "output": ("sh", "yes | head -c 60M; yes 1>&2"),
     "in flight": (
         "py",
-        "import array, os, socket\nkeep = []\nfd = os.open('/dev/null', 0)\nwhile True:\n  try:\n    keep.append(socket.socketpair(1, 2))\n"
-        "    while True: keep[-1][0].sendmsg([b'x'], [(1, 1, array.array('i', [fd] * 200))], 64)\n  except OSError: pass",
+        "import array, os, socket\nkeep = []\nfd = os.open('/dev/null', 0)\nwhile True:\n  try:\n    "
+        "keep.append(socket.socketpair(1, 2))\n"
+        "    while True: keep[-1][0].sendmsg([b'x'], [(1, 1, array.array('i', [fd] * 200))], 64)\n  except "
+        "OSError: pass",
     ),
-}  # fmt: skip
+}
 
 
 async def act(box: Box, number: int, turn: int) -> bool:
@@ -76,12 +88,16 @@ async def act(box: Box, number: int, turn: int) -> bool:
             result = await box.sh(f"echo {number}-{turn} > f{turn}; cat f{turn}", timeout_s=DEADLINE_S)
             return result.output == f"{number}-{turn}\n".encode()
         case 1:
-            return (await box.py(f"print({number} * {turn})", timeout_s=DEADLINE_S)).output == f"{number * turn}\n".encode()
+            return (
+                await box.py(f"print({number} * {turn})", timeout_s=DEADLINE_S)
+            ).output == f"{number * turn}\n".encode()
         case 2:
             await box.write({f"w{turn}": f"{number}"})
             return await box.read(f"w{turn}") == f"{number}".encode()
         case 3:
-            return (await box.sh("export V=$((V + 1)); cd /work && ls | wc -l && echo $V", timeout_s=DEADLINE_S)).exit_code == 0
+            return (
+                await box.sh("export V=$((V + 1)); cd /work && ls | wc -l && echo $V", timeout_s=DEADLINE_S)
+            ).exit_code == 0
         case _:
             return (await box.sh("seq 1 2000 | sort -rn | head -1", timeout_s=DEADLINE_S)).output == b"2000\n"
 
@@ -178,7 +194,9 @@ async def settled(before: dict[str, int], places: Sequence[Path], users: tuple[i
 
 
 def counts(places: Sequence[Path], users: tuple[int, int] = (0, 0)) -> dict[str, int]:
-    """Processes and folders are those of the pool's users; this process does not count, the folder for temporary files does."""
+    """Processes and folders are those of the pool's users; this process does not count, the folder for
+    temporary files does.
+    """
 
     def is_ours(entry: Path) -> bool:
         try:
@@ -187,7 +205,9 @@ def counts(places: Sequence[Path], users: tuple[int, int] = (0, 0)) -> dict[str,
             return False  # gone meanwhile
 
     everywhere = [entry for place in SHARED for entry in Path(place).iterdir()]
-    processes = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) != os.getpid()]
+    processes = [
+        entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) != os.getpid()
+    ]
     return {
         "processes": sum(map(is_ours, processes)),
         "descriptors": len(list(Path("/proc/self/fd").iterdir())),
@@ -214,7 +234,9 @@ def run_one(who: str, bomb: str, num_boxes: int) -> None:
 
 
 def guarded(who: str, bomb: str, num_boxes: int, guard: Path | None) -> dict[str, Any]:
-    """`run_one` in a process within `guard`, with a folder of its own, which is killed when it takes too long."""
+    """`run_one` in a process within `guard`, with a folder of its own, which is killed when it takes too
+    long.
+    """
     command = [sys.executable, __file__, "--one", who, bomb, "--boxes", str(num_boxes)]
 
     def enter() -> None:
@@ -241,7 +263,9 @@ def guarded(who: str, bomb: str, num_boxes: int, guard: Path | None) -> dict[str
 
 
 def make_guard() -> Path | None:
-    """A control group that ends this benchmark before the machine is out of memory, or None where none may be made."""
+    """A control group that ends this benchmark before the machine is out of memory, or None where none may be
+    made.
+    """
     lines = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
     for _, controllers, name in lines:
         if controllers == "memory":
@@ -268,7 +292,9 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Json]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--only", default=",".join(BOMBS))
     parser.add_argument("--boxes", type=int, default=0)

@@ -2,19 +2,22 @@
 
     python benchmarks/overlap.py [--short] [--steps 12]
 
-The world is `agito.testing.relay`: fixed work, added latency, real engine, real trainer, random weights. So many groups teach nothing that
-the engine's work equals the trainer's, within a tenth. Arms:
+The world is `agito.testing.relay`: fixed work, added latency, real engine, real trainer, random weights. So
+many groups teach nothing that the engine's work equals the trainer's, within a tenth. Arms:
 
 - serial: one engine process and one trainer process that take turns (decoupled with staleness 0);
-- concurrent: a step's episodes run concurrently, no episode waits for another's tool, both processes sample and then both learn;
+- concurrent: a step's episodes run concurrently, no episode waits for another's tool, both processes sample
+  and then both learn;
 - decoupled, S = 1, 2, 4, 8.
 
-Tg and Tt are the engine's and the trainer's seconds a step in the serial arm, CPU all processes' seconds a step there. Bound: a step takes
-at least max(Tg, Tt, CPU / cores). It is held against the steady steps of a decoupled run right after, and the fraction is the median over
-such pairs; `_whole` counts the first steps, in which nothing can be ready, and the last, in which nothing is issued. Two cores that are
-threads of one do less than twice the work of one: `effective_cores` is how much more a product of matrices of the model's size gets done by
-as many processes, and the figures in `_effective` are those of the bound with that number. Slow tools are measured with groups that all
-teach something. The simulator is `agito.planning.simulate`, fed with what the serial and the concurrent arm measured.
+Tg and Tt are the engine's and the trainer's seconds a step in the serial arm, CPU all processes' seconds a
+step there. Bound: a step takes at least max(Tg, Tt, CPU / cores). It is held against the steady steps of a
+decoupled run right after, and the fraction is the median over such pairs; `_whole` counts the first steps, in
+which nothing can be ready, and the last, in which nothing is issued. Two cores that are threads of one do
+less than twice the work of one: `effective_cores` is how much more a product of matrices of the model's size
+gets done by as many processes, and the figures in `_effective` are those of the bound with that number. Slow
+tools are measured with groups that all teach something. The simulator is `agito.planning.simulate`, fed with
+what the serial and the concurrent arm measured.
 """
 
 from __future__ import annotations
@@ -51,7 +54,8 @@ class Arm:
     name: str
     latency: str
     wall_s: float  # whole run over its steps
-    steady_s: float  # without the first steps, in which nothing can be ready, and the last, in which nothing is issued
+    # without the first steps, in which nothing can be ready, and the last, in which nothing is issued
+    steady_s: float
     engine_s: float
     train_s: float
     cpu_s: float
@@ -69,7 +73,10 @@ async def run(name: str, latency: str, *, steps: int, even: float) -> tuple[Arm,
             "model": {"vocab_size": 300},
             "compute": {"ranks": 2, "rows": _ROWS, "context": 384, "quantum": _QUANTUM},
             "rl": {"steps": steps, "groups": _GROUPS, "group_size": _SIZE, "refill": 4.0, "follow": False},
-            "pipeline": {"mode": "concurrent" if mode == "concurrent" else "decoupled", "max_staleness": int(staleness or 0)},
+            "pipeline": {
+                "mode": "concurrent" if mode == "concurrent" else "decoupled",
+                "max_staleness": int(staleness or 0),
+            },
         }
     )
     world = Relay(latency, turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, even=even)
@@ -83,16 +90,26 @@ def _sum_up(name: str, latency: str, seen: Observed) -> Arm:
     attempts = [attempt for step in seen.steps for group in step.groups for attempt in group.attempts]
     sampled = sum(attempt.trajectory.num_sampled for attempt in attempts)
     stale = [
-        step.metrics["policy/tokens"] * share for step in seen.steps for key, share in step.metrics.items()
+        step.metrics["policy/tokens"] * share
+        for step in seen.steps
+        for key, share in step.metrics.items()
         if key.startswith("age/v") and int(key.removeprefix("age/v").removesuffix("_ratio")) > allowed
-    ]  # fmt: skip
+    ]
     return Arm(
-        name=name, latency=latency, wall_s=seen.wall_s / num, steady_s=mean_of(steady, "time/step_s"),
-        engine_s=seen.engine_s, train_s=seen.train_s, cpu_s=seen.cpu_s / num,
-        trainer_idle=mean_of(steady, "trainer/idle_ratio"), gate_wait=mean_of(steady, "trainer/gate_wait_ratio"),
-        publish_pause=mean_of(steady, "engine/publish_pause_ratio"), stale_tokens=round(sum(stale)),
-        discarded=sum(attempt.trajectory.num_sampled for attempt in attempts if not attempt.is_scored) / sampled,
-    )  # fmt: skip
+        name=name,
+        latency=latency,
+        wall_s=seen.wall_s / num,
+        steady_s=mean_of(steady, "time/step_s"),
+        engine_s=seen.engine_s,
+        train_s=seen.train_s,
+        cpu_s=seen.cpu_s / num,
+        trainer_idle=mean_of(steady, "trainer/idle_ratio"),
+        gate_wait=mean_of(steady, "trainer/gate_wait_ratio"),
+        publish_pause=mean_of(steady, "engine/publish_pause_ratio"),
+        stale_tokens=round(sum(stale)),
+        discarded=sum(attempt.trajectory.num_sampled for attempt in attempts if not attempt.is_scored)
+        / sampled,
+    )
 
 
 def mean_of(steps: Sequence[Step], name: str) -> float:
@@ -100,15 +117,27 @@ def mean_of(steps: Sequence[Step], name: str) -> float:
 
 
 def foreseen(seen: Observed, name: str, steps: int) -> float:
-    """Seconds a step under the heavy tail, if exchanges and batches take as long as in `seen` and nothing else takes any time."""
+    """Seconds a step under the heavy tail, if exchanges and batches take as long as in `seen` and nothing
+    else takes any time.
+    """
     latencies = seen.latencies(
-        turns=_TURNS, turn_tokens=_TURN_TOKENS, quantum=_QUANTUM, tool_median_s=HEAVY_MEDIAN_S, tool_p99_s=HEAVY_MEDIAN_S * HEAVY_RATIO
+        turns=_TURNS,
+        turn_tokens=_TURN_TOKENS,
+        quantum=_QUANTUM,
+        tool_median_s=HEAVY_MEDIAN_S,
+        tool_p99_s=HEAVY_MEDIAN_S * HEAVY_RATIO,
     )
     engines = 2 if name == "concurrent" else 1
     rules = FlowRules(
-        groups=_GROUPS, group_size=_SIZE, batches=steps, max_staleness=int(name.partition("-")[2] or 0), max_live=_ROWS * engines
+        groups=_GROUPS,
+        group_size=_SIZE,
+        batches=steps,
+        max_staleness=int(name.partition("-")[2] or 0),
+        max_live=_ROWS * engines,
     )
-    return statistics.median(Simulation(rules, latencies, engines=engines, seed=seed).run().step_s for seed in range(5))
+    return statistics.median(
+        Simulation(rules, latencies, engines=engines, seed=seed).run().step_s for seed in range(5)
+    )
 
 
 def main() -> None:
@@ -125,11 +154,13 @@ def main() -> None:
         arm, observed[f"{name} at {latency}"] = anyio.run(lambda: run(name, latency, steps=steps, even=even))
         arms.append(arm)
         print(
-            f"{name:12} {latency:5} step {arm.wall_s:6.3f} s, steady {arm.steady_s:6.3f} s  engine {arm.engine_s:.3f}  "
-            f"trainer {arm.train_s:.3f}  CPU {arm.cpu_s:.3f}  idle {arm.trainer_idle:.2f}  gate {arm.gate_wait:.2f}  "
+            f"{name:12} {latency:5} step {arm.wall_s:6.3f} s, steady {arm.steady_s:6.3f} s  engine "
+            f"{arm.engine_s:.3f}  "
+            f"trainer {arm.train_s:.3f}  CPU {arm.cpu_s:.3f}  idle {arm.trainer_idle:.2f}  gate "
+            f"{arm.gate_wait:.2f}  "
             f"pause {arm.publish_pause:.4f}  stale {arm.stale_tokens}",
             flush=True,
-        )  # fmt: skip
+        )
         return arm
 
     pairs = {
@@ -152,30 +183,47 @@ def main() -> None:
         simulated[str(allowed)] = baseline_s / foreseen(observed["serial at 0"], name, steps)
     fractions: dict[str, Json] = {}
     for latency, called in (("0", "zero"), ("0.05", "50ms")):
-        for kind, used, took_of in (("", num_cores, _steady), ("_whole", num_cores, _whole), ("_effective", cores, _steady)):
+        for kind, used, took_of in (
+            ("", num_cores, _steady),
+            ("_whole", num_cores, _whole),
+            ("_effective", cores, _steady),
+        ):
             each = [_bound_s(serial, used) / took_of(arm) for serial, arm in pairs[latency]]
             fractions[f"bound_fraction_{called}{kind}"] = round(statistics.median(each), 3)
     figures: dict[str, Json] = {
         **fractions,
         "effective_cores": round(cores, 2),
         "speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in speed_ups.items()},
-        "simulator_fraction": {allowed: round(ratio / simulated[allowed], 3) for allowed, ratio in speed_ups.items()},
+        "simulator_fraction": {
+            allowed: round(ratio / simulated[allowed], 3) for allowed, ratio in speed_ups.items()
+        },
         "trainer_idle": round(statistics.median(arm.trainer_idle for _, arm in pairs["0"]), 3),
         "trainer_idle_50ms": round(statistics.median(arm.trainer_idle for _, arm in pairs["0.05"]), 3),
-        "balance": round(statistics.median(serial.train_s / serial.engine_s for each in pairs.values() for serial, _ in each), 3),
+        "balance": round(
+            statistics.median(
+                serial.train_s / serial.engine_s for each in pairs.values() for serial, _ in each
+            ),
+            3,
+        ),
         "discarded": max(arm.discarded for arm in arms),
-        "publish_pause": round(statistics.median(arm.publish_pause for arm in arms if arm.name.startswith("decoupled")), 5),
-        "publish_pause_max": round(max(arm.publish_pause for arm in arms if arm.name.startswith("decoupled")), 5),
+        "publish_pause": round(
+            statistics.median(arm.publish_pause for arm in arms if arm.name.startswith("decoupled")), 5
+        ),
+        "publish_pause_max": round(
+            max(arm.publish_pause for arm in arms if arm.name.startswith("decoupled")), 5
+        ),
         "stale_tokens": sum(arm.stale_tokens for arm in arms),
-    }  # fmt: skip
+    }
     detail: dict[str, Json] = {
-        "even": even, "steps": steps,
+        "even": even,
+        "steps": steps,
         "bound_fractions": {
-            at: [round(_bound_s(serial, num_cores) / arm.steady_s, 3) for serial, arm in each] for at, each in pairs.items()
+            at: [round(_bound_s(serial, num_cores) / arm.steady_s, 3) for serial, arm in each]
+            for at, each in pairs.items()
         },
         "simulated_speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in simulated.items()},
         "arms": [asdict(arm) for arm in arms],
-    }  # fmt: skip
+    }
     report("overlap", figures, detail)
 
 
@@ -192,14 +240,21 @@ def _whole(arm: Arm) -> float:
 
 
 def effective_cores() -> float:
-    """How many times the work of one process as many processes do as there are cores; median of five, taking turns."""
+    """How many times the work of one process as many processes do as there are cores; median of five, taking
+    turns.
+    """
     code = (
-        "import sys, time, torch\ntorch.set_num_threads(1)\na, b = torch.randn(64, 128), torch.randn(128, 512)\n"
+        "import sys, time, torch\ntorch.set_num_threads(1)\na, b = torch.randn(64, 128), torch.randn(128, "
+        "512)\n"
         "print('ready', flush=True)\nfor line in sys.stdin:\n    ends, done = time.monotonic() + .4, 0\n"
-        "    while time.monotonic() < ends:\n        for _ in range(50): a @ b\n        done += 50\n    print(done, flush=True)\n"
+        "    while time.monotonic() < ends:\n        for _ in range(50): a @ b\n        done += 50\n    "
+        "print(done, flush=True)\n"
     )
     cores = os.cpu_count() or 1
-    working = [subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True, bufsize=1) for _ in range(cores)]
+    working = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True, bufsize=1)
+        for _ in range(cores)
+    ]
     for process in working:
         _line(process)
     ratios: list[float] = []
@@ -224,11 +279,17 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 def _balanced() -> float:
-    """The share of groups that teach nothing with which the engine takes as long for a step as the trainer."""
+    """The share of groups that teach nothing with which the engine takes as long for a step as
+    the trainer.
+    """
     even = 0.0
     for _ in range(4):
         arm, _ = anyio.run(lambda even=even: run("serial", "0", steps=6, even=even))
-        print(f"{even:.2f} of the groups teach nothing: trainer {arm.train_s:.3f} s, engine {arm.engine_s:.3f} s", flush=True)
+        print(
+            f"{even:.2f} of the groups teach nothing: trainer {arm.train_s:.3f} s, engine "
+            f"{arm.engine_s:.3f} s",
+            flush=True,
+        )
         if 1 <= arm.train_s / arm.engine_s < 1.08:
             break
         even = min(max(1 - (1 - even) * 1.04 * arm.engine_s / arm.train_s, 0.0), 0.75)

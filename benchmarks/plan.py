@@ -2,10 +2,11 @@
 
     python benchmarks/plan.py [--repeats 5] [--steps 12] [--only heavy] [--short]
 
-For added tool latencies of 50 ms, 1 s and a heavy tail (median 0.2 s, p99 20 times that), and staleness 1 and 4: seconds a step of the
-real decoupled loop beside the simulator's, which was fed with one calibration on this machine before. Each repeat has draws of its own from
-the tail, and the simulator is given the same: a run of a few steps waits for its few slowest calls, and two runs are not alike. How far
-apart they may be is simulated too: the range within which nine of ten runs fall.
+For added tool latencies of 50 ms, 1 s and a heavy tail (median 0.2 s, p99 20 times that), and staleness 1 and
+4: seconds a step of the real decoupled loop beside the simulator's, which was fed with one calibration on
+this machine before. Each repeat has draws of its own from the tail, and the simulator is given the same: a
+run of a few steps waits for its few slowest calls, and two runs are not alike. How far apart they may be is
+simulated too: the range within which nine of ten runs fall.
 """
 
 from __future__ import annotations
@@ -52,14 +53,24 @@ async def simulated(tool: str, staleness: int, steps: int, repeats: int) -> tupl
     """Seconds a step, of runs with the waits of the real ones, and of runs that draw."""
     median_s, p99_s = _TOOLS[tool]
     latencies = await calibrate(
-        recipe_of(0, steps), turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, tool_median_s=median_s, tool_p99_s=p99_s
+        recipe_of(0, steps),
+        turns=_TURNS,
+        turn_tokens=_TURN_TOKENS,
+        words=_WORDS,
+        tool_median_s=median_s,
+        tool_p99_s=p99_s,
     )
-    rules = FlowRules(groups=_GROUPS, group_size=_SIZE, batches=steps, max_staleness=staleness, max_live=_ROWS)
+    rules = FlowRules(
+        groups=_GROUPS, group_size=_SIZE, batches=steps, max_staleness=staleness, max_live=_ROWS
+    )
 
     def wait_s(seed: int, attempt: AttemptId, call: int) -> float:
         return latency_s(tool, AttemptId(group=RL_BASE + attempt.group, slot=attempt.slot), call, seed=seed)
 
-    alike = [Simulation(rules, latencies, seed=seed, wait_s=partial(wait_s, seed)).run().step_s for seed in range(repeats)]
+    alike = [
+        Simulation(rules, latencies, seed=seed, wait_s=partial(wait_s, seed)).run().step_s
+        for seed in range(repeats)
+    ]
     return alike, [Simulation(rules, latencies, seed=seed).run().step_s for seed in range(_DRAWN)]
 
 
@@ -86,13 +97,21 @@ def main() -> None:
         found = [anyio.run(real, tool, staleness, options.steps, seed) for seed in range(repeats)]
         foreseen_s, middle_s = statistics.median(alike), statistics.median(found)
         low_s, high_s = (sorted(drawn)[round(share * (_DRAWN - 1))] for share in (0.05, 0.95))
-        predicted[name], measured[name], errors[name] = round(foreseen_s, 3), round(middle_s, 3), round(foreseen_s / middle_s - 1, 3)
+        predicted[name], measured[name], errors[name] = (
+            round(foreseen_s, 3),
+            round(middle_s, 3),
+            round(foreseen_s / middle_s - 1, 3),
+        )
         detail[name] = {
             "foreseen": [round(seconds, 3) for seconds in alike],
             "measured": [round(seconds, 3) for seconds in found],
             "nine_of_ten": [round(low_s, 3), round(high_s, 3)],
         }
-        print(f"{name:12} foreseen {foreseen_s:.3f} s, measured {middle_s:.3f} s: {foreseen_s / middle_s - 1:+.1%}", flush=True)
+        print(
+            f"{name:12} foreseen {foreseen_s:.3f} s, measured {middle_s:.3f} s: "
+            f"{foreseen_s / middle_s - 1:+.1%}",
+            flush=True,
+        )
     report("plan", {"predicted": predicted, "measured": measured, "relative_error": errors}, detail)
 
 

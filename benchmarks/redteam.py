@@ -2,10 +2,11 @@
 
     python benchmarks/redteam.py [--short]
 
-Every exploit is tried on the weak graders that it is made for; one that gets past none of them has not fired and does not count. Then it
-meets ours: the trusted grader of function tasks, or, for answers, that of the bundled shell environment. Whether it solved the task after
-all is decided by cases that no grader uses. Honest work is done by people's habits in many styles and, for answers, by the shell
-environment's own solver. Real sandboxes, a real pytest.
+Every exploit is tried on the weak graders that it is made for; one that gets past none of them has not fired
+and does not count. Then it meets ours: the trusted grader of function tasks, or, for answers, that of the
+bundled shell environment. Whether it solved the task after all is decided by cases that no grader uses.
+Honest work is done by people's habits in many styles and, for answers, by the shell environment's own solver.
+Real sandboxes, a real pytest.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ async def ask_shell(answer: str) -> Verdict:
     """What the shell environment's grader says to an answer to a *find* task."""
     environment = ShellEnvironment()
     task, target = environment.task(split="heldout", index=0, seed=1, family="find", level=3)
-    return await environment.grade(EpisodeArtifacts(task_id=task.id, submitted=answer, files={}, digest=""), target, 1)
+    return await environment.grade(
+        EpisodeArtifacts(task_id=task.id, submitted=answer, files={}, digest=""), target, 1
+    )
 
 
 async def run(*, is_short: bool) -> tuple[list[Tried], list[Worked], list[tuple[Verdict, str]]]:
@@ -69,17 +72,31 @@ async def run(*, is_short: bool) -> tuple[list[Tried], list[Worked], list[tuple[
     return tried, work, answers
 
 
-def table(tried: list[Tried], work: list[Worked], answers: list[tuple[Verdict, str]]) -> tuple[dict[str, Json], dict[str, Json]]:
+def table(
+    tried: list[Tried], work: list[Worked], answers: list[tuple[Verdict, str]]
+) -> tuple[dict[str, Json], dict[str, Json]]:
     fired = [each for each in tried if each.has_fired]
     ours = [(each, each.ours) for each in fired if each.ours is not None]
     passing = [each.exploit.name for each, judged in ours if judged.has_passed]
     flagged = [each for each, judged in ours if judged.flags]
     weakly = counts([each.passed for each in fired])
     weak_work = [each for each in work if each.passed]
-    wrongly = [each.honest.name for each in work if each.ours and each.honest.is_right and not each.ours.has_passed]
-    wrongly += [f"shell: {answer}" for verdict, answer in answers if verdict.status is not Status.SCORED or verdict.reward < 1.0]
-    suspected = {each.honest.name: sorted({flag.kind for flag in each.ours.flags}) for each in work if each.ours and each.ours.flags}
-    suspected |= {f"shell: {answer}": ["answer"] for verdict, answer in answers if verdict.flags or answer_flags(answer)}
+    wrongly = [
+        each.honest.name for each in work if each.ours and each.honest.is_right and not each.ours.has_passed
+    ]
+    wrongly += [
+        f"shell: {answer}"
+        for verdict, answer in answers
+        if verdict.status is not Status.SCORED or verdict.reward < 1.0
+    ]
+    suspected = {
+        each.honest.name: sorted({flag.kind for flag in each.ours.flags})
+        for each in work
+        if each.ours and each.ours.flags
+    }
+    suspected |= {
+        f"shell: {answer}": ["answer"] for verdict, answer in answers if verdict.flags or answer_flags(answer)
+    }
     num_honest = len(work) + len(answers)
     passed: dict[str, Json] = {**{_NAMES[twin]: weakly[twin] for twin in MAIN}, "ours": len(passing)}
     by_class: defaultdict[str, dict[str, int]] = defaultdict(lambda: {"fired": 0, "flagged": 0})
@@ -87,17 +104,27 @@ def table(tried: list[Tried], work: list[Worked], answers: list[tuple[Verdict, s
         by_class[each.exploit.kind]["fired"] += 1
         by_class[each.exploit.kind]["flagged"] += bool(judged.flags)
     figures: dict[str, Json] = {
-        "attacks": len(tried), "fired": len(fired), "passed": passed, "passed_upper": round(wilson(len(passing), len(fired))[1], 4),
-        "flagged": len(flagged), "flagged_share": round(len(flagged) / max(len(fired), 1), 4), "honest": num_honest,
-        "honest_rejected": len(wrongly), "honest_flagged": len(suspected), "honest_upper": round(wilson(len(suspected), num_honest)[1], 4),
-    }  # fmt: skip
+        "attacks": len(tried),
+        "fired": len(fired),
+        "passed": passed,
+        "passed_upper": round(wilson(len(passing), len(fired))[1], 4),
+        "flagged": len(flagged),
+        "flagged_share": round(len(flagged) / max(len(fired), 1), 4),
+        "honest": num_honest,
+        "honest_rejected": len(wrongly),
+        "honest_flagged": len(suspected),
+        "honest_upper": round(wilson(len(suspected), num_honest)[1], 4),
+    }
     detail: dict[str, Json] = {
         "not fired": [each.exploit.name for each in tried if not each.has_fired],
         "passing ours": passing,
         "solving after all": [each.exploit.name for each, judged in ours if judged.is_solved],
         "fired but not flagged": [each.exploit.name for each, judged in ours if not judged.flags],
-        # Fillers of exploits that return a constant are noticed for that alone; what their mechanism gives away is the stricter figure.
-        "flagged by more than ignoring the input": sum(any(flag.kind != "ignores_input" for flag in judged.flags) for _, judged in ours),
+        # Fillers of exploits that return a constant are noticed for that alone; what their mechanism gives
+        # away is the stricter figure.
+        "flagged by more than ignoring the input": sum(
+            any(flag.kind != "ignores_input" for flag in judged.flags) for _, judged in ours
+        ),
         "proofs": sum(any(flag.is_proof for flag in judged.flags) for _, judged in ours),
         "fired on": {twin.value: count for twin, count in weakly.items() if count},
         "honest work on weak graders": len(weak_work),
@@ -111,16 +138,23 @@ def table(tried: list[Tried], work: list[Worked], answers: list[tuple[Verdict, s
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--short", action="store_true", help=f"every {_SHORT_STEP}th exploit and piece of work")
+    parser.add_argument(
+        "--short", action="store_true", help=f"every {_SHORT_STEP}th exploit and piece of work"
+    )
     options = parser.parse_args()
     began, cpu = time.monotonic(), sum(os.times()[:4])
     tried, work, answers = anyio.run(lambda: run(is_short=options.short))
     figures, detail = table(tried, work, answers)
-    spent: dict[str, Json] = {"wall_s": round(time.monotonic() - began, 1), "host_cpu_s": round(sum(os.times()[:4]) - cpu, 1)}
+    spent: dict[str, Json] = {
+        "wall_s": round(time.monotonic() - began, 1),
+        "host_cpu_s": round(sum(os.times()[:4]) - cpu, 1),
+    }
     for each in tried:
         names = ", ".join(twin.value for twin, has in each.passed.items() if has) or "nobody"
         kinds = sorted({flag.kind for flag in each.ours.flags}) if each.ours else []
-        print(f"{each.exploit.kind:38} {each.exploit.name:26} past {names}; {', '.join(kinds) or 'not flagged'}")
+        print(
+            f"{each.exploit.kind:38} {each.exploit.name:26} past {names}; {', '.join(kinds) or 'not flagged'}"
+        )
     report("redteam", figures, {**spent, **detail})
 
 

@@ -1,8 +1,8 @@
 """What a sandbox costs, each action against the same command run plainly in the same rounds.
 
-`python benchmarks/sandbox.py [--short]`. Rounds are interleaved, so that a busy machine slows both sides; ratios are medians over
-rounds. CPU is that of this script and of everything it started, from a control group where one can be made; else it is that of the
-whole machine, which must then be idle. The source is printed.
+`python benchmarks/sandbox.py [--short]`. Rounds are interleaved, so that a busy machine slows both sides;
+ratios are medians over rounds. CPU is that of this script and of everything it started, from a control group
+where one can be made; else it is that of the whole machine, which must then be idle. The source is printed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from harness import report, spread
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "HOME": "/work", "SHELL": "/bin/bash"}
 COMMAND = "cat notes/a.txt"  # one coreutil: the sandbox starts it as bash -c would end up doing
 THROUGH_BASH = "cat $PWD/notes/a.txt"  # the same where bash has something to expand
-STATEFUL = "x=1; cat notes/a.txt"  # the same where variables may change: with an exit trap, and one process more
+# the same where variables may change: with an exit trap, and one process more
+STATEFUL = "x=1; cat notes/a.txt"
 FILES = {f"notes/{name}.txt": f"{name}: some value\n" for name in "abcdefgh"}
 EPISODE = ("ls notes", COMMAND, "grep -rn value .", "echo hi > out.txt")
 ACCOUNT = Path("/sys/fs/cgroup/cpuacct")
@@ -60,7 +61,13 @@ class CpuMeter:
 
 def run_plainly(argv: list[str], directory: Path) -> None:
     done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=directory, env=ENV, check=True
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=directory,
+        env=ENV,
+        check=True,
     )
     assert done.stdout
 
@@ -88,7 +95,9 @@ async def compare_actions(pool: Pool, directory: Path, rounds: int, count: int) 
     """Medians of each round, interleaved: three ways of a shell action, a snippet, and both plainly."""
     box = await pool.start(SandboxSpec())
     await box.write(FILES)
-    found: dict[str, list[float]] = {name: [] for name in ("shell", "bash", "stateful", "py", "plain_shell", "plain_py")}
+    found: dict[str, list[float]] = {
+        name: [] for name in ("shell", "bash", "stateful", "py", "plain_shell", "plain_py")
+    }
     for _ in range(rounds):
         found["shell"].append(statistics.median(await sandboxed(lambda: box.sh(COMMAND), count)))
         found["plain_shell"].append(statistics.median(plain(["/bin/bash", "-c", COMMAND], directory, count)))
@@ -96,7 +105,9 @@ async def compare_actions(pool: Pool, directory: Path, rounds: int, count: int) 
         found["stateful"].append(statistics.median(await sandboxed(lambda: box.sh(STATEFUL), count)))
         found["py"].append(statistics.median(await sandboxed(lambda: box.py("print(1)"), count)))
         found["plain_py"].append(
-            statistics.median(plain(["/usr/bin/python3", "-I", "-S", "-c", "print(1)"], directory, max(count // 4, 3)))
+            statistics.median(
+                plain(["/usr/bin/python3", "-I", "-S", "-c", "print(1)"], directory, max(count // 4, 3))
+            )
         )
     await box.close()
     return found
@@ -160,7 +171,9 @@ async def throughput(pool: Pool, directory: Path, rounds: int, count: int) -> tu
 
 
 async def episodes(pool: Pool, meter: CpuMeter, rounds: int, count: int) -> list[float]:
-    """CPU milliseconds of one episode: start, write, four actions, read everything back, close. One figure a round."""
+    """CPU milliseconds of one episode: start, write, four actions, read everything back, close. One figure a
+    round.
+    """
 
     async def episode() -> None:
         box = await pool.start(SandboxSpec())
@@ -239,7 +252,11 @@ async def main(is_short: bool) -> None:
         "plain_per_s_at_2": spread(slow),
         "episode_cpu_ms": spread(cpu),
     }
-    report("sandbox", figures, {**detail, "cpu_counted_by": meter.source, "commands": [COMMAND, THROUGH_BASH, STATEFUL, *EPISODE]})
+    report(
+        "sandbox",
+        figures,
+        {**detail, "cpu_counted_by": meter.source, "commands": [COMMAND, THROUGH_BASH, STATEFUL, *EPISODE]},
+    )
 
 
 if __name__ == "__main__":

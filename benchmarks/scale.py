@@ -1,9 +1,11 @@
-"""A hundred thousand concurrent episodes, foreseen on the scheduler's own code, and what each part of the design would have to carry.
+"""A hundred thousand concurrent episodes, foreseen on the scheduler's own code, and what each part of the
+design would have to carry.
 
     python benchmarks/scale.py [--short]
 
-Engines and trainer are given assumed latencies (see `ASSUMED`: one accelerator each, a model of about 8 B parameters). What this machine
-can measure, it does: what an action costs scheduler and simulation together while so many episodes are out. Last line as JSON.
+Engines and trainer are given assumed latencies (see `ASSUMED`: one accelerator each, a model of about 8 B
+parameters). What this machine can measure, it does: what an action costs scheduler and simulation together
+while so many episodes are out. Last line as JSON.
 """
 
 from __future__ import annotations
@@ -16,11 +18,21 @@ from agito.planning.simulate import Latencies, Simulation
 from agito.scheduling.schedule import FlowRules
 from harness import Json, report
 
-# Not measured: 30 ms for a decode step of 1,500 rows, 20,000 prefilled tokens a second, a batch of 8,192 episodes in 60 s.
+# Not measured: 30 ms for a decode step of 1,500 rows, 20,000 prefilled tokens a second, a batch of 8,192
+# episodes in 60 s.
 ASSUMED = Latencies(
-    exchange_s=0.2, row_s=0.000_2, token_s=0.000_05, train_s=60.0, take_s=1.0, turns=8, turn_tokens=256, observed_tokens=512,
-    tool_median_s=5.0, tool_p99_s=100.0, quantum=16,
-)  # fmt: skip
+    exchange_s=0.2,
+    row_s=0.000_2,
+    token_s=0.000_05,
+    train_s=60.0,
+    take_s=1.0,
+    turns=8,
+    turn_tokens=256,
+    observed_tokens=512,
+    tool_median_s=5.0,
+    tool_p99_s=100.0,
+    quantum=16,
+)
 GROUP = 8
 
 
@@ -28,7 +40,14 @@ def foresee(episodes: int, staleness: int, *, engines: int, batches: int, most_s
     """`episodes` are out at once: (S + 1) batches of groups."""
     groups = episodes // GROUP // (staleness + 1)
     share = groups * GROUP / 8192
-    rules = FlowRules(groups=groups, group_size=GROUP, batches=batches, max_staleness=staleness, max_live=episodes, refill=1.0)
+    rules = FlowRules(
+        groups=groups,
+        group_size=GROUP,
+        batches=batches,
+        max_staleness=staleness,
+        max_live=episodes,
+        refill=1.0,
+    )
     latencies = replace(ASSUMED, train_s=ASSUMED.train_s * share, tool_most_s=most_s)
     began = time.process_time()
     simulation = Simulation(rules, latencies, engines=engines)
@@ -37,10 +56,13 @@ def foresee(episodes: int, staleness: int, *, engines: int, batches: int, most_s
     actions = batches * groups * GROUP * latencies.turns
     return {
         **asdict(seen),
-        "episodes": episodes, "staleness": staleness, "call_deadline_s": most_s, "groups_a_batch": groups,
+        "episodes": episodes,
+        "staleness": staleness,
+        "call_deadline_s": most_s,
+        "groups_a_batch": groups,
         "actions_per_s": round(actions / seen.wall_s),
         "simulation_cpu_us_per_action": round(1e6 * cpu_s / actions, 1),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -51,10 +73,13 @@ def main() -> None:
     for episodes in (1_000, 4_000) if options.short else (1_000, 10_000, 100_000):
         engines = max(episodes // 1_500, 1)
         for staleness, most_s in ((1, 0.0), (4, 0.0), (4, 60.0), (4, 20.0)):
-            rows.append(foresee(episodes, staleness, engines=engines, batches=3 * (staleness + 1), most_s=most_s))
+            rows.append(
+                foresee(episodes, staleness, engines=engines, batches=3 * (staleness + 1), most_s=most_s)
+            )
             row = rows[-1]
             print(
-                f"{episodes:7} episodes  S={staleness}  deadline {most_s:g} s  {engines:3} engines  {row['actions_per_s']} actions/s"
+                f"{episodes:7} episodes  S={staleness}  deadline {most_s:g} s  {engines:3} engines  "
+                f"{row['actions_per_s']} actions/s"
                 f"  trainer idle {row['trainer_idle']:.2f}  engines busy {row['engine_busy']:.2f}"
                 f"  {row['simulation_cpu_us_per_action']} us an action",
                 flush=True,

@@ -1,9 +1,10 @@
-"""The quickstart over seeds, one after the other, each in a process of its own; then what else the same time would have bought.
+"""The quickstart over seeds, one after the other, each in a process of its own; then what else the same time
+would have bought.
 
     python benchmarks/seeds.py [--seeds 10] [--control-seeds 3] [--recipe quickstart] [--short]
 
-A seed counts as reached when held-out success after RL is at least .95, its lower bound at least .90, and no cell with n >= 30 is
-below .70. Run it on an idle machine: the wall times are part of the result.
+A seed counts as reached when held-out success after RL is at least .95, its lower bound at least .90, and no
+cell with n >= 30 is below .70. Run it on an idle machine: the wall times are part of the result.
 """
 
 from __future__ import annotations
@@ -25,7 +26,17 @@ _TARGET, _LOW, _CELL, _CELL_N = 0.95, 0.90, 0.70, 30
 def train(recipe: str, seed: int, out: Path) -> dict[str, Any]:
     """The run's summary, trained anew unless it is there."""
     if not (out / "summary.json").exists():
-        command = [sys.executable, "-m", "agito.cli", "train", recipe, "--set", f"seed={seed}", "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "agito.cli",
+            "train",
+            recipe,
+            "--set",
+            f"seed={seed}",
+            "--out",
+            str(out),
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     return json.loads((out / "summary.json").read_text())
 
@@ -42,7 +53,11 @@ def control(name: str, out: Path) -> dict[str, float]:
 
 def is_reached(summary: dict[str, Any]) -> bool:
     cells = [cell["after"] for cell in summary["by_cell"].values() if cell["num_after"] >= _CELL_N]
-    return summary["success_after"] >= _TARGET and summary["success_after_low"] >= _LOW and min(cells, default=1.0) >= _CELL
+    return (
+        summary["success_after"] >= _TARGET
+        and summary["success_after_low"] >= _LOW
+        and min(cells, default=1.0) >= _CELL
+    )
 
 
 def main() -> None:
@@ -61,7 +76,8 @@ def main() -> None:
         summaries.append(train(options.recipe, seed, out))
         now = summaries[-1]
         print(
-            f"{seed}: {now['success_before']:.3f} to {now['success_after']:.3f} in {now['wall_s']:.0f} s; load {os.getloadavg()[0]:.0f}, "
+            f"{seed}: {now['success_before']:.3f} to {now['success_after']:.3f} in {now['wall_s']:.0f} s; "
+            f"load {os.getloadavg()[0]:.0f}, "
             f"stolen {now.get('stolen_ratio', 0):.0%}",
             flush=True,
         )
@@ -77,7 +93,9 @@ def main() -> None:
         "wall_s_by_seed": [round(summary["wall_s"], 1) for summary in summaries],
         "stolen_ratio_by_seed": [summary.get("stolen_ratio") for summary in summaries],
         "cpu_s_by_seed": [round(summary["cpu_s"], 1) for summary in summaries],
-        "controls": {name: [round(found["success"], 4) for found in each] for name, each in controls.items() if each},
+        "controls": {
+            name: [round(found["success"], 4) for found in each] for name, each in controls.items() if each
+        },
     }
     detail = {
         "recipe": options.recipe,

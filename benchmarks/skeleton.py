@@ -1,9 +1,11 @@
-"""A pre-trained model through the whole loop: parity, a zero-shot evaluation, SFT steps and one RL step of a LoRA policy on `shell`.
+"""A pre-trained model through the whole loop: parity, a zero-shot evaluation, SFT steps and one RL step of a
+LoRA policy on `shell`.
 
-`python benchmarks/skeleton.py --model FOLDER [--short]`, with a folder that `agito models get smollm2-135m` made. Everything runs in this
-process, in fp32: the model's own tokenizer and chat template, the embedded engine, the real sandbox, the trainer. It shows that the parts
-meet and what they cost; a handful of steps teaches nobody to work. Where all attempts at a task earn the same, the RL step goes by the
-share of calls that could be read instead, and says so.
+`python benchmarks/skeleton.py --model FOLDER [--short]`, with a folder that `agito models get smollm2-135m`
+made. Everything runs in this process, in fp32: the model's own tokenizer and chat template, the embedded
+engine, the real sandbox, the trainer. It shows that the parts meet and what they cost; a handful of steps
+teaches nobody to work. Where all attempts at a task earn the same, the RL step goes by the share of calls
+that could be read instead, and says so.
 """
 
 from __future__ import annotations
@@ -36,7 +38,12 @@ from agito.types import Attempt, Dialect, Group, Sample, Target, Task
 from harness import Json, report
 
 SEED, ROWS, LEVEL = 0, 8, 1
-TRAINER = {"sft": {"adam_lr": 1e-3, "warmup": 0.0}, "rl": {"adam_lr": 1e-4}, "minibatches": 1, "micro_tokens": 512}
+TRAINER = {
+    "sft": {"adam_lr": 1e-3, "warmup": 0.0},
+    "rl": {"adam_lr": 1e-4},
+    "minibatches": 1,
+    "micro_tokens": 512,
+}
 
 
 class Bench:
@@ -45,7 +52,9 @@ class Bench:
         self.environment: Environment = load_environment("shell")
         self.renderer: Renderer = read_chat(folder)
         self.model = load(folder, dtype=torch.float32)
-        self.limits = {"turns": 2, "turn_tokens": 48, "tokens": 720} if short else {"turns": 8, "tokens": 1856}
+        self.limits = (
+            {"turns": 2, "turn_tokens": 48, "tokens": 720} if short else {"turns": 8, "tokens": 1856}
+        )
 
     def task(self, split: str, index: int) -> tuple[Task, Target]:
         family = self.environment.families[index % len(self.environment.families)]
@@ -53,23 +62,34 @@ class Bench:
         task = task.in_dialect(Dialect.NATURAL)
         return replace(task, limits=replace(task.limits, **self.limits)), target
 
-    async def play(self, engine: EmbeddedEngine, split: str, first: int, num: int, group_size: int) -> tuple[Group, ...]:
+    async def play(
+        self, engine: EmbeddedEngine, split: str, first: int, num: int, group_size: int
+    ) -> tuple[Group, ...]:
         async def advance(exchange: EngineRequest) -> EngineResponse:
             return engine.advance(exchange)
 
         runner = AttemptRunner(self.environment, SoloHarness(), solo(self.renderer), seed=SEED)
         lockstep = Lockstep({MAIN: EngineClient(advance=advance, context=engine.context)}, steps=8)
         quota = Quota(ids=range(first, first + num), group_size=group_size, max_live=ROWS)
-        return (await collect(runner, Plan(task=lambda group: self.task(split, group)), quota, lockstep)).groups
+        return (
+            await collect(runner, Plan(task=lambda group: self.task(split, group)), quota, lockstep)
+        ).groups
 
     async def demonstrations(self, num: int) -> list[Sample]:
         runner = AttemptRunner(self.environment, SoloHarness(), solo(self.renderer), seed=SEED)
         plan = Plan(
             task=lambda group: self.task("train", group),
-            script=lambda task, target, attempt: self.environment.demonstrator(task, target, skill=0.9, seed=attempt.group),
+            script=lambda task, target, attempt: self.environment.demonstrator(
+                task, target, skill=0.9, seed=attempt.group
+            ),
         )
         found = await collect(runner, plan, Quota(ids=range(num), group_size=1, max_live=4), None)
-        return [sample for attempt in found.attempts if attempt.is_trusted for sample in demonstrations(attempt.trajectory)]
+        return [
+            sample
+            for attempt in found.attempts
+            if attempt.is_trusted
+            for sample in demonstrations(attempt.trajectory)
+        ]
 
 
 class Told(dict[str, Any]):
@@ -84,13 +104,22 @@ def parity(model: Decoder, folder: Path) -> dict[str, Json]:
     """The largest differences from `transformers` over an ordinary text."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer, other = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    text = "The capital of France is Paris. def f(x):\n    return x + 1\n\n" + " ".join(str(number * 37 % 101) for number in range(60))
+    tokenizer, other = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(),
+    )
+    text = "The capital of France is Paris. def f(x):\n    return x + 1\n\n" + " ".join(
+        str(number * 37 % 101) for number in range(60)
+    )
     ids = torch.tensor(tokenizer(text)["input_ids"])
     with torch.no_grad():
         ours, theirs = model(ids, [len(ids)]), other(ids[None]).logits[0]
     log_difference = ours.log_softmax(-1) - theirs.log_softmax(-1)
-    return {"tokens": len(ids), "logits": float((ours - theirs).abs().max()), "logprobs": float(log_difference.abs().max())}
+    return {
+        "tokens": len(ids),
+        "logits": float((ours - theirs).abs().max()),
+        "logprobs": float(log_difference.abs().max()),
+    }
 
 
 def told(groups: Sequence[Group], wall_s: float) -> dict[str, Json]:
@@ -131,7 +160,10 @@ def nll(model: Decoder, samples: Sequence[Sample]) -> float:
 
 def objective(logprobs_of: Sequence[torch.Tensor], samples: Sequence[Sample]) -> float:
     """Advantage times log-probability, a token."""
-    parts = [found * at_trainable(sample, sample.advantages) for found, sample in zip(logprobs_of, samples, strict=True)]
+    parts = [
+        found * at_trainable(sample, sample.advantages)
+        for found, sample in zip(logprobs_of, samples, strict=True)
+    ]
     return float(torch.cat(parts).mean())
 
 
@@ -141,7 +173,9 @@ def readable(group: Group) -> Group:
     def judged(attempt: Attempt) -> Attempt:
         events = attempt.trajectory.events
         share = sum(event.call.problem is None for event in events) / max(len(events), 1)
-        return replace(attempt, verdict=replace(attempt.verdict, reward=share)) if attempt.is_scored else attempt
+        return (
+            replace(attempt, verdict=replace(attempt.verdict, reward=share)) if attempt.is_scored else attempt
+        )
 
     return replace(group, attempts=tuple(map(judged, group.attempts)))
 
@@ -169,7 +203,12 @@ async def run(bench: Bench) -> tuple[dict[str, Json], dict[str, Json]]:
         losses.append(round(trainer.imitate(batch).values["sft/loss_nats"], 4))
     tokens = steps * size * sum(len(sample.ids) for sample in samples) / len(samples)
     wall_s = time.monotonic() - began
-    detail["sft"] = {"loss_nats": losses, "before": before, "after": nll(model, samples[:size]), "tokens_s": round(tokens / wall_s, 1)}
+    detail["sft"] = {
+        "loss_nats": losses,
+        "before": before,
+        "after": nll(model, samples[:size]),
+        "tokens_s": round(tokens / wall_s, 1),
+    }
 
     engine.drop_all()
     engine.load_weights(model, trainer.version)
@@ -177,16 +216,29 @@ async def run(bench: Bench) -> tuple[dict[str, Json], dict[str, Json]]:
     groups = await bench.play(engine, "train", 1000, 1 if bench.short else 4, 4)
     detail["groups"] = told(groups, time.monotonic() - began)
     by = "reward" if any(group.is_mixed for group in groups) else "readable"
-    learned = [sample for group in groups for sample in leave_one_out(group if by == "reward" else readable(group))]
+    learned = [
+        sample for group in groups for sample in leave_one_out(group if by == "reward" else readable(group))
+    ]
     known = [logprobs(model, sample) for sample in learned]
-    sampled = torch.cat([found - at_trainable(sample, sample.logprobs) for found, sample in zip(known, learned, strict=True)])
-    detail["sampler_vs_learner"] = {"tokens": len(sampled), "max": float(sampled.abs().max()), "mean": float(sampled.abs().mean())}
+    sampled = torch.cat(
+        [found - at_trainable(sample, sample.logprobs) for found, sample in zip(known, learned, strict=True)]
+    )
+    detail["sampler_vs_learner"] = {
+        "tokens": len(sampled),
+        "max": float(sampled.abs().max()),
+        "mean": float(sampled.abs().mean()),
+    }
     trainer.begin_phase("rl", 1)
     before, began = objective(known, learned), time.monotonic()
     stats = trainer.step(learned)
     wall_s = time.monotonic() - began
     after = objective([logprobs(model, sample) for sample in learned], learned)
-    detail["rl"] = {"by": by, "objective": [before, after], "loss": stats.values["policy/loss"], "wall_s": round(wall_s, 1)}
+    detail["rl"] = {
+        "by": by,
+        "objective": [before, after],
+        "loss": stats.values["policy/loss"],
+        "wall_s": round(wall_s, 1),
+    }
     engine.drop_all()
     engine.load_weights(model, trainer.version)
     began = time.monotonic()
@@ -208,7 +260,9 @@ async def run(bench: Bench) -> tuple[dict[str, Json], dict[str, Json]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m"), help="a Hugging Face folder")
+    parser.add_argument(
+        "--model", type=Path, default=Path("models/smollm2-135m"), help="a Hugging Face folder"
+    )
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()

@@ -1,12 +1,14 @@
-"""Seconds of RL until a held-out success is reached: ours against TRL's `GRPOTrainer`, from one cold start, on the same cores.
+"""Seconds of RL until a held-out success is reached: ours against TRL's `GRPOTrainer`, from one cold start,
+on the same cores.
 
     python benchmarks/time_to_target.py --trl PYTHON [--target .9] [--rates 1e-3 3e-3] [--runs DIR] [--short]
 
-PYTHON belongs to an environment with `trl==1.16.*`, torch for CPU, and what Agito needs. Ours is the quickstart, with a checkpoint every
-second step; each counts from when RL began, so that our own saving is in our time. TRL gets the same environment, prompts, tokens, harness
-and batch (`peers/trl_arm.py`), two threads, AdamW at each of the rates, and ten times our time; its saving is not counted. Every checkpoint
-is then judged by `agito eval` on the same held-out tasks. `ratio_vs_trl` takes TRL's best rate; where none reached the target it is a lower
-bound.
+PYTHON belongs to an environment with `trl==1.16.*`, torch for CPU, and what Agito needs. Ours is the
+quickstart, with a checkpoint every second step; each counts from when RL began, so that our own saving is in
+our time. TRL gets the same environment, prompts, tokens, harness and batch (`peers/trl_arm.py`), two threads,
+AdamW at each of the rates, and ten times our time; its saving is not counted. Every checkpoint is then judged
+by `agito eval` on the same held-out tasks. `ratio_vs_trl` takes TRL's best rate; where none reached the
+target it is a lower bound.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def ours(out: Path, run: Path, steps: int | None) -> dict[str, float]:
     kept = run / "checkpoints"
     if not (out / "summary.json").exists():
         sets = ["--set", f"rl.checkpoint_every={_EVERY}", *(["--set", f"rl.steps={steps}"] if steps else [])]
-        running = subprocess.Popen([*_ENTRY, "train", "quickstart", "--out", str(out), *sets], stdout=subprocess.DEVNULL)
+        running = subprocess.Popen(
+            [*_ENTRY, "train", "quickstart", "--out", str(out), *sets], stdout=subprocess.DEVNULL
+        )
         kept.mkdir(parents=True, exist_ok=True)
         while running.poll() is None:
             _keep(out / "checkpoints", kept)
@@ -51,8 +55,14 @@ def ours(out: Path, run: Path, steps: int | None) -> dict[str, float]:
             first_s = row["wall_s"]
         if row["phase"] == "rl" and first_s is not None:
             ended_s[row["step"] + 1] = row["wall_s"] - first_s
-    assert summary["phase_wall_s"]["rl"] >= max(ended_s.values()) - 1.0, "the clock of the metrics and that of the summary disagree"
-    found = {path.name: ended_s[int(path.name.removeprefix("step-"))] for path in kept.iterdir() if path.name != "step-0"}
+    assert summary["phase_wall_s"]["rl"] >= max(ended_s.values()) - 1.0, (
+        "the clock of the metrics and that of the summary disagree"
+    )
+    found = {
+        path.name: ended_s[int(path.name.removeprefix("step-"))]
+        for path in kept.iterdir()
+        if path.name != "step-0"
+    }
     return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
 
@@ -65,21 +75,45 @@ def _keep(checkpoints: Path, kept: Path) -> None:
 
 def trl(python: str, run: Path, out: Path, budget_s: float, rate: float, threads: int) -> dict[str, float]:
     if not (out / "seconds.json").exists():
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(_DIRECTORY.parent / "src")}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONPATH": str(_DIRECTORY.parent / "src"),
+        }
         environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        command = [python, str(_DIRECTORY / "peers" / "trl_arm.py"), str(run), str(out), str(budget_s), str(threads), str(rate)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=budget_s * 2 + 600, check=False)
+        command = [
+            python,
+            str(_DIRECTORY / "peers" / "trl_arm.py"),
+            str(run),
+            str(out),
+            str(budget_s),
+            str(threads),
+            str(rate),
+        ]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=budget_s * 2 + 600, check=False
+        )
         if done.returncode:
             raise RuntimeError(f"TRL: {done.stderr[-2000:]}")
         (out / "log.txt").write_text(done.stderr)
     return json.loads((out / "seconds.json").read_text())
 
 
-def reached(directory: Path, seconds: dict[str, float], target: float, num_tasks: int) -> tuple[float | None, dict[str, float]]:
+def reached(
+    directory: Path, seconds: dict[str, float], target: float, num_tasks: int
+) -> tuple[float | None, dict[str, float]]:
     """When the target was first met, and every success that was looked at for it."""
     seen: dict[str, float] = {}
     for name, at_s in seconds.items():
-        command = [*_ENTRY, "eval", str(directory / "checkpoints" / name), "--no-baselines", "--json", "--n", str(num_tasks)]
+        command = [
+            *_ENTRY,
+            "eval",
+            str(directory / "checkpoints" / name),
+            "--no-baselines",
+            "--json",
+            "--n",
+            str(num_tasks),
+        ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         seen[f"{at_s:.1f} s"] = success = json.loads(done.stdout.splitlines()[-1])["policy"]["success"]
         print(f"  {name} after {at_s:.0f} s: {success:.3f}", flush=True)
@@ -119,7 +153,13 @@ def main() -> None:
             "target": options.target,
             "reached": bool(arrived),
         },
-        {"our_s": our_s, "our_curve": our_curve, "trl_s_by_rate": times, "trl_curves": curves, "trl_budget_s": budget_s},
+        {
+            "our_s": our_s,
+            "our_curve": our_curve,
+            "trl_s_by_rate": times,
+            "trl_curves": curves,
+            "trl_budget_s": budget_s,
+        },
     )
 
 

@@ -1,9 +1,12 @@
-"""vLLM as the sampler of a LoRA policy in the real loop: sampled on `shell`, learned from, published, asked again, killed.
+"""vLLM as the sampler of a LoRA policy in the real loop: sampled on `shell`, learned from, published, asked
+again, killed.
 
-`python benchmarks/vllm_sampler.py --model FOLDER [--short] [--merged]`, with a folder that `agito models get smollm2-135m` made, and vLLM
-from `make vllm` or where AGITO_VLLM says. The model's own tokenizer and template, fp32 on both sides. Twice the same: a version is
-published, a group of episodes is played, and every sampled token is compared with the learner at that version; in the second group the
-server is killed in mid-episode. `--merged`: the adapter is added to the weights, and all of them are published, instead of the adapter.
+`python benchmarks/vllm_sampler.py --model FOLDER [--short] [--merged]`, with a folder that `agito models get
+smollm2-135m` made, and vLLM from `make vllm` or where AGITO_VLLM says. The model's own tokenizer and
+template, fp32 on both sides. Twice the same: a version is published, a group of episodes is played, and every
+sampled token is compared with the learner at that version; in the second group the server is killed in
+mid-episode. `--merged`: the adapter is added to the weights, and all of them are published, instead of the
+adapter.
 """
 
 from __future__ import annotations
@@ -28,7 +31,15 @@ from agito.learning.trainer import LocalTrainer, TrainerConfig
 from agito.models import Decoder, LoraConfig, adapt, merged_weights
 from agito.protocols import MAIN
 from agito.rollout import AttemptRunner, Plan
-from agito.sampling.vllm import AdapterSlots, KnownLogprobs, VllmSampler, VllmServer, VllmSpec, installed, serving
+from agito.sampling.vllm import (
+    AdapterSlots,
+    KnownLogprobs,
+    VllmSampler,
+    VllmServer,
+    VllmSpec,
+    installed,
+    serving,
+)
 from agito.types import Attempt, AttemptId, Group, Sample
 from agito.weights.files import WeightFiles
 from harness import Json, report
@@ -57,10 +68,22 @@ class Served:
         if self.sampler.capabilities.adapters:
             path = self.files.push_adapter(version, self.model, LORA, base=self.bench.folder)
         else:
-            path = self.files.push(version, ((name, each) for name, each in merged_weights(self.model).items() if name != "lm_head.weight"))
+            path = self.files.push(
+                version,
+                (
+                    (name, each)
+                    for name, each in merged_weights(self.model).items()
+                    if name != "lm_head.weight"
+                ),
+            )
         self.trainer.version = version
         off = await self.sampler.publish(version, path, self.known())
-        return {"version": version, "max": off.token, "mean": off.mean, "wall_s": round(time.monotonic() - began, 2)}
+        return {
+            "version": version,
+            "max": off.token,
+            "mean": off.mean,
+            "wall_s": round(time.monotonic() - began, 2),
+        }
 
     async def play(self, number: int) -> Group:
         """One group, all of its attempts at once."""
@@ -86,7 +109,9 @@ def scored(model: Decoder, ids: Sequence[int]) -> torch.Tensor:
 
 
 def off_by(model: Decoder, samples: Sequence[Sample]) -> dict[str, Json]:
-    each = torch.cat([logprobs(model, sample) - at_trainable(sample, sample.logprobs) for sample in samples]).abs()
+    each = torch.cat(
+        [logprobs(model, sample) - at_trainable(sample, sample.logprobs) for sample in samples]
+    ).abs()
     return {"tokens": len(each), "max": float(each.max()), "mean": float(each.mean())}
 
 
@@ -112,9 +137,12 @@ async def run(bench: Bench, *, is_merged: bool) -> tuple[dict[str, Json], dict[s
         raise SystemExit("needs vLLM: make vllm, or AGITO_VLLM=PATH/bin/vllm")
     detail = Told()
     spec = VllmSpec(
-        model=bench.folder, context=bench.limits["tokens"], max_num_seqs=8, program=program,
+        model=bench.folder,
+        context=bench.limits["tokens"],
+        max_num_seqs=8,
+        program=program,
         adapters=None if is_merged else AdapterSlots(max_rank=LORA.rank),
-    )  # fmt: skip
+    )
     began = time.monotonic()
     async with opened(bench, spec) as (server, served):
         first = await served.publish(1)
@@ -126,7 +154,11 @@ async def run(bench: Bench, *, is_merged: bool) -> tuple[dict[str, Json], dict[s
         detail["sampler_vs_learner_before"] = before
 
         by = "reward" if group.is_mixed else "readable" if readable(group).is_mixed else "sign"
-        learned = signed(group) if by == "sign" else list(leave_one_out(group if by == "reward" else readable(group)))
+        learned = (
+            signed(group)
+            if by == "sign"
+            else list(leave_one_out(group if by == "reward" else readable(group)))
+        )
         served.trainer.begin_phase("rl", 1)
         loss = served.trainer.step(learned).values["policy/loss"]
         moved = off_by(served.model, sampled(group))
@@ -162,18 +194,29 @@ async def run(bench: Bench, *, is_merged: bool) -> tuple[dict[str, Json], dict[s
 async def opened(bench: Bench, spec: VllmSpec) -> AsyncGenerator[tuple[VllmServer, Served]]:
     with tempfile.TemporaryDirectory(prefix="agito-") as directory:
         async with serving(spec) as server:
-            yield server, Served(bench, VllmSampler(server, "policy"), WeightFiles(Path(directory), "policy", keep=3))
+            yield (
+                server,
+                Served(bench, VllmSampler(server, "policy"), WeightFiles(Path(directory), "policy", keep=3)),
+            )
 
 
 def signed(group: Group) -> list[Sample]:
-    """Where nothing tells the attempts apart, one is reinforced and the other is not, so that there is a step to publish."""
+    """Where nothing tells the attempts apart, one is reinforced and the other is not, so that there is a step
+    to publish.
+    """
     signs = [1.0 if attempt.trajectory.attempt.slot % 2 == 0 else -1.0 for attempt in group.attempts]
-    return [sample for sign, attempt in zip(signs, group.attempts, strict=True) for sample in samples_of(attempt.trajectory, sign)]
+    return [
+        sample
+        for sign, attempt in zip(signs, group.attempts, strict=True)
+        for sample in samples_of(attempt.trajectory, sign)
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m"), help="a Hugging Face folder")
+    parser.add_argument(
+        "--model", type=Path, default=Path("models/smollm2-135m"), help="a Hugging Face folder"
+    )
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--merged", action="store_true")
     parser.add_argument("--threads", type=int, default=1)

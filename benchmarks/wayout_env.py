@@ -1,7 +1,7 @@
 """Ways out of an episode, as a policy would say them, and environments in which they are on offer.
 
-`WAYS` are scripts that use up an attempt's world, its time or its grader when it is about to fail. Each was a way to a void verdict once,
-or is of the same kind.
+`WAYS` are scripts that use up an attempt's world, its time or its grader when it is about to fail. Each was a
+way to a void verdict once, or is of the same kind.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from agito.types import Call, Target, Task, ToolSpec
 
 NUL = "exec echo -ne \"/\\0A=$'\\\\\\\\0'\\0\">&99"  # pid 1 would hold a variable with a NUL
 _LINKS = "mkdir d; cd d; for i in 1 2 3 4 5 6 7 8; do ln -s . $i; done"
-_LEASE = "import fcntl,os,signal,time; f=open('p','r+b'); signal.signal(29,signal.SIG_IGN); fcntl.fcntl(f,1024,1); time.sleep(99)"
+_LEASE = (
+    "import fcntl,os,signal,time; f=open('p','r+b'); signal.signal(29,signal.SIG_IGN); "
+    "fcntl.fcntl(f,1024,1); time.sleep(99)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """Commands, or texts that stand where a JSON call belongs, said one after the other before the attempt submits."""
+    """Commands, or texts that stand where a JSON call belongs, said one after the other before the attempt
+    submits.
+    """
 
     commands: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
@@ -31,20 +36,35 @@ class Way:
 WAYS: Mapping[str, Way] = {
     "none": Way(),
     "state_with_nul": Way(commands=(NUL, "ls", "ls", "ls")),
-    "state_without_utf8": Way(commands=("printf '/work\\0declare -x A=\"\\xff\\xfe\"\\n\\0' >&99; kill -9 $$", "ls")),
+    "state_without_utf8": Way(
+        commands=("printf '/work\\0declare -x A=\"\\xff\\xfe\"\\n\\0' >&99; kill -9 $$", "ls")
+    ),
     "sleep_through_a_call": Way(commands=("sleep 9",)),
     "sleep_through_the_attempt": Way(commands=("sleep .3",) * 9, seconds=2.0),
     "names_for_pid_1_to_expand": Way(commands=(_LINKS, "echo */*/*/*/*/*/*/*", "ls")),
-    "lease_on_a_program": Way(commands=("cp /bin/true p", f'python3 -c "{_LEASE}" >/dev/null 2>&1 & sleep .3', "./p", "ls")),
+    "lease_on_a_program": Way(
+        commands=("cp /bin/true p", f'python3 -c "{_LEASE}" >/dev/null 2>&1 & sleep .3', "./p", "ls")
+    ),
     "cpu_time": Way(commands=("ulimit -t 1; while :; do :; done", "ls")),
-    "long_paths": Way(commands=("python3 -c \"import os\nfor i in range(3000): os.makedirs('a'*200+str(i)+'/'+'b'*200)\"",)),
+    "long_paths": Way(
+        commands=("python3 -c \"import os\nfor i in range(3000): os.makedirs('a'*200+str(i)+'/'+'b'*200)\"",)
+    ),
     "five_megabytes": Way(commands=("head -c 5000000 /dev/urandom >big",)),
     "seventy_folders": Way(commands=("for i in $(seq 70); do mkdir d; cd d; done",)),
     "no_permissions": Way(commands=("mkdir x; echo 1 >x/y; chmod 000 x; chmod 000 .",)),
-    "brackets": Way(texts=("[" * 1000, '{"name": "sh", "arguments": {"command": ' + "[" * 1000 + "]" * 1000 + "}}")),
+    "brackets": Way(
+        texts=("[" * 1000, '{"name": "sh", "arguments": {"command": ' + "[" * 1000 + "]" * 1000 + "}}")
+    ),
     "long_integers": Way(texts=('{"name": "sh", "arguments": {"command": ' + "9" * 400 + "}}", "9" * 5000)),
-    "half_characters": Way(texts=('{"name": "sh", "arguments": {"command": "echo \\ud800"}}', '{"name": "\\udfff"}')),
-    "no_number": Way(texts=('{"name": "sh", "arguments": {"command": 1e999}}', '{"name": "sh", "arguments": {"command": NaN}}')),
+    "half_characters": Way(
+        texts=('{"name": "sh", "arguments": {"command": "echo \\ud800"}}', '{"name": "\\udfff"}')
+    ),
+    "no_number": Way(
+        texts=(
+            '{"name": "sh", "arguments": {"command": 1e999}}',
+            '{"name": "sh", "arguments": {"command": NaN}}',
+        )
+    ),
     # of our own
     "bomb_of_processes": Way(commands=("b() { b | b & }; b; sleep .2", "ls")),
     "all_memory": Way(commands=('python3 -c "x=[bytearray(1<<24) for _ in range(999)]"', "ls")),
@@ -63,7 +83,9 @@ def left_by(way: Way) -> Script:
 
 
 class SayingAnything:
-    """A renderer whose scripted calls may be any text: what stands in `raw` of a call with a `problem` is said in the place of a call."""
+    """A renderer whose scripted calls may be any text: what stands in `raw` of a call with a `problem` is
+    said in the place of a call.
+    """
 
     def __init__(self, renderer: Renderer, call: Callable[[str], Sequence[int]]) -> None:
         self._renderer, self._call = renderer, call
@@ -80,9 +102,13 @@ SHARE = 0.2  # of demonstrations that leave
 
 
 class Leaving(ShellEnvironment):
-    """The shell, with demonstrators of whom some leave in the middle instead of going on, and calls that end soon."""
+    """The shell, with demonstrators of whom some leave in the middle instead of going on, and calls that end
+    soon.
+    """
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         task, target = super().task(split=split, index=index, seed=seed, family=family, level=level)
         return replace(task, limits=replace(task.limits, call_seconds=0.5)), target
 

@@ -1,8 +1,10 @@
-"""What worlds cost: steps, actions and queries per second, and reset, step and grade of every bundled environment.
+"""What worlds cost: steps, actions and queries per second, and reset, step and grade of every bundled
+environment.
 
-`python benchmarks/world.py [--short]`. One episode at a time, so a rate is that of about one core; in-process figures are also given per
-CPU-second of this process, which a busy machine does not change. Resets are `open` and the first call, because sandboxes start with it.
-What the scripts come to stands beside it: floor and ceiling of what can be learned.
+`python benchmarks/world.py [--short]`. One episode at a time, so a rate is that of about one core; in-process
+figures are also given per CPU-second of this process, which a busy machine does not change. Resets are `open`
+and the first call, because sandboxes start with it. What the scripts come to stands beside it: floor and
+ceiling of what can be learned.
 """
 
 from __future__ import annotations
@@ -53,11 +55,24 @@ async def rate(action: Callable[[], Awaitable[object]], seconds: float) -> dict[
             await action()
         count += 10
     wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
-    return {"per_s": round(count / wall_s, 1), "per_cpu_s": round(count / max(cpu_s, 1e-9), 1), "count": count}
+    return {
+        "per_s": round(count / wall_s, 1),
+        "per_cpu_s": round(count / max(cpu_s, 1e-9), 1),
+        "count": count,
+    }
 
 
 async def parts(seconds: float) -> dict[str, dict[str, Json]]:
-    task = Task(id="t", env="e", split="train", family="f", level=1, prompt=dict.fromkeys(Dialect, "x"), tools=(BIT,), limits=Limits())
+    task = Task(
+        id="t",
+        env="e",
+        split="train",
+        family="f",
+        level=1,
+        prompt=dict.fromkeys(Dialect, "x"),
+        tools=(BIT,),
+        limits=Limits(),
+    )
     world = World(task, [Bit([False])], AttemptId(group=0, slot=0), noise_seed=0)
     flip = (Call(tool="flip", arguments={"which": "a"}),)
     found = {"steps": await rate(lambda: world.session.act(flip, LEFT), seconds)}
@@ -78,7 +93,12 @@ def queries() -> Callable[[], Awaitable[object]]:
     """Three random words, over 20,000 documents of 40 words."""
     rng = random.Random(0)
     words = [f"w{number}" for number in range(5000)]
-    corpus = Corpus([Document(id=str(number), title=f"t{number}", text=" ".join(rng.choices(words, k=40))) for number in range(20_000)])
+    corpus = Corpus(
+        [
+            Document(id=str(number), title=f"t{number}", text=" ".join(rng.choices(words, k=40)))
+            for number in range(20_000)
+        ]
+    )
 
     async def ask() -> object:
         return corpus.search(" ".join(rng.choices(words, k=3)), 5)
@@ -89,9 +109,12 @@ def queries() -> Callable[[], Awaitable[object]]:
 def requests() -> Callable[[], Awaitable[object]]:
     """One row changed in a transaction."""
     add = Operation(
-        tool=spec("add", "Adds.", {"count": "integer"}), writes=True,
-        run=lambda connection, arguments, caller: connection.execute("UPDATE t SET n = n + ?", (arguments["count"],)).rowcount,
-    )  # fmt: skip
+        tool=spec("add", "Adds.", {"count": "integer"}),
+        writes=True,
+        run=lambda connection, arguments, caller: (
+            connection.execute("UPDATE t SET n = n + ?", (arguments["count"],)).rowcount
+        ),
+    )
     service = Service([add], image("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER);", {"t": [(1, 0)]}))
     call = Call(tool="add", arguments={"count": 1})
     return lambda: service.call(call, timeout_s=1.0)
@@ -138,7 +161,8 @@ async def environment(name: str, seconds: float) -> dict[str, Json]:
     env, costs, solved, count = load(name), Costs(), 0, 0
     try:
         task, target = env.task(split="train", index=0, seed=1)
-        await episode(env, task, target, 0, Costs())  # what is made once a process, such as a pool, is not an episode's cost
+        # what is made once a process, such as a pool, is not an episode's cost
+        await episode(env, task, target, 0, Costs())
         began, cpu = time.perf_counter(), time.process_time()
         while time.perf_counter() - began < seconds or count < len(env.families) * len(env.levels):
             started = time.perf_counter()
@@ -151,15 +175,19 @@ async def environment(name: str, seconds: float) -> dict[str, Json]:
         await env.aclose()
     steps = len(costs.step) + len(costs.reset)
     return {
-        "episodes": count, "solved": solved, "episodes_per_s": round(count / wall_s, 1), "steps_per_s": round(steps / wall_s, 1),
+        "episodes": count,
+        "solved": solved,
+        "episodes_per_s": round(count / wall_s, 1),
+        "steps_per_s": round(steps / wall_s, 1),
         "own_cpu_ms_per_episode": round(cpu_s / count * 1e3, 2),
         **{name: tails(getattr(costs, name)) for name in ("task", "reset", "step", "grade")},
-    }  # fmt: skip
+    }
 
 
 async def scripts(name: str, count: int) -> dict[str, Json]:
-    """Success of every script on the first `count` tasks, all families and levels in turn, as [value, low, high]; the demonstrator has half
-    its skill."""
+    """Success of every script on the first `count` tasks, all families and levels in turn, as [value, low,
+    high]; the demonstrator has half its skill.
+    """
     env = load(name)
     found: dict[str, Json] = {}
     try:
@@ -184,7 +212,11 @@ async def scripts(name: str, count: int) -> dict[str, Json]:
 
 def tails(times_ms: list[float]) -> dict[str, Json]:
     ordered = sorted(times_ms)
-    return {"p50_ms": spread(ordered)["p50"], "p95_ms": round(ordered[int(0.95 * (len(ordered) - 1))], 4), "n": len(ordered)}
+    return {
+        "p50_ms": spread(ordered)["p50"],
+        "p95_ms": round(ordered[int(0.95 * (len(ordered) - 1))], 4),
+        "n": len(ordered),
+    }
 
 
 async def main() -> None:

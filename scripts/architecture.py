@@ -1,6 +1,8 @@
-"""Draws the rooms of `src/agito/` and who imports whom into `docs/architecture.md`, from the code; `--check` only compares.
+"""Draws the rooms of `src/agito/` and who imports whom into `docs/architecture.md`, from the code; `--check`
+only compares.
 
-Rooms stand in the layers of `.importlinter`, the entries at the top. An arrow is left out where a longer way of arrows says it too.
+Rooms stand in the layers of `.importlinter`, the entries at the top. An arrow is left out where a longer way
+of arrows says it too.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def reduced(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
         return set().union(*({each} | reached(each) for each in graph.get(room, ())))
 
     return {
-        room: {each for each in direct if not any(each in reached(other) for other in direct - {each})} for room, direct in graph.items()
+        room: {each for each in direct if not any(each in reached(other) for other in direct - {each})}
+        for room, direct in graph.items()
     }
 
 
@@ -63,7 +66,9 @@ def drawing() -> str:
         lines.append("  end")
     edges = reduced(imports())
     order = [room for row in rows for room in row]
-    lines += [f"  {room} --> {each}" for room in order for each in sorted(edges.get(room, ()), key=order.index)]
+    lines += [
+        f"  {room} --> {each}" for room in order for each in sorted(edges.get(room, ()), key=order.index)
+    ]
     return "\n".join([BEGIN, *lines, "```", END])
 
 
@@ -76,7 +81,10 @@ def main() -> int:
     wanted = before + drawing() + rest.partition(END)[2]
     if options.check:
         if text != wanted:
-            print("docs/architecture.md: the drawing is not of this code; run python scripts/architecture.py", file=sys.stderr)
+            print(
+                "docs/architecture.md: the drawing is not of this code; run python scripts/architecture.py",
+                file=sys.stderr,
+            )
         return int(text != wanted)
     PAGE.write_text(wanted, encoding="utf-8")
     return 0

@@ -37,5 +37,7 @@ def pins(root: str, extras: frozenset[str]) -> dict[str, str]:
 
 if __name__ == "__main__":
     print(HEADER)
-    for package, version in sorted((pins("setuptools", frozenset()) | pins("agito", frozenset({"dev"}))).items()):
+    for package, version in sorted(
+        (pins("setuptools", frozenset()) | pins("agito", frozenset({"dev"}))).items()
+    ):
         print(f"{package}=={version}")

@@ -1,4 +1,6 @@
-"""Writes docs/recipes.md from the configuration's own classes: python scripts/recipe_keys.py > docs/recipes.md"""
+"""Writes docs/recipes.md from the configuration's own classes: python scripts/recipe_keys.py >
+docs/recipes.md
+"""
 
 from __future__ import annotations
 
@@ -39,23 +41,33 @@ too, and the run is named after both. A path is relative to the folder in which 
 
 | recipe | trains on | |
 |---|---|---|
-"""
+"""  # noqa: E501
 
 _OWN = ("name", "env.", "sft.weights")  # what a recipe says of its own environment is left behind
 _QUICKSTART = {key.name: key.value for key in keys_of(read("quickstart")) if not key.name.startswith(_OWN)}
 
 
 def main() -> None:
-    rows = [f"| `{name}` | `{read(name).env.title}`{_chosen(name)} | {_comment(name)} |" for name in bundled()]
+    rows = [
+        f"| `{name}` | `{read(name).env.title}`{_chosen(name)} | {_comment(name)} |" for name in bundled()
+    ]
     sys.stdout.write(HEAD + "\n".join(rows) + "\n")
     for table in tables():
         sys.stdout.write(_section(table))
 
 
 def _section(table: Table) -> str:
-    is_chosen = all(_QUICKSTART.get(key.name, key.value) == key.value for key in table.keys if _last(key.name) == "name")
-    rows = [f"| `{_last(key.name)}` | {_value(key, beside=is_chosen)} | {key.takes} | {key.about} |" for key in table.keys]
-    chosen = next((f" with `name = {json.dumps(key.value)}`" for key in table.keys if key.name.endswith("loss.name")), "")
+    is_chosen = all(
+        _QUICKSTART.get(key.name, key.value) == key.value for key in table.keys if _last(key.name) == "name"
+    )
+    rows = [
+        f"| `{_last(key.name)}` | {_value(key, beside=is_chosen)} | {key.takes} | {key.about} |"
+        for key in table.keys
+    ]
+    chosen = next(
+        (f" with `name = {json.dumps(key.value)}`" for key in table.keys if key.name.endswith("loss.name")),
+        "",
+    )
     is_list = table.name == "env.mix"
     title = f"`[[{table.name}]]`" if is_list else f"`[{table.name}]`{chosen}" if table.name else "At the top"
     head = "\n| key | default | takes | |\n|---|---|---|---|\n" if rows else ""
@@ -65,7 +77,11 @@ def _section(table: Table) -> str:
 def _value(key: Key, *, beside: bool) -> str:
     default = "" if key.value is None else f"`{json.dumps(key.value, ensure_ascii=False)}`"
     started = _QUICKSTART.get(key.name, key.value)
-    return default if started == key.value or not beside else f"{default} (quickstart: `{json.dumps(started, ensure_ascii=False)}`)".strip()
+    return (
+        default
+        if started == key.value or not beside
+        else f"{default} (quickstart: `{json.dumps(started, ensure_ascii=False)}`)".strip()
+    )
 
 
 def _last(name: str) -> str:
@@ -77,7 +93,9 @@ def _chosen(name: str) -> str:
     section: Json = load(find(name)).get("env", {})
     assert isinstance(section, dict)
     parts = [
-        f"{what} {', '.join(map(str, some))}" for what in ("families", "levels") if isinstance(some := section.get(what), list) and some
+        f"{what} {', '.join(map(str, some))}"
+        for what in ("families", "levels")
+        if isinstance(some := section.get(what), list) and some
     ]
     return f", {', '.join(parts)}" if parts else ""
 

@@ -1,4 +1,6 @@
-"""The shell environment made easy for a hardly trained policy, and free of races that the policy itself might start."""
+"""The shell environment made easy for a hardly trained policy, and free of races that the policy itself might
+start.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,19 @@ from dataclasses import dataclass, replace
 
 from agito.envs.shell import ShellEnvironment
 from agito.protocols import Control, Session, WorldSnapshot
-from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Json, Status, Target, Task, ToolSpec, Verdict
+from agito.types import (
+    AttemptId,
+    Budget,
+    Call,
+    EpisodeArtifacts,
+    Event,
+    Json,
+    Status,
+    Target,
+    Task,
+    ToolSpec,
+    Verdict,
+)
 
 _CONCURRENT = str.maketrans("|&", "  ")
 
@@ -27,7 +41,9 @@ class LenientShell(ShellEnvironment):
 
 @dataclass(frozen=True)
 class SerialSession:
-    """Which of two programs in a pipe complains first is up to the kernel, so there are no pipes and no jobs here."""
+    """Which of two programs in a pipe complains first is up to the kernel, so there are no pipes and no jobs
+    here.
+    """
 
     inner: Session
 
@@ -64,4 +80,7 @@ class SerialWorld:
 
 
 def _serial(call: Call) -> dict[str, Json]:
-    return {name: value.translate(_CONCURRENT) if isinstance(value, str) else value for name, value in call.arguments.items()}
+    return {
+        name: value.translate(_CONCURRENT) if isinstance(value, str) else value
+        for name, value in call.arguments.items()
+    }

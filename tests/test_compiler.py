@@ -12,7 +12,9 @@ from agito.errors import BadRecipe
 from agito.models.compiler import FORWARD, NoCompiler, library
 
 build = library.__wrapped__  # without its memory
-needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="needs a C compiler (apt install gcc)")
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="needs a C compiler (apt install gcc)"
+)
 
 
 @pytest.fixture
@@ -51,8 +53,12 @@ def test_a_header_beside_it_belongs_to_a_source(home: Path) -> None:
 
 
 @needs_compiler
-def test_a_limit_of_instructions_makes_another_library_and_an_unknown_one_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = source(home, "#ifdef __AVX512F__\nint wide(void) { return 1; }\n#else\nint wide(void) { return 0; }\n#endif")
+def test_a_limit_of_instructions_makes_another_library_and_an_unknown_one_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = source(
+        home, "#ifdef __AVX512F__\nint wide(void) { return 1; }\n#else\nint wide(void) { return 0; }\n#endif"
+    )
     monkeypatch.setenv("AGITO_ISA", "avx2")
     assert ctypes.CDLL(str(build(path))).wide() == 0
     for limit in ("avx512", ""):  # above what this processor has, it limits nothing
@@ -69,7 +75,9 @@ def test_what_the_compiler_has_against_it_is_said(home: Path) -> None:
         build(source(home, "int twice(int x) { return 2 * y; }"))
 
 
-def test_without_a_compiler_there_is_an_error_that_the_engine_can_heed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_there_is_an_error_that_the_engine_can_heed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(home))
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(NoCompiler, match="no C compiler"):

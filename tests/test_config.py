@@ -29,8 +29,23 @@ def test_of_two_settings_of_one_key_the_last_wins(recipe: Path) -> None:
 
 
 def test_values_are_toml_and_a_bare_word_is_a_string(recipe: Path) -> None:
-    found = read(str(recipe), ("env.levels=[2,3]", "env.name=coin", "rl.temperature=0.5", "model.tie_embeddings=false", 'name="a b"'))
-    assert (found.env.levels, found.env.name, found.rl.temperature, found.model.tie_embeddings, found.name) == (
+    found = read(
+        str(recipe),
+        (
+            "env.levels=[2,3]",
+            "env.name=coin",
+            "rl.temperature=0.5",
+            "model.tie_embeddings=false",
+            'name="a b"',
+        ),
+    )
+    assert (
+        found.env.levels,
+        found.env.name,
+        found.rl.temperature,
+        found.model.tie_embeddings,
+        found.name,
+    ) == (
         (2, 3),
         "coin",
         0.5,
@@ -40,7 +55,9 @@ def test_values_are_toml_and_a_bare_word_is_a_string(recipe: Path) -> None:
 
 
 def test_an_unknown_key_names_those_that_are_known(recipe: Path) -> None:
-    with pytest.raises(BadRecipe, match=r"rl\.stepz: there is no such key; known here: checkpoint_every, .*steps"):
+    with pytest.raises(
+        BadRecipe, match=r"rl\.stepz: there is no such key; known here: checkpoint_every, .*steps"
+    ):
         read(str(recipe), ("rl.stepz=3",))
     with pytest.raises(BadRecipe, match=r"rll: there is no such key; known here: .*rl, "):
         read(str(recipe), ("rll.steps=3",))
@@ -66,7 +83,9 @@ def test_an_unknown_key_in_the_file_names_the_file(recipe: Path) -> None:
         ("seed.x=3", r"--set|seed"),
     ],
 )
-def test_a_value_that_does_not_hold_is_named_with_its_remedy(recipe: Path, override: str, message: str) -> None:
+def test_a_value_that_does_not_hold_is_named_with_its_remedy(
+    recipe: Path, override: str, message: str
+) -> None:
     with pytest.raises(BadRecipe, match=message):
         read(str(recipe), (override,))
 
@@ -113,16 +132,24 @@ def test_every_bundled_recipe_holds_and_survives_being_written_down(name: str, t
     ("override", "said"),
     [
         ("rl.stepz=3", r"--set rl\.stepz=3: rl\.stepz: .*; did you mean steps\?"),
-        ("trainer.loss.clip_hig=3", r"trainer\.loss\.clip_hig: .* known here: clip_high, .*; did you mean clip_high\?"),
+        (
+            "trainer.loss.clip_hig=3",
+            r"trainer\.loss\.clip_hig: .* known here: clip_high, .*; did you mean clip_high\?",
+        ),
         ("trainer.loss.name=ppo", r"trainer\.loss: name: there is decoupled_ppo, cispo, gspo and dppo"),
-        ('env.mix=[{nam="shell"}]', r"env\.mix\.0\.nam: there is no such key; known here: families, levels, name, weight"),
+        (
+            'env.mix=[{nam="shell"}]',
+            r"env\.mix\.0\.nam: there is no such key; known here: families, levels, name, weight",
+        ),
         ("compute.device=tpu", r"compute\.device='tpu': write cpu, cuda or cuda:0"),
         ("compute.device=cuda:x", r"write cpu, cuda or cuda:0"),
         ("sft.demos=1", r"sft\.demos=1: must be at least sft\.batch=8"),
         ("model.head_dim=33", r"head_dim=33: must be even"),
     ],
 )
-def test_a_mistake_blames_the_override_that_brought_it_in_and_says_what_was_meant(recipe: Path, override: str, said: str) -> None:
+def test_a_mistake_blames_the_override_that_brought_it_in_and_says_what_was_meant(
+    recipe: Path, override: str, said: str
+) -> None:
     with pytest.raises(BadRecipe, match=said) as caught:
         read(str(recipe), ("seed=1", override))
     assert ": :" not in str(caught.value) and "Value error" not in str(caught.value)
@@ -135,7 +162,9 @@ def test_a_loss_may_be_changed_without_naming_it_again(recipe: Path) -> None:
 
 
 def test_one_override_that_is_no_list_is_not_read_letter_by_letter(recipe: Path) -> None:
-    with pytest.raises(BadRecipe, match=r"overrides='rl\.steps=3': give a list of such words, \['rl\.steps=3'\]"):
+    with pytest.raises(
+        BadRecipe, match=r"overrides='rl\.steps=3': give a list of such words, \['rl\.steps=3'\]"
+    ):
         read(str(recipe), "rl.steps=3")  # type: ignore[arg-type]
 
 

@@ -20,20 +20,30 @@ WEIGHTS = st.lists(st.floats(0, 10), min_size=1, max_size=8).filter(lambda weigh
 def test_shares_add_up_and_are_within_one_of_exact(weights: list[float], count: int) -> None:
     parts = shares(weights, count)
     assert sum(parts) == count
-    assert all(abs(part - count * weight / sum(weights)) < 1 + 1e-6 for part, weight in zip(parts, weights, strict=True))
+    assert all(
+        abs(part - count * weight / sum(weights)) < 1 + 1e-6
+        for part, weight in zip(parts, weights, strict=True)
+    )
 
 
 @given(weights=WEIGHTS, count=st.integers(0, 200), first=st.integers(0, 10_000))
-def test_drawn_numbers_are_new_and_of_the_cells_that_the_weights_say(weights: list[float], count: int, first: int) -> None:
+def test_drawn_numbers_are_new_and_of_the_cells_that_the_weights_say(
+    weights: list[float], count: int, first: int
+) -> None:
     numbers = draw(weights, count, seed="", first=first)
     assert len(set(numbers)) == count
     assert all(number >= first for number in numbers)
     for cell, weight in enumerate(weights):
-        assert abs(sum(number % len(weights) == cell for number in numbers) - count * weight / sum(weights)) < 1 + 1e-6
+        assert (
+            abs(sum(number % len(weights) == cell for number in numbers) - count * weight / sum(weights))
+            < 1 + 1e-6
+        )
 
 
 def test_cells_that_come_first_are_not_drawn_more_often_than_others() -> None:
-    drawn = Counter(number % 6 for step in range(600) for number in draw([1.0] * 6, 2, seed="0", first=step * 100))
+    drawn = Counter(
+        number % 6 for step in range(600) for number in draw([1.0] * 6, 2, seed="0", first=step * 100)
+    )
     assert min(drawn.values()) > 150, drawn  # 200 each on average
 
 
@@ -41,7 +51,9 @@ def test_every_stretch_of_a_draw_is_about_even() -> None:
     numbers = draw([1, 1, 2, 4], 64, seed="")
     for half in (numbers[:32], numbers[32:]):
         found = [sum(number % 4 == cell for number in half) for cell in range(4)]
-        assert all(abs(number - wanted) <= 1 for number, wanted in zip(found, [4, 4, 8, 16], strict=True)), found
+        assert all(abs(number - wanted) <= 1 for number, wanted in zip(found, [4, 4, 8, 16], strict=True)), (
+            found
+        )
 
 
 def test_without_any_weight_nothing_can_be_drawn() -> None:
@@ -84,7 +96,10 @@ def test_cells_that_are_always_or_never_solved_are_put_aside_and_come_back() -> 
     curriculum.learn([seen(0, True, 0.5)])
     assert curriculum.weights()[0] == open_
     figures = curriculum.figures([("a", 1), ("B c", 1), ("c", 2)])
-    assert figures["sampled/in-c-2_ratio"] == pytest.approx(0.1 / 2.1) and figures["solved/in-b-c-1_ratio"] == 0.5
+    assert (
+        figures["sampled/in-c-2_ratio"] == pytest.approx(0.1 / 2.1)
+        and figures["solved/in-b-c-1_ratio"] == 0.5
+    )
 
 
 def test_an_environment_of_a_mixture_keeps_its_weight_whatever_is_learned_of_its_cells() -> None:
@@ -97,7 +112,9 @@ def test_an_environment_of_a_mixture_keeps_its_weight_whatever_is_learned_of_its
 
 
 @pytest.mark.parametrize(("num_groups", "num_cells"), [(36, 9), (768, 24), (384, 48), (1, 20_000)])
-def test_a_step_has_task_numbers_enough_when_all_its_groups_come_from_one_cell(num_groups: int, num_cells: int) -> None:
+def test_a_step_has_task_numbers_enough_when_all_its_groups_come_from_one_cell(
+    num_groups: int, num_cells: int
+) -> None:
     taken: set[int] = set()
     for step, cell in enumerate((0, num_cells - 1, num_cells // 2)):
         first = step * stride(num_groups, num_cells)

@@ -43,7 +43,11 @@ def named(page: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     targets = [(a or b).split("#")[0] for a, b in LINK.findall(page.read_text())]
-    broken = [t for t in targets if t and "://" not in t and not t.startswith("mailto:") and not (page.parent / t).exists()]
+    broken = [
+        t
+        for t in targets
+        if t and "://" not in t and not t.startswith("mailto:") and not (page.parent / t).exists()
+    ]
     assert not broken, f"{named(page)} links to {broken}"
 
 
@@ -55,7 +59,9 @@ def test_every_code_block_parses_and_imports_only_what_exists(page: Path) -> Non
         if language == "python":
             ast.parse(dedent(code))  # some blocks are methods
             for module, names, alone in IMPORTED.findall(code):
-                assert_importable(module or alone, [name.strip() for name in names.split(",")] if names else [])
+                assert_importable(
+                    module or alone, [name.strip() for name in names.split(",")] if names else []
+                )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -76,7 +82,9 @@ def assert_importable(module: str, names: list[str]) -> None:
     assert source is not None, f"{module} does not exist"
     text = source.read_text()
     missing = [
-        name for name in names if not re.search(rf"\b{re.escape(name.split(' ')[0])}\b", text) and not (path / f"{name}.py").exists()
+        name
+        for name in names
+        if not re.search(rf"\b{re.escape(name.split(' ')[0])}\b", text) and not (path / f"{name}.py").exists()
     ]
     assert not missing, f"{module} has no {missing}"
 
@@ -99,15 +107,23 @@ def test_the_environment_that_the_guide_builds_keeps_the_contract(tmp_path: Path
 def test_the_page_of_every_recipe_key_is_what_the_classes_say() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "recipe_keys.py")]
     written = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     ).stdout
-    assert (ROOT / "docs" / "recipes.md").read_text() == written, "python scripts/recipe_keys.py > docs/recipes.md"
+    assert (ROOT / "docs" / "recipes.md").read_text() == written, (
+        "python scripts/recipe_keys.py > docs/recipes.md"
+    )
 
 
 def test_every_recipe_key_says_what_it_is_for() -> None:
     assert not [key.name for table in tables() for key in table.keys if not key.about]
     assert len({key.name for table in tables() for key in table.keys}) > 80
-    assert {key.name for name in bundled() for key in keys_of(read(name))} <= {key.name for table in tables() for key in table.keys}
+    assert {key.name for name in bundled() for key in keys_of(read(name))} <= {
+        key.name for table in tables() for key in table.keys
+    }
 
 
 def test_the_guide_and_the_template_teach_one_and_the_same_environment() -> None:
@@ -115,25 +131,37 @@ def test_the_guide_and_the_template_teach_one_and_the_same_environment() -> None
     *pieces, test = [code.strip() for language, code in BLOCK.findall(page) if language == "python"]
     template = ROOT / "src" / "agito" / "envs" / "template"
     for name, found in (("environment.txt", "".join(pieces)), ("test.txt", test)):
-        wanted = (template / name).read_text().replace("NAME", "hidden_number").replace("CLASS", "HiddenNumber")
+        wanted = (
+            (template / name).read_text().replace("NAME", "hidden_number").replace("CLASS", "HiddenNumber")
+        )
         assert "".join(found.split()) == "".join(wanted.split()), name
 
 
 def test_no_page_writes_session_or_control_by_hand() -> None:
     by_hand = re.compile(r"class \w+.*:\n(?:.*\n)*?    (?:async )?def (?:act|seal|snapshot)\(")
-    assert not [named(page) for page in PAGES if any(by_hand.search(code) for language, code in BLOCK.findall(page.read_text()))]
+    assert not [
+        named(page)
+        for page in PAGES
+        if any(by_hand.search(code) for language, code in BLOCK.findall(page.read_text()))
+    ]
 
 
 def test_the_compact_dialect_reads_every_line_as_its_page_says() -> None:
     pay = spec("pay", "Pays.", {"name": "string", "cents": "integer", "note": "string"})
     tools = (spec("sh", "Runs.", ["command"]), pay, spec("submit", "Ends.", ["answer"]))
-    rows = re.findall(r"^\| `([^`]+)` \| `(\w+)\((.*)\)` \|$", (ROOT / "docs" / "dialects.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([^`]+)` \| `(\w+)\((.*)\)` \|$", (ROOT / "docs" / "dialects.md").read_text(), re.MULTILINE
+    )
     assert len(rows) == 7
     renderer = CompactRenderer(learn([*(row[0] for row in rows)] * 5, size=400))
     vocabulary = renderer.vocabulary
     for line, tool, said in rows:
         thought, has_thought, words = line.removeprefix("<think>").partition("</think>")
-        ids = [vocabulary.id(THINK), *vocabulary.encode(thought), vocabulary.id(END_THINK)] if has_thought else []
+        ids = (
+            [vocabulary.id(THINK), *vocabulary.encode(thought), vocabulary.id(END_THINK)]
+            if has_thought
+            else []
+        )
         ids += [*vocabulary.encode(words if has_thought else line), vocabulary.id(END)]
         (call,) = renderer.parse(ids, tools)
         assert (call.tool, dict(call.arguments)) == (tool, eval(f"dict({said})"))
@@ -143,7 +171,10 @@ def test_the_compact_dialect_reads_every_line_as_its_page_says() -> None:
 def test_the_page_of_the_python_interface_gives_the_signatures_as_they_are(name: str) -> None:
     page = (ROOT / "docs" / "api.md").read_text()
     parameters = [*inspect.signature(getattr(agito, name)).parameters.values()]
-    words = [each.name if each.default is each.empty else f"{each.name}={each.default!r}".replace("'", '"') for each in parameters]
+    words = [
+        each.name if each.default is each.empty else f"{each.name}={each.default!r}".replace("'", '"')
+        for each in parameters
+    ]
     first = next(at for at, each in enumerate(parameters) if each.kind is each.KEYWORD_ONLY)
     assert f"| `agito.{name}({', '.join([*words[:first], '*', *words[first:]])})` |" in page
 

@@ -13,7 +13,9 @@ SHORT = ("eval.tasks=150", "eval.structural_tasks=0", "eval.baseline_tasks=20", 
 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", ["fanout", "probe", "tooldag", "chain", "ledger", "research", "desk", "code", "web"])
+@pytest.mark.parametrize(
+    "name", ["fanout", "probe", "tooldag", "chain", "ledger", "research", "desk", "code", "web"]
+)
 def test_rl_raises_success_after_a_cold_start(tmp_path: Path, name: str) -> None:
     summary = api.train(name, overrides=SHORT, out=tmp_path / name)
     before, after = summary.before, summary.after

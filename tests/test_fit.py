@@ -1,4 +1,6 @@
-"""A recipe and its environments: what does not go together is found before anything is made, and what belongs to another is left behind."""
+"""A recipe and its environments: what does not go together is found before anything is made, and what belongs
+to another is left behind.
+"""
 
 from __future__ import annotations
 
@@ -71,11 +73,18 @@ def test_a_run_is_named_after_what_it_trains(env: str, name: str) -> None:
     assert read("smoke", (f"env.name={env}", "name=mine")).name == "mine"
 
 
-def test_an_environments_path_means_the_same_from_every_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environments_path_means_the_same_from_every_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = read("smoke", ("env.name=own.py:Own",)).env.name
     assert kept == f"{here}/own.py:Own" == absolute("own.py:Own")
     assert shown(kept) == "own.py:Own"
-    assert Changes(env="own.py:Own", levels=(1,)).applied_to(read("smoke", (f"env.name={kept}", "env.levels=[2]"))).env.families == ()
+    assert (
+        Changes(env="own.py:Own", levels=(1,))
+        .applied_to(read("smoke", (f"env.name={kept}", "env.levels=[2]")))
+        .env.families
+        == ()
+    )
     monkeypatch.chdir("/")
     assert shown(kept) == kept.removeprefix("/") and absolute(kept) == kept
     fit(read("smoke", (f"env.name={kept}",)))
@@ -98,7 +107,9 @@ def test_a_typo_in_levels_families_or_cells_names_what_there_is(override: str, s
     assert said in str(caught.value)
 
 
-def test_an_environment_without_a_structural_split_is_not_evaluated_on_one_and_that_is_said_once(here: Path) -> None:
+def test_an_environment_without_a_structural_split_is_not_evaluated_on_one_and_that_is_said_once(
+    here: Path,
+) -> None:
     fitted = fit(read("quickstart", ("env.name=own.py:Own",)))
     assert fitted.recipe.eval.structural_tasks == 0
     (note,) = fitted.notes

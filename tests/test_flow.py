@@ -1,4 +1,6 @@
-"""The overlapped schedule: no token older than allowed, nothing dropped for its age, whatever takes how long."""
+"""The overlapped schedule: no token older than allowed, nothing dropped for its age, whatever
+takes how long.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,29 @@ from agito.types import AttemptId
 
 RULES = st.builds(
     lambda groups, size, batches, staleness, refill, live, tries: FlowRules(
-        groups=groups, group_size=size, batches=batches, max_staleness=staleness, refill=refill, max_live=live, max_tries=tries
+        groups=groups,
+        group_size=size,
+        batches=batches,
+        max_staleness=staleness,
+        refill=refill,
+        max_live=live,
+        max_tries=tries,
     ),
-    st.integers(1, 5), st.integers(1, 3), st.integers(1, 12), st.integers(0, 4), st.sampled_from([1.0, 1.5, 2.0]), st.integers(1, 40),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 12),
+    st.integers(0, 4),
+    st.sampled_from([1.0, 1.5, 2.0]),
+    st.integers(1, 40),
     st.integers(1, 2),
-)  # fmt: skip
+)
 
 
 @dataclass
 class World:
-    """A trainer and attempts that take random time, heavy-tailed; the versions that sampled each attempt's tokens are written down."""
+    """A trainer and attempts that take random time, heavy-tailed; the versions that sampled each attempt's
+    tokens are written down.
+    """
 
     rules: FlowRules
     seed: int
@@ -33,8 +48,10 @@ class World:
     engine: int = 0  # its version
     issued: list[int] = field(default_factory=list[int])
     batches: list[Batch] = field(default_factory=list[Batch])
-    first_version: dict[int, int] = field(default_factory=dict[int, int])  # group → version of its oldest token
-    lengths: dict[int, float] = field(default_factory=dict[int, float])  # group → how long its longest attempt took
+    # group → version of its oldest token
+    first_version: dict[int, int] = field(default_factory=dict[int, int])
+    # group → how long its longest attempt took
+    lengths: dict[int, float] = field(default_factory=dict[int, float])
     most_live: int = 0
     most_outstanding: int = 0
 
@@ -53,15 +70,22 @@ class World:
                 flow.issue(new)
                 is_mixed |= {group: rng.random() < self.mixed for group in new}
             for attempt in flow.release():
-                self.first_version[attempt.group] = min(self.first_version.get(attempt.group, self.engine), self.engine)
+                self.first_version[attempt.group] = min(
+                    self.first_version.get(attempt.group, self.engine), self.engine
+                )
                 took = rng.paretovariate(1.1)
                 self.lengths[attempt.group] = max(self.lengths.get(attempt.group, 0.0), took)
                 later(took, "finished", attempt)
             if batch := flow.batch():
                 self.batches.append(batch)
                 later(rng.uniform(0.1, 3.0), "trained", batch.number + 1)
-            self.most_live, self.most_outstanding = max(self.most_live, flow.num_live), max(self.most_outstanding, len(flow.outstanding))
-            assert events, f"nothing more will happen at batch {flow.next_batch} of {self.rules}: {flow.outstanding}"
+            self.most_live, self.most_outstanding = (
+                max(self.most_live, flow.num_live),
+                max(self.most_outstanding, len(flow.outstanding)),
+            )
+            assert events, (
+                f"nothing more will happen at batch {flow.next_batch} of {self.rules}: {flow.outstanding}"
+            )
             self.now, _, kind, what = heapq.heappop(events)
             if isinstance(what, AttemptId):
                 is_void = rng.random() < self.void
@@ -78,7 +102,9 @@ class World:
 
 
 @given(rules=RULES, seed=st.integers(0, 10**6))
-def test_no_token_is_trained_on_that_is_older_than_allowed_whatever_takes_how_long(rules: FlowRules, seed: int) -> None:
+def test_no_token_is_trained_on_that_is_older_than_allowed_whatever_takes_how_long(
+    rules: FlowRules, seed: int
+) -> None:
     world = World(rules, seed).run()
     for batch in world.batches:
         for group in batch.groups:
@@ -86,7 +112,9 @@ def test_no_token_is_trained_on_that_is_older_than_allowed_whatever_takes_how_lo
 
 
 @given(rules=RULES, seed=st.integers(0, 10**6), mixed=st.sampled_from([0.0, 0.3, 0.6, 0.9]))
-def test_no_group_that_came_out_even_is_looked_at_later_than_its_bound(rules: FlowRules, seed: int, mixed: float) -> None:
+def test_no_group_that_came_out_even_is_looked_at_later_than_its_bound(
+    rules: FlowRules, seed: int, mixed: float
+) -> None:
     world = World(rules, seed, mixed=mixed, void=0.0).run()
     for batch in world.batches:
         for group in batch.even:
@@ -102,7 +130,9 @@ def test_every_group_is_in_exactly_one_batch_however_long_it_took(rules: FlowRul
 
 
 @given(rules=RULES, seed=st.integers(0, 10**6))
-def test_every_batch_comes_once_is_big_enough_and_no_more_is_out_than_the_rules_say(rules: FlowRules, seed: int) -> None:
+def test_every_batch_comes_once_is_big_enough_and_no_more_is_out_than_the_rules_say(
+    rules: FlowRules, seed: int
+) -> None:
     world = World(rules, seed).run()
     assert [batch.number for batch in world.batches] == list(range(rules.batches))
     looked_at = 0

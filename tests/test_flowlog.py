@@ -35,9 +35,13 @@ def log(rules: FlowRules, seed: int) -> list[str]:
 
 
 RULES = st.builds(
-    lambda groups, staleness, live: FlowRules(groups=groups, group_size=2, batches=5, max_staleness=staleness, max_live=live),
-    st.integers(1, 4), st.integers(0, 3), st.integers(1, 20),
-)  # fmt: skip
+    lambda groups, staleness, live: FlowRules(
+        groups=groups, group_size=2, batches=5, max_staleness=staleness, max_live=live
+    ),
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.integers(1, 20),
+)
 
 
 @given(rules=RULES, seed=st.integers(0, 999))

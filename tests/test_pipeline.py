@@ -1,4 +1,6 @@
-"""The overlapped loop on a real engine and a real trainer: bounded ages, nothing lost, tools that nobody waits for."""
+"""The overlapped loop on a real engine and a real trainer: bounded ages, nothing lost, tools that nobody
+waits for.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,19 @@ from agito.testing.fakes import FakeWorld
 from agito.training import async_loop as pipeline
 from agito.training.async_loop import Position, ages, oldest
 from agito.training.loop import Step
-from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Sample, Status, Target, Task, Verdict, VersionSpan
+from agito.types import (
+    AttemptId,
+    Budget,
+    Call,
+    EpisodeArtifacts,
+    Event,
+    Sample,
+    Status,
+    Target,
+    Task,
+    Verdict,
+    VersionSpan,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +55,9 @@ class SlowWorld(FakeWorld):
 
 
 class SlowEnvironment(FakeEnvironment):
-    """The first attempt of every group has slow tools, and earns nothing; the second earns all: every group teaches."""
+    """The first attempt of every group has slow tools, and earns nothing; the second earns all: every group
+    teaches.
+    """
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         return SlowWorld(task, target, attempt, noise_seed)
@@ -74,15 +90,22 @@ async def run(
     recipe = Recipe.model_validate(
         {
             "env": {"levels": [1]},
-            "model": {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1},
+            "model": {
+                "vocab_size": 300,
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_layers": 1,
+                "num_heads": 2,
+                "num_kv_heads": 1,
+            },
             "compute": {"ranks": ranks, "rows": 16, "context": 96, "silence_s": 5.0},
             "rl": {"steps": steps, "groups": 2, "group_size": 2, "refill": 1.0},
             "pipeline": {"mode": mode, "max_staleness": staleness},
         }
     )
     run_context, found, versions = RunContext(recipe, SlowEnvironment()), Run(), itertools.count(1)
-    run_context.use_vocabulary(learn(["open 0 submit 1"] * 20, size=300))
-    run_context.pool = shared
+    run_context.policies.use_vocabulary(learn(["open 0 submit 1"] * 20, size=300))
+    run_context.policies.pool = shared
 
     async def on_step(step: Step, position: Position) -> None:
         found.steps.append(step)
@@ -91,23 +114,27 @@ async def run(
 
     async def note_weights(name: str) -> None:
         if directory is not None:
-            await run_context.policy.learner.save(directory / name, meta={}, tokenizer={})
+            await run_context.policies.main.learner.save(directory / name, meta={}, tokenizer={})
             found.weights.append((directory / name / "model.safetensors").read_bytes().hex())
 
     try:
-        await run_context.open_policy()
+        await run_context.policies.open()
         if start:
-            await run_context.policy.learner.begin_phase("rl", steps)
+            await run_context.policies.main.learner.begin_phase("rl", steps)
         await note_weights("before")
         with anyio.fail_after(120):
             await pipeline.train(
-                run_context, Curriculum(len(run_context.cells)), start=start, position=position or Position(), on_step=on_step,
+                run_context,
+                Curriculum(len(run_context.cells)),
+                start=start,
+                position=position or Position(),
+                on_step=on_step,
                 new_version=lambda: next(versions),
-            )  # fmt: skip
+            )
         await note_weights("after")
     finally:
-        if run_context.pool is not None and run_context.pool is not shared:
-            await run_context.pool.aclose()
+        if run_context.policies.pool is not shared:
+            await run_context.policies.aclose()
     return found
 
 
@@ -135,11 +162,15 @@ def workers() -> list[int]:
     return [ranks[rank][1] for rank in sorted(ranks)]
 
 
-@pytest.mark.parametrize(("mode", "staleness", "ranks"), [("decoupled", 0, 2), ("decoupled", 2, 3), ("concurrent", 5, 2)])
+@pytest.mark.parametrize(
+    ("mode", "staleness", "ranks"), [("decoupled", 0, 2), ("decoupled", 2, 3), ("concurrent", 5, 2)]
+)
 async def test_every_group_is_learned_from_once_and_no_token_is_too_old(
     mode: str, staleness: int, ranks: int, tmp_path: Path, pools: dict[int, WorkerPool]
 ) -> None:
-    """Whatever is trained on is checked against the weights that it says it was sampled by: see `agito.learning.losses.agreement`."""
+    """Whatever is trained on is checked against the weights that it says it was sampled by: see
+    `agito.learning.losses.agreement`.
+    """
     found = await run(mode, staleness, ranks=ranks, directory=tmp_path, shared=pools[ranks])
     assert [step.index for step in found.steps] == list(range(6))
     groups = [group.id for step in found.steps for group in step.groups]
@@ -157,7 +188,12 @@ async def test_every_group_is_learned_from_once_and_no_token_is_too_old(
     assert fresh > 0, "nothing was new enough to be checked"
     assert found.weights[0] != found.weights[1], "nothing was learned"
     assert found.positions[-1].outstanding == ()
-    for name in ("trainer/idle_ratio", "trainer/gate_wait_ratio", "engine/busy_ratio", "engine/publish_pause_ratio"):
+    for name in (
+        "trainer/idle_ratio",
+        "trainer/gate_wait_ratio",
+        "engine/busy_ratio",
+        "engine/publish_pause_ratio",
+    ):
         assert all(0 <= step.metrics[name] <= 1.001 for step in found.steps), name
 
 
@@ -184,12 +220,16 @@ async def test_one_of_two_engines_that_falls_silent_ends_the_run_and_is_named() 
         await run("decoupled", 2, ranks=3, strike=lambda: os.kill(workers()[2], signal.SIGSTOP))
 
 
-async def test_two_policies_learn_side_by_side_each_from_its_own_engines(tmp_path: Path, pools: dict[int, WorkerPool]) -> None:
+async def test_two_policies_learn_side_by_side_each_from_its_own_engines(
+    tmp_path: Path, pools: dict[int, WorkerPool]
+) -> None:
     """Two sets of workers in one process: what one does is nothing to the other."""
     found: dict[str, Run] = {}
 
     async def train(name: str, mode: str, staleness: int, ranks: int) -> None:
-        found[name] = await run(mode, staleness, steps=3, ranks=ranks, directory=tmp_path / name, shared=pools[ranks])
+        found[name] = await run(
+            mode, staleness, steps=3, ranks=ranks, directory=tmp_path / name, shared=pools[ranks]
+        )
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(train, "one", "decoupled", 1, 2)
@@ -203,8 +243,12 @@ async def test_two_policies_learn_side_by_side_each_from_its_own_engines(tmp_pat
 
 def test_ages_are_shares_of_trained_tokens() -> None:
     sample = Sample(
-        attempt=AttemptId(group=0, slot=0), segment=0, ids=array("i", range(6)), logprobs=array("f", [0.0] * 6),
-        trainable=bytes([0, 1, 1, 0, 1, 1]), advantages=array("f", [0.0] * 6),
+        attempt=AttemptId(group=0, slot=0),
+        segment=0,
+        ids=array("i", range(6)),
+        logprobs=array("f", [0.0] * 6),
+        trainable=bytes([0, 1, 1, 0, 1, 1]),
+        advantages=array("f", [0.0] * 6),
         versions=(VersionSpan(start=0, stop=3, version=4), VersionSpan(start=3, stop=6, version=5)),
-    )  # fmt: skip
+    )
     assert ages([sample], 6) == {"age/v1_ratio": 0.5, "age/v2_ratio": 0.5, "age/max_versions": 2.0}

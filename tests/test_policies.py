@@ -1,4 +1,6 @@
-"""Policies are values: a run may begin from a pre-trained model, and hold frozen policies beside the one that learns."""
+"""Policies are values: a run may begin from a pre-trained model, and hold frozen policies beside the one that
+learns.
+"""
 
 from __future__ import annotations
 
@@ -22,40 +24,86 @@ from agito.replays.updates import relearn
 SMALL = tuple(each for each in COIN if not each.startswith("model."))
 PRETRAINED = (
     *(each for each in SMALL if not each.startswith(("sft.demos", "compute.context"))),
-    "sft.demos=24", "sft.batch=4", "sft.epochs=1", "compute.context=2048", "rl.steps=2", "eval.tasks=2",
-    "eval.structural_tasks=0", "model.lora.rank=4",
-)  # fmt: skip
+    "sft.demos=24",
+    "sft.batch=4",
+    "sft.epochs=1",
+    "compute.context=2048",
+    "rl.steps=2",
+    "eval.tasks=2",
+    "eval.structural_tasks=0",
+    "model.lora.rank=4",
+)
 
 
 def pretrained(folder: Path) -> Path:
-    """A small network of random weights in a Hugging Face folder, with a tokenizer and a chat template that are not ours."""
+    """A small network of random weights in a Hugging Face folder, with a tokenizer and a chat template that
+    are not ours.
+    """
     write(folder, "byte level", CHATML)
     config = DecoderConfig(
-        vocab_size=ModelTokenizer.read(folder).largest_id + 7, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=2,
-        num_kv_heads=1, head_dim=16, max_position=4096, family="llama", qk_norm=False,
-    )  # fmt: skip
+        vocab_size=ModelTokenizer.read(folder).largest_id + 7,
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        max_position=4096,
+        family="llama",
+        qk_norm=False,
+    )
     save(Decoder(config, seed=1), folder)
     return folder
 
 
-def test_two_policies_with_vocabularies_of_their_own_act_in_one_attempt_and_only_one_of_them_learns(tmp_path: Path) -> None:
-    adviser = finish(agito(tmp_path, *command("adviser", (*COIN, "rl.steps=0", "model.vocab_size=300"))), tmp_path).parent / "adviser"
-    before = weights(adviser)
-    both = (
-        *COIN, "rl.steps=2", f"harness.name={ROOT / 'tests/advised.py'}:Advised", f"policies.adviser.path={adviser}",
+@pytest.fixture(scope="module")
+def adviser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a policy with a vocabulary of its own."""
+    home = tmp_path_factory.mktemp("adviser")
+    run = agito(home, *command("adviser", (*COIN, "rl.steps=0", "model.vocab_size=300")))
+    return finish(run, home).parent / "adviser"
+
+
+def advised(adviser: Path, *overrides: str) -> tuple[str, ...]:
+    """Of a run in which it advises."""
+    return (
+        *COIN,
+        "rl.steps=2",
+        f"harness.name={ROOT / 'tests/advised.py'}:Advised",
+        f"policies.adviser.path={adviser}",
         "agents.adviser.policy=adviser",
-    )  # fmt: skip
-    run = finish(train(tmp_path, both), tmp_path)
+        *overrides,
+    )
+
+
+def test_two_policies_with_vocabularies_of_their_own_act_in_one_attempt_and_only_one_of_them_learns(
+    tmp_path: Path, adviser: Path
+) -> None:
+    before = weights(adviser)
+    run = finish(train(tmp_path, advised(adviser)), tmp_path)
     sizes = [len(Vocabulary.read(path / "checkpoints/final")) for path in (run, adviser)]
     assert sizes[0] != sizes[1]
-    found = [recorded for path in sorted((run / "trajectories").glob("rl-*.parquet")) for recorded in read_trajectories(path)]
+    found = [
+        recorded
+        for path in sorted((run / "trajectories").glob("rl-*.parquet"))
+        for recorded in read_trajectories(path)
+    ]
     assert found
     learned = False
     for recorded in found:
         actor, advice = recorded.attempt.trajectory.segments
-        assert (actor.policy, actor.role, advice.policy, advice.role) == ("main", "solo", "adviser", "adviser")
+        assert (actor.policy, actor.role, advice.policy, advice.role) == (
+            "main",
+            "solo",
+            "adviser",
+            "adviser",
+        )
         assert any(advice.tokens.is_sampled) and {span.version for span in advice.tokens.versions} == {0}
-        trained = {stats.segment for stats in recorded.stats if any(abs(value) > 0 for value in stats.advantages or ())}
+        trained = {
+            stats.segment
+            for stats in recorded.stats
+            if any(abs(value) > 0 for value in stats.advantages or ())
+        }
         assert trained <= {actor.id}, "a frozen policy's tokens are not trained on"
         learned |= bool(trained)
         words = Vocabulary.read(adviser / "checkpoints/final").pieces(list(advice.tokens.ids))
@@ -64,14 +112,67 @@ def test_two_policies_with_vocabularies_of_their_own_act_in_one_attempt_and_only
     assert weights(adviser) == before
 
 
-def test_a_run_from_a_pretrained_model_that_is_killed_and_resumed_ends_with_the_same_adapter(tmp_path: Path) -> None:
+def test_two_policies_learn_in_one_run_and_one_that_is_killed_ends_with_the_weights_of_both(
+    tmp_path: Path, adviser: Path
+) -> None:
+    homes = [tmp_path / "whole", tmp_path / "killed"]
+    for home in homes:
+        home.mkdir()
+    overrides = advised(adviser, "policies.adviser.learns=true", "rl.checkpoint_every=1")
+    one = finish(train(homes[0], overrides), homes[0])
+    assert kill(train(homes[1], overrides), when=(homes[1] / "runs/run/checkpoints/step-1").is_dir), (
+        "it was over"
+    )
+    two = finish(agito(homes[1], "train", "--resume", "runs/run"), homes[1])
+    for policy in ("", "policies/adviser"):
+        begun, ended = (weights(one / policy, name) for name in ("step-0", "final"))
+        assert begun != ended == weights(two / policy)
+    assert weights(one / "policies/adviser", "step-0") == weights(adviser)
+    steps = [
+        sorted(path.name for path in (one / at / "checkpoints").iterdir()) for at in ("", "policies/adviser")
+    ]
+    assert steps[0] == steps[1]
+    for step, path in enumerate(sorted((one / "trajectories").glob("rl-*.parquet"))):
+        versions: set[int] = set()
+        for recorded in read_trajectories(path):
+            trained = {stats.segment for stats in recorded.stats if any(stats.advantages or ())}
+            assert trained in (set(), {0, 1}), "both have a share in what the attempt earned"
+            for segment in recorded.attempt.trajectory.segments:
+                versions |= {span.version for span in segment.tokens.versions}
+        assert len(versions) == 1, f"step {step}: one commit counter for all policies"
+    metrics = [json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()]
+    assert any("adviser/policy/loss" in line and "policy/loss" in line for line in metrics)
+    again = anyio.run(relearn, one)
+    assert again.differs == "" and "final" in again.checked
+    finish(agito(homes[0], "eval", "runs/run", "--n", "2", "--no-baselines"), homes[0])
+
+
+def test_two_policies_learn_while_others_sample_them(tmp_path: Path, adviser: Path) -> None:
+    decoupled = (
+        "policies.adviser.learns=true",
+        "pipeline.mode=decoupled",
+        "pipeline.max_staleness=1",
+        "compute.ranks=2",
+    )
+    run = finish(train(tmp_path, advised(adviser, *decoupled)), tmp_path)
+    for policy in ("", "policies/adviser"):
+        assert weights(run / policy, "step-0") != weights(run / policy)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert max(line.get("age/max_versions", 0) for line in lines) <= 1
+
+
+def test_a_run_from_a_pretrained_model_that_is_killed_and_resumed_ends_with_the_same_adapter(
+    tmp_path: Path,
+) -> None:
     model = pretrained(tmp_path / "model")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for home in (whole, killed):
         home.mkdir()
     overrides = (*PRETRAINED, f"model.path={model}")
     one = finish(train(whole, overrides), whole)
-    assert kill(train(killed, overrides), when=(killed / "runs/run/checkpoints/step-1").is_dir), "it was over before it was killed"
+    assert kill(train(killed, overrides), when=(killed / "runs/run/checkpoints/step-1").is_dir), (
+        "it was over before it was killed"
+    )
     two = finish(agito(killed, "train", "--resume", "runs/run"), killed)
     adapters = [(run / "checkpoints/final/adapter_model.safetensors").read_bytes() for run in (one, two)]
     assert adapters[0] == adapters[1]
@@ -83,7 +184,12 @@ def test_a_run_from_a_pretrained_model_that_is_killed_and_resumed_ends_with_the_
     again = anyio.run(relearn, one)
     assert (again.steps, again.differs) == (2, "") and "final" in again.checked
     finish(agito(whole, "eval", "runs/run", "--n", "2", "--no-baselines"), whole)
-    finish(agito(whole, "eval", str(model), "--env", "agito.testing:FakeEnvironment", "--n", "2", "--no-baselines"), whole)
+    finish(
+        agito(
+            whole, "eval", str(model), "--env", "agito.testing:FakeEnvironment", "--n", "2", "--no-baselines"
+        ),
+        whole,
+    )
 
 
 def test_an_adapter_that_was_altered_is_refused(tmp_path: Path) -> None:
@@ -103,13 +209,16 @@ def test_a_recipe_whose_policies_do_not_fit_together_is_refused() -> None:
         ("model.path=org/model", "env.dialect=compact"): "reads and writes the natural dialect",
         ("sft.demos=0",): "has to begin by imitation",
         ("policies.main.path=x",): "give this one another name",
+        ("policies.a/b.path=x",): "lower case letters",
     }.items():
         with pytest.raises(BadRecipe, match=said):
             read("quickstart", overrides)
     assert read("quickstart", ("model.path=org/model",)).env.dialect == "natural"
 
 
-def test_a_model_that_is_not_there_is_named_with_what_would_bring_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_there_is_named_with_what_would_bring_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from agito.models.hub import folder_of
 
     monkeypatch.chdir(tmp_path)
@@ -119,12 +228,21 @@ def test_a_model_that_is_not_there_is_named_with_what_would_bring_it(tmp_path: P
         folder_of("./nowhere")
     (tmp_path / "models/smollm2-135m").mkdir(parents=True)
     assert folder_of("smollm2-135m") == tmp_path / "models/smollm2-135m"
-    assert Recipe.model_validate({"model": {"path": "models/smollm2-135m"}}).model.path == str(tmp_path / "models/smollm2-135m")
+    assert Recipe.model_validate({"model": {"path": "models/smollm2-135m"}}).model.path == str(
+        tmp_path / "models/smollm2-135m"
+    )
 
 
 def command(name: str, overrides: tuple[str, ...]) -> list[str]:
-    return ["train", "quickstart", "--name", name, "--admit-anyway", *(word for each in overrides for word in ("--set", each))]
+    return [
+        "train",
+        "quickstart",
+        "--name",
+        name,
+        "--admit-anyway",
+        *(word for each in overrides for word in ("--set", each)),
+    ]
 
 
-def weights(run: Path) -> bytes:
-    return (run / "checkpoints/final/model.safetensors").read_bytes()
+def weights(run: Path, checkpoint: str = "final") -> bytes:
+    return (run / "checkpoints" / checkpoint / "model.safetensors").read_bytes()

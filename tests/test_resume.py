@@ -20,11 +20,25 @@ from tests.cli.conftest import COMMAND, environment
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    "compute.ranks=2", "compute.rows=16", "model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=1",
+    "compute.ranks=2",
+    "compute.rows=16",
+    "model.hidden_size=32",
+    "model.intermediate_size=64",
+    "model.num_layers=1",
     "model.vocab_size=320",
-    "sft.demos=48", "sft.batch=8", "sft.survey=24", "sft.epochs=2", "rl.steps=6", "rl.groups=2", "rl.group_size=4", "rl.checkpoint_every=1",
-    "eval.tasks=6", "eval.structural_tasks=2", "eval.baseline_tasks=0", "env.levels=[1]",
-)  # fmt: skip
+    "sft.demos=48",
+    "sft.batch=8",
+    "sft.survey=24",
+    "sft.epochs=2",
+    "rl.steps=6",
+    "rl.groups=2",
+    "rl.group_size=4",
+    "rl.checkpoint_every=1",
+    "eval.tasks=6",
+    "eval.structural_tasks=2",
+    "eval.baseline_tasks=0",
+    "env.levels=[1]",
+)
 SHELL = (*TINY, f"env.name={ROOT / 'tests/lenient_shell.py'}:LenientShell", "sft.epochs=8")
 COIN = (
     *TINY,
@@ -36,9 +50,14 @@ COIN = (
     "rl.steps=4",
 )
 PAYING = (
-    *COIN, f"env.name={ROOT / 'tests/paying_coin.py'}:PayingCoin", "env.levels=[1,2]", "monitor.gold_share=0.5", "monitor.on_alarm=watch",
-    "compute.context=96", "rl.steps=12",
-)  # fmt: skip
+    *COIN,
+    f"env.name={ROOT / 'tests/paying_coin.py'}:PayingCoin",
+    "env.levels=[1,2]",
+    "monitor.gold_share=0.5",
+    "monitor.on_alarm=watch",
+    "compute.context=96",
+    "rl.steps=12",
+)
 CLOCK = ("wall_s", "time/", "engine/", "rollout/", "tool/")  # what differs from run to run
 NUM_KILLS = 8
 
@@ -50,7 +69,13 @@ def agito(home: Path, *words: str) -> subprocess.Popen[bytes]:
 
 def train(home: Path, overrides: tuple[str, ...]) -> subprocess.Popen[bytes]:
     return agito(
-        home, "train", "quickstart", "--name", "run", "--admit-anyway", *(word for override in overrides for word in ("--set", override))
+        home,
+        "train",
+        "quickstart",
+        "--name",
+        "run",
+        "--admit-anyway",
+        *(word for override in overrides for word in ("--set", override)),
     )
 
 
@@ -59,8 +84,12 @@ def finish(process: subprocess.Popen[bytes], home: Path) -> Path:
     return home / "runs/run"
 
 
-def kill(process: subprocess.Popen[bytes], *, after_s: float = 60.0, when: Callable[[], bool] = lambda: False) -> bool:
-    """SIGKILL, as soon as `when` holds and at the latest after `after_s`. Whether there was anything left to kill."""
+def kill(
+    process: subprocess.Popen[bytes], *, after_s: float = 60.0, when: Callable[[], bool] = lambda: False
+) -> bool:
+    """SIGKILL, as soon as `when` holds and at the latest after `after_s`. Whether there was anything left to
+    kill.
+    """
     ends_at = time.monotonic() + after_s
     while time.monotonic() < ends_at and not when():
         try:
@@ -80,7 +109,9 @@ def weights(run: Path) -> str:
 def consumed(run: Path) -> list[tuple[int, int, int, int]]:
     """Which attempt was trained on in which step."""
     with sqlite3.connect(run / "ledger.sqlite") as ledger:
-        return ledger.execute("SELECT grp, slot, try, consumed_in FROM attempts WHERE consumed_in IS NOT NULL ORDER BY 1, 2, 3").fetchall()
+        return ledger.execute(
+            "SELECT grp, slot, try, consumed_in FROM attempts WHERE consumed_in IS NOT NULL ORDER BY 1, 2, 3"
+        ).fetchall()
 
 
 def steps(run: Path) -> list[str]:
@@ -105,13 +136,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(300)
 def test_a_run_killed_in_the_middle_of_rl_goes_on_bit_for_bit(tmp_path: Path, whole: Path) -> None:
     process = train(tmp_path, COIN)
-    assert kill(process, when=(tmp_path / "runs/run/checkpoints/step-1").exists), "it ended before it could be killed"
+    assert kill(process, when=(tmp_path / "runs/run/checkpoints/step-1").exists), (
+        "it ended before it could be killed"
+    )
     assert_equal(finish(agito(tmp_path, "train", "--resume", "runs/run"), tmp_path), whole)
 
 
 def told(run: Path) -> list[dict[str, float]]:
     """What the steps of RL say of themselves, clocks apart."""
-    return [{name: value for name, value in json.loads(line).items() if not name.startswith(CLOCK)} for line in steps(run)]
+    return [
+        {name: value for name, value in json.loads(line).items() if not name.startswith(CLOCK)}
+        for line in steps(run)
+    ]
 
 
 @pytest.mark.timeout(300)
@@ -121,22 +157,37 @@ def test_a_resumed_run_knows_what_was_known_of_its_tasks_and_of_cheating(tmp_pat
     whole.mkdir()
     broken.mkdir()
     uninterrupted, process = train(whole, PAYING), train(broken, PAYING)
-    assert kill(process, when=(broken / "runs/run/checkpoints/step-3").exists), "it ended before it could be killed"
-    assert not (broken / "runs/run/checkpoints/step-11").exists(), "too late: there is nothing left to be known for"
-    resumed, expected = finish(agito(broken, "train", "--resume", "runs/run"), broken), finish(uninterrupted, whole)
+    assert kill(process, when=(broken / "runs/run/checkpoints/step-3").exists), (
+        "it ended before it could be killed"
+    )
+    assert not (broken / "runs/run/checkpoints/step-11").exists(), (
+        "too late: there is nothing left to be known for"
+    )
+    resumed, expected = (
+        finish(agito(broken, "train", "--resume", "runs/run"), broken),
+        finish(uninterrupted, whole),
+    )
     assert_equal(resumed, expected)
     assert told(resumed) == told(expected)
     summaries = [json.loads((run / "summary.json").read_text()) for run in (resumed, expected)]
     assert summaries[0]["monitor"] == summaries[1]["monitor"]
     last = told(expected)[-1]
-    assert last["monitor/hack_ratio"] > 0 and last["monitor/evidence_nats"] > 0, "the monitor had nothing to remember"
-    assert {last["solved/in-coin-1_ratio"], last["solved/in-coin-2_ratio"]} != {0.5}, "the curriculum had nothing to remember"
-    assert any(step["group/mixed_ratio"] > 0 and step["tokens/trained_num"] > 0 for step in told(expected)[3:])
+    assert last["monitor/hack_ratio"] > 0 and last["monitor/evidence_nats"] > 0, (
+        "the monitor had nothing to remember"
+    )
+    assert {last["solved/in-coin-1_ratio"], last["solved/in-coin-2_ratio"]} != {0.5}, (
+        "the curriculum had nothing to remember"
+    )
+    assert any(
+        step["group/mixed_ratio"] > 0 and step["tokens/trained_num"] > 0 for step in told(expected)[3:]
+    )
 
 
 def workers(process: subprocess.Popen[bytes]) -> list[int]:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"agito.runtime.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [
+        int(pid) for pid in children if b"agito.runtime.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
 
 
 @pytest.mark.timeout(300)
@@ -154,7 +205,9 @@ def test_a_run_whose_worker_is_killed_goes_on_by_itself_bit_for_bit(tmp_path: Pa
 
 
 @pytest.mark.timeout(300)
-def test_a_run_whose_worker_falls_silent_names_it_replaces_it_and_goes_on_bit_for_bit(tmp_path: Path, whole: Path) -> None:
+def test_a_run_whose_worker_falls_silent_names_it_replaces_it_and_goes_on_bit_for_bit(
+    tmp_path: Path, whole: Path
+) -> None:
     process = train(tmp_path, (*COIN, "compute.silence_s=8"))
     while not (tmp_path / "runs/run/checkpoints/step-1").exists():
         assert process.poll() is None, (tmp_path / "said").read_text()
@@ -212,9 +265,13 @@ def test_a_run_killed_during_its_last_evaluations_judges_the_weights_that_it_kee
 @pytest.mark.timeout(300)
 def test_a_run_does_not_go_on_in_an_environment_that_was_edited(tmp_path: Path) -> None:
     source = tmp_path / "own.py"
-    source.write_text("from agito.testing import FakeEnvironment\n\n\nclass Own(FakeEnvironment):\n    name = 'own'\n")
+    source.write_text(
+        "from agito.testing import FakeEnvironment\n\n\nclass Own(FakeEnvironment):\n    name = 'own'\n"
+    )
     process = train(tmp_path, (*COIN, f"env.name={source}:Own"))
-    assert kill(process, when=(tmp_path / "runs/run/checkpoints/step-1").exists), "it ended before it could be killed"
+    assert kill(process, when=(tmp_path / "runs/run/checkpoints/step-1").exists), (
+        "it ended before it could be killed"
+    )
     was = source.read_text()
     source.write_text(was + "    version = '2'\n")
     assert agito(tmp_path, "train", "--resume", "runs/run").wait(timeout=60) == 13
@@ -226,7 +283,9 @@ def test_a_run_does_not_go_on_in_an_environment_that_was_edited(tmp_path: Path) 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("every", [1, 2])
-def test_a_run_in_a_real_shell_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(tmp_path: Path, every: int) -> None:
+def test_a_run_in_a_real_shell_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(
+    tmp_path: Path, every: int
+) -> None:
     recipe = (*SHELL, f"rl.checkpoint_every={every}")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()

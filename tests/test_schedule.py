@@ -14,15 +14,27 @@ from agito.types import AttemptId
 
 QUOTAS = st.builds(
     lambda groups, size, spare, live, first, refill, tries: Quota(
-        ids=range(first, first + 2 * (groups + spare), 2), group_size=size, mixed=groups if refill else None, max_live=live, max_tries=tries
+        ids=range(first, first + 2 * (groups + spare), 2),
+        group_size=size,
+        mixed=groups if refill else None,
+        max_live=live,
+        max_tries=tries,
     ),
-    st.integers(1, 6), st.integers(1, 4), st.integers(0, 6), st.integers(1, 12), st.integers(0, 9), st.booleans(), st.integers(1, 3),
-)  # fmt: skip
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(0, 6),
+    st.integers(1, 12),
+    st.integers(0, 9),
+    st.booleans(),
+    st.integers(1, 3),
+)
 Outcomes = dict[AttemptId, float | None]
 
 
 def run(quota: Quota, seed: int, void: float = 0.2, success: float = 0.5) -> tuple[Outcomes, int, int]:
-    """Plays a schedule to its end, attempts finishing in random order and in random company; outcomes, most alive, retries."""
+    """Plays a schedule to its end, attempts finishing in random order and in random company; outcomes, most
+    alive, retries.
+    """
     rng = random.Random(seed)
     schedule = Schedule(quota)
     live, most, outcomes = list(schedule.start()), 0, dict[AttemptId, float | None]()
@@ -31,7 +43,9 @@ def run(quota: Quota, seed: int, void: float = 0.2, success: float = 0.5) -> tup
         rng.shuffle(live)
         count = rng.randint(1, len(live))
         over, live = live[:count], live[count:]
-        ended = [(attempt, None if rng.random() < void else float(rng.random() < success)) for attempt in over]
+        ended = [
+            (attempt, None if rng.random() < void else float(rng.random() < success)) for attempt in over
+        ]
         assert not {attempt for attempt, _ in ended} & outcomes.keys(), "an attempt was started twice"
         outcomes |= dict(ended)
         live += schedule.finished(ended)
@@ -67,7 +81,9 @@ def test_every_slot_of_every_issued_group_ends_once(quota: Quota, seed: int) -> 
     groups = by_group(outcomes)
     assert all(len(rewards) == quota.group_size for rewards in groups.values())
     assert sorted(groups) == list(quota.ids[: len(groups)])
-    ended_well = Counter((attempt.group, attempt.slot) for attempt, reward in outcomes.items() if reward is not None)
+    ended_well = Counter(
+        (attempt.group, attempt.slot) for attempt, reward in outcomes.items() if reward is not None
+    )
     assert all(count == 1 for count in ended_well.values())
 
 
@@ -99,7 +115,9 @@ def test_void_attempts_alone_do_not_make_a_group_mixed() -> None:
     schedule = Schedule(Quota(ids=[0, 1], group_size=2, mixed=1, max_tries=1))
     first, second = schedule.start()
     assert schedule.finished([(first, 1.0)]) == ()
-    assert {attempt.group for attempt in schedule.finished([(second, None)])} == {1}, "a one and a void are no contrast"
+    assert {attempt.group for attempt in schedule.finished([(second, None)])} == {1}, (
+        "a one and a void are no contrast"
+    )
 
 
 def test_the_same_events_give_the_same_decisions() -> None:

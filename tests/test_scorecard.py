@@ -21,7 +21,8 @@ from agito.types import Status
 
 def test_a_share_has_its_exact_interval_and_a_mean_the_normal_one() -> None:
     share = estimate([1.0] * 9 + [0.0])
-    assert (share.value, round(share.low, 3), round(share.high, 3)) == (0.9, 0.555, 0.997)  # Clopper and Pearson, 1934
+    # Clopper and Pearson, 1934
+    assert (share.value, round(share.low, 3), round(share.high, 3)) == (0.9, 0.555, 0.997)
     mean = estimate([1.0, 2.0, 3.0, 4.0])
     assert mean.value == 2.5 and mean.high - 2.5 == pytest.approx(1.96 * (5 / 3) ** 0.5 / 2, rel=1e-4)
 
@@ -30,7 +31,11 @@ def answer(messages: list[dict[str, Any]]) -> tuple[str, str]:
     """A ledger in a few lines: every `name value,` that was read, and the question that comes last."""
     known: dict[str, str] = {}
     question = ""
-    for text in (message["content"].rsplit("It begins: ")[-1] for message in messages if message["role"] in ("user", "tool")):
+    for text in (
+        message["content"].rsplit("It begins: ")[-1]
+        for message in messages
+        if message["role"] in ("user", "tool")
+    ):
         *facts, question = text.split(", ")
         known |= dict(fact.split(" ") for fact in facts)
     name = question.rstrip("?")
@@ -38,7 +43,9 @@ def answer(messages: list[dict[str, Any]]) -> tuple[str, str]:
 
 
 class Served(BaseHTTPRequestHandler):
-    """Speaks the chat-completions protocol; the model `mute` never calls a tool, `broken` fails, `weary` fails on every other request."""
+    """Speaks the chat-completions protocol; the model `mute` never calls a tool, `broken` fails, `weary`
+    fails on every other request.
+    """
 
     asked = 0
 
@@ -53,7 +60,11 @@ class Served(BaseHTTPRequestHandler):
         if body["model"] != "mute":
             name, value = answer(body["messages"])
             function = {"name": "say", "arguments": json.dumps({"name": name, "value": value})}
-            message = {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": function}]}
+            message = {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "c1", "type": "function", "function": function}],
+            }
         reply = json.dumps({"choices": [{"message": message}], "usage": {"completion_tokens": 7}}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -88,11 +99,15 @@ async def score(url: str, model: str) -> Scorecard:
     recipe = Recipe(env=EnvSection(name="decisions", families=("ledger",), levels=(1, 2)))
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         harness = ChatHarness(client, model)
-        return await scorecard.of_endpoint(harness, model, recipe, Silent(), suite="decisions", split="heldout", num_tasks=12)
+        return await scorecard.of_endpoint(
+            harness, model, recipe, Silent(), suite="decisions", split="heldout", num_tasks=12
+        )
 
 
 @pytest.mark.anyio
-async def test_any_endpoint_takes_the_place_of_a_checkpoint_and_is_measured_beside_optimum_null_and_random(url: str) -> None:
+async def test_any_endpoint_takes_the_place_of_a_checkpoint_and_is_measured_beside_optimum_null_and_random(
+    url: str,
+) -> None:
     card = await score(url, "ledger-in-a-few-lines")
     assert [column.name for column in card.columns] == ["ledger-in-a-few-lines", "optimum", "null", "random"]
     policy, optimum, null, random = card.columns
@@ -100,7 +115,10 @@ async def test_any_endpoint_takes_the_place_of_a_checkpoint_and_is_measured_besi
     assert null.success.success == random.success.success == 0.0
     assert policy.estimate("ledger_contradictions").value == 0.0
     assert random.estimate("ledger_contradictions").value > 0.8
-    assert all(reading.attempt.trajectory.num_sampled == 7 * len(reading.attempt.trajectory.events) for reading in policy.readings)
+    assert all(
+        reading.attempt.trajectory.num_sampled == 7 * len(reading.attempt.trajectory.events)
+        for reading in policy.readings
+    )
     json.dumps(card.to_json(), allow_nan=False)
 
 
@@ -124,7 +142,9 @@ async def test_an_attempt_that_the_endpoint_fails_is_void_and_counted_with_its_c
 
 
 @pytest.mark.anyio
-async def test_an_endpoint_that_never_answers_is_an_error_in_plain_words_as_soon_as_that_is_clear(url: str) -> None:
+async def test_an_endpoint_that_never_answers_is_an_error_in_plain_words_as_soon_as_that_is_clear(
+    url: str,
+) -> None:
     before = Served.asked
     with pytest.raises(EndpointFailed, match="answers 500 Internal Server Error"):
         await score(url, "broken")

@@ -8,8 +8,8 @@ import pytest
 
 import agito
 
-# Twenty seeds: .915 or more afterwards, a gain of .185 or more ("Smoke over seeds" in docs/log.md). One that learns nothing by RL ends
-# where it began, at .62 to .75.
+# Twenty seeds: .915 or more afterwards, a gain of .185 or more ("Smoke over seeds" in docs/log.md). One that
+# learns nothing by RL ends where it began, at .62 to .75.
 AFTER, GAIN = 0.85, 0.10
 SHORT = ("rl.steps=6", "eval.tasks=100")
 

@@ -18,15 +18,20 @@ import agito
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "agito"
 TORCH_ROOMS = {"models"}
-MIXED_ROOMS = {"learning", "runtime", "sampling", "weights"}  # some of their modules load torch; the rest is in the contract
+# some of their modules load torch; the rest is in the contract
+MIXED_ROOMS = {"learning", "runtime", "sampling", "weights"}
 MAX_FILE_LINES = 400  # not counting blank ones
-MAX_FUNCTION_LINES = 80
+MAX_FUNCTION_LINES = 60
 SAME_LINES = 10
 
 
 def rooms() -> list[str]:
     """Top-level modules and packages of agito."""
-    return sorted(p.stem for p in SRC.iterdir() if (p.suffix == ".py" and p.stem != "__init__") or (p / "__init__.py").exists())
+    return sorted(
+        p.stem
+        for p in SRC.iterdir()
+        if (p.suffix == ".py" and p.stem != "__init__") or (p / "__init__.py").exists()
+    )
 
 
 def sources() -> list[Path]:
@@ -67,13 +72,21 @@ def test_the_layers_have_no_exceptions() -> None:
 
 
 def test_the_drawing_of_the_rooms_is_of_this_code() -> None:
-    done = subprocess.run([sys.executable, "scripts/architecture.py", "--check"], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "scripts/architecture.py", "--check"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_every_package_has_an_init_file_so_that_no_import_contract_overlooks_it() -> None:
     folders = {parent for path in SRC.rglob("*.py") for parent in path.parents if parent.is_relative_to(SRC)}
-    missing = sorted(str(folder.relative_to(SRC)) for folder in folders if not (folder / "__init__.py").exists())
+    missing = sorted(
+        str(folder.relative_to(SRC)) for folder in folders if not (folder / "__init__.py").exists()
+    )
     assert not missing, f"no __init__.py in {missing}"
 
 
@@ -89,7 +102,10 @@ def test_every_room_without_torch_is_typed_strictly() -> None:
 def test_the_torch_free_half_really_imports_without_torch() -> None:
     modules = torch_free_modules()
     assert len(modules) > 5
-    code = f"import importlib, sys\nfor m in {modules!r}: importlib.import_module(m)\nsys.exit('torch' in sys.modules)"
+    code = (
+        f"import importlib, sys\nfor m in {modules!r}: importlib.import_module(m)\nsys.exit('torch' in "
+        "sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr or "torch was loaded"
 
@@ -101,7 +117,10 @@ def test_what_a_worker_knows_of_a_run_loads_nothing_that_reads_parquet() -> None
 
 
 def test_importing_agito_alone_is_light() -> None:
-    code = "import sys, agito; print(sum(m.startswith(('torch', 'numpy', 'pyarrow', 'rich', 'pydantic')) for m in sys.modules))"
+    code = (
+        "import sys, agito; print(sum(m.startswith(('torch', 'numpy', 'pyarrow', 'rich', 'pydantic')) "
+        "for m in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "0", done.stdout + done.stderr
 
@@ -122,10 +141,16 @@ def test_whoever_catches_every_exception_says_why(path: Path) -> None:
     text = path.read_text()
     lines = text.splitlines()
     for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.ExceptHandler) or any(isinstance(inner, ast.Raise) for inner in ast.walk(node)):
+        if not isinstance(node, ast.ExceptHandler) or any(
+            isinstance(inner, ast.Raise) for inner in ast.walk(node)
+        ):
             continue
-        catches_all = node.type is None or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
-        assert not catches_all or "#" in lines[node.lineno - 1], f"line {node.lineno}: name the boundary in a comment on that line"
+        catches_all = node.type is None or (
+            isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+        )
+        assert not catches_all or "#" in lines[node.lineno - 1], (
+            f"line {node.lineno}: name the boundary in a comment on that line"
+        )
 
 
 def lines_of_code(path: Path) -> list[tuple[int, str]]:
@@ -134,10 +159,13 @@ def lines_of_code(path: Path) -> list[tuple[int, str]]:
     left_out = [
         range(node.lineno, (node.end_lineno or node.lineno) + 1)
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
     ]
     skipped = {number for lines in left_out for number in lines}
-    stripped = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if number not in skipped]
+    stripped = [
+        (number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if number not in skipped
+    ]
     return [(number, line) for number, line in stripped if line and not line.startswith("#")]
 
 
@@ -157,7 +185,9 @@ def test_no_ten_lines_of_our_code_stand_in_two_places() -> None:
 def test_the_version_is_declared_once() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" in config["project"]["dynamic"]
-    declared = [path for path in SRC.rglob("*.py") if re.search(r"^__version__ = ", path.read_text(), re.MULTILINE)]
+    declared = [
+        path for path in SRC.rglob("*.py") if re.search(r"^__version__ = ", path.read_text(), re.MULTILINE)
+    ]
     assert declared == [SRC / "__init__.py"]
     assert importlib.metadata.version("agito") == agito.__version__
 
@@ -185,9 +215,16 @@ def test_whatever_is_imported_is_a_declared_dependency() -> None:
     extras = [lines for name, lines in project["optional-dependencies"].items() if name != "dev"]
     runtime = declared(project["dependencies"], *extras)
     missing = imported("src") - runtime
-    assert not missing, f"src/ imports {missing}: add them to dependencies, or to an extra, in pyproject.toml, then make constraints"
+    assert not missing, (
+        f"src/ imports {missing}: add them to dependencies, or to an extra, in pyproject.toml, then make "
+        "constraints"
+    )
     missing = imported("tests") | imported("benchmarks")
-    missing -= runtime | declared(project["optional-dependencies"]["dev"]) | {p.stem for p in (ROOT / "benchmarks").rglob("*.py")}
+    missing -= (
+        runtime
+        | declared(project["optional-dependencies"]["dev"])
+        | {p.stem for p in (ROOT / "benchmarks").rglob("*.py")}
+    )
     assert not missing, f"tests/ or benchmarks/ import {missing}: add them to the extra `dev`"
 
 

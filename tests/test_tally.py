@@ -34,16 +34,29 @@ TASK, _ = FakeEnvironment().task(split="train", index=0, seed=0)
 
 def attempt(*, version: int = 1, cpu_ms: tuple[float, ...] = (), void: bool = False) -> Attempt:
     tokens = Tokens(
-        ids=array("i", [1, 2, 3]), logprobs=array("f", [math.nan, -1, -1]), kinds=b"\0\1\3", channels=b"\0\2\2", versions=span(version, 3)
+        ids=array("i", [1, 2, 3]),
+        logprobs=array("f", [math.nan, -1, -1]),
+        kinds=b"\0\1\3",
+        channels=b"\0\2\2",
+        versions=span(version, 3),
     )
     call = Call(tool="open", arguments={})
-    ran = [Event(index=at, call=call, text="", wall_s=0.01, cpu_s=each / 1e3) for at, each in enumerate(cpu_ms)]
+    ran = [
+        Event(index=at, call=call, text="", wall_s=0.01, cpu_s=each / 1e3) for at, each in enumerate(cpu_ms)
+    ]
     never_ran = Event(index=len(ran), call=call, text="timeout", fault=Fault.TIMEOUT)
     trajectory = Trajectory(
-        attempt=AttemptId(group=0, slot=0), task=TASK, segments=(Segment(id=0, tokens=tokens),),
-        turns=(Turn(segment=0, start=1, stop=3, stopped=FinishReason.END),), events=(*ran, never_ran), end=TerminationReason.SUBMITTED,
-    )  # fmt: skip
-    return Attempt(trajectory=trajectory, verdict=Verdict.void("infra: gone") if void else Verdict(status=Status.SCORED, reward=1.0))
+        attempt=AttemptId(group=0, slot=0),
+        task=TASK,
+        segments=(Segment(id=0, tokens=tokens),),
+        turns=(Turn(segment=0, start=1, stop=3, stopped=FinishReason.END),),
+        events=(*ran, never_ran),
+        end=TerminationReason.SUBMITTED,
+    )
+    return Attempt(
+        trajectory=trajectory,
+        verdict=Verdict.void("infra: gone") if void else Verdict(status=Status.SCORED, reward=1.0),
+    )
 
 
 def test_tokens_of_scripts_are_not_counted_as_sampled() -> None:

@@ -37,9 +37,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def agito(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installed:
-    """The command as installed, in an empty folder. What the package depends on is taken from the environment of these tests."""
+    """The command as installed, in an empty folder. What the package depends on is taken from the environment
+    of these tests.
+    """
     home = tmp_path_factory.mktemp("home")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home / "env")], check=True, timeout=100)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(home / "env")], check=True, timeout=100
+    )
     python = home / "env" / "bin" / "python"
     (packages,) = (home / "env").glob("lib/python*/site-packages")
     (packages / "shared.pth").write_text(sysconfig.get_path("purelib"))
@@ -48,8 +52,20 @@ def agito(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installed:
     work.mkdir()
 
     def run(*words: str) -> str:
-        env = {"PATH": f"{home / 'env' / 'bin'}:{os.environ['PATH']}", "HOME": str(home), "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([str(home / "env/bin/agito"), *words], cwd=work, env=env, capture_output=True, text=True, timeout=100)
+        env = {
+            "PATH": f"{home / 'env' / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(home),
+            "LANG": "C.UTF-8",
+            "OMP_NUM_THREADS": "1",
+        }
+        done = subprocess.run(
+            [str(home / "env/bin/agito"), *words],
+            cwd=work,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -57,7 +73,16 @@ def agito(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installed:
 
 
 def pip(folder: Path, *words: str) -> None:
-    command = [sys.executable, "-m", "pip", *words, "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        *words,
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--disable-pip-version-check",
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
 
@@ -85,6 +110,10 @@ def test_no_message_sends_its_reader_to_a_page_that_is_not_in_the_wheel() -> Non
         tree = ast.parse(path.read_text())
         docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and node not in docstrings and re.search(r"docs/[\w/-]+\.md", str(node.value)):
+            if (
+                isinstance(node, ast.Constant)
+                and node not in docstrings
+                and re.search(r"docs/[\w/-]+\.md", str(node.value))
+            ):
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not found

@@ -1,9 +1,11 @@
-"""Agito's embedded engine on the engine's workload, in process, beside the tools, for a checkpoint of any family.
+"""Agito's embedded engine on the engine's workload, in process, beside the tools, for a checkpoint of any
+family.
 
     python embedded_arm.py CHECKPOINT HOW DTYPE OPENING EPISODES [EPISODES ...]
 
-HOW: `threads`, one engine on two cores; `engines`, one on each, episodes shared out by turns; `speed`, steps of decoding and prompts alone,
-on one thread, beside what the core could do. Prints one JSON line, {episodes: [sampled tokens per second, CPU-seconds]} or the figures.
+HOW: `threads`, one engine on two cores; `engines`, one on each, episodes shared out by turns; `speed`, steps
+of decoding and prompts alone, on one thread, beside what the core could do. Prints one JSON line, {episodes:
+[sampled tokens per second, CPU-seconds]} or the figures.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ async def together(engines: list[EmbeddedEngine], work: list[list[Turn]]) -> Non
     async def one(index: int, turns: list[Turn]) -> None:
         row = drivers[index % len(drivers)].open(index)
         for turn in turns:
-            request = SampleRequest(extend=array("i", turn.observed), max_tokens=turn.num_sampled, stop_ids=())
+            request = SampleRequest(
+                extend=array("i", turn.observed), max_tokens=turn.num_sampled, stop_ids=()
+            )
             assert len((await row.sample(request)).ids) == turn.num_sampled
             await anyio.sleep(TOOL_S)
         await row.close()
@@ -70,7 +74,11 @@ def speed(model: Decoder, dtype: torch.dtype) -> dict[str, float]:
     flop_s = _seconds(lambda: square @ square, times=20) / (2 * 1024**3)
     body = sum(weight.numel() for name, weight in weights.items() if ".layers." in name)
     read = body + model.config.vocab_size * model.config.hidden_size
-    figures |= {"gb_read_per_s": 1e-9 / bytes_s, "gflop_per_s": 1e-9 / flop_s, "prefill_of_bound": figures["prefill"] * 2 * body * flop_s}
+    figures |= {
+        "gb_read_per_s": 1e-9 / bytes_s,
+        "gflop_per_s": 1e-9 / flop_s,
+        "prefill_of_bound": figures["prefill"] * 2 * body * flop_s,
+    }
     for rows in (1, 8, 32):
         slots, positions = torch.arange(rows), torch.full((rows,), 384)
         step_s = _seconds(lambda rows=rows, at=(slots, positions): network.decode(ids[:rows], *at), times=10)
@@ -97,7 +105,10 @@ def main() -> None:
         print(json.dumps(speed(model, precision)))
         return
     count, threads = (1, CORES) if how == "threads" else (CORES, 1)
-    engines = [EmbeddedEngine(model, rows=ROWS, context=CONTEXT, dtype=precision, threads=threads) for _ in range(count)]
+    engines = [
+        EmbeddedEngine(model, rows=ROWS, context=CONTEXT, dtype=precision, threads=threads)
+        for _ in range(count)
+    ]
     anyio.run(together, engines, episodes(2, seed=99, opening=int(opening)))
     rates: dict[str, list[float]] = {}
     for number in map(int, numbers):

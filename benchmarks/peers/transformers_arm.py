@@ -1,9 +1,11 @@
-"""transformers on the engine's workload: `generate` on left-padded batches that keep their cache, or continuous batching.
+"""transformers on the engine's workload: `generate` on left-padded batches that keep their cache, or
+continuous batching.
 
     python transformers_arm.py CHECKPOINT {generate|continuous} THREADS EPISODES [EPISODES ...]
 
-Environment: DEVICE, DTYPE, OPENING (tokens). Prints one JSON line {episodes: [sampled tokens per second, CPU-seconds]}. `generate` runs all
-episodes turn by turn: the whole batch waits for its longest turn and for the tool once.
+Environment: DEVICE, DTYPE, OPENING (tokens). Prints one JSON line {episodes: [sampled tokens per second,
+CPU-seconds]}. `generate` runs all episodes turn by turn: the whole batch waits for its longest turn and for
+the tool once.
 """
 
 from __future__ import annotations
@@ -36,21 +38,39 @@ def generate(model: Any, work: list[list[Turn]]) -> None:
         ids, mask = torch.cat([ids, new], 1), torch.cat([mask, new_mask], 1)
         longest = max(turn.num_sampled for turn in turns)
         options = GenerationConfig(
-            max_new_tokens=longest, min_new_tokens=longest, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0,
-            eos_token_id=None, return_dict_in_generate=True, output_logits=True,
-        )  # fmt: skip
+            max_new_tokens=longest,
+            min_new_tokens=longest,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            pad_token_id=0,
+            eos_token_id=None,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
         out = model.generate(ids, attention_mask=mask, past_key_values=cache, generation_config=options)
         said = out.sequences[:, ids.shape[1] :]
         logits = torch.stack(out.logits, 1)
         logits.log_softmax(-1).gather(2, said[..., None])  # the log-probabilities that training needs
-        said_mask = torch.tensor([[int(at < turn.num_sampled) for at in range(longest)] for turn in turns], device=model.device)
+        said_mask = torch.tensor(
+            [[int(at < turn.num_sampled) for at in range(longest)] for turn in turns], device=model.device
+        )
         ids, mask = torch.cat([ids, said], 1), torch.cat([mask, said_mask], 1)
         cache = out.past_key_values
         time.sleep(TOOL_S)
 
 
 def continuous(model: Any, work: list[list[Turn]]) -> None:
-    options = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0, eos_token_id=-1, max_new_tokens=64)
+    options = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        pad_token_id=0,
+        eos_token_id=-1,
+        max_new_tokens=64,
+    )
     manager = model.init_continuous_batching(generation_config=options)
     manager.start()
     history: list[list[int]] = [[] for _ in work]

@@ -2,10 +2,12 @@
 
     python trl_arm.py RUN OUT SECONDS THREADS LR
 
-RUN is a finished run; training begins at its `checkpoints/step-0`. The trainer, its loss, its optimizer and the generation are TRL's and
-transformers' own, with `rollout_func` for the turns: all attempts of a step at once, a turn of each as one left-padded batch (as TRL's own
-tool loop does it), their tools concurrently. World, prompts, limits, parsing and grading are the environment's, through the same harness.
-Checkpoints go to OUT/checkpoints, and OUT/seconds.json says after how many seconds of training each was made; saving is not counted.
+RUN is a finished run; training begins at its `checkpoints/step-0`. The trainer, its loss, its optimizer and
+the generation are TRL's and transformers' own, with `rollout_func` for the turns: all attempts of a step at
+once, a turn of each as one left-padded batch (as TRL's own tool loop does it), their tools concurrently.
+World, prompts, limits, parsing and grading are the environment's, through the same harness. Checkpoints go to
+OUT/checkpoints, and OUT/seconds.json says after how many seconds of training each was made; saving is not
+counted.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ SAVE_S = 20.0  # of training, between two checkpoints
 
 
 class Generating:
-    """An engine for the harness: when every row that is open waits for tokens, all of them are generated as one batch."""
+    """An engine for the harness: when every row that is open waits for tokens, all of them are generated as
+    one batch.
+    """
 
     def __init__(self, model: Any, context: int) -> None:
         self.context = context
@@ -66,15 +70,24 @@ class Generating:
         width = ids.shape[1]
         temperature, stops = requests[0].temperature, list(requests[0].stop_ids)
         options = GenerationConfig(
-            max_new_tokens=max(request.max_tokens for request in requests), do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
-            pad_token_id=stops[0], eos_token_id=stops, return_dict_in_generate=True, output_logits=True,
-        )  # fmt: skip
+            max_new_tokens=max(request.max_tokens for request in requests),
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            pad_token_id=stops[0],
+            eos_token_id=stops,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
         was_training = self._model.training
         self._model.eval()
         out = self._model.generate(ids, attention_mask=mask, generation_config=options)
         self._model.train(was_training)
         said = out.sequences[:, width:]
-        logprobs = (torch.stack(out.logits, 1) / temperature).log_softmax(-1).gather(2, said[..., None])[..., 0]
+        logprobs = (
+            (torch.stack(out.logits, 1) / temperature).log_softmax(-1).gather(2, said[..., None])[..., 0]
+        )
         found: list[tuple[list[int], list[float]]] = []
         for at, request in enumerate(requests):
             tokens = said[at].tolist()
@@ -99,10 +112,11 @@ class GeneratingRow:
         ids, logprobs = self._sampled
         self.ids.extend(ids)
         return Sampled(
-            ids=array("i", ids), logprobs=array("f", logprobs),
+            ids=array("i", ids),
+            logprobs=array("f", logprobs),
             stopped=FinishReason.END if ids[-1] in request.stop_ids else FinishReason.LENGTH,
             versions=(VersionSpan(start=0, stop=len(request.extend) + len(ids), version=0),),
-        )  # fmt: skip
+        )
 
     def take(self, sampled: tuple[list[int], list[float]]) -> None:
         self._sampled = sampled
@@ -125,7 +139,10 @@ class Worlds:
         self._renderer = renderer(recipe.env.dialect, vocabulary)
         agents = solo(self._renderer, temperature=recipe.rl.temperature)
         self._runner = AttemptRunner(self._environment, SoloHarness(), agents, seed=recipe.seed)
-        families, levels = recipe.env.families or self._environment.families, recipe.env.levels or self._environment.levels
+        families, levels = (
+            recipe.env.families or self._environment.families,
+            recipe.env.levels or self._environment.levels,
+        )
         self._cells = [(family, level) for family in families for level in levels]
 
     async def attempts(self, numbers: Sequence[int], model: Any) -> list[Attempt]:
@@ -135,10 +152,14 @@ class Worlds:
 
         def task(number: int) -> Any:
             family, level = self._cells[number % len(self._cells)]
-            return self._environment.task(split="train", index=RL_BASE + number, seed=self._recipe.seed, family=family, level=level)
+            return self._environment.task(
+                split="train", index=RL_BASE + number, seed=self._recipe.seed, family=family, level=level
+            )
 
         async def one(at: int, number: int, slot: int) -> None:
-            found[at] = await self._runner.run(Plan(task=task), AttemptId(group=number, slot=slot), {MAIN: engine})
+            found[at] = await self._runner.run(
+                Plan(task=task), AttemptId(group=number, slot=slot), {MAIN: engine}
+            )
 
         seen: dict[int, int] = {}
         async with anyio.create_task_group() as tasks:
@@ -150,7 +171,9 @@ class Worlds:
 
 def sequences(attempts: Sequence[Attempt]) -> dict[str, list[Any]]:
     """What `rollout_func` returns: the policy's own tokens have mask 1. A void attempt has no reward."""
-    told: dict[str, list[Any]] = {name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask", "reward")}
+    told: dict[str, list[Any]] = {
+        name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask", "reward")
+    }
     for attempt in attempts:
         tokens, turns = attempt.trajectory.segments[0].tokens, attempt.trajectory.turns
         opening = turns[0].start
@@ -159,7 +182,9 @@ def sequences(attempts: Sequence[Attempt]) -> dict[str, list[Any]]:
             mask[turn.start : turn.stop] = [1] * (turn.stop - turn.start)
         told["prompt_ids"].append(list(tokens.ids[:opening]))
         told["completion_ids"].append(list(tokens.ids[opening:]))
-        told["logprobs"].append([value if said else 0.0 for value, said in zip(tokens.logprobs, mask, strict=True)][opening:])
+        told["logprobs"].append(
+            [value if said else 0.0 for value, said in zip(tokens.logprobs, mask, strict=True)][opening:]
+        )
         told["env_mask"].append(mask[opening:])
         told["reward"].append(attempt.verdict.reward if attempt.is_scored else None)
     return told
@@ -204,27 +229,50 @@ def main() -> None:
     size = recipe.rl.groups * recipe.rl.group_size
     clock = Clock(out, start, seconds)
     arguments = GRPOConfig(
-        output_dir=str(out / "trainer"), use_cpu=True, bf16=False, per_device_train_batch_size=size, gradient_accumulation_steps=1,
-        num_generations=recipe.rl.group_size, max_completion_length=recipe.compute.context, temperature=recipe.rl.temperature, beta=0.0,
-        learning_rate=rate, lr_scheduler_type="constant", max_steps=100_000, seed=recipe.seed, report_to=[], save_strategy="no",
-        logging_strategy="no", disable_tqdm=True, gradient_checkpointing=False,
-    )  # fmt: skip
+        output_dir=str(out / "trainer"),
+        use_cpu=True,
+        bf16=False,
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=1,
+        num_generations=recipe.rl.group_size,
+        max_completion_length=recipe.compute.context,
+        temperature=recipe.rl.temperature,
+        beta=0.0,
+        learning_rate=rate,
+        lr_scheduler_type="constant",
+        max_steps=100_000,
+        seed=recipe.seed,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        gradient_checkpointing=False,
+    )
     with anyio.from_thread.start_blocking_portal() as portal:
 
         def rollouts(prompts: list[str], trainer: GRPOTrainer) -> dict[str, list[Any]]:
             numbers = [int(prompt) for prompt in prompts]
-            return sequences(portal.call(worlds.attempts, numbers, trainer.accelerator.unwrap_model(trainer.model)))
+            return sequences(
+                portal.call(worlds.attempts, numbers, trainer.accelerator.unwrap_model(trainer.model))
+            )
 
-        def reward(prompts: Any, completions: Any, reward: list[float | None], **others: Any) -> list[float | None]:
+        def reward(
+            prompts: Any, completions: Any, reward: list[float | None], **others: Any
+        ) -> list[float | None]:
             means.append(sum(each or 0.0 for each in reward) / len(reward))
             print(f"step {len(means)}: {means[-1]:.3f}", file=sys.stderr, flush=True)
             return reward
 
         means: list[float] = []
         trainer = GRPOTrainer(
-            model=model, reward_funcs=reward, args=arguments, processing_class=tokenizer, callbacks=[clock], rollout_func=rollouts,
+            model=model,
+            reward_funcs=reward,
+            args=arguments,
+            processing_class=tokenizer,
+            callbacks=[clock],
+            rollout_func=rollouts,
             train_dataset=Dataset.from_dict({"prompt": [str(number) for number in range(20_000)]}),
-        )  # fmt: skip
+        )
         trainer.train()
         portal.call(worlds._environment.aclose)
     print(json.dumps({"seconds": clock.seconds, "train_success": means}))

@@ -2,9 +2,10 @@
 
     python trl_step.py MODEL lora|full fp32|bf16 THREADS ROWS
 
-Each line of standard input is a batch: token ids of prompts and completions, which completion tokens are trained, advantages. Everything
-but generation is TRL's, transformers' and peft's: micro-batches of ROWS, loss, backward pass, clip, AdamW. The answer is a line with the
-seconds of wall and processor, and the peak of memory over what there was before.
+Each line of standard input is a batch: token ids of prompts and completions, which completion tokens are
+trained, advantages. Everything but generation is TRL's, transformers' and peft's: micro-batches of ROWS,
+loss, backward pass, clip, AdamW. The answer is a line with the seconds of wall and processor, and the peak of
+memory over what there was before.
 """
 
 from __future__ import annotations
@@ -28,12 +29,18 @@ class Given(GRPOTrainer):
     batch: dict[str, Any]
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
-        prompts, completions, trained = (torch.tensor(self.batch[name]) for name in ("prompts", "completions", "trained"))
+        prompts, completions, trained = (
+            torch.tensor(self.batch[name]) for name in ("prompts", "completions", "trained")
+        )
         return {
-            "prompt_ids": prompts, "prompt_mask": torch.ones_like(prompts), "completion_ids": completions,
-            "completion_mask": torch.ones_like(completions), "tool_mask": trained,
-            "advantages": torch.tensor(self.batch["advantages"], dtype=torch.float32), "num_items_in_batch": trained.sum(),
-        }  # fmt: skip
+            "prompt_ids": prompts,
+            "prompt_mask": torch.ones_like(prompts),
+            "completion_ids": completions,
+            "completion_mask": torch.ones_like(completions),
+            "tool_mask": trained,
+            "advantages": torch.tensor(self.batch["advantages"], dtype=torch.float32),
+            "num_items_in_batch": trained.sum(),
+        }
 
 
 class Clock(TrainerCallback):
@@ -65,18 +72,39 @@ def main() -> None:
         from peft import LoraConfig  # type: ignore[import-not-found]
 
         targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-        adapter = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
+        adapter = LoraConfig(
+            r=16, lora_alpha=32, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
+        )
     clock = Clock()
     with tempfile.TemporaryDirectory() as out:
         config = GRPOConfig(
-            output_dir=out, use_cpu=True, bf16=False, per_device_train_batch_size=int(rows), gradient_accumulation_steps=8 // int(rows),
-            num_generations=8, max_steps=1000, learning_rate=1e-6, logging_strategy="no", save_strategy="no", report_to=[],
-            gradient_checkpointing=False, beta=0.0, loss_type="dapo", disable_tqdm=True, max_grad_norm=1.0, shuffle_dataset=False,
-        )  # fmt: skip
+            output_dir=out,
+            use_cpu=True,
+            bf16=False,
+            per_device_train_batch_size=int(rows),
+            gradient_accumulation_steps=8 // int(rows),
+            num_generations=8,
+            max_steps=1000,
+            learning_rate=1e-6,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to=[],
+            gradient_checkpointing=False,
+            beta=0.0,
+            loss_type="dapo",
+            disable_tqdm=True,
+            max_grad_norm=1.0,
+            shuffle_dataset=False,
+        )
         trainer = Given(
-            model=model, args=config, processing_class=AutoTokenizer.from_pretrained(folder), peft_config=adapter, callbacks=[clock],
-            reward_funcs=lambda completions, **_: [0.0] * len(completions), train_dataset=Dataset.from_dict({"prompt": ["x"] * 64}),
-        )  # fmt: skip
+            model=model,
+            args=config,
+            processing_class=AutoTokenizer.from_pretrained(folder),
+            peft_config=adapter,
+            callbacks=[clock],
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            train_dataset=Dataset.from_dict({"prompt": ["x"] * 64}),
+        )
         clock.trainer = trainer
         trainer.train()
 

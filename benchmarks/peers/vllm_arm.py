@@ -1,9 +1,10 @@
-"""vLLM's CPU build on the engine's workload, in process, without text: token ids in, token ids and log-probabilities out.
+"""vLLM's CPU build on the engine's workload, in process, without text: token ids in, token ids and
+log-probabilities out.
 
     python vllm_arm.py CHECKPOINT EPISODES [EPISODES ...]
 
-Environment: DTYPE, OPENING (tokens). Prints one JSON line {episodes: [sampled tokens per second, CPU-seconds]}. Prefix caching is on; no
-compilation.
+Environment: DTYPE, OPENING (tokens). Prints one JSON line {episodes: [sampled tokens per second,
+CPU-seconds]}. Prefix caching is on; no compilation.
 """
 
 from __future__ import annotations
@@ -31,9 +32,14 @@ async def episode(engine: Any, name: str, turns: list[Turn]) -> None:
     for number, turn in enumerate(turns):
         history += turn.observed
         params = SamplingParams(
-            max_tokens=turn.num_sampled, min_tokens=turn.num_sampled, ignore_eos=True, temperature=1.0, logprobs=0, detokenize=False,
+            max_tokens=turn.num_sampled,
+            min_tokens=turn.num_sampled,
+            ignore_eos=True,
+            temperature=1.0,
+            logprobs=0,
+            detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-        )  # fmt: skip
+        )
         final = None
         async for out in engine.generate({"prompt_token_ids": list(history)}, params, f"{name}-{number}"):
             final = out
@@ -48,16 +54,24 @@ async def measure(path: str, numbers: list[int]) -> dict[str, list[float]]:
 
     engine = AsyncLLM.from_engine_args(
         AsyncEngineArgs(
-            model=path, dtype=DTYPE, enforce_eager=True, max_model_len=1024, max_num_seqs=128, enable_prefix_caching=True,
-            skip_tokenizer_init=True, disable_log_stats=True,
+            model=path,
+            dtype=DTYPE,
+            enforce_eager=True,
+            max_model_len=1024,
+            max_num_seqs=128,
+            enable_prefix_caching=True,
+            skip_tokenizer_init=True,
+            disable_log_stats=True,
         )
-    )  # fmt: skip
+    )
     rates: dict[str, list[float]] = {}
     try:
         for number in [2, *numbers]:
             work = episodes(number, seed=0 if number in numbers else 99, opening=OPENING)
             began, cpu_s = time.monotonic(), _cpu_s()
-            await asyncio.gather(*(episode(engine, f"{number}-{index}", turns) for index, turns in enumerate(work)))
+            await asyncio.gather(
+                *(episode(engine, f"{number}-{index}", turns) for index, turns in enumerate(work))
+            )
             rates[str(number)] = [num_sampled(work) / (time.monotonic() - began), _cpu_s() - cpu_s]
     finally:
         engine.shutdown()

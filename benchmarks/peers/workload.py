@@ -1,4 +1,6 @@
-"""Agents as an engine sees them: observed tokens, then sampled ones, then a tool, turn after turn. Standard library only."""
+"""Agents as an engine sees them: observed tokens, then sampled ones, then a tool, turn after turn. Standard
+library only.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,19 @@ class Turn:
 
 
 def episodes(number: int, *, seed: int, opening: int = 0) -> list[list[Turn]]:
-    """4-8 turns of 8-40 observed and 8-40 sampled tokens (24 of each on average). Equal arguments, equal episodes.
+    """4-8 turns of 8-40 observed and 8-40 sampled tokens (24 of each on average). Equal arguments, equal
+    episodes.
 
-    `opening`: tokens that are observed first instead, the same for each group of 8 episodes, as attempts at one task begin.
+    `opening`: tokens that are observed first instead, the same for each group of 8 episodes, as attempts at
+    one task begin.
     """
     rng = random.Random(f"engine/{seed}/{number}")
     work = [
         [
-            Turn(observed=tuple(rng.randrange(8, VOCABULARY) for _ in range(rng.randint(8, 40))), num_sampled=rng.randint(8, 40))
+            Turn(
+                observed=tuple(rng.randrange(8, VOCABULARY) for _ in range(rng.randint(8, 40))),
+                num_sampled=rng.randint(8, 40),
+            )
             for _ in range(rng.randint(4, 8))
         ]
         for _ in range(number)

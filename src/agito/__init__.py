@@ -7,9 +7,9 @@
     both = agito.replay("runs/smoke", "1000000.0", phase="after")
     summary = agito.resume("runs/smoke")          # goes on with a run that was interrupted
 
-Also of use: `agito.types`, the records; `agito.protocols`, the seams; `agito.errors`, all that is raised on purpose; `agito.testing`,
-contract suites and fakes for environments and harnesses of your own; `agito.worlds`, the parts that worlds are made of. On the command
-line: `agito --help`.
+Also of use: `agito.types`, the records; `agito.protocols`, the seams; `agito.errors`, all that is raised on
+purpose; `agito.testing`, contract suites and fakes for environments and harnesses of your own;
+`agito.worlds`, the parts that worlds are made of. On the command line: `agito --help`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """What a user calls, and the names that every module has."""
-    return sorted([*_API, *(name for name, value in globals().items() if name.startswith("__") and not callable(value))])
+    return sorted(
+        [*_API, *(name for name, value in globals().items() if name.startswith("__") and not callable(value))]
+    )
 
 
 __all__ = ["evaluate", "replay", "resume", "train"]

@@ -60,25 +60,37 @@ def train(
     watcher: job.Watcher | None = None,
     admit_anyway: bool = False,
 ) -> Summary:
-    """Trains as `recipe` says (a bundled name, a path, or a `Recipe`) into `out`, by default `runs/<its name>`.
+    """Trains as `recipe` says (a bundled name, a path, or a `Recipe`) into `out`, by default `runs/<its
+    name>`.
 
-    Without a recipe: on `prompts`, a file, a folder or a list of texts or of mappings with a `prompt`, by a `reward` function, from a
-    pre-trained `model`; each turn has up to `tokens`, and with `tools` there are up to `turns`. `sft`: conversations to imitate first.
+    Without a recipe: on `prompts`, a file, a folder or a list of texts or of mappings with a `prompt`, by a
+    `reward` function, from a pre-trained `model`; each turn has up to `tokens`, and with `tools` there are up
+    to `turns`. `sft`: conversations to imitate first.
 
-    `overrides` are as on the command line: `["rl.steps=10"]`. A run that is already in `out` is moved aside under a dated name.
-    An environment without a card is audited first, and refused (`NotAdmitted`) unless it passes or `admit_anyway`, which the run keeps.
-    Raises `NotFound`, `BadRecipe`, and whatever keeps a run from ending; what is committed by then can be resumed.
+    `overrides` are as on the command line: `["rl.steps=10"]`. A run that is already in `out` is moved aside
+    under a dated name. An environment without a card is audited first, and refused (`NotAdmitted`) unless it
+    passes or `admit_anyway`, which the run keeps. Raises `NotFound`, `BadRecipe`, and whatever keeps a run
+    from ending; what is committed by then can be resumed.
     """
     if reads_file.get():
         where = f"{reads_file.get()} calls agito.train while it is read for its functions"
         raise BadRecipe(f"{where}: put the call under `if __name__ == '__main__':`")
     given = _given(prompts, reward, tools, model, sft, turns, tokens)
     if isinstance(recipe, Recipe) and (overrides or given):
-        raise BadRecipe("overrides, prompts and a model go with a recipe's name or path; a Recipe is changed with model_copy")
+        raise BadRecipe(
+            "overrides, prompts and a model go with a recipe's name or path; a Recipe is changed with "
+            "model_copy"
+        )
     overrides = (*given, *_listed("overrides", overrides))
     if recipe is None and prompts is None:
         raise BadRecipe("give a recipe, or prompts with a reward function")
-    named = recipe if isinstance(recipe, Recipe) else plain(overrides) if recipe is None else read_recipe(str(recipe), overrides)
+    named = (
+        recipe
+        if isinstance(recipe, Recipe)
+        else plain(overrides)
+        if recipe is None
+        else read_recipe(str(recipe), overrides)
+    )
     fitted, looker = fit(named), watcher or Silent()
     found = fitted.recipe
     path = Path(out) if out is not None else Path("runs") / found.name
@@ -112,7 +124,9 @@ def _given(
 
 
 def resume(path: Path | str, *, watcher: job.Watcher | None = None) -> Summary:
-    """Goes on with the run in `path`, bit for bit. Raises `NotFound`, `BadRecipe` when it is finished, `CorruptCheckpoint`."""
+    """Goes on with the run in `path`, bit for bit. Raises `NotFound`, `BadRecipe` when it is finished,
+    `CorruptCheckpoint`.
+    """
     return run(lambda: job.resume(Path(path), watcher or Silent()))
 
 
@@ -149,18 +163,28 @@ def evaluate(
 ) -> Evaluation:
     """`num_attempts` at each task by a checkpoint (or by a run's last one), beside scripts at the same tasks.
 
-    What is not given is as in the checkpoint's run, so that the tasks are those of its own evaluation. Raises `NotFound`,
-    `CorruptCheckpoint`, and `BadRecipe` for a split, family or level that the environment does not have.
+    What is not given is as in the checkpoint's run, so that the tasks are those of its own evaluation. Raises
+    `NotFound`, `CorruptCheckpoint`, and `BadRecipe` for a split, family or level that the environment does
+    not have.
     """
     directory = trained.find(Path(checkpoint))
-    changes = Changes(env=env, families=_listed("families", families), levels=_listed("levels", levels), seed=seed)
+    changes = Changes(
+        env=env, families=_listed("families", families), levels=_listed("levels", levels), seed=seed
+    )
     recipe = changes.applied_to(trained.recipe_of(directory))
     tasks = recipe.eval.tasks if num_tasks is None else num_tasks
     heat = recipe.eval.temperature if temperature is None else temperature
     looker = watcher or Silent()
     return run(
         lambda: assess.checkpoint(
-            directory, recipe, looker, split=split, num_tasks=tasks, temperature=heat, baselines=baselines, num_attempts=num_attempts
+            directory,
+            recipe,
+            looker,
+            split=split,
+            num_tasks=tasks,
+            temperature=heat,
+            baselines=baselines,
+            num_attempts=num_attempts,
         )
     )
 
@@ -173,6 +197,8 @@ def _listed(name: str, given: Sequence[Item]) -> tuple[Item, ...]:
 
 
 def replay(run_dir: Path | str, attempt: str | AttemptId, *, phase: str | None = None) -> Reenacted:
-    """A recorded attempt again, in a fresh world; `differences` is empty when nothing changed. `attempt` is such as "1000004.0"."""
+    """A recorded attempt again, in a fresh world; `differences` is empty when nothing changed. `attempt` is
+    such as "1000004.0".
+    """
     wanted = AttemptId.parse(attempt) if isinstance(attempt, str) else attempt
     return run(lambda: reenact.reenact(Path(run_dir), wanted, phase=phase))

@@ -1,4 +1,6 @@
-"""Async work from synchronous code: one event loop, the first meaningful error, signals that end it in order."""
+"""Async work from synchronous code: one event loop, the first meaningful error, signals that end
+it in order.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ class Interrupted(BaseException):
 def run(function: Callable[[], Awaitable[Result]], *, signals: Sequence[Signals] = ()) -> Result:
     """Runs to the end and raises the first meaningful error bare, never a group.
 
-    The first of `signals` cancels everything, waits for it to be closed, and raises `Interrupted`; that needs the main thread.
-    Inside a running event loop, such as a notebook's, the work is done in a thread of its own.
+    The first of `signals` cancels everything, waits for it to be closed, and raises `Interrupted`; that needs
+    the main thread. Inside a running event loop, such as a notebook's, the work is done in a thread of its
+    own.
     """
     if _is_in_a_loop():
         return _in_thread(function)
@@ -53,11 +56,15 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
         else:
             flat.append(error)
     ours = [error for error in flat if isinstance(error, AgitoError)]
-    telling = [error for error in ours if isinstance(error, WorkerFailed) or not isinstance(error, WorkerDied)]
+    telling = [
+        error for error in ours if isinstance(error, WorkerFailed) or not isinstance(error, WorkerDied)
+    ]
     return next(iter([*telling, *ours]), flat[0])
 
 
-async def _heeding(function: Callable[[], Awaitable[Result]], signals: Sequence[Signals], caught: list[Signals]) -> Result:
+async def _heeding(
+    function: Callable[[], Awaitable[Result]], signals: Sequence[Signals], caught: list[Signals]
+) -> Result:
     async with anyio.create_task_group() as tasks:
         if signals:
             ready = anyio.Event()
@@ -69,7 +76,9 @@ async def _heeding(function: Callable[[], Awaitable[Result]], signals: Sequence[
     raise AssertionError("cancelled from outside")
 
 
-async def _watch(signals: Sequence[Signals], caught: list[Signals], scope: anyio.CancelScope, ready: anyio.Event) -> None:
+async def _watch(
+    signals: Sequence[Signals], caught: list[Signals], scope: anyio.CancelScope, ready: anyio.Event
+) -> None:
     with anyio.open_signal_receiver(*signals) as received:
         ready.set()
         async for signal in received:

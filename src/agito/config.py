@@ -38,13 +38,17 @@ def load(path: Path) -> dict[str, Any]:
         raise BadRecipe(f"{path}: not TOML: {error}") from error
 
 
-def build(model: type[Model], tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "recipe") -> Model:
+def build(
+    model: type[Model], tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "recipe"
+) -> Model:
     """As `read`, from a table that is already there."""
     _override(tree, overrides)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise BadRecipe("\n".join(_explain(model, each, source, overrides) for each in error.errors())) from None
+        raise BadRecipe(
+            "\n".join(_explain(model, each, source, overrides) for each in error.errors())
+        ) from None
 
 
 def tree_of(overrides: Sequence[str]) -> dict[str, Any]:
@@ -90,12 +94,20 @@ def _set(tree: dict[str, Any], override: str) -> None:
 
 
 def _explain(model: type[BaseModel], error: Any, source: str, overrides: Sequence[str]) -> str:
-    """The place, the field, the value and what is wrong; the place is the override where one brought it in."""
+    """The place, the field, the value and what is wrong; the place is the override where one
+    brought it in.
+    """
     place, known = _walk(model, tuple(map(str, error["loc"])))
-    blamed = [each for each in overrides if place and _touches(tuple(each.partition("=")[0].strip().split(".")), place)]
+    blamed = [
+        each
+        for each in overrides
+        if place and _touches(tuple(each.partition("=")[0].strip().split(".")), place)
+    ]
     source, name = f"--set {blamed[-1]}" if blamed else source, ".".join(place)
     if error["type"] == "extra_forbidden":
-        return f"{source}: {name}: there is no such key; known here: {', '.join(known)}{meant(place[-1], known)}"
+        return (
+            f"{source}: {name}: there is no such key; known here: {', '.join(known)}{meant(place[-1], known)}"
+        )
     given = f"={error['input']!r}" if isinstance(error["input"], str | int | float | bool) else ""
     said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if error["type"] in ("tuple_type", "list_type"):
@@ -109,11 +121,23 @@ def _touches(key: tuple[str, ...], place: tuple[str, ...]) -> bool:
 
 
 def _walk(model: type[BaseModel], loc: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """The keys of `loc`, without the name by which one of several tables was chosen; and those that are known beside the last."""
+    """The keys of `loc`, without the name by which one of several tables was chosen; and those that are known
+    beside the last.
+    """
     found, place, beside = [model], list[str](), [model]
     for part in loc:
-        inner = [each for one in found for name, field in one.model_fields.items() if name == part for each in _models(field.annotation)]
-        chosen = [each for each in found if "name" in each.model_fields and each.model_fields["name"].default == part]
+        inner = [
+            each
+            for one in found
+            for name, field in one.model_fields.items()
+            if name == part
+            for each in _models(field.annotation)
+        ]
+        chosen = [
+            each
+            for each in found
+            if "name" in each.model_fields and each.model_fields["name"].default == part
+        ]
         if chosen and len(found) > 1:
             found = chosen
             continue
@@ -130,5 +154,9 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_none(each) for key, each in cast("dict[str, Any]", value).items() if each is not None}
+        return {
+            key: _without_none(each)
+            for key, each in cast("dict[str, Any]", value).items()
+            if each is not None
+        }
     return [_without_none(each) for each in cast("list[Any]", value)] if isinstance(value, list) else value

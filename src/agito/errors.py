@@ -25,7 +25,9 @@ class NotFound(AgitoError, FileNotFoundError):
 
 
 class BadEnvironment(AgitoError, ValueError):
-    """An environment of somebody's own that cannot be loaded: what is missing, or what it raised and where."""
+    """An environment of somebody's own that cannot be loaded: what is missing, or what it raised
+    and where.
+    """
 
     exit_code = 3
 
@@ -71,21 +73,29 @@ class Diverged(AgitoError):
 
 
 class InvalidArguments(AgitoError):
-    """A call's arguments do not hold; the message is for the policy. What a tool raises beside it is the environment's fault."""
+    """A call's arguments do not hold; the message is for the policy. What a tool raises beside it is the
+    environment's fault.
+    """
 
 
 class SandboxFailure(AgitoError):
-    """The sandbox itself failed, not the command inside it. Void, unless the attempt's own calls bring it about again in a fresh one."""
+    """The sandbox itself failed, not the command inside it. Void, unless the attempt's own calls bring it
+    about again in a fresh one.
+    """
 
     exit_code = 10
 
 
 class SandboxExhausted(SandboxFailure):
-    """The episode used up what it was given (memory, processes, descriptors, time), and its sandbox went with it: scored as it stands."""
+    """The episode used up what it was given (memory, processes, descriptors, time), and its sandbox went with
+    it: scored as it stands.
+    """
 
 
 class Uncapturable(AgitoError, ValueError):
-    """What an episode left behind cannot be captured whole, by its size, depth, names or modes. It has no artefacts then, and is scored."""
+    """What an episode left behind cannot be captured whole, by its size, depth, names or modes. It has no
+    artefacts then, and is scored.
+    """
 
 
 class NotAdmitted(AgitoError):
@@ -101,7 +111,9 @@ class AnswerReachable(AgitoError):
 
 
 class EnvironmentPaused(AgitoError):
-    """An environment pays for what its held-out validator does not confirm; nothing more is learned from it."""
+    """An environment pays for what its held-out validator does not confirm; nothing more is
+    learned from it.
+    """
 
     exit_code = 12
 

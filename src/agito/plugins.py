@@ -1,4 +1,6 @@
-"""Somebody else's code by name: classes and functions as `path.py:Name` from anywhere, and prompts with a reward function."""
+"""Somebody else's code by name: classes and functions as `path.py:Name` from anywhere, and prompts with a
+reward function.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ reads_file: ContextVar[str] = ContextVar("reads_file", default="")  # whose top 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSet:
-    """Prompts and a reward function as the name of an environment: `tasks.jsonl,reward=my_reward.py:reward,turns=4`."""
+    """Prompts and a reward function as the name of an environment:
+    `tasks.jsonl,reward=my_reward.py:reward,turns=4`.
+    """
 
     data: str  # JSONL, JSON, Parquet, or a folder as the `datasets` library or a model hub has it
     reward: str  # path.py:function
@@ -61,7 +65,9 @@ class PromptSet:
     def check(self) -> None:
         """Raises `BadEnvironment`."""
         if any("," in each for each in (self.data, self.reward, self.tools, self.heldout)):
-            raise BadEnvironment(f"prompts {str(self)!r}: a path with a comma cannot stand in this name; rename the file")
+            raise BadEnvironment(
+                f"prompts {str(self)!r}: a path with a comma cannot stand in this name; rename the file"
+            )
         if not self.data or not self.reward:
             raise BadEnvironment(f"prompts {str(self)!r}: write DATA,reward=FILE.py:FUNCTION")
         if not 0 < self.holdout < 0.5:
@@ -71,9 +77,15 @@ class PromptSet:
             raise BadEnvironment(f"{said}: turns and tokens from 1 on, chance below 1")
 
     def __str__(self) -> str:
-        given = [(field.name, getattr(self, field.name)) for field in fields(self) if field.name not in ("data", "reward")]
+        given = [
+            (field.name, getattr(self, field.name))
+            for field in fields(self)
+            if field.name not in ("data", "reward")
+        ]
         default = {field.name: field.default for field in fields(self)}
-        return f"{self.data}{_REWARD}{self.reward}" + "".join(f",{key}={value}" for key, value in given if value != default[key])
+        return f"{self.data}{_REWARD}{self.reward}" + "".join(
+            f",{key}={value}" for key, value in given if value != default[key]
+        )
 
     def with_paths(self, change: Callable[[str], str]) -> PromptSet:
         """Every path in it changed, such as made absolute."""
@@ -108,7 +120,9 @@ def offer(name: str, function: Callable[..., Any]) -> None:
 
 
 def functions(kind: str, names: str, bad: type[AgitoError]) -> tuple[Callable[..., Any], ...]:
-    """Those of `path.py:first+second`. Raises `NotFound` for a missing file or function, and `bad` for a file that fails."""
+    """Those of `path.py:first+second`. Raises `NotFound` for a missing file or function, and `bad` for a file
+    that fails.
+    """
     found, modules, path = list[Callable[..., Any]](), dict[str, ModuleType](), ""
     for each in names.split("+"):
         before, colon, name = each.rpartition(":")
@@ -120,17 +134,23 @@ def functions(kind: str, names: str, bad: type[AgitoError]) -> tuple[Callable[..
             modules[path] = modules.get(path) or _from_file(kind, Path(path), bad)
             function = getattr(modules[path], name, None)
         if not callable(function):
-            known = [key for key, value in vars(modules[path]).items() if callable(value) and not key.startswith("_")]
+            known = [
+                key
+                for key, value in vars(modules[path]).items()
+                if callable(value) and not key.startswith("_")
+            ]
             raise NotFound(f"{kind} {names!r}: {path} has no function {name}{meant(name, known)}")
         found.append(function)
     return tuple(found)
 
 
-def make(kind: str, name: str, bundled: Mapping[str, str], members: Sequence[str], bad: type[AgitoError]) -> object:
+def make(
+    kind: str, name: str, bundled: Mapping[str, str], members: Sequence[str], bad: type[AgitoError]
+) -> object:
     """An instance, made without arguments, that has every one of `members`.
 
-    `kind` is for messages. Raises `NotFound` for an unknown name, a missing file or class, and `bad` for a file or class that fails or
-    lacks a member.
+    `kind` is for messages. Raises `NotFound` for an unknown name, a missing file or class, and `bad` for a
+    file or class that fails or lacks a member.
     """
     target = bundled.get(name, name)
     module_name, _, class_name = target.rpartition(":")
@@ -139,7 +159,11 @@ def make(kind: str, name: str, bundled: Mapping[str, str], members: Sequence[str
     if not module_name:
         hint = _in_file(kind, f"{name}.py") or meant(name, tuple(bundled))
         raise NotFound(f"{kind} {name!r}: there is {', '.join(bundled)}; your own is path.py:Class{hint}")
-    module = _from_file(kind, Path(module_name), bad) if module_name.endswith(".py") else importlib.import_module(module_name)
+    module = (
+        _from_file(kind, Path(module_name), bad)
+        if module_name.endswith(".py")
+        else importlib.import_module(module_name)
+    )
     found = getattr(module, class_name, None)
     if found is None:
         raise NotFound(f"{kind} {name!r}: {module_name} has no {class_name}")
@@ -149,7 +173,10 @@ def make(kind: str, name: str, bundled: Mapping[str, str], members: Sequence[str
         raise bad(f"{kind} {name!r}: {class_name}() fails: {_explained(error)}") from error
     missing = [each for each in members if not hasattr(made, each)]
     if missing:
-        raise bad(f"{kind} {name!r}: {class_name} lacks {', '.join(missing)}, which every {kind} has: pydoc agito.protocols.{kind.title()}")
+        raise bad(
+            f"{kind} {name!r}: {class_name} lacks {', '.join(missing)}, which every {kind} has: pydoc "
+            f"agito.protocols.{kind.title()}"
+        )
     return made
 
 
@@ -160,7 +187,11 @@ def _in_file(kind: str, path: str) -> str:
     except (OSError, ValueError, SyntaxError):
         return ""
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    found = [f"{path}:{each.name}" for each in classes if any(kind.title() in ast.unparse(base) for base in each.bases)]
+    found = [
+        f"{path}:{each.name}"
+        for each in classes
+        if any(kind.title() in ast.unparse(base) for base in each.bases)
+    ]
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from agito import config, plugins
 from agito.config import Section
@@ -19,20 +19,23 @@ from agito.plugins import PromptSet
 from agito.protocols import MAIN
 from agito.types import Dialect
 
-_IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}, "sft": {"batch": 4}}  # defaults of the natural dialect
-# Defaults of a pre-trained model: it knows how to speak already, is large, and moves little. Rates are those of adapters.
+# defaults of the natural dialect
+_IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}, "sft": {"batch": 4}}
+# Defaults of a pre-trained model: it knows how to speak already, is large, and moves little. Rates are those
+# of adapters.
 _PRETRAINED: dict[str, dict[str, Any]] = {
     "model": {"dtype": "bfloat16"},
     "compute": {"rows": 16},
     "sft": {"demos": 256, "epochs": 1, "batch": 8, "skill": 0.9},
     "rl": {"steps": 20, "groups": 8, "checkpoint_every": 5},
     "trainer": {
-        "micro_tokens": 1024, "minibatches": 1,
+        "micro_tokens": 1024,
+        "minibatches": 1,
         "sft": {"lr": 1e-3, "adam_lr": 1e-3, "decay": 1.0, "warmup": 0.05},
         "rl": {"lr": 2e-4, "adam_lr": 2e-4, "warmup": 0.0, "decay": 0.7},
     },
     "eval": {"tasks": 200, "structural_tasks": 0, "baseline_tasks": 40},
-}  # fmt: skip
+}
 _OF_ONE_MODEL = ("model", "compute", "sft", "rl", "trainer")  # tables that mean nothing to another model
 _OF_ONE_ENVIRONMENT = ("env.families", "env.levels", "env.mix", "sft.weights")  # means nothing in another
 _BUNDLED = Path(__file__).parent / "recipes"
@@ -44,7 +47,11 @@ class MixSection(Section):
     name: str = Field(description="A bundled environment, or `path.py:Class`.")
     families: tuple[str, ...] = Field(default=(), description="Only these; empty: all that it has.")
     levels: tuple[int, ...] = Field(default=(), description="Only these; empty: all that it has.")
-    weight: float = Field(default=1.0, gt=0, description="Its share of the tasks that are trained on, among the others' weights.")
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        description="Its share of the tasks that are trained on, among the others' weights.",
+    )
 
     @field_validator("name")
     @classmethod
@@ -55,13 +62,18 @@ class MixSection(Section):
 class EnvSection(Section):
     """Which tasks. Families and levels take turns evenly."""
 
-    name: str = Field(default="shell", description="A bundled environment, or `path.py:Class`; a path is kept absolute.")
+    name: str = Field(
+        default="shell", description="A bundled environment, or `path.py:Class`; a path is kept absolute."
+    )
     families: tuple[str, ...] = Field(default=(), description="Only these; empty: all that it has.")
     levels: tuple[int, ...] = Field(default=(), description="Only these; empty: all that it has.")
-    dialect: Dialect = Field(default=Dialect.COMPACT, description="How the policy reads and writes: see [dialects](dialects.md).")
+    dialect: Dialect = Field(
+        default=Dialect.COMPACT, description="How the policy reads and writes: see [dialects](dialects.md)."
+    )
     mix: tuple[MixSection, ...] = Field(
         default=(),
-        description="Several environments at once, `[[env.mix]]` for each; then `name`, `families` and `levels` above count for nothing.",
+        description="Several environments at once, `[[env.mix]]` for each; then `name`, `families` and "
+        "`levels` above count for nothing.",
     )
 
     @field_validator("name")
@@ -80,8 +92,19 @@ class EnvSection(Section):
         return " + ".join(map(shown, self.names))
 
 
+def _from_anywhere(path: str) -> str:
+    folder = Path(path).expanduser()
+    return str(folder.absolute()) if path and folder.is_dir() else path
+
+
+ModelPath: TypeAlias = Annotated[str, AfterValidator(_from_anywhere)]
+_POLICY_NAME = re.compile(r"[a-z][a-z0-9_-]*")  # it is a folder's, and begins the names of metrics
+
+
 class LoraSection(Section):
-    """Low-rank adapters (arXiv:2106.09685), in peft's layout: only they learn, the model itself stays as it is."""
+    """Low-rank adapters (arXiv:2106.09685), in peft's layout: only they learn, the model itself stays as it
+    is.
+    """
 
     rank: int = Field(default=16, ge=1, description="Of A and B.")
     alpha: float = Field(default=32.0, gt=0, description="The adapter is scaled by alpha / rank.")
@@ -94,30 +117,33 @@ class ModelSection(Section):
     The shape, and the vocabulary that is learned from the environment, are of the latter.
     """
 
-    path: str = Field(
-        default="", description="A Hugging Face folder, or a hub id; its tokenizer and chat template are used, and the natural dialect."
+    path: ModelPath = Field(
+        default="",
+        description="A Hugging Face folder, or a hub id; its tokenizer and chat template are used, and the "
+        "natural dialect.",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of a pre-trained model's weights.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Of a pre-trained model's weights."
+    )
     adapter: Literal["lora", "none"] = Field(
-        default="lora", description="What learns of a pre-trained model: an adapter, or, with `none`, all of its weights."
+        default="lora",
+        description="What learns of a pre-trained model: an adapter, or, with `none`, all of its weights.",
     )
     lora: LoraSection = LoraSection()
-    vocab_size: int = Field(default=512, ge=300, description="Largest number of tokens; in the natural dialect 1280.")
+    vocab_size: int = Field(
+        default=512, ge=300, description="Largest number of tokens; in the natural dialect 1280."
+    )
     hidden_size: int = Field(default=128, ge=8, description="Width of the residual stream.")
     intermediate_size: int = Field(default=192, ge=8, description="Width of the gated MLP.")
     num_layers: int = Field(default=2, ge=1, description="Blocks.")
     num_heads: int = Field(default=4, ge=1, description="Query heads.")
-    num_kv_heads: int = Field(default=4, ge=1, description="Key and value heads, of which `num_heads` is a multiple.")
+    num_kv_heads: int = Field(
+        default=4, ge=1, description="Key and value heads, of which `num_heads` is a multiple."
+    )
     head_dim: int = Field(default=32, ge=2, description="Width of a head; even.")
     rope_theta: float = Field(default=10_000.0, gt=0, description="Base of the rotary positions.")
     rms_norm_eps: float = Field(default=1e-6, gt=0, description="Added to the mean square in a norm.")
     tie_embeddings: bool = Field(default=True, description="The head is the embedding.")
-
-    @field_validator("path")
-    @classmethod
-    def _holds_everywhere(cls, path: str) -> str:
-        folder = Path(path).expanduser()
-        return str(folder.absolute()) if path and folder.is_dir() else path
 
     def shape(self) -> dict[str, Any]:
         """Of a network from random weights, but for its vocabulary."""
@@ -128,7 +154,9 @@ class ModelSection(Section):
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim}: must be even")
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads={self.num_heads}: must be a multiple of num_kv_heads={self.num_kv_heads}")
+            raise ValueError(
+                f"num_heads={self.num_heads}: must be a multiple of num_kv_heads={self.num_kv_heads}"
+            )
         return self
 
 
@@ -138,12 +166,16 @@ class ComputeSection(Section):
     on: Literal["local", "ray"] = Field(
         default="local", description="Where: `local`, processes of this machine; `ray`, actors of a cluster."
     )
-    ranks: int = Field(default=2, ge=1, description="Processes; a run is resumed with as many as it began with.")
+    ranks: int = Field(
+        default=2, ge=1, description="Processes; a run is resumed with as many as it began with."
+    )
     device: str = Field(default="cpu", description="`cpu`, `cuda`, or one GPU, such as `cuda:0`.")
     rows: int = Field(default=64, ge=2, description="Attempts at a time in each process.")
     context: int = Field(default=384, ge=16, description="Tokens of an attempt; in the natural dialect 2048.")
     quantum: int = Field(default=4, ge=1, description="Decode steps between two exchanges with the worlds.")
-    silence_s: float = Field(default=300.0, gt=0, description="Seconds after which a process that has not answered is replaced.")
+    silence_s: float = Field(
+        default=300.0, gt=0, description="Seconds after which a process that has not answered is replaced."
+    )
 
     @field_validator("device")
     @classmethod
@@ -156,7 +188,9 @@ class ComputeSection(Section):
 class HarnessSection(Section):
     """What drives the agents."""
 
-    name: str = Field(default="solo", description="A bundled harness, or `path.py:Class`; a path is kept absolute.")
+    name: str = Field(
+        default="solo", description="A bundled harness, or `path.py:Class`; a path is kept absolute."
+    )
 
     @field_validator("name")
     @classmethod
@@ -165,38 +199,56 @@ class HarnessSection(Section):
 
 
 class PolicySection(Section):
-    """Another policy of the run, beside the one that learns: frozen, such as an opponent or an adviser."""
+    """Another policy of the run, beside `main`: frozen, such as an opponent or a teacher, or one that learns
+    too.
+    """
 
-    path: str = Field(description="A run, a checkpoint, a Hugging Face folder, or a hub id.")
+    path: ModelPath = Field(description="A run, a checkpoint, a Hugging Face folder, or a hub id.")
+    learns: bool = Field(default=False, description="By RL, from its own tokens, in step with `main`.")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of its weights.")
-
-    @field_validator("path")
-    @classmethod
-    def _holds_everywhere(cls, path: str) -> str:
-        folder = Path(path).expanduser()
-        return str(folder.absolute()) if folder.is_dir() else path
+    adapter: Literal["lora", "none"] | None = Field(
+        default=None,
+        description="What learns: an adapter, or all weights; by default an adapter for a pre-trained model, "
+        "all weights for a network of ours.",
+    )
+    lora: LoraSection = LoraSection()
 
 
 class AgentSection(Section):
     """Who plays a role of the harness."""
 
-    policy: str = Field(default=MAIN, description="`main`, which learns, or one of `[policies]`.")
-    temperature: float | None = Field(default=None, ge=0, description="Of a frozen policy's sampling; `main` has `rl.temperature`.")
+    policy: str = Field(default=MAIN, description="`main`, or one of `[policies]`.")
+    temperature: float | None = Field(
+        default=None,
+        ge=0,
+        description="Of a frozen policy's sampling; those that learn have `rl.temperature`.",
+    )
+    tools: tuple[str, ...] | None = Field(
+        default=None, description="Those of the environment that the role may call; by default all."
+    )
 
 
 class SftSection(Section):
     """Cold start: imitation of an imperfect script."""
 
-    demos: int = Field(default=8000, ge=0, description="Demonstrations; at least `batch`, or 0 for none, which needs `model.path`.")
+    demos: int = Field(
+        default=8000,
+        ge=0,
+        description="Demonstrations; at least `batch`, or 0 for none, which needs `model.path`.",
+    )
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict[str, float], description='How many demonstrations of a cell, such as `"find-1" = 0.3`; 1 where none is given.'
+        default_factory=dict[str, float],
+        description='How many demonstrations of a cell, such as `"find-1" = 0.3`; 1 where none is given.',
     )
     skill: float = Field(default=0.5, ge=0, le=1, description="Of the demonstrator.")
     epochs: int = Field(default=2, ge=1, description="How often each demonstration is shown.")
-    batch: int = Field(default=8, ge=1, description="Demonstrations a step; in the natural dialect 4, which are longer.")
+    batch: int = Field(
+        default=8, ge=1, description="Demonstrations a step; in the natural dialect 4, which are longer."
+    )
     messages: str = Field(
         default="",
-        description="Conversations to imitate instead: JSONL, `messages` in each line; every turn of the assistant's counts.",
+        description="Conversations to imitate instead: JSONL, `messages` in each line; every turn of the "
+        "assistant's counts.",
     )
     survey: int = Field(default=200, ge=1, description="Episodes that the vocabulary is learned from.")
 
@@ -210,12 +262,21 @@ class RlSection(Section):
     """Reinforcement: groups of attempts at one task, against each other."""
 
     steps: int = Field(default=30, ge=0, description="Batches that are learned from.")
-    groups: int = Field(default=24, ge=1, description="Groups a step in which outcomes differ; a multiple of `compute.ranks`.")
+    groups: int = Field(
+        default=24, ge=1, description="Groups a step in which outcomes differ; a multiple of `compute.ranks`."
+    )
     group_size: int = Field(default=8, ge=2, description="Attempts at one task.")
     refill: float = Field(default=1.5, ge=1, description="Groups begun a step at the most, over `groups`.")
-    follow: bool = Field(default=True, description="Draw more tasks from cells where attempts at one task come out differently.")
-    solve_rate: tuple[float, float] = Field(default=(0.0, 1.0), description="Draw few tasks from cells whose running success lies outside.")
-    credit: Literal["leave_one_out", "group_mean"] = Field(default="leave_one_out", description="How rewards become advantages.")
+    follow: bool = Field(
+        default=True,
+        description="Draw more tasks from cells where attempts at one task come out differently.",
+    )
+    solve_rate: tuple[float, float] = Field(
+        default=(0.0, 1.0), description="Draw few tasks from cells whose running success lies outside."
+    )
+    credit: Literal["leave_one_out", "group_mean"] = Field(
+        default="leave_one_out", description="How rewards become advantages."
+    )
     temperature: float = Field(default=1.0, gt=0, description="Of sampling.")
     checkpoint_every: int = Field(default=5, ge=1, description="Steps.")
 
@@ -225,10 +286,14 @@ class PipelineSection(Section):
 
     mode: Literal["on_policy", "concurrent", "decoupled"] = Field(
         default="on_policy",
-        description="`on_policy`: turn about, repeatable bit for bit; attempts wait for one another's tools. `concurrent`: turn about, but "
-        "no attempt waits for another's tools. `decoupled`: the first process learns while the others sample.",
+        description="`on_policy`: turn about, repeatable bit for bit; attempts wait for one another's "
+        "tools. `concurrent`: turn about, but "
+        "no attempt waits for another's tools. `decoupled`: the first process learns while the others "
+        "sample.",
     )
-    max_staleness: int = Field(default=2, ge=0, description="Versions that a token may be old; decoupled only.")
+    max_staleness: int = Field(
+        default=2, ge=0, description="Versions that a token may be old; decoupled only."
+    )
 
 
 class EvalSection(Section):
@@ -236,7 +301,9 @@ class EvalSection(Section):
 
     tasks: int = Field(default=504, ge=1, description="Held-out tasks.")
     structural_tasks: int = Field(default=120, ge=0, description="Tasks of another structure; 0: none.")
-    baseline_tasks: int = Field(default=60, ge=0, description="Held-out tasks that the scripts attempt; 0: none.")
+    baseline_tasks: int = Field(
+        default=60, ge=0, description="Held-out tasks that the scripts attempt; 0: none."
+    )
     temperature: float = Field(default=1.0, ge=0, description="Of sampling; 0 is greedy.")
 
 
@@ -248,8 +315,12 @@ class Recipe(Section):
     env: EnvSection = EnvSection()
     model: ModelSection = ModelSection()
     harness: HarnessSection = HarnessSection()
-    agents: dict[str, AgentSection] = Field(default_factory=dict[str, AgentSection], description="By role; `main` plays those left out.")
-    policies: dict[str, PolicySection] = Field(default_factory=dict[str, PolicySection], description="By name, beside `main`.")
+    agents: dict[str, AgentSection] = Field(
+        default_factory=dict[str, AgentSection], description="By role; `main` plays those left out."
+    )
+    policies: dict[str, PolicySection] = Field(
+        default_factory=dict[str, PolicySection], description="By name, beside `main`."
+    )
     compute: ComputeSection = ComputeSection()
     sft: SftSection = SftSection()
     rl: RlSection = RlSection()
@@ -261,7 +332,9 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _leaves_room_for_prose(cls, given: Any) -> Any:
-        """The natural dialect has several times the tokens, and all the words of its tools. A pre-trained model speaks no other."""
+        """The natural dialect has several times the tokens, and all the words of its tools. A pre-trained
+        model speaks no other.
+        """
         if not isinstance(given, dict):
             return given
         tree = cast("dict[str, Any]", given)
@@ -281,22 +354,47 @@ class Recipe(Section):
     def _agrees_with_itself(self) -> Recipe:
         if self.pipeline.mode == "decoupled":
             if self.compute.ranks < 2:
-                raise ValueError("pipeline.mode='decoupled': needs compute.ranks of 2 or more, one that learns and others that sample")
+                raise ValueError(
+                    "pipeline.mode='decoupled': needs compute.ranks of 2 or more, one that learns and "
+                    "others that sample"
+                )
         elif self.rl.groups % self.compute.ranks:
-            raise ValueError(f"rl.groups={self.rl.groups}: must be a multiple of compute.ranks={self.compute.ranks}")
+            raise ValueError(
+                f"rl.groups={self.rl.groups}: must be a multiple of compute.ranks={self.compute.ranks}"
+            )
         if self.model.path and self.env.dialect is not Dialect.NATURAL:
-            raise ValueError(f"env.dialect={self.env.dialect}: a pre-trained model (model.path) reads and writes the natural dialect")
-        unknown = [agent.policy for agent in self.agents.values() if agent.policy not in (MAIN, *self.policies)]
+            raise ValueError(
+                f"env.dialect={self.env.dialect}: a pre-trained model (model.path) reads and writes the "
+                "natural dialect"
+            )
+        unknown = [
+            agent.policy for agent in self.agents.values() if agent.policy not in (MAIN, *self.policies)
+        ]
         if unknown:
-            raise ValueError(f"agents: there is no policy {unknown[0]!r}; there are {', '.join((MAIN, *self.policies))}")
+            raise ValueError(
+                f"agents: there is no policy {unknown[0]!r}; there are {', '.join((MAIN, *self.policies))}"
+            )
         if MAIN in self.policies:
-            raise ValueError(f"policies: {MAIN} is the one that [model] describes; give this one another name")
+            raise ValueError(
+                f"policies: {MAIN} is the one that [model] describes; give this one another name"
+            )
+        if bad := [name for name in self.policies if not _POLICY_NAME.fullmatch(name)]:
+            raise ValueError(f"policies.{bad[0]}: a name has lower case letters, digits, - and _")
         if self.sft.messages and not self.model.path:
-            raise ValueError("sft.messages: conversations are for a pre-trained model with a chat template; name one by model.path")
+            raise ValueError(
+                "sft.messages: conversations are for a pre-trained model with a chat template; name one "
+                "by model.path"
+            )
         if not self.sft.demos and not self.model.path:
-            raise ValueError("sft.demos=0: a network from random weights has to begin by imitation; name a pre-trained model by model.path")
+            raise ValueError(
+                "sft.demos=0: a network from random weights has to begin by imitation; name a pre-trained "
+                "model by model.path"
+            )
         if self.sft.demos and self.sft.demos < self.sft.batch:
-            raise ValueError(f"sft.demos={self.sft.demos}: must be at least sft.batch={self.sft.batch}, for one step of imitation")
+            raise ValueError(
+                f"sft.demos={self.sft.demos}: must be at least sft.batch={self.sft.batch}, for one step of "
+                "imitation"
+            )
         return self
 
 
@@ -354,7 +452,8 @@ def find(name: str) -> Path:
         return Path(name)
     if name not in bundled():
         raise NotFound(
-            f"recipe {name!r}: there is {', '.join(bundled())}; or give a path that ends in .toml{config.meant(name, bundled())}"
+            f"recipe {name!r}: there is {', '.join(bundled())}; or give a path that ends in "
+            f".toml{config.meant(name, bundled())}"
         )
     return _BUNDLED / f"{name}.toml"
 
@@ -362,8 +461,9 @@ def find(name: str) -> Path:
 def read(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """Raises `NotFound` and `BadRecipe`.
 
-    Where the overrides name another environment, what the file says of its own (families, levels, weights of cells) is left out, and the
-    run's name says what it trains on. Where they name a pre-trained model and the file does not, its sizes and rates are left out too.
+    Where the overrides name another environment, what the file says of its own (families, levels, weights of
+    cells) is left out, and the run's name says what it trains on. Where they name a pre-trained model and the
+    file does not, its sizes and rates are left out too.
     """
     path = find(name)
     tree, given = config.load(path), config.tree_of(overrides)
@@ -390,7 +490,9 @@ def _named(tree: dict[str, Any]) -> tuple[str, ...]:
     """The environments that a recipe's table names."""
     section = _table(tree.get("env"))
     mix: Any = section.get("mix")
-    names = [_table(each).get("name") for each in cast("list[Any]", mix)] if isinstance(mix, list | tuple) else []
+    names = (
+        [_table(each).get("name") for each in cast("list[Any]", mix)] if isinstance(mix, list | tuple) else []
+    )
     return tuple(absolute(str(each)) for each in names or [section.get("name")] if each is not None)
 
 

@@ -46,7 +46,9 @@ class AnythingGoes(FakeEnvironment):
 
 
 class SharedDice(FakeEnvironment):
-    """Its worlds draw their faults from the one generator of the process, which each seeds when it is opened."""
+    """Its worlds draw their faults from the one generator of the process, which each seeds when
+    it is opened.
+    """
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         random.seed(f"{noise_seed}/{attempt}")
@@ -56,7 +58,11 @@ class SharedDice(FakeEnvironment):
 class DiceWorld(FakeWorld):
     def _answer(self, one: Call) -> Event:
         event = super()._answer(one)
-        return replace(event, text=f"empty but for a die that shows {random.randrange(1000)}") if event.text == "empty" else event
+        return (
+            replace(event, text=f"empty but for a die that shows {random.randrange(1000)}")
+            if event.text == "empty"
+            else event
+        )
 
 
 class Remembering(FakeEnvironment):
@@ -70,7 +76,9 @@ class Remembering(FakeEnvironment):
 
 
 class RememberingWorld(FakeWorld):
-    def __init__(self, task: Task, target: Target, attempt: AttemptId, noise_seed: int, opened: list[str]) -> None:
+    def __init__(
+        self, task: Task, target: Target, attempt: AttemptId, noise_seed: int, opened: list[str]
+    ) -> None:
         super().__init__(task, target, attempt, noise_seed)
         self._all = opened
 
@@ -138,7 +146,9 @@ class SaysTooMuch(FakeEnvironment):
 class TellingWorld(FakeWorld):
     def _answer(self, one: Call) -> Event:
         event = super()._answer(one)
-        return replace(event, text=f"{event.text}; it is box-number-{self._key.seed}") if event.fault else event
+        return (
+            replace(event, text=f"{event.text}; it is box-number-{self._key.seed}") if event.fault else event
+        )
 
 
 def _say(text: str) -> Script:
@@ -179,7 +189,9 @@ async def test_a_card_comes_back_from_its_json_as_it_was(sound: Card, tmp_path: 
         (Generous, "floor"),
     ],
 )
-async def test_an_unfit_environment_fails_the_gate_that_names_its_flaw(environment: type[FakeEnvironment], gate: str) -> None:
+async def test_an_unfit_environment_fails_the_gate_that_names_its_flaw(
+    environment: type[FakeEnvironment], gate: str
+) -> None:
     card = await card_of(environment)
     assert gate in failed(card)
     (quality,) = (each for each in card.qualities if any(one.name == gate for one in each.gates))
@@ -197,7 +209,9 @@ async def test_a_label_told_by_an_error_message_is_a_case() -> None:
 
 
 class WeakTwins(FakeEnvironment):
-    """Graders as careless people write them: an attack that none of them pays has not been shown to do anything."""
+    """Graders as careless people write them: an attack that none of them pays has not been shown to do
+    anything.
+    """
 
     def __init__(self, is_right: Callable[[str | None, str], bool]) -> None:
         self.is_right = is_right
@@ -223,7 +237,8 @@ async def test_every_generic_attack_fires_on_a_weak_twin() -> None:
         environment = WeakTwins(is_right)
         task, target = environment.task(split="heldout", index=0, seed=1)
         rewards = {
-            name: (await play(environment, task, target, script)).verdict.reward for name, script in generic(environment, task).items()
+            name: (await play(environment, task, target, script)).verdict.reward
+            for name, script in generic(environment, task).items()
         }
         lost = {name for name, reward in rewards.items() if not reward}
         unfired = lost if unfired is None else unfired & lost
@@ -232,7 +247,8 @@ async def test_every_generic_attack_fires_on_a_weak_twin() -> None:
 
 async def test_another_battery_is_one_more_entry() -> None:
     def peeking(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:
-        drawn = random.Random(f"heldout/20261/{task.id.rsplit('-', 1)[-1]}/{task.level}").getrandbits(40)  # the seed stands in the id
+        # the seed stands in the id
+        drawn = random.Random(f"heldout/20261/{task.id.rsplit('-', 1)[-1]}/{task.level}").getrandbits(40)
         return {"peek": lambda: submit(drawn % int(task.prompt[next(iter(task.prompt))].split()[-1]))}
 
     card = await audit(FakeEnvironment, depth=QUICK, attackers=(*ATTACKERS, peeking))
@@ -275,10 +291,17 @@ def test_the_audits_own_agents_do_not_ask_a_shell_for_the_time() -> None:
     assert words_of("Tools can time out; times and date too, Tools") == ["Tools", "can", "out", "and", "too"]
 
 
-def test_a_card_is_of_the_source_however_its_path_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_is_of_the_source_however_its_path_is_spelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "zoo"  # comes after the folders of the package, and an empty name before them
     folder.mkdir()
-    (folder / "coin.py").write_text("from agito.testing import FakeEnvironment\n\n\nclass Coin(FakeEnvironment):\n    pass\n")
+    (folder / "coin.py").write_text(
+        "from agito.testing import FakeEnvironment\n\n\nclass Coin(FakeEnvironment):\n    pass\n"
+    )
     monkeypatch.chdir(folder)
-    digests = {digest_of(load(f"{place}:Coin")) for place in ("coin.py", "./coin.py", "../zoo/coin.py", folder / "coin.py")}
+    digests = {
+        digest_of(load(f"{place}:Coin"))
+        for place in ("coin.py", "./coin.py", "../zoo/coin.py", folder / "coin.py")
+    }
     assert len(digests) == 1

@@ -1,4 +1,6 @@
-"""An audit's episodes go through the driver of training: the same limits, the same faults; and what an audit notes of them is their own."""
+"""An audit's episodes go through the driver of training: the same limits, the same faults; and what an audit
+notes of them is their own.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,21 @@ class Fragile(FakeEnvironment):
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         self.opened += 1
-        return FragileWorld(task, target, attempt, noise_seed, self, self.share and self.opened % self.share == 0)
+        return FragileWorld(
+            task, target, attempt, noise_seed, self, self.share and self.opened % self.share == 0
+        )
 
 
 class FragileWorld(FakeWorld):
-    def __init__(self, task: Task, target: Target, attempt: AttemptId, noise_seed: int, environment: Fragile, is_ill: bool | int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        target: Target,
+        attempt: AttemptId,
+        noise_seed: int,
+        environment: Fragile,
+        is_ill: bool | int,
+    ) -> None:
         super().__init__(task, target, attempt, noise_seed)
         self._environment, self._is_ill = environment, is_ill
 
@@ -56,7 +68,9 @@ async def test_what_ends_its_own_world_is_scored_in_an_audit_as_in_training() ->
     episode = await stage.play(drawn, replay([call("open", 1), call("open", "bomb")]))
     assert (episode.verdict.status, episode.reward, episode.problem) == (Status.SCORED, 0.0, "")
     assert not stage.incidents
-    assert [event.call.arguments["box"] for event in episode.events] == ["1"], "what the driver replayed is not the episode's"
+    assert [event.call.arguments["box"] for event in episode.events] == ["1"], (
+        "what the driver replayed is not the episode's"
+    )
 
 
 async def test_a_world_that_ends_by_itself_is_an_incident() -> None:
@@ -102,11 +116,16 @@ class Strict(FakeEnvironment):
         return await super().grade(sealed, target, grade_seed)
 
 
-async def test_a_grader_that_breaks_or_is_silent_is_told_though_the_driver_knows_what_the_work_is_worth() -> None:
+async def test_a_grader_that_breaks_or_is_silent_is_told_though_the_driver_knows_what_the_work_is_worth() -> (
+    None
+):
     stage = stage_of(Strict())
     (drawn,) = stage.draw("train", 1)
     broken = await stage.play(drawn, replay([call("submit", "many")]), provokes=True)
-    assert broken.problem.startswith("env: ValueError: invalid literal") and "test_audit_driver.py" in broken.problem
+    assert (
+        broken.problem.startswith("env: ValueError: invalid literal")
+        and "test_audit_driver.py" in broken.problem
+    )
     silent = await stage.play(drawn, replay([call("submit", "-1")]))
     assert (silent.is_void, silent.verdict.evidence, stage.voids) == (True, "negative", [silent])
 

@@ -1,4 +1,6 @@
-"""Gates by themselves: a state that can be altered and handed back, a check that knows the key, a change that another tool takes back."""
+"""Gates by themselves: a state that can be altered and handed back, a check that knows the key, a change that
+another tool takes back.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ SOLVED = json.dumps({"room": "hall", "safe": "open"})
         (SHUT.encode().hex(), SOLVED.encode().hex()),
     ],
 )
-def test_a_state_is_altered_to_a_solved_one_in_whatever_form_it_is_shown(shown: str, handed_back: str) -> None:
+def test_a_state_is_altered_to_a_solved_one_in_whatever_form_it_is_shown(
+    shown: str, handed_back: str
+) -> None:
     assert handed_back in rewritten(shown, OPEN)
 
 
@@ -65,7 +69,9 @@ def test_what_shows_no_state_is_not_altered(shown: str) -> None:
     assert rewritten(shown, OPEN) == []
 
 
-@pytest.mark.parametrize("place", ["known/ledger.py:Resumed", pytest.param("blind/house.py:HouseRestores", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "place", ["known/ledger.py:Resumed", pytest.param("blind/house.py:HouseRestores", marks=pytest.mark.full)]
+)
 async def test_a_world_that_takes_any_state_that_it_is_handed_is_refused(place: str) -> None:
     stage = stage_of(place)
     await honest(stage, [])
@@ -84,7 +90,9 @@ async def test_a_world_that_takes_any_state_that_it_is_handed_is_refused(place: 
         ("sound/small.py:Checked", False),
     ],
 )
-async def test_a_check_that_knows_the_key_is_told_from_one_that_knows_the_form(place: str, tells: bool) -> None:
+async def test_a_check_that_knows_the_key_is_told_from_one_that_knows_the_form(
+    place: str, tells: bool
+) -> None:
     stage = stage_of(place)
     await honest(stage, [])
     found = await checking(stage, stage.solved)
@@ -98,8 +106,12 @@ def differs(one: Episode, two: Episode) -> str:
     return "answers" if [event.text for event in one.events] != [event.text for event in two.events] else ""
 
 
-@pytest.mark.parametrize(("place", "is_shared"), [("known/ledger.py:Shutters", True), ("sound/small.py:Form", False)])
-async def test_what_one_tool_leaves_behind_is_seen_though_another_tool_takes_it_back(place: str, is_shared: bool) -> None:
+@pytest.mark.parametrize(
+    ("place", "is_shared"), [("known/ledger.py:Shutters", True), ("sound/small.py:Form", False)]
+)
+async def test_what_one_tool_leaves_behind_is_seen_though_another_tool_takes_it_back(
+    place: str, is_shared: bool
+) -> None:
     stage = stage_of(place)
     episodes = [trace.episode for trace in await record(stage) if trace.is_honest]
     if is_shared:
@@ -110,8 +122,12 @@ async def test_what_one_tool_leaves_behind_is_seen_though_another_tool_takes_it_
     assert any("once another episode has used shut" in case.what for case in cases) == is_shared
 
 
-@pytest.mark.parametrize(("place", "is_one"), [("blind/directory.py:DirectoryFirms", True), ("sound/small.py:Catalogue", False)])
-async def test_tasks_that_differ_in_a_name_of_two_words_and_a_year_are_one_and_the_same(place: str, is_one: bool) -> None:
+@pytest.mark.parametrize(
+    ("place", "is_one"), [("blind/directory.py:DirectoryFirms", True), ("sound/small.py:Catalogue", False)]
+)
+async def test_tasks_that_differ_in_a_name_of_two_words_and_a_year_are_one_and_the_same(
+    place: str, is_one: bool
+) -> None:
     stage = stage_of(place, SEED + 404)
     await honest(stage, [])
     assert duplicates(stage.solved, []).holds != is_one

@@ -1,4 +1,6 @@
-"""Every kind of fault that breaks environments is refused by the gate that names it, and sound environments of every odd sort are not."""
+"""Every kind of fault that breaks environments is refused by the gate that names it, and sound environments
+of every odd sort are not.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ MORE_PLANTS = (
 )
 
 
-@pytest.mark.parametrize(("place", "gate"), [*PLANTS, *(pytest.param(*each, marks=pytest.mark.full) for each in MORE_PLANTS)])
+@pytest.mark.parametrize(
+    ("place", "gate"), [*PLANTS, *(pytest.param(*each, marks=pytest.mark.full) for each in MORE_PLANTS)]
+)
 async def test_a_planted_fault_is_refused_by_the_gate_that_names_it(place: str, gate: str) -> None:
     card = await card_of(place)
     assert gate in failed(card)
@@ -79,7 +83,19 @@ async def test_a_planted_fault_is_refused_by_the_gate_that_names_it(place: str, 
 
 
 @pytest.mark.parametrize(
-    "name", ["Faulty", "Digits", "FewTasks", "Form", "SortedFile", "Meter", "Thermostat", "Options", "Catalogue", "Arithmetic"]
+    "name",
+    [
+        "Faulty",
+        "Digits",
+        "FewTasks",
+        "Form",
+        "SortedFile",
+        "Meter",
+        "Thermostat",
+        "Options",
+        "Catalogue",
+        "Arithmetic",
+    ],
 )
 async def test_a_sound_environment_of_an_odd_sort_is_not_refused(name: str) -> None:
     assert failed(await card_of(f"sound/small.py:{name}")) == set()
@@ -154,7 +170,7 @@ class Informed(FakeEnvironment):
 
 class Declared(Informed):
     solutions_need_key = "the coin is found by feel, which no script has"
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture
@@ -208,7 +224,13 @@ def shown(say: str, *, num: int = 96) -> list[Shown]:
     for at in range(num):
         answer = rng.choice(WORDS)
         noise = " ".join(rng.choice(WORDS) for _ in range(5))
-        found.append(Shown(text=f"{noise}; mark {codes_of(answer).get(say, answer)} and {rng.randrange(100)}", answer=answer, task=str(at)))
+        found.append(
+            Shown(
+                text=f"{noise}; mark {codes_of(answer).get(say, answer)} and {rng.randrange(100)}",
+                answer=answer,
+                task=str(at),
+            )
+        )
     return found
 
 
@@ -219,7 +241,10 @@ def test_an_answer_is_read_in_every_code(code: str) -> None:
 
 def test_a_text_that_names_answers_by_chance_tells_nothing() -> None:
     rng = random.Random(9)
-    texts = [Shown(text=" ".join(rng.sample(WORDS, 8)), answer=rng.choice(WORDS), task=str(at)) for at in range(200)]
+    texts = [
+        Shown(text=" ".join(rng.sample(WORDS, 8)), answer=rng.choice(WORDS), task=str(at))
+        for at in range(200)
+    ]
     assert readings(texts, 0.2) == []
 
 
@@ -228,7 +253,8 @@ def test_a_code_that_nobody_thought_of_is_learned_by_heart() -> None:
     secret = {word: f"q{at * 37 % 91}" for at, word in enumerate(WORDS)}
     answers = [rng.choice(WORDS) for _ in range(120)]
     texts = [
-        Shown(text=f"batch {secret[answer]} of {rng.randrange(1000)}", answer=answer, task=str(at)) for at, answer in enumerate(answers)
+        Shown(text=f"batch {secret[answer]} of {rng.randrange(1000)}", answer=answer, task=str(at))
+        for at, answer in enumerate(answers)
     ]
     assert [each.how.split(",")[0] for each in readings(texts, 0.2)] == ["by heart"]
 
@@ -243,7 +269,9 @@ def test_what_stands_in_a_coded_text_is_read() -> None:
             base64.b64encode(zlib.compress(raw)),
         ):
             assert "K481" in decoded(f"next {word.decode()} end")
-    assert decoded("a plain text with longer words, abracadabra") == "" or "K481" not in decoded("abracadabra")
+    assert decoded("a plain text with longer words, abracadabra") == "" or "K481" not in decoded(
+        "abracadabra"
+    )
 
 
 def test_luck_and_difference_are_judged_by_exact_tails() -> None:

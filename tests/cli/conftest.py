@@ -24,10 +24,24 @@ Agito: TypeAlias = Callable[..., Done]
 HereIn: TypeAlias = Callable[[Path], Agito]
 
 TINY = (
-    "compute.ranks=1", "compute.rows=16", "model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=1", "sft.demos=64",
-    "sft.batch=8", "sft.survey=32", "sft.epochs=1", "rl.steps=3", "rl.groups=2", "rl.group_size=2", "rl.checkpoint_every=1", "eval.tasks=8",
-    "eval.structural_tasks=4", "eval.baseline_tasks=4", "env.levels=[1]",
-)  # fmt: skip
+    "compute.ranks=1",
+    "compute.rows=16",
+    "model.hidden_size=32",
+    "model.intermediate_size=64",
+    "model.num_layers=1",
+    "sft.demos=64",
+    "sft.batch=8",
+    "sft.survey=32",
+    "sft.epochs=1",
+    "rl.steps=3",
+    "rl.groups=2",
+    "rl.group_size=2",
+    "rl.checkpoint_every=1",
+    "eval.tasks=8",
+    "eval.structural_tasks=4",
+    "eval.baseline_tasks=4",
+    "env.levels=[1]",
+)
 COIN = (*TINY, "env.name=agito.testing:FakeEnvironment", "compute.context=192")
 
 
@@ -38,7 +52,14 @@ def sets(*overrides: str) -> list[str]:
 def environment(home: Path) -> dict[str, str]:
     _share_engine(home)
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    return {**kept, "PYTHONPATH": PLACES, "OMP_NUM_THREADS": "1", "TMPDIR": str(home), "HOME": str(home), "COLUMNS": "100"}
+    return {
+        **kept,
+        "PYTHONPATH": PLACES,
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(home),
+        "HOME": str(home),
+        "COLUMNS": "100",
+    }
 
 
 def _share_engine(home: Path) -> None:
@@ -53,8 +74,18 @@ def _share_engine(home: Path) -> None:
 
 def agito_in(home: Path) -> Agito:
     def run(*words: str, stdin: str = "", expect: int | None = 0) -> Done:
-        done = subprocess.run([*COMMAND, *words], cwd=home, env=environment(home), input=stdin, capture_output=True, text=True, timeout=110)
-        assert expect is None or done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        done = subprocess.run(
+            [*COMMAND, *words],
+            cwd=home,
+            env=environment(home),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=110,
+        )
+        assert expect is None or done.returncode == expect, (
+            f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         return done
 
     return run
@@ -82,7 +113,9 @@ def here_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
                 main(words)
             out, err = capsys.readouterr()
             code = ended.value.code or 0
-            assert isinstance(code, int) and (expect is None or code == expect), f"exit code {code}\n{out}\n{err}"
+            assert isinstance(code, int) and (expect is None or code == expect), (
+                f"exit code {code}\n{out}\n{err}"
+            )
             return subprocess.CompletedProcess(words, code, out, err)
 
         return run

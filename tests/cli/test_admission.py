@@ -1,4 +1,6 @@
-"""Training refuses an environment that fails its audit, says why, and remembers when it was made to train all the same."""
+"""Training refuses an environment that fails its audit, says why, and remembers when it was made to train all
+the same.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_refused_environment_leaves_no_run_and_is_told_its_gate_and_the_way_around(agito: Agito, home: Path) -> None:
+def test_a_refused_environment_leaves_no_run_and_is_told_its_gate_and_the_way_around(
+    agito: Agito, home: Path
+) -> None:
     done = agito("train", "quickstart", *sets(*COIN, "env.name=own.py:Loose"), expect=13)
-    for word in ("own.py:Loose is not fit to train on", "exploits: ", "Remedy: ", "agito audit own.py:Loose", "--admit-anyway"):
+    for word in (
+        "own.py:Loose is not fit to train on",
+        "exploits: ",
+        "Remedy: ",
+        "agito audit own.py:Loose",
+        "--admit-anyway",
+    ):
         assert word in done.stderr
     assert not (home / "runs").exists()
     done = agito("train", "quickstart", *sets(*COIN, "env.name=own.py:Loose", "rl.steps=0"), "--admit-anyway")
@@ -52,7 +62,9 @@ def test_a_refused_environment_leaves_no_run_and_is_told_its_gate_and_the_way_ar
         assert "exploits" in kept["failed"]
 
 
-def test_the_audit_command_prints_the_card_writes_its_page_and_ends_as_the_gates_do(agito: Agito, home: Path) -> None:
+def test_the_audit_command_prints_the_card_writes_its_page_and_ends_as_the_gates_do(
+    agito: Agito, home: Path
+) -> None:
     done = agito("audit", "own.py:Loose", "--short", "--html", "card.html", expect=13)
     for word in (
         "stability",
@@ -94,7 +106,9 @@ async def test_whoever_is_admitted_anyway_pays_for_no_audit(home: Path) -> None:
     assert "exploits" in (await admit("own.py:Loose", anyway=True)).failed
 
 
-async def test_a_cache_that_cannot_be_written_only_costs_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cache_that_cannot_be_written_only_costs_time(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "file"))
     assert (await admit("own.py:Own", depth=QUICK)).source is Source.AUDITED

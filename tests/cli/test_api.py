@@ -89,6 +89,8 @@ def test_the_examples_on_the_page_run_as_they_stand(tmp_path: Path) -> None:
     assert '"quickstart"' in code
     script = tmp_path / "page.py"
     script.write_text(code.replace('"quickstart"', tiny, 1))
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "diverges" not in done.stdout

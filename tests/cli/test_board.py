@@ -39,8 +39,13 @@ def rl_step(successes: float) -> dict[str, float]:
 def test_phases_and_sizes_are_known_in_advance_and_what_the_recipe_leaves_out_is_not_there() -> None:
     phases = board(Clock()).phases
     assert {name: phase.total for name, phase in phases.items()} == {
-        "survey": 200, "sft": 8, "before": 20, "rl": 10, "after": 20, "structural": 10,
-    }  # fmt: skip
+        "survey": 200,
+        "sft": 8,
+        "before": 20,
+        "rl": 10,
+        "after": 20,
+        "structural": 10,
+    }
 
 
 def test_success_in_rl_is_the_mean_over_the_last_three_steps() -> None:
@@ -128,14 +133,22 @@ def test_a_worker_that_was_lost_sets_rl_back_to_its_checkpoint_and_is_named() ->
 
 def test_where_roles_overlap_their_meters_are_shown() -> None:
     out, clock = io.StringIO(), Clock()
-    meters = {"trainer/idle_ratio": 0.12, "trainer/gate_wait_ratio": 0.03, "engine/busy_ratio": 0.8, "age/max_versions": 2.0}
+    meters = {
+        "trainer/idle_ratio": 0.12,
+        "trainer/gate_wait_ratio": 0.03,
+        "engine/busy_ratio": 0.8,
+        "age/max_versions": 2.0,
+    }
     with shown(board(clock), Console(file=out, width=200)) as watcher:
         watcher.phase("rl", 10)
         watcher.advance(rl_step(5) | meters)
         clock.now += 6
         watcher.advance(rl_step(5) | meters)
     assert "gated 3%; engine busy 80%" in out.getvalue()
-    assert watcher.board.phases["rl"].meters == "trainer idle 12%, gated 3%; engine busy 80%; tokens up to 2 versions old"
+    assert (
+        watcher.board.phases["rl"].meters
+        == "trainer idle 12%, gated 3%; engine busy 80%; tokens up to 2 versions old"
+    )
 
 
 def test_plain_lines_come_every_five_seconds_and_at_both_ends_of_a_phase() -> None:
@@ -158,7 +171,9 @@ def test_plain_lines_come_every_five_seconds_and_at_both_ends_of_a_phase() -> No
 def test_the_live_board_fits_its_terminal(width: int) -> None:
     clock, out = Clock(), io.StringIO()
     seen = board(clock)
-    console = Console(file=out, force_terminal=True, width=width, height=40, color_system=None, legacy_windows=False)
+    console = Console(
+        file=out, force_terminal=True, width=width, height=40, color_system=None, legacy_windows=False
+    )
     with shown(seen, console) as watcher:
         watcher.phase("before", 20)
         for _ in range(20):
@@ -175,6 +190,8 @@ def test_the_live_board_fits_its_terminal(width: int) -> None:
     assert max(len(line) for line in text.split("\n") if "\x1b" not in line) <= width
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (65, "1:05"), (3723, "1:02:03"), (math.nan, "")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (65, "1:05"), (3723, "1:02:03"), (math.nan, "")]
+)
 def test_a_duration_reads_like_a_clock(seconds: float, text: str) -> None:
     assert clock_text(seconds) == text

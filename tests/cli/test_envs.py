@@ -31,14 +31,18 @@ class Loose(FakeEnvironment):
 """
 
 
-def test_a_new_environment_keeps_the_standard_passes_its_own_test_and_trains_at_once(agito: Agito, tmp_path: Path) -> None:
+def test_a_new_environment_keeps_the_standard_passes_its_own_test_and_trains_at_once(
+    agito: Agito, tmp_path: Path
+) -> None:
     out = agito("envs", "new", "hidden_number").stdout
     own = "hidden_number.py:HiddenNumber"
     for word in (f"agito envs check {own}", f"agito audit {own}", f"agito train --env {own}"):
         assert word in out
     assert "keeps the standard" in agito("envs", "check", own).stdout
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_hidden_number.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=110)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=110
+    )
     assert done.returncode == 0, done.stdout
     assert "hidden_number" in agito("envs", own).stdout
     tiny = [override for override in TINY if not override.startswith("env.")]
@@ -68,7 +72,8 @@ def test_check_names_the_line_and_the_remedy_of_every_broken_rule(agito_here: Ag
     at = lines.index("✗ negative controls stay at the floor")
     assert lines[at + 1].strip().endswith("negative_controls")
     assert "rules do not hold" in lines[-1]
-    assert lines.count("    KeyError: 'nobody thought of this'") == 1  # told once, however many rules it breaks
+    # told once, however many rules it breaks
+    assert lines.count("    KeyError: 'nobody thought of this'") == 1
     assert any(line.startswith("    as above: ") for line in lines)
 
 

@@ -27,7 +27,9 @@ class Wrong(FakeEnvironment):
 
 
 def said(text: str) -> list[str]:
-    return [line.removeprefix("agito: error: ") for line in text.splitlines() if line.startswith("agito: error: ")]
+    return [
+        line.removeprefix("agito: error: ") for line in text.splitlines() if line.startswith("agito: error: ")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,9 @@ def said(text: str) -> list[str]:
         (["play", "--level", "77"], 3, "level=77: shell has 1"),
     ],
 )
-def test_a_mistake_is_named_with_its_remedy(agito_here: Agito, tmp_path: Path, words: list[str], code: int, line: str) -> None:
+def test_a_mistake_is_named_with_its_remedy(
+    agito_here: Agito, tmp_path: Path, words: list[str], code: int, line: str
+) -> None:
     (tmp_path / "torn.toml").write_text("name = ")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")
@@ -61,7 +65,13 @@ def test_a_mistake_is_named_with_its_remedy(agito_here: Agito, tmp_path: Path, w
 
 @pytest.mark.parametrize(
     "words",
-    [["nonsense"], ["train"], ["train", "quickstart", "--resume", "x"], ["train", "quickstart", "--name", "a", "--out", "b"], ["eval"]],
+    [
+        ["nonsense"],
+        ["train"],
+        ["train", "quickstart", "--resume", "x"],
+        ["train", "quickstart", "--name", "a", "--out", "b"],
+        ["eval"],
+    ],
 )
 def test_wrong_usage_ends_with_2(agito_here: Agito, words: list[str]) -> None:
     assert "Usage" in agito_here(*words, expect=2).stderr
@@ -89,7 +99,10 @@ def test_a_finished_run_is_not_resumed(coin_home: Path, here_in: HereIn) -> None
 
 def test_an_attempt_that_is_not_there_is_not_found(coin_home: Path, here_in: HereIn) -> None:
     agito = here_in(coin_home)
-    assert "99.0.0: not recorded" in said(agito("replay", "runs/coin", "99.0", "--phase", "rl", expect=4).stderr)[0]
+    assert (
+        "99.0.0: not recorded"
+        in said(agito("replay", "runs/coin", "99.0", "--phase", "rl", expect=4).stderr)[0]
+    )
     assert "GROUP.SLOT" in said(agito("replay", "runs/coin", "first", expect=4).stderr)[0]
 
 
@@ -132,7 +145,12 @@ def test_a_reader_that_leaves_early_is_no_error(coin_home: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [*COMMAND, "replay", "runs/coin"], cwd=coin_home, env=environment(coin_home), stdout=writing, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "replay", "runs/coin"],
+        cwd=coin_home,
+        env=environment(coin_home),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     os.close(writing)
     assert done.stderr == ""
@@ -142,13 +160,22 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_committed(tmp_path: Path) ->
     small = tmp_path / "small"
     small.mkdir()
     mount = f"mount -t tmpfs -o size=700k tmpfs {small}"
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode
+    ):
         pytest.skip("needs the right to mount a small tmpfs")
-    train = " ".join([*COMMAND, "train", "quickstart", "--out", f"{small}/run", *[f"'{word}'" for word in sets(*COIN)]])
+    train = " ".join(
+        [*COMMAND, "train", "quickstart", "--out", f"{small}/run", *[f"'{word}'" for word in sets(*COIN)]]
+    )
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f"{mount} && {train}; echo code $?; ls {small}/run/checkpoints"],
-        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=110,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
     assert "code 7" in done.stdout, done.stderr
     assert "step-0" in done.stdout
     (line,) = said(done.stderr)

@@ -50,7 +50,9 @@ def home(tmp_path: Path) -> Path:
         (["--set", "rl.stepz=3"], "did you mean steps?"),
     ],
 )
-def test_a_typo_is_found_before_anything_is_audited_moved_or_made(agito_here: Agito, home: Path, words: list[str], said: str) -> None:
+def test_a_typo_is_found_before_anything_is_audited_moved_or_made(
+    agito_here: Agito, home: Path, words: list[str], said: str
+) -> None:
     with RunDir.create(home / "runs/own", "", {}):
         pass
     before = sorted(path.name for path in (home / "runs").iterdir())
@@ -61,7 +63,9 @@ def test_a_typo_is_found_before_anything_is_audited_moved_or_made(agito_here: Ag
     assert not (home / ".cache/agito/cards").exists()
 
 
-def test_an_environment_without_a_structural_split_is_trained_on_and_its_evaluation_left_out(agito: Agito, home: Path) -> None:
+def test_an_environment_without_a_structural_split_is_trained_on_and_its_evaluation_left_out(
+    agito: Agito, home: Path
+) -> None:
     tiny = [override for override in COIN if not override.startswith("env.")]
     done = agito("train", "--env", "own.py:Own", "--admit-anyway", *sets(*tiny, "rl.steps=1"))
     assert done.stderr.count("has no split `structural`") == 1
@@ -70,14 +74,18 @@ def test_an_environment_without_a_structural_split_is_trained_on_and_its_evaluat
     assert f'name = "{home}/own.py:Own"' in (home / "runs/own/config.toml").read_text()
 
 
-def test_eval_shows_why_attempts_have_no_verdict_and_success_over_all_tasks(coin_home: Path, home: Path, here_in: HereIn) -> None:
+def test_eval_shows_why_attempts_have_no_verdict_and_success_over_all_tasks(
+    coin_home: Path, home: Path, here_in: HereIn
+) -> None:
     agito = here_in(home)
     run = str(coin_home / "runs/coin")
     done = agito("eval", run, "--env", "own.py:Rare", "--n", "12", "--level", "1")
     assert "void as failure" in done.stdout
     assert "success over all tasks, void or not" in done.stdout
     assert "KeyError: 'colour'" in done.stdout
-    told = json.loads(agito("eval", run, "--env", "own.py:Rare", "--n", "12", "--level", "1", "--json").stdout)["policy"]
+    told = json.loads(
+        agito("eval", run, "--env", "own.py:Rare", "--n", "12", "--level", "1", "--json").stdout
+    )["policy"]
     assert told["void"] > 0 and told["num_all"] == 12 and told["num"] == 12 - told["void"]
     assert "KeyError" in next(iter(told["void_causes"]))
 
@@ -110,13 +118,19 @@ def refusing() -> Generator[str]:
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("/key/v1", "answers 401 Unauthorized: {\"error\": {\"message\": \"no such key\"}}; the key comes from OPENAI_API_KEY"),
+        (
+            "/key/v1",
+            'answers 401 Unauthorized: {"error": {"message": "no such key"}}; the key comes from '
+            "OPENAI_API_KEY",
+        ),
         ("/gone/v1", "the address ends in /v1, and --model is a name that it serves"),
         ("/page/v1", "Expecting value"),
         ("", "cannot be reached"),
     ],
-)  # fmt: skip
-def test_an_endpoint_that_refuses_is_an_error_that_says_so(agito_here: Agito, refusing: str, place: str, said: str) -> None:
+)
+def test_an_endpoint_that_refuses_is_an_error_that_says_so(
+    agito_here: Agito, refusing: str, place: str, said: str
+) -> None:
     url = refusing + place if place else "http://127.0.0.1:1/v1"
     done = agito_here("eval", "--suite", "decisions", "--endpoint", url, "--n", "9", expect=14)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("agito: error: ")]
@@ -133,10 +147,15 @@ def test_what_is_no_address_is_said_to_be_none(agito_here: Agito, url: str) -> N
 
 
 def test_an_endpoint_without_a_suite_is_wrong_usage(agito_here: Agito) -> None:
-    assert "add --suite decisions" in agito_here("eval", "--endpoint", "http://localhost:8000/v1", expect=2).stderr
+    assert (
+        "add --suite decisions"
+        in agito_here("eval", "--endpoint", "http://localhost:8000/v1", expect=2).stderr
+    )
 
 
-def test_resuming_a_run_that_another_process_writes_says_that_and_nothing_else(coin_home: Path, tmp_path: Path, here_in: HereIn) -> None:
+def test_resuming_a_run_that_another_process_writes_says_that_and_nothing_else(
+    coin_home: Path, tmp_path: Path, here_in: HereIn
+) -> None:
     config = (coin_home / "runs/coin/config.toml").read_text()
     with RunDir.create(tmp_path / "run", config, {}):
         done = here_in(tmp_path)("train", "--resume", "run", expect=1)

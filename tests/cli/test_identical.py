@@ -19,7 +19,12 @@ def identical(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_the_same_run_again_is_equal(identical: Any, coin_home: Path, agito: Agito, tmp_path: Path) -> None:
     agito("train", "quickstart", "--out", "runs/again", *sets(*COIN))
-    assert identical.differences(identical.digest(coin_home / "runs/coin"), identical.digest(tmp_path / "runs/again")) == []
+    assert (
+        identical.differences(
+            identical.digest(coin_home / "runs/coin"), identical.digest(tmp_path / "runs/again")
+        )
+        == []
+    )
 
 
 @pytest.fixture
@@ -43,7 +48,12 @@ def altered(tmp_path: Path, coin_home: Path) -> Any:
         ("metrics.jsonl", '"sft/loss_nats": ', '"sft/loss_nats": 1', ["losses"]),
         ("summary.json", '"sampled_tokens": ', '"sampled_tokens": 1', ["summary.sampled_tokens"]),
         ("summary.json", '"sampled_tokens"', '"tokens_sampled"', ["summary.sampled_tokens"]),
-        ("checkpoints/final/manifest.json", '"model.embed_tokens.weight": "', '"model.embed_tokens.weight": "0', ["weights"]),
+        (
+            "checkpoints/final/manifest.json",
+            '"model.embed_tokens.weight": "',
+            '"model.embed_tokens.weight": "0',
+            ["weights"],
+        ),
         ("summary.json", '"wall_s": ', '"wall_s": 1', []),
         ("metrics.jsonl", '"wall_s": ', '"wall_s": 1', []),
     ],
@@ -51,10 +61,17 @@ def altered(tmp_path: Path, coin_home: Path) -> Any:
 def test_what_differs_is_named_and_the_clock_is_not(
     identical: Any, coin_home: Path, altered: Any, file: str, was: str, now: str, found: list[str]
 ) -> None:
-    assert identical.differences(identical.digest(coin_home / "runs/coin"), identical.digest(altered(file, was, now))) == found
+    assert (
+        identical.differences(
+            identical.digest(coin_home / "runs/coin"), identical.digest(altered(file, was, now))
+        )
+        == found
+    )
 
 
-def test_a_key_that_was_renamed_is_compared_through_the_map(identical: Any, coin_home: Path, altered: Any) -> None:
+def test_a_key_that_was_renamed_is_compared_through_the_map(
+    identical: Any, coin_home: Path, altered: Any
+) -> None:
     renames = {"sampled_tokens": "tokens_sampled"}
     before = identical.digest(coin_home / "runs/coin")
     now = identical.digest(altered("summary.json", '"sampled_tokens"', '"tokens_sampled"'), renames)
@@ -74,5 +91,6 @@ def test_a_recipe_that_is_gone_differs(identical: Any, tmp_path: Path) -> None:
     found = identical.compared("no-such-recipe", before, identical.Tree(root=ROOT), tmp_path)
     assert len(found) == 2 and all("no-such-recipe" in each for each in found)
     assert identical.compared("no-such-recipe", {}, identical.Tree(root=ROOT), tmp_path) == [
-        "on_policy: nothing to compare with", "decoupled: nothing to compare with"
-    ]  # fmt: skip
+        "on_policy: nothing to compare with",
+        "decoupled: nothing to compare with",
+    ]

@@ -64,13 +64,17 @@ def interrupt(process: subprocess.Popen[str], phase: str, signal: Signals) -> st
     return rest
 
 
-def test_an_interrupted_run_leaves_no_process_and_goes_on_bit_for_bit(tmp_path: Path, coin_home: Path) -> None:
+def test_an_interrupted_run_leaves_no_process_and_goes_on_bit_for_bit(
+    tmp_path: Path, coin_home: Path
+) -> None:
     process = start(tmp_path, "train", "quickstart", "--name", "coin", *sets(*COIN))
     rest = interrupt(process, "reinforcement", SIGINT)
     assert process.returncode == 130, rest
     assert "agito train --resume runs/coin" in rest
     done = agito_in(tmp_path)("train", "--resume", "runs/coin")
-    assert re.search(r"\(survey \d+ · sft \d+ · before \d+ · rl \d+ · after \d+", done.stdout), "in the order in which they were"
+    assert re.search(r"\(survey \d+ · sft \d+ · before \d+ · rl \d+ · after \d+", done.stdout), (
+        "in the order in which they were"
+    )
     assert weights(tmp_path / "runs/coin") == weights(coin_home / "runs/coin")
 
 
@@ -81,7 +85,9 @@ def test_sigterm_ends_a_run_like_ctrl_c(tmp_path: Path) -> None:
     assert "interrupted by SIGTERM" in rest
 
 
-def test_an_earlier_run_is_moved_aside_and_one_that_was_not_finished_says_how_to_go_on(tmp_path: Path) -> None:
+def test_an_earlier_run_is_moved_aside_and_one_that_was_not_finished_says_how_to_go_on(
+    tmp_path: Path,
+) -> None:
     command = ("train", "quickstart", "--name", "coin", *sets(*COIN))
     interrupt(start(tmp_path, *command), "vocabulary", SIGINT)
     first = (tmp_path / "runs/coin/run.json").read_text()
@@ -89,16 +95,24 @@ def test_an_earlier_run_is_moved_aside_and_one_that_was_not_finished_says_how_to
     moved = lines_until(process, "the earlier run")
     interrupt(process, "vocabulary", SIGINT)
     (aside,) = (tmp_path / "runs").glob("coin.*")
-    assert f"is now runs/{aside.name}; it was not finished: to go on with it, agito train --resume runs/{aside.name}" in moved
+    assert (
+        f"is now runs/{aside.name}; it was not finished: to go on with it, agito train --resume "
+        f"runs/{aside.name}" in moved
+    )
     assert (aside / "run.json").read_text() == first
     assert (tmp_path / "runs/coin/run.json").exists()
 
 
 def test_ctrl_c_while_a_person_is_asked_ends_the_episode(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*COMMAND, "play", "agito.testing:FakeEnvironment"], cwd=tmp_path, env=environment(tmp_path),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [*COMMAND, "play", "agito.testing:FakeEnvironment"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     with process:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write("open 0\n")
@@ -109,7 +123,8 @@ def test_ctrl_c_while_a_person_is_asked_ends_the_episode(tmp_path: Path) -> None
         with suppress(subprocess.TimeoutExpired):
             process.send_signal(SIGINT)
             process.wait(timeout=20)  # with its input open: at its end, the episode is given up instead
-        if process.poll() is None:  # it came between the prompt and the reading of a line: a person presses again
+        # it came between the prompt and the reading of a line: a person presses again
+        if process.poll() is None:
             process.send_signal(SIGINT)
             process.wait(timeout=20)
         assert process.stderr is not None

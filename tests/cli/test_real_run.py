@@ -13,8 +13,21 @@ def test_training_ends_with_a_table_a_summary_and_a_report(shell_home: Path) -> 
     run, out = shell_home / "runs" / "tiny", (shell_home / "train.out").read_text()
     summary = json.loads((run / "summary.json").read_text())
     assert summary["num_eval_tasks"] == 8
-    assert f"{summary['success_after']:.2f} [{summary['success_after_low']:.2f}, {summary['success_after_high']:.2f}]" in out
-    for word in ("before", "after", "find-1", "repair-1", "oracle", "no_tools", "CPU", "load", summary["isolation_tier"]):
+    assert (
+        f"{summary['success_after']:.2f} [{summary['success_after_low']:.2f}, "
+        f"{summary['success_after_high']:.2f}]" in out
+    )
+    for word in (
+        "before",
+        "after",
+        "find-1",
+        "repair-1",
+        "oracle",
+        "no_tools",
+        "CPU",
+        "load",
+        summary["isolation_tier"],
+    ):
         assert word in out
     assert "runs/tiny/report.html" in out
     assert (run / "report.html").stat().st_size > 10_000
@@ -22,7 +35,14 @@ def test_training_ends_with_a_table_a_summary_and_a_report(shell_home: Path) -> 
 
 def test_without_a_terminal_progress_is_plain_lines_on_stderr(shell_home: Path) -> None:
     lines = (shell_home / "train.err").read_text()
-    for phase in ("vocabulary", "imitation", "held out, before", "reinforcement", "held out, after", "baselines"):
+    for phase in (
+        "vocabulary",
+        "imitation",
+        "held out, before",
+        "reinforcement",
+        "held out, after",
+        "baselines",
+    ):
         assert re.search(rf"^\[ *\d+:\d\d\]  {phase}.*done in", lines, re.MULTILINE), lines
     assert re.search(r"vocabulary +32/32 .*done in", lines), "not one of its episodes was counted"
     assert re.search(r"reinforcement +3/3 .*success \d\.\d\d .*tokens/s", lines)
@@ -43,7 +63,18 @@ def test_eval_attempts_the_tasks_of_the_runs_own_evaluation(shell_home: Path, he
 
 def test_eval_prints_intervals_by_family_and_level(shell_home: Path) -> None:
     out = agito_in(shell_home)(
-        "eval", "runs/tiny/checkpoints/final", "--level", "2", "--family", "find", "--n", "4", "--seed", "7", "--temperature", "0"
+        "eval",
+        "runs/tiny/checkpoints/final",
+        "--level",
+        "2",
+        "--family",
+        "find",
+        "--n",
+        "4",
+        "--seed",
+        "7",
+        "--temperature",
+        "0",
     ).stdout
     assert re.search(r"find +\d\.\d\d \[\d\.\d\d, \d\.\d\d\] +4", out), out
     assert "level 2" in out
@@ -51,7 +82,9 @@ def test_eval_prints_intervals_by_family_and_level(shell_home: Path) -> None:
     assert re.search(r"oracle +1\.00 \[0\.40, 1\.00\]", out), out
 
 
-def test_replay_of_what_happened_in_a_real_shell_is_identical_in_every_phase(shell_home: Path, here_in: HereIn) -> None:
+def test_replay_of_what_happened_in_a_real_shell_is_identical_in_every_phase(
+    shell_home: Path, here_in: HereIn
+) -> None:
     for attempt, phase in (
         ("0.0", "demo"),
         ("1000001.0", "before"),
@@ -71,7 +104,9 @@ def test_replay_without_an_attempt_lists_some(shell_home: Path, here_in: HereIn)
     assert "--phase after" in out
 
 
-def test_a_checkpoint_that_is_watched_does_what_it_did_in_the_evaluation(shell_home: Path, here_in: HereIn) -> None:
+def test_a_checkpoint_that_is_watched_does_what_it_did_in_the_evaluation(
+    shell_home: Path, here_in: HereIn
+) -> None:
     agito = here_in(shell_home)
     watched = agito("play", "--checkpoint", "runs/tiny", "--index", "1").stdout
     recorded = agito("replay", "runs/tiny", "1000001.0", "--phase", "after").stdout
@@ -86,7 +121,13 @@ def test_a_checkpoint_that_is_watched_does_what_it_did_in_the_evaluation(shell_h
 def test_a_person_can_act_and_is_graded(shell_home: Path) -> None:
     agito = agito_in(shell_home)
     out = agito(
-        "play", "shell", "--family", "find", "--level", "1", stdin="echo a b\necho hello | wc -c\nsubmit nothing of the kind\n"
+        "play",
+        "shell",
+        "--family",
+        "find",
+        "--level",
+        "1",
+        stdin="echo a b\necho hello | wc -c\nsubmit nothing of the kind\n",
     ).stdout
     assert "│ a b" in out
     assert "│ 6" in out

@@ -41,7 +41,7 @@ class Other:
     async def act(self, calls, left):
         events = await self._world.session.act(calls, left)
         return tuple(replace(event, text=event.text + TEXT) if event.index == 1 else event for event in events)
-'''
+'''  # noqa: E501
 
 
 def source(*, prompt: str = "", marks: float = 1.0, text: str = "") -> str:
@@ -61,7 +61,11 @@ def home(tmp_path_factory: pytest.TempPathFactory, coin_home: Path) -> Path:
 def right_attempt(home: Path) -> str:
     """A demonstration that opened boxes and found the coin."""
     recorded = read_trajectories(home / "runs/coin/trajectories/demo-00000.parquet")
-    attempts = [each.attempt for each in recorded if each.attempt.verdict.reward == 1 and len(each.attempt.trajectory.events) > 2]
+    attempts = [
+        each.attempt
+        for each in recorded
+        if each.attempt.verdict.reward == 1 and len(each.attempt.trajectory.events) > 2
+    ]
     return str(attempts[0].trajectory.attempt)
 
 
@@ -78,7 +82,9 @@ def test_an_unchanged_world_gives_the_same_attempt(home: Path, here_in: HereIn) 
         ({"marks": 0.5}, "verdict: reward was 1.0, now 0.5"),
     ],
 )
-def test_a_changed_world_diverges_where_it_changed(home: Path, here_in: HereIn, change: dict[str, str], first: str) -> None:
+def test_a_changed_world_diverges_where_it_changed(
+    home: Path, here_in: HereIn, change: dict[str, str], first: str
+) -> None:
     (home / "own.py").write_text(source(**change))  # pyright: ignore[reportArgumentType]
     attempt = right_attempt(home)
     done = here_in(home)("replay", "runs/coin", attempt, "--phase", "demo", expect=9)

@@ -14,7 +14,10 @@ from agito.errors import AgitoError, BadRecipe, SandboxFailure, WorkerDied
 
 def test_the_first_meaningful_error_leaves_a_group_bare() -> None:
     silence, cause = WorkerDied("silent"), SandboxFailure("no pool")
-    assert first_error(BaseExceptionGroup("", [ValueError("x"), BaseExceptionGroup("", [silence, cause])])) is cause
+    assert (
+        first_error(BaseExceptionGroup("", [ValueError("x"), BaseExceptionGroup("", [silence, cause])]))
+        is cause
+    )
     assert first_error(BaseExceptionGroup("", [ValueError("x"), silence])) is silence
 
     async def fail(error: Exception) -> None:

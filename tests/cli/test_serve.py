@@ -25,7 +25,9 @@ async def test_a_foreign_client_acts_and_never_sees_a_verdict(tmp_path: Path) ->
 
     verdicts = tmp_path / "deep" / "verdicts.jsonl"
     arguments = ["-m", "agito.cli", "serve", "shell", "--mcp", "--level", "1", "--verdicts", str(verdicts)]
-    server = StdioServerParameters(command=sys.executable, args=arguments, env={"PYTHONPATH": os.pathsep.join(sys.path)})
+    server = StdioServerParameters(
+        command=sys.executable, args=arguments, env={"PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     heard: list[str] = []
 
     async with Client(stdio_client(server)) as client:
@@ -38,7 +40,10 @@ async def test_a_foreign_client_acts_and_never_sees_a_verdict(tmp_path: Path) ->
 
         offered = {tool.name: tool.input_schema for tool in (await client.list_tools()).tools}
         assert list(offered) == ["open", "act", "sh", "submit"] and offered["sh"]["required"] == ["command"]
-        assert await use("act", tool="sh", arguments={"command": "ls"}) == ("no task is open: call open first", True)
+        assert await use("act", tool="sh", arguments={"command": "ls"}) == (
+            "no task is open: call open first",
+            True,
+        )
         prompt, _ = await use("open")
         key = prompt.partition("value of `")[2].partition("`")[0]
         for _ in range(3):  # injected timeouts never come twice in a row
@@ -69,8 +74,12 @@ async def test_a_foreign_client_acts_and_never_sees_a_verdict(tmp_path: Path) ->
         (["--seed", "-1"], "--seed"),
     ],
 )
-def test_options_that_do_not_hold_are_refused_before_anything_is_served(options: list[str], says: str) -> None:
-    done = CliRunner().invoke(app, ["serve", "shell", "--mcp", *options], env={"COLUMNS": "200", "TERM": "dumb"})
+def test_options_that_do_not_hold_are_refused_before_anything_is_served(
+    options: list[str], says: str
+) -> None:
+    done = CliRunner().invoke(
+        app, ["serve", "shell", "--mcp", *options], env={"COLUMNS": "200", "TERM": "dumb"}
+    )
     assert done.exit_code == 2 and done.stdout == ""
     assert says in " ".join(done.stderr.split())
 
@@ -80,7 +89,9 @@ async def test_a_task_whose_own_tool_is_called_open_keeps_it(tmp_path: Path) -> 
 
     async with anyio.create_task_group() as tasks:
         desk = Desk(load("research"), tmp_path / "v.jsonl", tasks, split="heldout", seed=0, level=1)
-        assert [tool.name for tool in desk.tools][:2] == ["open_task", "act"] and "open" in {tool.name for tool in desk.tools}
+        assert [tool.name for tool in desk.tools][:2] == ["open_task", "act"] and "open" in {
+            tool.name for tool in desk.tools
+        }
         assert await desk.use("open", {"id": "x"}) == ("no task is open: call open_task first", True)
         assert (await desk.use("open_task", {}))[1] is False
         text, _ = await desk.use("search", {"query": "the"})

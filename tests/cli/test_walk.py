@@ -24,15 +24,24 @@ QUICK = Depth(name="short", seconds=25.0, share=0.05)
 FAKE = "agito.testing:FakeEnvironment"
 
 
-def test_an_environments_name_in_place_of_a_recipes_is_told_both_ways_to_train_on_it(agito_here: Agito) -> None:
+def test_an_environments_name_in_place_of_a_recipes_is_told_both_ways_to_train_on_it(
+    agito_here: Agito,
+) -> None:
     told = agito_here("train", "shell", expect=4).stderr
-    assert "that is an environment; train on it with --env shell, or by a recipe: quickstart, shell-full, smoke" in told
+    assert (
+        "that is an environment; train on it with --env shell, or by a recipe: quickstart, shell-full, smoke"
+        in told
+    )
 
 
 @pytest.mark.parametrize("given", ["hidden_number", "hidden_number.py"])
-def test_an_environment_named_like_a_file_here_is_told_what_that_file_holds(agito_here: Agito, given: str) -> None:
+def test_an_environment_named_like_a_file_here_is_told_what_that_file_holds(
+    agito_here: Agito, given: str
+) -> None:
     agito_here("envs", "new", "hidden_number")
-    assert "did you mean hidden_number.py:HiddenNumber?" in agito_here("train", "--env", given, expect=4).stderr
+    assert (
+        "did you mean hidden_number.py:HiddenNumber?" in agito_here("train", "--env", given, expect=4).stderr
+    )
 
 
 def test_what_is_wrong_with_a_command_is_said_alone(coin_home: Path, here_in: HereIn) -> None:
@@ -40,7 +49,9 @@ def test_what_is_wrong_with_a_command_is_said_alone(coin_home: Path, here_in: He
     assert line.startswith("agito: error: split=nosuch")
 
 
-def test_an_evaluation_says_that_the_environment_was_edited_since(coin_home: Path, tmp_path: Path, here_in: HereIn) -> None:
+def test_an_evaluation_says_that_the_environment_was_edited_since(
+    coin_home: Path, tmp_path: Path, here_in: HereIn
+) -> None:
     shutil.copytree(coin_home / "runs", tmp_path / "runs")
     about = tmp_path / "runs/coin/run.json"
     known = json.loads(about.read_text())
@@ -56,13 +67,16 @@ def test_attempts_of_every_recorded_step_can_be_listed(coin_home: Path, here_in:
     assert "of rl-00002.parquet; there are steps 0 to 2: --step N" in " ".join(last.split())
     first = agito("replay", "runs/coin", "--phase", "rl", "--step", "0").stdout
     assert "of rl-00000.parquet" in " ".join(first.split()) and first.splitlines()[1] != last.splitlines()[1]
-    assert "step 9 of phase rl is not recorded; there are steps 0 to 2" in agito(
-        "replay", "runs/coin", "--phase", "rl", "--step", "9", expect=4
-    ).stderr  # fmt: skip
+    assert (
+        "step 9 of phase rl is not recorded; there are steps 0 to 2"
+        in agito("replay", "runs/coin", "--phase", "rl", "--step", "9", expect=4).stderr
+    )
 
 
 def test_every_value_of_a_recipe_is_shown_as_it_can_be_written(agito_here: Agito) -> None:
-    rows = re.findall(r"^(\w[\w.]*)  +(\S.*?)   *\S", agito_here("recipes", "web", columns=600).stdout, re.MULTILINE)[1:]
+    rows = re.findall(
+        r"^(\w[\w.]*)  +(\S.*?)   *\S", agito_here("recipes", "web", columns=600).stdout, re.MULTILINE
+    )[1:]
     assert len(rows) > 60 and any(value == "(not set)" for _, value in rows)
     for key, value in rows:
         assert value == "(not set)" or tomllib.loads(f"value = {value}"), key
@@ -80,23 +94,38 @@ def test_a_rule_is_told_as_a_sentence(agito_here: Agito) -> None:
 
 
 def test_one_is_not_counted_as_many() -> None:
-    assert [counted(number, "turn") for number in (0, 1, 2, 12_345)] == ["0 turns", "1 turn", "2 turns", "12 345 turns"]
+    assert [counted(number, "turn") for number in (0, 1, 2, 12_345)] == [
+        "0 turns",
+        "1 turn",
+        "2 turns",
+        "12 345 turns",
+    ]
 
 
 def test_no_task_of_the_template_is_in_two_splits(tmp_path: Path, agito_here: Agito) -> None:
     agito_here("envs", "new", "hidden_number")
     own = load(f"{tmp_path}/hidden_number.py:HiddenNumber")
     prompts = {
-        split: {str(own.task(split=split, index=index, seed=seed)[0].prompt) for index in range(200) for seed in (0, 1)}
+        split: {
+            str(own.task(split=split, index=index, seed=seed)[0].prompt)
+            for index in range(200)
+            for seed in (0, 1)
+        }
         for split in own.splits
     }
-    assert all(not prompts[one] & prompts[other] for one in own.splits for other in own.splits if one != other)
+    assert all(
+        not prompts[one] & prompts[other] for one in own.splits for other in own.splits if one != other
+    )
 
 
-async def test_a_full_card_gives_way_to_a_short_one_only_when_that_found_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_card_gives_way_to_a_short_one_only_when_that_found_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     short = await audit(lambda: load(FAKE), depth=QUICK)
-    failing = replace(short.qualities[0], gates=tuple(replace(gate, holds=False) for gate in short.qualities[0].gates))
+    failing = replace(
+        short.qualities[0], gates=tuple(replace(gate, holds=False) for gate in short.qualities[0].gates)
+    )
     worse = replace(short, qualities=(failing, *short.qualities[1:]))
     found: list[str] = []
     for card in (replace(short, depth=FULL.name), short, worse):
@@ -110,13 +139,21 @@ async def test_a_full_card_gives_way_to_a_short_one_only_when_that_found_more(tm
 def test_an_error_is_folded_between_words_where_a_person_reads_it(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     command = [*COMMAND, "train", "nosuch"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path) | {"COLUMNS": "40"}, stdout=subprocess.DEVNULL, stderr=theirs)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment(tmp_path) | {"COLUMNS": "40"},
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    )
     os.close(theirs)
     told = os.read(ours, 1 << 16).decode().splitlines()
     os.close(ours)
     assert done.returncode == 4
     assert len(told) > 3 and max(map(len, told)) <= 40
-    whole = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True).stderr
+    whole = subprocess.run(
+        command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
+    ).stderr
     assert " ".join(" ".join(told).split()) == whole.strip()
 
 

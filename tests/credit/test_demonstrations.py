@@ -4,14 +4,32 @@ import math
 from array import array
 
 from agito.learning.credit import demonstrations
-from agito.types import AttemptId, Dialect, FinishReason, Segment, Task, TerminationReason, Tokens, TokenSource, Trajectory, Turn, span
+from agito.types import (
+    AttemptId,
+    Dialect,
+    FinishReason,
+    Segment,
+    Task,
+    TerminationReason,
+    Tokens,
+    TokenSource,
+    Trajectory,
+    Turn,
+    span,
+)
 
 TASK = Task(id="t", env="fake", split="train", family="f", level=1, prompt={Dialect.COMPACT: "go"}, tools=())
 
 
 def demonstration(kinds: bytes) -> Trajectory:
     n = len(kinds)
-    columns = Tokens(ids=array("i", range(n)), logprobs=array("f", [math.nan] * n), kinds=kinds, channels=bytes(n), versions=span(0, n))
+    columns = Tokens(
+        ids=array("i", range(n)),
+        logprobs=array("f", [math.nan] * n),
+        kinds=kinds,
+        channels=bytes(n),
+        versions=span(0, n),
+    )
     return Trajectory(
         attempt=AttemptId(group=1, slot=0),
         task=TASK,
@@ -23,7 +41,11 @@ def demonstration(kinds: bytes) -> Trajectory:
 
 
 def test_what_the_demonstrator_did_is_trainable_and_what_it_read_is_not() -> None:
-    (sample,) = demonstrations(demonstration(bytes([TokenSource.OBSERVED, TokenSource.SAMPLED, TokenSource.FORCED, TokenSource.CONTROL])))
+    (sample,) = demonstrations(
+        demonstration(
+            bytes([TokenSource.OBSERVED, TokenSource.SAMPLED, TokenSource.FORCED, TokenSource.CONTROL])
+        )
+    )
     assert list(sample.trainable) == [0, 1, 0, 1]
     assert list(sample.advantages) == [0, 1, 0, 1]
     assert list(sample.ids) == [0, 1, 2, 3]

@@ -55,12 +55,20 @@ def tokens(kinds: bytes = KINDS, *, logprob: float = -0.5) -> Tokens:
     )
 
 
-def trajectory(slot: int = 0, *, segments: tuple[Segment, ...] | None = None, temperature: float = 1.0, top_p: float = 1.0) -> Trajectory:
+def trajectory(
+    slot: int = 0,
+    *,
+    segments: tuple[Segment, ...] | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> Trajectory:
     return Trajectory(
         attempt=AttemptId(group=7, slot=slot),
         task=TASK,
         segments=segments or (Segment(id=0, tokens=tokens()),),
-        turns=(Turn(segment=0, start=2, stop=5, stopped=FinishReason.END, temperature=temperature, top_p=top_p),),
+        turns=(
+            Turn(segment=0, start=2, stop=5, stopped=FinishReason.END, temperature=temperature, top_p=top_p),
+        ),
         events=(),
         end=TerminationReason.SUBMITTED,
     )
@@ -68,8 +76,12 @@ def trajectory(slot: int = 0, *, segments: tuple[Segment, ...] | None = None, te
 
 def group(*rewards: float | None) -> Group:
     """`None` is a void attempt."""
-    verdicts = [Verdict.void("no verdict") if r is None else Verdict(status=Status.SCORED, reward=r) for r in rewards]
-    attempts = tuple(Attempt(trajectory=trajectory(slot), verdict=verdict) for slot, verdict in enumerate(verdicts))
+    verdicts = [
+        Verdict.void("no verdict") if r is None else Verdict(status=Status.SCORED, reward=r) for r in rewards
+    ]
+    attempts = tuple(
+        Attempt(trajectory=trajectory(slot), verdict=verdict) for slot, verdict in enumerate(verdicts)
+    )
     return Group(id=7, task=TASK, attempts=attempts)
 
 
@@ -77,7 +89,14 @@ def per_token_reference(rewards: list[float]) -> list[list[float]]:
     rows: list[list[float]] = []
     for i, reward in enumerate(rewards):
         others = [r for j, r in enumerate(rewards) if j != i]
-        rows.append([reward - sum(others) / len(others) if kind in (TokenSource.SAMPLED, TokenSource.CONTROL) else 0.0 for kind in KINDS])
+        rows.append(
+            [
+                reward - sum(others) / len(others)
+                if kind in (TokenSource.SAMPLED, TokenSource.CONTROL)
+                else 0.0
+                for kind in KINDS
+            ]
+        )
     return rows
 
 
@@ -113,7 +132,9 @@ def test_only_sampled_and_control_tokens_are_trainable() -> None:
 def test_a_void_attempt_yields_no_sample_and_enters_no_baseline() -> None:
     with_void, without = leave_one_out(group(1.0, None, 0.0)), leave_one_out(group(1.0, 0.0))
     assert [sample.attempt.slot for sample in with_void] == [0, 2]
-    assert [list(sample.advantages) for sample in with_void] == [list(sample.advantages) for sample in without]
+    assert [list(sample.advantages) for sample in with_void] == [
+        list(sample.advantages) for sample in without
+    ]
 
 
 def test_a_void_attempt_is_not_a_zero() -> None:
@@ -137,7 +158,11 @@ def test_tokens_shared_with_a_parent_segment_are_trained_on_once() -> None:
 
 def with_first(attempt: Trajectory) -> Group:
     other = Attempt(trajectory=trajectory(1), verdict=Verdict(status=Status.SCORED, reward=0.0))
-    return Group(id=7, task=TASK, attempts=(Attempt(trajectory=attempt, verdict=Verdict(status=Status.SCORED, reward=1.0)), other))
+    return Group(
+        id=7,
+        task=TASK,
+        attempts=(Attempt(trajectory=attempt, verdict=Verdict(status=Status.SCORED, reward=1.0)), other),
+    )
 
 
 def test_the_sample_carries_the_sampling_temperature() -> None:
@@ -153,7 +178,12 @@ def test_two_temperatures_in_one_segment_are_refused() -> None:
     attempt = trajectory(temperature=0.7)
     turns = (*attempt.turns, Turn(segment=0, start=6, stop=7, stopped=FinishReason.END, temperature=1.0))
     mixed = Trajectory(
-        attempt=attempt.attempt, task=TASK, segments=attempt.segments, turns=turns, events=(), end=TerminationReason.SUBMITTED
+        attempt=attempt.attempt,
+        task=TASK,
+        segments=attempt.segments,
+        turns=turns,
+        events=(),
+        end=TerminationReason.SUBMITTED,
     )
     with pytest.raises(ValueError, match=r"temperatures \[0\.7, 1\.0\]"):
         leave_one_out(with_first(mixed))
@@ -161,7 +191,9 @@ def test_two_temperatures_in_one_segment_are_refused() -> None:
 
 def test_a_scripted_attempt_cannot_be_reinforced() -> None:
     scripted = trajectory(segments=(Segment(id=0, tokens=tokens(logprob=math.nan)),))
-    with pytest.raises(ValueError, match="no log-probability at position 2: a scripted attempt can only be imitated"):
+    with pytest.raises(
+        ValueError, match="no log-probability at position 2: a scripted attempt can only be imitated"
+    ):
         leave_one_out(with_first(scripted))
 
 

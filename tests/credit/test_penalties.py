@@ -35,7 +35,14 @@ from agito.types import (
 
 TASK = Task(id="t", env="fake", split="train", family="f", level=1, prompt={Dialect.COMPACT: "go"}, tools=())
 KINDS = bytes(
-    [TokenSource.OBSERVED, TokenSource.SAMPLED, TokenSource.CONTROL, TokenSource.OBSERVED, TokenSource.SAMPLED, TokenSource.CONTROL]
+    [
+        TokenSource.OBSERVED,
+        TokenSource.SAMPLED,
+        TokenSource.CONTROL,
+        TokenSource.OBSERVED,
+        TokenSource.SAMPLED,
+        TokenSource.CONTROL,
+    ]
 )  # two turns of one call each
 CHEAT = Penalty(why="canary", reward=-0.5, floor=0.0, event=1)
 
@@ -44,16 +51,28 @@ def attempt(slot: int, reward: float, penalty: Penalty | None = None) -> Attempt
     n = len(KINDS)
     sampled = [kind in (TokenSource.SAMPLED, TokenSource.CONTROL) for kind in KINDS]
     tokens = Tokens(
-        ids=array("i", range(n)), logprobs=array("f", [-0.5 if it else math.nan for it in sampled]), kinds=KINDS,
-        channels=bytes([Channel.TEXT] * n), versions=span(3, n),
-    )  # fmt: skip
-    turns = tuple(Turn(segment=0, start=start, stop=start + 2, stopped=FinishReason.END, calls=(at,)) for at, start in enumerate((1, 4)))
+        ids=array("i", range(n)),
+        logprobs=array("f", [-0.5 if it else math.nan for it in sampled]),
+        kinds=KINDS,
+        channels=bytes([Channel.TEXT] * n),
+        versions=span(3, n),
+    )
+    turns = tuple(
+        Turn(segment=0, start=start, stop=start + 2, stopped=FinishReason.END, calls=(at,))
+        for at, start in enumerate((1, 4))
+    )
     events = tuple(Event(index=at, call=Call(tool="sh", arguments={}), text="") for at in range(2))
     trajectory = Trajectory(
-        attempt=AttemptId(group=7, slot=slot), task=TASK, segments=(Segment(id=0, tokens=tokens),), turns=turns, events=events,
+        attempt=AttemptId(group=7, slot=slot),
+        task=TASK,
+        segments=(Segment(id=0, tokens=tokens),),
+        turns=turns,
+        events=events,
         end=TerminationReason.SUBMITTED,
-    )  # fmt: skip
-    return Attempt(trajectory=trajectory, verdict=Verdict(status=Status.SCORED, reward=reward), penalty=penalty)
+    )
+    return Attempt(
+        trajectory=trajectory, verdict=Verdict(status=Status.SCORED, reward=reward), penalty=penalty
+    )
 
 
 def group(*attempts: Attempt) -> Group:
@@ -61,7 +80,9 @@ def group(*attempts: Attempt) -> Group:
 
 
 def advantages(credit: Credit, found: Group, slot: int, running_mean: float = math.nan) -> list[float] | None:
-    samples = {sample.attempt.slot: list(sample.advantages) for sample in credit(found, running_mean=running_mean)}
+    samples = {
+        sample.attempt.slot: list(sample.advantages) for sample in credit(found, running_mean=running_mean)
+    }
     return samples.get(slot)
 
 
@@ -76,13 +97,24 @@ def test_tokens_before_the_proving_call_keep_the_plain_reward_and_later_ones_pay
 def test_a_penalised_attempt_changes_nobody_elses_advantage(credit: Credit) -> None:
     honest = attempt(0, 1.0), attempt(1, 0.0)
     for slot in range(2):
-        assert advantages(credit, group(*honest, attempt(2, 1.0, CHEAT)), slot) == advantages(credit, group(*honest), slot)
+        assert advantages(credit, group(*honest, attempt(2, 1.0, CHEAT)), slot) == advantages(
+            credit, group(*honest), slot
+        )
 
 
 @pytest.mark.parametrize(("running_mean", "base"), [(0.75, 0.75), (math.nan, 0.0)])
-def test_without_an_honest_peer_the_cells_running_mean_is_the_baseline(running_mean: float, base: float) -> None:
+def test_without_an_honest_peer_the_cells_running_mean_is_the_baseline(
+    running_mean: float, base: float
+) -> None:
     found = group(attempt(0, 1.0, CHEAT), attempt(1, 1.0, CHEAT))
-    assert advantages(leave_one_out, found, 0, running_mean) == [0.0, 1.0 - base, 1.0 - base, 0.0, -0.5 - base, -0.5 - base]
+    assert advantages(leave_one_out, found, 0, running_mean) == [
+        0.0,
+        1.0 - base,
+        1.0 - base,
+        0.0,
+        -0.5 - base,
+        -0.5 - base,
+    ]
 
 
 def test_one_honest_attempt_teaches_nothing_itself_but_is_what_the_cheat_is_compared_with() -> None:
@@ -93,7 +125,14 @@ def test_one_honest_attempt_teaches_nothing_itself_but_is_what_the_cheat_is_comp
 
 def test_where_the_call_is_not_known_the_whole_attempt_pays() -> None:
     whole = Penalty(why="forged report", reward=-0.5, floor=0.0)
-    assert advantages(leave_one_out, group(attempt(0, 0.0), attempt(1, 1.0, whole)), 1) == [0.0, -0.5, -0.5, 0.0, -0.5, -0.5]
+    assert advantages(leave_one_out, group(attempt(0, 0.0), attempt(1, 1.0, whole)), 1) == [
+        0.0,
+        -0.5,
+        -0.5,
+        0.0,
+        -0.5,
+        -0.5,
+    ]
 
 
 def test_running_means_leave_cheats_out_and_come_back_from_a_checkpoint() -> None:
@@ -121,13 +160,20 @@ LEAVING: dict[str, Callable[[Attempt], Attempt]] = {
 
 @pytest.mark.parametrize(("what", "is_better"), [("void", True), ("scored", False), ("proved", False)])
 def test_leaving_is_worth_more_than_failing_only_where_it_is_masked(what: str, is_better: bool) -> None:
-    """The mean advantage of leaving less that of failing, over every outcome of the others: the mask is the exit, and it is closed."""
+    """The mean advantage of leaving less that of failing, over every outcome of the others: the mask is the
+    exit, and it is closed.
+    """
     gains: list[float] = []
     for others in ([1.0, 0.0], [0.0, 0.0], [1.0, 1.0]):
         peers = [attempt(at, reward) for at, reward in enumerate(others)]
-        found = {how: advantages(leave_one_out, each, 2) for how, each in {
-            "leaves": group(*peers, LEAVING[what](attempt(2, 0.0))), "fails": group(*peers, attempt(2, 0.0)),
-        }.items() if each.is_mixed}  # fmt: skip
+        found = {
+            how: advantages(leave_one_out, each, 2)
+            for how, each in {
+                "leaves": group(*peers, LEAVING[what](attempt(2, 0.0))),
+                "fails": group(*peers, attempt(2, 0.0)),
+            }.items()
+            if each.is_mixed
+        }
         leaves, fails = ((found.get(how) or [0.0])[-1] for how in ("leaves", "fails"))
         gains.append(leaves - fails)
     assert (sum(gains) > 0) is is_better, gains

@@ -22,12 +22,18 @@ class Rerun:
 
 @pytest.fixture(params=["compiled", "torch", "replayed"])
 def kind(request: pytest.FixtureRequest) -> None:
-    """Gives the module its `new_engine`: with compiled code, without, and with steps in the shapes in which a GPU records them."""
+    """Gives the module its `new_engine`: with compiled code, without, and with steps in the shapes in which a
+    GPU records them.
+    """
 
     def new_engine(model: Qwen3, *, rows: int = 4, context: int = 96, **how: Any) -> EmbeddedEngine:
         device, steps = model.head_weight.device, None
         if request.param == "replayed" and device.type == "cpu":
-            steps = RecordedSteps(slots=rows, context=context, device=device, record=lambda run, _: Rerun(replay=run))
-        return EmbeddedEngine(model, rows=rows, context=context, native=request.param == "compiled", steps=steps, **how)
+            steps = RecordedSteps(
+                slots=rows, context=context, device=device, record=lambda run, _: Rerun(replay=run)
+            )
+        return EmbeddedEngine(
+            model, rows=rows, context=context, native=request.param == "compiled", steps=steps, **how
+        )
 
     request.module.new_engine = new_engine

@@ -1,4 +1,5 @@
-"""A server that talks as vLLM does and samples from a hash of the past: `fake_vllm.py serve FOLDER --uds PATH ...`.
+"""A server that talks as vLLM does and samples from a hash of the past: `fake_vllm.py serve FOLDER --uds PATH
+...`.
 
 What it is told goes to FOLDER/log, a line each. A file FOLDER/faults/NAME makes one thing go wrong once.
 """
@@ -61,7 +62,9 @@ class FakeVllm:
         return Response()
 
     async def metrics(self, request: Request) -> Response:
-        return PlainTextResponse(f'vllm:generation_tokens_total{{engine="0"}} {float(self.computed)}\nother 3\n')
+        return PlainTextResponse(
+            f'vllm:generation_tokens_total{{engine="0"}} {float(self.computed)}\nother 3\n'
+        )
 
     async def load_adapter(self, request: Request) -> Response:
         body = await request.json()
@@ -142,7 +145,9 @@ class FakeVllm:
 
     async def _generated(self, model: str, ids: list[int], how: dict[str, Any]) -> dict[str, Any]:
         past, tokens, spans = list(ids), list[dict[str, Any]](), list[dict[str, Any]]()
-        while len(tokens) < how["max_tokens"] and (not tokens or tokens[-1]["token_id"] not in how.get("stop_token_ids", [])):
+        while len(tokens) < how["max_tokens"] and (
+            not tokens or tokens[-1]["token_id"] not in how.get("stop_token_ids", [])
+        ):
             await self.resumed.wait()
             await anyio.sleep(0.02 if self.goes_wrong("slow") or (self.folder / "slow").exists() else 0)
             token, logprob = draw(self.salts[model], past, how, len(tokens))
@@ -154,12 +159,17 @@ class FakeVllm:
             self.computed += 1
         given: list[Any] | None = None
         if "prompt_logprobs" in how:
-            scored = [{token: {"logprob": logprobs_after(self.salts[model], ids[:at])[token]}} for at, token in enumerate(ids)]
+            scored = [
+                {token: {"logprob": logprobs_after(self.salts[model], ids[:at])[token]}}
+                for at, token in enumerate(ids)
+            ]
             given = [None, *scored[1:]]
         choice = {
-            "token_ids": [token["token_id"] for token in tokens], "finish_reason": "length", "logprobs": {"content": tokens},
+            "token_ids": [token["token_id"] for token in tokens],
+            "finish_reason": "length",
+            "logprobs": {"content": tokens},
             "weight_versions": spans,
-        }  # fmt: skip
+        }
         return {"choices": [choice], "prompt_logprobs": given}
 
 
@@ -171,7 +181,9 @@ def draw(salt: int, past: list[int], how: dict[str, Any], number: int) -> tuple[
     logprobs = logprobs_after(salt, past, how["temperature"])
     kept = nucleus(logprobs, how["top_p"])
     mass = sum(math.exp(logprobs[token]) for token in kept)
-    point = int.from_bytes(hashlib.sha256(f"{how['seed']}/{number}".encode()).digest()[:8], "big") / 2**64 * mass
+    point = (
+        int.from_bytes(hashlib.sha256(f"{how['seed']}/{number}".encode()).digest()[:8], "big") / 2**64 * mass
+    )
     for token in kept:
         point -= math.exp(logprobs[token])
         if point < 0:
@@ -188,10 +200,15 @@ def main() -> None:
     if fake.goes_wrong("no start"):
         sys.exit("there is no such model")
     posts = {
-        "/v1/load_lora_adapter": fake.load_adapter, "/v1/unload_lora_adapter": fake.unload_adapter, "/pause": fake.pause,
-        "/resume": fake.resume, "/collective_rpc": fake.rpc, "/update_weight_version": fake.update_version,
-        "/reset_prefix_cache": fake.reset, "/inference/v1/generate": fake.generate,
-    }  # fmt: skip
+        "/v1/load_lora_adapter": fake.load_adapter,
+        "/v1/unload_lora_adapter": fake.unload_adapter,
+        "/pause": fake.pause,
+        "/resume": fake.resume,
+        "/collective_rpc": fake.rpc,
+        "/update_weight_version": fake.update_version,
+        "/reset_prefix_cache": fake.reset,
+        "/inference/v1/generate": fake.generate,
+    }
     routes = [Route(path, handler, methods=["POST"]) for path, handler in posts.items()]
     routes += [Route("/health", fake.health), Route("/metrics", fake.metrics)]
     uvicorn.run(Starlette(routes=routes), uds=arguments[arguments.index("--uds") + 1], log_level="warning")

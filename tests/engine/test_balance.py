@@ -18,9 +18,17 @@ COSTS = {"brief": 60, "long": 900}  # tokens of an attempt, by family
 
 
 def play(
-    engines: int, family_of: Callable[[int], str], *, groups: int = 400, live: int = 24, size: int = 4, seed: int = 0
+    engines: int,
+    family_of: Callable[[int], str],
+    *,
+    groups: int = 400,
+    live: int = 24,
+    size: int = 4,
+    seed: int = 0,
 ) -> list[Counter[str]]:
-    """Tokens by engine and family. An attempt takes as long as its tokens, and so many groups are out at a time."""
+    """Tokens by engine and family. An attempt takes as long as its tokens, and so many groups are out at a
+    time.
+    """
     rng, balance = random.Random(seed), Balance(engines, rows=live * size)
     tokens, ends, now = [Counter[str]() for _ in range(engines)], list[tuple[float, AttemptId, int]](), 0.0
     for group in range(groups):
@@ -28,7 +36,10 @@ def play(
             now, attempt, took = heapq.heappop(ends)
             balance.ended(attempt, took)
         for slot in range(size):
-            attempt, took = AttemptId(group=group, slot=slot), round(COSTS[family_of(group)] * rng.uniform(0.5, 1.5))
+            attempt, took = (
+                AttemptId(group=group, slot=slot),
+                round(COSTS[family_of(group)] * rng.uniform(0.5, 1.5)),
+            )
             tokens[balance.place(attempt, family_of(group))][family_of(group)] += took
             heapq.heappush(ends, (now + took, attempt, took))
     return tokens

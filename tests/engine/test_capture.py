@@ -7,9 +7,19 @@ from array import array
 
 import pytest
 
+from agito.learning.credit.segments import samples_of
 from agito.protocols import Sampled, SampleRequest
 from agito.sampling.capture import Capture
-from agito.types import Channel, FinishReason, TokenSource, VersionSpan
+from agito.testing import FakeEnvironment
+from agito.types import (
+    AttemptId,
+    Channel,
+    FinishReason,
+    TerminationReason,
+    TokenSource,
+    Trajectory,
+    VersionSpan,
+)
 
 pytestmark = pytest.mark.anyio
 STOP, END_THINK = 2, 4
@@ -21,7 +31,12 @@ class Scripted:
     context = 64
 
     def __init__(self, *turns: list[int], same_version: bool = False) -> None:
-        self.turns, self.requests, self.num_closed, self.same_version = list(turns), list[SampleRequest](), 0, same_version
+        self.turns, self.requests, self.num_closed, self.same_version = (
+            list(turns),
+            list[SampleRequest](),
+            0,
+            same_version,
+        )
 
     def open(self, seed: int) -> Scripted:
         return self
@@ -65,9 +80,23 @@ async def test_tokens_kinds_log_probabilities_and_versions_line_up() -> None:
     o, s, c = TokenSource.OBSERVED, TokenSource.SAMPLED, TokenSource.CONTROL
     assert list(tokens.ids) == [10, 11, 5, END_THINK, 6, STOP, 12, 8, 9]
     assert list(tokens.kinds) == [o, o, s, c, s, c, o, s, s]
-    assert [math.isnan(x) for x in tokens.logprobs] == [True, True, False, False, False, False, True, False, False]
+    assert [math.isnan(x) for x in tokens.logprobs] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
     assert list(tokens.logprobs[2:6]) == [-0.5, -1.5, -2.5, -3.5]
-    assert [(each.start, each.stop, each.version) for each in tokens.versions] == [(0, 3, 7), (3, 8, 8), (8, 9, 9)]
+    assert [(each.start, each.stop, each.version) for each in tokens.versions] == [
+        (0, 3, 7),
+        (3, 8, 8),
+        (8, 9, 9),
+    ]
     turns = [(turn.start, turn.stop, turn.stopped, turn.hard_budget) for turn in capture.turns]
     assert turns == [
         (2, 6, FinishReason.END, 8),
@@ -115,20 +144,61 @@ async def test_labels_go_to_the_last_turn_alone() -> None:
         await capture.sample(max_tokens=2)
         capture.label(bytes([channel, channel]))
     t = Channel.TEXT
-    assert list(capture.segment().tokens.channels) == [t, Channel.THINK, Channel.THINK, t, Channel.CALL, Channel.CALL]
+    assert list(capture.segment().tokens.channels) == [
+        t,
+        Channel.THINK,
+        Channel.THINK,
+        t,
+        Channel.CALL,
+        Channel.CALL,
+    ]
 
 
 async def test_a_branch_shares_the_past_and_nothing_else() -> None:
     capture = Capture(Scripted([5, STOP], [6, STOP]), seed=1, stop_ids=(STOP,))
     capture.extend([10])
     await capture.sample(max_tokens=2)
-    twin = capture.branch(2)
+    twin = capture.branch(2, segment=1)
     before = columns(capture)
     assert columns(twin) == before
     twin.extend([11])
     await twin.sample(max_tokens=2)
     assert columns(capture) == before and len(capture.turns) == 1
     assert list(twin.segment().tokens.ids) == [10, 5, STOP, 11, 6, STOP]
+
+
+async def test_a_branch_is_a_segment_of_its_own_and_what_it_shares_is_trained_on_once() -> None:
+    capture = Capture(Scripted([5, STOP], [6, STOP], [7, STOP]), seed=1, stop_ids=(STOP,))
+    capture.extend([10])
+    await capture.sample(max_tokens=2)
+    twin = capture.branch(2, segment=1)
+    twin.extend([11])
+    await twin.sample(max_tokens=2)
+    third = twin.branch(3, segment=2)
+    third.extend([12])
+    await third.sample(max_tokens=2)
+    segments = tuple(each.segment() for each in (capture, twin, third))
+    assert [(each.id, each.parent, each.prefix_len) for each in segments] == [
+        (0, None, 0),
+        (1, 0, 3),
+        (2, 1, 6),
+    ]
+    turns = tuple(turn for each in (capture, twin, third) for turn in each.turns)
+    assert [(turn.segment, turn.start, turn.stop) for turn in turns] == [(0, 1, 3), (1, 4, 6), (2, 7, 9)]
+    task, _ = FakeEnvironment().task(split="train", index=0, seed=0)
+    whole = Trajectory(
+        attempt=AttemptId(group=0, slot=0),
+        task=task,
+        segments=segments,
+        turns=turns,
+        events=(),
+        end=TerminationReason.TURNS,
+    )
+    trained = [
+        [token for token, is_trained in zip(sample.ids, sample.trainable, strict=True) if is_trained]
+        for sample in samples_of(whole, 1.0)
+    ]
+    assert trained == [[5, STOP], [6, STOP], [7, STOP]] and whole.num_sampled == 6
 
 
 async def test_closing_closes_the_row() -> None:

@@ -1,4 +1,6 @@
-"""The embedded engine against plain forward passes of the same network, and its promises about rows, queue, versions and bits."""
+"""The embedded engine against plain forward passes of the same network, and its promises about rows, queue,
+versions and bits.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ from agito.sampling.wire import EngineRequest, EngineResponse, RowDone, RowReque
 from agito.types import FinishReason
 
 CONFIG = Qwen3Config(
-    vocab_size=61, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, max_position=256
+    vocab_size=61,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    max_position=256,
 )
 TOLERANCE = 1e-5
 
@@ -37,7 +46,9 @@ new_engine: Callable[..., EmbeddedEngine] = EmbeddedEngine  # until `kind` gives
 
 def request(key: int, extend: Iterable[int], *, seed: int | None = None, **how: Any) -> RowRequest:
     how = {"max_tokens": 5, "stop_ids": ()} | how
-    return RowRequest(key=key, seed=key if seed is None else seed, request=SampleRequest(extend=array("i", extend), **how))
+    return RowRequest(
+        key=key, seed=key if seed is None else seed, request=SampleRequest(extend=array("i", extend), **how)
+    )
 
 
 def finish(of: EmbeddedEngine, *requests: RowRequest, steps: int = 4, **more: Any) -> dict[int, RowDone]:
@@ -55,7 +66,9 @@ def sampled(done: RowDone) -> Sampled:
     return done.sampled
 
 
-def reference(model: Qwen3, prefix: list[int], ids: Iterable[int], *, temperature: float = 1.0) -> torch.Tensor:
+def reference(
+    model: Qwen3, prefix: list[int], ids: Iterable[int], *, temperature: float = 1.0
+) -> torch.Tensor:
     """Log-probabilities of `ids` after `prefix`, by one plain forward pass."""
     ids = list(ids)
     with torch.no_grad():
@@ -87,7 +100,9 @@ def test_logprobs_are_those_of_a_plain_forward_pass_in_every_mixture_of_rows(row
             ready.remove(key)
             stops = tuple(rng.sample(range(CONFIG.vocab_size), rng.randint(0, 12)))
             heat, budget = rng.choice([0.7, 1.0, 1.5]), rng.randint(1, 6)
-            wanted[key] = request(key, prompts(rng.random(), 1)[0], max_tokens=budget, stop_ids=stops, temperature=heat)
+            wanted[key] = request(
+                key, prompts(rng.random(), 1)[0], max_tokens=budget, stop_ids=stops, temperature=heat
+            )
             asked.append(wanted[key])
         answer = of.advance(EngineRequest(requests=tuple(asked), closed=tuple(closed), steps=steps))
         closed = []
@@ -113,8 +128,12 @@ def test_logprobs_are_those_of_a_plain_forward_pass_in_every_mixture_of_rows(row
 def test_a_rows_tokens_are_the_same_alone_and_in_a_crowd() -> None:
     model = network()
     some = prompts(0, 12)
-    crowd = finish(new_engine(model, rows=12), *(request(key, ids, max_tokens=12) for key, ids in enumerate(some)))
-    queued = finish(new_engine(model, rows=2), *(request(key, ids, max_tokens=12) for key, ids in enumerate(some[:2])))
+    crowd = finish(
+        new_engine(model, rows=12), *(request(key, ids, max_tokens=12) for key, ids in enumerate(some))
+    )
+    queued = finish(
+        new_engine(model, rows=2), *(request(key, ids, max_tokens=12) for key, ids in enumerate(some[:2]))
+    )
     for key, ids in enumerate(some):
         alone = sampled(finish(new_engine(model, rows=1), request(key, ids, max_tokens=12), steps=3)[key])
         assert alone.ids == sampled(crowd[key]).ids
@@ -144,7 +163,9 @@ def test_the_same_exchanges_give_the_same_bits() -> None:
         of, rng = new_engine(network(), rows=3), random.Random(9)
         answers: list[EngineResponse] = []
         for turn in range(4):
-            asked = tuple(request(key, prompts(rng.random(), 1)[0], stop_ids=(1,)) for key in range(turn, turn + 4))
+            asked = tuple(
+                request(key, prompts(rng.random(), 1)[0], stop_ids=(1,)) for key in range(turn, turn + 4)
+            )
             answers.append(of.advance(EngineRequest(requests=asked, steps=2)))
             while answers[-1].live > 1:
                 answers.append(of.advance(EngineRequest(steps=2, closed=(turn,))))
@@ -159,7 +180,9 @@ def test_the_same_exchanges_give_the_same_bits() -> None:
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.7), (1.4, 0.5)])
-def test_sampled_frequencies_follow_the_distribution_whose_logprob_is_reported(temperature: float, top_p: float) -> None:
+def test_sampled_frequencies_follow_the_distribution_whose_logprob_is_reported(
+    temperature: float, top_p: float
+) -> None:
     model, rows, draws = network(), 64, 4096
     of = new_engine(model, rows=rows, context=8)
     counts, reported = torch.zeros(CONFIG.vocab_size), {}
@@ -197,7 +220,12 @@ def truncated(model: Qwen3, ids: list[int], temperature: float, top_p: float) ->
 
 def test_temperature_zero_takes_the_likeliest_token_beside_rows_that_sample() -> None:
     model, prompt = network(), [3, 9, 4]
-    done = finish(new_engine(model), request(0, prompt, temperature=0.0), request(1, prompt), request(2, prompt, temperature=0.0, seed=77))
+    done = finish(
+        new_engine(model),
+        request(0, prompt, temperature=0.0),
+        request(1, prompt),
+        request(2, prompt, temperature=0.0, seed=77),
+    )
     greedy = sampled(done[0])
     with torch.no_grad():
         ids = list(prompt)
@@ -216,10 +244,16 @@ def test_a_turn_ends_with_its_stop_token_or_at_its_budget() -> None:
     for at in (0, 3, 8):
         token = free.ids[at]
         first = free.ids.index(token)
-        stopped = sampled(finish(new_engine(model), request(0, prompt, max_tokens=9, stop_ids=(60, token, 59)))[0])
+        stopped = sampled(
+            finish(new_engine(model), request(0, prompt, max_tokens=9, stop_ids=(60, token, 59)))[0]
+        )
         assert (stopped.ids, stopped.stopped) == (free.ids[: first + 1], FinishReason.END)
         assert stopped.logprobs == free.logprobs[: first + 1]
-    other = finish(new_engine(model), request(0, prompt, max_tokens=9), request(1, prompt, seed=0, max_tokens=9, stop_ids=(free.ids[2],)))
+    other = finish(
+        new_engine(model),
+        request(0, prompt, max_tokens=9),
+        request(1, prompt, seed=0, max_tokens=9, stop_ids=(free.ids[2],)),
+    )
     assert len(sampled(other[0]).ids) == 9, "a stop token of one row is not one of its neighbour"
     assert len(sampled(other[1]).ids) == free.ids.index(free.ids[2]) + 1
 
@@ -227,7 +261,10 @@ def test_a_turn_ends_with_its_stop_token_or_at_its_budget() -> None:
 def test_bf16_stays_near_the_training_path_in_bf16() -> None:
     """Not exact: the two paths round at other places. A misplaced rounding shows as an error of tenths."""
     model = network().bfloat16()
-    done = finish(new_engine(model, rows=8), *(request(key, ids, max_tokens=20) for key, ids in enumerate(prompts(0, 8))))
+    done = finish(
+        new_engine(model, rows=8),
+        *(request(key, ids, max_tokens=20) for key, ids in enumerate(prompts(0, 8))),
+    )
     errors = [
         torch.tensor(sampled(row).logprobs) - reference(model, ids, sampled(row).ids)
         for ids, row in zip(prompts(0, 8), done.values(), strict=True)
@@ -243,27 +280,43 @@ def test_on_a_gpu_logprobs_are_those_of_a_plain_forward_pass_and_repeat_bit_for_
 
     def run() -> dict[int, RowDone]:
         of = EmbeddedEngine(model, rows=8, context=96)
-        first = finish(of, *(request(key, ids, max_tokens=12, top_p=0.9 if key % 2 else 1.0) for key, ids in enumerate(prompts(0, 12)[:8])))
-        return first | {key + 100: row for key, row in finish(of, *(request(key, [5, 6], max_tokens=9) for key in range(0, 8, 3))).items()}
+        first = finish(
+            of,
+            *(
+                request(key, ids, max_tokens=12, top_p=0.9 if key % 2 else 1.0)
+                for key, ids in enumerate(prompts(0, 12)[:8])
+            ),
+        )
+        return first | {
+            key + 100: row
+            for key, row in finish(
+                of, *(request(key, [5, 6], max_tokens=9) for key in range(0, 8, 3))
+            ).items()
+        }
 
     done = run()
     assert repr(done) == repr(run())
     for key in range(0, 8, 2):
         ids = prompts(0, 12)[key]
         with torch.no_grad():
-            logits = model(torch.tensor([*ids, *sampled(done[key]).ids]).cuda(), [len(ids) + 12])[len(ids) - 1 : -1]
+            logits = model(torch.tensor([*ids, *sampled(done[key]).ids]).cuda(), [len(ids) + 12])[
+                len(ids) - 1 : -1
+            ]
         expected = logits.log_softmax(-1).cpu().gather(1, torch.tensor(sampled(done[key]).ids)[:, None])[:, 0]
         assert torch.allclose(torch.tensor(sampled(done[key]).logprobs), expected, atol=1e-4, rtol=0)
 
 
 GPU = pytest.param(
-    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-)  # fmt: skip
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+)
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_rows_that_wait_while_others_decode_go_on_unharmed_to_the_last_position(device: str) -> None:
-    """On a GPU decoding runs over more slots than there are live rows; what lies in the others must survive it."""
+    """On a GPU decoding runs over more slots than there are live rows; what lies in the others must survive
+    it.
+    """
     torch.backends.cuda.matmul.allow_tf32 = False
     context, rng = 48, random.Random(0)
     model = network().to(device)
@@ -275,11 +328,15 @@ def test_rows_that_wait_while_others_decode_go_on_unharmed_to_the_last_position(
         for key in keys:
             texts[key] += waiting[key]
         counts = {key: rng.randint(1, context - len(texts[key])) for key in keys}
-        done = finish(of, *(request(key, waiting[key], seed=len(texts[key]), max_tokens=counts[key]) for key in keys))
+        done = finish(
+            of, *(request(key, waiting[key], seed=len(texts[key]), max_tokens=counts[key]) for key in keys)
+        )
         for key in keys:
             before, ids = texts[key], list(sampled(done[key]).ids)
             with torch.no_grad():
-                logits = model(torch.tensor([*before, *ids], device=device), [len(before) + len(ids)])[len(before) - 1 : -1]
+                logits = model(torch.tensor([*before, *ids], device=device), [len(before) + len(ids)])[
+                    len(before) - 1 : -1
+                ]
             expected = logits.log_softmax(-1).cpu().gather(1, torch.tensor(ids)[:, None])[:, 0]
             assert torch.allclose(torch.tensor(sampled(done[key]).logprobs), expected, atol=1e-4, rtol=0)
             texts[key] = before + ids

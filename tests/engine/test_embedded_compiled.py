@@ -1,4 +1,6 @@
-"""The embedded engine in compiled code: precision, large vocabularies, what rows hold, threads; on a network of another family."""
+"""The embedded engine in compiled code: precision, large vocabularies, what rows hold, threads; on a network
+of another family.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,21 @@ from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.wire import EngineRequest, RowBranch, RowRequest
 
 CONFIG = DecoderConfig(
-    vocab_size=9001, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, max_position=512,
-    family="llama", qk_norm=False,
-)  # fmt: skip
-pytestmark = pytest.mark.skipif(not is_supported(CONFIG, torch.device("cpu"), torch.float32), reason="needs a C compiler (apt install gcc)")
+    vocab_size=9001,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    max_position=512,
+    family="llama",
+    qk_norm=False,
+)
+pytestmark = pytest.mark.skipif(
+    not is_supported(CONFIG, torch.device("cpu"), torch.float32),
+    reason="needs a C compiler (apt install gcc)",
+)
 
 
 def network() -> Decoder:
@@ -48,7 +61,9 @@ def finish(of: EmbeddedEngine, *requests: RowRequest, **more: Any) -> dict[int, 
     return found
 
 
-def reference(model: Decoder, prefix: list[int], ids: Iterable[int], temperature: float = 1.0) -> torch.Tensor:
+def reference(
+    model: Decoder, prefix: list[int], ids: Iterable[int], temperature: float = 1.0
+) -> torch.Tensor:
     ids = list(ids)
     with torch.no_grad():
         logits = model(torch.tensor(prefix + ids), [len(prefix) + len(ids)])[len(prefix) - 1 : -1].float()
@@ -67,10 +82,14 @@ def held(of: EmbeddedEngine) -> int:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_log_probabilities_over_a_large_vocabulary_are_those_of_a_forward_pass_at_any_temperature(dtype: torch.dtype) -> None:
+def test_log_probabilities_over_a_large_vocabulary_are_those_of_a_forward_pass_at_any_temperature(
+    dtype: torch.dtype,
+) -> None:
     model, bound = network(), 1e-5 if dtype == torch.float32 else 0.05
     engine, temperatures = EmbeddedEngine(model, rows=4, context=128, dtype=dtype), (1.0, 0.6, 1.0, 0.0, 1.7)
-    asked = [request(key, ids, temperature=temperatures[key % 5], seed=key) for key, ids in enumerate(prompts(10))]
+    asked = [
+        request(key, ids, temperature=temperatures[key % 5], seed=key) for key, ids in enumerate(prompts(10))
+    ]
     for key, sampled in finish(engine, *asked).items():
         expected = reference(model, prompts(10)[key], sampled.ids, temperatures[key % 5] or 1.0)
         assert torch.allclose(torch.tensor(sampled.logprobs), expected, atol=bound, rtol=0)
@@ -79,7 +98,9 @@ def test_log_probabilities_over_a_large_vocabulary_are_those_of_a_forward_pass_a
 def test_a_truncated_row_over_a_large_vocabulary_is_drawn_from_the_head_of_its_distribution() -> None:
     model, ids = network(), prompts(1)[0]
     for seed in range(20):
-        sampled = finish(EmbeddedEngine(model, rows=2, context=128), request(0, ids, seed=seed, top_p=0.3, max_tokens=1))[0]
+        sampled = finish(
+            EmbeddedEngine(model, rows=2, context=128), request(0, ids, seed=seed, top_p=0.3, max_tokens=1)
+        )[0]
         with torch.no_grad():
             chances = model(torch.tensor(ids), [len(ids)])[-1].softmax(-1).sort(descending=True)
         head = chances.indices[: int((chances.values.cumsum(-1) < 0.3).sum()) + 1].tolist()
@@ -139,6 +160,9 @@ def test_several_threads_sample_the_same() -> None:
 
 
 def test_a_chunk_of_a_large_network_is_small_and_one_of_a_small_network_as_it_was() -> None:
-    small, large = (Decoder(config, seed=None, device="meta") for config in (CONFIG, DecoderConfig(vocab_size=49152, hidden_size=2880)))
+    small, large = (
+        Decoder(config, seed=None, device="meta")
+        for config in (CONFIG, DecoderConfig(vocab_size=49152, hidden_size=2880))
+    )
     assert [EmbeddedEngine.chunk_of(model, torch.device("cpu")) for model in (small, large)] == [4096, 906]
     assert EmbeddedEngine.chunk_of(large, torch.device("cuda")) == 4096

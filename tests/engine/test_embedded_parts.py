@@ -33,7 +33,12 @@ def test_random_numbers_are_even_and_unrelated_across_neighbouring_seeds_and_pos
 
 def test_random_numbers_are_a_function_of_seed_and_position_and_stay_the_same_across_releases() -> None:
     drawn = uniforms(np.array([0, 0, 1, 2**64 - 1], dtype=np.uint64), np.array([0, 1, 0, 5]))
-    assert drawn.tolist() == [slow_uniform(0, 0), slow_uniform(0, 1), slow_uniform(1, 0), slow_uniform(2**64 - 1, 5)]
+    assert drawn.tolist() == [
+        slow_uniform(0, 0),
+        slow_uniform(0, 1),
+        slow_uniform(1, 0),
+        slow_uniform(2**64 - 1, 5),
+    ]
 
 
 def slow_uniform(seed: int, position: int) -> float:
@@ -51,7 +56,11 @@ def test_a_draw_is_the_inverse_of_the_cumulative_distribution_by_rising_id() -> 
     logits = torch.tensor([0.2, 0.0, 0.5, 0.3]).log().expand(7, 4)
     below = np.nextafter(1.0, 0.0)
     ids, logprobs = sample(
-        logits, torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.99, below], dtype=torch.float64), torch.ones(7), None, is_greedy=False
+        logits,
+        torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.99, below], dtype=torch.float64),
+        torch.ones(7),
+        None,
+        is_greedy=False,
     )
     assert ids.tolist() == [0, 0, 2, 2, 3, 3, 3]
     torch.testing.assert_close(logprobs.exp(), torch.tensor([0.2, 0.2, 0.5, 0.5, 0.3, 0.3, 0.3]))
@@ -67,9 +76,13 @@ def test_truncation_keeps_the_smallest_set_that_holds_top_p_and_leaves_other_row
     many = torch.randn(500, 64, generator=torch.Generator().manual_seed(0))
     uniform, heat = torch.linspace(0, 0.99, 500, dtype=torch.float64), torch.ones(500)
     alone = sample(many, uniform, heat, None, is_greedy=False)
-    beside = sample(many, uniform, heat, torch.ones(500).index_fill(0, torch.tensor([7]), 0.5), is_greedy=False)
+    beside = sample(
+        many, uniform, heat, torch.ones(500).index_fill(0, torch.tensor([7]), 0.5), is_greedy=False
+    )
     untouched = torch.arange(500) != 7
-    assert all(torch.equal(one[untouched], other[untouched]) for one, other in zip(alone, beside, strict=True))
+    assert all(
+        torch.equal(one[untouched], other[untouched]) for one, other in zip(alone, beside, strict=True)
+    )
 
 
 def test_what_has_no_probability_is_never_drawn() -> None:
@@ -80,14 +93,20 @@ def test_what_has_no_probability_is_never_drawn() -> None:
 
 def test_equal_tokens_are_truncated_by_rising_id() -> None:
     ids, logprobs = sample(
-        torch.zeros(1, 8), torch.tensor([0.99], dtype=torch.float64), torch.ones(1), torch.tensor([0.5]), is_greedy=False
+        torch.zeros(1, 8),
+        torch.tensor([0.99], dtype=torch.float64),
+        torch.ones(1),
+        torch.tensor([0.5]),
+        is_greedy=False,
     )
     assert ids.tolist() == [3]
     assert logprobs.exp().item() == pytest.approx(0.25)
 
 
 def row_request(key: int) -> RowRequest:
-    return RowRequest(key=key, seed=0, request=SampleRequest(extend=array("i", [1]), max_tokens=1, stop_ids=()))
+    return RowRequest(
+        key=key, seed=0, request=SampleRequest(extend=array("i", [1]), max_tokens=1, stop_ids=())
+    )
 
 
 @given(st.integers(0, 10_000))
@@ -106,7 +125,9 @@ def test_the_book_never_loses_or_doubles_a_slot_and_moves_carry_every_row_along(
         book.live = [row for row in book.rows.values() if rng.random() < 0.5]
         rng.shuffle(book.live)
         cache |= {target: cache[source] for source, target, _ in book.gather()}
-        assert [row.slot for row in book.live] == list(range(len(book.live))), "live rows come first, in order"
+        assert [row.slot for row in book.live] == list(range(len(book.live))), (
+            "live rows come first, in order"
+        )
         assert all(cache[row.slot] == row.key for row in book.rows.values() if row.computed)
         slots = sorted([row.slot for row in book.rows.values()] + book._free_slots)
         lanes = sorted([row.lane for row in book.rows.values()] + book._free_lanes)

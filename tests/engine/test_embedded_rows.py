@@ -20,7 +20,14 @@ from agito.sampling.wire import EngineRequest, RowBranch, RowDone, RowRequest
 from agito.types import VersionSpan
 
 CONFIG = Qwen3Config(
-    vocab_size=61, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, max_position=256
+    vocab_size=61,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    max_position=256,
 )
 TOLERANCE = 1e-5
 
@@ -37,7 +44,11 @@ new_engine: Callable[..., EmbeddedEngine] = EmbeddedEngine  # until `kind` gives
 
 
 def request(key: int, extend: Iterable[int], *, max_tokens: int = 5, **how: Any) -> RowRequest:
-    return RowRequest(key=key, seed=key, request=SampleRequest(extend=array("i", extend), max_tokens=max_tokens, stop_ids=(), **how))
+    return RowRequest(
+        key=key,
+        seed=key,
+        request=SampleRequest(extend=array("i", extend), max_tokens=max_tokens, stop_ids=(), **how),
+    )
 
 
 def finish(of: EmbeddedEngine, *requests: RowRequest, **more: Any) -> dict[int, RowDone]:
@@ -71,7 +82,9 @@ def assert_close(got: Sequence[float], expected: Tensor) -> None:
 
 def test_rows_wait_for_a_slot_first_come_first_served_while_anybody_samples() -> None:
     of = new_engine(network(), rows=2, context=64)
-    answer = of.advance(EngineRequest(requests=(request(0, [5], max_tokens=30), request(1, [6], max_tokens=2)), steps=4))
+    answer = of.advance(
+        EngineRequest(requests=(request(0, [5], max_tokens=30), request(1, [6], max_tokens=2)), steps=4)
+    )
     assert [done.key for done in answer.done] == [1], "it rests"
     answer = of.advance(EngineRequest(requests=(request(3, [3]), request(2, [2])), steps=1))
     assert answer.live == 3 and answer.steps == 1, "two wait: the first still samples"
@@ -89,7 +102,9 @@ def test_where_nobody_samples_rows_that_rest_make_room_and_go_on_as_if_they_had_
     for turn in range(turns):
         asked = [request(key, [key, turn], max_tokens=4) for key in (4, 2, 0, 3, 1)]
         crowded, alone = finish(of, *asked), finish(roomy, *asked)
-        assert {key: ids(done) for key, done in crowded.items()} == {key: ids(done) for key, done in alone.items()}
+        assert {key: ids(done) for key, done in crowded.items()} == {
+            key: ids(done) for key, done in alone.items()
+        }
         for key, done in crowded.items():
             assert_close(sampled(done).logprobs, torch.tensor(sampled(alone[key]).logprobs))
     assert of.num_rows == 5
@@ -109,13 +124,15 @@ def test_who_begins_as_a_row_that_is_asked_again_does_not_wait_for_it() -> None:
     assert sorted(done) == [0, 1, 2]
 
 
-def test_a_branch_lives_on_when_its_row_is_closed_in_the_same_exchange_and_one_that_is_closed_leaves_nothing() -> None:
+def test_a_branch_outlives_its_row_closed_in_the_same_exchange_and_a_closed_one_leaves_nothing() -> None:
     model = network()
     of, plain = new_engine(model, rows=2), new_engine(model, rows=4)
     for engine in (of, plain):
         finish(engine, request(0, [5, 6]))
     asked = replace(request(0, [7]), key=1)
-    done = finish(of, asked, branched=(RowBranch(parent=0, child=1), RowBranch(parent=1, child=2)), closed=(0, 2))
+    done = finish(
+        of, asked, branched=(RowBranch(parent=0, child=1), RowBranch(parent=1, child=2)), closed=(0, 2)
+    )
     assert ids(done[1]) == ids(finish(plain, request(0, [7]))[0])
     finish(of, closed=(1,))
     assert of.num_rows == 0
@@ -139,7 +156,9 @@ def test_a_slot_taken_over_shows_nothing_of_its_last_tenant() -> None:
     assert again == sampled(finish(new_engine(model, rows=1, context=64), request(1, [5, 6, 7]))[1])
 
 
-@pytest.mark.parametrize("rows", [3, 2, 1], ids=["a slot is free", "one branch is stored", "both branches are stored"])
+@pytest.mark.parametrize(
+    "rows", [3, 2, 1], ids=["a slot is free", "one branch is stored", "both branches are stored"]
+)
 def test_a_branch_shares_the_past_and_draws_its_own_future(rows: int) -> None:
     model = network()
     of = new_engine(model, rows=rows + 1, context=64)
@@ -159,7 +178,11 @@ def test_a_branch_with_its_parents_seed_repeats_it() -> None:
     of = new_engine(network(), rows=2, context=64)
     finish(of, request(3, [5, 6]))
     of.advance(EngineRequest(branched=(RowBranch(parent=3, child=4),)))
-    done = finish(of, request(3, [1], max_tokens=12), RowRequest(key=4, seed=3, request=request(3, [1], max_tokens=12).request))
+    done = finish(
+        of,
+        request(3, [1], max_tokens=12),
+        RowRequest(key=4, seed=3, request=request(3, [1], max_tokens=12).request),
+    )
     assert ids(done[3]) == ids(done[4])
 
 
@@ -171,7 +194,8 @@ def test_a_prompt_is_computed_once_for_the_rows_that_begin_with_it() -> None:
     assert first.forwarded == 20 + 2 + 3
     later = of.advance(EngineRequest(requests=(request(3, prompt), request(4, [*prompt, 7])), steps=4))
     assert later.forwarded == 1 + 21 + 5 * 3 + 2  # rows 0-2 have three tokens to go, 3 and 4 four
-    done = {row.key: row for row in later.done} | finish(of) | finish(of, request(5, prompt))  # the last one shares with a parked row
+    # the last one shares with a parked row
+    done = {row.key: row for row in later.done} | finish(of) | finish(of, request(5, prompt))
     for key in range(6):
         began = [*prompt, 7] if key == 4 else prompt
         assert_close(sampled(done[key]).logprobs, logprobs_after(model, began, ids(done[key])))
@@ -182,7 +206,8 @@ def test_a_long_observation_is_read_in_chunks_while_others_decode() -> None:
     model = network()
     of = new_engine(model, rows=4, context=96, chunk=8)
     of.advance(EngineRequest(requests=(request(0, [5, 6, 7], max_tokens=40),), steps=1))
-    asked = (request(1, range(20)), request(2, [9, 8, 7]), request(3, range(20)))  # the last one waits for the first and shares with it
+    # the last one waits for the first and shares with it
+    asked = (request(1, range(20)), request(2, [9, 8, 7]), request(3, range(20)))
     read: list[int] = []
     done: dict[int, RowDone] = {}
     answer = of.advance(EngineRequest(requests=asked, steps=1))
@@ -205,7 +230,10 @@ def test_a_swap_in_the_middle_of_an_observation_is_recorded_where_it_happened() 
     of.advance(EngineRequest(requests=(request(0, prompt, max_tokens=6),), steps=1))
     of.load_weights(new, 1)
     found = sampled(finish(of)[0])
-    assert found.versions == (VersionSpan(start=0, stop=5, version=0), VersionSpan(start=5, stop=18, version=1))
+    assert found.versions == (
+        VersionSpan(start=0, stop=5, version=0),
+        VersionSpan(start=5, stop=18, version=1),
+    )
     tokens = [*prompt, *found.ids]
     assert_close(found.logprobs, hybrid({0: old, 1: new}, tokens, [0] * 5 + [1] * (len(tokens) - 5))[11:])
 
@@ -249,11 +277,16 @@ def test_a_prompt_is_not_taken_from_a_row_that_is_gone() -> None:
 def test_versions_cover_extended_and_sampled_positions_and_change_where_the_weights_did() -> None:
     old, new = network(1), network(2)
     of = new_engine(old, rows=2, context=64, version=4)
-    of.advance(EngineRequest(requests=(request(0, [1, 2, 3], max_tokens=9), request(1, [9], max_tokens=2)), steps=3))
+    of.advance(
+        EngineRequest(requests=(request(0, [1, 2, 3], max_tokens=9), request(1, [9], max_tokens=2)), steps=3)
+    )
     of.load_weights(new, 5)
     of.load_weights(new.state_dict(), 6)
     done = finish(of, request(1, [7, 8], max_tokens=3))
-    assert sampled(done[0]).versions == (VersionSpan(start=0, stop=7, version=4), VersionSpan(start=7, stop=12, version=6))
+    assert sampled(done[0]).versions == (
+        VersionSpan(start=0, stop=7, version=4),
+        VersionSpan(start=7, stop=12, version=6),
+    )
     assert sampled(done[1]).versions == (VersionSpan(start=0, stop=5, version=6),)
 
 
@@ -273,11 +306,15 @@ def test_after_a_swap_the_cache_is_kept_and_logprobs_are_exact_for_that_hybrid()
     assert_close(first.logprobs, expected[2:11])
     assert_close(second.logprobs, expected[13:17])
     assert not torch.allclose(expected[2:11], logprobs_after(old, prompt, first.ids), atol=1e-2)
-    assert not torch.allclose(expected[5:11], logprobs_after(new, [*prompt, *first.ids[:3]], first.ids[3:]), atol=1e-2)
+    assert not torch.allclose(
+        expected[5:11], logprobs_after(new, [*prompt, *first.ids[:3]], first.ids[3:]), atol=1e-2
+    )
 
 
 def hybrid(models: Mapping[int, Qwen3], tokens: Sequence[int], versions: Sequence[int]) -> Tensor:
-    """Log-probabilities of tokens[1:], slowly: keys, values and query of each position are those of its own version."""
+    """Log-probabilities of tokens[1:], slowly: keys, values and query of each position are those of its own
+    version.
+    """
     kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(CONFIG.num_layers)]
     out: list[Tensor] = []
     for position, (token, version) in enumerate(zip(tokens[:-1], versions, strict=False)):
@@ -288,13 +325,21 @@ def hybrid(models: Mapping[int, Qwen3], tokens: Sequence[int], versions: Sequenc
         for layer, cache in zip(body.layers, kept, strict=True):
             attention, normed = layer.self_attn, layer.input_layernorm(x)
             q = rotate(attention.q_norm(attention.q_proj(normed).view(1, CONFIG.num_heads, -1)), cos, sin)[0]
-            k = rotate(attention.k_norm(attention.k_proj(normed).view(1, CONFIG.num_kv_heads, -1)), cos, sin)[0]
+            k = rotate(attention.k_norm(attention.k_proj(normed).view(1, CONFIG.num_kv_heads, -1)), cos, sin)[
+                0
+            ]
             cache.append((k, attention.v_proj(normed).view(CONFIG.num_kv_heads, -1)))
             heads = []
             for head in range(CONFIG.num_heads):
                 shared = head // (CONFIG.num_heads // CONFIG.num_kv_heads)
-                weights = torch.stack([key[shared] @ q[head] for key, _ in cache]).div(CONFIG.head_dim**0.5).softmax(0)
-                heads.append(sum(weight * value[shared] for weight, (_, value) in zip(weights, cache, strict=True)))
+                weights = (
+                    torch.stack([key[shared] @ q[head] for key, _ in cache])
+                    .div(CONFIG.head_dim**0.5)
+                    .softmax(0)
+                )
+                heads.append(
+                    sum(weight * value[shared] for weight, (_, value) in zip(weights, cache, strict=True))
+                )
             x = x + attention.o_proj(torch.cat(heads)[None])
             x = x + layer.mlp(layer.post_attention_layernorm(x))
         logits = F.linear(body.norm(x), models[version].head_weight)
@@ -328,7 +373,9 @@ def test_a_row_that_would_outgrow_the_context_is_answered_with_an_error_and_goes
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_request_that_makes_no_sense_is_answered_with_an_error_and_harms_nobody(bad: RowRequest, why: str) -> None:
+def test_a_request_that_makes_no_sense_is_answered_with_an_error_and_harms_nobody(
+    bad: RowRequest, why: str
+) -> None:
     of = new_engine(network(), rows=2, context=64)
     done = finish(of, bad, request(1, [1]))
     assert why in str(done[0].error)
@@ -365,11 +412,17 @@ def test_dropping_everything_starts_afresh() -> None:
 
 def test_an_exchange_says_how_busy_the_engine_was() -> None:
     of = new_engine(network(), rows=4, context=64)
-    answer = of.advance(EngineRequest(requests=(request(0, [1, 2, 3], max_tokens=2), request(1, [1, 2], max_tokens=4)), steps=10))
+    answer = of.advance(
+        EngineRequest(
+            requests=(request(0, [1, 2, 3], max_tokens=2), request(1, [1, 2], max_tokens=4)), steps=10
+        )
+    )
     assert (answer.live, answer.steps, answer.forwarded) == (0, 3, 5 + 2 + 1 + 1)
     assert answer.busy_s > 0
     answer = of.advance(EngineRequest(requests=(request(0, [7]),), steps=0))
-    assert (answer.live, answer.steps, answer.forwarded) == (1, 0, 2), "the last sampled token is computed with what follows it"
+    assert (answer.live, answer.steps, answer.forwarded) == (1, 0, 2), (
+        "the last sampled token is computed with what follows it"
+    )
 
 
 def test_the_engine_takes_a_copy_of_the_weights() -> None:
@@ -389,4 +442,6 @@ def test_an_engine_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="context=300"):
         new_engine(network(), rows=1, context=300)
     with pytest.raises(ValueError, match="shape"):
-        new_engine(network(), rows=1, context=64).load_weights(Qwen3(Qwen3Config(vocab_size=62, hidden_size=32)), 1)
+        new_engine(network(), rows=1, context=64).load_weights(
+            Qwen3(Qwen3Config(vocab_size=62, hidden_size=32)), 1
+        )

@@ -1,4 +1,6 @@
-"""Rows that come and go as they please: an engine with nothing to do is not asked, and whoever waits is told."""
+"""Rows that come and go as they please: an engine with nothing to do is not asked, and whoever
+waits is told.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_engine_is_asked_only_while_somebody_waits_for_it_though_every_place_is_taken_by_rows_that_rest() -> None:
+async def test_an_engine_is_asked_only_while_somebody_waits_though_resting_rows_take_every_place() -> None:
     engine, exchanges = new_engine(), 0
 
     async def advance(exchange: EngineRequest) -> EngineResponse:

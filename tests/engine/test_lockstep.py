@@ -29,7 +29,9 @@ STOP = 3
 
 
 class Counting:
-    """An engine that says when, and in whose company, it was asked: the slightest change of order shows in the tokens."""
+    """An engine that says when, and in whose company, it was asked: the slightest change of order shows in
+    the tokens.
+    """
 
     def __init__(self, *, dies_at: int = 1_000) -> None:
         self.exchanges: list[EngineRequest] = []
@@ -40,21 +42,37 @@ class Counting:
         self.exchanges.append(exchange)
         if len(self.exchanges) > self._dies_at:
             raise WorkerDied("worker 0 ended (signal SIGKILL)")
-        self._under_way += [((request.seed + request.request.extend[-1]) % 3, request) for request in exchange.requests]
+        self._under_way += [
+            ((request.seed + request.request.extend[-1]) % 3, request) for request in exchange.requests
+        ]
         done = [request for left, request in self._under_way if not left]
         self._under_way = [(left - 1, request) for left, request in self._under_way if left]
-        answers = tuple(RowDone(key=request.key, sampled=self._say(request)) for request in sorted(done, key=lambda each: each.key))
-        return EngineResponse(done=answers, live=len(self._under_way), steps=exchange.steps, forwarded=0, busy_s=0.0)
+        answers = tuple(
+            RowDone(key=request.key, sampled=self._say(request))
+            for request in sorted(done, key=lambda each: each.key)
+        )
+        return EngineResponse(
+            done=answers, live=len(self._under_way), steps=exchange.steps, forwarded=0, busy_s=0.0
+        )
 
     def _say(self, request: RowRequest) -> Sampled:
         ids = array("i", [len(self.exchanges), len(self._under_way), STOP])
         versions = span(1, len(request.request.extend) + len(ids))
-        return Sampled(ids=ids, logprobs=array("f", [-1.0] * len(ids)), stopped=FinishReason.END, versions=versions)
+        return Sampled(
+            ids=ids, logprobs=array("f", [-1.0] * len(ids)), stopped=FinishReason.END, versions=versions
+        )
 
 
 def new_engine() -> EmbeddedEngine:
     shape = Qwen3Config(
-        vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, max_position=128
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        max_position=128,
     )
     model = Qwen3(shape, seed=1)
     with torch.no_grad():
@@ -79,7 +97,11 @@ async def dawdle(rng: random.Random) -> None:
 
 
 async def episodes(
-    advance: Callable[[EngineRequest], Awaitable[EngineResponse]], *, delays: int, total: int = 9, live: int = 4
+    advance: Callable[[EngineRequest], Awaitable[EngineResponse]],
+    *,
+    delays: int,
+    total: int = 9,
+    live: int = 4,
 ) -> dict[int, tuple[object, ...]]:
     """`total` episodes of two to four turns, `live` at a time; returns everybody's tokens."""
     rng = random.Random(delays)
@@ -95,7 +117,8 @@ async def episodes(
             await dawdle(rng)
             capture.extend([7 + turn, 8])
         tokens = capture.segment().tokens
-        found[lane.order] = (tokens.ids, tokens.logprobs.tobytes(), tokens.kinds, tokens.versions)  # NaN equals nothing
+        # NaN equals nothing
+        found[lane.order] = (tokens.ids, tokens.logprobs.tobytes(), tokens.kinds, tokens.versions)
         await capture.close()
         await dawdle(rng)
         lane.finish()
@@ -221,8 +244,13 @@ async def test_a_branch_reaches_the_engine_before_its_first_request() -> None:
         await lockstep.run(nobody)
     (branch,) = [branch for exchange in engine.exchanges for branch in exchange.branched]
     at = next(i for i, exchange in enumerate(engine.exchanges) if exchange.branched)
-    assert [request.key for exchange in engine.exchanges[at:] for request in exchange.requests] == [branch.child, branch.parent]
-    assert sorted(key for exchange in engine.exchanges for key in exchange.closed) == sorted((branch.parent, branch.child))
+    assert [request.key for exchange in engine.exchanges[at:] for request in exchange.requests] == [
+        branch.child,
+        branch.parent,
+    ]
+    assert sorted(key for exchange in engine.exchanges for key in exchange.closed) == sorted(
+        (branch.parent, branch.child)
+    )
 
 
 class Contract(EngineContract):
@@ -230,7 +258,9 @@ class Contract(EngineContract):
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_attempts_that_treat_their_rows_in_any_order_leave_nothing_and_never_stop_one_another(seed: int) -> None:
+async def test_attempts_that_treat_their_rows_in_any_order_leave_nothing_and_never_stop_one_another(
+    seed: int,
+) -> None:
     """Seven at a time, of up to five rows each, in an engine with room for three rows."""
     engine, exchanges = new_engine(), 0
 
@@ -239,7 +269,9 @@ async def test_attempts_that_treat_their_rows_in_any_order_leave_nothing_and_nev
         await anyio.lowlevel.checkpoint()
         exchanges += 1
         answer = engine.advance(exchange)
-        assert answer.steps or answer.done or not answer.live, "an exchange came to nothing, though somebody waits"
+        assert answer.steps or answer.done or not answer.live, (
+            "an exchange came to nothing, though somebody waits"
+        )
         return answer
 
     lockstep, said = Lockstep({MAIN: EngineClient(advance=advance, context=96)}), list[Said]()
@@ -262,11 +294,17 @@ async def test_attempts_that_treat_their_rows_in_any_order_leave_nothing_and_nev
     alone = new_engine()
     for key, each in enumerate(said):
         request = SampleRequest(extend=array("i", each.past), max_tokens=len(each.sampled.ids), stop_ids=())
-        answer = alone.advance(EngineRequest(requests=(RowRequest(key=key, seed=each.seed, request=request),), closed=(key - 1,), steps=9))
+        answer = alone.advance(
+            EngineRequest(
+                requests=(RowRequest(key=key, seed=each.seed, request=request),), closed=(key - 1,), steps=9
+            )
+        )
         assert answer.done[0].sampled is not None and answer.done[0].sampled.ids == each.sampled.ids
 
 
-async def test_a_request_that_is_given_up_before_it_was_sent_is_not_sent_and_its_attempt_ends_in_peace() -> None:
+async def test_a_request_that_is_given_up_before_it_was_sent_is_not_sent_and_its_attempt_ends_in_peace() -> (
+    None
+):
     engine = Counting()
     lockstep = Lockstep({MAIN: EngineClient(advance=engine.advance, context=96)})
 

@@ -1,4 +1,6 @@
-"""A real vLLM server as the sampler of a small model with random weights. AGITO_VLLM names the program, unless `make vllm` made it."""
+"""A real vLLM server as the sampler of a small model with random weights. AGITO_VLLM names the program,
+unless `make vllm` made it.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,38 @@ from torch import Tensor
 
 from agito.models import Decoder, DecoderConfig, LoraConfig, adapt, merged_weights, save, save_adapter
 from agito.protocols import Sampled, SampleRequest
-from agito.sampling.vllm import AdapterSlots, KnownLogprobs, VllmSampler, VllmServer, VllmSpec, WrongWeights, installed, serving
+from agito.sampling.vllm import (
+    AdapterSlots,
+    KnownLogprobs,
+    VllmSampler,
+    VllmServer,
+    VllmSpec,
+    WrongWeights,
+    installed,
+    serving,
+)
 
 pytestmark = [
     pytest.mark.full,
     pytest.mark.anyio,
     pytest.mark.timeout(1500),
-    pytest.mark.skipif(installed() is None, reason="needs vLLM: make vllm, and AGITO_VLLM where it is elsewhere"),
+    pytest.mark.skipif(
+        installed() is None, reason="needs vLLM: make vllm, and AGITO_VLLM where it is elsewhere"
+    ),
 ]
 
 SHAPE = DecoderConfig(
-    vocab_size=256, hidden_size=128, intermediate_size=192, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=32,
-    max_position=512, family="llama", qk_norm=False,
-)  # fmt: skip
+    vocab_size=256,
+    hidden_size=128,
+    intermediate_size=192,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    max_position=512,
+    family="llama",
+    qk_norm=False,
+)
 LORA = LoraConfig(rank=8, alpha=16)
 TEXT = array("i", [number * 37 % 251 for number in range(200)])
 
@@ -62,7 +83,11 @@ class Learner:
         if is_adapter:
             save_adapter(self.model, LORA, path, base=str(self.folder / "base"))
         else:
-            merged = {name: tensor.clone() for name, tensor in merged_weights(self.model).items() if name != "lm_head.weight"}
+            merged = {
+                name: tensor.clone()
+                for name, tensor in merged_weights(self.model).items()
+                if name != "lm_head.weight"
+            }
             safetensors.torch.save_file(merged, path, metadata={"format": "pt"})
         return path
 
@@ -83,17 +108,24 @@ class Learner:
 
 
 def ask(*extend: int, most: int = 12, temperature: float = 1.0) -> SampleRequest:
-    return SampleRequest(extend=array("i", extend or TEXT[:40]), max_tokens=most, stop_ids=(), temperature=temperature)
+    return SampleRequest(
+        extend=array("i", extend or TEXT[:40]), max_tokens=most, stop_ids=(), temperature=temperature
+    )
 
 
 @asynccontextmanager
-async def opened(folder: Path, *, is_adapter: bool) -> AsyncGenerator[tuple[VllmServer, VllmSampler, Learner]]:
+async def opened(
+    folder: Path, *, is_adapter: bool
+) -> AsyncGenerator[tuple[VllmServer, VllmSampler, Learner]]:
     learner, program = Learner.create(folder), installed()
     assert program is not None
     spec = VllmSpec(
-        model=folder / "base", context=512, max_num_seqs=8, program=program,
+        model=folder / "base",
+        context=512,
+        max_num_seqs=8,
+        program=program,
         adapters=AdapterSlots(max_rank=LORA.rank) if is_adapter else None,
-    )  # fmt: skip
+    )
     async with serving(spec) as server:
         yield server, VllmSampler(server, "policy"), learner
 
@@ -106,7 +138,9 @@ def kill(server: VllmServer) -> None:
     os.killpg(int(child), signal.SIGKILL)
 
 
-async def test_adapters_are_exact_at_each_version_and_a_request_under_way_keeps_its_own(tmp_path: Path) -> None:
+async def test_adapters_are_exact_at_each_version_and_a_request_under_way_keeps_its_own(
+    tmp_path: Path,
+) -> None:
     async with opened(tmp_path, is_adapter=True) as (server, sampler, learner):
         learner.move(1)
         off = await sampler.publish(1, learner.write(1, is_adapter=True), learner.known())
@@ -157,7 +191,9 @@ async def test_full_weights_are_exact_before_and_after_an_update_in_mid_request(
             tasks.start_soon(sample)
             await anyio.sleep(0.3)
             learner.move(2)
-            assert (await sampler.publish(2, learner.write(2, is_adapter=False), learner.known())).token < 1e-4
+            assert (
+                await sampler.publish(2, learner.write(2, is_adapter=False), learner.known())
+            ).token < 1e-4
         *_, mixed = answers
         assert [span.version for span in mixed.versions] == [1, 2]
         cut, whole = mixed.versions[1].start, [*TEXT[:40], *mixed.ids]
@@ -168,6 +204,10 @@ async def test_full_weights_are_exact_before_and_after_an_update_in_mid_request(
         assert float(old.abs().max()) < 1e-4
         learner.move(2)
         with pytest.raises(WrongWeights):
-            await sampler.publish(3, learner.write(3, is_adapter=False), KnownLogprobs(ids=TEXT, logprobs=array("f", [-1.0] * 199)))
+            await sampler.publish(
+                3,
+                learner.write(3, is_adapter=False),
+                KnownLogprobs(ids=TEXT, logprobs=array("f", [-1.0] * 199)),
+            )
         assert (await sampler.open(1).sample(ask())).versions[0].version == 2
         assert server.num_starts == 2

@@ -1,4 +1,6 @@
-"""vLLM as a sampler, by a server that talks as it does: what Agito asks of one, believes of one, and does without one."""
+"""vLLM as a sampler, by a server that talks as it does: what Agito asks of one, believes of one, and does
+without one.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,15 @@ import agito
 from agito.errors import WorkerDied
 from agito.protocols import Engine, Sampled, SampleRequest
 from agito.sampling.embedded import EmbeddedEngine
-from agito.sampling.vllm import AdapterSlots, KnownLogprobs, VllmSampler, VllmServer, VllmSpec, WrongWeights, serving
+from agito.sampling.vllm import (
+    AdapterSlots,
+    KnownLogprobs,
+    VllmSampler,
+    VllmServer,
+    VllmSpec,
+    WrongWeights,
+    serving,
+)
 from agito.testing import EngineContract
 from agito.types import VersionSpan
 
@@ -36,7 +46,15 @@ TEXT = array("i", [3, 1, 4, 1, 5])
 
 def spec(folder: Path, **changes: object) -> VllmSpec:
     (folder / "faults").mkdir(parents=True, exist_ok=True)
-    plain = VllmSpec(model=folder, context=96, program=PROGRAM, adapters=AdapterSlots(), start_s=60.0, silence_s=30.0, end_s=0.5)
+    plain = VllmSpec(
+        model=folder,
+        context=96,
+        program=PROGRAM,
+        adapters=AdapterSlots(),
+        start_s=60.0,
+        silence_s=30.0,
+        end_s=0.5,
+    )
     return replace(plain, **changes)  # pyright: ignore[reportArgumentType]
 
 
@@ -87,7 +105,9 @@ async def publish(folder: Path, sampler: VllmSampler, version: int) -> None:
 def require_of(sampled: Sampled, past: list[int], path: Path) -> None:
     """Its log-probabilities are those of these weights."""
     for at, (token, logprob) in enumerate(zip(sampled.ids, sampled.logprobs, strict=True)):
-        assert logprob == pytest.approx(logprobs_after(salt_of(path), [*past, *sampled.ids[:at]])[token], abs=1e-5)
+        assert logprob == pytest.approx(
+            logprobs_after(salt_of(path), [*past, *sampled.ids[:at]])[token], abs=1e-5
+        )
 
 
 class TestTheEngineContract(EngineContract):
@@ -96,7 +116,9 @@ class TestTheEngineContract(EngineContract):
     folder: ClassVar[Path]
 
     @pytest.fixture(autouse=True, scope="class")
-    async def server(self, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[None]:
+    async def server(
+        self, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory
+    ) -> AsyncGenerator[None]:
         async with published(tmp_path_factory.mktemp("vllm")) as (_, sampler):
             type(self).sampler = sampler
             yield
@@ -115,7 +137,9 @@ class Task:
     sampled: Sampled | None = None
 
 
-async def test_a_row_sends_all_of_its_tokens_each_time_and_goes_on_with_the_newest_version(tmp_path: Path) -> None:
+async def test_a_row_sends_all_of_its_tokens_each_time_and_goes_on_with_the_newest_version(
+    tmp_path: Path,
+) -> None:
     async with published(tmp_path) as (_, sampler):
         row = sampler.open(1)
         first = await row.sample(ask())
@@ -126,7 +150,12 @@ async def test_a_row_sends_all_of_its_tokens_each_time_and_goes_on_with_the_newe
         require_of(second, past, tmp_path / "v4")
         assert first.versions == (VersionSpan(start=0, stop=11, version=1),)
         assert second.versions == (VersionSpan(start=0, stop=8, version=4),)
-        assert log(tmp_path)[2:] == ["sample policy@1 5", "load policy@4", "unload policy@1", f"sample policy@4 {len(past)}"]
+        assert log(tmp_path)[2:] == [
+            "sample policy@1 5",
+            "load policy@4",
+            "unload policy@1",
+            f"sample policy@4 {len(past)}",
+        ]
         assert list(await sampler.score(TEXT)) == pytest.approx(known(tmp_path / "v4").logprobs)
 
 
@@ -147,10 +176,15 @@ async def test_an_adapter_is_unloaded_when_no_request_uses_it_any_more(tmp_path:
         require_of(done.sampled, list(TEXT), tmp_path / "v1")
         assert done.sampled.versions[0].version == 1
         await publish(tmp_path, sampler, 3)
-        assert [line for line in log(tmp_path) if line.startswith("unload")] == ["unload policy@1", "unload policy@2"]
+        assert [line for line in log(tmp_path) if line.startswith("unload")] == [
+            "unload policy@1",
+            "unload policy@2",
+        ]
 
 
-async def test_full_weights_reach_a_request_under_way_and_its_tokens_say_which_sampled_them(tmp_path: Path) -> None:
+async def test_full_weights_reach_a_request_under_way_and_its_tokens_say_which_sampled_them(
+    tmp_path: Path,
+) -> None:
     async with published(tmp_path, adapters=None) as (_, sampler):
         assert sampler.capabilities.in_flight_update and not sampler.capabilities.adapters
         (tmp_path / "slow").touch()
@@ -167,7 +201,12 @@ async def test_full_weights_reach_a_request_under_way_and_its_tokens_say_which_s
             (tmp_path / "slow").unlink()
         assert done.sampled is not None
         one, two = done.sampled.versions
-        assert (one.version, two.version) == (1, 2) and one.start == 0 and one.stop == two.start and two.stop == 65
+        assert (
+            (one.version, two.version) == (1, 2)
+            and one.start == 0
+            and one.stop == two.start
+            and two.stop == 65
+        )
         past = list(TEXT)
         for at, (token, logprob) in enumerate(zip(done.sampled.ids, done.sampled.logprobs, strict=True)):
             path = weights(tmp_path, 1 if at + 5 < one.stop else 2, is_adapter=False)
@@ -176,7 +215,9 @@ async def test_full_weights_reach_a_request_under_way_and_its_tokens_say_which_s
 
 
 @pytest.mark.parametrize("adapters", [AdapterSlots(), None], ids=["adapters", "full weights"])
-async def test_a_server_that_goes_on_with_old_weights_is_found_out_and_replaced(adapters: AdapterSlots | None, tmp_path: Path) -> None:
+async def test_a_server_that_goes_on_with_old_weights_is_found_out_and_replaced(
+    adapters: AdapterSlots | None, tmp_path: Path
+) -> None:
     async with published(tmp_path, adapters=adapters) as (server, sampler):
         (tmp_path / "faults/stale").touch()
         with pytest.raises(WrongWeights, match="version 2 of 'policy': server and learner differ"):
@@ -188,18 +229,25 @@ async def test_a_server_that_goes_on_with_old_weights_is_found_out_and_replaced(
         assert (await sampler.open(1).sample(ask())).versions[0].version == 3
 
 
-async def test_a_learner_that_moves_less_than_the_precision_shows_still_finds_a_server_that_does_not_move(tmp_path: Path) -> None:
+async def test_a_learner_that_moves_less_than_the_precision_shows_still_finds_a_server_that_does_not_move(
+    tmp_path: Path,
+) -> None:
     """Within the bound of bfloat16 by itself."""
     async with published(tmp_path, dtype="bfloat16") as (_, sampler):
         path, again = weights(tmp_path, 1), tmp_path / "v2"
         path.rename(again)
         weights(tmp_path, 1)
-        with pytest.raises(WrongWeights, match=r"the learner has moved by 0\.05 nats a token, and the server answers as it did"):
+        with pytest.raises(
+            WrongWeights,
+            match=r"the learner has moved by 0\.05 nats a token, and the server answers as it did",
+        ):
             await sampler.publish(2, again, known(tmp_path / "v1", off=0.05))
 
 
 @pytest.mark.parametrize("adapters", [AdapterSlots(), None], ids=["adapters", "full weights"])
-async def test_a_failed_update_means_a_new_server_whatever_its_health_says(adapters: AdapterSlots | None, tmp_path: Path) -> None:
+async def test_a_failed_update_means_a_new_server_whatever_its_health_says(
+    adapters: AdapterSlots | None, tmp_path: Path
+) -> None:
     async with published(tmp_path, adapters=adapters) as (server, sampler):
         (tmp_path / "faults/refuse").touch()
         await publish(tmp_path, sampler, 2)  # by the next one
@@ -215,7 +263,9 @@ async def test_an_update_that_leaves_what_was_computed_before_means_a_new_server
 
 
 @pytest.mark.parametrize("adapters", [AdapterSlots(), None], ids=["adapters", "full weights"])
-async def test_a_publication_that_is_broken_off_leaves_no_server_in_doubt(adapters: AdapterSlots | None, tmp_path: Path) -> None:
+async def test_a_publication_that_is_broken_off_leaves_no_server_in_doubt(
+    adapters: AdapterSlots | None, tmp_path: Path
+) -> None:
     async with published(tmp_path, adapters=adapters) as (server, sampler):
         (tmp_path / "faults/endless update").touch()
         async with anyio.create_task_group() as tasks:
@@ -237,7 +287,9 @@ async def test_a_server_that_has_died_unnoticed_is_replaced_before_it_is_publish
 
 
 @pytest.mark.parametrize("fault", ["hollow", "no answer", "short", "broken off", "no number"])
-async def test_an_answer_that_cannot_be_right_is_not_recorded_and_its_server_is_replaced(fault: str, tmp_path: Path) -> None:
+async def test_an_answer_that_cannot_be_right_is_not_recorded_and_its_server_is_replaced(
+    fault: str, tmp_path: Path
+) -> None:
     async with published(tmp_path) as (server, sampler):
         (tmp_path / "faults" / fault).touch()
         sampled = await sampler.open(1).sample(ask())
@@ -245,7 +297,9 @@ async def test_an_answer_that_cannot_be_right_is_not_recorded_and_its_server_is_
         assert server.num_starts == 2
 
 
-async def test_a_server_that_dies_or_is_killed_in_mid_request_comes_back_and_the_row_goes_on(tmp_path: Path) -> None:
+async def test_a_server_that_dies_or_is_killed_in_mid_request_comes_back_and_the_row_goes_on(
+    tmp_path: Path,
+) -> None:
     async with published(tmp_path) as (server, sampler):
         row = sampler.open(1)
         first = await row.sample(ask())
@@ -258,7 +312,9 @@ async def test_a_server_that_dies_or_is_killed_in_mid_request_comes_back_and_the
         third = await row.sample(ask(2))
         require_of(third, [*past, *second.ids, 2], tmp_path / "v1")
         assert server.num_starts == 3
-        assert [line for line in log(tmp_path) if line.startswith("sample")][-1] == f"sample policy@1 {len(past) + 7}"
+        assert [line for line in log(tmp_path) if line.startswith("sample")][
+            -1
+        ] == f"sample policy@1 {len(past) + 7}"
 
 
 def kill(keeper: int) -> None:
@@ -312,7 +368,9 @@ async def test_a_request_that_cannot_be_served_leaves_row_and_server_as_they_wer
 async def test_nothing_is_sampled_before_something_is_published(tmp_path: Path) -> None:
     """Beside adapters, vLLM answers for the weights of the server with some adapter's."""
     async with published(tmp_path) as (server, _):
-        with pytest.raises(ValueError, match=r"nothing was published for 'other' yet; there are \['policy'\]"):
+        with pytest.raises(
+            ValueError, match=r"nothing was published for 'other' yet; there are \['policy'\]"
+        ):
             await VllmSampler(server, "other").open(1).sample(ask())
 
 
@@ -343,7 +401,10 @@ async def test_a_server_that_never_starts_is_given_up_and_says_why(tmp_path: Pat
     plan = spec(tmp_path, max_starts=3, program=("sh", "-c", "echo there is no such model >&2; exit 3"))
     async with serving(plan) as server:
         sampler, path = VllmSampler(server, "policy"), weights(tmp_path, 1)
-        with pytest.raises(WorkerDied, match=r"vLLM failed 3 times in a row; the last: vLLM did not start:\nthere is no such model"):
+        with pytest.raises(
+            WorkerDied,
+            match=r"vLLM failed 3 times in a row; the last: vLLM did not start:\nthere is no such model",
+        ):
             await sampler.publish(1, path, known(path))
 
 
@@ -374,7 +435,7 @@ async def main():
         print(open(f"/proc/{{keeper}}/task/{{keeper}}/children").read().strip(), server.process.directory, flush=True)
         await anyio.sleep_forever()
 anyio.run(main)
-"""
+"""  # noqa: E501
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pid, directory = process.stdout.readline().split()
@@ -390,4 +451,8 @@ anyio.run(main)
 def test_kinds_of_samplers_say_what_they_can_do(tmp_path: Path) -> None:
     assert EmbeddedEngine.capabilities.keyed_determinism and not EmbeddedEngine.capabilities.adapters
     sampler = VllmSampler(VllmServer(spec(tmp_path)), "policy")
-    assert sampler.capabilities.adapters and not sampler.capabilities.keyed_determinism and not sampler.capabilities.in_flight_update
+    assert (
+        sampler.capabilities.adapters
+        and not sampler.capabilities.keyed_determinism
+        and not sampler.capabilities.in_flight_update
+    )

@@ -1,4 +1,6 @@
-"""A real model, a real shell, a real vLLM: sampled there, learned here, published back, in float32, its server killed in between."""
+"""A real model, a real shell, a real vLLM: sampled there, learned here, published back, in float32, its
+server killed in between.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ pytestmark = [
     pytest.mark.full,
     pytest.mark.anyio,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(installed() is None, reason="needs vLLM: make vllm, and AGITO_VLLM where it is elsewhere"),
+    pytest.mark.skipif(
+        installed() is None, reason="needs vLLM: make vllm, and AGITO_VLLM where it is elsewhere"
+    ),
     pytest.mark.skipif(
         not (FOLDER / "config.json").is_file(),
         reason=f"needs {FOLDER}: agito models get smollm2-135m, and AGITO_MODELS if it is elsewhere",

@@ -1,4 +1,6 @@
-"""The coding tasks: solvable in more than one way, not guessable, and judged by cases that tell every wrong line from the right one."""
+"""The coding tasks: solvable in more than one way, not guessable, and judged by cases that tell every wrong
+line from the right one.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ async def env(anyio_backend: str) -> AsyncGenerator[CodeEnvironment]:
 
 def instances(count: int) -> list[tuple[str, int, Instance]]:
     return [
-        (family, level, generate(split="train", family=family, level=level, seed=seed)) for family, level in CELLS for seed in range(count)
+        (family, level, generate(split="train", family=family, level=level, seed=seed))
+        for family, level in CELLS
+        for seed in range(count)
     ]
 
 
@@ -72,7 +76,11 @@ def test_comments_mean_what_the_lines_of_the_reference_do() -> None:
         function = names[instance.entry]
         assert callable(function)
         for x in INPUTS:
-            assert function(x) == run(instance.functions, instance.entry, x), (family, level, instance.reference)
+            assert function(x) == run(instance.functions, instance.entry, x), (
+                family,
+                level,
+                instance.reference,
+            )
         for steps in instance.functions.values():
             assert [meaning(step.words) for step in steps] == [step.code for step in steps]
 
@@ -95,10 +103,17 @@ def test_hidden_cases_kill_nearly_every_mutant_that_any_input_can_tell() -> None
             for at, step in enumerate(steps):
                 if step.call:
                     continue
-                mutant = dict(instance.functions) | {name: (*steps[:at], spoil(rng, step, ("add", "sub", "mul", "mod")), *steps[at + 1 :])}
-                if all(run(mutant, instance.entry, x) == run(instance.functions, instance.entry, x) for x in wide):
+                mutant = dict(instance.functions) | {
+                    name: (*steps[:at], spoil(rng, step, ("add", "sub", "mul", "mod")), *steps[at + 1 :])
+                }
+                if all(
+                    run(mutant, instance.entry, x) == run(instance.functions, instance.entry, x) for x in wide
+                ):
                     continue  # equivalent
-                is_killed = any(run(mutant, instance.entry, x) != run(instance.functions, instance.entry, x) for x in chosen)
+                is_killed = any(
+                    run(mutant, instance.entry, x) != run(instance.functions, instance.entry, x)
+                    for x in chosen
+                )
                 killed += is_killed
                 living += not is_killed
     assert killed > 300
@@ -106,7 +121,10 @@ def test_hidden_cases_kill_nearly_every_mutant_that_any_input_can_tell() -> None
 
 
 def test_the_visible_tests_are_incomplete_for_many_tasks_and_useful_for_most() -> None:
-    silent = [not any(instance.shows(x, instance.faults) for x in instance.visible) for _, _, instance in instances(20)]
+    silent = [
+        not any(instance.shows(x, instance.faults) for x in instance.visible)
+        for _, _, instance in instances(20)
+    ]
     assert 0.02 < sum(silent) / len(silent) < 0.5
 
 
@@ -118,7 +136,9 @@ def test_the_structural_split_asks_each_family_for_what_training_leaves_to_the_o
                 train, structural = (
                     {
                         step.word
-                        for steps in generate(split=split, family=family, level=level, seed=seed).functions.values()
+                        for steps in generate(
+                            split=split, family=family, level=level, seed=seed
+                        ).functions.values()
                         for step in steps
                     }
                     for split in ("train", "structural")
@@ -138,7 +158,9 @@ def test_the_line_that_must_be_edited_stands_once_in_its_file(split: str) -> Non
                 assert found == ["pass"] or len(found) == len(wanted)
 
 
-async def test_the_history_is_real_git_and_never_held_the_right_lines(env: CodeEnvironment, tmp_path: Path) -> None:
+async def test_the_history_is_real_git_and_never_held_the_right_lines(
+    env: CodeEnvironment, tmp_path: Path
+) -> None:
     task, target = env.task(split="train", index=0, seed=3, family="bug", level=4)
     control = await env.open(task, target, _ATTEMPT, noise_seed=0)
     for path, data in (await control.seal()).files.items():
@@ -146,7 +168,9 @@ async def test_the_history_is_real_git_and_never_held_the_right_lines(env: CodeE
         (tmp_path / path).write_bytes(data)
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=20).stdout
+        return subprocess.run(
+            ["git", *words], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=20
+        ).stdout
 
     assert git("status", "--porcelain") == ""
     assert git("log", "--format=%s").split("\n")[:3] == ["first version", "tests", "start"]
@@ -170,24 +194,33 @@ async def test_the_right_lines_cannot_be_reached_from_inside_an_episode(env: Cod
             await box.close()
 
 
-async def test_an_honest_helper_passes_and_learning_the_visible_cases_by_heart_does_not(env: CodeEnvironment) -> None:
+async def test_an_honest_helper_passes_and_learning_the_visible_cases_by_heart_does_not(
+    env: CodeEnvironment,
+) -> None:
     for level in (1, 3, 5):
         task, target = env.task(split="heldout", index=level, seed=5, family="missing", level=level)
         helped = await play(env, task, target, env.solutions(task, target)[1])
         assert (helped.verdict.reward, helped.verdict.flags) == (1.0, ()), helped.verdict.evidence
         learned = await play(env, task, target, env.negative_controls(task)["by_heart"])
-        assert learned.events[-2].text.startswith("ok "), "the negative control does not even pass the visible tests"
+        assert learned.events[-2].text.startswith("ok "), (
+            "the negative control does not even pass the visible tests"
+        )
         assert learned.verdict.reward == 0.0
 
 
 def test_the_cases_of_a_task_cannot_be_drawn_without_its_key(env: CodeEnvironment) -> None:
     _, target = env.task(split="train", index=0, seed=3)
     task = function_task(target)
-    drawn = [[case.arguments for case in draw(task, secret=str(seed), grade_seed=0)] for seed in (target.seed, target.seed + 1)]
+    drawn = [
+        [case.arguments for case in draw(task, secret=str(seed), grade_seed=0)]
+        for seed in (target.seed, target.seed + 1)
+    ]
     assert drawn[0] != drawn[1]
 
 
-async def test_what_was_never_submitted_earns_nothing_and_what_could_not_be_read_is_void(env: CodeEnvironment) -> None:
+async def test_what_was_never_submitted_earns_nothing_and_what_could_not_be_read_is_void(
+    env: CodeEnvironment,
+) -> None:
     task, target = env.task(split="train", index=0, seed=3)
     sealed = (await play(env, task, target, env.solutions(task, target)[0])).sealed
     assert (await env.grade(sealed, target, 0)).reward == 1.0

@@ -1,4 +1,6 @@
-"""The desk: solvable by who asks, looks and keeps the policy, judged by the books alone, and harder as the level rises."""
+"""The desk: solvable by who asks, looks and keeps the policy, judged by the books alone, and harder as the
+level rises.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,15 @@ class TestDeskKeepsTheContract(EnvironmentContract):
         return DeskEnvironment()
 
     def renderers(self) -> Sequence[Renderer]:
-        words = " ".join((*CUSTOMERS, *ITEMS, *PLACES, *FAMILIES, "limit which sure where orders look refuse submit done"))
+        words = " ".join(
+            (*CUSTOMERS, *ITEMS, *PLACES, *FAMILIES, "limit which sure where orders look refuse submit done")
+        )
         return [renderer(dialect, learn([words, *map(str, range(110))], size=640)) for dialect in Dialect]
 
 
-def cases(count: int, *, family: str | None = None, level: int | None = None, split: str = "train") -> list[tuple[Task, Target]]:
+def cases(
+    count: int, *, family: str | None = None, level: int | None = None, split: str = "train"
+) -> list[tuple[Task, Target]]:
     env = DeskEnvironment()
     return [env.task(split=split, index=index, seed=4, family=family, level=level) for index in range(count)]
 
@@ -51,7 +57,11 @@ async def success(script: str | float, pairs: Sequence[tuple[Task, Target]]) -> 
     """Of an negative control by name, or of the demonstrator at a skill."""
     env, earned = DeskEnvironment(), 0.0
     for at, (task, key) in enumerate(pairs):
-        factory = env.negative_controls(task)[script] if isinstance(script, str) else env.demonstrator(task, key, skill=script, seed=at)
+        factory = (
+            env.negative_controls(task)[script]
+            if isinstance(script, str)
+            else env.demonstrator(task, key, skill=script, seed=at)
+        )
         earned += (await played(task, key, factory, attempt=at)).verdict.reward
     return earned / len(pairs)
 
@@ -69,7 +79,12 @@ async def test_damage_beside_the_right_deed_costs_everything() -> None:
         events = (await played(task, target, env.solutions(task, target)[0])).events
         right = [event.call for event in events]
         used = {str(call.arguments.get("order")) for call in right}
-        listed = [line for event in events for line in event.text.splitlines() if event.call.tool == "orders" and line[-1:].isdigit()]
+        listed = [
+            line
+            for event in events
+            for line in event.text.splitlines()
+            if event.call.tool == "orders" and line[-1:].isdigit()
+        ]
         others = [order for order in listed if " " not in order and order not in used]
         if not others:
             continue
@@ -99,7 +114,10 @@ async def test_users_leave_things_out_misremember_and_change_their_mind() -> Non
     assert any(reply.startswith("no ") for reply in replies) and "yes" in replies
     asked_again = 0
     for task, target in cases(60, level=5):
-        calls = [event.call for event in (await played(task, target, DeskEnvironment().solutions(task, target)[0])).events]
+        calls = [
+            event.call
+            for event in (await played(task, target, DeskEnvironment().solutions(task, target)[0])).events
+        ]
         asked_again += [call.arguments.get("text") for call in calls].count("which") > 1
     assert asked_again >= 5
 
@@ -129,7 +147,9 @@ def test_the_policy_allows_and_forbids_both_often_enough() -> None:
             assert 0.3 < sum(map(bool, allowed)) / len(allowed) < 0.8, (family, level)
 
 
-async def test_negative_controls_stay_at_the_floor_and_the_demonstrators_success_falls_with_the_level() -> None:
+async def test_negative_controls_stay_at_the_floor_and_the_demonstrators_success_falls_with_the_level() -> (
+    None
+):
     for name in ("null", "open_loop", "random", "claim"):
         assert await success(name, cases(30)) <= 0.03, name
     one, three, five = [await success(0.55, cases(100, level=level)) for level in (1, 3, 5)]

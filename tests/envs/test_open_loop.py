@@ -1,4 +1,6 @@
-"""What the prompt alone buys: in every bundled environment an agent that reads nothing stays at the declared chance level."""
+"""What the prompt alone buys: in every bundled environment an agent that reads nothing stays at the declared
+chance level.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,14 @@ async def test_an_agent_that_never_reads_an_observation_succeeds_by_chance_alone
     async def attempt(split: str, index: int) -> None:
         task, target = env.task(split=split, index=index, seed=31)
         async with limiter:
-            played = await play(env, task, target, env.negative_controls(task)["open_loop"], AttemptId(group=index, slot=0), noise_seed=1)
+            played = await play(
+                env,
+                task,
+                target,
+                env.negative_controls(task)["open_loop"],
+                AttemptId(group=index, slot=0),
+                noise_seed=1,
+            )
         is_right = played.verdict.scores["success"] == 1.0
         for part in (split, task.family, "all"):
             successes.setdefault(part, []).append(is_right)
@@ -43,8 +52,11 @@ async def test_an_agent_that_never_reads_an_observation_succeeds_by_chance_alone
         await env.aclose()
     for part, found in successes.items():
         low, _ = clopper_pearson(sum(found), len(found))
-        allowed = env.chance_level if part == "all" else env.chance_level + 0.02  # of one family, or of one split
-        assert low <= allowed and sum(found) / len(found) <= allowed + 0.02, f"{part}: {sum(found)} of {len(found)}"
+        # of one family, or of one split
+        allowed = env.chance_level if part == "all" else env.chance_level + 0.02
+        assert low <= allowed and sum(found) / len(found) <= allowed + 0.02, (
+            f"{part}: {sum(found)} of {len(found)}"
+        )
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -60,6 +72,10 @@ async def test_every_impostor_can_be_said_in_both_dialects(name: str) -> None:
                     written = renderer(dialect, learn(texts_of(dialect, task, events), size=400))
                     for event in events:
                         (call,) = written.parse(written.action([event.call], task.tools), task.tools)
-                        assert (call.tool, call.arguments) == (event.call.tool, event.call.arguments), (family, impostor, dialect)
+                        assert (call.tool, call.arguments) == (event.call.tool, event.call.arguments), (
+                            family,
+                            impostor,
+                            dialect,
+                        )
     finally:
         await env.aclose()

@@ -1,4 +1,6 @@
-"""Own prompts with an own reward function: what is read, what a reward function may ask for and say, and tools."""
+"""Own prompts with an own reward function: what is read, what a reward function may ask for and say, and
+tools.
+"""
 
 from __future__ import annotations
 
@@ -262,7 +264,8 @@ async def test_a_mapping_may_say_its_own_reward_and_what_a_success_is(
     made: Callable[..., PromptsEnvironment],
 ) -> None:
     environment = made(
-        source="def reward(completion):\n    return {'reward': 0.5, 'success': True, 'letters': len(completion) / 9}\n"
+        source="def reward(completion):\n    return {'reward': 0.5, 'success': True, 'letters': "
+        "len(completion) / 9}\n"
     )
     verdict = await judged(environment, "abc")
     assert (verdict.reward, verdict.scores) == (0.5, {"letters": pytest.approx(1 / 3), "success": 1.0})
@@ -284,7 +287,8 @@ async def test_what_is_no_reward_makes_the_attempt_void_and_says_why(
 
 async def test_a_declared_range_is_the_environments(made: Callable[..., PromptsEnvironment]) -> None:
     environment = made(
-        source="def reward(completion):\n    return -1 if completion == 'x' else 1\n\nreward.range = (-1, 1)\n"
+        source="def reward(completion):\n    return -1 if completion == 'x' else 1\n\nreward.range = (-1, "
+        "1)\n"
     )
     assert environment.reward_range == (-1.0, 1.0)
     assert [(await judged(environment, text)).reward for text in ("x", "y", None)] == [-1.0, 1.0, -1.0]
@@ -376,7 +380,10 @@ def refuses(text: str) -> str:
 async def test_typed_functions_are_tools_with_a_schema_and_validated_arguments(
     tmp_path: Path, made: Callable[..., PromptsEnvironment]
 ) -> None:
-    source = "def reward(completion, messages):\n    return len([each for each in messages if each['role'] == 'tool']) / 4\n"
+    source = """
+def reward(completion, messages):
+    return len([each for each in messages if each["role"] == "tool"]) / 4
+"""
     environment = made(source=source, tools=TOOLS, options=f",tools={tmp_path}/mine.py:add+search+refuses")
     task, target = environment.task(split="train", index=0, seed=0)
     add, search, *_ = task.tools

@@ -1,4 +1,6 @@
-"""The research tasks: solvable with the evidence, not by guessing or at first sight, and harder as the level rises."""
+"""The research tasks: solvable with the evidence, not by guessing or at first sight, and harder as the level
+rises.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,13 @@ class TestResearchKeepsTheContract(EnvironmentContract):
         return ResearchEnvironment()
 
     def renderers(self) -> Sequence[Renderer]:
-        words = [*(name for names in NAMES.values() for name in names), *(relation for each in RELATIONS.values() for relation in each)]
-        vocabulary = learn([" ".join(words), *map(str, range(100)), "open submit now then is rumor"], size=640)
+        words = [
+            *(name for names in NAMES.values() for name in names),
+            *(relation for each in RELATIONS.values() for relation in each),
+        ]
+        vocabulary = learn(
+            [" ".join(words), *map(str, range(100)), "open submit now then is rumor"], size=640
+        )
         return [renderer(dialect, vocabulary) for dialect in Dialect]
 
 
@@ -43,7 +50,11 @@ async def success(script: str | float, pairs: Sequence[tuple[Task, Target]]) -> 
     env, earned = ResearchEnvironment(), 0.0
     for at, (task, key) in enumerate(pairs):
         factory: ScriptFactory
-        factory = env.negative_controls(task)[script] if isinstance(script, str) else env.demonstrator(task, key, skill=script, seed=at)
+        factory = (
+            env.negative_controls(task)[script]
+            if isinstance(script, str)
+            else env.demonstrator(task, key, skill=script, seed=at)
+        )
         earned += (await play(env, task, key, factory, AttemptId(group=at, slot=0))).verdict.reward
     return earned / len(pairs)
 
@@ -88,7 +99,10 @@ async def test_the_demonstrators_success_falls_with_the_level() -> None:
     env = ResearchEnvironment()
     by_level: list[float] = []
     for level in (1, 3, 5):
-        pairs = [env.task(split="train", index=index, seed=1, family=FAMILIES[index % 2], level=level) for index in range(160)]
+        pairs = [
+            env.task(split="train", index=index, seed=1, family=FAMILIES[index % 2], level=level)
+            for index in range(160)
+        ]
         by_level.append(await success(0.6, pairs))
     assert by_level[0] > by_level[1] + 0.05 > by_level[2] + 0.1
 
@@ -100,10 +114,19 @@ async def test_an_answer_without_its_evidence_or_with_more_than_its_evidence_ear
 
     async def earns(text: str) -> float:
         control = await env.open(task, target, AttemptId(group=0, slot=0), noise_seed=0)
-        left = next(iter(await control.session.act((Call(tool="submit", arguments={"answer": text}),), BUDGET)))
+        left = next(
+            iter(await control.session.act((Call(tool="submit", arguments={"answer": text}),), BUDGET))
+        )
         assert left.ended
         return (await env.grade(await control.seal(), target, 0)).reward
 
     assert await earns(" ".join((answer, *reversed(evidence)))) == 1.0
-    for text in (answer, " ".join((answer, *evidence, "10")), " ".join((answer, *evidence[:-1])), " ".join(("bad", *evidence)), "", "\x00"):
+    for text in (
+        answer,
+        " ".join((answer, *evidence, "10")),
+        " ".join((answer, *evidence[:-1])),
+        " ".join(("bad", *evidence)),
+        "",
+        "\x00",
+    ):
         assert await earns(text) == 0.0, text

@@ -1,4 +1,6 @@
-"""The shell tasks, in the real sandbox: solvable, not guessable, and judged alike by the check and by the grader."""
+"""The shell tasks, in the real sandbox: solvable, not guessable, and judged alike by the check and by the
+grader.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def tasks(
     ]
 
 
-async def play_all(env: ShellEnvironment, cases: Sequence[tuple[Task, Target, ScriptFactory]], *, noise_seed: int = 0) -> list[Played]:
+async def play_all(
+    env: ShellEnvironment, cases: Sequence[tuple[Task, Target, ScriptFactory]], *, noise_seed: int = 0
+) -> list[Played]:
     found: dict[int, Played] = {}
     limiter = anyio.CapacityLimiter(CONCURRENT)
 
@@ -62,12 +66,16 @@ def rewards(played: Sequence[Played]) -> list[float]:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-async def test_the_solution_earns_full_marks_in_every_cell_and_split_whatever_faults_it_meets(env: ShellEnvironment, split: str) -> None:
+async def test_the_solution_earns_full_marks_in_every_cell_and_split_whatever_faults_it_meets(
+    env: ShellEnvironment, split: str
+) -> None:
     cases = [(task, target, env.solutions(task, target)[0]) for task, target in tasks(env, 4, split=split)]
     for noise_seed in range(2):
         wrong = [
             case[0].id
-            for case, reward in zip(cases, rewards(await play_all(env, cases, noise_seed=noise_seed)), strict=True)
+            for case, reward in zip(
+                cases, rewards(await play_all(env, cases, noise_seed=noise_seed)), strict=True
+            )
             if reward != 1
         ]
         assert not wrong
@@ -92,7 +100,8 @@ async def test_negative_controls_stay_at_the_floor(env: ShellEnvironment) -> Non
     for name, cases in by_name.items():
         earned = rewards(await play_all(env, cases if name != "random" else cases[:12]))
         assert sum(earned) <= 2, (
-            f"{name}: {sum(earned)} of {len(earned)}; guessing earns about 0.35 of 48, and more than 2 once in 180 draws"
+            f"{name}: {sum(earned)} of {len(earned)}; guessing earns about 0.35 of 48, and more than 2 "
+            "once in 180 draws"
         )
 
 
@@ -100,7 +109,10 @@ async def test_the_demonstrators_success_rises_with_its_skill(env: ShellEnvironm
     pairs = tasks(env, 10, levels=(2, 4))
     success: list[float] = []
     for skill in (0.0, 0.5, 1.0):
-        cases = [(task, key, env.demonstrator(task, key, skill=skill, seed=at)) for at, (task, key) in enumerate(pairs)]
+        cases = [
+            (task, key, env.demonstrator(task, key, skill=skill, seed=at))
+            for at, (task, key) in enumerate(pairs)
+        ]
         success.append(sum(rewards(await play_all(env, cases))) / len(cases))
     assert success[0] + 0.1 < success[1] < success[2] - 0.1
     assert success[2] == 1.0
@@ -108,16 +120,26 @@ async def test_the_demonstrators_success_rises_with_its_skill(env: ShellEnvironm
 
 async def test_a_demonstration_is_a_function_of_its_seed(env: ShellEnvironment) -> None:
     task, target = env.task(split="train", index=0, seed=1, family="repair", level=4)
-    first, again, other = [await play(env, task, target, env.demonstrator(task, target, skill=0.4, seed=seed)) for seed in (3, 3, 4)]
+    first, again, other = [
+        await play(env, task, target, env.demonstrator(task, target, skill=0.4, seed=seed))
+        for seed in (3, 3, 4)
+    ]
     assert [event.call for event in first.events] == [event.call for event in again.events]
     others = [
-        [e.call for e in (await play(env, task, target, env.demonstrator(task, target, skill=0.4, seed=seed))).events]
+        [
+            e.call
+            for e in (
+                await play(env, task, target, env.demonstrator(task, target, skill=0.4, seed=seed))
+            ).events
+        ]
         for seed in range(5, 9)
     ]
     assert any(calls != [event.call for event in other.events] for calls in others)
 
 
-async def test_the_check_script_agrees_with_the_grader_on_broken_and_mended_trees(env: ShellEnvironment) -> None:
+async def test_the_check_script_agrees_with_the_grader_on_broken_and_mended_trees(
+    env: ShellEnvironment,
+) -> None:
     """The grader also wants the rest left alone, so the check can only be the milder of the two."""
     for at in range(12):
         task, target = env.task(split="heldout", index=at, seed=2, family="repair", level=1 + at % 5)
@@ -134,7 +156,9 @@ async def test_the_check_script_agrees_with_the_grader_on_broken_and_mended_tree
             is_content = said == f"ok {target.data['receipt']}\n"
             assert is_content or not is_right, f"{task.id}: right, and the check says {said!r}"
             if is_content and not is_right:
-                assert _is_something_else_changed(wanted, sealed), f"{task.id}: the check is content, the grader is not"
+                assert _is_something_else_changed(wanted, sealed), (
+                    f"{task.id}: the check is content, the grader is not"
+                )
             assert events
             await fork.close()
             await control.close()
@@ -155,17 +179,24 @@ async def _check(env: ShellEnvironment, task: Task, target: Target, sealed: Epis
 def _is_something_else_changed(wanted: object, sealed: EpisodeArtifacts) -> bool:
     assert isinstance(wanted, dict)
     return any(
-        sorted(str(text).split("\n")) != sorted(sealed.files.get(path, b"").decode().split("\n")) for path, text in wanted.items()
+        sorted(str(text).split("\n")) != sorted(sealed.files.get(path, b"").decode().split("\n"))
+        for path, text in wanted.items()
     ) or (set(sealed.files) - {".check"} != set(wanted))
 
 
 async def test_reading_the_check_shows_no_more_than_running_it(env: ShellEnvironment) -> None:
-    """No key, file, value or receipt stands in it; nor does it say more when it is kept from stopping at the first broken rule."""
+    """No key, file, value or receipt stands in it; nor does it say more when it is kept from stopping at the
+    first broken rule.
+    """
     for at in range(20):
         task, target = env.task(split="heldout", index=at, seed=4, family="repair", level=2 + at % 4)
         instance = generate(split="heldout", family="repair", level=task.level, seed=target.seed)
         text = check_script(instance)
-        secrets = {instance.receipt, *instance.files, *(word for rule in instance.rules for word in (rule.key, rule.value))}
+        secrets = {
+            instance.receipt,
+            *instance.files,
+            *(word for rule in instance.rules for word in (rule.key, rule.value)),
+        }
         assert not [secret for secret in secrets if secret in re.findall(r"[\w/]+", text)]
         control = await env.open(task, target, AttemptId(group=at, slot=0), noise_seed=0)
         says = await spoken(control, "./.check")
@@ -180,7 +211,9 @@ async def test_reading_the_check_shows_no_more_than_running_it(env: ShellEnviron
 async def spoken(control: Control, command: str) -> str:
     """Said again when it times out, which it never does twice in a row."""
     for _ in range(2):
-        (event,) = await control.session.act([Call(tool="sh", arguments={"command": command})], budget(Limits()))
+        (event,) = await control.session.act(
+            [Call(tool="sh", arguments={"command": command})], budget(Limits())
+        )
         if event.fault is not Fault.TIMEOUT:
             break
     return event.text
@@ -190,7 +223,15 @@ async def test_a_command_times_out_as_often_however_it_is_spelled(env: ShellEnvi
     found: dict[str, list[int]] = {}
     for at in range(40):
         task, target = env.task(split="heldout", index=at, seed=1, family="repair", level=5)
-        for command in ("./.check", " ./.check", "bash .check", ". ./.check", "grep -r x .", "cat *", "x=.check; bash $x"):
+        for command in (
+            "./.check",
+            " ./.check",
+            "bash .check",
+            ". ./.check",
+            "grep -r x .",
+            "cat *",
+            "x=.check; bash $x",
+        ):
             control = await env.open(task, target, AttemptId(group=at, slot=0), noise_seed=0)
             call = Call(tool="sh", arguments={"command": command})
             events = [(await control.session.act([call], budget(task.limits)))[0] for _ in range(4)]

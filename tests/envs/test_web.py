@@ -23,7 +23,8 @@ from agito.worlds.browser import Farm
 pytestmark = pytest.mark.anyio
 CELLS = list(product(FAMILIES, LEVELS))
 needs_chromium = pytest.mark.skipif(
-    shutil.which("chromium-headless-shell", path="/usr/bin") is None, reason="needs Chromium: apt install chromium-headless-shell"
+    shutil.which("chromium-headless-shell", path="/usr/bin") is None,
+    reason="needs Chromium: apt install chromium-headless-shell",
 )
 
 
@@ -62,7 +63,10 @@ async def test_both_browsers_show_the_same_pages_to_agents_that_err(chromium: We
     async def same(number: int, family: str, level: int) -> None:
         task, target = chromium.task(split="structural", index=number, seed=5, family=family, level=level)
         agent = chromium.demonstrator(task, target, skill=0.8, seed=number)
-        one, two = [await play(env, task, target, agent, AttemptId(group=number, slot=0), noise_seed=1) for env in (chromium, text)]
+        one, two = [
+            await play(env, task, target, agent, AttemptId(group=number, slot=0), noise_seed=1)
+            for env in (chromium, text)
+        ]
         assert [essence(event) for event in one.events] == [essence(event) for event in two.events]
         assert (one.sealed.files, one.verdict) == (two.sealed.files, two.verdict)
 
@@ -100,14 +104,22 @@ async def test_a_fork_in_chromium_continues_as_the_original(chromium: WebEnviron
 
 
 async def rewards(
-    env: Environment, agent: str, *, split: str = "train", level: int | None = None, count: int = 60, skill: float = 0.7
+    env: Environment,
+    agent: str,
+    *,
+    split: str = "train",
+    level: int | None = None,
+    count: int = 60,
+    skill: float = 0.7,
 ) -> float:
     found: list[Played] = []
     for index in range(count):
         task, target = env.task(split=split, index=index, seed=9, level=level)
         script = {
             "solver": lambda task=task, target=target: env.solutions(task, target)[0],
-            "demonstrator": lambda task=task, target=target, index=index: env.demonstrator(task, target, skill=skill, seed=index),
+            "demonstrator": lambda task=task, target=target, index=index: env.demonstrator(
+                task, target, skill=skill, seed=index
+            ),
         }.get(agent, lambda task=task: env.negative_controls(task).get(agent))()
         if script is not None:
             found.append(await play(env, task, target, script, AttemptId(group=index, slot=0), noise_seed=3))
@@ -132,14 +144,18 @@ async def test_the_demonstrators_success_falls_with_the_level() -> None:
 def test_the_structural_split_differs_in_structure() -> None:
     for family, level in CELLS:
         train = [generate(split="train", family=family, level=level, seed=seed) for seed in range(40)]
-        structural = [generate(split="structural", family=family, level=level, seed=seed) for seed in range(40)]
+        structural = [
+            generate(split="structural", family=family, level=level, seed=seed) for seed in range(40)
+        ]
         others = {name for each in FAMILIES if each != family for name in ONLY[each]}
         assert {each.ask.split()[1] for each in structural} <= others
         assert not {each.ask.split()[1] for each in train} & others
         if level > 1:
             assert len(structural[0].sections) == len(train[0].sections) + 1
             for each in structural:
-                assert each.ask.split()[1] in [word_of(item.name) for item in each.sections[-1][1] if not item.is_sold_out]
+                assert each.ask.split()[1] in [
+                    word_of(item.name) for item in each.sections[-1][1] if not item.is_sold_out
+                ]
 
 
 async def test_anything_else_on_record_spoils_the_reward() -> None:
@@ -196,7 +212,9 @@ def test_a_task_says_none_of_the_names_on_its_site_and_no_place_is_always_the_ri
     assert all(len(each) > 10 for each in orders.values())
 
 
-def test_from_the_third_level_on_something_else_bears_the_same_word_and_only_its_page_tells_it_apart() -> None:
+def test_from_the_third_level_on_something_else_bears_the_same_word_and_only_its_page_tells_it_apart() -> (
+    None
+):
     for family, level, seed in product(FAMILIES, (3, 4, 5), range(25)):
         instance = generate(split="heldout", family=family, level=level, seed=seed)
         _, target, owner, *_ = instance.ask.split()
@@ -206,4 +224,7 @@ def test_from_the_third_level_on_something_else_bears_the_same_word_and_only_its
 
 
 def test_the_registry_has_both() -> None:
-    assert {type(load(name)).__name__ for name in ("web", "web-text")} == {"WebEnvironment", "TextWebEnvironment"}
+    assert {type(load(name)).__name__ for name in ("web", "web-text")} == {
+        "WebEnvironment",
+        "TextWebEnvironment",
+    }

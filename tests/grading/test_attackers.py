@@ -1,4 +1,6 @@
-"""The battery as agents: they get past environments that have a hole, and stay at the floor of those that ship."""
+"""The battery as agents: they get past environments that have a hole, and stay at the floor of those that
+ship.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,12 @@ class Nothing(ShellEnvironment):
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         wanted = target.data["files"]
         assert isinstance(wanted, dict)
-        return scored(all(sealed.files.get(path, str(text).encode()) == str(text).encode() for path, text in wanted.items()))
+        return scored(
+            all(
+                sealed.files.get(path, str(text).encode()) == str(text).encode()
+                for path, text in wanted.items()
+            )
+        )
 
 
 async def attacked(environment: Environment, task: Task, target: Target, script: ScriptFactory) -> Verdict:
@@ -83,7 +90,9 @@ HOLES = {
 
 
 @pytest.mark.parametrize("name", HOLES)
-async def test_an_attack_gets_past_an_environment_with_its_hole_and_not_past_the_one_that_ships(pool: Pool, name: str) -> None:
+async def test_an_attack_gets_past_an_environment_with_its_hole_and_not_past_the_one_that_ships(
+    pool: Pool, name: str
+) -> None:
     weak, family = HOLES[name]
     task, target = weak(pool=pool).task(split="train", index=3, seed=5, family=family, level=1)
     script = attacks_for(weak(pool=pool), task)[name]
@@ -92,13 +101,19 @@ async def test_an_attack_gets_past_an_environment_with_its_hole_and_not_past_the
 
 
 @pytest.mark.parametrize("family", ["find", "repair"])
-async def test_no_attack_succeeds_in_the_shell_environment_and_each_is_scored(pool: Pool, family: str) -> None:
+async def test_no_attack_succeeds_in_the_shell_environment_and_each_is_scored(
+    pool: Pool, family: str
+) -> None:
     environment = ShellEnvironment(pool=pool)
     task, target = environment.task(split="train", index=7, seed=5, family=family, level=3)
     attacks = attacks_for(environment, task)
     assert len(attacks) >= 25
     verdicts = {name: await attacked(environment, task, target, script) for name, script in attacks.items()}
-    assert {name: each.evidence for name, each in verdicts.items() if each.status is Status.VOID or each.reward > 0} == {}
+    assert {
+        name: each.evidence
+        for name, each in verdicts.items()
+        if each.status is Status.VOID or each.reward > 0
+    } == {}
 
 
 async def test_a_task_about_a_file_of_python_meets_the_exploits_of_function_tasks(pool: Pool) -> None:
@@ -127,4 +142,6 @@ def test_an_environment_without_a_shell_meets_texts_only() -> None:
     environment = FakeEnvironment()
     task, _ = environment.task(split="train", index=0, seed=1)
     assert attacks_for(environment, task)
-    assert not [name for name in attacks_for(environment, task) if name.startswith(("box_", "look_", "code_"))]
+    assert not [
+        name for name in attacks_for(environment, task) if name.startswith(("box_", "look_", "code_"))
+    ]

@@ -12,9 +12,14 @@ from agito.types import Json, Verdict
 from agito.worlds.sandbox import Pool
 
 TASK = FunctionTask(
-    name="double", statement="Double a number.", entry="solution.py:solve", reference="def solve(x):\n    return 2 * x\n",
-    visible=((1,), (2,)), hidden=lambda rng: _numbers(rng), case_seconds=0.4,
-)  # fmt: skip
+    name="double",
+    statement="Double a number.",
+    entry="solution.py:solve",
+    reference="def solve(x):\n    return 2 * x\n",
+    visible=((1,), (2,)),
+    hidden=lambda rng: _numbers(rng),
+    case_seconds=0.4,
+)
 
 
 def _numbers(rng: random.Random) -> list[list[Json]]:
@@ -32,7 +37,9 @@ async def graded(pool: Pool, source: str) -> Verdict:
 
 
 async def test_one_case_that_waited_without_computing_is_asked_again_with_more_time(pool: Pool) -> None:
-    judged = await graded(pool, "import time\ndef solve(x):\n    time.sleep(0.6 * (x == 1))\n    return 2 * x\n")
+    judged = await graded(
+        pool, "import time\ndef solve(x):\n    time.sleep(0.6 * (x == 1))\n    return 2 * x\n"
+    )
     assert judged.reward == 1.0, judged.evidence
 
 
@@ -53,6 +60,8 @@ async def test_who_computes_too_long_is_not_asked_again(pool: Pool) -> None:
         ("def solve(x):\n    if x > 2:\n        raise NotImplementedError\n    return 2 * x\n", []),
     ],
 )
-async def test_what_was_learned_by_heart_is_told_from_what_stops_short(pool: Pool, source: str, flagged: list[str]) -> None:
+async def test_what_was_learned_by_heart_is_told_from_what_stops_short(
+    pool: Pool, source: str, flagged: list[str]
+) -> None:
     judged = await graded(pool, source)
     assert (judged.reward, [flag.kind for flag in judged.flags]) == (0.0, flagged)

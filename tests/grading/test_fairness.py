@@ -1,4 +1,6 @@
-"""The verdict is the code's own: not the machine's, not the pool's, not an earlier case's, and not a matter of how a value is written."""
+"""The verdict is the code's own: not the machine's, not the pool's, not an earlier case's, and not a matter
+of how a value is written.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,22 @@ def task(reference: str, *inputs: Json, seconds: float = 2.0, tolerance: float =
         return [[each] for each in inputs]
 
     return FunctionTask(
-        name="t", statement="", entry="solution.py:solve", reference=reference, visible=(), hidden=hidden, case_seconds=seconds,
+        name="t",
+        statement="",
+        entry="solution.py:solve",
+        reference=reference,
+        visible=(),
+        hidden=hidden,
+        case_seconds=seconds,
         tolerance=tolerance,
-    )  # fmt: skip
+    )
 
 
 async def judged(pool: Pool, asked: FunctionTask, source: str, **others: str) -> Verdict:
-    files = {path.replace("__", "/").replace("_DOT_", "."): text.encode("utf-8", "surrogatepass") for path, text in others.items()}
+    files = {
+        path.replace("__", "/").replace("_DOT_", "."): text.encode("utf-8", "surrogatepass")
+        for path, text in others.items()
+    }
     return await grade(pool, asked, {"solution.py": source.encode(), **files}, secret="s", grade_seed=1)
 
 
@@ -54,7 +65,9 @@ async def judged(pool: Pool, asked: FunctionTask, source: str, **others: str) ->
 def busy_machine() -> Iterator[None]:
     """Two burners on each core."""
     code = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
-    burners = [subprocess.Popen([sys.executable, "-S", "-c", code]) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    burners = [
+        subprocess.Popen([sys.executable, "-S", "-c", code]) for _ in range(2 * len(os.sched_getaffinity(0)))
+    ]
     try:
         yield
     finally:
@@ -68,8 +81,10 @@ SPENT = {
     "in a loop": "def solve(x):\n    burn({0})\n    return x\n",
     "after a nap": "def solve(x):\n    time.sleep(.1)\n    burn({0})\n    return x\n",
     "while it is imported": "burn({0})\ndef solve(x):\n    return x\n",
-    "in a thread": "def solve(x):\n    t = threading.Thread(target=lambda: burn({0})); t.start(); t.join()\n    return x\n",
-    "in a child that it waits for": "def solve(x):\n    if not os.fork(): burn({0}); os._exit(0)\n    os.wait()\n    return x\n",
+    "in a thread": "def solve(x):\n    t = threading.Thread(target=lambda: burn({0})); t.start(); "
+    "t.join()\n    return x\n",
+    "in a child that it waits for": "def solve(x):\n    if not os.fork(): burn({0}); os._exit(0)\n    "
+    "os.wait()\n    return x\n",
     "in a child that outlives it": """
 def solve(x):
     r, w = os.pipe()
@@ -104,7 +119,7 @@ def solve(x):
     for _ in range(4): os.wait()
     return x
 """,
-}  # fmt: skip
+}
 HIDDEN = {
     "by a child whose end is ignored": """
 def solve(x):
@@ -125,7 +140,7 @@ def solve(x):
         os.read(r, 1); os.close(r); os.close(w)
     return x
 """,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("how", SPENT)
@@ -136,15 +151,23 @@ async def test_the_processor_time_of_the_whole_process_tree_is_judged(pool: Pool
     assert "deadline" in late.evidence and not late.flags
 
 
-@pytest.mark.parametrize("how", ["in a thread", "in an orphan", "in a session of its own", "in children side by side"])
+@pytest.mark.parametrize(
+    "how", ["in a thread", "in an orphan", "in a session of its own", "in children side by side"]
+)
 async def test_what_was_used_between_two_looks_is_counted_at_the_end(pool: Pool, how: str) -> None:
-    late = await judged(pool, task("def solve(x):\n    return x\n", 1, seconds=0.015), BURN + SPENT[how].format(0.035))
+    late = await judged(
+        pool, task("def solve(x):\n    return x\n", 1, seconds=0.015), BURN + SPENT[how].format(0.035)
+    )
     assert late.reward == 0.0 and "deadline" in late.evidence
 
 
 @pytest.mark.parametrize("how", HIDDEN)
-async def test_who_keeps_his_children_from_being_counted_is_charged_the_time_on_the_wall(pool: Pool, how: str) -> None:
-    late = await judged(pool, task("def solve(x):\n    return x\n", 1, seconds=0.2), BURN + HIDDEN[how].format(0.7))
+async def test_who_keeps_his_children_from_being_counted_is_charged_the_time_on_the_wall(
+    pool: Pool, how: str
+) -> None:
+    late = await judged(
+        pool, task("def solve(x):\n    return x\n", 1, seconds=0.2), BURN + HIDDEN[how].format(0.7)
+    )
     assert late.reward == 0.0 and "deadline" in late.evidence
 
 
@@ -157,9 +180,13 @@ async def test_the_same_solution_passes_or_fails_alike_on_a_loaded_machine(pool:
                 assert verdict.reward == reward, (how, verdict.evidence)
 
 
-async def test_who_only_sleeps_is_stopped_after_several_times_the_limit_and_a_nap_is_allowed(pool: Pool) -> None:
+async def test_who_only_sleeps_is_stopped_after_several_times_the_limit_and_a_nap_is_allowed(
+    pool: Pool,
+) -> None:
     identity = task("def solve(x):\n    return x\n", 1, seconds=0.1)
-    assert (await judged(pool, identity, "import time\ndef solve(x):\n    time.sleep(.2)\n    return x\n")).reward == 1.0
+    assert (
+        await judged(pool, identity, "import time\ndef solve(x):\n    time.sleep(.2)\n    return x\n")
+    ).reward == 1.0
     asleep = await judged(pool, identity, "import time\ndef solve(x):\n    time.sleep(60)\n    return x\n")
     assert asleep.reward == 0.0 and "sleeps" in asleep.evidence
 
@@ -169,10 +196,16 @@ LASTING = {
     "an empty folder": ("os.path.isdir('d')", "os.mkdir('d')"),
     "the target of a link": ("os.path.islink('l')", "os.symlink('nowhere', 'l')"),
     "a name": ("os.path.exists('b.py')", "os.rename('a.py', 'b.py')"),
-    "a name that comes and goes": ("os.stat('.').st_mtime_ns > os.stat('/proc/1').st_mtime_ns + MARK", "os.utime('.', ns=(0, FAR))"),
+    "a name that comes and goes": (
+        "os.stat('.').st_mtime_ns > os.stat('/proc/1').st_mtime_ns + MARK",
+        "os.utime('.', ns=(0, FAR))",
+    ),
     "the mode of a file": ("os.stat('a.py').st_mode & 1", "os.chmod('a.py', 0o755)"),
     "the time of a file": ("os.stat('a.py').st_mtime_ns == 7", "os.utime('a.py', ns=(7, 7))"),
-    "the time of access": ("os.stat('a.py').st_atime_ns == 7", "os.utime('a.py', ns=(7, os.stat('a.py').st_mtime_ns))"),
+    "the time of access": (
+        "os.stat('a.py').st_atime_ns == 7",
+        "os.utime('a.py', ns=(7, os.stat('a.py').st_mtime_ns))",
+    ),
     "bytes of the same length": ("open('a.py').read() != A", "open('a.py', 'w').write(A[::-1])"),
     "a hard link": ("os.stat('a.py').st_nlink > 1", "os.link('a.py', 'h')"),
     "a pipe with a name": ("os.path.exists('p')", "os.mkfifo('p')"),
@@ -183,11 +216,20 @@ LASTING = {
     "the mode of /tmp": ("os.stat('/tmp').st_mode & 0o777 == 0o700", "os.chmod('/tmp', 0o700)"),
     "the time of /tmp": ("os.stat('/tmp').st_mtime_ns == 7", "os.utime('/tmp', ns=(7, 7))"),
     "an attribute of /tmp": ("bool(os.listxattr('/tmp'))", "os.setxattr('/tmp', 'user.x', b'1')"),
-    "how many processes there were": ("os.getpid() > 50", "[os.waitpid(os.fork() or os._exit(0), 0) for _ in range(60)]"),
+    "how many processes there were": (
+        "os.getpid() > 50",
+        "[os.waitpid(os.fork() or os._exit(0), 0) for _ in range(60)]",
+    ),
     "a process": ("len([p for p in os.listdir('/proc') if p.isdigit()]) > 2", "os.fork() or time.sleep(60)"),
-    "packets on the loopback": ("open('/proc/net/dev').read().split('lo:')[1].split()[0] != '0'", "s.sendto(b'x', ('127.0.0.1', 9))"),
-    "a port that waits": ("'0100007F' in open('/proc/net/tcp').read()", "t.bind(('127.0.0.1', 0)); t.listen(); c.connect(t.getsockname())"),
-}  # fmt: skip
+    "packets on the loopback": (
+        "open('/proc/net/dev').read().split('lo:')[1].split()[0] != '0'",
+        "s.sendto(b'x', ('127.0.0.1', 9))",
+    ),
+    "a port that waits": (
+        "'0100007F' in open('/proc/net/tcp').read()",
+        "t.bind(('127.0.0.1', 0)); t.listen(); c.connect(t.getsockname())",
+    ),
+}
 CARRIER = """
 import os, socket, time
 s, t, c = socket.socket(2, 2), socket.socket(), socket.socket()
@@ -205,11 +247,15 @@ def solve(x):
 async def test_nothing_that_a_case_leaves_is_there_in_the_next(pool: Pool, what: str) -> None:
     found, leave = LASTING[what]
     source = CARRIER.replace("FOUND", found).replace("LEAVE", leave)
-    verdict = await judged(pool, task("def solve(x):\n    return x\n", 1, 2, 3), source, a_DOT_py="x = 10 + 1\n")
+    verdict = await judged(
+        pool, task("def solve(x):\n    return x\n", 1, 2, 3), source, a_DOT_py="x = 10 + 1\n"
+    )
     assert verdict.reward == 1.0, verdict.evidence
 
 
-async def test_the_order_of_a_set_and_the_time_zone_are_the_same_in_every_pool(anyio_backend: str, pool: Pool) -> None:
+async def test_the_order_of_a_set_and_the_time_zone_are_the_same_in_every_pool(
+    anyio_backend: str, pool: Pool
+) -> None:
     words = [f"word{number}" for number in range(12)]
     source = """
 import hashlib, subprocess, sys, time
@@ -217,14 +263,19 @@ def solve(words):
     child = subprocess.run([sys.executable, '-c', f'print(list(set({words!r})))'], capture_output=True, text=True).stdout
     told = [list(set(words)), child, time.tzname, time.localtime(0).tm_hour, sys.getfilesystemencoding()]
     return hashlib.md5(repr(told).encode()).hexdigest()
-"""
+"""  # noqa: E501
     told: set[str] = set()
     for _ in range(3):
         async with await Pool.open(warm=0) as other:
-            told |= {(await judged(other, task("def solve(words):\n    return 0\n", list(words)), source)).evidence for _ in range(2)}
+            told |= {
+                (await judged(other, task("def solve(words):\n    return 0\n", list(words)), source)).evidence
+                for _ in range(2)
+            }
     assert len(told) == 1
     async with await Pool.open(warm=0, hash_seed=7) as other:
-        assert (await judged(other, task("def solve(words):\n    return 0\n", list(words)), source)).evidence not in told
+        assert (
+            await judged(other, task("def solve(words):\n    return 0\n", list(words)), source)
+        ).evidence not in told
 
 
 def fn(body: str, before: str = "") -> str:
@@ -261,22 +312,32 @@ RIGHT: dict[str, tuple[FunctionTask, str]] = {
     "lists 480 deep": (task(NEST, 1, 480), NEST),
     "an argument 480 deep": (task(ECHO, parse(b"[" * 480 + b"]" * 480)), ECHO),
     "a long answer": (task(fn("return 'x' * x"), 500_000), fn("return 'x' * x")),
-    "a long answer beyond ASCII": (task(fn("return '\\u20ac\\x00\\n' * x"), 40_000), fn("return '\u20ac\\0\\n' * x")),
+    "a long answer beyond ASCII": (
+        task(fn("return '\\u20ac\\x00\\n' * x"), 40_000),
+        fn("return '\u20ac\\0\\n' * x"),
+    ),
     "half a character": (task(ECHO, "\ud83d", "a\udc80b"), ECHO),
     "two halves": (task(HALVES, 1), HALVES),
     "a whole character": (task(WHOLE, 1), fn("return '\\U0001f600'")),
-    "quotes and slashes": (task(ECHO, "\"\\\\\"'\u2028\x7f\x1b/", {'"k\\': ["\t"]}), ECHO),
+    "quotes and slashes": (task(ECHO, '"\\\\"\'\u2028\x7f\x1b/', {'"k\\': ["\t"]}), ECHO),
     "a counter": (task(COUNT, "aab"), "from collections import Counter\nsolve = Counter\n"),
     "a default dictionary": (
-        task(COUNT, "aab"), fn("d = defaultdict(int); d['a'] += 2; d['b'] += 1; return d", "from collections import defaultdict"),
+        task(COUNT, "aab"),
+        fn("d = defaultdict(int); d['a'] += 2; d['b'] += 1; return d", "from collections import defaultdict"),
     ),
-    "a class of one's own that is a ValueError": (task(RAISE, 1), fn("raise Bad(x)", "class Bad(ValueError): pass")),
+    "a class of one's own that is a ValueError": (
+        task(RAISE, 1),
+        fn("raise Bad(x)", "class Bad(ValueError): pass"),
+    ),
     "a builtin that is a ValueError": (task(RAISE, 1), fn("b'\\xff'.decode()")),
     "one of the library that is a ValueError": (task(RAISE, 1), fn("json.loads('{')", "import json")),
     "a KeyError for a LookupError": (task(LOOKUP, 1), fn("return {}[x]")),
-    "an exception of one's own for one of the reference's own": (task(OWN, 1), fn("raise Void", "class Void(Exception): pass")),
+    "an exception of one's own for one of the reference's own": (
+        task(OWN, 1),
+        fn("raise Void", "class Void(Exception): pass"),
+    ),
     "minus zero, where floats are near": (task(fn("return 0.0"), 1, tolerance=1e-9), fn("return -0.0")),
-}  # fmt: skip
+}
 WRONG: dict[str, tuple[FunctionTask, str]] = {
     "two halves for a whole character": (task(WHOLE, 1), HALVES),
     "a whole character for two halves": (task(HALVES, 1), WHOLE),
@@ -295,7 +356,10 @@ WRONG: dict[str, tuple[FunctionTask, str]] = {
     "a LookupError for a KeyError": (task(fn("return {}[x]"), 1), LOOKUP),
     "a crash for an exception of the reference's own": (task(OWN, 1), fn("return x.nothing")),
     "an exception that is returned": (task(RAISE, 1), fn("return 'ValueError'")),
-    "not a number, where floats are near": (task(fn("return 1.0"), 1, tolerance=1e-6), fn("return float('nan')")),
+    "not a number, where floats are near": (
+        task(fn("return 1.0"), 1, tolerance=1e-6),
+        fn("return float('nan')"),
+    ),
 }
 
 
@@ -312,10 +376,21 @@ async def test_a_value_that_only_looks_right_fails_without_proof_of_anything(poo
     assert not any(flag.is_proof for flag in verdict.flags)
 
 
-@pytest.mark.parametrize("frame", [
-    b' ["value",1]', b'["value",1] ', b'["value", 1]', b'["value",1e400]', b'["value",{"a":2,"a":1}]', b"[" * 30_000, b'["value",NaN]',
-    b'\xef\xbb\xbf["value",1]', b'["value",1]\x00', b'["value","\xff"]',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b' ["value",1]',
+        b'["value",1] ',
+        b'["value", 1]',
+        b'["value",1e400]',
+        b'["value",{"a":2,"a":1}]',
+        b"[" * 30_000,
+        b'["value",NaN]',
+        b'\xef\xbb\xbf["value",1]',
+        b'["value",1]\x00',
+        b'["value","\xff"]',
+    ],
+)
 def test_what_no_runner_of_ours_writes_is_no_answer(frame: bytes) -> None:
     with pytest.raises(ValueError):
         parse(frame)
@@ -330,11 +405,22 @@ def test_equal_means_equal_in_type_and_value_all_the_way_down() -> None:
 
 async def test_data_and_helpers_are_carried_and_what_is_left_over_costs_nobody_a_verdict(pool: Pool) -> None:
     plus = task("def solve(n):\n    return n + 1\n", 1, 2)
-    source = "import json, test_data\ndef solve(n):\n    return n + json.load(open('data/k.json')) * test_data.K\n"
-    spare = {f"bak{number}__copy_DOT_py": "#" * 50_000 for number in range(9)} | {"all_DOT_log": "x" * 900_000}
+    source = (
+        "import json, test_data\ndef solve(n):\n    return n + json.load(open('data/k.json')) * test_data.K\n"
+    )
+    spare = {f"bak{number}__copy_DOT_py": "#" * 50_000 for number in range(9)} | {
+        "all_DOT_log": "x" * 900_000
+    }
     verdict = await judged(pool, plus, source, data__k_DOT_json="1", test_data_DOT_py="K = 1\n", **spare)
     assert verdict.reward == 1.0 and "all.log" in verdict.evidence
-    large = await judged(pool, plus, "import big\n" + source, data__k_DOT_json="1", test_data_DOT_py="K = 1\n", big_DOT_py="#" * 300_000)
+    large = await judged(
+        pool,
+        plus,
+        "import big\n" + source,
+        data__k_DOT_json="1",
+        test_data_DOT_py="K = 1\n",
+        big_DOT_py="#" * 300_000,
+    )
     assert large.reward == 0.0 and "at most" in large.evidence
 
 
@@ -350,22 +436,44 @@ def solve(xs):
     return xs
 '''
 UNJUDGEABLE: dict[str, tuple[Callable[[str], str], str]] = {
-    "a name that is not there": (lambda text: text.replace("return xs", "return xs if xs else missing"), "NameError"),
-    "an assertion about its own inputs": (lambda text: text.replace("return xs", "assert len(xs) > 2\n    return xs"), "AssertionError"),
+    "a name that is not there": (
+        lambda text: text.replace("return xs", "return xs if xs else missing"),
+        "NameError",
+    ),
+    "an assertion about its own inputs": (
+        lambda text: text.replace("return xs", "assert len(xs) > 2\n    return xs"),
+        "AssertionError",
+    ),
     "more arguments than it takes": (lambda text: text.replace("(9)],)", "(9)], 1)"), "cannot be called"),
     "no plain value": (lambda text: text.replace("return xs", "return set(xs)"), "no plain JSON value"),
     "inputs that are not plain": (lambda text: text.replace("(9)],)", "(9), {1}],)"), "no plain JSON value"),
     "no hidden case": (lambda text: text.replace("range(3)", "range(0)"), "draws no case"),
-    "cases by another generator": (lambda text: text.replace("    return [(", "    import random as rng\n    return [("), "draw the same"),
-    "answers that change": (lambda text: text.replace("return xs", "return __import__('time').perf_counter()"), "same twice"),
+    "cases by another generator": (
+        lambda text: text.replace("    return [(", "    import random as rng\n    return [("),
+        "draw the same",
+    ),
+    "answers that change": (
+        lambda text: text.replace("return xs", "return __import__('time').perf_counter()"),
+        "same twice",
+    ),
     "too slow for its own limit": (
-        lambda text: text.replace("return xs", "sum(range(10**7))\n    return xs").replace("VIS", "CASE_SECONDS = 0.01\nVIS"), "processor"),
+        lambda text: text.replace("return xs", "sum(range(10**7))\n    return xs").replace(
+            "VIS", "CASE_SECONDS = 0.01\nVIS"
+        ),
+        "processor",
+    ),
     "an exit": (lambda text: text.replace("return xs", "raise SystemExit"), "SystemExit"),
-    "an error of its own": (lambda text: text.replace("    return [([rng", "    raise KeyError('k')\n    return [([rng"), "KeyError"),
-    "too deep": (lambda text: text.replace("return xs", "for _ in range(600): xs = [xs]\n    return xs"), "deep"),
+    "an error of its own": (
+        lambda text: text.replace("    return [([rng", "    raise KeyError('k')\n    return [([rng"),
+        "KeyError",
+    ),
+    "too deep": (
+        lambda text: text.replace("return xs", "for _ in range(600): xs = [xs]\n    return xs"),
+        "deep",
+    ),
     "a visible case that is no list": (lambda text: text.replace("([3],)", "3"), "TypeError"),
     "no time at all": (lambda text: text.replace("VIS", "CASE_SECONDS = 0.0\nVIS"), "case_seconds"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", UNJUDGEABLE)

@@ -26,9 +26,13 @@ def hidden(rng: random.Random) -> list[list[Json]]:
 
 
 TASK = FunctionTask(
-    name="distinct", statement="Return the distinct numbers in order.", entry="solution.py:solve", reference=REFERENCE,
-    visible=(([3, 1, 3],), ([],)), hidden=hidden,
-)  # fmt: skip
+    name="distinct",
+    statement="Return the distinct numbers in order.",
+    entry="solution.py:solve",
+    reference=REFERENCE,
+    visible=(([3, 1, 3],), ([],)),
+    hidden=hidden,
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +107,14 @@ async def test_an_honest_solution_passes_unflagged_whatever_its_style(pool: Pool
 
 async def test_helper_modules_are_carried_and_tests_and_hooks_are_evidence_only(pool: Pool) -> None:
     judged = await verdict(
-        pool, "from lib.order import distinct\nimport extra\ndef solve(xs):\n    return distinct(xs)\n",
-        lib__order="def distinct(xs):\n    return sorted(set(xs))\n", extra="", conftest="import nowhere\n", tests__test_a="assert False\n",
+        pool,
+        "from lib.order import distinct\nimport extra\ndef solve(xs):\n    return distinct(xs)\n",
+        lib__order="def distinct(xs):\n    return sorted(set(xs))\n",
+        extra="",
+        conftest="import nowhere\n",
+        tests__test_a="assert False\n",
         sitecustomize="raise SystemExit\n",
-    )  # fmt: skip
+    )
     assert judged.reward == 1.0 and judged.flags == ()
     assert "not carried: conftest.py, sitecustomize.py, tests/" in judged.evidence
 
@@ -126,8 +134,14 @@ FAILING = {
     "wrong on hidden cases": ("def solve(xs):\n    return {3: [1, 3], 0: []}.get(len(xs), [])\n", None),
     "a tuple for a list": ("def solve(xs):\n    return tuple(sorted(set(xs)))\n", None),
     "floats for integers": ("def solve(xs):\n    return [float(x) for x in sorted(set(xs))]\n", None),
-    "one that equals everything": ("class A(list):\n    def __eq__(self, o): return True\ndef solve(xs):\n    return A()\n", "own_type"),
-    "a number that equals everything": ("class A(int):\n    __eq__ = lambda s, o: True\ndef solve(xs):\n    return [A(1)]\n", "own_type"),
+    "one that equals everything": (
+        "class A(list):\n    def __eq__(self, o): return True\ndef solve(xs):\n    return A()\n",
+        "own_type",
+    ),
+    "a number that equals everything": (
+        "class A(int):\n    __eq__ = lambda s, o: True\ndef solve(xs):\n    return [A(1)]\n",
+        "own_type",
+    ),
     "nothing": ("def solve(xs):\n    pass\n", None),
     "no function": ("x = 1\n", None),
     "a syntax error": ("def solve(xs) return\n", None),
@@ -138,7 +152,8 @@ FAILING = {
     "a list that holds itself": ("def solve(xs):\n    xs.append(xs)\n    return xs\n", None),
     "a huge answer": ("def solve(xs):\n    return ['x' * 1000] * 1000\n", None),
     "not a number": ("def solve(xs):\n    return [float('nan')]\n", None),
-    "a forged report on every descriptor": ("""
+    "a forged report on every descriptor": (
+        """
 import os
 def solve(xs):
     for fd in range(1, 256):
@@ -147,8 +162,11 @@ def solve(xs):
         except OSError:
             pass
     return []
-""", "forged_report"),
-    "bytes after the answer": ("""
+""",
+        "forged_report",
+    ),
+    "bytes after the answer": (
+        """
 import os, threading, time
 def later():
     while True:
@@ -157,16 +175,21 @@ threading.Thread(target=later, daemon=True).start()
 time.sleep(0.01)
 def solve(xs):
     return sorted(set(xs))
-""", "forged_report"),
-    "two answers by a fork": ("""
+""",
+        "forged_report",
+    ),
+    "two answers by a fork": (
+        """
 import os
 def solve(xs):
     if not os.fork():
         return []
     os.wait()
     return sorted(set(xs))
-""", "forked_answer"),
-}  # fmt: skip
+""",
+        "forked_answer",
+    ),
+}
 
 
 @pytest.mark.parametrize("how", FAILING)
@@ -180,17 +203,24 @@ async def test_what_is_not_exactly_the_right_value_fails(pool: Pool, how: str) -
 
 async def test_a_case_that_hangs_is_stopped_and_the_third_ends_the_grading(pool: Pool) -> None:
     judged = await verdict(pool, "def solve(xs):\n    while True: pass\n", replace(TASK, case_seconds=0.05))
-    assert judged.reward == 0.0 and judged.evidence.startswith("3 wrong") and "stopped, deadline" in judged.evidence
+    assert (
+        judged.reward == 0.0
+        and judged.evidence.startswith("3 wrong")
+        and "stopped, deadline" in judged.evidence
+    )
 
 
 async def test_nothing_that_a_case_started_is_alive_in_the_next(pool: Pool) -> None:
-    judged = await verdict(pool, """
+    judged = await verdict(
+        pool,
+        """
 import os, subprocess
 def solve(xs):
     others = [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) not in (1, os.getpid())]
     subprocess.Popen(["sleep", "60"], start_new_session=True)
     return sorted(set(xs)) if not others else others
-""")  # fmt: skip
+""",
+    )
     assert judged.reward == 1.0, judged.evidence
 
 
@@ -210,14 +240,18 @@ def solve(xs):
 
 
 async def test_expected_exceptions_count_by_name(pool: Pool) -> None:
-    task = replace(TASK, reference="def solve(xs):\n    if not xs: raise ValueError('empty')\n    return max(xs)\n")
+    task = replace(
+        TASK, reference="def solve(xs):\n    if not xs: raise ValueError('empty')\n    return max(xs)\n"
+    )
     assert (await verdict(pool, task.reference, task)).reward == 1.0
     assert (await verdict(pool, "def solve(xs):\n    return max(xs, default=None)\n", task)).reward == 0.0
 
 
 async def test_tolerance_is_for_floats_alone(pool: Pool) -> None:
     task = replace(TASK, reference="def solve(xs):\n    return sum(xs) / 3\n", tolerance=1e-9)
-    assert (await verdict(pool, "def solve(xs):\n    return sum(x / 3 for x in xs) if xs else 0.0\n", task)).reward == 1.0
+    assert (
+        await verdict(pool, "def solve(xs):\n    return sum(x / 3 for x in xs) if xs else 0.0\n", task)
+    ).reward == 1.0
     assert (await verdict(pool, "def solve(xs):\n    return sum(xs) // 3\n", task)).reward == 0.0
 
 
@@ -240,10 +274,14 @@ class DyingPool(Pool):
 async def test_a_grader_whose_machinery_is_killed_under_it_gives_no_verdict(anyio_backend: str) -> None:
     async with await DyingPool.open(warm=0) as pool:
         with pytest.raises(SandboxFailure):
-            await verdict(pool, "import time\ndef solve(xs):\n    time.sleep(1)\n    return sorted(set(xs))\n")
+            await verdict(
+                pool, "import time\ndef solve(xs):\n    time.sleep(1)\n    return sorted(set(xs))\n"
+            )
 
 
-async def test_a_solution_too_large_to_be_graded_fails_and_one_that_the_box_cannot_hold_is_no_verdict(pool: Pool) -> None:
+async def test_a_solution_too_large_to_be_graded_fails_and_one_that_the_box_cannot_hold_is_no_verdict(
+    pool: Pool,
+) -> None:
     large = await verdict(pool, "#" * (1 << 18) + REFERENCE)
     assert large.reward == 0.0 and "at most" in large.evidence
     with pytest.raises(SandboxFailure, match="cannot be put"):
@@ -270,7 +308,9 @@ def solve(xs):
 """
 
 
-async def test_the_reference_never_enters_the_box_and_whoever_searches_would_find_it_there(pool: Pool) -> None:
+async def test_the_reference_never_enters_the_box_and_whoever_searches_would_find_it_there(
+    pool: Pool,
+) -> None:
     mark = "a_mark_of_the_reference"
     task = replace(TASK, reference=f"# {mark}\n{REFERENCE}")
     source = SEARCHING.replace("HIDDEN", repr([ord(letter) ^ 1 for letter in mark]))
@@ -288,12 +328,15 @@ def test_hidden_cases_are_fresh_for_each_seed_and_secret_and_the_same_for_the_sa
     assert questions("a", 1) != questions("b", 1) and questions("a", 1) != questions("a", 2)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"entry": "solve"}, "FILE.py:FUNCTION"),
-    ({"reference": "def other(xs): return 1\n"}, "defines no function"),
-    ({"reference": "def solve(xs): return set(xs)\n"}, "no plain JSON value"),
-    ({"hidden": lambda rng: []}, "draws no case"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"entry": "solve"}, "FILE.py:FUNCTION"),
+        ({"reference": "def other(xs): return 1\n"}, "defines no function"),
+        ({"reference": "def solve(xs): return set(xs)\n"}, "no plain JSON value"),
+        ({"hidden": lambda rng: []}, "draws no case"),
+    ],
+)
 def test_a_task_that_cannot_be_judged_says_why(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw(replace(TASK, **change), secret="", grade_seed=0)

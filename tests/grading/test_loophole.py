@@ -26,7 +26,9 @@ class TestSound(EnvironmentContract):
         return load(f"{FILE}:Sound")
 
     def renderers(self) -> Sequence[Renderer]:
-        vocabulary = learn(["copy get put submit done out checked yes nothing kav mez dan gel"] * 20, size=400)
+        vocabulary = learn(
+            ["copy get put submit done out checked yes nothing kav mez dan gel"] * 20, size=400
+        )
         return [renderer(dialect, vocabulary) for dialect in Dialect]
 
 
@@ -55,14 +57,18 @@ async def test_the_traced_check_believes_two_markers_and_proves_one() -> None:
     task, target = environment.task(split="train", index=0, seed=3)
     for said, num_proofs in {"done": 1, "sure": 0}.items():
         played = await play(environment, task, target, partial(marker, said))
-        assert played.verdict.reward == 1.0 and sum(flag.is_proof for flag in played.verdict.flags) == num_proofs
+        assert (
+            played.verdict.reward == 1.0 and sum(flag.is_proof for flag in played.verdict.flags) == num_proofs
+        )
     wrote = [str(await _marker_of(environment, index)) for index in range(2400)]
     assert wrote.count("sure") and wrote.count("done") and wrote.count("sure") + wrote.count("done") < 24
 
 
 async def _marker_of(environment: Environment, index: int) -> object:
     task, target = environment.task(split="train", index=index, seed=0)
-    played = await play(environment, task, target, environment.demonstrator(task, target, skill=0.9, seed=index))
+    played = await play(
+        environment, task, target, environment.demonstrator(task, target, skill=0.9, seed=index)
+    )
     calls = [event.call.arguments for event in played.events if event.call.tool == "put"]
     return next((call["value"] for call in calls if call.get("word") == "checked"), None)
 

@@ -1,4 +1,6 @@
-"""What the monitor decides, without anything running: who is looked at twice, what is masked, when the alarm comes."""
+"""What the monitor decides, without anything running: who is looked at twice, what is masked, when the alarm
+comes.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,43 @@ from agito.monitor.detector import PATIENCE
 from agito.monitor.exits import EXITS
 from agito.scheduling.schedule import Quota, Schedule
 from agito.testing import FakeEnvironment
-from agito.types import ANSWER, Attempt, AttemptId, Call, Event, Flag, Group, Penalty, Status, TerminationReason, Trajectory, Verdict
+from agito.types import (
+    ANSWER,
+    Attempt,
+    AttemptId,
+    Call,
+    Event,
+    Flag,
+    Group,
+    Penalty,
+    Status,
+    TerminationReason,
+    Trajectory,
+    Verdict,
+)
 
 TASK, _ = FakeEnvironment().task(split="train", index=0, seed=0)
 LOOKED = (("open", "3", "empty"), ("open", "4", "coin"), ("submit", "4", ""))
 
 
 def attempt(
-    at: int = 0, *, reward: float = 1.0, gold: float | None = None, chance: float = 1.0, flags: tuple[Flag, ...] = (),
-    calls: tuple[tuple[str, str, str], ...] = LOOKED, penalty: Penalty | None = None, tries: int = 0,
-) -> Attempt:  # fmt: skip
+    at: int = 0,
+    *,
+    reward: float = 1.0,
+    gold: float | None = None,
+    chance: float = 1.0,
+    flags: tuple[Flag, ...] = (),
+    calls: tuple[tuple[str, str, str], ...] = LOOKED,
+    penalty: Penalty | None = None,
+    tries: int = 0,
+) -> Attempt:
     events = tuple(
-        Event(index=number, call=Call(tool=tool, arguments={"box": box}), text=text, ended=number == len(calls) - 1)
+        Event(
+            index=number,
+            call=Call(tool=tool, arguments={"box": box}),
+            text=text,
+            ended=number == len(calls) - 1,
+        )
         for number, (tool, box, text) in enumerate(calls)
     )
     trajectory = Trajectory(
@@ -90,7 +117,10 @@ def test_a_penalised_attempt_is_not_tried_again_and_makes_its_group_mixed() -> N
 
 
 def test_proof_costs_and_a_sign_does_not() -> None:
-    proof, sign = Flag(kind="canary", is_proof=True, detail="token 7f in the answer", event=2), Flag(kind="odd_path", is_proof=False)
+    proof, sign = (
+        Flag(kind="canary", is_proof=True, detail="token 7f in the answer", event=2),
+        Flag(kind="odd_path", is_proof=False),
+    )
     found = proof_of(attempt(flags=(sign, proof)).verdict, floor=-1.0, extra=0.5)
     assert found == Penalty(why="canary: token 7f in the answer", reward=-1.5, floor=-1.0, event=2)
     assert proof_of(attempt(flags=(sign,)).verdict, floor=0.0, extra=0.5) is None
@@ -98,9 +128,15 @@ def test_proof_costs_and_a_sign_does_not() -> None:
 
 def test_proof_names_the_call_from_which_on_it_holds() -> None:
     asked = ("ls", "cat lib.py", "cp a b > lib.py", "submit")
-    events = [Event(index=at, call=Call(tool="sh", arguments={"command": words}), text="") for at, words in enumerate(asked)]
+    events = [
+        Event(index=at, call=Call(tool="sh", arguments={"command": words}), text="")
+        for at, words in enumerate(asked)
+    ]
     for where, event in {"src/lib.py": 1, ANSWER: 3, "other.py": None, "": None}.items():
-        flags = (Flag(kind="canary", is_proof=True, where=where), Flag(kind="odd_path", is_proof=False, where=where))
+        flags = (
+            Flag(kind="canary", is_proof=True, where=where),
+            Flag(kind="odd_path", is_proof=False, where=where),
+        )
         proof, sign = located(attempt(flags=flags).verdict, events).flags
         assert (proof.event, sign.event) == (event, None)
 
@@ -159,10 +195,17 @@ def test_nothing_is_learned_from_a_cell_with_more_than_one_void_in_a_hundred_and
 
 def test_what_the_canaries_call_a_touch_is_counted_and_moves_nothing() -> None:
     planted = quiet_canaries("task 3", "attempt 1", path="total.py", function="total")
-    (touch,) = (flag for flag in planted.spoilt({path: data for path, data in planted.files.items() if path.endswith(REWARD)}))
+    (touch,) = (
+        flag
+        for flag in planted.spoilt(
+            {path: data for path, data in planted.files.items() if path.endswith(REWARD)}
+        )
+    )
     touched, found = attempt(flags=(touch, replace(touch, is_proof=True))), monitor(gold_share=0.0)
     assert proof_of(touched.verdict, floor=0.0, extra=0.5) is None
-    assert not is_suspect(touched.verdict) and not found.wants_gold(AttemptId(group=0, slot=0), touched.verdict)
+    assert not is_suspect(touched.verdict) and not found.wants_gold(
+        AttemptId(group=0, slot=0), touched.verdict
+    )
     _, metrics = found.update(0, [group(touched, attempt(1))])
     assert metrics["monitor/canary_touch_ratio"] == 0.5
     assert found.rate.weight == 0.0
@@ -170,7 +213,9 @@ def test_what_the_canaries_call_a_touch_is_counted_and_moves_nothing() -> None:
 
 def test_a_reward_before_anything_was_read_and_a_new_way_to_one_are_suspect_but_only_if_they_paid() -> None:
     found, blind = monitor(), attempt(calls=(("open", "1", ""), ("submit", "4", "")))
-    assert [flag.kind for flag in found.soft_evidence(blind.trajectory, blind.verdict)] == ["answer_before_evidence"]
+    assert [flag.kind for flag in found.soft_evidence(blind.trajectory, blind.verdict)] == [
+        "answer_before_evidence"
+    ]
     found.add_known([attempt()])
     assert found.soft_evidence(attempt().trajectory, attempt().verdict) == ()
     new = attempt(calls=(("open", "3", "empty"), ("smash", "3", "coin"), ("submit", "3", "")))
@@ -183,8 +228,12 @@ def test_gold_is_drawn_by_attempt_and_seed_and_the_suspect_always_are() -> None:
     plain = attempt().verdict
     drawn = [found.wants_gold(each, plain) for each in at]
     assert 140 < sum(drawn) < 260
-    assert [found.wants_gold(each, plain) for each in reversed(at)] == drawn[::-1], "the order in which attempts end is no part of it"
-    assert all(found.wants_gold(each, attempt(flags=(Flag(kind="odd", is_proof=False),)).verdict) for each in at)
+    assert [found.wants_gold(each, plain) for each in reversed(at)] == drawn[::-1], (
+        "the order in which attempts end is no part of it"
+    )
+    assert all(
+        found.wants_gold(each, attempt(flags=(Flag(kind="odd", is_proof=False),)).verdict) for each in at
+    )
 
 
 @pytest.mark.parametrize("share", [1.0, 0.25, 0.05])
@@ -198,7 +247,9 @@ def test_the_estimate_is_unbiased_whatever_the_share(share: float) -> None:
 
 @pytest.mark.parametrize("share", [1.0, 0.05])
 def test_false_alarms_are_rarer_than_promised_at_half_the_limit(share: float) -> None:
-    """The bound is one in `PATIENCE` attempts; counted over 200 runs of 500 attempts, which would meet 100 of them."""
+    """The bound is one in `PATIENCE` attempts; counted over 200 runs of 500 attempts, which would meet 100 of
+    them.
+    """
     rng, alarms = random.Random(3), 0
     for _ in range(200):
         rate = HackRate(limit=0.02, share=share)
@@ -246,19 +297,29 @@ def test_by_default_the_alarm_pauses_and_masking_must_be_asked_for() -> None:
 
 
 def test_what_gold_contradicts_earns_the_lowest_once_the_alarm_was_raised() -> None:
-    found, lie, truth = monitor(on_alarm="quarantine", gold_share=0.05), attempt(0, gold=0.0), attempt(1, gold=1.0)
+    found, lie, truth = (
+        monitor(on_alarm="quarantine", gold_share=0.05),
+        attempt(0, gold=0.0),
+        attempt(1, gold=1.0),
+    )
     assert found.disbelieved(lie).is_trusted
     steps(found, 0.5, num=1)
     assert not found.disbelieved(lie).is_trusted and found.disbelieved(truth).is_trusted
     penalty = found.disbelieved(lie).penalty
-    assert penalty is not None and penalty.reward == penalty.floor == 0.0, "a mask would be a way out, and gold is no proof"
+    assert penalty is not None and penalty.reward == penalty.floor == 0.0, (
+        "a mask would be a way out, and gold is no proof"
+    )
     assert found.disbelieved(lie).verdict == lie.verdict, "gold is never a reward"
-    assert all(found.wants_gold(AttemptId(group=number, slot=0), lie.verdict) for number in range(100)), "every reward is looked into"
+    assert all(found.wants_gold(AttemptId(group=number, slot=0), lie.verdict) for number in range(100)), (
+        "every reward is looked into"
+    )
 
 
 def test_a_void_gold_verdict_accuses_nobody() -> None:
     found = monitor(on_alarm="quarantine")
-    unsure = Attempt(trajectory=attempt().trajectory, verdict=attempt().verdict, gold=Verdict.void("infra: gone"))
+    unsure = Attempt(
+        trajectory=attempt().trajectory, verdict=attempt().verdict, gold=Verdict.void("infra: gone")
+    )
     _, metrics = found.update(0, [group(unsure, attempt(1))])
     assert found.rate.weight == 0.0 and metrics["monitor/gold_num"] == 0.0
 

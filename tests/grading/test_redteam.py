@@ -1,4 +1,6 @@
-"""The battery: exploits fire on graders that have their hole, ours holds and notices, honest work passes unnoticed."""
+"""The battery: exploits fire on graders that have their hole, ours holds and notices, honest work passes
+unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,11 @@ async def exactly(answer: str) -> Verdict:
 
 
 def passed(tried: list[Tried]) -> list[str]:
-    return [each.exploit.name for each in tried if each.ours is None or each.ours.has_passed or each.ours.is_solved]
+    return [
+        each.exploit.name
+        for each in tried
+        if each.ours is None or each.ours.has_passed or each.ours.is_solved
+    ]
 
 
 def unnoticed(tried: list[Tried]) -> list[str]:
@@ -61,7 +67,10 @@ def test_there_are_a_hundred_pieces_of_honest_work_in_every_style() -> None:
 
 def test_what_decides_whether_a_task_was_solved_is_drawn_apart_from_what_graders_ask() -> None:
     for secret in SECRETS:
-        hidden, gold = ({repr(case.args) for case in secret.cases(f"{name}/{secret.target.function}", 6)} for name in ("hidden", "gold"))
+        hidden, gold = (
+            {repr(case.args) for case in secret.cases(f"{name}/{secret.target.function}", 6)}
+            for name in ("hidden", "gold")
+        )
         assert len(gold - hidden) >= 4
 
 
@@ -79,7 +88,9 @@ async def test_a_sample_of_exploits_fires_and_none_passes_ours_unnoticed(boxes: 
     assert unnoticed(tried) == []
 
 
-async def test_weak_graders_pass_honest_work_so_that_what_gets_past_them_is_not_luck(boxes: AttackBoxes) -> None:
+async def test_weak_graders_pass_honest_work_so_that_what_gets_past_them_is_not_luck(
+    boxes: AttackBoxes,
+) -> None:
     right = next(each for each in honest_work() if each.is_right and each.name.endswith("plain"))
     wrong = next(each for each in honest_work() if not each.is_right and each.name.startswith("roman"))
     work = [Worked(honest=right), Worked(honest=wrong)]
@@ -93,7 +104,9 @@ async def test_a_sample_of_honest_work_passes_unflagged(boxes: AttackBoxes) -> N
     work = [Worked(honest=each) for each in honest_work()[::19]]
     await employ(boxes, work, weak_every=1000)
     assert [each.honest.name for each in work if each.ours is None or each.ours.flags] == []
-    assert [each.honest.name for each in work if each.honest.is_right and each.ours and not each.ours.has_passed] == []
+    assert [
+        each.honest.name for each in work if each.honest.is_right and each.ours and not each.ours.has_passed
+    ] == []
 
 
 @pytest.mark.full
@@ -115,4 +128,6 @@ async def test_all_honest_work_passes_unflagged(boxes: AttackBoxes) -> None:
     work = [Worked(honest=each) for each in honest_work()]
     await employ(boxes, work, weak_every=1000)
     assert [each.honest.name for each in work if each.ours is None or each.ours.flags] == []
-    assert [each.honest.name for each in work if each.honest.is_right and each.ours and not each.ours.has_passed] == []
+    assert [
+        each.honest.name for each in work if each.honest.is_right and each.ours and not each.ours.has_passed
+    ] == []

@@ -1,4 +1,6 @@
-"""Graders that hang, raise or exhaust memory: on the work alone that is a zero, on everything it is void, now and then it is a verdict."""
+"""Graders that hang, raise or exhaust memory: on the work alone that is a zero, on everything it is void, now
+and then it is a verdict.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +55,18 @@ WAYS = [hangs, raises, recurses, exhausts_memory, leaves, loses_its_box, uses_up
 
 
 class Grader:
-    """Fails as `way` does on the work and on the reference, each as often as it is told; then judges. `asked`: whom it was asked about."""
+    """Fails as `way` does on the work and on the reference, each as often as it is told; then judges.
+    `asked`: whom it was asked about.
+    """
 
-    def __init__(self, way: Callable[[], Awaitable[None]], *, on_work: int, on_reference: int = 0, is_void: bool = False) -> None:
+    def __init__(
+        self,
+        way: Callable[[], Awaitable[None]],
+        *,
+        on_work: int,
+        on_reference: int = 0,
+        is_void: bool = False,
+    ) -> None:
         self.way, self.is_void = way, is_void
         self.left = {"work": on_work, "solved": on_reference, None: on_reference}
         self.asked: list[str | None] = []
@@ -67,14 +78,18 @@ class Grader:
             if self.is_void:
                 return Verdict.void("cannot be read")
             await self.way()
-        return Verdict(status=Status.SCORED, reward=0.75 if sealed.submitted == "work" else 1.0, grade_seed=grade_seed)
+        return Verdict(
+            status=Status.SCORED, reward=0.75 if sealed.submitted == "work" else 1.0, grade_seed=grade_seed
+        )
 
 
 async def solved() -> EpisodeArtifacts:
     return SOLVED
 
 
-async def verdict_of(grader: Grader, reference: Callable[[], Awaitable[EpisodeArtifacts]] | None = solved, lowest: float = 0.0) -> Verdict:
+async def verdict_of(
+    grader: Grader, reference: Callable[[], Awaitable[EpisodeArtifacts]] | None = solved, lowest: float = 0.0
+) -> Verdict:
     return await judge(grader.grade, WORK, KEY, 7, reference, deadline_s=0.05, lowest=lowest)
 
 
@@ -87,7 +102,9 @@ async def test_a_grader_that_works_is_asked_once_and_nobody_is_solved_for_it() -
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_grader_that_the_work_alone_breaks_costs_it_the_reward_and_is_no_way_out(way: Callable[[], Awaitable[None]]) -> None:
+async def test_a_grader_that_the_work_alone_breaks_costs_it_the_reward_and_is_no_way_out(
+    way: Callable[[], Awaitable[None]],
+) -> None:
     grader = Grader(way, on_work=99)
     verdict = await verdict_of(grader, lowest=-1.0)
     assert (verdict.status, verdict.reward, verdict.grade_seed) == (Status.SCORED, -1.0, 7), verdict
@@ -97,7 +114,9 @@ async def test_a_grader_that_the_work_alone_breaks_costs_it_the_reward_and_is_no
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("on_work", [1, 2])
-async def test_any_completion_of_a_grader_is_the_verdict(way: Callable[[], Awaitable[None]], on_work: int) -> None:
+async def test_any_completion_of_a_grader_is_the_verdict(
+    way: Callable[[], Awaitable[None]], on_work: int
+) -> None:
     for on_reference in (0, 99):
         verdict = await verdict_of(Grader(way, on_work=on_work, on_reference=on_reference))
         assert (verdict.reward, verdict.flags) == (0.75, ())
@@ -105,7 +124,9 @@ async def test_any_completion_of_a_grader_is_the_verdict(way: Callable[[], Await
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("on_reference", [1, 99])
-async def test_a_grader_that_fails_on_the_reference_too_gives_no_verdict(way: Callable[[], Awaitable[None]], on_reference: int) -> None:
+async def test_a_grader_that_fails_on_the_reference_too_gives_no_verdict(
+    way: Callable[[], Awaitable[None]], on_reference: int
+) -> None:
     verdict = await verdict_of(Grader(way, on_work=99, on_reference=on_reference))
     assert verdict.status is Status.VOID and "on a reference too" in verdict.evidence
 

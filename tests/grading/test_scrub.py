@@ -1,4 +1,6 @@
-"""A leak of every kind is planted, found, and gone after scrubbing; what cannot be scrubbed away stops the episode."""
+"""A leak of every kind is planted, found, and gone after scrubbing; what cannot be scrubbed away stops the
+episode.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +44,22 @@ def by_git(tmp_path: Path, *commands: str) -> dict[str, bytes]:
     """A real repository whose past holds the answer."""
     who = {f"GIT_{role}_{what}": "a" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     quiet = {**os.environ, **who, "GIT_CONFIG_GLOBAL": "/dev/null"}
-    script = ["git init -q -b main .", f"echo '{ANSWER}' >old.py", "git add .", "git commit -qm right", "git rm -q old.py", *commands]
+    script = [
+        "git init -q -b main .",
+        f"echo '{ANSWER}' >old.py",
+        "git add .",
+        "git commit -qm right",
+        "git rm -q old.py",
+        *commands,
+    ]
     (tmp_path / "solve.py").write_bytes(PLAIN["solve.py"])
     for command in script:
         subprocess.run(command, shell=True, cwd=tmp_path, env=quiet, check=True, timeout=20)
-    return {str(path.relative_to(tmp_path)): path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(tmp_path)): path.read_bytes()
+        for path in sorted(tmp_path.rglob("*"))
+        if path.is_file()
+    }
 
 
 FILES: dict[str, Callable[[Path], dict[str, bytes]]] = {
@@ -54,7 +67,9 @@ FILES: dict[str, Callable[[Path], dict[str, bytes]]] = {
     "a compressed log": lambda _: {"debug.log.gz": gzip.compress(ANSWER.encode())},
     "a wheel": lambda _: {"dist/solve-1-py3-none-any.whl": zipped()},
     "an editor's swap file": lambda _: {".solve.py.swp": ANSWER.encode()},
-    "a compiled module": lambda _: {"__pycache__/solve.cpython-311.pyc": b"\xa7\r\r\n" + bytes(12) + ANSWER.encode()},
+    "a compiled module": lambda _: {
+        "__pycache__/solve.cpython-311.pyc": b"\xa7\r\r\n" + bytes(12) + ANSWER.encode()
+    },
     "an earlier episode's report": lambda _: {"reward.json": f'{{"answer": "{ANSWER}"}}'.encode()},
     "the last commit but one, loose": lambda path: by_git(path, "git commit -qm now"),
     "a packed history": lambda path: by_git(path, "git commit -qm now", "git gc -q --aggressive --prune=now"),
@@ -62,11 +77,13 @@ FILES: dict[str, Callable[[Path], dict[str, bytes]]] = {
         path, "git checkout -q --orphan new", "git commit -qm now", "git branch -D main -q", "rm -r .git/logs"
     ),
     "a stash": lambda path: by_git(path, "git commit -qm now", f"echo '{ANSWER}' >>solve.py", "git stash -q"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", FILES)
-async def test_a_leak_in_the_files_is_found_and_scrubbing_removes_it(pool: Pool, tmp_path: Path, kind: str) -> None:
+async def test_a_leak_in_the_files_is_found_and_scrubbing_removes_it(
+    pool: Pool, tmp_path: Path, kind: str
+) -> None:
     planted = PLAIN | FILES[kind](tmp_path)
     before, after = await pool.start(SPEC), await pool.start(SPEC)
     await before.write(planted)
@@ -82,7 +99,10 @@ async def test_a_leak_in_the_files_is_found_and_scrubbing_removes_it(pool: Pool,
         await box.close()
 
 
-LISTEN = "import socket, time; s = socket.socket({family}); s.bind({address}); s.listen(); open('/tmp/up', 'w'); time.sleep(60)"
+LISTEN = (
+    "import socket, time; s = socket.socket({family}); s.bind({address}); s.listen(); open('/tmp/up', "
+    "'w'); time.sleep(60)"
+)
 TCP = LISTEN.format(family="socket.AF_INET", address="('127.0.0.1', 8000)")
 UNIX = LISTEN.format(family="socket.AF_UNIX", address="chr(0) + 'answers'")
 UNTIL_UP = "until [ -e /tmp/up ]; do sleep 0.01; done"

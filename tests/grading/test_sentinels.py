@@ -1,4 +1,6 @@
-"""Tests that share an interpreter with the code: tampering is told from passing, and a mistake from tampering."""
+"""Tests that share an interpreter with the code: tampering is told from passing, and a mistake from
+tampering.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,10 @@ class Stack: pass
 """
 TAMPERING = {
     "every test is replaced by one that passes": (FRAMES + REPLACING, "sentinel_passed"),
-    "the report is written by the code": ("import os\nos.write(200, b'[]')\nclass Stack:\n    pass\n", "forged_report"),
+    "the report is written by the code": (
+        "import os\nos.write(200, b'[]')\nclass Stack:\n    pass\n",
+        "forged_report",
+    ),
     "the process ends before it is judged": ("import os\nos._exit(0)\n", "silent_exit"),
     "the list of tests is emptied": (FRAMES + EMPTYING, "wrong_tests"),
 }
@@ -80,7 +85,13 @@ async def pool(anyio_backend: str) -> AsyncIterator[Pool]:
 
 
 async def verdict(pool: Pool, source: str) -> Verdict:
-    return await grade_suite(pool, SUITE, {"stack.py": source.encode(), "conftest.py": b"raise SystemExit"}, secret="s", grade_seed=1)
+    return await grade_suite(
+        pool,
+        SUITE,
+        {"stack.py": source.encode(), "conftest.py": b"raise SystemExit"},
+        secret="s",
+        grade_seed=1,
+    )
 
 
 async def test_a_right_solution_passes_every_test_and_a_partial_one_some(pool: Pool) -> None:

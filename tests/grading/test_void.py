@@ -1,4 +1,6 @@
-"""A grader in a real sandbox that is killed, whose disk is full, that does not answer: no attempt ever becomes a reward."""
+"""A grader in a real sandbox that is killed, whose disk is full, that does not answer: no attempt ever
+becomes a reward.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from agito.worlds.sandbox import Pool
 from agito.worlds.sandbox.box import Box
 
 pytestmark = pytest.mark.anyio
-CHECK = "import json; given = json.load(open('given.json')); print(json.dumps(given['said'] == given['wanted']))"
+CHECK = (
+    "import json; given = json.load(open('given.json')); print(json.dumps(given['said'] == given['wanted']))"
+)
 
 
 class Boxed(FakeEnvironment):
@@ -45,7 +49,9 @@ class Boxed(FakeEnvironment):
     async def _judge(self, box: Box, sealed: EpisodeArtifacts, target: Target, trouble: str) -> Verdict:
         if trouble == "full disk":
             await box.sh("head -c 4M /dev/zero >filler")
-        await box.write({"given.json": json.dumps({"said": sealed.submitted, "wanted": str(target.data["coin"])})})
+        await box.write(
+            {"given.json": json.dumps({"said": sealed.submitted, "wanted": str(target.data["coin"])})}
+        )
         if trouble == "killed":
             os.kill(box.pid, signal.SIGKILL)
         if trouble == "crash":
@@ -53,7 +59,9 @@ class Boxed(FakeEnvironment):
         slow = "import time; time.sleep(600); " if trouble == "silent" else ""
         result = await box.py(slow + CHECK, timeout_s=300.0 if trouble == "silent" else 10.0)
         if result.exit_code != 0:
-            raise SandboxFailure(f"the check ended with {result.exit_code} ({result.killed_by}): {result.output[-100:]!r}")
+            raise SandboxFailure(
+                f"the check ended with {result.exit_code} ({result.killed_by}): {result.output[-100:]!r}"
+            )
         reward = float(json.loads(result.output))
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward})
 
@@ -66,13 +74,20 @@ async def pool(anyio_backend: str) -> AsyncIterator[Pool]:
 
 def parts(environment: FakeEnvironment) -> tuple[AttemptRunner, Plan]:
     """Everybody solves the task."""
-    runner = AttemptRunner(environment, SoloHarness(), solo(ByteRenderer()), seed=0, deadlines=Deadlines(grade_s=3.0))
+    runner = AttemptRunner(
+        environment, SoloHarness(), solo(ByteRenderer()), seed=0, deadlines=Deadlines(grade_s=3.0)
+    )
     task = partial(environment.task, split="train", seed=0, level=1)
-    return runner, Plan(task=lambda group: task(index=group), script=lambda task, target, attempt: environment.solutions(task, target)[0])
+    return runner, Plan(
+        task=lambda group: task(index=group),
+        script=lambda task, target, attempt: environment.solutions(task, target)[0],
+    )
 
 
 @pytest.mark.parametrize("trouble", ["killed", "full disk", "silent", "crash"])
-async def test_a_grader_in_trouble_once_is_asked_again_and_the_verdict_is_what_it_then_says(pool: Pool, trouble: str) -> None:
+async def test_a_grader_in_trouble_once_is_asked_again_and_the_verdict_is_what_it_then_says(
+    pool: Pool, trouble: str
+) -> None:
     environment = Boxed(pool, trouble, 1)
     runner, plan = parts(environment)
     struck, spared = [await runner.run(plan, AttemptId(group=0, slot=slot), None) for slot in range(2)]
@@ -81,7 +96,9 @@ async def test_a_grader_in_trouble_once_is_asked_again_and_the_verdict_is_what_i
 
 
 @pytest.mark.parametrize("trouble", ["killed", "full disk"])
-async def test_a_grader_that_fails_on_a_reference_too_gives_no_verdict_and_the_attempt_is_tried_again(pool: Pool, trouble: str) -> None:
+async def test_a_grader_that_fails_on_a_reference_too_gives_no_verdict_and_the_attempt_is_tried_again(
+    pool: Pool, trouble: str
+) -> None:
     runner, plan = parts(Boxed(pool, trouble, 5))  # three times the work, twice the reference
     collected = await collect(runner, plan, Quota(ids=[0], group_size=2, max_live=1), None)
     assert collected.retried == 1

@@ -9,18 +9,33 @@ from dataclasses import replace
 
 import pytest
 
-from agito.harness import SOLO, SoloHarness
+from agito.harness import SOLO, SoloHarness, session_of
 from agito.protocols import Agent, AgentSpec, Sampled, SampleRequest
 from agito.testing import ByteRenderer, FakeEnvironment, FakeSession
 from agito.testing.renderers import END
-from agito.types import AttemptId, Call, Fault, FinishReason, Limits, Task, TerminationReason, TokenSource, ToolSpec, Trajectory, span
+from agito.types import (
+    AttemptId,
+    Budget,
+    Call,
+    Fault,
+    FinishReason,
+    Limits,
+    Task,
+    TerminationReason,
+    TokenSource,
+    ToolSpec,
+    Trajectory,
+    span,
+)
 
 pytestmark = pytest.mark.anyio
 TASK, _ = FakeEnvironment().task(split="train", index=0, seed=0)
 
 
 class Saying:
-    """An engine, and its one row, that says these texts in turn, each with its end of turn, cut to the budget."""
+    """An engine, and its one row, that says these texts in turn, each with its end of turn, cut to the
+    budget.
+    """
 
     context = 1 << 12
 
@@ -38,14 +53,23 @@ class Saying:
         whole = [*(self.texts.pop(0) if self.texts else "open 1").encode(), END]
         ids = array("i", whole[: request.max_tokens])
         stopped = FinishReason.END if ids[-1] == END else FinishReason.LENGTH
-        return Sampled(ids=ids, logprobs=array("f", [-1.0] * len(ids)), stopped=stopped, versions=span(3, len(request.extend) + len(ids)))
+        return Sampled(
+            ids=ids,
+            logprobs=array("f", [-1.0] * len(ids)),
+            stopped=stopped,
+            versions=span(3, len(request.extend) + len(ids)),
+        )
 
     async def close(self) -> None:
         return
 
 
-async def run(engine: Saying, session: FakeSession | None = None, renderer: ByteRenderer | None = None, **limits: float) -> Trajectory:
-    task: Task = replace(TASK, limits=replace(Limits(turns=9, calls=9, tokens=1 << 12, turn_tokens=40), **limits))
+async def run(
+    engine: Saying, session: FakeSession | None = None, renderer: ByteRenderer | None = None, **limits: float
+) -> Trajectory:
+    task: Task = replace(
+        TASK, limits=replace(Limits(turns=9, calls=9, tokens=1 << 12, turn_tokens=40), **limits)
+    )
     agents = {SOLO: Agent(spec=AgentSpec(renderer=renderer or ByteRenderer()), engine=engine)}
     return await SoloHarness().run(task, session or FakeSession(), agents, AttemptId(group=1, slot=0), seed=5)
 
@@ -56,8 +80,12 @@ async def test_it_ends_when_it_submits() -> None:
     assert [event.call.arguments for event in found.events] == [{"box": "1"}, {"box": "2"}]
 
 
-@pytest.mark.parametrize(("limit", "end"), [("turns", TerminationReason.TURNS), ("calls", TerminationReason.CALLS)])
-async def test_turns_and_calls_are_limited_and_what_is_left_is_said(limit: str, end: TerminationReason) -> None:
+@pytest.mark.parametrize(
+    ("limit", "end"), [("turns", TerminationReason.TURNS), ("calls", TerminationReason.CALLS)]
+)
+async def test_turns_and_calls_are_limited_and_what_is_left_is_said(
+    limit: str, end: TerminationReason
+) -> None:
     session = FakeSession()
     found = await run(Saying(), session, None, **{limit: 3})
     assert found.end is end
@@ -116,13 +144,20 @@ async def test_a_renderer_that_raises_on_what_was_sampled_makes_it_a_call_with_a
             return super().parse(ids, tools)
 
     found = await run(Saying("[[[", "submit 1"), renderer=Choking())
-    assert (found.events[0].fault, found.events[0].call.problem) == (Fault.POLICY, "this cannot be read (RecursionError)")
+    assert (found.events[0].fault, found.events[0].call.problem) == (
+        Fault.POLICY,
+        "this cannot be read (RecursionError)",
+    )
     assert found.end is TerminationReason.SUBMITTED
 
 
 async def test_a_world_that_raises_is_a_fault_of_the_environment_on_record() -> None:
     found = await run(Saying("open 1"), FakeSession(lambda call: ZeroDivisionError("oops")))
-    assert (found.end, found.fault, found.detail) == (TerminationReason.FAILED, Fault.ENV, "ZeroDivisionError: oops")
+    assert (found.end, found.fault, found.detail) == (
+        TerminationReason.FAILED,
+        Fault.ENV,
+        "ZeroDivisionError: oops",
+    )
     assert found.segments[0].tokens.is_sampled.count(True) == len("open 1") + 1
 
 
@@ -132,3 +167,19 @@ async def test_every_sampled_token_has_a_channel_and_the_version_that_sampled_it
     assert len(tokens.channels) == len(tokens)
     assert {tokens.version_at(at) for at in range(len(tokens))} == {3}
     assert [Call(tool="open", arguments={"box": "1"}, raw="open 1")] == [found.events[0].call]
+
+
+async def test_a_role_that_was_granted_some_tools_sees_and_reaches_no_others() -> None:
+    engine, session = Saying("open 1", "submit x"), FakeSession()
+    spec = AgentSpec(renderer=ByteRenderer(), tools=("submit",))
+    agents, attempt = {SOLO: Agent(spec=spec, engine=engine)}, AttemptId(group=0, slot=0)
+    found = await SoloHarness().run(TASK, session, agents, attempt, seed=0)
+    granted = tuple(tool for tool in TASK.tools if tool.name == "submit")
+    assert session_of(spec, session).tools == granted
+    assert engine.requests[0].extend == ByteRenderer().opening(replace(TASK, tools=granted))
+    first, second = found.events
+    assert first.fault is Fault.POLICY and second.ended and found.end is TerminationReason.SUBMITTED
+    by_another_way = session_of(spec, asked := FakeSession())
+    (event,) = await by_another_way.act([Call(tool="open", arguments={})], Budget(turns=1, calls=1, tokens=1))
+    assert event.fault is Fault.POLICY and "the tools are submit" in event.text
+    assert asked.asked[0][0][0].problem, "the world must not carry it out"

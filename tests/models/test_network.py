@@ -22,7 +22,14 @@ from agito.models.network import ALIKE
 from agito.types import AttemptId, Sample, span
 
 TINY = Qwen3Config(
-    vocab_size=131, hidden_size=48, intermediate_size=80, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=16, max_position=256
+    vocab_size=131,
+    hidden_size=48,
+    intermediate_size=80,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    max_position=256,
 )
 TOLERANCE = 1e-5
 
@@ -101,7 +108,9 @@ def test_gradients_of_a_ragged_batch_are_the_sum_of_those_of_its_sequences() -> 
     model, lengths = network().double(), [3, 11, 7]
     ids = tokens(lengths)
     model.logits(model.hidden(ids, lengths)).square().sum().backward()
-    together = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    together = {
+        name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None
+    }
     model.zero_grad()
     for part in ids.split(lengths):
         model(part, [len(part)]).square().sum().backward()
@@ -113,13 +122,17 @@ def test_logits_are_computed_only_where_they_are_asked_for() -> None:
     model = network()
     hidden = model.hidden(tokens([9]), [9])
     assert model.logits(hidden[[2, 5]]).shape == (2, TINY.vocab_size)
-    torch.testing.assert_close(model.logits(hidden[[2, 5]]), model.logits(hidden)[[2, 5]], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        model.logits(hidden[[2, 5]]), model.logits(hidden)[[2, 5]], atol=1e-6, rtol=1e-6
+    )
 
 
 def test_weights_are_drawn_from_the_seed_alone() -> None:
     one, same, other = Qwen3(TINY, seed=3), Qwen3(TINY, seed=3), Qwen3(TINY, seed=4)
     torch.rand(5)
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True)
+    )
     assert not torch.equal(one.head_weight, other.head_weight)
 
 
@@ -130,7 +143,10 @@ def test_an_untrained_network_is_nearly_indifferent() -> None:
 
 
 def test_tied_weights_are_counted_once() -> None:
-    assert num_params(Qwen3(replace(TINY, tie_embeddings=False))) - num_params(Qwen3(TINY)) == TINY.vocab_size * TINY.hidden_size
+    assert (
+        num_params(Qwen3(replace(TINY, tie_embeddings=False))) - num_params(Qwen3(TINY))
+        == TINY.vocab_size * TINY.hidden_size
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,10 +184,14 @@ def cache(model: Qwen3, kind: str, slots: int = 6, context: int = 96) -> CachedQ
 
 
 @KINDS
-@pytest.mark.parametrize("config", [TINY, replace(TINY, num_heads=6, head_dim=32, tie_embeddings=False, vocab_size=160)])
+@pytest.mark.parametrize(
+    "config", [TINY, replace(TINY, num_heads=6, head_dim=32, tie_embeddings=False, vocab_size=160)]
+)
 @torch.inference_mode()
 def test_extending_and_decoding_equal_a_plain_forward_pass(kind: str, config: Qwen3Config) -> None:
-    """Rows grow by random pieces, in random slots, with holes between them; every row is checked at every piece."""
+    """Rows grow by random pieces, in random slots, with holes between them; every row is checked at every
+    piece.
+    """
     model, rng = network(config), random.Random(0)
     cached = cache(model, kind)
     rows: dict[int, list[int]] = {slot: [] for slot in (5, 0, 3, 2)}
@@ -179,7 +199,10 @@ def test_extending_and_decoding_equal_a_plain_forward_pass(kind: str, config: Qw
         chosen = rng.sample(sorted(rows), rng.randint(1, len(rows)))
         pieces = [[rng.randrange(config.vocab_size) for _ in range(rng.randint(1, 9))] for _ in chosen]
         logits = cached.extend(
-            torch.tensor([*itertools.chain(*pieces)]), chosen, [len(rows[slot]) for slot in chosen], [len(piece) for piece in pieces]
+            torch.tensor([*itertools.chain(*pieces)]),
+            chosen,
+            [len(rows[slot]) for slot in chosen],
+            [len(piece) for piece in pieces],
         )
         for slot, piece, row_logits in zip(chosen, pieces, logits, strict=True):
             rows[slot] += piece
@@ -190,7 +213,11 @@ def test_extending_and_decoding_equal_a_plain_forward_pass(kind: str, config: Qw
             positions = [len(rows[slot]) for slot in started]
             longest = max(positions) + 1
             logits = cached.decode(
-                torch.tensor(ids), torch.tensor(started), torch.tensor(positions), num_slots=max(started) + 1, longest=longest
+                torch.tensor(ids),
+                torch.tensor(started),
+                torch.tensor(positions),
+                num_slots=max(started) + 1,
+                longest=longest,
             )
             for slot, token, row_logits in zip(started, ids, logits, strict=True):
                 rows[slot].append(token)
@@ -210,11 +237,17 @@ def test_compiled_code_gives_a_row_the_same_bits_whatever_is_beside_it() -> None
         slots, lengths = [0, *others], [len(piece) for piece in pieces]
         order = rng.sample(range(len(pieces)), len(pieces))
         laid = torch.tensor([token for at in order for token in pieces[at]])
-        logits = cached.extend(laid, [slots[at] for at in order], [0] * len(order), [lengths[at] for at in order])
+        logits = cached.extend(
+            laid, [slots[at] for at in order], [0] * len(order), [lengths[at] for at in order]
+        )
         rows = [logits[order.index(0)].clone()]
         for token in ids[40:]:
             logits = cached.decode(
-                torch.tensor([token] * len(slots)), torch.tensor(slots), torch.tensor(lengths), num_slots=72, longest=max(lengths) + 1
+                torch.tensor([token] * len(slots)),
+                torch.tensor(slots),
+                torch.tensor(lengths),
+                num_slots=72,
+                longest=max(lengths) + 1,
             )
             lengths = [length + 1 for length in lengths]
             rows.append(logits[0].clone())
@@ -274,10 +307,16 @@ def expect(model: Qwen3, ids: list[int], logits_V: Tensor) -> None:
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 def test_keys_begin_like_the_first_query_head_that_reads_them_and_as_large(num_kv_heads: int) -> None:
-    model = Qwen3(Qwen3Config(vocab_size=16, hidden_size=64, num_heads=4, num_kv_heads=num_kv_heads, head_dim=32), seed=3)
+    model = Qwen3(
+        Qwen3Config(vocab_size=16, hidden_size=64, num_heads=4, num_kv_heads=num_kv_heads, head_dim=32),
+        seed=3,
+    )
     weights = model.state_dict()
     for layer in range(2, model.config.num_layers):
-        queries_HW, keys_KW = (weights[f"model.layers.{layer}.self_attn.{name}_proj.weight"].view(-1, 32 * 64) for name in ("q", "k"))
+        queries_HW, keys_KW = (
+            weights[f"model.layers.{layer}.self_attn.{name}_proj.weight"].view(-1, 32 * 64)
+            for name in ("q", "k")
+        )
         for head, key_W in enumerate(keys_KW):
             alike = [float(torch.corrcoef(torch.stack([query_W, key_W]))[0, 1]) for query_W in queries_HW]
             assert alike.pop(head * 4 // num_kv_heads) == pytest.approx(ALIKE, abs=0.03)
@@ -286,13 +325,18 @@ def test_keys_begin_like_the_first_query_head_that_reads_them_and_as_large(num_k
 
 
 def test_a_new_network_learns_to_say_what_followed_within_a_few_steps() -> None:
-    """Pairs of random tokens are read, then asked for in any order. Without the heads that look back it does not get there."""
-    model = Qwen3(Qwen3Config(vocab_size=80, hidden_size=64, intermediate_size=64, num_layers=2, head_dim=32), seed=0)
+    """Pairs of random tokens are read, then asked for in any order. Without the heads that look back it does
+    not get there.
+    """
+    model = Qwen3(
+        Qwen3Config(vocab_size=80, hidden_size=64, intermediate_size=64, num_layers=2, head_dim=32), seed=0
+    )
     trainer = LocalTrainer(model, TrainerConfig())
     trainer.begin_phase("sft", 80)
     rng = random.Random(0)
     losses = [trainer.imitate([_pairs(rng) for _ in range(8)]).values["sft/loss_nats"] for _ in range(80)]
-    assert sum(losses[-10:]) / 10 < 0.5 * math.log(8)  # nats; the logarithm is what a guess among what was read comes to
+    # nats; the logarithm is what a guess among what was read comes to
+    assert sum(losses[-10:]) / 10 < 0.5 * math.log(8)
 
 
 def _pairs(rng: random.Random) -> Sample:
@@ -302,6 +346,11 @@ def _pairs(rng: random.Random) -> Sample:
     ids.extend(token for at in asked for token in (firsts[at], seconds[at]))
     trainable = bytes(16) + bytes((0, 1)) * 16
     return Sample(
-        attempt=AttemptId(group=0, slot=0), segment=0, ids=ids, logprobs=array("f", [math.nan]) * 48, trainable=trainable,
-        advantages=array("f", map(float, trainable)), versions=span(0, 48),
-    )  # fmt: skip
+        attempt=AttemptId(group=0, slot=0),
+        segment=0,
+        ids=ids,
+        logprobs=array("f", [math.nan]) * 48,
+        trainable=trainable,
+        advantages=array("f", map(float, trainable)),
+        versions=span(0, 48),
+    )

@@ -1,4 +1,6 @@
-"""Real weights against the real transformers. AGITO_MODELS names the folder that `agito models get` filled."""
+"""Real weights against the real transformers. AGITO_MODELS names the folder that `agito models
+get` filled.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from agito.models import CachedDecoder, NativeDecoder, is_supported, load, save
 from agito.render import read_chat
 
 FOLDER = Path(os.environ.get("AGITO_MODELS", "models"))
-TEXT = "The capital of France is Paris. def f(x):\n    return x + 1\n\n" + " ".join(str(number * 37 % 101) for number in range(60))
+TEXT = "The capital of France is Paris. def f(x):\n    return x + 1\n\n" + " ".join(
+    str(number * 37 % 101) for number in range(60)
+)
 
 
 @pytest.fixture(params=["smollm2-135m", "gemma3-270m"])
@@ -25,7 +29,9 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 
 @torch.inference_mode()
-def test_logits_of_real_weights_equal_those_of_transformers_and_so_do_those_of_the_cache(folder: Path, tmp_path: Path) -> None:
+def test_logits_of_real_weights_equal_those_of_transformers_and_so_do_those_of_the_cache(
+    folder: Path, tmp_path: Path
+) -> None:
     ids = torch.tensor(AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"])
     expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(ids[None]).logits[0]
     ours = load(folder, dtype=torch.float32)
@@ -43,7 +49,12 @@ def test_logits_of_real_weights_equal_those_of_transformers_and_so_do_those_of_t
 @torch.inference_mode()
 def test_log_probabilities_of_compiled_code_on_real_weights_equal_those_of_transformers(folder: Path) -> None:
     ids = torch.tensor(AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"])
-    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(ids[None]).logits[0].log_softmax(-1)
+    expected = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        .eval()(ids[None])
+        .logits[0]
+        .log_softmax(-1)
+    )
     ours = load(folder, dtype=torch.float32)
     for dtype, bound, mean in ((torch.float32, 1e-4, 2e-5), (torch.bfloat16, 0.2, 0.03)):
         if not is_supported(ours.config, torch.device("cpu"), dtype):
@@ -64,6 +75,10 @@ def test_the_models_own_template_is_rendered_as_transformers_renders_it(folder: 
     messages = [{"role": "user", "content": "What is the capital of France?"}]
     own = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
     ours = theirs.apply_chat_template(
-        messages, chat_template=renderer.chat_template, add_generation_prompt=True, tokenize=True, return_dict=False
+        messages,
+        chat_template=renderer.chat_template,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
     )
     assert own == ours

@@ -1,4 +1,6 @@
-"""A folder of a pre-trained kind through the real loop: its own tokenizer and template, a real shell, an engine, a LoRA learner."""
+"""A folder of a pre-trained kind through the real loop: its own tokenizer and template, a real shell, an
+engine, a LoRA learner.
+"""
 
 from __future__ import annotations
 
@@ -37,36 +39,55 @@ async def scripted(renderer: ChatRenderer, num: int) -> list[Attempt]:
     plan = Plan(task=task, script=lambda task, target, attempt: environment.solutions(task, target)[0])
     try:
         runner = AttemptRunner(environment, SoloHarness(), solo(renderer), seed=0)
-        return list((await collect(runner, plan, Quota(ids=range(num), group_size=1, max_live=2), None)).attempts)
+        return list(
+            (await collect(runner, plan, Quota(ids=range(num), group_size=1, max_live=2), None)).attempts
+        )
     finally:
         await environment.aclose()
 
 
 @pytest.mark.parametrize("template", [CHATML, QWEN], ids=["hermes around it", "its own tools"])
-async def test_a_solution_earns_full_marks_through_a_models_own_template(template: str, tmp_path: Path) -> None:
+async def test_a_solution_earns_full_marks_through_a_models_own_template(
+    template: str, tmp_path: Path
+) -> None:
     attempts = await scripted(read_chat(write(tmp_path, "byte level", template)), 4)
     assert [attempt.verdict.reward for attempt in attempts] == [1.0] * 4
     assert not any(event.call.problem for attempt in attempts for event in attempt.trajectory.events)
 
 
-async def test_a_folder_samples_in_a_real_shell_and_a_lora_policy_learns_from_just_those_tokens(tmp_path: Path) -> None:
+async def test_a_folder_samples_in_a_real_shell_and_a_lora_policy_learns_from_just_those_tokens(
+    tmp_path: Path,
+) -> None:
     """Sampler and learner agree on every log-probability, or the RL step raises."""
     folder = write(tmp_path, "byte level", CHATML)
     config = DecoderConfig(
-        vocab_size=ModelTokenizer.read(folder).largest_id + 7, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=2,
-        num_kv_heads=1, head_dim=16, max_position=4096, family="llama", qk_norm=False,
-    )  # fmt: skip
+        vocab_size=ModelTokenizer.read(folder).largest_id + 7,
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        max_position=4096,
+        family="llama",
+        qk_norm=False,
+    )
     save(Decoder(config, seed=1), folder)
     model, renderer = load(folder, dtype=torch.float32), read_chat(folder)
     assert renderer.vocab_size == config.vocab_size
     adapt(model, LoraConfig(rank=4, alpha=8), seed=0)
     trainer = LocalTrainer(model, TrainerConfig(minibatches=1))
-    samples = [sample for attempt in await scripted(renderer, 2) for sample in demonstrations(attempt.trajectory)]
+    samples = [
+        sample for attempt in await scripted(renderer, 2) for sample in demonstrations(attempt.trajectory)
+    ]
     trainer.begin_phase("sft", 3)
     losses = [trainer.imitate(samples).values["sft/loss_nats"] for _ in range(3)]
     assert losses[-1] < losses[0]
 
-    engine, environment = EmbeddedEngine(model, rows=2, context=4096, version=trainer.version), ShellEnvironment()
+    engine, environment = (
+        EmbeddedEngine(model, rows=2, context=4096, version=trainer.version),
+        ShellEnvironment(),
+    )
 
     def short(index: int) -> tuple[Task, Target]:
         found, key = task(index)
@@ -77,9 +98,19 @@ async def test_a_folder_samples_in_a_real_shell_and_a_lora_policy_learns_from_ju
 
     runner = AttemptRunner(environment, SoloHarness(), solo(renderer), seed=0)
     lockstep = Lockstep({MAIN: EngineClient(advance=advance, context=4096)}, steps=4)
-    attempts = (await collect(runner, Plan(task=short), Quota(ids=range(1), group_size=2, max_live=2), lockstep)).attempts
+    attempts = (
+        await collect(runner, Plan(task=short), Quota(ids=range(1), group_size=2, max_live=2), lockstep)
+    ).attempts
     await environment.aclose()
-    assert [(attempt.is_scored, attempt.trajectory.end) for attempt in attempts] == [(True, TerminationReason.TURNS)] * 2
-    learned = [sample for sign, attempt in zip((1.0, -1.0), attempts, strict=True) for sample in samples_of(attempt.trajectory, sign)]
+    assert [(attempt.is_scored, attempt.trajectory.end) for attempt in attempts] == [
+        (True, TerminationReason.TURNS)
+    ] * 2
+    learned = [
+        sample
+        for sign, attempt in zip((1.0, -1.0), attempts, strict=True)
+        for sample in samples_of(attempt.trajectory, sign)
+    ]
     trainer.begin_phase("rl", 1)
-    assert trainer.step(learned).values["policy/tokens"] == sum(attempt.trajectory.num_sampled for attempt in attempts)
+    assert trainer.step(learned).values["policy/tokens"] == sum(
+        attempt.trajectory.num_sampled for attempt in attempts
+    )

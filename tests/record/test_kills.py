@@ -14,7 +14,8 @@ import pytest
 from agito.record import RunDir, State, read_metrics, read_trajectories
 from agito.types import AttemptId
 
-# One step: attempts, ledger, trajectories, metrics, then a checkpoint whose rename is the commit. Says each step that it begins.
+# One step: attempts, ledger, trajectories, metrics, then a checkpoint whose rename is the commit. Says each
+# step that it begins.
 WRITER = """
 import json, sys
 from array import array
@@ -56,13 +57,16 @@ for step in range(start + 1, 100_000):
         partial.write_text(json.dumps({"step": step, "consumed": carried}))
         partial.rename(run.checkpoints / f"step-{step}.json")
         ledger.commit(step)
-"""
+"""  # noqa: E501
 
 
 def kill_after(path: Path, start: int, num_steps: int, more_work: int) -> None:
     """Kills the writer `num_steps` steps later, at a moment that `more_work` shifts."""
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), str(start)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, str(path), str(start)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as writer:
         assert writer.stdout is not None and writer.stderr is not None
         for line in writer.stdout:
@@ -75,7 +79,10 @@ def kill_after(path: Path, start: int, num_steps: int, more_work: int) -> None:
 
 
 def committed_step(path: Path) -> int:
-    return max((json.loads(file.read_text())["step"] for file in (path / "checkpoints").glob("step-*.json")), default=0)
+    return max(
+        (json.loads(file.read_text())["step"] for file in (path / "checkpoints").glob("step-*.json")),
+        default=0,
+    )
 
 
 def test_a_run_killed_again_and_again_loses_and_repeats_nothing_committed(tmp_path: Path) -> None:
@@ -87,11 +94,20 @@ def test_a_run_killed_again_and_again_loses_and_repeats_nothing_committed(tmp_pa
         kill_after(path, committed_step(path), chance.randint(2, 9), chance.randrange(400_000))
         step = committed_step(path)
         with RunDir.open(path) as run:
-            last = json.loads((run.checkpoints / f"step-{step}.json").read_text()) if step else {"consumed": {}}
-            carried = {int(at): [AttemptId.parse(text) for text in listed] for at, listed in last["consumed"].items()}
+            last = (
+                json.loads((run.checkpoints / f"step-{step}.json").read_text()) if step else {"consumed": {}}
+            )
+            carried = {
+                int(at): [AttemptId.parse(text) for text in listed] for at, listed in last["consumed"].items()
+            }
             ledger = run.rollback("rl", step, carried)
             assert ledger.committed_step == step
-            assert ledger.counts() == {State.ISSUED: 0, State.SEALED: 0, State.GRADED: 0, State.CONSUMED: 64 * step}
+            assert ledger.counts() == {
+                State.ISSUED: 0,
+                State.SEALED: 0,
+                State.GRADED: 0,
+                State.CONSUMED: 64 * step,
+            }
             versions.append(ledger.next_version())
             ledger.close()
             assert [line.step for line in read_metrics(run.metrics)] == list(range(1, step + 1))

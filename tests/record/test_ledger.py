@@ -85,7 +85,9 @@ def test_what_is_consumed_is_uncommitted_until_the_commit(path: Path) -> None:
         assert ledger.committed_step == 2
 
 
-def test_after_a_crash_everything_past_the_checkpoint_is_forgotten_and_can_be_issued_again(path: Path) -> None:
+def test_after_a_crash_everything_past_the_checkpoint_is_forgotten_and_can_be_issued_again(
+    path: Path,
+) -> None:
     with Ledger(path) as ledger:
         run_step(ledger, 1)
         carried = ledger.uncommitted()

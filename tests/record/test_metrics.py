@@ -24,7 +24,11 @@ def fill(path: Path, steps: range) -> None:
 def test_a_line_reads_back_with_its_step_and_phase(path: Path) -> None:
     fill(path, range(2))
     first, second = read_metrics(path)
-    assert (first.step, first.phase, dict(first.values)) == (0, "rl", {"reward/mean": 0.0, "time/rollout_s": 1.5})
+    assert (first.step, first.phase, dict(first.values)) == (
+        0,
+        "rl",
+        {"reward/mean": 0.0, "time/rollout_s": 1.5},
+    )
     assert second.wall_s >= first.wall_s >= 0
 
 
@@ -36,7 +40,9 @@ def test_what_is_not_a_number_is_null_in_strict_json(path: Path) -> None:
     assert math.isnan(line.values["reward/mean"])
 
 
-@pytest.mark.parametrize("key", ["reward", "Reward/mean", "reward/", "/mean", "reward mean/x", "a/b/c", "reward/mean ", "step"])
+@pytest.mark.parametrize(
+    "key", ["reward", "Reward/mean", "reward/", "/mean", "reward mean/x", "a/b/c", "reward/mean ", "step"]
+)
 def test_a_name_that_is_not_area_and_name_is_refused(path: Path, key: str) -> None:
     with Metrics(path) as metrics, pytest.raises(ValueError, match="write area/name_unit"):
         metrics.write(1, "rl", {key: 1.0})

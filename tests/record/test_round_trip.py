@@ -52,7 +52,10 @@ arguments = st.dictionaries(text, json_values, max_size=3)
 def tokens(draw: st.DrawFn) -> Tokens:
     n = draw(st.integers(0, 12))
     cuts = sorted({0, n, *draw(st.lists(st.integers(0, n), max_size=2))})
-    spans = tuple(VersionSpan(start=start, stop=stop, version=draw(st.integers(0, 2**40))) for start, stop in pairwise(cuts))
+    spans = tuple(
+        VersionSpan(start=start, stop=stop, version=draw(st.integers(0, 2**40)))
+        for start, stop in pairwise(cuts)
+    )
     return Tokens(
         ids=array("i", draw(st.lists(st.integers(0, 50), min_size=n, max_size=n))),
         logprobs=array("f", draw(st.lists(float32, min_size=n, max_size=n))),
@@ -174,10 +177,16 @@ def piece(policy: str, token: int) -> str:
 def test_whatever_is_written_reads_back_equal(batch: list[Attempt], trained: bool) -> None:
     stats = [stat for attempt in batch for stat in stats_of(attempt)] if trained else []
     with tempfile.TemporaryDirectory() as directory:
-        path = write_trajectories(Path(directory), "rl", 7, batch, dialect=Dialect.COMPACT, piece=piece, stats=stats)
+        path = write_trajectories(
+            Path(directory), "rl", 7, batch, dialect=Dialect.COMPACT, piece=piece, stats=stats
+        )
         found = read_trajectories(path)
     assert plain([row.attempt for row in found]) == plain(batch)
     assert plain([stat for row in found for stat in row.stats]) == plain(stats)
     for row, attempt in zip(found, batch, strict=True):
         assert (row.phase, row.step, row.dialect) == ("rl", 7, Dialect.COMPACT)
-        assert row.pieces == tuple(piece(segment.policy, token) for segment in attempt.trajectory.segments for token in segment.tokens.ids)
+        assert row.pieces == tuple(
+            piece(segment.policy, token)
+            for segment in attempt.trajectory.segments
+            for token in segment.tokens.ids
+        )

@@ -108,7 +108,11 @@ def test_a_resumed_run_forgets_what_is_past_the_commit(tmp_path: Path) -> None:
         assert ledger.committed_step == 2
         assert ledger.uncommitted() == {}
         ledger.close()
-        assert [(line.phase, line.step) for line in read_metrics(run.metrics)] == [("sft", 40), ("rl", 1), ("rl", 2)]
+        assert [(line.phase, line.step) for line in read_metrics(run.metrics)] == [
+            ("sft", 40),
+            ("rl", 1),
+            ("rl", 2),
+        ]
         kept = sorted(file.stem for file in run.trajectories.iterdir())
         assert kept == ["before-00000", "demo-00000", "rl-00001", "rl-00002"]
 
@@ -193,15 +197,29 @@ ledger.close()
 ledger = run.rollback("rl", 1, {1: [AttemptId(group=0, slot=0)]})
 lines = [line.step for line in read_metrics(run.metrics)]
 print(json.dumps([said, lines, run.summary.read_text(), ledger.committed_step, sum(ledger.counts().values())]))
-"""
+"""  # noqa: E501
 
 
 def test_a_full_disk_is_one_clear_line_and_loses_nothing_committed(tmp_path: Path) -> None:
     if shutil.which("unshare") is None:
         pytest.skip("needs `unshare` (util-linux) and the right to mount a small file system")
     mount = 'mount -t tmpfs -o size=256k none "$1" && exec "$2" -c "$3" "$1"'
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", str(tmp_path), sys.executable, FULL_DISK]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=dict(os.environ), check=False)
+    command = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        mount,
+        "sh",
+        str(tmp_path),
+        sys.executable,
+        FULL_DISK,
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=dict(os.environ), check=False
+    )
     if "mount" in done.stderr or "unshare" in done.stderr:
         pytest.skip(f"needs the right to mount a small file system: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr

@@ -18,13 +18,22 @@ success_before_all success_before_all_low success_before_all_high success_after_
 success_structural_all success_structural_all_low success_structural_all_high void_causes
 by_cell baselines
 num_eval_tasks wall_s cpu_s load stolen_ratio phase_wall_s sampled_tokens tool_calls tool_cpu_ms_p50 void_attempts
-admission quarantined_attempts monitor paused"""
+admission quarantined_attempts monitor paused"""  # noqa: E501
 
 
 def attempt(reward: float | None, *, level: int = 1, tags: tuple[str, ...] = ()) -> Attempt:
     prompt = {Dialect.COMPACT: ""}
-    task = Task(id="t", env="shell", split="heldout", family="find", level=level, prompt=prompt, tools=(), tags=tags)
-    end = Trajectory(attempt=AttemptId(group=0, slot=0), task=task, segments=(), turns=(), events=(), end=TerminationReason.SUBMITTED)
+    task = Task(
+        id="t", env="shell", split="heldout", family="find", level=level, prompt=prompt, tools=(), tags=tags
+    )
+    end = Trajectory(
+        attempt=AttemptId(group=0, slot=0),
+        task=task,
+        segments=(),
+        turns=(),
+        events=(),
+        end=TerminationReason.SUBMITTED,
+    )
     verdict = Verdict.void("died") if reward is None else Verdict(status=Status.SCORED, reward=reward)
     return Attempt(trajectory=end, verdict=verdict)
 
@@ -59,14 +68,23 @@ def test_the_file_has_exactly_the_names_that_readers_rely_on(tmp_path: Path) -> 
     assert found["success_before"] == 0.4
     assert found["success_before_low"] < 0.4 < found["success_before_high"]
     assert found["success_structural"] is None
-    assert found["success_after_all"] == 480 / 500 < found["success_after"], "the void attempt is a failure here"
+    assert found["success_after_all"] == 480 / 500 < found["success_after"], (
+        "the void attempt is a failure here"
+    )
     assert found["by_cell"]["find-2"]["before"] is None
     assert found["by_cell"]["find-2"]["num_after"] == 2
     assert found["baselines"]["null"]["success_high"] == pytest.approx(1 - 0.025 ** (1 / 64))
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("wall_s", math.nan), ("cpu_s", -1.0), ("void_attempts", -1), ("commit", ""), ("phase_wall_s", {"rl": math.inf})]
+    ("field", "value"),
+    [
+        ("wall_s", math.nan),
+        ("cpu_s", -1.0),
+        ("void_attempts", -1),
+        ("commit", ""),
+        ("phase_wall_s", {"rl": math.inf}),
+    ],
 )
 def test_a_summary_that_cannot_be_true_is_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
@@ -74,7 +92,13 @@ def test_a_summary_that_cannot_be_true_is_refused(field: str, value: object) -> 
 
 
 def test_cells_set_the_fallback_apart_and_leave_void_out() -> None:
-    attempts = [attempt(1.0), attempt(0.0), attempt(None), attempt(1.0, tags=("hops", "fallback")), attempt(0.5, level=2)]
+    attempts = [
+        attempt(1.0),
+        attempt(0.0),
+        attempt(None),
+        attempt(1.0, tags=("hops", "fallback")),
+        attempt(0.5, level=2),
+    ]
     assert rates_by_cell(attempts) == {
         "find-1": Rate(successes=1, num=2),
         "find-1+fallback": Rate(successes=1, num=1),

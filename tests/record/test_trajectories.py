@@ -32,9 +32,20 @@ from agito.types import (
 )
 
 
-def make(group: int = 0, slot: int = 0, *, num_tokens: int = 6, verdict: Verdict | None = None, text: str = "ok") -> Attempt:
+def make(
+    group: int = 0, slot: int = 0, *, num_tokens: int = 6, verdict: Verdict | None = None, text: str = "ok"
+) -> Attempt:
     prompt = {Dialect.COMPACT: "find it", Dialect.NATURAL: "Please find it."}
-    task = Task(id="t", env="shell", split="train", family="find", level=1, prompt=prompt, tools=(), tags=("fallback",))
+    task = Task(
+        id="t",
+        env="shell",
+        split="train",
+        family="find",
+        level=1,
+        prompt=prompt,
+        tools=(),
+        tags=("fallback",),
+    )
     column = Tokens(
         ids=array("i", range(num_tokens)),
         logprobs=array("f", [math.nan, *[-0.5] * (num_tokens - 1)]),
@@ -42,8 +53,13 @@ def make(group: int = 0, slot: int = 0, *, num_tokens: int = 6, verdict: Verdict
         channels=bytes(num_tokens),
         versions=span(3, num_tokens),
     )
-    events = tuple(Event(index=i, call=Call(tool="sh", arguments={"command": "ls"}, raw="ls"), text=text, cpu_s=0.001) for i in range(4))
-    turns = tuple(Turn(segment=0, start=1, stop=num_tokens, stopped=FinishReason.END, calls=(i,)) for i in range(4))
+    events = tuple(
+        Event(index=i, call=Call(tool="sh", arguments={"command": "ls"}, raw="ls"), text=text, cpu_s=0.001)
+        for i in range(4)
+    )
+    turns = tuple(
+        Turn(segment=0, start=1, stop=num_tokens, stopped=FinishReason.END, calls=(i,)) for i in range(4)
+    )
     trajectory = Trajectory(
         attempt=AttemptId(group=group, slot=slot),
         task=task,
@@ -52,7 +68,10 @@ def make(group: int = 0, slot: int = 0, *, num_tokens: int = 6, verdict: Verdict
         events=events,
         end=TerminationReason.SUBMITTED,
     )
-    return Attempt(trajectory=trajectory, verdict=verdict or Verdict(status=Status.SCORED, reward=1.0, scores={"answer": 1.0}))
+    return Attempt(
+        trajectory=trajectory,
+        verdict=verdict or Verdict(status=Status.SCORED, reward=1.0, scores={"answer": 1.0}),
+    )
 
 
 def piece(policy: str, token: int) -> str:
@@ -61,11 +80,17 @@ def piece(policy: str, token: int) -> str:
 
 def stats_of(attempt: Attempt) -> TokenStats:
     column = array("f", [0.25] * len(attempt.trajectory.segments[0].tokens))
-    return TokenStats(attempt=attempt.trajectory.attempt, advantages=column, trainer_logprobs=column, ratios=column)
+    return TokenStats(
+        attempt=attempt.trajectory.attempt, advantages=column, trainer_logprobs=column, ratios=column
+    )
 
 
 def test_pandas_reads_it_and_void_is_neither_success_nor_a_zero(tmp_path: Path) -> None:
-    batch = [make(0), make(1, verdict=Verdict.void("sandbox died")), make(2, verdict=Verdict(status=Status.SCORED, reward=0.0))]
+    batch = [
+        make(0),
+        make(1, verdict=Verdict.void("sandbox died")),
+        make(2, verdict=Verdict(status=Status.SCORED, reward=0.0)),
+    ]
     path = write_trajectories(tmp_path, "after", 0, batch, dialect=Dialect.COMPACT, piece=piece)
     frame: Any = pd.read_parquet(path)
     assert frame["success"].tolist() == [True, None, False]
@@ -83,7 +108,9 @@ def test_statistics_of_one_segment_leave_the_others_unknown(tmp_path: Path) -> N
     second = Segment(id=1, tokens=one.trajectory.segments[0].tokens, parent=0, prefix_len=2)
     two = replace(one, trajectory=replace(one.trajectory, segments=(*one.trajectory.segments, second)))
     stats = TokenStats(attempt=AttemptId(group=0, slot=0), segment=1, advantages=array("f", [1.0] * 6))
-    (row,) = read_trajectories(write_trajectories(tmp_path, "rl", 1, [two], dialect=Dialect.COMPACT, piece=piece, stats=[stats]))
+    (row,) = read_trajectories(
+        write_trajectories(tmp_path, "rl", 1, [two], dialect=Dialect.COMPACT, piece=piece, stats=[stats])
+    )
     first, last = row.stats
     assert first.advantages is not None and all(math.isnan(value) for value in first.advantages)
     assert last.advantages == stats.advantages
@@ -98,7 +125,9 @@ def test_statistics_of_the_wrong_length_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_stray_surrogate_in_a_tool_output_does_not_lose_the_batch(tmp_path: Path) -> None:
-    path = write_trajectories(tmp_path, "rl", 1, [make(text="bad \udc80 byte")], dialect=Dialect.COMPACT, piece=piece)
+    path = write_trajectories(
+        tmp_path, "rl", 1, [make(text="bad \udc80 byte")], dialect=Dialect.COMPACT, piece=piece
+    )
     (row,) = read_trajectories(path)
     assert row.attempt.trajectory.events[0].text == "bad ? byte"
 
@@ -112,7 +141,14 @@ def test_a_second_write_of_a_step_replaces_the_first_and_leaves_nothing_beside(t
 
 def test_an_attempt_is_found_by_its_number(tmp_path: Path) -> None:
     for step in (1, 2):
-        write_trajectories(tmp_path, "rl", step, [make(step, slot) for slot in range(3)], dialect=Dialect.COMPACT, piece=piece)
+        write_trajectories(
+            tmp_path,
+            "rl",
+            step,
+            [make(step, slot) for slot in range(3)],
+            dialect=Dialect.COMPACT,
+            piece=piece,
+        )
     found = find_attempt(tmp_path, AttemptId(group=2, slot=1))
     assert (found.step, found.attempt.trajectory.attempt) == (2, AttemptId(group=2, slot=1))
     with pytest.raises(NotFound, match=r"attempt 9\.0\.0: not recorded"):

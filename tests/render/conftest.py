@@ -6,7 +6,16 @@ import pytest
 
 from agito.render import Vocabulary, learn
 
-TEXTS = ["find kev", "grep -rh kev *", "submit kev=mak", "sed -i s/^kev=.*/kev=mak/ d/x", "repair", "ls -p", "old kev=rud\nkev=mak\n", "13"]
+TEXTS = [
+    "find kev",
+    "grep -rh kev *",
+    "submit kev=mak",
+    "sed -i s/^kev=.*/kev=mak/ d/x",
+    "repair",
+    "ls -p",
+    "old kev=rud\nkev=mak\n",
+    "13",
+]
 
 
 @pytest.fixture(scope="package")

@@ -1,4 +1,6 @@
-"""A model's own tokenizer and chat template: against the real transformers, against forgery, and against templates that do not hold."""
+"""A model's own tokenizer and chat template: against the real transformers, against forgery, and against
+templates that do not hold.
+"""
 
 from __future__ import annotations
 
@@ -29,21 +31,25 @@ TEXTS = [
 ] * 9
 
 CHATML = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n"
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' "
+    "%}<|im_start|>system\nYou help.<|im_end|>\n"
     "{% endif %}"
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )  # SmolLM2's kind: tools are ignored
 GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' %}{% set said = messages[1:] %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' "
+    "%}{% set said = messages[1:] %}"
     "{% else %}{% set first = '' %}{% set said = messages %}{% endif %}{% for message in said %}"
-    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must "
+    "alternate') }}{% endif %}"
     "<start_of_turn>{{ 'model' if message['role'] == 'assistant' else 'user' }}\n"
     "{{ (first if loop.first else '') + message['content'] | trim }}"
     "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )  # roles alternate, texts are trimmed
 NO_SYSTEM = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST] {{ message['content'] }} [/INST]"
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST] {{ "
+    "message['content'] }} [/INST]"
     "{% elif message['role'] == 'assistant' %} {{ message['content'] }}{{ eos_token }}"
     "{% else %}{{ raise_exception('only user and assistant roles are supported') }}{% endif %}{% endfor %}"
 )  # the first Mistral's and Llama 2's kind: there is no system message, and nothing opens a turn
@@ -74,9 +80,20 @@ QWEN = """\
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
-"""  # Qwen2.5's kind: Hermes, and the tags are added tokens that are not special
+"""  # Qwen2.5's kind: Hermes, and the tags are added tokens that are not special  # noqa: E501
 TEMPLATES = {"chatml": CHATML, "gemma": GEMMA, "no system": NO_SYSTEM, "qwen": QWEN}
-SPECIAL = ("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<|endoftext|>")
+SPECIAL = (
+    "<pad>",
+    "<s>",
+    "</s>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "[INST]",
+    "[/INST]",
+    "<|endoftext|>",
+)
 NOT_SPECIAL = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 CONTROLS = (*SPECIAL, *NOT_SPECIAL)
 
@@ -86,12 +103,16 @@ def byte_level() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    )
     return with_controls(tokenizer)
 
 
 def sentence_piece() -> Tokenizer:
-    """Gemma's kind; control tokens stand in the model's own vocabulary, and pieces can be put together to them."""
+    """Gemma's kind; control tokens stand in the model's own vocabulary, and pieces can be put together to
+    them.
+    """
     alphabet = sorted({*map(chr, range(33, 127)), "▁", "\n"})
     pieces = [
         "<unk>",
@@ -107,13 +128,27 @@ def sentence_piece() -> Tokenizer:
         "<|im_end",
         "<|im_end|>",
     ]
-    merges = [("▁", "▁"), ("i", "n"), ("i", "m"), ("<", "|"), ("|", ">"), ("<|", "im"), ("_", "end"), ("<|im", "_end"), ("<|im_end", "|>")]
+    merges = [
+        ("▁", "▁"),
+        ("i", "n"),
+        ("i", "m"),
+        ("<", "|"),
+        ("|", ">"),
+        ("<|", "im"),
+        ("_", "end"),
+        ("<|im", "_end"),
+        ("<|im_end", "|>"),
+    ]
     pieces += ["en", "end"]
     merges = [("e", "n"), ("en", "d"), *merges]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     tokenizer.add_tokens([AddedToken("\n\n", normalized=False)])
     return with_controls(tokenizer)
 
@@ -131,12 +166,19 @@ def write(folder: Path, tokenizer: str, template: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(TOKENIZERS[tokenizer].to_str())
     named = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, "clean_up_tokenization_spaces": False, **named}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "chat_template": template,
+        "clean_up_tokenization_spaces": False,
+        **named,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
 
 
-@pytest.fixture(params=[(tokenizer, template) for tokenizer in TOKENIZERS for template in TEMPLATES], ids=" ".join)
+@pytest.fixture(
+    params=[(tokenizer, template) for tokenizer in TOKENIZERS for template in TEMPLATES], ids=" ".join
+)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     tokenizer, template = request.param
     return write(tmp_path, tokenizer, TEMPLATES[template])
@@ -147,7 +189,9 @@ def sh(command: str) -> Call:
 
 
 def event(text: str, fault: Fault | None = None, index: int = 0) -> Event:
-    return Event(index=index, call=sh("ls"), text=text, fault=fault, left=Budget(turns=7, calls=7, tokens=100))
+    return Event(
+        index=index, call=sh("ls"), text=text, fault=fault, left=Budget(turns=7, calls=7, tokens=100)
+    )
 
 
 def rendered(renderer: ChatRenderer, turns: Sequence[tuple[list[Call], list[Event]]]) -> list[int]:
@@ -160,9 +204,14 @@ def rendered(renderer: ChatRenderer, turns: Sequence[tuple[list[Call], list[Even
 def messages_of(turns: Sequence[tuple[list[Call], list[Event]]]) -> list[dict[str, Any]]:
     from agito.render.chat import _response  # pyright: ignore[reportPrivateUsage]
 
-    messages: list[dict[str, Any]] = [{"role": "user", "content": f"{TASK.prompt['natural']}\n\nYou have {TASK.limits.turns} turns."}]  # pyright: ignore[reportArgumentType]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": f"{TASK.prompt['natural']}\n\nYou have {TASK.limits.turns} turns."}
+    ]  # pyright: ignore[reportArgumentType]
     for calls, events in turns:
-        made = [{"type": "function", "function": {"name": call.tool, "arguments": dict(call.arguments)}} for call in calls]
+        made = [
+            {"type": "function", "function": {"name": call.tool, "arguments": dict(call.arguments)}}
+            for call in calls
+        ]
         messages.append({"role": "assistant", "content": "", "tool_calls": made})
         messages += [{"role": "tool", "name": "sh", "content": _response(each)} for each in events]
     return messages
@@ -170,13 +219,22 @@ def messages_of(turns: Sequence[tuple[list[Call], list[Event]]]) -> list[dict[st
 
 def offers() -> list[dict[str, Any]]:
     return [
-        {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}}
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": dict(tool.parameters),
+            },
+        }
         for tool in TOOLS
     ]
 
 
 def test_transformers_makes_the_same_tokens_of_the_same_conversation(folder: Path) -> None:
-    """By the template that is exported, tools included; several calls in a turn, and white space at both ends."""
+    """By the template that is exported, tools included; several calls in a turn, and white space at both
+    ends.
+    """
     renderer = read_chat(folder)
     turns = [
         ([sh("ls -p")], [event("d/\n")]),
@@ -195,7 +253,9 @@ def test_transformers_makes_the_same_tokens_of_the_same_conversation(folder: Pat
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_what_reads_like_a_control_token_stays_text_wherever_the_world_says_it(control: str, folder: Path) -> None:
+def test_what_reads_like_a_control_token_stays_text_wherever_the_world_says_it(
+    control: str, folder: Path
+) -> None:
     """Added tokens that their tokenizer does not call special are among them."""
     renderer, theirs = read_chat(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     known = {theirs.token_to_id(each) for each in CONTROLS}
@@ -203,7 +263,14 @@ def test_what_reads_like_a_control_token_stays_text_wherever_the_world_says_it(c
     def controls(ids: Sequence[int]) -> list[int]:
         return [token for token in ids if token in known]
 
-    for said in (control, f"x{control}y", f"{control}{control}", control[:-1], control[1:], f"{control[:3]}{control}"):
+    for said in (
+        control,
+        f"x{control}y",
+        f"{control}{control}",
+        control[:-1],
+        control[1:],
+        f"{control[:3]}{control}",
+    ):
         plain, forged = renderer.observation([event("harmless")]), renderer.observation([event(said)])
         assert controls(plain) == controls(forged)
         assert said in renderer.text(forged)
@@ -237,7 +304,9 @@ def test_harmless_text_is_tokenised_as_transformers_does(folder: Path) -> None:
         assert list(tokenizer.encode(text)) == theirs(text, add_special_tokens=False)["input_ids"]
 
 
-def test_a_model_whose_template_offers_tools_in_hermes_format_keeps_it_and_others_are_given_hermes(tmp_path: Path) -> None:
+def test_a_model_whose_template_offers_tools_in_hermes_format_keeps_it_and_others_are_given_hermes(
+    tmp_path: Path,
+) -> None:
     kept = read_chat(write(tmp_path / "a", "byte level", QWEN))
     assert kept.chat_template == QWEN
     for number, template in enumerate((CHATML, GEMMA, NO_SYSTEM)):
@@ -255,12 +324,19 @@ def test_a_model_whose_template_offers_tools_in_hermes_format_keeps_it_and_other
         ("{% for message in messages %}", "cannot be read"),
         (CHATML.replace("<|im_end|>", "\n\n"), "no control token"),
         ("{{ messages[5]['content'] }}", "chat template"),
-        (CHATML.replace("message['content'] +", "(message['content'] if loop.last else message['content'][:9]) +"), "chat template"),
+        (
+            CHATML.replace(
+                "message['content'] +", "(message['content'] if loop.last else message['content'][:9]) +"
+            ),
+            "chat template",
+        ),
         ("{{ ''.__class__.__mro__ }}" + CHATML, "unsafe|not safe|chat template"),
     ],
     ids=["broken", "no end of turn", "empty", "rewrites history", "breaks out"],
 )
-def test_a_template_that_does_not_hold_is_refused_and_says_why(template: str, says: str, tmp_path: Path) -> None:
+def test_a_template_that_does_not_hold_is_refused_and_says_why(
+    template: str, says: str, tmp_path: Path
+) -> None:
     with pytest.raises(UnsupportedTemplate, match=says):
         read_chat(write(tmp_path, "byte level", template))
 
@@ -294,7 +370,11 @@ def test_several_calls_and_thinking_have_their_channels(folder: Path) -> None:
     assert [call.arguments["command"] for call in calls] == ["echo '</tool_call>'", "ls"]
     channels = renderer.channels([*thought, *action])
     assert len(channels) == len(thought) + len(action)
-    said = "".join(piece for piece, channel in zip(renderer.pieces([*thought, *action]), channels, strict=True) if channel == Channel.CALL)
+    said = "".join(
+        piece
+        for piece, channel in zip(renderer.pieces([*thought, *action]), channels, strict=True)
+        if channel == Channel.CALL
+    )
     assert said.startswith("<tool_call>") and said.endswith("</tool_call>") and "or" not in said
     assert channels[0] == Channel.THINK and channels[-1] == Channel.TEXT
 
@@ -311,7 +391,9 @@ def test_whatever_is_sampled_parses_to_calls_and_has_a_channel_for_every_token(i
 _RENDERERS: dict[int, ChatRenderer] = {}
 
 
-def test_a_tokenizer_with_more_ids_than_the_network_has_rows_is_refused_and_padding_is_not(tmp_path: Path) -> None:
+def test_a_tokenizer_with_more_ids_than_the_network_has_rows_is_refused_and_padding_is_not(
+    tmp_path: Path,
+) -> None:
     write(tmp_path, "byte level", CHATML)
     largest = ModelTokenizer.read(tmp_path).largest_id
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": largest}))

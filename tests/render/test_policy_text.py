@@ -1,4 +1,6 @@
-"""Whatever a policy says ends in a call that a world can answer, in bounded time: no exception, no value that breaks a tool."""
+"""Whatever a policy says ends in a call that a world can answer, in bounded time: no exception, no value that
+breaks a tool.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ NATURAL, COMPACT = NaturalRenderer(VOCABULARY), CompactRenderer(VOCABULARY)
 KINDS = ("string", "integer", "number", "boolean", "array", "object")
 TOOLS = tuple(
     ToolSpec(
-        name=f"take_{kind}", description="", parameters={"type": "object", "properties": {"x": {"type": kind}, "y": {"type": "string"}}}
+        name=f"take_{kind}",
+        description="",
+        parameters={"type": "object", "properties": {"x": {"type": kind}, "y": {"type": "string"}}},
     )
     for kind in KINDS
 )
@@ -67,11 +71,15 @@ def tokens(text: str) -> list[int]:
 
 
 def natural(text: str) -> tuple[Call, ...]:
-    return NATURAL.parse([VOCABULARY.id(CALL), *tokens(text), VOCABULARY.id(END_CALL), VOCABULARY.id(IM_END)], TOOLS)
+    return NATURAL.parse(
+        [VOCABULARY.id(CALL), *tokens(text), VOCABULARY.id(END_CALL), VOCABULARY.id(IM_END)], TOOLS
+    )
 
 
 def chat(name: Json, arguments: Json) -> tuple[Call, ...]:
-    calls, _ = _calls({"tool_calls": [{"id": "1", "function": {"name": name, "arguments": arguments}}]}, TOOLS)
+    calls, _ = _calls(
+        {"tool_calls": [{"id": "1", "function": {"name": name, "arguments": arguments}}]}, TOOLS
+    )
     return tuple(calls)
 
 
@@ -114,7 +122,12 @@ def test_json_that_no_tool_could_take_is_a_problem_of_the_call_in_every_way_of_c
     began = time.process_time()
     text = HARD[name]
     whole = f'{{"name": "take_object", "arguments": {{"x": {text}}}}}'
-    found = [natural(whole), natural(text), chat("take_object", f'{{"x": {text}}}'), chat("take_object", text)]
+    found = [
+        natural(whole),
+        natural(text),
+        chat("take_object", f'{{"x": {text}}}'),
+        chat("take_object", text),
+    ]
     for calls in found:
         assert_that_any_tool_can_take(calls)
     can_be_taken = name in CAN_BE_TAKEN
@@ -134,20 +147,40 @@ def test_a_word_that_no_tool_could_take_stays_text_in_the_compact_dialect(name: 
 
 PIECES = st.one_of(
     st.sampled_from(
-        [*'[]{}",:\\', '"name"', '"arguments"', '"x"', "take_integer", " ", "1e", "-", "9" * 30, "NaN", "null", "\\ud800", "\\u00"]
+        [
+            *'[]{}",:\\',
+            '"name"',
+            '"arguments"',
+            '"x"',
+            "take_integer",
+            " ",
+            "1e",
+            "-",
+            "9" * 30,
+            "NaN",
+            "null",
+            "\\ud800",
+            "\\u00",
+        ]
     ),
     st.text(max_size=6),
     st.integers().map(str),
     st.floats().map(repr),
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda each: st.lists(each) | st.dictionaries(st.text(), each)
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda each: st.lists(each) | st.dictionaries(st.text(), each),
     ).map(lambda value: json.dumps(value)),
 )
 
 
 @given(st.lists(PIECES, max_size=40).map("".join))
 def test_any_text_at_all_is_a_call_or_a_problem(text: str) -> None:
-    for calls in (natural(text), natural(f'{{"name": "take_array", "arguments": {{"x": {text}}}}}'), compact(text), chat("x", text)):
+    for calls in (
+        natural(text),
+        natural(f'{{"name": "take_array", "arguments": {{"x": {text}}}}}'),
+        compact(text),
+        chat("x", text),
+    ):
         assert_that_any_tool_can_take(calls)
 
 
@@ -184,7 +217,11 @@ def test_whatever_is_read_is_what_json_says() -> None:
 
     for _ in range(200):
         made = value(5)
-        assert policy_json.parse(json.dumps(made)) == made == policy_json.parse(json.dumps(made, ensure_ascii=False, indent=1))
+        assert (
+            policy_json.parse(json.dumps(made))
+            == made
+            == policy_json.parse(json.dumps(made, ensure_ascii=False, indent=1))
+        )
     deepest = "[" * policy_json.MOST_DEEP + "]" * policy_json.MOST_DEEP
     policy_json.parse(deepest)
     with pytest.raises(ValueError, match="nested deeper"):

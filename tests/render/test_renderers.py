@@ -9,7 +9,20 @@ from hypothesis import strategies as st
 from agito.envs.shell import ShellEnvironment
 from agito.protocols import Renderer
 from agito.render import CompactRenderer, NaturalRenderer, Vocabulary, renderer
-from agito.render.vocabulary import ACT, CALL, END, END_CALL, END_THINK, FAULT, IM_END, IM_START, LEFT, OBS, SPECIALS, THINK
+from agito.render.vocabulary import (
+    ACT,
+    CALL,
+    END,
+    END_CALL,
+    END_THINK,
+    FAULT,
+    IM_END,
+    IM_START,
+    LEFT,
+    OBS,
+    SPECIALS,
+    THINK,
+)
 from agito.types import Budget, Call, Channel, Dialect, Event, Fault
 
 TASK, _ = ShellEnvironment().task(split="train", index=0, seed=0)
@@ -44,7 +57,9 @@ def natural(vocabulary: Vocabulary) -> NaturalRenderer:
 
 
 @given(text=TEXT.filter(lambda text: text.strip() != "" and text.split(" ")[0] != "submit"), answer=TEXT)
-def test_an_action_reads_back_as_the_calls_that_it_was_made_from(vocabulary: Vocabulary, text: str, answer: str) -> None:
+def test_an_action_reads_back_as_the_calls_that_it_was_made_from(
+    vocabulary: Vocabulary, text: str, answer: str
+) -> None:
     for each in both(vocabulary):
         for call in (sh(text), submit(answer)):
             ids = each.action([call], TOOLS)
@@ -60,7 +75,11 @@ def test_several_natural_calls_in_one_turn_read_back_in_order(natural: NaturalRe
 
 
 def test_the_compact_dialect_refuses_what_it_cannot_say(compact: CompactRenderer) -> None:
-    for calls in ([sh("ls"), sh("ls")], [Call(tool="sh", arguments={})], [Call(tool="sh", arguments={"command": 3})]):
+    for calls in (
+        [sh("ls"), sh("ls")],
+        [Call(tool="sh", arguments={})],
+        [Call(tool="sh", arguments={"command": 3})],
+    ):
         with pytest.raises(ValueError, match=r"exactly one|in order"):
             compact.action(calls, TOOLS)
 
@@ -110,13 +129,17 @@ def test_a_garbled_natural_call_says_what_is_wrong_with_it(
     assert call.raw == said
 
 
-def test_prose_without_a_call_is_a_natural_turn_with_a_problem(vocabulary: Vocabulary, natural: NaturalRenderer) -> None:
+def test_prose_without_a_call_is_a_natural_turn_with_a_problem(
+    vocabulary: Vocabulary, natural: NaturalRenderer
+) -> None:
     (call,) = natural.parse([*vocabulary.encode("I shall grep."), vocabulary.id(IM_END)], TOOLS)
     assert call.problem is not None and "tool_call" in call.problem
 
 
 @given(ids=st.lists(st.integers(0, 339), max_size=30))
-def test_whatever_is_sampled_parses_to_calls_and_has_a_channel_for_every_token(vocabulary: Vocabulary, ids: list[int]) -> None:
+def test_whatever_is_sampled_parses_to_calls_and_has_a_channel_for_every_token(
+    vocabulary: Vocabulary, ids: list[int]
+) -> None:
     ids = [token % len(vocabulary) for token in ids]
     for each in both(vocabulary):
         calls = each.parse(ids, TOOLS)
@@ -124,7 +147,9 @@ def test_whatever_is_sampled_parses_to_calls_and_has_a_channel_for_every_token(v
         assert len(each.channels(ids)) == len(ids)
 
 
-def test_thinking_is_not_part_of_the_command(vocabulary: Vocabulary, compact: CompactRenderer, natural: NaturalRenderer) -> None:
+def test_thinking_is_not_part_of_the_command(
+    vocabulary: Vocabulary, compact: CompactRenderer, natural: NaturalRenderer
+) -> None:
     for each in (compact, natural):
         thought = [vocabulary.id(THINK), *vocabulary.encode("ls or grep"), vocabulary.id(END_THINK)]
         action = each.action([sh("ls -p")], TOOLS)
@@ -135,7 +160,9 @@ def test_thinking_is_not_part_of_the_command(vocabulary: Vocabulary, compact: Co
         assert Channel.THINK not in channels[len(thought) :]
 
 
-def test_the_channels_of_a_natural_turn_tell_prose_from_calls(vocabulary: Vocabulary, natural: NaturalRenderer) -> None:
+def test_the_channels_of_a_natural_turn_tell_prose_from_calls(
+    vocabulary: Vocabulary, natural: NaturalRenderer
+) -> None:
     prose, action = vocabulary.encode("ls"), natural.action([sh("ls")], TOOLS)
     channels = natural.channels([*prose, *action])
     assert list(channels) == [Channel.TEXT] * len(prose) + [Channel.CALL] * (len(action) - 1) + [Channel.TEXT]
@@ -145,13 +172,20 @@ def test_a_compact_turn_is_call_alone(compact: CompactRenderer) -> None:
     assert set(compact.channels(compact.action([sh("ls -p")], TOOLS))) == {Channel.CALL}
 
 
-def test_a_compact_observation_is_fault_text_and_what_is_left(vocabulary: Vocabulary, compact: CompactRenderer) -> None:
-    assert compact.text(compact.observation([event("kev=mak\n", Fault.TIMEOUT)])) == f"{OBS}{FAULT}kev=mak\n{LEFT}7{ACT}"
+def test_a_compact_observation_is_fault_text_and_what_is_left(
+    vocabulary: Vocabulary, compact: CompactRenderer
+) -> None:
+    assert (
+        compact.text(compact.observation([event("kev=mak\n", Fault.TIMEOUT)]))
+        == f"{OBS}{FAULT}kev=mak\n{LEFT}7{ACT}"
+    )
     assert compact.text(compact.opening(TASK)).endswith(f"{TASK.prompt[Dialect.COMPACT]}{ACT}")
     assert compact.stop_ids == (vocabulary.id(END),)
 
 
-def test_a_natural_observation_names_fault_and_budget_and_hands_the_turn_back(natural: NaturalRenderer) -> None:
+def test_a_natural_observation_names_fault_and_budget_and_hands_the_turn_back(
+    natural: NaturalRenderer,
+) -> None:
     said = natural.text(natural.observation([event("kev=mak", Fault.TIMEOUT)]))
     assert said.startswith(f"\n{IM_START}user\n<tool_response>\n[timeout]\nkev=mak")
     assert "[7 turns left]" in said

@@ -30,7 +30,9 @@ def sh(command: str) -> Call:
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
-def test_transformers_makes_the_same_tokens_of_the_same_conversation(vocabulary: Vocabulary, tmp_path: Path, dialect: Dialect) -> None:
+def test_transformers_makes_the_same_tokens_of_the_same_conversation(
+    vocabulary: Vocabulary, tmp_path: Path, dialect: Dialect
+) -> None:
     """The events have neither fault nor budget, which a chat message does not carry."""
     ours = renderer(dialect, vocabulary)
     write(vocabulary, tmp_path, dialect)
@@ -48,7 +50,9 @@ def test_transformers_makes_the_same_tokens_of_the_same_conversation(vocabulary:
     else:
         system = opening.split("<|im_start|>system\n")[1].split("<|im_end|>")[0]
         asked = [{"role": "system", "content": system}, {"role": "user", "content": TASK.prompt[dialect]}]
-    found = theirs.apply_chat_template([*asked, *messages], add_generation_prompt=True, tokenize=True, return_dict=False)
+    found = theirs.apply_chat_template(
+        [*asked, *messages], add_generation_prompt=True, tokenize=True, return_dict=False
+    )
     assert list(found) == list(ids)
 
 
@@ -79,7 +83,9 @@ def test_a_saved_vocabulary_is_read_back_as_it_was(vocabulary: Vocabulary, tmp_p
     assert again.encode("find kev <|end|>") == vocabulary.encode("find kev <|end|>")
 
 
-def test_a_damaged_or_foreign_tokenizer_is_a_corrupt_checkpoint(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_tokenizer_is_a_corrupt_checkpoint(
+    vocabulary: Vocabulary, tmp_path: Path
+) -> None:
     with pytest.raises(CorruptCheckpoint, match=r"tokenizer\.json"):
         Vocabulary.read(tmp_path)
     write(vocabulary, tmp_path, Dialect.COMPACT)
@@ -97,7 +103,11 @@ def test_what_is_left_of_the_budget_changes_the_tokens(vocabulary: Vocabulary) -
     for dialect in Dialect:
         ours = renderer(dialect, vocabulary)
         seen = {
-            bytes(ours.observation([Event(index=0, call=sh(""), text="x", left=Budget(turns=turns, calls=1, tokens=1))]))
+            bytes(
+                ours.observation(
+                    [Event(index=0, call=sh(""), text="x", left=Budget(turns=turns, calls=1, tokens=1))]
+                )
+            )
             for turns in (1, 2)
         }
         assert len(seen) == 2

@@ -30,9 +30,13 @@ def make_sample() -> SampleMaker:
             attempt=AttemptId(group=0, slot=slot),
             segment=0,
             ids=array("i", ids),
-            logprobs=array("f", [value if on else math.nan for value, on in zip(logprobs, trainable, strict=True)]),
+            logprobs=array(
+                "f", [value if on else math.nan for value, on in zip(logprobs, trainable, strict=True)]
+            ),
             trainable=bytes(trainable),
-            advantages=array("f", [value if on else 0.0 for value, on in zip(advantages, trainable, strict=True)]),
+            advantages=array(
+                "f", [value if on else 0.0 for value, on in zip(advantages, trainable, strict=True)]
+            ),
             versions=span(version, n),
             temperature=temperature,
         )

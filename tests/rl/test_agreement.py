@@ -25,7 +25,9 @@ def test_bfloat16_may_round_a_few_improbable_tokens_far_and_float32_not_one() ->
 
 
 @pytest.mark.parametrize(("num_tokens", "beyond"), [(10_000, 20), (100, 1)])
-def test_more_than_a_few_tokens_that_are_far_off_are_a_fault_in_bfloat16_too(num_tokens: int, beyond: int) -> None:
+def test_more_than_a_few_tokens_that_are_far_off_are_a_fault_in_bfloat16_too(
+    num_tokens: int, beyond: int
+) -> None:
     with pytest.raises(AssertionError, match="this is a bug, not staleness"):
         judge(rounding(num_tokens, off=1e-3, beyond=beyond, by=0.6), torch.bfloat16)
 

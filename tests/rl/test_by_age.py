@@ -24,5 +24,7 @@ def test_what_is_older_than_the_last_age_counts_there_and_sums_add() -> None:
     old = sums_by_age(torch.tensor([AGES + 5]), torch.tensor([0.0]))
     both = (old + sums_by_age(torch.tensor([AGES - 1]), torch.tensor([0.0]))).flatten().tolist()
     assert figures_by_age(both) == {
-        f"policy/w_mean_v{AGES - 1}": 1.0, f"policy/log_w_abs_mean_v{AGES - 1}_nats": 0.0, f"policy/ess_v{AGES - 1}_fraction": 1.0,
-    }  # fmt: skip
+        f"policy/w_mean_v{AGES - 1}": 1.0,
+        f"policy/log_w_abs_mean_v{AGES - 1}_nats": 0.0,
+        f"policy/ess_v{AGES - 1}_fraction": 1.0,
+    }

@@ -15,7 +15,9 @@ from agito.learning.losses.logprobs import entropy, log_distributions, token_log
 TOKENS, WIDTH, VOCAB, CHUNK = 70, 24, 601, 8000  # six chunks, of which four are kept
 
 
-def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, nn.Linear, torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(
+    dtype: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, nn.Linear, torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     head = nn.Linear(WIDTH, VOCAB, bias=False, dtype=dtype)
     with torch.no_grad():
@@ -38,7 +40,9 @@ def test_chunks_give_the_values_and_gradients_of_the_whole(is_frozen: bool, has_
     expected = [parameter.grad for parameter in (hidden_TD, head.weight)]
     hidden_TD.grad = head.weight.grad = None
 
-    logp_T, entropy_T = chunked_logprobs(hidden_TD, head.weight, target_T, temperature_T=temperature, chunk=CHUNK)
+    logp_T, entropy_T = chunked_logprobs(
+        hidden_TD, head.weight, target_T, temperature_T=temperature, chunk=CHUNK
+    )
     assert not entropy_T.requires_grad
     (logp_T * weight_T).sum().backward()
     torch.testing.assert_close(logp_T, expected_T, atol=1e-5, rtol=0)
@@ -57,7 +61,9 @@ def gradient(parameter: torch.Tensor) -> torch.Tensor:
 
 def test_in_bfloat16_the_gradients_are_those_of_the_whole_within_its_rounding() -> None:
     hidden_TD, head, target_T, _, weight_T = inputs(torch.bfloat16)
-    (token_logprobs(log_distributions(hidden_TD, head, torch.arange(TOKENS)), target_T) * weight_T).sum().backward()
+    (
+        token_logprobs(log_distributions(hidden_TD, head, torch.arange(TOKENS)), target_T) * weight_T
+    ).sum().backward()
     expected = [gradient(parameter) for parameter in (hidden_TD, head.weight)]
     hidden_TD.grad = head.weight.grad = None
     (chunked_logprobs(hidden_TD, head.weight, target_T, chunk=CHUNK)[0] * weight_T).sum().backward()
@@ -95,5 +101,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 @pytest.mark.parametrize("learns", ["learns"])
 def test_a_vocabulary_of_150_000_costs_less_than_300_mb_at_any_length(learns: str) -> None:
     """All logits of 600 tokens would be 343 MiB, and their softmax as much again."""
-    done = subprocess.run([sys.executable, "-c", _MEASURE, "600", learns], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, "600", learns],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     assert float(done.stdout) < 300

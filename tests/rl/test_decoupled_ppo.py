@@ -17,7 +17,11 @@ CONFIG = DecoupledPPOConfig()
 
 
 def tokens(
-    logp: list[float], old: list[float], mu: list[float], advantages: list[float], sequence: list[int] | None = None
+    logp: list[float],
+    old: list[float],
+    mu: list[float],
+    advantages: list[float],
+    sequence: list[int] | None = None,
 ) -> PolicyTokens:
     sequence = sequence or [0] * len(logp)
     return PolicyTokens(
@@ -36,12 +40,28 @@ def random_tokens(seed: int, *, num: int = 60, spread: float = 0.6) -> PolicyTok
     mu = [-rng.uniform(0.1, 3) for _ in range(num)]
     old = [x + rng.gauss(0, spread) for x in mu]
     logp = [x + rng.gauss(0, 0.3) for x in old]
-    return tokens(logp, old, mu, [rng.gauss(0, 1) for _ in range(num)], [*sorted(rng.randrange(6) for _ in range(num - 1)), 6])
+    return tokens(
+        logp,
+        old,
+        mu,
+        [rng.gauss(0, 1) for _ in range(num)],
+        [*sorted(rng.randrange(6) for _ in range(num - 1)), 6],
+    )
 
 
-def slow_loss(batch: PolicyTokens, num_tokens: float, config: DecoupledPPOConfig) -> tuple[float, list[float]]:
+def slow_loss(
+    batch: PolicyTokens, num_tokens: float, config: DecoupledPPOConfig
+) -> tuple[float, list[float]]:
     """Loss and d loss / d log pi, token by token, from the formula."""
-    rows = list(zip(*(column.tolist() for column in (batch.logp_T, batch.logp_old_T, batch.logp_mu_T, batch.advantages_T)), strict=True))
+    rows = list(
+        zip(
+            *(
+                column.tolist()
+                for column in (batch.logp_T, batch.logp_old_T, batch.logp_mu_T, batch.advantages_T)
+            ),
+            strict=True,
+        )
+    )
     sequence = batch.sequence_T.tolist()
     total, gradient = 0.0, []
     for t, (logp, old, mu, advantage) in enumerate(rows):
@@ -64,7 +84,9 @@ def slow_loss(batch: PolicyTokens, num_tokens: float, config: DecoupledPPOConfig
 
 @pytest.mark.parametrize("rejection", [None, (0.8, 1.25)])
 @pytest.mark.parametrize("seed", range(4))
-def test_loss_and_gradient_equal_the_slow_per_token_reference(seed: int, rejection: tuple[float, float] | None) -> None:
+def test_loss_and_gradient_equal_the_slow_per_token_reference(
+    seed: int, rejection: tuple[float, float] | None
+) -> None:
     batch, config = random_tokens(seed), DecoupledPPOConfig(sequence_rejection=rejection)
     loss, _, _ = decoupled_ppo(batch, num_tokens=77, config=config)
     loss.backward()
@@ -88,13 +110,17 @@ def test_loss_and_gradient_equal_the_slow_per_token_reference(seed: int, rejecti
 )
 def test_hand_worked_tokens(rho: float, w: float, advantage: float, expected: float) -> None:
     old = -1.0
-    loss, _, _ = decoupled_ppo(tokens([old + math.log(rho)], [old], [old - math.log(w)], [advantage]), num_tokens=1, config=CONFIG)
+    loss, _, _ = decoupled_ppo(
+        tokens([old + math.log(rho)], [old], [old - math.log(w)], [advantage]), num_tokens=1, config=CONFIG
+    )
     assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_weight_carries_no_gradient_and_shared_old_weights_give_the_plain_policy_gradient() -> None:
     logp = torch.tensor([-1.0, -2.0], requires_grad=True)
-    batch = replace(tokens([-1.0, -2.0], [-1.0, -2.0], [-1.3, -2.0], [1.0, -3.0]), logp_T=logp, logp_old_T=logp.detach())
+    batch = replace(
+        tokens([-1.0, -2.0], [-1.0, -2.0], [-1.3, -2.0], [1.0, -3.0]), logp_T=logp, logp_old_T=logp.detach()
+    )
     loss, _, _ = decoupled_ppo(batch, num_tokens=2, config=CONFIG)
     loss.backward()
     assert logp.grad is not None
@@ -132,7 +158,9 @@ def test_meters_equal_hand_worked_values() -> None:
 
 
 def test_the_signed_mean_of_log_w_shows_bias_and_the_absolute_one_shows_noise() -> None:
-    _, meters, max_w = decoupled_ppo(tokens([-1.0, -1.0], [-1.0, -1.0], [-1.5, -0.5], [1.0, 1.0]), num_tokens=2, config=CONFIG)
+    _, meters, max_w = decoupled_ppo(
+        tokens([-1.0, -1.0], [-1.0, -1.0], [-1.5, -0.5], [1.0, 1.0]), num_tokens=2, config=CONFIG
+    )
     figures = meters.figures(max_w)
     assert figures["policy/log_w_mean_nats"] == pytest.approx(0.0)
     assert figures["policy/log_w_abs_mean_nats"] == pytest.approx(0.5)
@@ -144,7 +172,10 @@ def test_meters_add_up_over_any_split() -> None:
     total = PolicyMeters()
     for sequence in range(batch.num_sequences):
         where = (batch.sequence_T == sequence).nonzero()[:, 0]
-        columns = {name: getattr(batch, name)[where] for name in ("logp_T", "logp_old_T", "logp_mu_T", "advantages_T", "entropy_T")}
+        columns = {
+            name: getattr(batch, name)[where]
+            for name in ("logp_T", "logp_old_T", "logp_mu_T", "advantages_T", "entropy_T")
+        }
         part = PolicyTokens(**columns, sequence_T=torch.zeros(len(where), dtype=torch.int64), num_sequences=1)
         total += decoupled_ppo(part, num_tokens=60, config=CONFIG)[1]
     assert total.sums() == pytest.approx(whole.sums(), abs=1e-6)
@@ -152,7 +183,9 @@ def test_meters_add_up_over_any_split() -> None:
 
 def test_a_rejected_sequence_has_exactly_zero_gradient_and_its_length_bias_is_metered() -> None:
     batch = tokens([-1.0] * 5, [-1.0] * 5, [-1.0, -1.0, -2.0, -2.0, -2.0], [1.0] * 5, [0, 0, 1, 1, 1])
-    loss, meters, max_w = decoupled_ppo(batch, num_tokens=5, config=DecoupledPPOConfig(sequence_rejection=(0.5, 2.0)))
+    loss, meters, max_w = decoupled_ppo(
+        batch, num_tokens=5, config=DecoupledPPOConfig(sequence_rejection=(0.5, 2.0))
+    )
     loss.backward()
     assert batch.logp_T.grad is not None
     assert batch.logp_T.grad.tolist() == pytest.approx([-0.2, -0.2, 0, 0, 0])
@@ -186,7 +219,9 @@ def test_a_recipe_names_the_loss_and_a_wrong_bound_is_refused() -> None:
 
 
 def test_a_negative_advantage_is_bounded_however_likely_its_token_has_become() -> None:
-    """By hand: rho = e^2 = 7.39, A = -1, so the loss is 3 and no gradient is left; at rho = 2 it is 2, as without the bound."""
+    """By hand: rho = e^2 = 7.39, A = -1, so the loss is 3 and no gradient is left; at rho = 2 it is 2, as
+    without the bound.
+    """
     far = tokens([0.0], [-2.0], [-2.0], [-1.0])
     loss, meters, _ = decoupled_ppo(far, num_tokens=1.0, config=CONFIG)
     loss.backward()

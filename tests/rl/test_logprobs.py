@@ -11,7 +11,11 @@ from agito.learning.losses.logprobs import entropy, log_distributions, token_log
 def test_log_probabilities_match_a_slow_reference_at_each_temperature() -> None:
     torch.manual_seed(0)
     hidden_ND, head = torch.randn(6, 4), torch.nn.Linear(4, 5)
-    source_T, target_T, temperature_T = torch.tensor([0, 3, 5]), torch.tensor([1, 4, 0]), torch.tensor([1.0, 0.5, 2.0])
+    source_T, target_T, temperature_T = (
+        torch.tensor([0, 3, 5]),
+        torch.tensor([1, 4, 0]),
+        torch.tensor([1.0, 0.5, 2.0]),
+    )
     logp_TV = log_distributions(hidden_ND, head, source_T, temperature_T=temperature_T)
     logp_T, entropy_T = token_logprobs(logp_TV, target_T), entropy(logp_TV)
     for t in range(3):

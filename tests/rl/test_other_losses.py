@@ -29,16 +29,26 @@ def batch(seed: int, *, spread: float = 0.5, num: int = 40) -> PolicyTokens:
     logp = [min(each + rng.gauss(0, spread / 2), -1e-3) for each in old] if spread else mu
     sequence = sorted([*range(5), *(rng.randrange(5) for _ in range(num - 5))])
     return PolicyTokens(
-        logp_T=torch.tensor(logp, requires_grad=True), logp_old_T=torch.tensor(old), logp_mu_T=torch.tensor(mu),
-        advantages_T=torch.tensor([rng.gauss(0, 1) for _ in range(num)]), entropy_T=torch.full((num,), 0.5),
-        sequence_T=torch.tensor(sequence), num_sequences=5,
-    )  # fmt: skip
+        logp_T=torch.tensor(logp, requires_grad=True),
+        logp_old_T=torch.tensor(old),
+        logp_mu_T=torch.tensor(mu),
+        advantages_T=torch.tensor([rng.gauss(0, 1) for _ in range(num)]),
+        entropy_T=torch.full((num,), 0.5),
+        sequence_T=torch.tensor(sequence),
+        num_sequences=5,
+    )
 
 
 def slow_gradient(tokens: PolicyTokens, config: LossConfig) -> list[float]:
     """d loss / d log pi of every token, from the formula."""
     rows = list(
-        zip(tokens.logp_T.tolist(), tokens.logp_mu_T.tolist(), tokens.advantages_T.tolist(), tokens.sequence_T.tolist(), strict=True)
+        zip(
+            tokens.logp_T.tolist(),
+            tokens.logp_mu_T.tolist(),
+            tokens.advantages_T.tolist(),
+            tokens.sequence_T.tolist(),
+            strict=True,
+        )
     )
     gradient: list[float] = []
     for logp, mu, advantage, sequence in rows:
@@ -48,7 +58,9 @@ def slow_gradient(tokens: PolicyTokens, config: LossConfig) -> list[float]:
                 gradient.append(-min(max(ratio, config.clip_low), config.clip_high) * advantage)
             case DPPOConfig():
                 moved = math.exp(logp) - math.exp(mu)
-                is_dropped = (advantage > 0 and moved > config.delta) or (advantage < 0 and moved < -config.delta)
+                is_dropped = (advantage > 0 and moved > config.delta) or (
+                    advantage < 0 and moved < -config.delta
+                )
                 gradient.append(0.0 if is_dropped else -min(ratio, config.ratio_max) * advantage)
             case GSPOConfig():
                 mates = [row for row in rows if row[3] == sequence]

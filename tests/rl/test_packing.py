@@ -36,7 +36,9 @@ def test_a_token_is_predicted_from_the_position_before_it_in_its_own_sample(make
 
 
 def test_columns_are_taken_at_the_trainable_tokens(make_sample) -> None:
-    sample = make_sample([1, 2, 3], [0, 1, 1], logprob=[0.0, -0.25, -0.5], advantage=[0.0, 2.0, 3.0], temperature=0.5)
+    sample = make_sample(
+        [1, 2, 3], [0, 1, 1], logprob=[0.0, -0.25, -0.5], advantage=[0.0, 2.0, 3.0], temperature=0.5
+    )
     packed = pack([sample])
     assert packed.logp_mu_T.tolist() == [-0.25, -0.5]
     assert packed.advantages_T.tolist() == [2.0, 3.0]
@@ -106,7 +108,9 @@ def test_minibatches_of_nothing_are_empty() -> None:
 
 
 @given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 60))
-def test_micro_batches_keep_to_the_budget_unless_one_sample_exceeds_it(lengths: list[int], budget: int) -> None:
+def test_micro_batches_keep_to_the_budget_unless_one_sample_exceeds_it(
+    lengths: list[int], budget: int
+) -> None:
     samples = [blank(length, slot) for slot, length in enumerate(lengths)]
     parts = split_by_length(samples, lengths, budget)
     assert sorted(s.attempt.slot for part in parts for s in part) == list(range(len(lengths)))

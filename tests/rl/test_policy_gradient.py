@@ -1,4 +1,6 @@
-"""Leave-one-out credit and the loss together, against the exact gradient of the expected reward, by enumerating every outcome."""
+"""Leave-one-out credit and the loss together, against the exact gradient of the expected reward, by
+enumerating every outcome.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ from agito.types import (
     span,
 )
 
-TASK = Task(id="bandit", env="bandit", split="train", family="f", level=1, prompt={Dialect.COMPACT: "?"}, tools=())
+TASK = Task(
+    id="bandit", env="bandit", split="train", family="f", level=1, prompt={Dialect.COMPACT: "?"}, tools=()
+)
 UNCAPPED = DecoupledPPOConfig(w_max=1e9)
 ARMS = 3
 
@@ -60,12 +64,18 @@ def group(outcomes: tuple[tuple[int, ...], ...], reward: Tensor, logp_mu: Tensor
             events=(),
             end=TerminationReason.SUBMITTED,
         )
-        attempts.append(Attempt(trajectory=trajectory, verdict=Verdict(status=Status.SCORED, reward=float(reward[outcome]))))
+        attempts.append(
+            Attempt(
+                trajectory=trajectory, verdict=Verdict(status=Status.SCORED, reward=float(reward[outcome]))
+            )
+        )
     return Group(id=0, task=TASK, attempts=tuple(attempts))
 
 
 def loss_of(game: Group, theta: Tensor) -> Tensor:
-    """The loss exactly as the trainer forms it, with the table `theta` as the network; N counts the group's tokens."""
+    """The loss exactly as the trainer forms it, with the table `theta` as the network; N counts the group's
+    tokens.
+    """
     packed = pack(leave_one_out(game))
     logp_TV = log_distributions(theta[packed.ids_N], lambda hidden: hidden, packed.source_T)
     logp_T = token_logprobs(logp_TV, packed.target_T)
@@ -87,14 +97,18 @@ def expected_gradient(theta: Tensor, mu: Tensor, reward: Tensor, *, attempts: in
     total = torch.zeros_like(theta)
     outcomes = list(itertools.product(range(ARMS), repeat=length))
     for drawn in itertools.product(outcomes, repeat=attempts):
-        probability = math.exp(sum(float(logp_mu[a, b]) for outcome in drawn for a, b in itertools.pairwise((0, *outcome))))
+        probability = math.exp(
+            sum(float(logp_mu[a, b]) for outcome in drawn for a, b in itertools.pairwise((0, *outcome)))
+        )
         (gradient,) = torch.autograd.grad(loss_of(group(drawn, reward, logp_mu), theta), theta)
         total += probability * gradient
     return total
 
 
 def exact_gradient(theta: Tensor, reward: Tensor, *, length: int) -> Tensor:
-    """d J / d theta of J = sum over outcomes of pi(outcome) r(outcome), by differentiation of the sum itself."""
+    """d J / d theta of J = sum over outcomes of pi(outcome) r(outcome), by differentiation of the
+    sum itself.
+    """
     logp = torch.log_softmax(theta, dim=-1)
     value = torch.zeros(())
     for outcome in itertools.product(range(ARMS), repeat=length):
@@ -109,8 +123,11 @@ def test_the_expected_gradient_is_that_of_the_expected_reward(attempts: int, len
     theta = torch.randn(ARMS, ARMS).requires_grad_()
     reward = torch.randn((ARMS,) * length)
     found = expected_gradient(theta, theta.detach(), reward, attempts=attempts, length=length)
-    # loss = -(sum over attempts and tokens) / N with N = attempts * length, and each attempt contributes grad J in expectation
-    torch.testing.assert_close(found, -exact_gradient(theta, reward, length=length) / length, atol=2e-6, rtol=0)
+    # loss = -(sum over attempts and tokens) / N with N = attempts * length, and each attempt contributes grad
+    # J in expectation
+    torch.testing.assert_close(
+        found, -exact_gradient(theta, reward, length=length) / length, atol=2e-6, rtol=0
+    )
 
 
 def test_samples_of_an_older_policy_give_the_same_gradient_through_their_weights() -> None:

@@ -16,7 +16,20 @@ from agito.rollout import AttemptRunner, Collected, Plan, collect
 from agito.scheduling.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.testing.fakes import FakeWorld
-from agito.types import Attempt, AttemptId, Budget, Call, EpisodeArtifacts, Event, Fault, Status, Target, Task, TerminationReason, Verdict
+from agito.types import (
+    Attempt,
+    AttemptId,
+    Budget,
+    Call,
+    EpisodeArtifacts,
+    Event,
+    Fault,
+    Status,
+    Target,
+    Task,
+    TerminationReason,
+    Verdict,
+)
 
 pytestmark = pytest.mark.anyio
 FIRST = AttemptId(group=0, slot=0)
@@ -68,7 +81,9 @@ class Troubled(FakeEnvironment):
             raise self.trouble[place]
 
 
-def solve(environment: FakeEnvironment, script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None) -> Plan:
+def solve(
+    environment: FakeEnvironment, script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None
+) -> Plan:
     return Plan(
         task=lambda group: environment.task(split="train", index=group, seed=0),
         script=script or (lambda task, target, attempt: environment.solutions(task, target)[0]),
@@ -99,9 +114,13 @@ async def test_a_sandbox_that_fails_voids_the_attempt(place: str) -> None:
     assert found.verdict.status is Status.VOID
     assert math.isnan(found.verdict.reward)
     assert "infra" in found.verdict.evidence and "the box is gone" in found.verdict.evidence
-    assert environment.log.count("close") == (0 if place == "open" else environment.log.count("open")), "a world was left behind"
+    assert environment.log.count("close") == (0 if place == "open" else environment.log.count("open")), (
+        "a world was left behind"
+    )
     assert found.trajectory.fault is Fault.INFRA
-    assert found.trajectory.end is (TerminationReason.SUBMITTED if place == "seal" else TerminationReason.FAILED)
+    assert found.trajectory.end is (
+        TerminationReason.SUBMITTED if place == "seal" else TerminationReason.FAILED
+    )
 
 
 async def test_an_environment_that_raises_voids_the_attempt_and_is_not_graded() -> None:

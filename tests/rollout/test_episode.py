@@ -1,4 +1,6 @@
-"""The one driver: nothing that an attempt does is a way out, and nothing that an environment does ends a run."""
+"""The one driver: nothing that an attempt does is a way out, and nothing that an environment does
+ends a run.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,20 @@ from agito.rollout import (
 from agito.scheduling.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.testing.fakes import FakeWorld, call
-from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Fault, Limits, Status, Target, Task, TerminationReason, Verdict
+from agito.types import (
+    AttemptId,
+    Budget,
+    Call,
+    EpisodeArtifacts,
+    Event,
+    Fault,
+    Limits,
+    Status,
+    Target,
+    Task,
+    TerminationReason,
+    Verdict,
+)
 
 pytestmark = pytest.mark.anyio
 FIRST = AttemptId(group=0, slot=0)
@@ -56,10 +71,17 @@ class FragileWorld(FakeWorld):
 
 
 class Fragile(FakeEnvironment):
-    """`breaks`: what is raised at a step, in the first `num_worlds` worlds or in all. `bomb`: what opening the bomb raises."""
+    """`breaks`: what is raised at a step, in the first `num_worlds` worlds or in all. `bomb`: what opening
+    the bomb raises.
+    """
 
     def __init__(
-        self, *, bomb: Exception | None = None, breaks: dict[str, Exception] | None = None, num_worlds: int = 10**6, takes_s: float = 0.0
+        self,
+        *,
+        bomb: Exception | None = None,
+        breaks: dict[str, Exception] | None = None,
+        num_worlds: int = 10**6,
+        takes_s: float = 0.0,
     ) -> None:
         self.bomb, self.breaks, self.num_worlds, self.takes_s = bomb, breaks or {}, num_worlds, takes_s
         self.num_opened, self.closed = 0, list[int]()
@@ -93,17 +115,31 @@ def opening(*boxes: str, submits: str = "9") -> ScriptFactory:
     return script
 
 
-async def run(env: FakeEnvironment, script: ScriptFactory, *, observed: Observed | None = None, **limits: Any) -> Finished:
+async def run(
+    env: FakeEnvironment, script: ScriptFactory, *, observed: Observed | None = None, **limits: Any
+) -> Finished:
     task, target = env.task(split="train", index=0, seed=0)
     task = Task(
-        id=task.id, env=task.env, split=task.split, family=task.family, level=task.level, prompt=task.prompt, tools=task.tools,
+        id=task.id,
+        env=task.env,
+        split=task.split,
+        family=task.family,
+        level=task.level,
+        prompt=task.prompt,
+        tools=task.tools,
         limits=Limits(turns=30, calls=30, **limits),
-    )  # fmt: skip
-    driver = EpisodeDriver(env, noise_seed=0, deadlines=Deadlines(open_s=1.0, seal_s=1.0, close_s=1.0, grade_s=1.0), observed=observed)
+    )
+    driver = EpisodeDriver(
+        env,
+        noise_seed=0,
+        deadlines=Deadlines(open_s=1.0, seal_s=1.0, close_s=1.0, grade_s=1.0),
+        observed=observed,
+    )
     return await driver.run(task, target, FIRST, scripted(script, task, FIRST))
 
 
-# ---- what the attempt brings about is scored ----------------------------------------------------------------------------
+# ---- what the attempt brings about is scored
+# ----------------------------------------------------------------------------
 
 
 async def test_a_world_that_the_attempts_own_calls_end_again_is_scored_at_the_lowest() -> None:
@@ -184,13 +220,22 @@ async def test_a_dodger_reports_its_true_success() -> None:
 
     plan = Plan(task=lambda group: env.task(split="train", index=group, seed=0), script=script)
     found = await collect(runner, plan, Quota(ids=range(40), group_size=1, max_live=4), None)
-    assert [attempt.verdict.reward for attempt in found.attempts] == [float(group % 4 == 0) for group in range(40)]
+    assert [attempt.verdict.reward for attempt in found.attempts] == [
+        float(group % 4 == 0) for group in range(40)
+    ]
     assert found.retried == 0
 
 
-# ---- nothing that an environment does ends a run ---------------------------------------------------------------------------
+# ---- nothing that an environment does ends a run
+# ---------------------------------------------------------------------------
 
-BROKEN = (ValueError("not mine"), KeyError("answer"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), RecursionError("deep"), OSError(5))
+BROKEN = (
+    ValueError("not mine"),
+    KeyError("answer"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+    RecursionError("deep"),
+    OSError(5),
+)
 
 
 @pytest.mark.parametrize("step", ["open", "act", "seal", "grade"])
@@ -200,8 +245,12 @@ async def test_whatever_an_environment_raises_is_that_attempts_fault(step: str, 
     found = await run(env, opening("1"))
     assert found.verdict.status is Status.VOID
     assert found.verdict.evidence.startswith("env: ")
-    assert ("grader" if step == "grade" else step) in found.verdict.evidence and type(error).__name__ in found.verdict.evidence
-    assert sorted(env.closed) == list(range(1, env.num_opened + (step != "open"))), "each world is closed once"
+    assert ("grader" if step == "grade" else step) in found.verdict.evidence and type(
+        error
+    ).__name__ in found.verdict.evidence
+    assert sorted(env.closed) == list(range(1, env.num_opened + (step != "open"))), (
+        "each world is closed once"
+    )
 
 
 async def test_a_world_that_cannot_be_closed_changes_no_verdict() -> None:
@@ -233,7 +282,9 @@ async def test_a_demonstrator_or_a_task_that_raises_voids_its_attempt_and_the_ot
     def script(task: Task, target: Target, attempt: AttemptId) -> ScriptFactory:
         return always(ZeroDivisionError("oops"))() if attempt.group == 2 else env.solutions(task, target)[0]
 
-    found = await collect(runner, Plan(task=task, script=script), Quota(ids=range(4), group_size=1, max_tries=2), None)
+    found = await collect(
+        runner, Plan(task=task, script=script), Quota(ids=range(4), group_size=1, max_tries=2), None
+    )
     assert [attempt.is_scored for attempt in found.attempts] == [True, False, False, True]
     assert "env: task: KeyError: 'deck'" in found.attempts[1].verdict.evidence
     assert "ZeroDivisionError: oops" in found.attempts[2].verdict.evidence
@@ -246,17 +297,26 @@ async def test_an_attempt_whose_policy_was_never_asked_is_void_and_not_zero() ->
     def small(group: int) -> tuple[Task, Target]:
         task, target = env.task(split="train", index=group, seed=0)
         return Task(
-            id=task.id, env=task.env, split=task.split, family=task.family, level=1, prompt=task.prompt, tools=task.tools,
+            id=task.id,
+            env=task.env,
+            split=task.split,
+            family=task.family,
+            level=1,
+            prompt=task.prompt,
+            tools=task.tools,
             limits=Limits(tokens=3),
-        ), target  # fmt: skip
+        ), target
 
     runner = AttemptRunner(env, SoloHarness(), solo(ByteRenderer()), seed=0)
-    found = await runner.run(Plan(task=small, script=lambda task, target, at: env.solutions(task, target)[0]), FIRST, None)
+    found = await runner.run(
+        Plan(task=small, script=lambda task, target, at: env.solutions(task, target)[0]), FIRST, None
+    )
     assert found.verdict.status is Status.VOID and found.trajectory.fault is Fault.TASK
     assert "the limit of the whole context is 3" in found.verdict.evidence
 
 
-# ---- real deadlines are recorded observations ------------------------------------------------------------------------------
+# ---- real deadlines are recorded observations
+# ------------------------------------------------------------------------------
 
 
 class Slow(FakeWorld):
@@ -267,7 +327,9 @@ class Slow(FakeWorld):
     async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
         (event,) = await super().act(calls, left)
         if event.call.arguments.get("box") == "1" and self.is_busy:
-            event = Event(index=event.index, call=event.call, text="timeout", fault=Fault.TIMEOUT, left=left, wall_s=5.0)
+            event = Event(
+                index=event.index, call=event.call, text="timeout", fault=Fault.TIMEOUT, left=left, wall_s=5.0
+            )
         return (event,)
 
 
@@ -290,7 +352,9 @@ async def test_a_resumed_attempt_consumes_the_recorded_deadline_and_not_the_cloc
     now = await run(env, opening("2", "1", "3"), observed=DeadlineLog(log))
     assert now.trajectory.events == was.trajectory.events
     other = await run(env, opening("3", "1", "3"), observed=DeadlineLog(log))
-    assert other.trajectory.events[1].fault is not Fault.TIMEOUT or other.trajectory.events[1].wall_s == 0, "another history"
+    assert other.trajectory.events[1].fault is not Fault.TIMEOUT or other.trajectory.events[1].wall_s == 0, (
+        "another history"
+    )
 
 
 async def test_a_replay_goes_by_the_record_in_both_directions() -> None:
@@ -299,7 +363,9 @@ async def test_a_replay_goes_by_the_record_in_both_directions() -> None:
     calm = await run(env, opening("2", "1", "3"))
     env.is_busy = True
     again = await run(env, opening("2", "1", "3"), observed=RecordedAttempt(calm.trajectory))
-    assert [event.text for event in again.trajectory.events] == [event.text for event in calm.trajectory.events]
+    assert [event.text for event in again.trajectory.events] == [
+        event.text for event in calm.trajectory.events
+    ]
 
 
 async def test_the_attempts_own_time_is_a_recorded_observation_too(tmp_path: Path) -> None:
@@ -307,6 +373,12 @@ async def test_the_attempts_own_time_is_a_recorded_observation_too(tmp_path: Pat
     was = await run(env, opening(*"12345678"), observed=DeadlineLog(log), seconds=0.03)
     env.takes_s = 0.0
     now = await run(env, opening(*"12345678"), observed=DeadlineLog(log), seconds=0.03)
-    assert (now.trajectory.end, len(now.trajectory.events)) == (TerminationReason.SECONDS, len(was.trajectory.events))
+    assert (now.trajectory.end, len(now.trajectory.events)) == (
+        TerminationReason.SECONDS,
+        len(was.trajectory.events),
+    )
     replayed = await run(env, opening(*"12345678"), observed=RecordedAttempt(was.trajectory), seconds=0.03)
-    assert (replayed.trajectory.end, len(replayed.trajectory.events)) == (TerminationReason.SECONDS, len(was.trajectory.events))
+    assert (replayed.trajectory.end, len(replayed.trajectory.events)) == (
+        TerminationReason.SECONDS,
+        len(was.trajectory.events),
+    )

@@ -12,7 +12,7 @@ from agito.learning.trainer.reducer import OneRank
 from agito.models import Decoder, DecoderConfig, LoraConfig, save
 from agito.protocols import SampleRequest
 from agito.runtime.learner import LearnerService
-from agito.runtime.network import learning, open_model
+from agito.runtime.network import adapter_of, learning, open_model
 from agito.runtime.sampler import SamplerService
 from agito.runtime.wire import LearnerSpec, ModelSpec, PullWeights, PushWeights, SamplerSpec
 from agito.sampling.wire import EngineRequest, EngineResponse, RowRequest
@@ -25,18 +25,32 @@ def test_an_adapter_is_pulled_merged_and_sampled_from(tmp_path: Path) -> None:
     lora = LoraConfig(rank=2)
     spec = ModelSpec(source=tmp_path, seed=0, lora=lora)
     mine, theirs = open_model(spec, "cpu"), open_model(spec, "cpu")
-    learner = LearnerService(mine, LearnerSpec(config=TrainerConfig(), lora=lora, base=str(tmp_path), serves_others=True), OneRank())
-    assert isinstance(learner.shared, SharedMemory) and 0 < learner.shared.num_bytes < sum(each.numel() for each in mine.parameters()) * 8
+    learner = LearnerService(
+        mine,
+        LearnerSpec(config=TrainerConfig(), serves_others=True),
+        OneRank(),
+        adapter=adapter_of(spec),
+    )
+    assert (
+        isinstance(learner.shared, SharedMemory)
+        and 0 < learner.shared.num_bytes < sum(each.numel() for each in mine.parameters()) * 8
+    )
     try:
         channel = WeightBuffer.open(learner.shared, learning(theirs))
-        sampler = SamplerService(theirs, SamplerSpec(context=32, max_num_seqs=2, weights=learner.shared), channel)
+        sampler = SamplerService(
+            theirs, SamplerSpec(context=32, max_num_seqs=2, weights=learner.shared), channel
+        )
         with torch.no_grad():
             for name, parameter in learning(mine):
-                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
+                parameter.copy_(
+                    torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+                )
         learner.handle(PushWeights(version=1))
         sampler.handle(PullWeights(version=1, keep_rows=False))
         request = SampleRequest(extend=array("i", [5, 6]), max_tokens=4, stop_ids=())
-        answer = sampler.handle(EngineRequest(requests=(RowRequest(key=0, seed=1, request=request),), steps=8))
+        answer = sampler.handle(
+            EngineRequest(requests=(RowRequest(key=0, seed=1, request=request),), steps=8)
+        )
         assert isinstance(answer, EngineResponse)
         said = answer.done[0].sampled
         assert said is not None

@@ -33,7 +33,9 @@ pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def opened(num_workers: int, silence_s: float = 300.0) -> AsyncGenerator[tuple[WorkerPool, PolicyHandle]]:
+async def opened(
+    num_workers: int, silence_s: float = 300.0
+) -> AsyncGenerator[tuple[WorkerPool, PolicyHandle]]:
     pool = WorkerPool(num_workers, silence_s=silence_s)
     try:
         yield pool, await pool.open("policy", plan())
@@ -69,7 +71,9 @@ async def learn(num_workers: int, directory: Path) -> list[float]:
         answers = [await sampler.advance(exchange) for sampler in policy.samplers]
         said = [answer.done[0].sampled for answer in answers]
         assert all(each == said[0] and each is not None for each in said), "workers hold different weights"
-        await learner.save(directory / f"step-{num_workers}", meta={"step": 1}, tokenizer={"tokenizer.json": "{}"})
+        await learner.save(
+            directory / f"step-{num_workers}", meta={"step": 1}, tokenizer={"tokenizer.json": "{}"}
+        )
         with pytest.raises(CorruptCheckpoint):
             await learner.load(directory / "nothing")
     assert not children()
@@ -92,7 +96,9 @@ async def test_two_policies_that_learn_at_once_in_the_same_workers_learn_what_ea
         await policies[name].learner.begin_phase("sft", 4)
         losses[called] = []
         for batch in batches:
-            losses[called] += [stats.values["sft/loss_nats"] for stats in await policies[name].learner.imitate([batch])]
+            losses[called] += [
+                stats.values["sft/loss_nats"] for stats in await policies[name].learner.imitate([batch])
+            ]
 
     async with opened(2) as (pool, _):
         policies = {name: await pool.open(name, each) for name, each in plans.items()}
@@ -134,7 +140,9 @@ async def test_a_worker_that_fails_because_another_was_killed_is_not_taken_for_t
 
 async def test_a_failure_inside_a_worker_says_what_failed() -> None:
     async with opened(1) as (_, policy):
-        with pytest.raises(AgitoError, match=r"worker 0 failed in Imitate: .*no phase has begun|phase is None"):
+        with pytest.raises(
+            AgitoError, match=r"worker 0 failed in Imitate: .*no phase has begun|phase is None"
+        ):
             await policy.learner.imitate([[sample(0, 8)]])
 
 
@@ -146,11 +154,18 @@ def test_a_batch_is_spread_evenly_whatever_order_it_came_in() -> None:
     assert sum(len(share) for share in shares) == 40
     assert max(loads) - min(loads) <= 60
     shuffled = rng.sample(batch, len(batch))
-    assert [[each.attempt for each in share] for share in spread(shuffled, 3)] == [[each.attempt for each in share] for share in shares]
+    assert [[each.attempt for each in share] for share in spread(shuffled, 3)] == [
+        [each.attempt for each in share] for share in shares
+    ]
 
 
-def test_attempts_that_begin_alike_are_learned_from_by_the_same_worker_where_there_are_groups_enough() -> None:
-    batch = [replace(sample(slot, 8 + slot % 5), attempt=AttemptId(group=slot // 4, slot=slot % 4)) for slot in range(24)]
+def test_attempts_that_begin_alike_are_learned_from_by_the_same_worker_where_there_are_groups_enough() -> (
+    None
+):
+    batch = [
+        replace(sample(slot, 8 + slot % 5), attempt=AttemptId(group=slot // 4, slot=slot % 4))
+        for slot in range(24)
+    ]
     shares = spread(batch, 2, by_group=True)
     groups = [{each.attempt.group for each in share} for share in shares]
     assert not groups[0] & groups[1] and [len(share) for share in shares] == [12, 12]
@@ -183,11 +198,14 @@ def imitate(batches: list[list[Sample]]) -> Imitate:
     return Imitate(batches=tuple(map(tuple, batches)), num_tokens=(1,) * len(batches))
 
 
-BIG = LoadState(directory=Path("x" * (1 << 24)))  # more than any socket holds, in the request and in what the answer says of it
+# more than any socket holds, in the request and in what the answer says of it
+BIG = LoadState(directory=Path("x" * (1 << 24)))
 
 
 @pytest.mark.parametrize("doing", ["nothing", "computing", "reading", "writing"])
-async def test_a_worker_that_is_stopped_whatever_it_was_doing_is_named_in_time_and_the_loop_goes_on(doing: str) -> None:
+async def test_a_worker_that_is_stopped_whatever_it_was_doing_is_named_in_time_and_the_loop_goes_on(
+    doing: str,
+) -> None:
     """And whoever asks next is not kept waiting, and it is gone at once when the rest is closed."""
     heartbeat, batch = Heartbeat(), [sample(slot, 60) for slot in range(64)]
     async with opened(1, silence_s=1.5) as (pool, policy), anyio.create_task_group() as tasks:
@@ -215,7 +233,9 @@ async def test_a_worker_that_is_stopped_whatever_it_was_doing_is_named_in_time_a
         else:
             tasks.start_soon(stop)
         tasks.start_soon(heartbeat.run)
-        with pytest.raises(WorkerDied, match=r"worker 0 has not answered \w+ for 2 s: it is stopped") as caught:
+        with pytest.raises(
+            WorkerDied, match=r"worker 0 has not answered \w+ for 2 s: it is stopped"
+        ) as caught:
             await worker.ask("policy", request, Stepped if doing == "computing" else Done)
         assert not isinstance(caught.value, WorkerFailed)
         began = time.monotonic()
@@ -253,10 +273,14 @@ async def test_a_request_that_is_given_up_at_any_point_leaves_nothing_for_the_ne
         for _ in range(80):
             with anyio.move_on_after(rng.choice([0.0, 0.001, 0.003, 0.01])) as scope:
                 with pytest.raises(CorruptCheckpoint):  # nothing is there, and the answer says so at length
-                    await pool.workers[0].ask("policy", LoadState(directory=Path("x" * rng.randrange(1, 1 << 22))), Done)
+                    await pool.workers[0].ask(
+                        "policy", LoadState(directory=Path("x" * rng.randrange(1, 1 << 22))), Done
+                    )
             given_up += scope.cancelled_caught
             num = rng.randrange(1, 9)
-            assert len(await policy.learner.imitate([[sample(0, 30)]] * num)) == num, "it was given the answer to another request"
+            assert len(await policy.learner.imitate([[sample(0, 30)]] * num)) == num, (
+                "it was given the answer to another request"
+            )
     assert given_up > 20
 
 

@@ -29,13 +29,25 @@ ray: Any = pytest.importorskip("ray", reason="needs Ray: pip install 'agito[ray]
 
 from agito.runtime.ray_actors import RayLaunch  # noqa: E402
 
-pytestmark = [pytest.mark.full, pytest.mark.anyio, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.anyio,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("default"),
+]
 
 ROOT = Path(agito.__file__).parents[2]
 SHORT = (
-    "sft.demos=320", "sft.survey=60", "rl.steps=3", "rl.groups=8", "rl.group_size=4", "rl.checkpoint_every=1", "eval.tasks=24",
-    "eval.structural_tasks=0", "eval.baseline_tasks=0",
-)  # fmt: skip
+    "sft.demos=320",
+    "sft.survey=60",
+    "rl.steps=3",
+    "rl.groups=8",
+    "rl.group_size=4",
+    "rl.checkpoint_every=1",
+    "eval.tasks=24",
+    "eval.structural_tasks=0",
+    "eval.baseline_tasks=0",
+)
 DECOUPLED = ("pipeline.mode=decoupled", "pipeline.max_staleness=0")
 OF_THE_CLOCK = ("wall_s", "time/", "engine/", "rollout/", "tool/", "trainer/")
 
@@ -57,7 +69,9 @@ def cluster() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def opened(start: Launch, num_workers: int, *, learns_alone: bool = False) -> AsyncGenerator[tuple[WorkerPool, PolicyHandle]]:
+async def opened(
+    start: Launch, num_workers: int, *, learns_alone: bool = False
+) -> AsyncGenerator[tuple[WorkerPool, PolicyHandle]]:
     pool = WorkerPool(num_workers, start=start)
     try:
         yield pool, await pool.open("policy", plan(learns_alone=learns_alone))
@@ -79,12 +93,16 @@ def actors() -> dict[str, int]:
     return found
 
 
-async def test_actors_give_the_same_answers_and_the_same_weights_as_processes(cluster: str, tmp_path: Path) -> None:
+async def test_actors_give_the_same_answers_and_the_same_weights_as_processes(
+    cluster: str, tmp_path: Path
+) -> None:
     """Whatever is asked of a learner and of a sampler whose weights come over the network."""
     assert await history(RayLaunch(), tmp_path / "ray") == await history(launch, tmp_path / "pipes")
 
 
-async def test_learners_on_two_nodes_sum_their_gradients_to_the_same_bits(cluster: str, tmp_path: Path) -> None:
+async def test_learners_on_two_nodes_sum_their_gradients_to_the_same_bits(
+    cluster: str, tmp_path: Path
+) -> None:
     batch = [sample(slot, 5 + 3 * slot) for slot in range(6)]
     found: list[tuple[list[float], str]] = []
     for name, start in {"ray": RayLaunch(), "pipes": launch}.items():
@@ -95,7 +113,9 @@ async def test_learners_on_two_nodes_sum_their_gradients_to_the_same_bits(cluste
             losses = [stats.values["sft/loss_nats"] for stats in await policy.learner.imitate([batch] * 3)]
             await policy.learner.push(1)
             await policy.learner.save(tmp_path / name, meta={}, tokenizer={})
-        found.append((losses, hashlib.sha256((tmp_path / name / "model.safetensors").read_bytes()).hexdigest()))
+        found.append(
+            (losses, hashlib.sha256((tmp_path / name / "model.safetensors").read_bytes()).hexdigest())
+        )
     assert found[0] == found[1]
 
 
@@ -117,9 +137,20 @@ def train(home: Path, *overrides: str, address: str | None = None) -> subprocess
         environment["RAY_ADDRESS"] = address
     on = "local" if address is None else "ray"
     words = (*SHORT, *overrides, f"compute.on={on}")
-    command = [sys.executable, "-m", "agito.cli", "train", "smoke", "--out", str(home / "run"), "--admit-anyway"]
+    command = [
+        sys.executable,
+        "-m",
+        "agito.cli",
+        "train",
+        "smoke",
+        "--out",
+        str(home / "run"),
+        "--admit-anyway",
+    ]
     with (home / "said").open("wb") as said:
-        return subprocess.Popen([*command, *(word for each in words for word in ("--set", each))], stdout=said, stderr=said)
+        return subprocess.Popen(
+            [*command, *(word for each in words for word in ("--set", each))], stdout=said, stderr=said
+        )
 
 
 def finished(home: Path, process: subprocess.Popen[bytes]) -> tuple[str, list[dict[str, object]]]:
@@ -127,7 +158,9 @@ def finished(home: Path, process: subprocess.Popen[bytes]) -> tuple[str, list[di
     assert process.wait(timeout=600) == 0, (home / "said").read_text()[-2000:]
     weights = hashlib.sha256((home / "run/checkpoints/final/model.safetensors").read_bytes()).hexdigest()
     lines = [json.loads(line) for line in (home / "run/metrics.jsonl").read_text().splitlines()]
-    return weights, [{name: value for name, value in line.items() if not name.startswith(OF_THE_CLOCK)} for line in lines]
+    return weights, [
+        {name: value for name, value in line.items() if not name.startswith(OF_THE_CLOCK)} for line in lines
+    ]
 
 
 @pytest.mark.parametrize("overrides", [(), DECOUPLED], ids=["on-policy", "decoupled"])
@@ -140,11 +173,17 @@ def test_a_run_on_a_cluster_of_two_nodes_is_equal_to_a_local_one_bit_for_bit(
     assert len(expected[1]) > 3
 
 
-def test_a_run_whose_actor_is_killed_goes_on_and_ends_with_the_same_weights(cluster: str, tmp_path: Path) -> None:
+def test_a_run_whose_actor_is_killed_goes_on_and_ends_with_the_same_weights(
+    cluster: str, tmp_path: Path
+) -> None:
     on_ray, local = tmp_path / "ray", tmp_path / "local"
     process = train(on_ray, address=cluster)
     until = time.monotonic() + 400
-    while not (on_ray / "run/checkpoints/step-1").exists() and time.monotonic() < until and process.poll() is None:
+    while (
+        not (on_ray / "run/checkpoints/step-1").exists()
+        and time.monotonic() < until
+        and process.poll() is None
+    ):
         time.sleep(0.05)
     os.kill(next(iter(actors().values())), signal.SIGKILL)
     weights, _ = finished(on_ray, process)

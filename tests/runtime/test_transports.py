@@ -61,17 +61,25 @@ async def pool(anyio_backend: str, request: pytest.FixtureRequest) -> AsyncGener
         yield pool
 
 
-async def said(sampler: Sampler, key: int, *, num: int = 6) -> tuple[list[int], list[float], tuple[VersionSpan, ...]]:
+async def said(
+    sampler: Sampler, key: int, *, num: int = 6
+) -> tuple[list[int], list[float], tuple[VersionSpan, ...]]:
     request = SampleRequest(extend=array("i", [5, 6, 7]), max_tokens=num, stop_ids=(), temperature=1.0)
     found = (
-        await sampler.advance(EngineRequest(closed=(key - 1,), requests=(RowRequest(key=key, seed=1, request=request),), steps=num))
+        await sampler.advance(
+            EngineRequest(
+                closed=(key - 1,), requests=(RowRequest(key=key, seed=1, request=request),), steps=num
+            )
+        )
     ).done
     assert found[0].sampled is not None, found
     return list(found[0].sampled.ids), list(found[0].sampled.logprobs), found[0].sampled.versions
 
 
 async def history(start: Launch, directory: Path) -> tuple[list[object], str]:
-    """Everything that is answered in a short life with a learner that others pull from, and the digest of its weights in the end."""
+    """Everything that is answered in a short life with a learner that others pull from, and the digest of its
+    weights in the end.
+    """
     batch = [sample(slot, 5 + 3 * slot) for slot in range(6)]
     answers: list[object] = []
     async with started(start, 2) as pool:
@@ -88,9 +96,13 @@ async def history(start: Launch, directory: Path) -> tuple[list[object], str]:
         ids, logprobs, _ = await said(apart, 2)
         tokens = array("i", [5, 6, 7, *ids])
         acted = replace(
-            batch[0], ids=tokens, logprobs=array("f", [math.nan] * 3 + logprobs), trainable=bytes([0] * 3 + [1] * len(ids)),
-            advantages=array("f", [0.0] * 3 + [1.0] * len(ids)), versions=(VersionSpan(start=0, stop=len(tokens), version=1),),
-        )  # fmt: skip
+            batch[0],
+            ids=tokens,
+            logprobs=array("f", [math.nan] * 3 + logprobs),
+            trainable=bytes([0] * 3 + [1] * len(ids)),
+            advantages=array("f", [0.0] * 3 + [1.0] * len(ids)),
+            versions=(VersionSpan(start=0, stop=len(tokens), version=1),),
+        )
         answers.append((await learner.step([acted], rate=0.5)).values)
         await learner.push(3)
         assert await apart.pull(3, keep_rows=True) >= 0
@@ -138,7 +150,10 @@ async def test_a_policy_that_is_opened_again_begins_anew(pool: WorkerPool) -> No
 
 async def test_what_is_not_open_or_not_there_yet_is_a_failure_of_that_request_alone(pool: WorkerPool) -> None:
     policy = await pool.open("policy", plan(learns_alone=True))
-    with pytest.raises(WorkerFailed, match=r"worker 0 failed in BeginPhase: .*'nobody' is not open here; there are \[.*'policy'\]"):
+    with pytest.raises(
+        WorkerFailed,
+        match=r"worker 0 failed in BeginPhase: .*'nobody' is not open here; there are \[.*'policy'\]",
+    ):
         await pool.workers[0].ask("nobody", BeginPhase(phase="sft", total_steps=1), Done)
     with pytest.raises(WorkerFailed, match="'policy' does not learn here"):
         await pool.workers[1].ask("policy", BeginPhase(phase="sft", total_steps=1), Done)
@@ -209,7 +224,9 @@ async def test_an_answer_that_cannot_be_read_is_a_failure_of_that_request_alone(
 
 async def test_an_answer_of_another_kind_is_a_failure() -> None:
     ours, theirs = socket.socketpair()
-    other = threading.Thread(target=Reciting([lambda request: Response(id=request.id, body=Done())]).run, args=(theirs,))
+    other = threading.Thread(
+        target=Reciting([lambda request: Response(id=request.id, body=Done())]).run, args=(theirs,)
+    )
     other.start()
     with ours, theirs, pytest.raises(WorkerFailed, match="EngineRequest was answered by Done"):
         await Worker(0, Talkative(ours), 60.0).ask("policy", EngineRequest(), EngineResponse)

@@ -1,4 +1,5 @@
-"""Attacks as programs: run inside a sandbox, and plainly to prove that they would have worked. Standard library only.
+"""Attacks as programs: run inside a sandbox, and plainly to prove that they would have worked. Standard
+library only.
 
 `python3 probes.py NAME ARGUMENT...` prints what it could get at, or nothing.
 """
@@ -33,7 +34,9 @@ def trace(target: str) -> None:
         "prlimit": lambda: libc.prlimit(pid, 7, (ctypes.c_ulong * 2)(3, 3), None),
         "affinity": lambda: libc.sched_setaffinity(pid, 8, ctypes.byref(ctypes.c_ulong(1))),
         "priority": lambda: libc.setpriority(0, pid, 19),
-        "vm_readv": lambda: 0 if libc.process_vm_readv(pid, local, 1, remote, 1, 0) >= 0 or ctypes.get_errno() == 14 else -1,
+        "vm_readv": lambda: (
+            0 if libc.process_vm_readv(pid, local, 1, remote, 1, 0) >= 0 or ctypes.get_errno() == 14 else -1
+        ),
     }
     for name, attempt in tries.items():
         if attempt() >= 0:
@@ -126,9 +129,14 @@ def connect(*addresses: str) -> None:
     """Sockets of somebody else: `tcp:PORT`, `unix:PATH`, `abstract:NAME`."""
     for address in addresses:
         kind, _, where = address.partition(":")
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET if kind == "tcp" else socket.AF_UNIX) as link:
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_INET if kind == "tcp" else socket.AF_UNIX) as link,
+        ):
             link.settimeout(1)
-            link.connect(("127.0.0.1", int(where)) if kind == "tcp" else where if kind == "unix" else "\0" + where)
+            link.connect(
+                ("127.0.0.1", int(where)) if kind == "tcp" else where if kind == "unix" else "\0" + where
+            )
             print(kind)
 
 

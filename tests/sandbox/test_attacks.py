@@ -1,4 +1,6 @@
-"""Attacks on the sandbox, each with a control that proves it would have worked: the same program, run plainly or in a weaker box."""
+"""Attacks on the sandbox, each with a control that proves it would have worked: the same program, run plainly
+or in a weaker box.
+"""
 
 # ruff: noqa: ASYNC110
 from __future__ import annotations
@@ -25,7 +27,9 @@ from agito.worlds.sandbox.launch import launch
 pytestmark = [
     pytest.mark.full,
     pytest.mark.anyio,
-    pytest.mark.skipif(platform.machine() != "x86_64", reason="the probes need x86_64: they use its system call numbers"),
+    pytest.mark.skipif(
+        platform.machine() != "x86_64", reason="the probes need x86_64: they use its system call numbers"
+    ),
 ]
 PROBES = Path(__file__).parent / "probes.py"
 IS_ROOT = os.geteuid() == 0
@@ -41,7 +45,9 @@ async def inside(box: Box, *arguments: str, timeout_s: float = 20.0) -> set[str]
 
 
 def plainly(*arguments: str) -> set[str]:
-    done = subprocess.run([sys.executable, str(PROBES), *arguments], capture_output=True, text=True, timeout=20, close_fds=False)
+    done = subprocess.run(
+        [sys.executable, str(PROBES), *arguments], capture_output=True, text=True, timeout=20, close_fds=False
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return set(done.stdout.splitlines())
 
@@ -61,8 +67,12 @@ async def test_pid_1_cannot_be_traced_read_or_hindered(box: Box, victim: str) ->
 
 
 async def test_signals_to_pid_1_do_nothing(box: Box) -> None:
-    names = "HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM CHLD STOP TSTP XCPU XFSZ SYS KILL"
-    result = await box.sh(f"for s in {names}; do kill -$s 1; done; sleep 0.1; sleep 100 & kill -KILL $!; wait $!; echo $?")
+    names = (
+        "HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM CHLD STOP TSTP XCPU XFSZ SYS KILL"
+    )
+    result = await box.sh(
+        f"for s in {names}; do kill -$s 1; done; sleep 0.1; sleep 100 & kill -KILL $!; wait $!; echo $?"
+    )
     assert result.output.endswith(b"\n137\n")  # the control: the same command ends another process
     assert (await box.sh("echo alive")).output == b"alive\n"
 
@@ -82,9 +92,14 @@ async def test_nothing_privileged_works(box: Box) -> None:
     if IS_ROOT:
         script = f"unshare -m {sys.executable} {PROBES} privileged"  # in mounts of its own
         done = subprocess.run(
-            ["unshare", "-m", "-u", "sh", "-c", f"mount -t tmpfs x /tmp; {script}"], capture_output=True, text=True, timeout=20
+            ["unshare", "-m", "-u", "sh", "-c", f"mount -t tmpfs x /tmp; {script}"],
+            capture_output=True,
+            text=True,
+            timeout=20,
         )
-        assert {"mount", "umount", "chroot", "sethostname", "setuid", "/agito-probe"} <= set(done.stdout.splitlines())
+        assert {"mount", "umount", "chroot", "sethostname", "setuid", "/agito-probe"} <= set(
+            done.stdout.splitlines()
+        )
 
 
 SECRET = "agito-secret-4711"
@@ -107,7 +122,7 @@ async def main():
             code = "import os\\nfor n in range(3, 2000):\\n  try: print('descriptor', n, os.fstat(n))\\n  except OSError: pass"
             print((await box.py(code)).output.decode(), end="")
 anyio.run(main)
-"""
+"""  # noqa: E501
 
 
 async def test_a_secret_of_the_host_is_nowhere_to_be_seen(tmp_path: Path) -> None:
@@ -115,7 +130,11 @@ async def test_a_secret_of_the_host_is_nowhere_to_be_seen(tmp_path: Path) -> Non
     secret.write_text(SECRET)
     env = {**os.environ, "TOKEN": SECRET}
     done = subprocess.run(
-        [sys.executable, "-c", HOLDER, str(secret), str(PROBES), SECRET], env=env, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", HOLDER, str(secret), str(PROBES), SECRET],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     handle = os.open(secret, os.O_RDONLY)
@@ -143,7 +162,11 @@ async def test_processes_of_the_host_do_not_exist(box: Box, victim: str) -> None
 
 async def test_sockets_of_the_host_are_out_of_reach(box: Box, tmp_path: Path) -> None:
     path, name = str(tmp_path / "socket"), f"agito-{os.getpid()}"
-    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix, socket.socket(socket.AF_UNIX) as abstract:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_UNIX) as unix,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
         unix.bind(path)
         unix.listen()
         abstract.bind("\0" + name)
@@ -157,12 +180,16 @@ async def test_other_episodes_are_out_of_reach(pool: Pool) -> None:
     first, second = await pool.start(SandboxSpec()), await pool.start(SandboxSpec())
     serve = (
         "import os, socket, time\nif os.fork() == 0:\n"
-        " t = socket.create_server(('127.0.0.1', 4567)); a = socket.socket(socket.AF_UNIX); a.bind('\\0agito'); a.listen(9)\n"
-        " u = socket.socket(socket.AF_UNIX); u.bind('/tmp/socket'); u.listen(9); open('/tmp/ready', 'w').close(); time.sleep(100)\n"
+        " t = socket.create_server(('127.0.0.1', 4567)); a = socket.socket(socket.AF_UNIX); "
+        "a.bind('\\0agito'); a.listen(9)\n"
+        " u = socket.socket(socket.AF_UNIX); u.bind('/tmp/socket'); u.listen(9); open('/tmp/ready', "
+        "'w').close(); time.sleep(100)\n"
         "while not os.path.exists('/tmp/ready'): time.sleep(0.01)"
     )
     assert (await first.py(serve)).exit_code == 0
-    await first.sh("echo agito-secret > /work/file; echo agito-secret > /tmp/file; exec -a agito-secret sleep 100 & exit")
+    await first.sh(
+        "echo agito-secret > /work/file; echo agito-secret > /tmp/file; exec -a agito-secret sleep 100 & exit"
+    )
     addresses = ("tcp:4567", "unix:/tmp/socket", "abstract:agito")
     assert await inside(second, "connect", *addresses) == set()
     assert await inside(second, "search", "agito-secret", "/work/file", "/tmp", "/run", "/dev/shm") == set()
@@ -198,16 +225,23 @@ async def test_a_daemon_ends_with_the_kill(box: Box) -> None:
 
 async def test_many_small_holders_of_memory_are_counted_together(pool: Pool) -> None:
     box = await pool.start(SandboxSpec(mem_mb=200))
-    code = "import os, time\nfor _ in range(12):\n  if os.fork() == 0:\n    x = bytearray(40 << 20); time.sleep(30)\ntime.sleep(30)"
+    code = (
+        "import os, time\nfor _ in range(12):\n  if os.fork() == 0:\n    x = bytearray(40 << 20); "
+        "time.sleep(30)\ntime.sleep(30)"
+    )
     result = await box.py(code, timeout_s=20)
     assert (result.fault, result.killed_by) == (Fault.BUDGET, "memory")
-    roomy = await pool.start(SandboxSpec(mem_mb=900))  # the control: the same program lives where there is room
+    # the control: the same program lives where there is room
+    roomy = await pool.start(SandboxSpec(mem_mb=900))
     assert (await roomy.py(code, timeout_s=2)).killed_by == "deadline"
 
 
 async def test_memory_in_the_background_is_watched_too(pool: Pool) -> None:
     box = await pool.start(SandboxSpec(mem_mb=100))
-    code = "import os, time\nfor _ in range(3):\n  if os.fork() == 0:\n    time.sleep(0.2); x = bytearray(60 << 20); time.sleep(30)\n"
+    code = (
+        "import os, time\nfor _ in range(3):\n  if os.fork() == 0:\n    time.sleep(0.2); x = "
+        "bytearray(60 << 20); time.sleep(30)\n"
+    )
     await box.py(code)
     with anyio.fail_after(10):
         while (await box.sh("ps -e --no-headers | wc -l")).output not in (b"3\n", b"4\n"):
@@ -221,7 +255,10 @@ async def test_a_race_of_links_leaks_nothing_to_a_reader(box: Box, tmp_path: Pat
     target = str(canary) if name == "file" else str(tmp_path)
     swapped = name.split("/")[0]
     plain = f"echo plain > {name}" if name == "file" else f"mkdir way; echo plain > {name}"
-    await box.sh(f"(while :; do rm -rf {swapped}; ln -s {target} {swapped}; rm -rf {swapped}; {plain}; done) 2>/dev/null & exit")
+    await box.sh(
+        f"(while :; do rm -rf {swapped}; ln -s {target} {swapped}; rm -rf {swapped}; {plain}; done) "
+        "2>/dev/null & exit"
+    )
     naive, seen = 0, set[bytes]()
     with anyio.fail_after(60):
         while not naive or len(seen) < 1:
@@ -239,7 +276,10 @@ async def test_a_race_of_links_leaks_nothing_to_a_reader(box: Box, tmp_path: Pat
 
 
 async def test_a_huge_file_a_pipe_and_a_device_do_not_stop_a_reader(box: Box) -> None:
-    await box.sh("mkfifo pipe; ln -s /dev/zero zero; ln -s /proc/self/environ env; mkdir -p a/b; ln -s / a/b/root; echo x > ok")
+    await box.sh(
+        "mkfifo pipe; ln -s /dev/zero zero; ln -s /proc/self/environ env; mkdir -p a/b; ln -s / a/b/root; "
+        "echo x > ok"
+    )
     await box.py("import os; f = open('sparse', 'w'); os.truncate('sparse', 30 << 20)")
     with pytest.raises(ValueError, match="limit"):
         await box.files()
@@ -253,7 +293,8 @@ async def test_layers_and_tools_of_others_cannot_be_listed_or_opened(pool: Pool)
     snapshot = await box.snapshot()
     other = await pool.start(SandboxSpec())
     result = await other.sh(
-        f"ls /run/layers; ls /run/tools; cat /run/layers/{snapshot}/secret; chmod 755 /run/layers; ls /run/layers/{snapshot}"
+        f"ls /run/layers; ls /run/tools; cat /run/layers/{snapshot}/secret; chmod 755 /run/layers; ls "
+        f"/run/layers/{snapshot}"
     )
     assert b"agito-secret" not in result.output
     assert result.output.count(b"Permission denied") >= 4
@@ -263,8 +304,10 @@ async def test_layers_and_tools_of_others_cannot_be_listed_or_opened(pool: Pool)
 
 async def test_a_snippet_cannot_speak_for_pid_1(box: Box) -> None:
     forged = (
-        "import os\nfor number in range(3, 1024):\n  try: os.write(number, b'forged')\n  except OSError: pass\n"
-        "for name in os.listdir('/proc/self/fd')[:3]: print(os.readlink('/proc/self/fd/' + name).split(':')[0])"
+        "import os\nfor number in range(3, 1024):\n  try: os.write(number, b'forged')\n  except OSError: "
+        "pass\n"
+        "for name in os.listdir('/proc/self/fd')[:3]: print(os.readlink('/proc/self/fd/' + "
+        "name).split(':')[0])"
     )
     result = await box.py(forged)
     assert sorted(result.output.decode().split()) == ["/dev/null", "pipe", "pipe"]

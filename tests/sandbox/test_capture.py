@@ -17,8 +17,10 @@ from agito.worlds.sandbox.box import Box
 pytestmark = pytest.mark.anyio
 
 LOCKED = (
-    "mkdir -p shut/in blind/in unlisted/in; echo 1 > shut/in/a; echo 2 > blind/in/b; echo 3 > unlisted/in/c; echo 4 > locked;"
-    " echo 5 > open; chmod 000 locked shut/in/a shut/in shut; chmod 600 blind/in; chmod 444 blind; chmod 111 unlisted; chmod 300 /work"
+    "mkdir -p shut/in blind/in unlisted/in; echo 1 > shut/in/a; echo 2 > blind/in/b; echo 3 > "
+    "unlisted/in/c; echo 4 > locked;"
+    " echo 5 > open; chmod 000 locked shut/in/a shut/in shut; chmod 600 blind/in; chmod 444 blind; chmod "
+    "111 unlisted; chmod 300 /work"
 )
 
 
@@ -26,7 +28,13 @@ async def test_a_mode_that_shuts_its_owner_out_hides_nothing_and_stays_as_it_was
     await box.sh(LOCKED)
     look = "cd /; stat -c '%n %a' /work /work/shut /work/blind /work/unlisted /work/locked"
     before = (await box.sh(look)).output
-    wanted = {"shut/in/a": b"1\n", "blind/in/b": b"2\n", "unlisted/in/c": b"3\n", "locked": b"4\n", "open": b"5\n"}
+    wanted = {
+        "shut/in/a": b"1\n",
+        "blind/in/b": b"2\n",
+        "unlisted/in/c": b"3\n",
+        "locked": b"4\n",
+        "open": b"5\n",
+    }
     assert await box.files() == wanted
     assert await box.files(under="shut") == {"shut/in/a": b"1\n"}
     assert (await box.sh(look)).output == before
@@ -35,13 +43,17 @@ async def test_a_mode_that_shuts_its_owner_out_hides_nothing_and_stays_as_it_was
 UNCAPTURABLE = {
     "5 MB": "head -c 5000000 /dev/zero > big",
     "70 nested folders": "mkdir -p $(printf 'd/%.0s' {1..70}); echo x > $(printf 'd/%.0s' {1..70})f",
-    "a path over 4,096 bytes": "for i in {1..20}; do mkdir $(printf 'd%.0s' {1..250}); cd d*; done; echo x > f",
-    "thousands of long paths": "n=$(printf 'd%.0s' {1..240}); n=$n/$n/$n/$n/$n; mkdir -p $n; cd $n; for i in {1..4000}; do : > $i; done",
+    "a path over 4,096 bytes": "for i in {1..20}; do mkdir $(printf 'd%.0s' {1..250}); cd d*; done; echo x "
+    "> f",
+    "thousands of long paths": "n=$(printf 'd%.0s' {1..240}); n=$n/$n/$n/$n/$n; mkdir -p $n; cd $n; for i "
+    "in {1..4000}; do : > $i; done",
 }
 
 
 @pytest.mark.parametrize("command", UNCAPTURABLE.values(), ids=UNCAPTURABLE.keys())
-async def test_what_cannot_be_captured_whole_is_said_and_is_no_failure_of_the_sandbox(box: Box, command: str) -> None:
+async def test_what_cannot_be_captured_whole_is_said_and_is_no_failure_of_the_sandbox(
+    box: Box, command: str
+) -> None:
     assert (await box.sh(command)).exit_code == 0
     with pytest.raises(Uncapturable) as found:
         await box.files()

@@ -23,13 +23,13 @@ pushd / ¦ read A ¦ unset A ¦ printf -v A x ¦ for A in 1; do ls; done ¦ if l
 echo $[A=1] ¦ ! cd / ¦ time cd / ¦ set -a ¦ declare -x A=1 ¦ trap 'cd /' EXIT ¦ [[ a ]] && cd / ¦ ((A=1)) ¦ f() { cd /; } ¦
 ls <(cd /) ¦ let A=1 ¦ shopt -s lastpipe; echo a | read A ¦ wait ¦ umask 0 ¦ ulimit -n 5 ¦ A=1 B=2 ¦ A+=1 ¦ A[0]=1 ¦ coproc cd / ¦
 while cd /; do ls; done
-"""
+"""  # noqa: E501
 STATELESS_TEXT = r"""
 ls ¦ ls -la src ¦ cat a b ¦ grep -rn 'a;b' . ¦ echo "$HOME and $1" ¦ echo $HOME ${HOME} ¦ cat < a > b 2>&1 ¦ ls | wc -l | sort ¦
 ls && cat a ¦ ls || echo none ¦ ls; pwd ¦ ls; ¦ ./run.sh --flag=1 ¦ python3 -c 'import os; print(1)' ¦
 find . -name '*.py' -exec cat {} \; ¦ ls *.txt ~ ¦ ls &> log ¦ echo cd ¦ cdrecord x ¦ forx ¦ test -f a && cat a ¦
 sed -i 's/a/b/' file ¦ echo a\ b ¦ ls 2>/dev/null
-"""
+"""  # noqa: E501
 STATEFUL = [*(command.strip() for command in STATEFUL_TEXT.split("¦")), "  cd /", "ls\ncd /"]
 STATELESS = [command.strip() for command in STATELESS_TEXT.split("¦")]
 
@@ -167,7 +167,13 @@ def test_what_passes_for_plain_words_is_what_bash_sees(parts: list[tuple[str, st
 
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(
-    st.lists(st.tuples(st.sampled_from([piece for piece in PIECES if piece != "exit"]), st.sampled_from(["", " "])), min_size=1, max_size=9)
+    st.lists(
+        st.tuples(
+            st.sampled_from([piece for piece in PIECES if piece != "exit"]), st.sampled_from(["", " "])
+        ),
+        min_size=1,
+        max_size=9,
+    )
 )
 def test_what_passes_for_stateless_changes_no_state(parts: list[tuple[str, str]]) -> None:
     command = "".join(text + space for text, space in parts).replace(">", "")  # nothing is written outside
@@ -176,10 +182,15 @@ def test_what_passes_for_stateless_changes_no_state(parts: list[tuple[str, str]]
     script = f"{command}\ntrap - EXIT; builtin pwd; builtin export -p"
     env = {"HOME": "/usr", "PATH": "/nonexistent", "A": "0"}
     plain, after = (
-        subprocess.run(["/bin/bash", "-c", text], capture_output=True, cwd="/", env=env, stdin=subprocess.DEVNULL)
+        subprocess.run(
+            ["/bin/bash", "-c", text], capture_output=True, cwd="/", env=env, stdin=subprocess.DEVNULL
+        )
         for text in ("pwd; export -p", script)
     )
-    assert after.stdout.splitlines()[-len(plain.stdout.splitlines()) :] == plain.stdout.splitlines() or after.returncode == 2
+    assert (
+        after.stdout.splitlines()[-len(plain.stdout.splitlines()) :] == plain.stdout.splitlines()
+        or after.returncode == 2
+    )
 
 
 NAMES = ("a", "b.txt", "ab", ".hidden", "dir/a", "dir/.b", "dir/deep/x", "empty/", "*", "a b", "é", "-n")
@@ -187,7 +198,9 @@ PATTERN_PIECES = ("*", "?", "a", "b", "dir", "/", ".", "x", "..", ".hidden", "**
 
 
 @given(st.lists(st.sampled_from(PATTERN_PIECES), min_size=1, max_size=6))
-def test_patterns_of_names_match_what_they_match_in_bash(tmp_path_factory: pytest.TempPathFactory, pieces: list[str]) -> None:
+def test_patterns_of_names_match_what_they_match_in_bash(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[str]
+) -> None:
     base = tmp_path_factory.getbasetemp() / "names"
     for name in NAMES:
         path = base / name
@@ -214,7 +227,26 @@ def test_patterns_of_names_match_what_they_match_in_bash(tmp_path_factory: pytes
 @pytest.mark.parametrize("tail", [";", "(", "'", '"', "&", "\\", "é", "\n", ";("])
 def test_no_text_takes_long_to_recognise(tail: str) -> None:
     started = time.process_time()
-    for unit in ("a", "a ", " ", "2>", "2>a ", "'", "''", "'' ", "a;", '"$a"', "\\a", "a|", "{}", ">&", "echo 2>&1 ", "*", "*/", "?*"):
+    for unit in (
+        "a",
+        "a ",
+        " ",
+        "2>",
+        "2>a ",
+        "'",
+        "''",
+        "'' ",
+        "a;",
+        '"$a"',
+        "\\a",
+        "a|",
+        "{}",
+        ">&",
+        "echo 2>&1 ",
+        "*",
+        "*/",
+        "?*",
+    ):
         text = "ls " + unit * (4000 // len(unit)) + tail
         as_program(text)
         is_stateless(text)
@@ -264,12 +296,16 @@ async def test_the_direct_way_and_bash_give_the_same_result(pool: Pool, command:
 
     async def outcome(text: str) -> tuple[object, ...]:
         box = await pool.start(SandboxSpec())
-        await box.write({"script": "#!/bin/sh\necho $0 $1\n", "plain": "echo no first line\n", "sub/x": ""}, executable=["script", "plain"])
+        await box.write(
+            {"script": "#!/bin/sh\necho $0 $1\n", "plain": "echo no first line\n", "sub/x": ""},
+            executable=["script", "plain"],
+        )
         await box.sh("ln -s plain link; mkfifo pipe" if "pipe" in text else "ln -s plain link")
         result = await box.sh(text, timeout_s=0.3 if "pipe" in text else 10)
         lines = sorted(line for line in result.output.splitlines() if not line.startswith(b"SHLVL="))
         return result.exit_code, result.killed_by, lines, await box.files()
 
-    through_bash = command.replace(program.words[0], '"$X"' + program.words[0], 1)  # an empty word in front of it: an expansion
+    # an empty word in front of it: an expansion
+    through_bash = command.replace(program.words[0], '"$X"' + program.words[0], 1)
     assert as_program(through_bash) is None
     assert await outcome(command) == await outcome(through_bash)

@@ -1,4 +1,6 @@
-"""Pid 1 does for a command only what the command could do itself: what it opens, lists, enters and lends is what bash would be given."""
+"""Pid 1 does for a command only what the command could do itself: what it opens, lists, enters and lends is
+what bash would be given.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,20 @@ async def box(pool: Pool) -> AsyncGenerator[Box]:
     await box.close()
 
 
-OWN = ("maps", "smaps", "environ", "auxv", "io", "stack", "syscall", "personality", "fdinfo/3", "task/1/maps", "mountstats", "mem")
+OWN = (
+    "maps",
+    "smaps",
+    "environ",
+    "auxv",
+    "io",
+    "stack",
+    "syscall",
+    "personality",
+    "fdinfo/3",
+    "task/1/maps",
+    "mountstats",
+    "mem",
+)
 
 
 @pytest.mark.parametrize("place", ["/proc/1", "/proc/self", "/proc/thread-self", "."])
@@ -52,7 +67,9 @@ async def test_no_pattern_lists_what_only_pid_1_may_list(box: Box) -> None:
         assert (await box.sh(command)).output == (await box.sh(f"true; {command}")).output
 
 
-@pytest.mark.parametrize("where", ["/proc/1/fd", "/proc/self/fd", "/proc/self", "/proc/self/cwd", "/proc/1/map_files", "/work/fds"])
+@pytest.mark.parametrize(
+    "where", ["/proc/1/fd", "/proc/self/fd", "/proc/self", "/proc/self/cwd", "/proc/1/map_files", "/work/fds"]
+)
 async def test_no_state_takes_pid_1_where_a_shell_cannot_go(box: Box, where: str) -> None:
     await box.sh("ln -s /proc/1/fd fds")
     await box.sh(f"printf '{where}\\0\\0' >&99; kill -9 $$; cd /")
@@ -62,7 +79,12 @@ async def test_no_state_takes_pid_1_where_a_shell_cannot_go(box: Box, where: str
 
 async def test_a_program_is_what_its_path_means_to_the_command(box: Box) -> None:
     await box.sh("ln -s /proc/self/exe exe")
-    for command in ("/proc/self/exe --version", "./exe --version", "/proc/1/exe --version", "/proc/self/fd/3"):
+    for command in (
+        "/proc/self/exe --version",
+        "./exe --version",
+        "/proc/1/exe --version",
+        "/proc/self/fd/3",
+    ):
         assert (await box.sh(command)).output == (await box.sh(f'"$X"{command}')).output
 
 

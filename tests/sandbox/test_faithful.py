@@ -1,4 +1,6 @@
-"""A snapshot is what was there at one moment, whatever the episode made of its workspace, and its forks cannot be told from it."""
+"""A snapshot is what was there at one moment, whatever the episode made of its workspace, and its forks
+cannot be told from it.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,12 @@ while not os.path.exists('/work/b') or os.path.getsize('/work/b') < 12: time.sle
 async def test_a_process_whose_first_thread_has_ended_is_frozen_too(any_pool: Pool) -> None:
     box = await any_pool.start(LARGE)
     assert (await box.py(HALF_DEAD)).exit_code == 0
-    while b" Z" not in (await box.sh("grep State /proc/[0-9]*/status | grep -v /1/; echo; ps -eo stat | sed 's/^/ /'")).output:
+    while (
+        b" Z"
+        not in (
+            await box.sh("grep State /proc/[0-9]*/status | grep -v /1/; echo; ps -eo stat | sed 's/^/ /'")
+        ).output
+    ):
         pass
     for _ in range(5):
         snapshot = await box.snapshot()
@@ -69,7 +76,7 @@ for _ in range(20):
             for pid in [int(name) for name in os.listdir('/proc') if name.isdigit() and int(name) not in (1, os.getpid())]:
                 try: os.kill(pid, signal.SIGCONT)
                 except OSError: pass
-"""
+"""  # noqa: E501
 
 
 async def test_processes_that_wake_one_another_are_frozen_together(any_pool: Pool) -> None:
@@ -93,7 +100,7 @@ for path, name, value in (
 ):
     try: os.setxattr(path, name, value)
     except OSError as error: print(path, name, error.errno)
-"""
+"""  # noqa: E501
 LOOK_AT_STRANGE = """
 import os
 for folder, folders, files in sorted(os.walk('/work')):
@@ -101,11 +108,13 @@ for folder, folders, files in sorted(os.walk('/work')):
         path = os.path.join(folder, name)
         info = os.lstat(path)
         print(path, oct(info.st_mode), info.st_size, info.st_rdev, [(key, os.getxattr(path, key)) for key in sorted(os.listxattr(path))])
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize("spec", [SMALL, LARGE], ids=["small", "large"])
-async def test_what_looks_like_a_mark_of_overlay_is_a_file_like_any_other(any_pool: Pool, spec: SandboxSpec) -> None:
+async def test_what_looks_like_a_mark_of_overlay_is_a_file_like_any_other(
+    any_pool: Pool, spec: SandboxSpec
+) -> None:
     box = await any_pool.start(spec)
     assert (await box.py(STRANGE)).exit_code == 0
     before = (await box.py(LOOK_AT_STRANGE)).output
@@ -140,8 +149,10 @@ NEST = "import os\nfor _ in [0] * 1100: os.mkdir('d'); os.chdir('d')\nopen('f', 
 DEEP = {
     "70 nested folders": "n=$(printf d/%.0s {1..70}); mkdir -p $n; echo x > $n/f; ln $n/f link",
     "1,100 nested folders": f'python3 -Sc "{NEST}"',
-    "paths over 4,096 bytes": "n=$(printf d%.0s {1..250}); for i in {1..40}; do mkdir $n; cd $n; done; echo x > f; ln f g; ln f /work/h",
-    "modes that shut everybody out": "mkdir -p a/b; echo x > a/b/c; echo y > d; chmod 000 a/b/c a/b a d; chmod 711 /work",
+    "paths over 4,096 bytes": "n=$(printf d%.0s {1..250}); for i in {1..40}; do mkdir $n; cd $n; done; "
+    "echo x > f; ln f g; ln f /work/h",
+    "modes that shut everybody out": "mkdir -p a/b; echo x > a/b/c; echo y > d; chmod 000 a/b/c a/b a d; "
+    "chmod 711 /work",
 }
 LOOK_DEEP = """
 import os
@@ -154,12 +165,14 @@ for _ in range(3000):
     folders = [entry.name for entry in os.scandir('.') if entry.is_dir()]
     if not folders or not os.access(folders[0], os.X_OK): break
     os.chdir(folders[0])
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize("spec", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("command", DEEP.values(), ids=DEEP.keys())
-async def test_no_tree_is_too_deep_or_too_shut_for_a_snapshot(any_pool: Pool, spec: SandboxSpec, command: str) -> None:
+async def test_no_tree_is_too_deep_or_too_shut_for_a_snapshot(
+    any_pool: Pool, spec: SandboxSpec, command: str
+) -> None:
     box = await any_pool.start(spec)
     assert (await box.sh(command)).exit_code == 0
     before = (await box.py(LOOK_DEEP)).output

@@ -16,28 +16,41 @@ pytestmark = pytest.mark.anyio
 
 async def test_what_is_written_is_there(box: Box) -> None:
     big = bytes(range(256)) * 4096
-    await box.write({"a.txt": "text é\n", "deep/er/b.bin": big, "/work/c": "", "run": "#!/bin/sh\necho ran\n"}, executable=["run"])
+    await box.write(
+        {"a.txt": "text é\n", "deep/er/b.bin": big, "/work/c": "", "run": "#!/bin/sh\necho ran\n"},
+        executable=["run"],
+    )
     assert (
         await box.sh("stat -c '%a %s %U' a.txt deep/er/b.bin c run; ./run")
     ).output == b"644 8 agent\n644 1048576 agent\n644 0 agent\n755 19 agent\nran\n"
     assert await box.read("deep/er/b.bin") == big
     assert await box.read("/work/a.txt") == "text é\n".encode()
-    assert await box.files() == {"a.txt": "text é\n".encode(), "c": b"", "deep/er/b.bin": big, "run": b"#!/bin/sh\necho ran\n"}
+    assert await box.files() == {
+        "a.txt": "text é\n".encode(),
+        "c": b"",
+        "deep/er/b.bin": big,
+        "run": b"#!/bin/sh\necho ran\n",
+    }
 
 
 async def test_writing_replaces_plain_files_and_nothing_else(box: Box) -> None:
     await box.sh(
-        "ln -s /etc/passwd link; ln -s nowhere loose; mkfifo pipe; echo old > hard; ln hard other; ln -s /tmp out; mkdir full; touch full/x"
+        "ln -s /etc/passwd link; ln -s nowhere loose; mkfifo pipe; echo old > hard; ln hard other; ln -s "
+        "/tmp out; mkdir full; touch full/x"
     )
     await box.write({"hard": "new"})
     assert (await box.sh("cat hard other")).output == b"newold\n"
     for path in ("link", "loose", "pipe", "out/x", "full", "hard/x"):
         with pytest.raises(ValueError, match="path="):
             await box.write({path: "never"})
-    assert (await box.sh("ls /tmp; ls nowhere full")).output == b"ls: cannot access 'nowhere': No such file or directory\nfull:\nx\n"
+    assert (
+        await box.sh("ls /tmp; ls nowhere full")
+    ).output == b"ls: cannot access 'nowhere': No such file or directory\nfull:\nx\n"
 
 
-@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "", "/work", "a/../../x", "a\0b", "dir/", "/workx/y"])
+@pytest.mark.parametrize(
+    "path", ["../x", "/etc/passwd", "", "/work", "a/../../x", "a\0b", "dir/", "/workx/y"]
+)
 async def test_a_path_outside_the_workspace_is_refused(box: Box, path: str) -> None:
     with pytest.raises(ValueError, match="path="):
         await box.write({path: "x"})
@@ -47,7 +60,8 @@ async def test_a_path_outside_the_workspace_is_refused(box: Box, path: str) -> N
 
 async def test_only_plain_files_are_read(box: Box) -> None:
     await box.sh(
-        "ln -s /etc/passwd link; ln -s / root; mkfifo pipe; mkdir dir; truncate -s 10M sparse; echo x > real; ln -s real inner; chmod 0 dir"
+        "ln -s /etc/passwd link; ln -s / root; mkfifo pipe; mkdir dir; truncate -s 10M sparse; echo x > "
+        "real; ln -s real inner; chmod 0 dir"
     )
     for path in ("link", "root/etc/passwd", "pipe", "dir", "sparse", "inner"):
         with pytest.raises(ValueError, match="path="):
@@ -72,7 +86,9 @@ async def test_too_much_is_an_error_and_never_a_part(box: Box) -> None:
         await box.files()
 
 
-async def test_a_base_directory_lies_under_the_workspace_and_stays_as_it_is(pool: Pool, tmp_path: Path) -> None:
+async def test_a_base_directory_lies_under_the_workspace_and_stays_as_it_is(
+    pool: Pool, tmp_path: Path
+) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.py").write_text("print(1)\n")
     (tmp_path / "b").write_text("b")

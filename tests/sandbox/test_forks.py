@@ -14,11 +14,19 @@ from agito.worlds.sandbox.launch import launch
 pytestmark = pytest.mark.anyio
 
 SETUP = (
-    "mkdir -p dir/sub gone keep; echo 1 > dir/a; echo 2 > gone/b; ln -s dir/a link; mkfifo pipe; truncate -s 1M sparse; echo s >> sparse;"
-    " echo h > hard; ln hard hard2; chmod 640 dir/a; chmod 000 keep; touch -d '2001-02-03' hard; cd dir; export A='x y'"
+    "mkdir -p dir/sub gone keep; echo 1 > dir/a; echo 2 > gone/b; ln -s dir/a link; mkfifo pipe; truncate "
+    "-s 1M sparse; echo s >> sparse;"
+    " echo h > hard; ln hard hard2; chmod 640 dir/a; chmod 000 keep; touch -d '2001-02-03' hard; cd dir; "
+    "export A='x y'"
 )
-CHANGE = "cd /work; rm -r gone; rm -r dir; mkdir dir; echo new > dir/c; echo more >> hard; chmod 755 keep; mv sparse moved"
-LOOK = "cd /work; find . -printf '%p %y %m %l %Ts\\n' | grep -v '^. d' | sort; find . -type f | sort | xargs cat | md5sum"
+CHANGE = (
+    "cd /work; rm -r gone; rm -r dir; mkdir dir; echo new > dir/c; echo more >> hard; chmod 755 keep; "
+    "mv sparse moved"
+)
+LOOK = (
+    "cd /work; find . -printf '%p %y %m %l %Ts\\n' | grep -v '^. d' | sort; find . -type f | sort | "
+    "xargs cat | md5sum"
+)
 
 
 @pytest.fixture(params=["overlay", "copy"])
@@ -76,7 +84,8 @@ async def test_a_snapshot_is_taken_between_two_moments_and_processes_go_on(any_p
     with anyio.fail_after(5):
         while await box.read("a") == before:
             await anyio.lowlevel.checkpoint()
-    assert (await box.sh("ps -o stat= -C sleep")).output.startswith(b"T")  # what stood still before stands still after
+    # what stood still before stands still after
+    assert (await box.sh("ps -o stat= -C sleep")).output.startswith(b"T")
 
 
 async def test_a_layer_goes_with_its_last_user(any_pool: Pool) -> None:

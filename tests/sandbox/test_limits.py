@@ -18,8 +18,15 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_deadline_ends_everything_inside(box: Box) -> None:
     started = time.monotonic()
-    result = await box.sh("echo begun; trap '' TERM INT; setsid sleep 1000 & kill -STOP $!; sleep 1000", timeout_s=0.2)
-    assert (result.exit_code, result.fault, result.killed_by, result.output) == (None, Fault.TIMEOUT, "deadline", b"begun\n")
+    result = await box.sh(
+        "echo begun; trap '' TERM INT; setsid sleep 1000 & kill -STOP $!; sleep 1000", timeout_s=0.2
+    )
+    assert (result.exit_code, result.fault, result.killed_by, result.output) == (
+        None,
+        Fault.TIMEOUT,
+        "deadline",
+        b"begun\n",
+    )
     assert time.monotonic() - started < 2
     assert (await box.sh("ps -e --no-headers | grep -c sleep")).output == b"0\n"
 

@@ -1,4 +1,6 @@
-"""One episode against the others: what it uses up is its own, and nobody else is killed, starved or refused for it."""
+"""One episode against the others: what it uses up is its own, and nobody else is killed, starved or refused
+for it.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ try:
     while True: a.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd] * 200))]); n += 200
 except OSError: print(n)
 if os.fork() == 0: time.sleep(60)
-"""
+"""  # noqa: E501
 
 
 async def both(box: Box) -> tuple[bytes, bytes]:
@@ -70,7 +72,8 @@ async def test_memory_that_no_process_seems_to_hold_ends_in_its_own_sandbox() ->
 async def test_what_the_kernel_ends_for_memory_is_said_to_be_ended_for_memory(pool: Pool) -> None:
     box = await pool.start(SandboxSpec(mem_mb=64, work_mb=1, tmp_mb=1))
     buffers = (  # in no account of a process, and so not seen by pid 1
-        "import resource, socket\nkeep = []\nwhile True:\n  a, b = socket.socketpair(); a.setblocking(False); keep += [a, b]\n"
+        "import resource, socket\nkeep = []\nwhile True:\n  a, b = socket.socketpair(); "
+        "a.setblocking(False); keep += [a, b]\n"
         "  try:\n    while True: a.send(b'x' * 65536)\n  except BlockingIOError: pass"
     )
     assert (await box.py("import os; os.kill(os.getpid(), 9)")).killed_by == "signal 9"
@@ -103,7 +106,11 @@ async def test_a_control_group_follows_what_its_sandbox_may_hold(pool: Pool) -> 
             for name in ("memory.limit_in_bytes", "memory.max", "pids.max")
             if (path := Path("/sys/fs/cgroup") / controllers / group.lstrip("/") / name).exists()
         }
-        assert mem_mb + 12 < min(value for name, value in limits.items() if name != "pids.max") >> 20 < mem_mb + 100
+        assert (
+            mem_mb + 12
+            < min(value for name, value in limits.items() if name != "pids.max") >> 20
+            < mem_mb + 100
+        )
         assert limits["pids.max"] < 40
         await box.close()
 
@@ -131,7 +138,10 @@ async def test_what_an_episode_runs_is_killed_before_its_pid_1_and_comes_after_i
         (await box.sh("cat /proc/1/oom_score_adj /proc/self/oom_score_adj; nice")).output.split(),
         (await box.sh("x=1; cat /proc/1/oom_score_adj /proc/self/oom_score_adj; nice")).output.split(),
         (
-            await box.py("import os\nfor p in (1, os.getpid()): print(open(f'/proc/{p}/oom_score_adj').read())\nprint(os.nice(0))")
+            await box.py(
+                "import os\nfor p in (1, os.getpid()): print(open(f'/proc/{p}/oom_score_adj').read())\n"
+                "print(os.nice(0))"
+            )
         ).output.split(),
     ]
     of_pid_1 = os.getpriority(os.PRIO_PROCESS, box.pid)
@@ -166,7 +176,9 @@ async def test_the_group_of_a_living_host_is_never_swept_and_that_of_a_dead_one_
         "import os, sys\nfrom agito.worlds.sandbox import cgroup\ngroup = cgroup.make(1 << 30)\n"
         "for place in group.places: print(place.path, flush=True)\nsys.stdin.read()"
     )
-    host = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    host = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert host.stdout is not None
     path = Path(host.stdout.readline().strip())
     assert (group := cgroups.make(1 << 30)) is not None
@@ -197,7 +209,8 @@ async def test_a_fork_of_a_large_workspace_belongs_to_its_own_sandbox(pool: Pool
     for _ in range(3):  # layers above layers, each written by another user
         box = await pool.fork(await box.snapshot())
         result = await box.sh(
-            "stat -c '%U %a' d/a d/e; echo more >> d/a; rm d/e/b; echo two > d/e/b; chmod 640 d/a; chmod 600 d/a; cat d/a | wc -l"
+            "stat -c '%U %a' d/a d/e; echo more >> d/a; rm d/e/b; echo two > d/e/b; chmod 640 d/a; chmod "
+            "600 d/a; cat d/a | wc -l"
         )
         assert result.output.splitlines()[:2] == [b"agent 600", b"agent 755"]
     assert result.output.splitlines()[2] == b"4"
@@ -210,9 +223,13 @@ async def test_a_network_that_was_used_without_a_packet_is_not_used_again() -> N
     )
     label = (
         "import socket, struct\ns = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n"
-        "s.setsockopt(41, 32, struct.pack('=16sIBBHHHI', b'\\xfdidden message!!', socket.htonl(0x12345), 0, 255, 1, 60, 60, 0))\n"
+        "s.setsockopt(41, 32, struct.pack('=16sIBBHHHI', b'\\xfdidden message!!', socket.htonl(0x12345), "
+        "0, 255, 1, 60, 60, 0))\n"
     )
-    look = "import os; print([open('/proc/net/' + n).read() for n in ('snmp', 'snmp6', 'netstat', 'ip6_flowlabel', 'dev')])"
+    look = (
+        "import os; print([open('/proc/net/' + n).read() for n in ('snmp', 'snmp6', 'netstat', "
+        "'ip6_flowlabel', 'dev')])"
+    )
     async with await Pool.open(warm=0) as pool:
         box = await pool.start(SandboxSpec())
         fresh = (await box.py(look)).output
@@ -246,7 +263,9 @@ open("hold.py", "w").write({SHARED_MEMORY!r})
 shutil.copy(os.path.realpath("/usr/bin/python3"), "python"); os.chmod("python", 0o111)
 os.execv("./python", ["python", "hold.py"])
 """
-ZERO = SHARED_MEMORY.replace("mmap.mmap(-1, 16 << 20)", "mmap.mmap(os.open('/dev/zero', 2), 16 << 20)").replace("mmap\n", "mmap, os\n", 1)
+ZERO = SHARED_MEMORY.replace(
+    "mmap.mmap(-1, 16 << 20)", "mmap.mmap(os.open('/dev/zero', 2), 16 << 20)"
+).replace("mmap\n", "mmap, os\n", 1)
 FIRST_THREAD_ENDED = """
 import ctypes, os, threading, time
 def hold():
@@ -288,7 +307,8 @@ async def test_without_a_control_group_hidden_memory_is_found(code: str) -> None
 @NEEDS_ROOT
 async def test_without_a_control_group_a_crowd_takes_turns() -> None:
     code = (
-        "import os, time\nfor i in range(40):\n  if os.fork() == 0:\n    os.setsid(); f = os.open(f'{i}', 65)\n"
+        "import os, time\nfor i in range(40):\n  if os.fork() == 0:\n    os.setsid(); f = os.open(f'{i}', "
+        "65)\n"
         "    while True:\n      for _ in range(20000): pass\n      os.write(f, b'.')\ntime.sleep(60)"
     )
     async with Pool(await launch(cgroup=False), 0) as pool:
@@ -299,7 +319,9 @@ async def test_without_a_control_group_a_crowd_takes_turns() -> None:
         async def look() -> None:
             while True:
                 await anyio.sleep(0.1)
-                running.append(sum(is_running(entry, user) for entry in Path("/proc").iterdir() if entry.name.isdigit()))
+                running.append(
+                    sum(is_running(entry, user) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+                )
 
         async with anyio.create_task_group() as group:
             group.start_soon(look)
@@ -372,7 +394,9 @@ async def test_keepers_that_are_not_needed_end() -> None:
                 for _ in range(count):
                     group.start_soon(start)
             assert (await boxes[-1].sh("echo fine")).output == b"fine\n"
-            zygote.add(int(Path(f"/proc/{parent(boxes[0].pid)}/stat").read_text().rpartition(")")[2].split()[1]))
+            zygote.add(
+                int(Path(f"/proc/{parent(boxes[0].pid)}/stat").read_text().rpartition(")")[2].split()[1])
+            )
             for box in boxes:
                 await box.close()
 
@@ -380,9 +404,14 @@ async def test_keepers_that_are_not_needed_end() -> None:
         await crowd(150)
         with anyio.fail_after(20):
             while True:
-                await (await pool.start(SandboxSpec())).close()  # the zygote hears of what is free with its next request
+                # the zygote hears of what is free with its next request
+                await (await pool.start(SandboxSpec())).close()
                 (first,) = zygote
-                keepers = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and parent(int(entry.name)) == first]
+                keepers = [
+                    entry
+                    for entry in Path("/proc").iterdir()
+                    if entry.name.isdigit() and parent(int(entry.name)) == first
+                ]
                 if len(keepers) <= 130:
                     break
         await crowd(150)

@@ -1,4 +1,6 @@
-"""What crosses between the host and a sandbox's own network: bytes over sockets that the host asked for, and nothing else."""
+"""What crosses between the host and a sandbox's own network: bytes over sockets that the host asked for, and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ async def test_waiting_in_vain_for_a_server_leaves_the_box_alive(box: Box) -> No
 
 
 async def test_a_connection_to_itself_is_no_connection() -> None:
-    """Among the ports that the kernel gives to clients, TCP can connect a socket to itself: nobody listens there."""
+    """Among the ports that the kernel gives to clients, TCP can connect a socket to itself: nobody listens
+    there.
+    """
     with socket.socket() as first:
         first.bind(("127.0.0.1", 0))
         first.connect(first.getsockname())  # the control: the kernel of this machine does it
@@ -83,7 +87,9 @@ async def test_a_network_whose_listener_the_host_still_holds_is_never_used_again
 
 
 async def test_a_connection_gives_the_sandbox_no_way_to_the_host(box: Box) -> None:
-    """With a listener and a service open, the episode still sees its own loopback only, and no descriptor of the exchange."""
+    """With a listener and a service open, the episode still sees its own loopback only, and no descriptor of
+    the exchange.
+    """
     with socket.create_server(("127.0.0.1", 0)) as outside, await box.listen(7000) as listener:
         port = outside.getsockname()[1]
         service = await box.launch("exec python3 -m http.server 8000 --bind 127.0.0.1")

@@ -31,7 +31,9 @@ async def test_warm_sandboxes_are_handed_out_fresh_and_configured() -> None:
     async with await Pool.open(warm=3) as pool:
         for index in range(8):
             box = await pool.start(SandboxSpec(env={"I": str(index)}))
-            assert (await box.sh("echo $I; ls; touch file; ls /tmp; touch /tmp/other; echo $$")).output == f"{index}\n2\n".encode()
+            assert (
+                await box.sh("echo $I; ls; touch file; ls /tmp; touch /tmp/other; echo $$")
+            ).output == f"{index}\n2\n".encode()
             if index % 2:
                 await box.close()
         small = await pool.start(SandboxSpec(work_mb=1))
@@ -42,7 +44,8 @@ async def test_a_network_that_was_used_is_not_used_again() -> None:
     async with await Pool.open(warm=0) as pool:
         count = "awk '/lo:/ {print $2, $3, $10}' /proc/net/dev"
         talk = (
-            "import socket\ns = socket.create_server(('127.0.0.1', 0))\nc = socket.create_connection(s.getsockname())\n"
+            "import socket\ns = socket.create_server(('127.0.0.1', 0))\nc = "
+            "socket.create_connection(s.getsockname())\n"
             "c.send(b'x')\nprint(s.accept()[0].recv(1))"
         )
         for _ in range(3):
@@ -210,5 +213,7 @@ async def test_when_the_host_is_killed_nothing_stays_behind() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert mark in done.stdout
     with anyio.fail_after(5):
-        while mark in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout:
+        while (
+            mark in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        ):
             await anyio.sleep(0.01)

@@ -19,7 +19,13 @@ async def printed(box: Box, command: str) -> str:
 
 async def test_a_result_tells_what_happened(box: Box) -> None:
     result = await box.sh("echo out; echo err >&2; exit 7")
-    assert (result.exit_code, result.output, result.total_bytes, result.fault, result.killed_by) == (7, b"out\nerr\n", 8, None, None)
+    assert (result.exit_code, result.output, result.total_bytes, result.fault, result.killed_by) == (
+        7,
+        b"out\nerr\n",
+        8,
+        None,
+        None,
+    )
     assert 0 < result.wall_s < 5
     assert 0 <= result.cpu_s < 5
     assert 0 < result.peak_mb < 100
@@ -41,7 +47,9 @@ async def test_a_signal_is_reported_with_the_code_that_a_shell_gives(box: Box) -
         "set -u; cd sub; export KEPT='a b'; echo $unset_one",
     ],
 )
-async def test_directory_and_exported_variables_survive_however_a_command_ends(box: Box, command: str) -> None:
+async def test_directory_and_exported_variables_survive_however_a_command_ends(
+    box: Box, command: str
+) -> None:
     await box.write({"sub/file": ""})
     await box.sh(command)
     assert await printed(box, 'echo "$PWD:$KEPT"; ls') == "/work/sub:a b\nfile\n"
@@ -65,7 +73,12 @@ async def test_exec_leaves_the_state_as_it_was(box: Box) -> None:
 
 
 async def test_what_is_written_to_the_state_descriptor_corrupts_nothing(box: Box) -> None:
-    for junk in ("echo junk >&99", "printf '/nowhere\\0declare -x A=\"1\\n\\0' >&99", "cat /dev/zero | head -c 300000 >&99", "exec 99>&-"):
+    for junk in (
+        "echo junk >&99",
+        "printf '/nowhere\\0declare -x A=\"1\\n\\0' >&99",
+        "cat /dev/zero | head -c 300000 >&99",
+        "exec 99>&-",
+    ):
         assert (await box.sh(f"export GOOD=1; {junk}")).fault is None
     await box.sh("export GOOD=2")
     assert await printed(box, "echo $PWD $GOOD") == "/work 2\n"
@@ -96,7 +109,9 @@ async def test_a_snippet_runs_in_the_shells_directory_and_leaves_no_trace(box: B
     await box.write({"sub/here": ""})
     await box.sh("cd sub; export A=1")
     assert (
-        await box.py("import os; print(os.listdir('.'), os.environ['A']); os.environ['A'] = '2'; os.chdir('/'); x = 1")
+        await box.py(
+            "import os; print(os.listdir('.'), os.environ['A']); os.environ['A'] = '2'; os.chdir('/'); x = 1"
+        )
     ).output == b"['here'] 1\n"
     result = await box.py("import os; print(os.getcwd(), os.environ['A']); print(x)")
     assert result.output.startswith(b"/work/sub 1\n") or b"NameError" in result.output
@@ -106,9 +121,16 @@ async def test_a_snippet_runs_in_the_shells_directory_and_leaves_no_trace(box: B
 
 @pytest.mark.parametrize(
     ("code", "exit_code", "output"),
-    [("raise SystemExit(5)", 5, b""), ("import sys; sys.exit('why')", 1, b"why\n"), ("import os; os._exit(9)", 9, b""), ("1 +", 1, None)],
+    [
+        ("raise SystemExit(5)", 5, b""),
+        ("import sys; sys.exit('why')", 1, b"why\n"),
+        ("import os; os._exit(9)", 9, b""),
+        ("1 +", 1, None),
+    ],
 )
-async def test_a_snippet_ends_like_a_script(box: Box, code: str, exit_code: int, output: bytes | None) -> None:
+async def test_a_snippet_ends_like_a_script(
+    box: Box, code: str, exit_code: int, output: bytes | None
+) -> None:
     result = await box.py(code)
     assert result.exit_code == exit_code
     if output is not None:

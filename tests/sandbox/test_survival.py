@@ -1,4 +1,6 @@
-"""Nothing that an episode does to its own sandbox ends it: whatever it sends, blocks or fills is an event, and pid 1 goes on."""
+"""Nothing that an episode does to its own sandbox ends it: whatever it sends, blocks or fills is an event,
+and pid 1 goes on.
+"""
 
 from __future__ import annotations
 
@@ -33,27 +35,31 @@ async def box(pool: Pool) -> AsyncGenerator[Box]:
     await box.close()
 
 
+_DIE = "; kill -9 $$; cd /"
 # Each ends its shell by SIGKILL, so that nothing but the forged text reaches the state descriptor.
 FORGED = {
     "a NUL in a value": r"""exec echo -ne "/\0A=$'\\\0'\0">&99""",
-    "a NUL as an octal escape": r"""printf '/work\0declare -x A=$'"'"'\\000x'"'"'\n\0' >&99; kill -9 $$; cd /""",
-    "a NUL as a wrapped octal escape": r"""printf '/work\0declare -x A=$'"'"'\\400x'"'"'\n\0' >&99; kill -9 $$; cd /""",
-    "a name that is none": r"""printf '/work\0declare -x A B=C="1"\n\0' >&99; kill -9 $$; cd /""",
-    "no UTF-8": r"""printf '/work\0declare -x A="\xff\xfe"\n\0' >&99; kill -9 $$; cd /""",
-    "no directory": r"""printf '\0\0' >&99; kill -9 $$; cd /""",
-    "a relative directory": r"""printf 'tmp\0\0' >&99; kill -9 $$; cd /""",
-    "a huge directory": r"""{ printf /; head -c 200000 /dev/zero | tr '\0' a; printf '\0\0'; } >&99; kill -9 $$; cd /""",
-    "5,000 variables": r"""{ printf '/work\0'; seq -f 'declare -x A%g="aaaaaaaaaaaaaaaa"' 5000; printf '\0'; } >&99; kill -9 $$; cd /""",
+    "a NUL as an octal escape": r"""printf '/work\0declare -x A=$'"'"'\\000x'"'"'\n\0' >&99""" + _DIE,
+    "a NUL as a wrapped octal escape": r"""printf '/work\0declare -x A=$'"'"'\\400x'"'"'\n\0' >&99""" + _DIE,
+    "a name that is none": r"""printf '/work\0declare -x A B=C="1"\n\0' >&99""" + _DIE,
+    "no UTF-8": r"""printf '/work\0declare -x A="\xff\xfe"\n\0' >&99""" + _DIE,
+    "no directory": r"""printf '\0\0' >&99""" + _DIE,
+    "a relative directory": r"""printf 'tmp\0\0' >&99""" + _DIE,
+    "a huge directory": r"""{ printf /; head -c 200000 /dev/zero | tr '\0' a; printf '\0\0'; } >&99""" + _DIE,
+    "5,000 variables": r"""{ printf '/work\0'; seq -f 'declare -x A%g="aaaaaaaa"' 5000; printf '\0'; } >&99"""
+    + _DIE,
     "16,000 variables": r"""{
-        printf '/work\0'; seq -f 'declare -x A%g=""' 16000 | head -c 260000; printf '\n\0'; } >&99; kill -9 $$; cd /""",
+        printf '/work\0'; seq -f 'declare -x A%g=""' 16000 | head -c 260000; printf '\n\0'; } >&99"""
+    + _DIE,
     "one variable of 130 KB": r"""{ printf '/work\0declare -x A="'; head -c 135000 /dev/zero | tr '\0' a; printf '"\n\0'; } >&99
-        kill -9 $$; cd /""",
+        kill -9 $$; cd /""",  # noqa: E501
     "backslashes without an end": r"""{ printf '/work\0declare -x A="'; head -c 260000 /dev/zero | tr '\0' '\\'; printf '\0'; } >&99
-        kill -9 $$; cd /""",
-    "only NULs": r"""head -c 70000 /dev/zero >&99; kill -9 $$; cd /""",
+        kill -9 $$; cd /""",  # noqa: E501
+    "only NULs": r"""head -c 70000 /dev/zero >&99""" + _DIE,
     "too much": r"""yes >&99; cd /""",
     "a writer that stays": r"""(sleep 30 >&99 &); (yes >&99 &); cd /tmp""",
-    "a huge environment of its own": "export A=$(head -c 120000 /dev/zero | tr '\\0' a); export B=$A C=$A; cd /",
+    "a huge environment of its own": "export A=$(head -c 120000 /dev/zero | tr '\\0' a); export B=$A C=$A; "
+    "cd /",
 }
 
 
@@ -61,7 +67,11 @@ FORGED = {
 async def test_no_state_that_a_shell_leaves_ends_the_sandbox(box: Box, command: str) -> None:
     await box.write({"a.py": "x = 1\n"})
     await box.sh(command, timeout_s=5)
-    for text, printed in (("cd /work; echo alive", b"alive\n"), ("ls", b"a.py\n"), ("true; ls | cat", b"a.py\n")):
+    for text, printed in (
+        ("cd /work; echo alive", b"alive\n"),
+        ("ls", b"a.py\n"),
+        ("true; ls | cat", b"a.py\n"),
+    ):
         assert (await box.sh(text, timeout_s=5)).output == printed
     assert (await box.py("print(1)", timeout_s=5)).output == b"1\n"
     await box.kill()
@@ -87,7 +97,10 @@ PATTERNS = {
     "links to the folder itself": (LINKS, "echo */*/*/*/*/*/*/*"),
     "30 levels of two links": ("mkdir d; cd d; ln -s . a; ln -s . b", "echo " + "/".join(["*"] * 30)),
     "12 patterns of links": (LINKS, "ls " + " ".join(["*/*/*/*/*/*"] * 12)),
-    "folders, not links": ("mkdir -p {1..8}/{1..8}/{1..8}/{1..8}/{1..8}", "echo " + " ".join(["*/*/*/*/*"] * 100)),
+    "folders, not links": (
+        "mkdir -p {1..8}/{1..8}/{1..8}/{1..8}/{1..8}",
+        "echo " + " ".join(["*/*/*/*/*"] * 100),
+    ),
     "many names and a slow pattern": (
         "python3 -c \"for i in range(10000): open('a' * 200 + str(i), 'w').close()\"",
         "echo " + " ".join(["*a*a*a*a*a*a*a*a*a*b"] * 150),
@@ -100,7 +113,9 @@ PATTERNS = {
 
 
 @pytest.mark.parametrize(("setup", "command"), PATTERNS.values(), ids=PATTERNS.keys())
-async def test_a_pattern_of_names_ends_at_the_deadline_and_spares_the_sandbox(box: Box, setup: str, command: str) -> None:
+async def test_a_pattern_of_names_ends_at_the_deadline_and_spares_the_sandbox(
+    box: Box, setup: str, command: str
+) -> None:
     assert (await box.sh(setup, timeout_s=20)).exit_code == 0
     began = time.monotonic()
     result = await box.sh(command, timeout_s=0.3)
@@ -120,7 +135,9 @@ LEASE = (
 )
 
 
-@pytest.mark.parametrize("command", ["./program", "cat < data", "echo x > data", "./script", "echo x >> script"])
+@pytest.mark.parametrize(
+    "command", ["./program", "cat < data", "echo x > data", "./script", "echo x >> script"]
+)
 async def test_no_lease_makes_pid_1_wait(box: Box, command: str) -> None:
     await box.write({"script": "#!/bin/sh\n", "data": "x\n"}, executable=["script"])
     await box.sh("cp /bin/true program")
@@ -181,7 +198,9 @@ async def _cpu_of_pid_1(box: Box) -> float:
 async def test_no_limit_of_cpu_time_can_kill_pid_1(pool: Pool) -> None:
     box = await pool.start(SandboxSpec(cpu_s=3))
     assert (await box.sh("grep cpu /proc/1/limits")).output.split()[3:5] == [b"3", b"unlimited"]
-    assert (await box.py("import resource; print(resource.getrlimit(resource.RLIMIT_CPU))")).output == b"(3, 4)\n"
+    assert (
+        await box.py("import resource; print(resource.getrlimit(resource.RLIMIT_CPU))")
+    ).output == b"(3, 4)\n"
 
 
 async def test_a_program_that_ignores_the_signal_has_no_more_cpu_time(pool: Pool) -> None:
@@ -202,7 +221,10 @@ SIGNALS = "for s in $(seq 1 64); do kill -$s 1; kill -$s -1 -- 2>/dev/null; done
 
 async def test_no_signal_ends_pid_1(box: Box) -> None:
     await box.sh("trap '' $(seq 1 64); " + SIGNALS, timeout_s=5)
-    flood = "import os, signal\nfor _ in range(20000):\n  for s in (17, 18, 24, 25, 29, 34, 64): os.kill(1, s)\nprint('done')"
+    flood = (
+        "import os, signal\nfor _ in range(20000):\n  for s in (17, 18, 24, 25, 29, 34, 64): "
+        "os.kill(1, s)\nprint('done')"
+    )
     assert (await box.py(flood, timeout_s=20)).output == b"done\n"
     assert (await box.sh("echo alive")).output == b"alive\n"
 
@@ -240,7 +262,7 @@ for number in range(65000): libc.mmap(None, 4096, number % 2, 0x22, -1, 0)
 for _ in range(60):
     if os.fork() == 0: time.sleep(100)
 time.sleep(100)
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.full

@@ -77,7 +77,12 @@ class DropsTheStop(FakeRow):
         if sampled.stopped is FinishReason.LENGTH:
             return sampled
         n = len(sampled.ids) - 1
-        return replace(sampled, ids=sampled.ids[:n], logprobs=sampled.logprobs[:n], versions=span(0, len(request.extend) + n))
+        return replace(
+            sampled,
+            ids=sampled.ids[:n],
+            logprobs=sampled.logprobs[:n],
+            versions=span(0, len(request.extend) + n),
+        )
 
 
 COUNT = itertools.count()
@@ -213,7 +218,9 @@ BROKEN: list[tuple[type[FakeRow], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("broken", "rule"), BROKEN, ids=[f"{broken.__name__}-{rule[:30]}" for broken, rule in BROKEN])
+@pytest.mark.parametrize(
+    ("broken", "rule"), BROKEN, ids=[f"{broken.__name__}-{rule[:30]}" for broken, rule in BROKEN]
+)
 def test_a_rule_catches_an_engine_that_breaks_it(broken: type[FakeRow], rule: str) -> None:
     contract = type("Broken", (FakeEngineContract,), {"row_class": broken})()
     with pytest.raises((Violation, AssertionError)) as caught:

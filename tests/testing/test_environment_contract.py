@@ -1,4 +1,6 @@
-"""The environment contract holds for the fake environment, and each rule catches an environment that breaks it."""
+"""The environment contract holds for the fake environment, and each rule catches an environment that breaks
+it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,18 @@ import pytest
 from agito.protocols import Control, Environment, Renderer, Script, ScriptFactory, WorldSnapshot
 from agito.testing import ByteRenderer, EnvironmentContract, FakeEnvironment, Violation
 from agito.testing.fakes import FakeWorld, call, submit
-from agito.types import AttemptId, Budget, Call, Dialect, EpisodeArtifacts, Event, Fault, Target, Task, Verdict
+from agito.types import (
+    AttemptId,
+    Budget,
+    Call,
+    Dialect,
+    EpisodeArtifacts,
+    Event,
+    Fault,
+    Target,
+    Task,
+    Verdict,
+)
 
 
 class CoinContract(EnvironmentContract):
@@ -86,7 +99,9 @@ class TellsTheAnswer(FakeEnvironment):
 class TellsTheSeed(FakeEnvironment):
     def task(self, **arguments: Any) -> tuple[Task, Target]:
         task, target = super().task(**arguments)
-        return replace(task, id=f"{task.id}-{target.seed}"), replace(target, task_id=f"{task.id}-{target.seed}")
+        return replace(task, id=f"{task.id}-{target.seed}"), replace(
+            target, task_id=f"{task.id}-{target.seed}"
+        )
 
 
 class WithWorld(FakeEnvironment):
@@ -169,7 +184,9 @@ class Leaking(FakeWorld):
 
     async def digest(self) -> str:
         SHARED.update(f"{self._task.id} {box}" for box in self._opened)
-        self._opened = tuple(sorted({*self._opened, *(at.split()[1] for at in SHARED if at.split()[0] == self._task.id)}))
+        self._opened = tuple(
+            sorted({*self._opened, *(at.split()[1] for at in SHARED if at.split()[0] == self._task.id)})
+        )
         return await super().digest()
 
 
@@ -204,7 +221,11 @@ class SharedFork(FakeWorld):
 class SubmittedFork(FakeWorld):
     async def fork(self, snapshot: WorldSnapshot, attempt: AttemptId, *, same_noise: bool = True) -> Control:
         child = await super().fork(snapshot, attempt, same_noise=same_noise)
-        return child if same_noise else FakeWorld(self._task, replace(self._key, data={**self._key.data, "coin": -1}), attempt, 0)
+        return (
+            child
+            if same_noise
+            else FakeWorld(self._task, replace(self._key, data={**self._key.data, "coin": -1}), attempt, 0)
+        )
 
 
 class NoSolution(FakeEnvironment):
@@ -230,7 +251,12 @@ class Dodging(FakeEnvironment):
     """An negative control that reads the answer off the prompt."""
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
-        _, target = self.task(split=task.split, index=int(task.id.split("-")[-1]), seed=int(task.id.split("-")[-2]), level=task.level)
+        _, target = self.task(
+            split=task.split,
+            index=int(task.id.split("-")[-1]),
+            seed=int(task.id.split("-")[-2]),
+            level=task.level,
+        )
         return {"knows": lambda: submit(int(str(target.data["coin"])))}
 
 
@@ -247,7 +273,11 @@ class PaysForNothing(FakeEnvironment):
 
 class VoidForNothing(FakeEnvironment):
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        return Verdict.void("nothing submitted") if sealed.submitted is None else await super().grade(sealed, target, grade_seed)
+        return (
+            Verdict.void("nothing submitted")
+            if sealed.submitted is None
+            else await super().grade(sealed, target, grade_seed)
+        )
 
 
 class Moody(FakeEnvironment):
@@ -304,7 +334,9 @@ BROKEN: list[tuple[type[FakeEnvironment], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("broken", "rule"), BROKEN, ids=[f"{broken.__name__}-{rule[:30]}" for broken, rule in BROKEN])
+@pytest.mark.parametrize(
+    ("broken", "rule"), BROKEN, ids=[f"{broken.__name__}-{rule[:30]}" for broken, rule in BROKEN]
+)
 def test_a_rule_catches_an_environment_that_breaks_it(broken: type[FakeEnvironment], rule: str) -> None:
     SHARED.clear()
     contract = type("Broken", (CoinContract,), {"environment_class": broken})()
@@ -321,7 +353,9 @@ class Garbling(ByteRenderer):
 
     def parse(self, ids: Any, tools: Any) -> tuple[Call, ...]:
         calls = super().parse(ids, tools)
-        return tuple(replace(c, arguments={k: str(v)[:-1] + "x" for k, v in c.arguments.items()}) for c in calls)
+        return tuple(
+            replace(c, arguments={k: str(v)[:-1] + "x" for k, v in c.arguments.items()}) for c in calls
+        )
 
 
 def test_a_dialect_that_garbles_calls_is_caught() -> None:
@@ -334,7 +368,9 @@ def test_a_dialect_that_garbles_calls_is_caught() -> None:
 
 
 def test_every_rule_is_shown_to_catch_something() -> None:
-    shown = {f"test_{rule}" for _, rule in BROKEN} | {"test_a_solution_gets_the_same_verdict_through_every_dialect"}
+    shown = {f"test_{rule}" for _, rule in BROKEN} | {
+        "test_a_solution_gets_the_same_verdict_through_every_dialect"
+    }
     assert set(EnvironmentContract.rules()) == shown
 
 

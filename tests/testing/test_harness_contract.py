@@ -74,15 +74,22 @@ def counting(trajectory: Trajectory) -> Trajectory:
 
 
 def retokenised(trajectory: Trajectory) -> Trajectory:
-    return with_tokens(trajectory, ids=array("i", [*tokens(trajectory).ids[:-2], 1, tokens(trajectory).ids[-1]]))
+    return with_tokens(
+        trajectory, ids=array("i", [*tokens(trajectory).ids[:-2], 1, tokens(trajectory).ids[-1]])
+    )
 
 
 def zeros_for_nan(trajectory: Trajectory) -> Trajectory:
-    return with_tokens(trajectory, logprobs=array("f", [0.0 if math.isnan(x) else x for x in tokens(trajectory).logprobs]))
+    return with_tokens(
+        trajectory, logprobs=array("f", [0.0 if math.isnan(x) else x for x in tokens(trajectory).logprobs])
+    )
 
 
 def rounded(trajectory: Trajectory) -> Trajectory:
-    return with_tokens(trajectory, logprobs=array("f", [x if math.isnan(x) else round(x, 1) for x in tokens(trajectory).logprobs]))
+    return with_tokens(
+        trajectory,
+        logprobs=array("f", [x if math.isnan(x) else round(x, 1) for x in tokens(trajectory).logprobs]),
+    )
 
 
 def all_sampled(trajectory: Trajectory) -> Trajectory:
@@ -107,7 +114,11 @@ def always_turns(trajectory: Trajectory) -> Trajectory:
 
 
 def blames_the_budget(trajectory: Trajectory) -> Trajectory:
-    return replace(trajectory, fault=Fault.BUDGET) if trajectory.end is not TerminationReason.SUBMITTED else trajectory
+    return (
+        replace(trajectory, fault=Fault.BUDGET)
+        if trajectory.end is not TerminationReason.SUBMITTED
+        else trajectory
+    )
 
 
 def never_cut(trajectory: Trajectory) -> Trajectory:
@@ -124,10 +135,16 @@ def without_the_end(trajectory: Trajectory) -> Trajectory:
 class GoesOnWithoutLimits(SoloHarness):
     """Adds two to each limit."""
 
-    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+    async def run(
+        self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
+    ) -> Trajectory:
         limits: Limits = task.limits
         more = replace(
-            limits, turns=limits.turns + 2, calls=limits.calls + 2, tokens=limits.tokens + 50, turn_tokens=limits.turn_tokens + 2
+            limits,
+            turns=limits.turns + 2,
+            calls=limits.calls + 2,
+            tokens=limits.tokens + 50,
+            turn_tokens=limits.turn_tokens + 2,
         )
         trajectory = await super().run(replace(task, limits=more), session, agents, attempt, seed=seed)
         return replace(trajectory, task=task)
@@ -136,7 +153,9 @@ class GoesOnWithoutLimits(SoloHarness):
 class DropsGarbage(SoloHarness):
     """Ends the attempt where a turn cannot be parsed."""
 
-    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+    async def run(
+        self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
+    ) -> Trajectory:
         return await super().run(task, Strict(session), agents, attempt, seed=seed)
 
 
@@ -153,13 +172,17 @@ class Strict:
 class ForgetsToClose(SoloHarness):
     """Opens a row and leaves it."""
 
-    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+    async def run(
+        self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
+    ) -> Trajectory:
         agents[SOLO].engine.open(seed)
         return await super().run(task, session, agents, attempt, seed=seed)
 
 
 class SaysNothingOfTheBudget(SoloHarness):
-    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+    async def run(
+        self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
+    ) -> Trajectory:
         return await super().run(task, Generous(session, task), agents, attempt, seed=seed)
 
 
@@ -168,13 +191,17 @@ class Generous:
         self._session, self.tools, self._task = session, session.tools, task
 
     async def act(self, calls: Any, left: Any) -> Any:
-        return await self._session.act(calls, replace(left, turns=self._task.limits.turns, calls=self._task.limits.calls))
+        return await self._session.act(
+            calls, replace(left, turns=self._task.limits.turns, calls=self._task.limits.calls)
+        )
 
 
 class BlindToTheEnd(SoloHarness):
     """Takes an end that a fault brought for any other event."""
 
-    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+    async def run(
+        self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
+    ) -> Trajectory:
         return await super().run(task, Endless(session), agents, attempt, seed=seed)
 
 
@@ -183,7 +210,10 @@ class Endless:
         self._session, self.tools = session, session.tools
 
     async def act(self, calls: Any, left: Any) -> Any:
-        return tuple(replace(event, ended=event.ended and not event.fault) for event in await self._session.act(calls, left))
+        return tuple(
+            replace(event, ended=event.ended and not event.fault)
+            for event in await self._session.act(calls, left)
+        )
 
 
 BROKEN: list[tuple[str, type[SoloHarness], str]] = [
@@ -209,7 +239,9 @@ BROKEN: list[tuple[str, type[SoloHarness], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "broken", "rule"), BROKEN, ids=[f"{name}-{rule[:30]}" for name, _, rule in BROKEN])
+@pytest.mark.parametrize(
+    ("name", "broken", "rule"), BROKEN, ids=[f"{name}-{rule[:30]}" for name, _, rule in BROKEN]
+)
 def test_a_rule_catches_a_harness_that_breaks_it(name: str, broken: type[SoloHarness], rule: str) -> None:
     contract = type("Broken", (SoloContract,), {"harness_class": broken, "deadline_s": 0.5})()
     with pytest.raises((Violation, RuntimeError)) as caught:

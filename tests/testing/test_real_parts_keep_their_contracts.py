@@ -1,4 +1,5 @@
-"""The shipped suites against the real parts: the sandbox, the shell environment, the embedded engine under each of its drivers.
+"""The shipped suites against the real parts: the sandbox, the shell environment, the embedded engine under
+each of its drivers.
 
 The solo harness is tested in test_harness_contract.py.
 """
@@ -65,7 +66,9 @@ class EmbeddedEngineContract(EngineContract):
         with torch.no_grad():
             model.model.embed_tokens.weight.mul_(8.0)  # far from uniform, and still undecided
         steps = (
-            RecordedSteps(slots=4, context=96, device=torch.device("cpu"), record=lambda run, _: Rerun(run)) if self.is_replayed else None
+            RecordedSteps(slots=4, context=96, device=torch.device("cpu"), record=lambda run, _: Rerun(run))
+            if self.is_replayed
+            else None
         )
         return EmbeddedEngine(model, rows=4, context=96, native=self.is_native, steps=steps)
 

@@ -1,4 +1,5 @@
-"""Each rule of the sandbox contract catches a box that breaks it; the broken ones are wrapped around the real one.
+"""Each rule of the sandbox contract catches a box that breaks it; the broken ones are wrapped around the real
+one.
 
 That the real one keeps the contract is tested beside it, in tests/world.
 """
@@ -198,7 +199,11 @@ class CapturesNoShutFile(Box):
 
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
         try:
-            return {path: data for path, data in (await super().files(limit_bytes=limit_bytes, under=under)).items() if path != "shut/in/a"}
+            return {
+                path: data
+                for path, data in (await super().files(limit_bytes=limit_bytes, under=under)).items()
+                if path != "shut/in/a"
+            }
         except Uncapturable as error:
             raise ValueError(str(error)) from None
 
@@ -233,7 +238,11 @@ BROKEN: list[tuple[type[Box], dict[str, Any], str]] = [
     (Forgetful, {}, "directory_and_exported_variables_carry_over_and_nothing_else"),
     (Remembering, {}, "a_snippet_sees_files_but_no_earlier_snippet"),
     (HeadOnly, {}, "long_output_is_cut_in_the_middle_and_counted"),
-    (Box, {"env": {"GIVEN": "x=1", "PYTEST_CURRENT_TEST": "leak"}}, "the_environment_is_the_specs_and_not_the_hosts"),
+    (
+        Box,
+        {"env": {"GIVEN": "x=1", "PYTEST_CURRENT_TEST": "leak"}},
+        "the_environment_is_the_specs_and_not_the_hosts",
+    ),
     (Box, {"tools": None}, "only_the_named_tools_are_on_the_path"),
     (WritesTheBase, {}, "a_base_directory_is_seen_and_never_changed"),
     (NotExecutable, {}, "what_is_written_can_be_read_and_run"),
@@ -269,7 +278,9 @@ BROKEN: list[tuple[type[Box], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("box", "changes", "rule"), BROKEN, ids=[f"{box.__name__}-{rule[:30]}" for box, _, rule in BROKEN])
+@pytest.mark.parametrize(
+    ("box", "changes", "rule"), BROKEN, ids=[f"{box.__name__}-{rule[:30]}" for box, _, rule in BROKEN]
+)
 def test_a_rule_catches_a_box_that_breaks_it(box: type[Box], changes: dict[str, Any], rule: str) -> None:
     class Broken(SandboxContract):
         async def make(self) -> SandboxPool:

@@ -37,20 +37,26 @@ def make_model() -> Callable[..., Qwen3]:
 def make_samples() -> Callable[..., list[Sample]]:
     """Random samples; with a `model`, their log-probabilities are the model's own, at `temperature`."""
 
-    def make(num: int, *, seed: int = 0, version: int = 0, model: Qwen3 | None = None, temperature: float = 1.0) -> list[Sample]:
+    def make(
+        num: int, *, seed: int = 0, version: int = 0, model: Qwen3 | None = None, temperature: float = 1.0
+    ) -> list[Sample]:
         rng = random.Random(seed)
         samples: list[Sample] = []
         for slot in range(num):
             n = rng.randint(3, 14)
             ids = [rng.randrange(VOCAB) for _ in range(n)]
             trainable = [0, 1, *(rng.randint(0, 1) for _ in range(n - 2))]
-            logprobs = _own_logprobs(model, ids, temperature) if model else [-rng.uniform(2, 4) for _ in range(n)]
+            logprobs = (
+                _own_logprobs(model, ids, temperature) if model else [-rng.uniform(2, 4) for _ in range(n)]
+            )
             advantage = rng.gauss(0, 1)
             sample = Sample(
                 attempt=AttemptId(group=slot // 4, slot=slot % 4),
                 segment=0,
                 ids=array("i", ids),
-                logprobs=array("f", [value if on else math.nan for value, on in zip(logprobs, trainable, strict=True)]),
+                logprobs=array(
+                    "f", [value if on else math.nan for value, on in zip(logprobs, trainable, strict=True)]
+                ),
                 trainable=bytes(trainable),
                 advantages=array("f", [advantage if on else 0.0 for on in trainable]),
                 versions=span(version, n),

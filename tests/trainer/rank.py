@@ -1,4 +1,6 @@
-"""One data-parallel rank as its own process: RANK NUM_RANKS MEETING_FILE OUT MINIBATCHES; writes its weights and its figures."""
+"""One data-parallel rank as its own process: RANK NUM_RANKS MEETING_FILE OUT MINIBATCHES; writes its weights
+and its figures.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,15 @@ from agito.learning.trainer.network_reducer import NetworkReducer, join, offer
 from agito.models import Qwen3, Qwen3Config
 from agito.types import AttemptId, Sample, span
 
-SHAPE = Qwen3Config(vocab_size=17, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8)
+SHAPE = Qwen3Config(
+    vocab_size=17, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8
+)
 
 
 def samples_of(step: int) -> list[Sample]:
-    """Of uneven lengths; their log-probabilities are noise, so that the weights w and the clip are at work."""
+    """Of uneven lengths; their log-probabilities are noise, so that the weights w and the clip
+    are at work.
+    """
     rng = random.Random(step)
     samples: list[Sample] = []
     for slot in range(10):
@@ -42,10 +48,16 @@ def samples_of(step: int) -> list[Sample]:
     return samples
 
 
-def train(reducer: Reducer, *, rank: int, num_ranks: int, minibatches: int) -> tuple[LocalTrainer, list[dict[str, float]]]:
-    """Two supervised steps and three of policy gradient on this rank's share; in the last, the last rank has nothing."""
+def train(
+    reducer: Reducer, *, rank: int, num_ranks: int, minibatches: int
+) -> tuple[LocalTrainer, list[dict[str, float]]]:
+    """Two supervised steps and three of policy gradient on this rank's share; in the last, the last rank has
+    nothing.
+    """
     trainer = LocalTrainer(
-        Qwen3(SHAPE, seed=0), TrainerConfig(check_on_policy=False, muon_dtype="float32", minibatches=minibatches), reducer=reducer
+        Qwen3(SHAPE, seed=0),
+        TrainerConfig(check_on_policy=False, muon_dtype="float32", minibatches=minibatches),
+        reducer=reducer,
     )
     values: list[dict[str, float]] = []
     trainer.begin_phase("sft", 2)
@@ -81,7 +93,10 @@ def main() -> None:
     for minibatches in map(int, sys.argv[6:]):
         trainer, values = train(reducer, rank=rank, num_ranks=num_ranks, minibatches=minibatches)
         name = f"{minibatches}-{rank}"
-        save_file({name: parameter.detach() for name, parameter in trainer.model.named_parameters()}, out / f"{name}.safetensors")
+        save_file(
+            {name: parameter.detach() for name, parameter in trainer.model.named_parameters()},
+            out / f"{name}.safetensors",
+        )
         (out / f"{name}.json").write_text(json.dumps(values))
     reducer.close()
 

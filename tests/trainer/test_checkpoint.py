@@ -47,7 +47,9 @@ def saved(trainer: LocalTrainer, directory: Path, **meta: int) -> Path:
 
 
 @pytest.mark.parametrize("phase", ["sft", "rl"])
-def test_resuming_in_mid_phase_equals_never_having_stopped_bit_for_bit(make_model, trained, tmp_path: Path, phase: str) -> None:
+def test_resuming_in_mid_phase_equals_never_having_stopped_bit_for_bit(
+    make_model, trained, tmp_path: Path, phase: str
+) -> None:
     whole = trained(phase, 0, 6)
     directory = saved(trained(phase, 0, 3), tmp_path / "step-3")
     resumed = LocalTrainer(make_model(seed=99), CONFIG)
@@ -86,7 +88,9 @@ def test_a_commit_carries_its_counters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0, 1, 20, -1])
 @pytest.mark.parametrize("file", FILES)
-def test_a_truncated_state_is_reported_and_changes_nothing(make_model, trained, tmp_path: Path, file: str, keep: int) -> None:
+def test_a_truncated_state_is_reported_and_changes_nothing(
+    make_model, trained, tmp_path: Path, file: str, keep: int
+) -> None:
     directory = saved(trained("sft", 0, 1), tmp_path / "step-1")
     (directory / file).write_bytes((directory / file).read_bytes()[:keep])
     fresh = LocalTrainer(make_model(seed=5), CONFIG)
@@ -95,7 +99,10 @@ def test_a_truncated_state_is_reported_and_changes_nothing(make_model, trained, 
         load_state(fresh, directory)
     assert fresh.phase is None
     assert all(
-        torch.equal(a, b) for (_, a), (_, b) in zip(fresh.model.named_parameters(), make_model(seed=5).named_parameters(), strict=True)
+        torch.equal(a, b)
+        for (_, a), (_, b) in zip(
+            fresh.model.named_parameters(), make_model(seed=5).named_parameters(), strict=True
+        )
     )
 
 
@@ -124,10 +131,14 @@ def test_the_state_of_another_model_is_refused(make_model, trained, tmp_path: Pa
 
 
 def _altered(directory: Path, *, drop: str = "", shape: str = "", **state: object) -> None:
-    """A state that is whole, and yet such as no trainer of this model can have left: without a tensor, or with one of another shape."""
+    """A state that is whole, and yet such as no trainer of this model can have left: without a tensor, or
+    with one of another shape.
+    """
     tensors = load_file(directory / "trainer.tensors")
     kept = {
-        name: value.flatten()[:1] if shape and shape in name else value for name, value in tensors.items() if not drop or drop not in name
+        name: value.flatten()[:1] if shape and shape in name else value
+        for name, value in tensors.items()
+        if not drop or drop not in name
     }
     save_file(kept, directory / "trainer.tensors")
     found = json.loads((directory / "trainer.json").read_text())
@@ -138,19 +149,35 @@ def _altered(directory: Path, *, drop: str = "", shape: str = "", **state: objec
 @pytest.mark.parametrize(
     "how",
     [
-        {"phase": "dpo"}, {"phase": 7}, {"total_steps": 0}, {"total_steps": "many"}, {"phase_step": -1}, {"phase_step": 1.5},
+        {"phase": "dpo"},
+        {"phase": 7},
+        {"total_steps": 0},
+        {"total_steps": "many"},
+        {"phase_step": -1},
+        {"phase_step": 1.5},
         {"version": True},
-        {"drop": "weights/model.norm"}, {"drop": "moments/model.norm"}, {"drop": "exp_avg_sq"}, {"drop": "momentum"}, {"drop": "moments/"},
-        {"shape": "weights/model.norm"}, {"shape": "moments/model.norm.weight/exp_avg"}, {"shape": "q_proj.weight/momentum"},
+        {"drop": "weights/model.norm"},
+        {"drop": "moments/model.norm"},
+        {"drop": "exp_avg_sq"},
+        {"drop": "momentum"},
+        {"drop": "moments/"},
+        {"shape": "weights/model.norm"},
+        {"shape": "moments/model.norm.weight/exp_avg"},
+        {"shape": "q_proj.weight/momentum"},
         {"phase": "sft", "phase_step": 0},
     ],
     ids=str,
-)  # fmt: skip
-def test_a_state_that_cannot_be_taken_over_leaves_the_trainer_whole(make_model, trained, tmp_path: Path, how: dict[str, str]) -> None:
+)
+def test_a_state_that_cannot_be_taken_over_leaves_the_trainer_whole(
+    make_model, trained, tmp_path: Path, how: dict[str, str]
+) -> None:
     directory = saved(trained("rl", 0, 2), tmp_path / "step-2")
     _altered(directory, **how)
     trainer = trained("sft", 0, 3)
-    before, counters = bits(trainer), (trainer.phase, trainer.total_steps, trainer.phase_step, trainer.version)
+    before, counters = (
+        bits(trainer),
+        (trainer.phase, trainer.total_steps, trainer.phase_step, trainer.version),
+    )
     with pytest.raises(CorruptCheckpoint):
         load_state(trainer, directory)
     assert (trainer.phase, trainer.total_steps, trainer.phase_step, trainer.version) == counters
@@ -187,7 +214,13 @@ def test_the_latest_commit_is_the_largest_number_and_never_a_partial_one(tmp_pat
     assert latest(tmp_path) == tmp_path / "step-10"
     (tmp_path / "step-8").mkdir()
     prune(tmp_path, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".step-11.partial", "final", "step-10", "step-9", "step-x"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".step-11.partial",
+        "final",
+        "step-10",
+        "step-9",
+        "step-x",
+    ]
     with pytest.raises(ValueError, match="keep=0"):
         prune(tmp_path, 0)
 
@@ -208,7 +241,9 @@ for step in range(10**9):
 
 @pytest.mark.parametrize("writes", [1, 12, 19, 24])
 def test_whatever_is_committed_when_the_process_is_killed_is_whole(tmp_path: Path, writes: int) -> None:
-    with subprocess.Popen([sys.executable, "-c", COMMIT_FOREVER, str(tmp_path)], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMIT_FOREVER, str(tmp_path)], stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         for _ in range(writes):
             process.stdout.readline()
@@ -230,7 +265,10 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     disk.mkdir()
     mounted = (
         os.geteuid() == 0
-        and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True).returncode == 0
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True
+        ).returncode
+        == 0
     )
     if not mounted:
         pytest.skip("needs root and the right to mount a tmpfs")
@@ -245,7 +283,9 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         lambda path: save_file({"big": torch.zeros(1 << 18)}, path / "big.safetensors"),
     ],
 )
-def test_a_full_disk_is_named_and_older_commits_stay_whole(make_model, trained, tiny_disk: Path, write) -> None:
+def test_a_full_disk_is_named_and_older_commits_stay_whole(
+    make_model, trained, tiny_disk: Path, write
+) -> None:
     trainer = trained("sft", 0, 1)
     older = saved(trainer, tiny_disk / "step-1", slot=4)
     with pytest.raises(DiskFull, match="step-2: no space left; free some and resume"):
@@ -257,7 +297,8 @@ def test_a_full_disk_is_named_and_older_commits_stay_whole(make_model, trained, 
 
 
 def test_the_checkpoint_that_a_rise_leads_back_to_is_kept_however_many_come_after_it(tmp_path: Path) -> None:
-    rises = {5: 2, 10: 2, 15: 12, 20: 12, 25: 12}  # by step: where a rise would have begun if an alarm came next
+    # by step: where a rise would have begun if an alarm came next
+    rises = {5: 2, 10: 2, 15: 12, 20: 12, 25: 12}
     for step in (0, 5, 10, 15, 20, 25):
         (tmp_path / f"step-{step}").mkdir()
         reach = rises.get(step, 0)

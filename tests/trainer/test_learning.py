@@ -37,16 +37,28 @@ FAST = RlConfig(lr=5e-3, adam_lr=5e-3, decay=0.0)
 def answers(model) -> torch.Tensor:
     """Log-probabilities of every answer to each question, in the order of `TARGETS`."""
     with torch.no_grad():
-        hidden = model.hidden(torch.tensor([token for question in TARGETS for token in (0, question)]), [2] * len(TARGETS))
+        hidden = model.hidden(
+            torch.tensor([token for question in TARGETS for token in (0, question)]), [2] * len(TARGETS)
+        )
         return torch.log_softmax(model.logits(hidden)[1::2], dim=-1)
 
 
 def success(model) -> float:
     """The exact chance of a right answer, over questions."""
-    return sum(float(row[target].exp()) for row, target in zip(answers(model), TARGETS.values(), strict=True)) / len(TARGETS)
+    return sum(
+        float(row[target].exp()) for row, target in zip(answers(model), TARGETS.values(), strict=True)
+    ) / len(TARGETS)
 
 
-def attempt(logp: torch.Tensor, id_: AttemptId, question: int, version: int, generator: torch.Generator, *, is_lost: bool) -> Attempt:
+def attempt(
+    logp: torch.Tensor,
+    id_: AttemptId,
+    question: int,
+    version: int,
+    generator: torch.Generator,
+    *,
+    is_lost: bool,
+) -> Attempt:
     answer = int(torch.multinomial(logp.exp(), 1, generator=generator))
     columns = Tokens(
         ids=array("i", [0, question, answer]),
@@ -77,7 +89,10 @@ def learn(model, seed: int, *, num_lost: int, num_steps: int = 30) -> float:
         samples = []
         for group, (question, logp) in enumerate(zip(TARGETS, answers(model), strict=True)):
             ids = [AttemptId(group=group, slot=slot) for slot in range(12)]
-            attempts = [attempt(logp, id_, question, trainer.version, generator, is_lost=id_.slot < num_lost) for id_ in ids]
+            attempts = [
+                attempt(logp, id_, question, trainer.version, generator, is_lost=id_.slot < num_lost)
+                for id_ in ids
+            ]
             samples += leave_one_out(Group(id=group, task=TASK, attempts=tuple(attempts)))
         trainer.step(samples)
     return success(model) - before

@@ -20,8 +20,11 @@ def run(make_optimizer, *, steps: int = 4) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-3), (torch.float32, 6e-3)])
-def test_it_equals_the_optimizer_of_torch_up_to_the_rounding_of_bfloat16(dtype: torch.dtype, tolerance: float) -> None:
-    # four steps of entries up to about 0.35 at rate 0.05; bfloat16 keeps 8 bits, and two products differ in their last one
+def test_it_equals_the_optimizer_of_torch_up_to_the_rounding_of_bfloat16(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    # four steps of entries up to about 0.35 at rate 0.05; bfloat16 keeps 8 bits, and two products differ in
+    # their last one
     mine = run(lambda params: Muon(params, lr=0.05, momentum=0.9, weight_decay=0.1, dtype=dtype))
     theirs = run(lambda params: torch.optim.Muon(params, lr=0.05, momentum=0.9, weight_decay=0.1))
     for a, b in zip(mine, theirs, strict=True):

@@ -28,7 +28,9 @@ def test_tied_embeddings_are_trained_once_and_frozen_parameters_never(make_model
 
 def test_hand_worked_schedules() -> None:
     up_and_down = [schedule(step, 10, warmup=0.2, decay=1.0, floor=0.0) for step in range(12)]
-    assert up_and_down == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0, 0.0])
+    assert up_and_down == pytest.approx(
+        [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0, 0.0]
+    )
     assert [schedule(step, 4, warmup=0.0, decay=0.0, floor=0.0) for step in (0, 3, 9)] == [1.0, 1.0, 1.0]
     late = [schedule(step, 4, warmup=0.0, decay=0.5, floor=0.2) for step in range(6)]
     assert late == pytest.approx([1.0, 1.0, 1.0, 0.6, 0.2, 0.2])
@@ -67,7 +69,9 @@ def test_norms_are_never_decayed(make_model) -> None:
     model = make_model()
     filled(model, PhaseConfig(weight_decay=0.5, lr=0.1, adam_lr=0.1), 0.0).apply(0)
     assert all(bool((parameter == 1).all()) for name, parameter in model.named_parameters() if "norm" in name)
-    assert model.model.embed_tokens.weight.norm().item() < make_model().model.embed_tokens.weight.norm().item()
+    assert (
+        model.model.embed_tokens.weight.norm().item() < make_model().model.embed_tokens.weight.norm().item()
+    )
 
 
 def test_the_phases_have_their_own_rates(make_model) -> None:

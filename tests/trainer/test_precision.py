@@ -18,22 +18,34 @@ from agito.models import Decoder, DecoderConfig, LoraConfig, adapt
 from agito.record.commits import commit
 from agito.types import AttemptId, Sample, span
 
-SHAPE = DecoderConfig(vocab_size=53, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8)
+SHAPE = DecoderConfig(
+    vocab_size=53, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8
+)
 SLOW = TrainerConfig(
-    check_on_policy=False, minibatches=1, muon_dtype="float32", optimizer="adamw",
-    sft=SftConfig(adam_lr=2e-6, warmup=0.0, decay=0.0), rl=RlConfig(adam_lr=2e-6, decay=0.0),
-)  # fmt: skip
+    check_on_policy=False,
+    minibatches=1,
+    muon_dtype="float32",
+    optimizer="adamw",
+    sft=SftConfig(adam_lr=2e-6, warmup=0.0, decay=0.0),
+    rl=RlConfig(adam_lr=2e-6, decay=0.0),
+)
 
 
 def samples(num: int = 6, seed: int = 0) -> list[Sample]:
     rng, found = random.Random(seed), list[Sample]()
     for slot in range(num):
         n = rng.randint(5, 20)
-        found.append(Sample(
-            attempt=AttemptId(group=0, slot=slot), segment=0, ids=array("i", [rng.randrange(53) for _ in range(n)]),
-            logprobs=array("f", [-4.0] * n), trainable=bytes([0, *[1] * (n - 1)]), advantages=array("f", [0.0, *[1.0] * (n - 1)]),
-            versions=span(0, n),
-        ))  # fmt: skip
+        found.append(
+            Sample(
+                attempt=AttemptId(group=0, slot=slot),
+                segment=0,
+                ids=array("i", [rng.randrange(53) for _ in range(n)]),
+                logprobs=array("f", [-4.0] * n),
+                trainable=bytes([0, *[1] * (n - 1)]),
+                advantages=array("f", [0.0, *[1.0] * (n - 1)]),
+                versions=span(0, n),
+            )
+        )
     return found
 
 
@@ -57,7 +69,10 @@ def test_steps_smaller_than_a_bfloat16_weight_can_show_add_up() -> None:
     moved, moved_wide = flat(narrow.model) - before, flat(wide.model) - before_wide
     assert moved.norm() > 0.5 * moved_wide.norm()
     assert torch.cosine_similarity(moved, moved_wide, dim=0) > 0.7
-    assert all(parameter.dtype == torch.bfloat16 and parameter.grad is None for _, parameter in narrow.model.named_parameters())
+    assert all(
+        parameter.dtype == torch.bfloat16 and parameter.grad is None
+        for _, parameter in narrow.model.named_parameters()
+    )
 
 
 def test_gradients_of_micro_batches_are_added_up_in_float32() -> None:
@@ -65,7 +80,9 @@ def test_gradients_of_micro_batches_are_added_up_in_float32() -> None:
     sample = samples(1)[0]
     norms = []
     for num in (1, 600):
-        trainer = trainer_of(torch.bfloat16, SLOW.model_copy(update={"micro_tokens": 1, "share_prefixes": "never"}))
+        trainer = trainer_of(
+            torch.bfloat16, SLOW.model_copy(update={"micro_tokens": 1, "share_prefixes": "never"})
+        )
         norms.append(trainer.imitate([sample] * num, num_tokens=100.0).values["train/grad_norm"])
     assert norms[1] == pytest.approx(600 * norms[0], rel=1e-3)
 
@@ -118,13 +135,19 @@ def test_two_trainers_of_one_network_do_not_take_each_others_gradients() -> None
 
 def test_adapters_of_a_bfloat16_model_learn_in_float32() -> None:
     model = adapt(Decoder(SHAPE, seed=1).to(torch.bfloat16), LoraConfig(rank=4), seed=2)
-    base = {name: parameter.clone() for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    base = {
+        name: parameter.clone() for name, parameter in model.named_parameters() if not parameter.requires_grad
+    }
     trainer = LocalTrainer(model, SLOW.model_copy(update={"sft": SftConfig(adam_lr=5e-3, warmup=0.0)}))
     trainer.begin_phase("sft", 60)
     losses = [trainer.imitate(samples()).values["sft/loss_nats"] for _ in range(40)]
     assert losses[-1] < losses[0] - 0.5
-    assert all(parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.requires_grad)
-    assert all(torch.equal(parameter, base[name]) for name, parameter in model.named_parameters() if name in base)
+    assert all(
+        parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.requires_grad
+    )
+    assert all(
+        torch.equal(parameter, base[name]) for name, parameter in model.named_parameters() if name in base
+    )
 
 
 def test_shared_prefixes_in_bfloat16_are_as_near_to_float32_as_rows_are() -> None:
@@ -132,10 +155,16 @@ def test_shared_prefixes_in_bfloat16_are_as_near_to_float32_as_rows_are() -> Non
     prompt = [rng.randrange(53) for _ in range(30)]
     group = [
         Sample(
-            attempt=one.attempt, segment=0, ids=array("i", prompt) + one.ids, logprobs=array("f", [-4.0] * 30) + one.logprobs,
-            trainable=bytes(30) + one.trainable, advantages=array("f", [0.0] * 30) + one.advantages, versions=span(0, 30 + len(one.ids)),
-        ) for one in samples()
-    ]  # fmt: skip
+            attempt=one.attempt,
+            segment=0,
+            ids=array("i", prompt) + one.ids,
+            logprobs=array("f", [-4.0] * 30) + one.logprobs,
+            trainable=bytes(30) + one.trainable,
+            advantages=array("f", [0.0] * 30) + one.advantages,
+            versions=span(0, 30 + len(one.ids)),
+        )
+        for one in samples()
+    ]
 
     def gradient(dtype: torch.dtype, share: str) -> torch.Tensor:
         trainer = trainer_of(dtype, SLOW.model_copy(update={"share_prefixes": share}), phase="rl")
@@ -153,11 +182,15 @@ def test_muon_is_for_small_networks_unless_it_is_asked_for() -> None:
     small = Decoder(SHAPE, seed=1)
     assert suits_muon(small) and split_parameters(small).matrices
     assert not split_parameters(small, has_muon=False).matrices
-    assert not suits_muon(Decoder(DecoderConfig(vocab_size=40_000, hidden_size=512), seed=None, device="meta"))
+    assert not suits_muon(
+        Decoder(DecoderConfig(vocab_size=40_000, hidden_size=512), seed=None, device="meta")
+    )
     for optimizer, moment in (("muon", "momentum_buffer"), ("adamw", "exp_avg"), ("auto", "momentum_buffer")):
         trainer = trainer_of(torch.float32, SLOW.model_copy(update={"optimizer": optimizer}))
         trainer.imitate(samples())
-        assert any(name.endswith(f"layers.0.mlp.up_proj.weight/{moment}") for name in trainer.optimizer.moments())
+        assert any(
+            name.endswith(f"layers.0.mlp.up_proj.weight/{moment}") for name in trainer.optimizer.moments()
+        )
 
 
 def saved_bytes(*, keeps: bool) -> int:
@@ -185,7 +218,11 @@ def test_layers_that_compute_again_keep_little() -> None:
 def test_a_network_that_cannot_compute_its_activations_again_says_so() -> None:
     class Plain:
         def __init__(self, model: Decoder) -> None:
-            self.hidden, self.logits, self.named_parameters = model.hidden, model.logits, model.named_parameters
+            self.hidden, self.logits, self.named_parameters = (
+                model.hidden,
+                model.logits,
+                model.named_parameters,
+            )
             self.head_weight = model.head_weight
 
     with pytest.raises(ValueError, match="keep_activations"):

@@ -25,7 +25,15 @@ def run(num_ranks: int, out: Path, *minibatches: int, over: str = "memory") -> d
     command = [sys.executable, "-W", "error", str(RANK)]
     ranks = [
         subprocess.Popen(
-            [*command, str(rank), str(num_ranks), str(out / "meeting"), str(out), over, *map(str, minibatches)],
+            [
+                *command,
+                str(rank),
+                str(num_ranks),
+                str(out / "meeting"),
+                str(out),
+                over,
+                *map(str, minibatches),
+            ],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -41,7 +49,10 @@ def run(num_ranks: int, out: Path, *minibatches: int, over: str = "memory") -> d
             process.wait()
     return {
         each: [
-            (load_file(out / f"{each}-{rank}.safetensors"), json.loads((out / f"{each}-{rank}.json").read_text()))
+            (
+                load_file(out / f"{each}-{rank}.safetensors"),
+                json.loads((out / f"{each}-{rank}.json").read_text()),
+            )
             for rank in range(num_ranks)
         ]
         for each in minibatches
@@ -54,7 +65,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Outcome]:
 
 
 @pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.full)])
-def test_ranks_together_make_the_update_of_one_rank_on_the_union(tmp_path: Path, num_ranks: int, two: dict[int, Outcome]) -> None:
+def test_ranks_together_make_the_update_of_one_rank_on_the_union(
+    tmp_path: Path, num_ranks: int, two: dict[int, Outcome]
+) -> None:
     trainer, alone_values = runpy.run_path(str(RANK))["train"](OneRank(), rank=0, num_ranks=1, minibatches=1)
     alone = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
     (first, first_values), *others = two[1] if num_ranks == 2 else run(num_ranks, tmp_path, 1)[1]
@@ -66,13 +79,17 @@ def test_ranks_together_make_the_update_of_one_rank_on_the_union(tmp_path: Path,
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
 
-def test_ranks_agree_bit_for_bit_with_several_minibatches_of_which_some_are_empty(two: dict[int, Outcome]) -> None:
+def test_ranks_agree_bit_for_bit_with_several_minibatches_of_which_some_are_empty(
+    two: dict[int, Outcome],
+) -> None:
     (first, first_values), (second, second_values) = two[3]
     assert all(torch.equal(second[name], value) for name, value in first.items())
     assert first_values == second_values
 
 
-def test_ranks_without_memory_in_common_make_the_same_update_bit_for_bit(tmp_path: Path, two: dict[int, Outcome]) -> None:
+def test_ranks_without_memory_in_common_make_the_same_update_bit_for_bit(
+    tmp_path: Path, two: dict[int, Outcome]
+) -> None:
     (expected, figures), _ = two[1]
     for weights, values in run(2, tmp_path, 1, over="network")[1]:
         assert all(torch.equal(weights[name], value) for name, value in expected.items())
@@ -102,6 +119,9 @@ except RuntimeError:
 
 def test_a_rank_that_is_gone_is_noticed_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LEAVE]
-    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path / "meeting")], stdout=subprocess.PIPE, text=True) for rank in range(2)]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "meeting")], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
     outputs = [process.communicate(timeout=50)[0] for process in ranks]
     assert outputs[0].strip() == "noticed"

@@ -1,4 +1,6 @@
-"""Shared prefixes against separate rows: the same gradients, losses and figures, for every family, tree and loss."""
+"""Shared prefixes against separate rows: the same gradients, losses and figures, for every family, tree and
+loss.
+"""
 
 from __future__ import annotations
 
@@ -19,28 +21,59 @@ from agito.types import AttemptId, Sample, span
 TOLERANCE = 1e-5
 VOCAB = 61
 SHAPE: dict[str, Any] = {
-    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_layers": 4, "num_heads": 6, "num_kv_heads": 2, "head_dim": 8,
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_layers": 4,
+    "num_heads": 6,
+    "num_kv_heads": 2,
+    "head_dim": 8,
     "max_position": 128,
-}  # fmt: skip
+}
 LLAMA3 = RopeScaling(kind="llama3", factor=8.0, original_max_position=32)
 GEMMA: dict[str, Any] = {
-    "family": "gemma3_text", "activation": "gelu_tanh", "norm_offset": True, "sandwich_norms": True, "scale_embeddings": True,
-    "query_scale": 0.3, "sliding_window": 6, "sliding_layers": (0, 2, 3), "local_rope_theta": 1e3,
-}  # fmt: skip
+    "family": "gemma3_text",
+    "activation": "gelu_tanh",
+    "norm_offset": True,
+    "sandwich_norms": True,
+    "scale_embeddings": True,
+    "query_scale": 0.3,
+    "sliding_window": 6,
+    "sliding_layers": (0, 2, 3),
+    "local_rope_theta": 1e3,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "llama": {"family": "llama", "qk_norm": False, "tie_embeddings": False, "rope": LLAMA3},
-    "llama with every bias": {"family": "llama", "qk_norm": False, "qkv_bias": True, "out_bias": True, "mlp_bias": True},
+    "llama with every bias": {
+        "family": "llama",
+        "qk_norm": False,
+        "qkv_bias": True,
+        "out_bias": True,
+        "mlp_bias": True,
+    },
     "mistral, window within the prefix": {
-        "family": "mistral", "qk_norm": False, "sliding_window": 5, "sliding_layers": (0, 1, 2, 3),
+        "family": "mistral",
+        "qk_norm": False,
+        "sliding_window": 5,
+        "sliding_layers": (0, 1, 2, 3),
     },
     "mistral, window within the branch": {
-        "family": "mistral", "qk_norm": False, "sliding_window": 27, "sliding_layers": (0, 1, 2, 3),
+        "family": "mistral",
+        "qk_norm": False,
+        "sliding_window": 27,
+        "sliding_layers": (0, 1, 2, 3),
     },
-    "qwen2 with windows": {"family": "qwen2", "qk_norm": False, "qkv_bias": True, "sliding_window": 9, "sliding_layers": (2, 3)},
+    "qwen2 with windows": {
+        "family": "qwen2",
+        "qk_norm": False,
+        "qkv_bias": True,
+        "sliding_window": 9,
+        "sliding_layers": (2, 3),
+    },
     "gemma3": GEMMA,
     "wide": {"hidden_size": 256},
-}  # fmt: skip
+}
 
 
 def network(family: str = "qwen3", seed: int = 0) -> Decoder:
@@ -52,13 +85,25 @@ def network(family: str = "qwen3", seed: int = 0) -> Decoder:
     return model
 
 
-def sample(rng: random.Random, group: int, slot: int, ids: Sequence[int], trainable: Sequence[int], temperature: float = 1.0) -> Sample:
+def sample(
+    rng: random.Random,
+    group: int,
+    slot: int,
+    ids: Sequence[int],
+    trainable: Sequence[int],
+    temperature: float = 1.0,
+) -> Sample:
     n = len(ids)
     return Sample(
-        attempt=AttemptId(group=group, slot=slot), segment=0, ids=array("i", ids), trainable=bytes(trainable),
+        attempt=AttemptId(group=group, slot=slot),
+        segment=0,
+        ids=array("i", ids),
+        trainable=bytes(trainable),
         logprobs=array("f", [-rng.uniform(3, 5) for _ in range(n)]),
-        advantages=array("f", [rng.gauss(0, 1) * on for on in trainable]), versions=span(0, n), temperature=temperature,
-    )  # fmt: skip
+        advantages=array("f", [rng.gauss(0, 1) * on for on in trainable]),
+        versions=span(0, n),
+        temperature=temperature,
+    )
 
 
 def drawn(rng: random.Random, length: int) -> tuple[list[int], list[int]]:
@@ -77,7 +122,9 @@ def prompts(rng: random.Random) -> list[Sample]:
 
 
 def branching(rng: random.Random) -> list[Sample]:
-    """Attempts that agree in sampled tokens, branch, branch again, begin one another, or are the same; two temperatures."""
+    """Attempts that agree in sampled tokens, branch, branch again, begin one another, or are the same; two
+    temperatures.
+    """
     found: list[Sample] = []
     stems = [drawn(rng, 15)]
     stems[0][1][0] = 0
@@ -93,17 +140,26 @@ def branching(rng: random.Random) -> list[Sample]:
 
 def apart(rng: random.Random) -> list[Sample]:
     """Nothing in common."""
-    return [sample(rng, 0, slot, *(lambda d: (d[0], [0, 1, *d[1][2:]]))(drawn(rng, 9 + slot))) for slot in range(3)]
+    return [
+        sample(rng, 0, slot, *(lambda d: (d[0], [0, 1, *d[1][2:]]))(drawn(rng, 9 + slot)))
+        for slot in range(3)
+    ]
 
 
-TREES: dict[str, Callable[[random.Random], list[Sample]]] = {"prompts": prompts, "branching": branching, "apart": apart}
+TREES: dict[str, Callable[[random.Random], list[Sample]]] = {
+    "prompts": prompts,
+    "branching": branching,
+    "apart": apart,
+}
 
 
 def learned(
     model: Decoder, samples: Sequence[Sample], phase: str = "rl", **fields: Any
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Gradients and figures of one batch."""
-    config = TrainerConfig.model_validate({"check_on_policy": False, "minibatches": 1, "muon_dtype": "float32"} | fields)
+    config = TrainerConfig.model_validate(
+        {"check_on_policy": False, "minibatches": 1, "muon_dtype": "float32"} | fields
+    )
     trainer = LocalTrainer(model, config)
     trainer.begin_phase(phase, 3)  # type: ignore[arg-type]
     gradients: dict[str, torch.Tensor] = {}
@@ -111,24 +167,30 @@ def learned(
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(
                 lambda parameter, name=name: gradients.__setitem__(name, parameter.grad.clone())
-            )  # fmt: skip
+            )
     stats = trainer.step(samples) if phase == "rl" else trainer.imitate(samples)
     return gradients, dict(stats.values)
 
 
-def require_equal(make: Callable[[], Decoder], samples: Sequence[Sample], phase: str = "rl", **fields: Any) -> None:
+def require_equal(
+    make: Callable[[], Decoder], samples: Sequence[Sample], phase: str = "rl", **fields: Any
+) -> None:
     rows, figures = learned(make(), samples, phase, share_prefixes="never", **fields)
     shared, figures_too = learned(make(), samples, phase, share_prefixes="always", **fields)
     assert max(float(gradient.abs().max()) for gradient in rows.values()) > 0.01
     assert shared.keys() == rows.keys()
     for name, gradient in rows.items():
-        torch.testing.assert_close(shared[name], gradient, atol=TOLERANCE, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            shared[name], gradient, atol=TOLERANCE, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )
     assert figures_too == pytest.approx(figures, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tree", ["prompts", "branching"])
-def test_gradients_of_shared_prefixes_equal_those_of_separate_rows_in_every_family(family: str, tree: str) -> None:
+def test_gradients_of_shared_prefixes_equal_those_of_separate_rows_in_every_family(
+    family: str, tree: str
+) -> None:
     require_equal(lambda: network(family), TREES[tree](random.Random(1)))
 
 
@@ -143,11 +205,14 @@ def test_gradients_are_equal_over_any_tree_and_any_micro_batches(tree: str, seed
 @pytest.mark.parametrize(
     "loss",
     [
-        GSPOConfig(clip_low=0.1, clip_high=9.0), DPPOConfig(), CISPOConfig(), DecoupledPPOConfig(clip_low=0.9, clip_high=1.1),
+        GSPOConfig(clip_low=0.1, clip_high=9.0),
+        DPPOConfig(),
+        CISPOConfig(),
+        DecoupledPPOConfig(clip_low=0.9, clip_high=1.1),
         DecoupledPPOConfig(sequence_rejection=(0.5, 1.5)),
     ],
     ids=["gspo", "dppo", "cispo", "decoupled_ppo", "decoupled_ppo, sequences rejected"],
-)  # fmt: skip
+)
 def test_losses_that_look_at_whole_sequences_see_the_shared_tokens_too(loss: LossConfig) -> None:
     require_equal(network, branching(random.Random(3)), loss=loss)
 
@@ -178,7 +243,9 @@ def test_layers_that_compute_their_activations_again_share_prefixes_too(family: 
 
 
 def test_a_shared_sampled_token_earns_the_sum_over_its_descendants() -> None:
-    """Two attempts that share their one trained token, with opposite advantages: nothing is learned. With equal ones: twice as much."""
+    """Two attempts that share their one trained token, with opposite advantages: nothing is learned. With
+    equal ones: twice as much.
+    """
     rng, ids = random.Random(6), [3, 1, 4, 1, 5, 9]
 
     def pair(first: float, second: float) -> list[Sample]:
@@ -202,11 +269,15 @@ def tokens(blocks: Sequence[Block]) -> int:
 def test_a_group_of_eight_computes_its_prompt_once() -> None:
     rng = random.Random(0)
     prompt = [rng.randrange(VOCAB) for _ in range(60)]
-    samples = [sample(rng, 0, slot, [*prompt, slot, *drawn(rng, 39)[0]], [0] * 60 + [1] * 40) for slot in range(8)]
+    samples = [
+        sample(rng, 0, slot, [*prompt, slot, *drawn(rng, 39)[0]], [0] * 60 + [1] * 40) for slot in range(8)
+    ]
     assert tokens(plan_blocks(samples, max_tokens=2048, worth=100)) == 60 + 8 * 40
     assert tokens(plan_blocks(samples, max_tokens=2048, worth=421)) == 800
     assert tokens(plan_blocks(samples, max_tokens=2048, worth=None)) == 800
-    assert [len(block.lengths_B) for block in plan_blocks(samples, max_tokens=100, worth=100)[0].children] == [2, 2, 2, 2]
+    assert [
+        len(block.lengths_B) for block in plan_blocks(samples, max_tokens=100, worth=100)[0].children
+    ] == [2, 2, 2, 2]
 
 
 def test_groups_share_the_rules_that_all_prompts_begin_with() -> None:
@@ -226,7 +297,9 @@ def test_groups_share_the_rules_that_all_prompts_begin_with() -> None:
 def test_sharing_is_for_networks_whose_tokens_cost_more_than_another_pass() -> None:
     assert worth_sharing(134_500_000) < 100
     assert worth_sharing(400_000) > 20_000
-    assert LocalTrainer(network(), TrainerConfig())._worth == worth_sharing(sum(p.numel() for p in network().parameters()))
+    assert LocalTrainer(network(), TrainerConfig())._worth == worth_sharing(
+        sum(p.numel() for p in network().parameters())
+    )
 
 
 def test_a_chain_of_ever_longer_samples_is_no_endless_recursion() -> None:
@@ -241,13 +314,19 @@ def test_a_network_that_cannot_share_is_trained_on_rows() -> None:
         """Only what a policy model must have."""
 
         def __init__(self, model: Decoder) -> None:
-            self.hidden, self.logits, self.named_parameters = model.hidden, model.logits, model.named_parameters
+            self.hidden, self.logits, self.named_parameters = (
+                model.hidden,
+                model.logits,
+                model.named_parameters,
+            )
             self.head_weight = model.head_weight
 
     samples = prompts(random.Random(0))
     model, other = network(), network()
     for each in (Plain(model), other):
-        trainer = LocalTrainer(each, TrainerConfig(check_on_policy=False, share_prefixes="always", muon_dtype="float32"))
+        trainer = LocalTrainer(
+            each, TrainerConfig(check_on_policy=False, share_prefixes="always", muon_dtype="float32")
+        )
         trainer.begin_phase("rl", 3)
         trainer.step(samples)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):

@@ -17,7 +17,9 @@ from agito.types import Sample, span
 PLAIN = TrainerConfig(check_on_policy=False, muon_dtype="float32", minibatches=1)
 
 
-def trainer_of(model, config: TrainerConfig = PLAIN, *, phase: str = "rl", total_steps: int = 10) -> LocalTrainer:
+def trainer_of(
+    model, config: TrainerConfig = PLAIN, *, phase: str = "rl", total_steps: int = 10
+) -> LocalTrainer:
     trainer = LocalTrainer(model, config)
     trainer.begin_phase(phase, total_steps)  # type: ignore[arg-type]
     return trainer
@@ -41,7 +43,9 @@ def test_imitation_loss_equals_a_slow_per_token_reference(make_model, make_sampl
     nll, count = 0.0, 0
     with torch.no_grad():
         for sample in samples:
-            logp = torch.log_softmax(model.logits(model.hidden(torch.tensor(sample.ids), [len(sample.ids)])), dim=-1)
+            logp = torch.log_softmax(
+                model.logits(model.hidden(torch.tensor(sample.ids), [len(sample.ids)])), dim=-1
+            )
             for t, on in enumerate(sample.trainable):
                 if on:
                     nll, count = nll - float(logp[t - 1, sample.ids[t]]), count + 1
@@ -115,8 +119,13 @@ def test_untrained_tokens_do_not_reach_the_weights(make_model, make_samples) -> 
         samples = [
             replace(
                 sample,
-                advantages=array("f", [a if on else junk for a, on in zip(sample.advantages, sample.trainable, strict=True)]),
-                logprobs=array("f", [x if on else -junk for x, on in zip(sample.logprobs, sample.trainable, strict=True)]),
+                advantages=array(
+                    "f",
+                    [a if on else junk for a, on in zip(sample.advantages, sample.trainable, strict=True)],
+                ),
+                logprobs=array(
+                    "f", [x if on else -junk for x, on in zip(sample.logprobs, sample.trainable, strict=True)]
+                ),
             )
             for sample in samples
         ]
@@ -135,7 +144,9 @@ def test_a_sample_without_trainable_tokens_changes_nothing(make_model, make_samp
     assert distance(*results) == 0.0
 
 
-def test_zero_advantage_adds_no_gradient_but_counts_in_n_where_void_is_not_there_at_all(make_model, make_samples) -> None:
+def test_zero_advantage_adds_no_gradient_but_counts_in_n_where_void_is_not_there_at_all(
+    make_model, make_samples
+) -> None:
     samples = make_samples(4)
     zero = replace(samples[0], advantages=array("f", [0.0] * len(samples[0].ids)))
     gradients, norms = [], []
@@ -156,7 +167,9 @@ def test_n_can_be_given_from_outside(make_model, make_samples) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_samples_of_the_weights_themselves_have_weight_one(make_model, make_samples, temperature: float) -> None:
+def test_samples_of_the_weights_themselves_have_weight_one(
+    make_model, make_samples, temperature: float
+) -> None:
     model = make_model()
     trainer = trainer_of(model, TrainerConfig(minibatches=1))
     values = trainer.step(make_samples(8, model=model, temperature=temperature)).values
@@ -168,7 +181,10 @@ def test_samples_of_the_weights_themselves_have_weight_one(make_model, make_samp
 
 def test_a_bias_at_age_zero_is_named_a_bug(make_model, make_samples) -> None:
     model = make_model()
-    shifted = [replace(sample, logprobs=array("f", [x - 1e-3 for x in sample.logprobs])) for sample in make_samples(8, model=model)]
+    shifted = [
+        replace(sample, logprobs=array("f", [x - 1e-3 for x in sample.logprobs]))
+        for sample in make_samples(8, model=model)
+    ]
     with pytest.raises(AssertionError, match="this is a bug, not staleness"):
         trainer_of(model, TrainerConfig()).step(shifted)
     assert distance(weights(model), weights(make_model())) == 0.0
@@ -185,7 +201,9 @@ def _neighbours_exchanged(sample: Sample) -> Sample:
 
 def _one_token_off(sample: Sample) -> Sample:
     at = sample.trainable.index(1)
-    return replace(sample, logprobs=array("f", [x - 0.01 * (where == at) for where, x in enumerate(sample.logprobs)]))
+    return replace(
+        sample, logprobs=array("f", [x - 0.01 * (where == at) for where, x in enumerate(sample.logprobs)])
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,7 +216,9 @@ def _one_token_off(sample: Sample) -> Sample:
     ],
     ids=["neighbours exchanged", "one token", "temperature", "first token of another"],
 )
-def test_log_probabilities_that_are_off_both_ways_or_in_one_token_alone_are_named_a_bug(make_model, make_samples, spoil) -> None:
+def test_log_probabilities_that_are_off_both_ways_or_in_one_token_alone_are_named_a_bug(
+    make_model, make_samples, spoil
+) -> None:
     model = make_model()
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(8.0)
@@ -209,14 +229,18 @@ def test_log_probabilities_that_are_off_both_ways_or_in_one_token_alone_are_name
 
 
 def test_in_bfloat16_rounding_is_no_bug_and_exchanged_neighbours_are(make_model, make_samples) -> None:
-    """What was sampled by the same weights in the same precision, a sample at a time; the trainer computes all of them together."""
+    """What was sampled by the same weights in the same precision, a sample at a time; the trainer computes
+    all of them together.
+    """
     model = make_model().to(torch.bfloat16)
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(8.0)
     samples = make_samples(40, model=model)
     trainer_of(model, TrainerConfig(muon_dtype="float32", rl=RlConfig(lr=1e-9, adam_lr=1e-9))).step(samples)
     with pytest.raises(AssertionError, match="this is a bug, not staleness"):
-        trainer_of(model, TrainerConfig(muon_dtype="float32")).step([_neighbours_exchanged(sample) for sample in samples])
+        trainer_of(model, TrainerConfig(muon_dtype="float32")).step(
+            [_neighbours_exchanged(sample) for sample in samples]
+        )
 
 
 def test_the_same_bias_in_older_samples_is_staleness(make_model, make_samples) -> None:
@@ -241,7 +265,9 @@ def test_the_second_minibatch_measures_against_the_weights_at_batch_start(make_m
 
 
 def test_several_minibatches_equal_the_formula_written_out(make_model, make_samples) -> None:
-    """Against two optimizer steps made by hand with pi_old computed sample by sample from a frozen copy of the weights."""
+    """Against two optimizer steps made by hand with pi_old computed sample by sample from a frozen copy of
+    the weights.
+    """
     samples = make_samples(6)
     model, reference = make_model(), make_model()
     trainer_of(model, TrainerConfig(check_on_policy=False, muon_dtype="float32", minibatches=2)).step(samples)
@@ -306,7 +332,10 @@ def test_versions_count_steps_and_a_new_phase_forgets_moments(make_model, make_s
         (lambda t, s: t.step([]), "no trainable token in this batch"),
         (lambda t, s: t.step([], num_tokens=5), "no trainable token in this batch"),
         (lambda t, s: t.step(s, num_tokens=0), "num_tokens=0"),
-        (lambda t, s: t.step([replace(x, versions=span(9, len(x.ids))) for x in s]), "version 9 is newer than the trainer's 0"),
+        (
+            lambda t, s: t.step([replace(x, versions=span(9, len(x.ids))) for x in s]),
+            "version 9 is newer than the trainer's 0",
+        ),
         (lambda t, s: t.step([replace(s[0], temperature=0.0)]), "greedy"),
     ],
 )

@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 
 from agito.errors import DiskFull, NotFound
-from agito.record import Metrics, Rate, RunDir, Summary, rate, rate_over_all, rates_by_cell, wilson, write_trajectories
+from agito.record import (
+    Metrics,
+    Rate,
+    RunDir,
+    Summary,
+    rate,
+    rate_over_all,
+    rates_by_cell,
+    wilson,
+    write_trajectories,
+)
 from agito.types import (
     Attempt,
     AttemptId,
@@ -43,13 +53,39 @@ from agito.view.rundata import environment, read_curves, read_run
 from agito.view.rundata import wilson as wilson_of_the_page
 
 NASTY = "</script><script>alert(1)</script><!--"
-VOID = {"id", "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+VOID = {
+    "id",
+    "area",
+    "base",
+    "br",
+    "col",
+    "embed",
+    "hr",
+    "img",
+    "input",
+    "link",
+    "meta",
+    "source",
+    "track",
+    "wbr",
+}
 
 
-def attempt(index: int, reward: float | None, *, tries: int = 0, level: int = 1, text: str = "kev=mak\n") -> Attempt:
+def attempt(
+    index: int, reward: float | None, *, tries: int = 0, level: int = 1, text: str = "kev=mak\n"
+) -> Attempt:
     prompt = {Dialect.COMPACT: f"find key {index}"}
     tags = ("fallback",) if index % 4 == 0 else ()
-    task = Task(id=f"t-{index}", env="shell", split="heldout", family="find", level=level, prompt=prompt, tools=(), tags=tags)
+    task = Task(
+        id=f"t-{index}",
+        env="shell",
+        split="heldout",
+        family="find",
+        level=level,
+        prompt=prompt,
+        tools=(),
+        tags=tags,
+    )
     tokens = Tokens(
         ids=array("i", range(6)),
         logprobs=array("f", [math.nan, math.nan, -0.1, -2.5, -0.0, math.nan]),
@@ -57,7 +93,10 @@ def attempt(index: int, reward: float | None, *, tries: int = 0, level: int = 1,
         channels=bytes(6),
         versions=span(1, 6),
     )
-    calls = (Call(tool="sh", arguments={"command": f"grep {index}"}), Call(tool="sh", arguments={}, raw="?", problem="no command"))
+    calls = (
+        Call(tool="sh", arguments={"command": f"grep {index}"}),
+        Call(tool="sh", arguments={}, raw="?", problem="no command"),
+    )
     events = (
         Event(index=0, call=calls[0], text=text, exit_code=1, wall_s=0.0021),
         Event(index=1, call=calls[1], text="error: no command", fault=Fault.POLICY, ended=True),
@@ -72,7 +111,9 @@ def attempt(index: int, reward: float | None, *, tries: int = 0, level: int = 1,
         end=TerminationReason.SUBMITTED,
     )
     verdict = (
-        Verdict.void("the sandbox died") if reward is None else Verdict(status=Status.SCORED, reward=reward, evidence=f"submitted {index}")
+        Verdict.void("the sandbox died")
+        if reward is None
+        else Verdict(status=Status.SCORED, reward=reward, evidence=f"submitted {index}")
     )
     return Attempt(trajectory=trajectory, verdict=verdict)
 
@@ -87,23 +128,45 @@ def save(run: RunDir, phase: str, attempts: list[Attempt]) -> None:
 
 def make_run(path: Path, *, num: int = 10, text: str = "kev=mak\n", finished: bool = True) -> Path:
     before = [attempt(i, float(i % 2), text=text) for i in range(num)]
-    after = [attempt(i, 1.0 if i % 5 else 0.0, text=text) for i in range(num - 1)] + [attempt(num - 1, None, text=text)]
+    after = [attempt(i, 1.0 if i % 5 else 0.0, text=text) for i in range(num - 1)] + [
+        attempt(num - 1, None, text=text)
+    ]
     with RunDir.create(path, f"# {NASTY}\n", {"commit": "abc", "seed": 3, "isolation_tier": "native"}) as run:
         with Metrics(run.metrics) as metrics:
             metrics.write(1, "sft", {"optim/loss": 1.5, "time/train_s": 2.0})
             for step in range(1, 4):
-                values = {"success/num": 64, "success/successes": 20 * step, "policy/entropy_nats": math.nan, "time/rollout_s": 1.0}
+                values = {
+                    "success/num": 64,
+                    "success/successes": 20 * step,
+                    "policy/entropy_nats": math.nan,
+                    "time/rollout_s": 1.0,
+                }
                 metrics.write(step, "rl", values)
             metrics.write(0, "before", {"success/num": 8, "success/successes": 2})
         if finished:
             save(run, "before", before)
             save(run, "after", after)
             Summary(
-                commit="abc", seed=3, isolation_tier="native", before=rate(before), after=rate(after),
-                before_all=rate_over_all(before), after_all=rate_over_all(after), cells_before=rates_by_cell(before),
-                cells_after=rates_by_cell(after), baselines={"null": Rate(successes=0, num=9)}, num_eval_tasks=num, wall_s=9.0, cpu_s=8.0,
-                load=0.5, phase_wall_s={"sft": 3.0, "rl": 4.0}, sampled_tokens=100, tool_calls=20, tool_cpu_ms_p50=0.8, void_attempts=1,
-            ).write(run.summary)  # fmt: skip
+                commit="abc",
+                seed=3,
+                isolation_tier="native",
+                before=rate(before),
+                after=rate(after),
+                before_all=rate_over_all(before),
+                after_all=rate_over_all(after),
+                cells_before=rates_by_cell(before),
+                cells_after=rates_by_cell(after),
+                baselines={"null": Rate(successes=0, num=9)},
+                num_eval_tasks=num,
+                wall_s=9.0,
+                cpu_s=8.0,
+                load=0.5,
+                phase_wall_s={"sft": 3.0, "rl": 4.0},
+                sampled_tokens=100,
+                tool_calls=20,
+                tool_cpu_ms_p50=0.8,
+                void_attempts=1,
+            ).write(run.summary)
             run.finish()
     return path
 
@@ -154,11 +217,23 @@ def test_the_page_is_whole_and_loads_nothing_from_anywhere(page: Page, tmp_path:
     assert "default-src 'none'" in text
     assert not re.search(r"@import|url\(|\bfetch\(|XMLHttpRequest|WebSocket|importScripts|sendBeacon", text)
     addresses = set(re.findall(r"https?://[^\s\"'<>)]+", text))
-    assert addresses == {"https://github.com/leeoniya/uPlot", "http://www.w3.org/2000/svg"}  # a credit and a namespace: neither is loaded
+    # a credit and a namespace: neither is loaded
+    assert addresses == {"https://github.com/leeoniya/uPlot", "http://www.w3.org/2000/svg"}
 
 
 def test_every_section_that_the_scripts_fill_is_there(page: Page) -> None:
-    assert {"headline", "learning", "cells", "time", "episodes", "suspects", "health", "facts", "data", "episode-data"} <= page.ids
+    assert {
+        "headline",
+        "learning",
+        "cells",
+        "time",
+        "episodes",
+        "suspects",
+        "health",
+        "facts",
+        "data",
+        "episode-data",
+    } <= page.ids
 
 
 def test_it_holds_the_same_tasks_before_and_after_with_their_verdicts(page: Page) -> None:
@@ -166,9 +241,25 @@ def test_it_holds_the_same_tasks_before_and_after_with_their_verdicts(page: Page
     assert data["episodes"]["num_shown"] == data["episodes"]["num_total"] == len(found["pairs"]) == 10
     by_task = {pair["task"]: pair for pair in found["pairs"]}
     outcomes = [by_task[f"t-{i}"]["outcome"] for i in range(10)]
-    assert outcomes == ["wrong", "right", "fixed", "right", "fixed", "regressed", "fixed", "right", "fixed", "void"]
+    assert outcomes == [
+        "wrong",
+        "right",
+        "fixed",
+        "right",
+        "fixed",
+        "regressed",
+        "fixed",
+        "right",
+        "fixed",
+        "void",
+    ]
     fixed = by_task["t-2"]
-    assert (fixed["prompt"], fixed["cell"], fixed["before"]["success"], fixed["after"]["success"]) == ("find key 2", "find-1", False, True)
+    assert (fixed["prompt"], fixed["cell"], fixed["before"]["success"], fixed["after"]["success"]) == (
+        "find key 2",
+        "find-1",
+        False,
+        True,
+    )
     assert fixed["after"]["evidence"] == "submitted 2"
     (turn,) = fixed["after"]["turns"]
     assert [found["pieces"][i] for i in turn["ids"]] == ["gr", "ep", "<|end|>"]
@@ -193,7 +284,9 @@ def test_the_scripts_never_set_markup_from_text() -> None:
     source = Path(__file__).parents[2] / "src" / "agito" / "view" / "page"
     for script in source.glob("[a-z]*.js"):
         if script.name != "uPlot.iife.min.js":
-            assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script.read_text()), script.name
+            assert not re.search(
+                r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script.read_text()
+            ), script.name
 
 
 def test_the_charting_library_keeps_its_licence_on_the_page(page: Page, tmp_path: Path) -> None:
@@ -212,7 +305,9 @@ def test_what_does_not_fit_is_left_out_evenly_and_said(tmp_path: Path) -> None:
     kinds = [(pair["cell"], pair["outcome"]) for pair in pairs]
     counts = {kind: kinds.count(kind) for kind in kinds if kind[1] != "void"}
     assert {outcome for _, outcome in kinds} == {"fixed", "wrong", "regressed", "right", "void"}
-    available = {(pair["cell"], pair["outcome"]) for pair in json.loads(gzip.decompress(everything.data))["pairs"]}
+    available = {
+        (pair["cell"], pair["outcome"]) for pair in json.loads(gzip.decompress(everything.data))["pairs"]
+    }
     assert set(kinds) == available
     assert max(counts.values()) - min(counts.values()) <= 12
     assert sum(some.outcomes.values()) == 200
@@ -229,7 +324,10 @@ def test_of_a_slot_that_was_tried_again_the_last_try_is_shown(tmp_path: Path) ->
 def test_an_attempt_with_several_agents_names_who_speaks(tmp_path: Path) -> None:
     one = attempt(0, 1.0)
     tokens = one.trajectory.segments[0].tokens
-    segments = (Segment(id=0, tokens=tokens, agent="planner"), Segment(id=1, tokens=tokens, agent="scout", parent=0))
+    segments = (
+        Segment(id=0, tokens=tokens, agent="planner"),
+        Segment(id=1, tokens=tokens, agent="scout", parent=0),
+    )
     turns = tuple(Turn(segment=i, start=2, stop=5, stopped=FinishReason.LENGTH, calls=()) for i in (0, 1))
     two = replace(one, trajectory=replace(one.trajectory, segments=segments, turns=turns))
     with RunDir.create(tmp_path / "one", "", {}) as run:
@@ -249,12 +347,18 @@ def test_attempts_whose_reward_is_not_believed_are_on_the_page_with_the_reason(t
     penalty = Penalty(why="canary: token 7f", reward=-0.5, floor=0.0)
     caught = replace(caught, penalty=penalty, verdict=replace(caught.verdict, flags=(flag,)))
     denied = replace(denied, gold=Verdict(status=Status.SCORED, reward=0.0), gold_chance=0.05)
-    write_trajectories(run / "trajectories", "rl", 3, [honest, caught, denied], dialect=Dialect.COMPACT, piece=piece)
+    write_trajectories(
+        run / "trajectories", "rl", 3, [honest, caught, denied], dialect=Dialect.COMPACT, piece=piece
+    )
     text = write_report(run).read_text()
     data, _ = parsed(Page(text))
     assert data["suspects"]["num"] == 2
     first, second = data["suspects"]["shown"]
-    assert (first["attempt"], first["quarantine"], first["flags"]) == ("1.0.0", "canary: token 7f", ["canary: token 7f"])
+    assert (first["attempt"], first["quarantine"], first["flags"]) == (
+        "1.0.0",
+        "canary: token 7f",
+        ["canary: token 7f"],
+    )
     assert (second["attempt"], second["gold"], second["quarantine"]) == ("2.0.0", 0.0, "")
     assert first["events"][0] == {"said": "sh grep 1", "read": NASTY}
     assert NASTY not in text
@@ -281,10 +385,15 @@ def test_what_is_not_a_run_has_none(tmp_path: Path) -> None:
 
 def test_curves_skip_torn_lines_and_keep_the_later_of_two_measurements(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    lines = [{"step": 1, "phase": "rl", "wall_s": 1.0, "a/b": 1}, {"step": 0, "phase": "rl", "wall_s": 0.5, "a/b": None}]
+    lines = [
+        {"step": 1, "phase": "rl", "wall_s": 1.0, "a/b": 1},
+        {"step": 0, "phase": "rl", "wall_s": 0.5, "a/b": None},
+    ]
     lines += [{"step": 1, "phase": "rl", "wall_s": 2.0, "a/b": 3, "a/c": 4}]
     path.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 2, "pha')
-    assert read_curves(path) == {"rl": {"step": [0, 1], "wall_s": [0.5, 2.0], "values": {"a/b": [None, 3], "a/c": [None, 4]}}}
+    assert read_curves(path) == {
+        "rl": {"step": [0, 1], "wall_s": [0.5, 2.0], "values": {"a/b": [None, 3], "a/c": [None, 4]}}
+    }
 
 
 def test_the_time_of_a_phase_adds_up_to_what_the_summary_says(tmp_path: Path) -> None:
@@ -298,7 +407,10 @@ def test_the_time_of_a_phase_adds_up_to_what_the_summary_says(tmp_path: Path) ->
     [
         ('[env]\nname = "shell"\n', "shell"),
         ('[env]\nname = "/deep/in/own.py:Own"\n', "own.py:Own"),
-        ('[env]\nname = "shell"\n[[env.mix]]\nname = "code"\n[[env.mix]]\nname = "/a/own.py:Own"\n', "code + own.py:Own"),
+        (
+            '[env]\nname = "shell"\n[[env.mix]]\nname = "code"\n[[env.mix]]\nname = "/a/own.py:Own"\n',
+            "code + own.py:Own",
+        ),
         ("[env]\n", ""),
         ("torn = ", ""),
         ("env = 3\n", ""),
@@ -328,7 +440,9 @@ def test_the_scripts_are_valid_javascript(page: Page, tmp_path: Path) -> None:
         pytest.skip("needs node on PATH")
     script = tmp_path / "page.js"
     script.write_text(page.scripts[2])
-    done = subprocess.run([node, "--check", str(script)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [node, "--check", str(script)], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -338,10 +452,20 @@ def test_a_real_browser_draws_every_section(page: Page, tmp_path: Path) -> None:
     browser = next((found for found in map(shutil.which, names) if found), None)
     if browser is None:
         pytest.skip("needs Chromium on PATH")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
     address = (tmp_path / "quickstart" / "report.html").as_uri()
     done = subprocess.run(
-        [*command, "--virtual-time-budget=3000", "--dump-dom", address], capture_output=True, text=True, timeout=60, check=True
+        [*command, "--virtual-time-budget=3000", "--dump-dom", address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert done.stdout.count("could not be drawn") == 1  # in the script itself, nowhere on the page
     assert done.stdout.count("<canvas") >= 2

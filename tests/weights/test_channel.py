@@ -114,8 +114,13 @@ def test_whoever_does_not_know_the_secret_or_has_another_model_is_not_served() -
     learner = ServedWeights(LIKE, host="127.0.0.1")
     learner.push(1, weights(1))
     renamed = [("z", LIKE[0][1]), *LIKE[1:]]
-    for stranger in (FetchedWeights(replace(learner.address, secret=bytes(32)), LIKE), FetchedWeights(learner.address, renamed)):
-        with pytest.raises(RuntimeError, match=r"weights of version 1 cannot be had from 127\.0\.0\.1:\d+: EOFError"):
+    for stranger in (
+        FetchedWeights(replace(learner.address, secret=bytes(32)), LIKE),
+        FetchedWeights(learner.address, renamed),
+    ):
+        with pytest.raises(
+            RuntimeError, match=r"weights of version 1 cannot be had from 127\.0\.0\.1:\d+: EOFError"
+        ):
             stranger.pull(1)
     with pytest.raises(RuntimeError, match="bytes of weights, but this policy has"):
         FetchedWeights(learner.address, LIKE[:1])
@@ -137,7 +142,9 @@ def test_a_version_that_is_being_fetched_stays_as_it_is_while_later_ones_are_pus
     learner = ServedWeights(like, host="127.0.0.1")
     learner.push(1, [("big", torch.ones(1 << 22))])
     found: list[torch.Tensor] = []
-    thread = threading.Thread(target=lambda: found.append(FetchedWeights(learner.address, like).pull(1)["big"].clone()))
+    thread = threading.Thread(
+        target=lambda: found.append(FetchedWeights(learner.address, like).pull(1)["big"].clone())
+    )
     thread.start()
     for version in range(2, 8):
         learner.push(version, [("big", torch.full((1 << 22,), float(version)))])

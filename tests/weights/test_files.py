@@ -12,7 +12,9 @@ from agito.models import Decoder, DecoderConfig, LoraConfig, adapt, load_adapter
 from agito.weights.files import WeightFiles
 
 LIKE = (("a", torch.arange(15.0).view(3, 5)), ("b", torch.ones(2, dtype=torch.bfloat16)))
-TINY = DecoderConfig(vocab_size=31, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
+TINY = DecoderConfig(
+    vocab_size=31, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8
+)
 LORA = LoraConfig(rank=2, alpha=4)
 
 
@@ -28,7 +30,9 @@ def test_an_adapter_is_pushed_as_peft_lays_it_out(tmp_path: Path) -> None:
     path = WeightFiles(tmp_path, "policy").push_adapter(1, model, LORA, base=tmp_path / "base")
     again = Decoder(TINY, seed=1)
     assert load_adapter(again, path) == LORA
-    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True)
+    )
 
 
 def test_a_name_is_never_used_again_and_only_the_newest_stay(tmp_path: Path) -> None:

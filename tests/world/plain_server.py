@@ -1,4 +1,6 @@
-"""A tool server without any library, which starts at once: a shelf in memory and on disk, tools that sleep, die and ask back."""
+"""A tool server without any library, which starts at once: a shelf in memory and on disk, tools that sleep,
+die and ask back.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}, "value": {"type": "integer"}}, "required": ["name"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "value": {"type": "integer"}},
+    "required": ["name"],
+}
 held: dict[str, int] = {}
 
 
@@ -39,7 +45,14 @@ while True:
     message = json.loads(input())
     method, number = message["method"], message.get("id")
     if method == "initialize":
-        send(id=number, result={"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "plain", "version": "1"}})
+        send(
+            id=number,
+            result={
+                "protocolVersion": "2025-06-18",
+                "capabilities": {},
+                "serverInfo": {"name": "plain", "version": "1"},
+            },
+        )
     elif method == "tools/list":
         page = int(message["params"].get("cursor") or 0)
         names = ["put", "get", "sleep", "die", "ask", "internal", "forgotten"]
@@ -50,6 +63,8 @@ while True:
     elif method == "tools/call":
         try:
             text = use(message["params"]["name"], **message["params"]["arguments"])
-            send(id=number, result={"content": [{"type": "text", "text": text}, {"type": "image", "data": ""}]})
+            send(
+                id=number, result={"content": [{"type": "text", "text": text}, {"type": "image", "data": ""}]}
+            )
         except RuntimeError as error:
             send(id=number, error={"code": -32603, "message": str(error)})

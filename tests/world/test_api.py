@@ -1,4 +1,6 @@
-"""The API layer over a real database, called as tools and over real HTTP: permissions, validation, transactions, idempotency, damage."""
+"""The API layer over a real database, called as tools and over real HTTP: permissions, validation,
+transactions, idempotency, damage.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from agito.worlds.sandbox import Pool
 SCHEMA = """
 CREATE TABLE accounts (name TEXT PRIMARY KEY, owner TEXT NOT NULL, cents INTEGER NOT NULL CHECK (cents >= 0));
 CREATE TABLE transfers (id INTEGER PRIMARY KEY, source TEXT REFERENCES accounts, target TEXT REFERENCES accounts, cents INTEGER);
-"""
+"""  # noqa: E501
 ROWS = {"accounts": [("a", "ann", 100), ("b", "bob", 50), ("c", "bob", 7)]}
 
 
@@ -35,7 +37,9 @@ def _transfer(connection: sqlite3.Connection, arguments: Arguments, caller: str)
         raise Problem(403, f"{source} is not yours")
     connection.execute("UPDATE accounts SET cents = cents + ? WHERE name = ?", (cents, target))
     connection.execute("UPDATE accounts SET cents = cents - ? WHERE name = ?", (cents, source))
-    done = connection.execute("INSERT INTO transfers (source, target, cents) VALUES (?, ?, ?)", (source, target, cents))
+    done = connection.execute(
+        "INSERT INTO transfers (source, target, cents) VALUES (?, ?, ?)", (source, target, cents)
+    )
     return {"transfer": done.lastrowid}
 
 
@@ -47,12 +51,18 @@ def _accounts(connection: sqlite3.Connection, arguments: Arguments, caller: str)
 
 OPERATIONS = (
     Operation(
-        tool=keyed(spec("transfer", "Moves money.", {"source": "string", "target": "string", "cents": "integer"})),
+        tool=keyed(
+            spec("transfer", "Moves money.", {"source": "string", "target": "string", "cents": "integer"})
+        ),
         run=_transfer,
         writes=True,
     ),
     Operation(tool=spec("accounts", "Lists accounts, two a page.", {"page": "integer"}), run=_accounts),
-    Operation(tool=spec("audit", "For auditors.", []), run=lambda connection, arguments, caller: "fine", roles=("auditor",)),
+    Operation(
+        tool=spec("audit", "For auditors.", []),
+        run=lambda connection, arguments, caller: "fine",
+        roles=("auditor",),
+    ),
 )
 
 
@@ -82,23 +92,35 @@ async def state(of: Service) -> Mapping[str, object]:
 async def test_an_operation_changes_the_database_and_nothing_else() -> None:
     bank = service()
     assert ask(bank, "transfer", source="a", target="b", cents=30) == (200, {"transfer": 1})
-    wanted = dump(image(SCHEMA, {"accounts": [("a", "ann", 70), ("b", "bob", 80), ("c", "bob", 7)], "transfers": [(1, "a", "b", 30)]}))
+    wanted = dump(
+        image(
+            SCHEMA,
+            {
+                "accounts": [("a", "ann", 70), ("b", "bob", 80), ("c", "bob", 7)],
+                "transfers": [(1, "a", "b", 30)],
+            },
+        )
+    )
     assert differences(wanted, dump((await bank.capture())["api.sqlite"])) == ()
 
 
-@pytest.mark.parametrize(("arguments", "status"), [
-    ({"source": "a", "target": "b", "cents": 101}, 409),  # the check fails after the target was already credited
-    ({"source": "a", "target": "nobody", "cents": 1}, 409),  # the foreign key fails last of all
-    ({"source": "b", "target": "a", "cents": 1}, 403),
-    ({"source": "x", "target": "a", "cents": 1}, 404),
-    ({"source": "a", "target": "b"}, 422),
-    ({"source": "a", "target": "b", "cents": "1"}, 422),
-    ({"source": "a", "target": "b", "cents": True}, 422),
-    ({"source": "a", "target": "b", "cents": 1, "fee": 0}, 422),
-    ({"source": "a", "target": "b", "cents": 10**30}, 409),
-    ({"source": "a\ud800", "target": "b", "cents": 1}, 409),
-    ({"source": "a", "target": "b", "cents": 1, "idempotency_key": ""}, 422),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        # the check fails after the target was already credited
+        ({"source": "a", "target": "b", "cents": 101}, 409),
+        ({"source": "a", "target": "nobody", "cents": 1}, 409),  # the foreign key fails last of all
+        ({"source": "b", "target": "a", "cents": 1}, 403),
+        ({"source": "x", "target": "a", "cents": 1}, 404),
+        ({"source": "a", "target": "b"}, 422),
+        ({"source": "a", "target": "b", "cents": "1"}, 422),
+        ({"source": "a", "target": "b", "cents": True}, 422),
+        ({"source": "a", "target": "b", "cents": 1, "fee": 0}, 422),
+        ({"source": "a", "target": "b", "cents": 10**30}, 409),
+        ({"source": "a\ud800", "target": "b", "cents": 1}, 409),
+        ({"source": "a", "target": "b", "cents": 1, "idempotency_key": ""}, 422),
+    ],
+)
 async def test_what_is_refused_leaves_nothing_behind(arguments: dict[str, Json], status: int) -> None:
     bank = service()
     before = await state(bank)
@@ -155,7 +177,9 @@ async def test_a_fork_goes_its_own_way_and_equal_contents_have_equal_digests() -
 
 
 async def test_as_a_tool_a_refusal_is_an_event_that_the_policy_can_read() -> None:
-    answer = await service().call(Call(tool="transfer", arguments={"source": "b", "target": "a", "cents": 1}), timeout_s=1.0)
+    answer = await service().call(
+        Call(tool="transfer", arguments={"source": "b", "target": "a", "cents": 1}), timeout_s=1.0
+    )
     assert answer.fault is Fault.POLICY and answer.text == "error 403: b is not yours"
 
 
@@ -166,7 +190,9 @@ async def client(bank: Service) -> AsyncGenerator[httpx.AsyncClient]:
         path = Path(folder) / "api.socket"
         async with (
             listening(app(bank, tokens), path),
-            httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path)), base_url="http://api", timeout=10.0) as http,
+            httpx.AsyncClient(
+                transport=httpx.AsyncHTTPTransport(uds=str(path)), base_url="http://api", timeout=10.0
+            ) as http,
         ):
             yield http
 
@@ -178,12 +204,21 @@ async def test_over_http_the_same_rules_hold() -> None:
         body = {"source": "a", "target": "b", "cents": 30}
         first = await http.post("/transfer", json=body, headers=ann)
         again = await http.post("/transfer", json=body, headers=ann)
-        assert (first.status_code, first.json()) == (200, {"transfer": 1}) == (again.status_code, again.json())
+        assert (
+            (first.status_code, first.json()) == (200, {"transfer": 1}) == (again.status_code, again.json())
+        )
         assert (await http.post("/transfer", json=body)).status_code == 401
-        assert (await http.post("/transfer", json=body, headers={"Authorization": "Bearer guess"})).status_code == 401
-        assert (await http.post("/transfer", json=body, headers={"Authorization": "Bearer t-eve"})).status_code == 403
+        assert (
+            await http.post("/transfer", json=body, headers={"Authorization": "Bearer guess"})
+        ).status_code == 401
+        assert (
+            await http.post("/transfer", json=body, headers={"Authorization": "Bearer t-eve"})
+        ).status_code == 403
         assert (await http.post("/audit", headers={"Authorization": "Bearer t-eve"})).json() == "fine"
-        assert (await http.post("/accounts", json={"page": 1}, headers=ann)).json() == {"names": ["a", "b"], "more": True}
+        assert (await http.post("/accounts", json={"page": 1}, headers=ann)).json() == {
+            "names": ["a", "b"],
+            "more": True,
+        }
         assert (await http.post("/transfer", content=b"{", headers=ann)).status_code == 400
         assert (await http.post("/transfer", content=b'{"cents": NaN}', headers=ann)).status_code == 400
         assert (await http.post("/transfer", content=b" " * (2 << 20), headers=ann)).status_code == 413
@@ -222,7 +257,9 @@ def _with_block(connection: sqlite3.Connection, caller: str) -> None:
 
 
 def _script(connection: sqlite3.Connection, caller: str) -> None:
-    connection.executescript("UPDATE t SET n = 9; -- a; b\nINSERT INTO t VALUES (';', 3); UPDATE t SET n = 10")
+    connection.executescript(
+        "UPDATE t SET n = 9; -- a; b\nINSERT INTO t VALUES (';', 3); UPDATE t SET n = 10"
+    )
     raise Problem(409, "no")
 
 
@@ -260,7 +297,9 @@ def _deferred(connection: sqlite3.Connection, caller: str) -> None:
     [_with_block, _script, _commits, _rolls_back, _goes_on_after_a_rollback, _swallows_a_rollback, _deferred],
     ids=lambda run: run.__name__,
 )
-def test_an_operation_that_is_refused_leaves_nothing_whatever_it_did(run: Callable[[sqlite3.Connection, str], Json]) -> None:
+def test_an_operation_that_is_refused_leaves_nothing_whatever_it_did(
+    run: Callable[[sqlite3.Connection, str], Json],
+) -> None:
     before, table = _table(lambda connection, arguments, caller: run(connection, caller))
     assert ask(table, "do", q="")[0] == 409
     assert table._database.bytes == before
@@ -270,7 +309,9 @@ def test_an_operation_that_is_refused_leaves_nothing_whatever_it_did(run: Callab
 def _table(run: Callable[[sqlite3.Connection, Arguments, str], Json]) -> tuple[bytes, Service]:
     schema = """CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER);
     CREATE TABLE late (k TEXT REFERENCES t DEFERRABLE INITIALLY DEFERRED)"""
-    service = Service([Operation(tool=keyed(spec("do", "", ["q"])), run=run, writes=True)], image(schema, {"t": [("a", 1)]}))
+    service = Service(
+        [Operation(tool=keyed(spec("do", "", ["q"])), run=run, writes=True)], image(schema, {"t": [("a", 1)]})
+    )
     return service._database.bytes, service
 
 
@@ -298,16 +339,39 @@ def _of_the_caller(connection: sqlite3.Connection, arguments: Arguments, caller:
 @pytest.mark.parametrize(
     "sql",
     [
-        "COMMIT", "END", "ROLLBACK", "BEGIN", "RELEASE _agito", "ROLLBACK TO _agito", "PRAGMA foreign_keys = OFF",
-        "PRAGMA writable_schema = 1",        "PRAGMA journal_mode = OFF", "SELECT * FROM pragma_user_version(3)", "ATTACH 'leak.db' AS x",
-        "DETACH main", "VACUUM INTO 'leak.db'",
-        "DROP TABLE _requests", "SELECT * FROM _requests", 'INSERT INTO "_REQUESTS" (key) VALUES (1)', "ALTER TABLE _requests RENAME TO r",
-        "CREATE TEMP TABLE t (k)", "CREATE TRIGGER x AFTER INSERT ON _requests BEGIN SELECT 1; END", "SELECT load_extension('x')",
-        "UPDATE t SET n = 5; COMMIT", "SELECT 1; SELECT 2", "SELEC", "", "\0", "INSERT OR ROLLBACK INTO t VALUES ('a', 2)",
-        "SELECT zeroblob(900000000)", "CREATE TABLE big AS SELECT randomblob(60000000) UNION ALL SELECT randomblob(60000000)",
+        "COMMIT",
+        "END",
+        "ROLLBACK",
+        "BEGIN",
+        "RELEASE _agito",
+        "ROLLBACK TO _agito",
+        "PRAGMA foreign_keys = OFF",
+        "PRAGMA writable_schema = 1",
+        "PRAGMA journal_mode = OFF",
+        "SELECT * FROM pragma_user_version(3)",
+        "ATTACH 'leak.db' AS x",
+        "DETACH main",
+        "VACUUM INTO 'leak.db'",
+        "DROP TABLE _requests",
+        "SELECT * FROM _requests",
+        'INSERT INTO "_REQUESTS" (key) VALUES (1)',
+        "ALTER TABLE _requests RENAME TO r",
+        "CREATE TEMP TABLE t (k)",
+        "CREATE TRIGGER x AFTER INSERT ON _requests BEGIN SELECT 1; END",
+        "SELECT load_extension('x')",
+        "UPDATE t SET n = 5; COMMIT",
+        "SELECT 1; SELECT 2",
+        "SELEC",
+        "",
+        "\0",
+        "INSERT OR ROLLBACK INTO t VALUES ('a', 2)",
+        "SELECT zeroblob(900000000)",
+        "CREATE TABLE big AS SELECT randomblob(60000000) UNION ALL SELECT randomblob(60000000)",
     ],
-)  # fmt: skip
-def test_sql_of_the_caller_cannot_leave_its_transaction(sql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+)
+def test_sql_of_the_caller_cannot_leave_its_transaction(
+    sql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     before, table = _table(_of_the_caller)
     status, _ = ask(table, "do", q=sql, idempotency_key="k")
@@ -320,7 +384,10 @@ def test_sql_of_the_caller_cannot_leave_its_transaction(sql: str, tmp_path: Path
 
 def test_what_json_lacks_is_shown_and_no_fault_of_the_environment() -> None:
     _, table = _table(_of_the_caller)
-    assert ask(table, "do", q="SELECT x'00ff', 1e999, NULL", idempotency_key="k") == (200, [["00ff", None, None]])
+    assert ask(table, "do", q="SELECT x'00ff', 1e999, NULL", idempotency_key="k") == (
+        200,
+        [["00ff", None, None]],
+    )
     assert ask(table, "do", q="SELECT x'00ff', 1e999, NULL", idempotency_key="k")[0] == 200
 
 
@@ -328,4 +395,7 @@ async def test_over_http_a_request_that_takes_long_holds_up_nobody_but_its_servi
     endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
     _, table = _table(_of_the_caller)
     slow = await table.handle("do", {"q": endless}, caller="ann", role="agent", timeout_s=0.2)
-    assert (slow.status, (await table.handle("do", {"q": "SELECT 1"}, caller="ann", role="agent")).body) == (504, [[1]])
+    assert (slow.status, (await table.handle("do", {"q": "SELECT 1"}, caller="ann", role="agent")).body) == (
+        504,
+        [[1]],
+    )

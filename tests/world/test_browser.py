@@ -17,7 +17,10 @@ from agito.worlds.http1 import Request, Response
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.skipif(shutil.which("chromium-headless-shell", path="/usr/bin") is None, reason="needs chromium-headless-shell (apt)"),
+    pytest.mark.skipif(
+        shutil.which("chromium-headless-shell", path="/usr/bin") is None,
+        reason="needs chromium-headless-shell (apt)",
+    ),
 ]
 FORM = """<h1>Shop</h1><p>hello <b>you</b></p><p hidden>secret</p>
 <form action="/go" method="post"><label>name <input name="n" value="old"></label>
@@ -35,7 +38,9 @@ class Pages:
         self.asked.append((request.method, request.target, request.body, request.header("cookie")))
         path = "/" + request.target.split("/", 3)[-1]
         html = self.pages.get(path, "<h1>missing</h1>")
-        return Response(status=200, headers=(("content-type", "text/html"), ("set-cookie", "seen=1")), body=html.encode())
+        return Response(
+            status=200, headers=(("content-type", "text/html"), ("set-cookie", "seen=1")), body=html.encode()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -62,25 +67,38 @@ def at(view: View, role: str) -> int:
     return [element.role for element in view.elements].index(role)
 
 
-async def test_a_form_is_read_filled_in_and_sent_with_real_input(opened: Callable[[Pages], Awaitable[Page]]) -> None:
+async def test_a_form_is_read_filled_in_and_sent_with_real_input(
+    opened: Callable[[Pages], Awaitable[Page]],
+) -> None:
     site = Pages({"/": FORM})
     page = await opened(site)
     view = await page.goto("http://shop.test/")
     assert view.text.splitlines() == [
-        "# Shop", "hello you", "1 field name: old", "2 choice color: red (red blue)", "3 check gift: off", "4 button go",
+        "# Shop",
+        "hello you",
+        "1 field name: old",
+        "2 choice color: red (red blue)",
+        "3 check gift: off",
+        "4 button go",
         "5 link next page",
-    ]  # fmt: skip
+    ]
     view = await page.fill(view.elements[0], "kev & co")
     view = await page.select(view.elements[1], "blue")
     view = await page.click(view.elements[2])
-    assert view.text.splitlines()[2:5] == ["1 field name: kev & co", "2 choice color: blue (red blue)", "3 check gift: on"]
+    assert view.text.splitlines()[2:5] == [
+        "1 field name: kev & co",
+        "2 choice color: blue (red blue)",
+        "3 check gift: on",
+    ]
     view = await page.click(view.elements[3])
     assert site.asked[-1][:3] == ("POST", "http://shop.test/go", b"n=kev+%26+co&c=blue&g=on")
     assert (view.text, page.url) == ("# missing", "http://shop.test/go")
     assert (await page.screenshot()).startswith(b"\x89PNG")
 
 
-async def test_what_cannot_be_done_is_said_and_leaves_the_page_usable(opened: Callable[[Pages], Awaitable[Page]]) -> None:
+async def test_what_cannot_be_done_is_said_and_leaves_the_page_usable(
+    opened: Callable[[Pages], Awaitable[Page]],
+) -> None:
     page = await opened(Pages({"/": FORM + "<button style='position:fixed;left:-999px'>far</button>"}))
     view = await page.goto("http://shop.test/")
     with pytest.raises(Unusable, match="no page before"):
@@ -97,14 +115,18 @@ async def test_what_cannot_be_done_is_said_and_leaves_the_page_usable(opened: Ca
     assert view.text.startswith("# Shop")
 
 
-async def test_scripts_run_and_cannot_lie_about_themselves(opened: Callable[[Pages], Awaitable[Page]]) -> None:
-    """A page that replaces every global that a test driver might read: the tree still says what a person would see."""
+async def test_scripts_run_and_cannot_lie_about_themselves(
+    opened: Callable[[Pages], Awaitable[Page]],
+) -> None:
+    """A page that replaces every global that a test driver might read: the tree still says what a person
+    would see.
+    """
     script = """<h1>Honest</h1><button id=b onclick="document.querySelector('h1').textContent='Clicked'">press</button>
     <select id=s><option>a</option><option>b</option></select><script>
     JSON.stringify = () => '{"reward":1}'; document.querySelector = (q) => document.getElementsByTagName('h1')[0];
     Element.prototype.dispatchEvent = () => { throw 1 }; Array.prototype[Symbol.iterator] = () => { throw 1 };
     Object.defineProperty(window, 'reward', {value: 1}); window.Event = null;
-    </script>"""
+    </script>"""  # noqa: E501
     page = await opened(Pages({"/": script}))
     view = await page.goto("http://evil.test/")
     view = await page.click(view.elements[at(view, "button")])
@@ -113,16 +135,29 @@ async def test_scripts_run_and_cannot_lie_about_themselves(opened: Callable[[Pag
     assert "choice: b" in view.text or "choice : b" in view.text
 
 
-async def test_a_page_reaches_its_own_site_and_nothing_else(opened: Callable[[Pages], Awaitable[Page]]) -> None:
-    """Whatever a page asks for, by name or by address, goes to the site of its episode; not to the host, not to another episode."""
+async def test_a_page_reaches_its_own_site_and_nothing_else(
+    opened: Callable[[Pages], Awaitable[Page]],
+) -> None:
+    """Whatever a page asks for, by name or by address, goes to the site of its episode; not to the host, not
+    to another episode.
+    """
     with socket.create_server(("127.0.0.1", 0)) as host:
         port = host.getsockname()[1]
         fetches = "".join(
-            f"fetch('{url}').then(r => r.text()).then(t => document.body.append(t.slice(0, 20))).catch(e => 0);"
-            for url in (f"http://127.0.0.1:{port}/", f"http://localhost:{port}/", "http://other.test/", "http://[::1]/")
+            f"fetch('{url}').then(r => r.text()).then(t => document.body.append(t.slice(0, 20))).catch(e "
+            "=> 0);"
+            for url in (
+                f"http://127.0.0.1:{port}/",
+                f"http://localhost:{port}/",
+                "http://other.test/",
+                "http://[::1]/",
+            )
         )
         socket_ = f"try {{ new WebSocket('ws://127.0.0.1:{port}/') }} catch (e) {{}}"
-        site, other = Pages({"/": f"<h1>a</h1><script>{fetches}{socket_}</script>"}), Pages({"/": "<h1>other</h1>"})
+        site, other = (
+            Pages({"/": f"<h1>a</h1><script>{fetches}{socket_}</script>"}),
+            Pages({"/": "<h1>other</h1>"}),
+        )
         page, second = await opened(site), await opened(other)
         await page.goto("http://a.test/")
         await second.goto("http://other.test/")
@@ -153,8 +188,13 @@ async def test_episodes_share_a_browser_and_no_cookie(opened: Callable[[Pages], 
     assert [cookie for *_, cookie in third.asked] == [""]
 
 
-async def test_a_page_that_never_ends_is_cut_off_and_disturbs_no_other(opened: Callable[[Pages], Awaitable[Page]]) -> None:
-    stuck, fine = await opened(Pages({"/": "<h1>x</h1><script>while (true) {}</script>"})), await opened(Pages({"/": "<h1>fine</h1>"}))
+async def test_a_page_that_never_ends_is_cut_off_and_disturbs_no_other(
+    opened: Callable[[Pages], Awaitable[Page]],
+) -> None:
+    stuck, fine = (
+        await opened(Pages({"/": "<h1>x</h1><script>while (true) {}</script>"})),
+        await opened(Pages({"/": "<h1>fine</h1>"})),
+    )
     with anyio.move_on_after(1.0) as scope:
         await stuck.goto("http://stuck.test/")
     assert scope.cancelled_caught
@@ -164,7 +204,11 @@ async def test_a_page_that_never_ends_is_cut_off_and_disturbs_no_other(opened: C
 
 async def test_the_text_browser_reads_the_same_lines() -> None:
     page = await TextTabs().page(Pages({"/": FORM.replace("<p hidden>secret</p>", "")}).respond)
-    assert (await page.goto("http://shop.test/")).text.splitlines()[:3] == ["# Shop", "hello you", "1 field name: old"]
+    assert (await page.goto("http://shop.test/")).text.splitlines()[:3] == [
+        "# Shop",
+        "hello you",
+        "1 field name: old",
+    ]
 
 
 async def test_a_browser_that_dies_voids_the_attempt() -> None:
@@ -186,7 +230,9 @@ def test_a_machine_without_chromium_is_told_what_to_install(tmp_path: Path) -> N
         program(tmp_path)
 
 
-@pytest.mark.parametrize("wrapper", ["#!/bin/sh\n. /etc/chromium.d/default\nexec /usr/lib/chromium/chromium\n", None])
+@pytest.mark.parametrize(
+    "wrapper", ["#!/bin/sh\n. /etc/chromium.d/default\nexec /usr/lib/chromium/chromium\n", None]
+)
 def test_the_program_is_found_behind_the_script_that_starts_it(tmp_path: Path, wrapper: str | None) -> None:
     for folder in ("bin", "lib/chromium"):
         (tmp_path / folder).mkdir(parents=True)
@@ -197,7 +243,8 @@ def test_the_program_is_found_behind_the_script_that_starts_it(tmp_path: Path, w
         (tmp_path / "bin" / "chromium").chmod(0o755)
     else:
         (tmp_path / "bin" / "chromium").symlink_to(real)
-    (tmp_path / "bin" / "chromium-headless-shell").symlink_to("/opt/elsewhere")  # a sandbox sees nothing outside
+    # a sandbox sees nothing outside
+    (tmp_path / "bin" / "chromium-headless-shell").symlink_to("/opt/elsewhere")
     assert program(tmp_path) == str(real)
     real.chmod(0o644)
     with pytest.raises(NoBrowser):

@@ -1,4 +1,6 @@
-"""Pages with every control and behaviour that a person meets, used in Chromium through the text actions of a policy."""
+"""Pages with every control and behaviour that a person meets, used in Chromium through the text actions of a
+policy.
+"""
 
 from __future__ import annotations
 
@@ -50,20 +52,20 @@ const say = text => document.getElementById('log').textContent = text;
 const read = async input => say(input.files[0].name + ': ' + await input.files[0].text());
 host.attachShadow({mode: 'closed'}).innerHTML = '<button>shadow</button>';
 host.onclick = () => say('shadow');
-</script>"""
+</script>"""  # noqa: E501
 PAGES = {
     "/": CONTROLS,
     "/frame": "<p>other frame</p><button onclick=\"this.textContent = 'other pressed'\">other</button>",
     "/next": "<h1>Next</h1><a href=/>home</a>",
     "/dialogs": """<h1>Dialogs</h1><button onclick="alert('hi there'); this.textContent = 'told'">alert</button>
         <button onclick="this.textContent = 'said ' + confirm('sure?')">confirm</button>
-        <button onclick="this.textContent = 'named ' + prompt('name?', 'kev')">prompt</button>""",
+        <button onclick="this.textContent = 'named ' + prompt('name?', 'kev')">prompt</button>""",  # noqa: E501
     "/hello": "<h1>Hello</h1><script>alert('welcome')</script><p>text</p>",
     "/forever": "<h1>Forever</h1><script>while (true) alert('again')</script>",
     "/dirty": """<h1>Dirty</h1><label>f <input></label><a href=/next>leave</a>
         <script>onbeforeunload = event => event.preventDefault()</script>""",
     "/windows": """<h1>Windows</h1><a href=/next target=_blank>blank</a><button onclick="window.open('/next')">open</button>
-        <button onclick="window.open('/closing')">brief</button><a href="/down">file</a>""",
+        <button onclick="window.open('/closing')">brief</button><a href="/down">file</a>""",  # noqa: E501
     "/closing": "<h1>Closing</h1><button onclick='window.close()'>close</button>",
     "/long": """<h1>Long</h1><ul id=l></ul><script>
         const add = () => { for (let i = 0; i < 20; i++) { const li = document.createElement('li');
@@ -84,10 +86,15 @@ class Site:
         path = urlsplit(request.target).path
         self.asked.append(request.target)
         if path == "/down":
-            headers = (("content-type", "application/octet-stream"), ("content-disposition", "attachment; filename=a.bin"))
+            headers = (
+                ("content-type", "application/octet-stream"),
+                ("content-disposition", "attachment; filename=a.bin"),
+            )
             return Response(status=200, headers=headers, body=b"abc")
         html = "<!doctype html>" + PAGES.get(path, f"<h1>{path}</h1>")
-        return Response(status=200, headers=(("content-type", "text/html; charset=utf-8"),), body=html.encode())
+        return Response(
+            status=200, headers=(("content-type", "text/html; charset=utf-8"),), body=html.encode()
+        )
 
     def state(self) -> str:
         return json.dumps(self.asked)
@@ -108,14 +115,25 @@ class Policy:
     def __init__(self, farm: Farm, path: str) -> None:
         prompt = {Dialect.COMPACT: "-"}
         limits = Limits(call_seconds=20.0, observation_bytes=20_000)
-        task = Task(id="t", env="e", split="train", family="f", level=1, prompt=prompt, tools=Browser.tools, limits=limits)
+        task = Task(
+            id="t",
+            env="e",
+            split="train",
+            family="f",
+            level=1,
+            prompt=prompt,
+            tools=Browser.tools,
+            limits=limits,
+        )
         self.sites: list[Site] = []
 
         def make() -> Site:
             self.sites.append(Site())
             return self.sites[-1]
 
-        self.world = World(task, [Browser(farm, make, f"http://s.test{path}")], AttemptId(group=0, slot=0), noise_seed=0)
+        self.world = World(
+            task, [Browser(farm, make, f"http://s.test{path}")], AttemptId(group=0, slot=0), noise_seed=0
+        )
 
     async def do(self, tool: str, *arguments: str) -> Event:
         names = {each.name: each.parameters["required"] for each in Browser.tools}[tool]
@@ -131,42 +149,78 @@ class Policy:
 
 
 USES = [
-    (("fill", "text", "a b"), "field text: a b"), (("fill", "search", "x"), "field search: x"),
-    (("fill", "mail", "a@b.c"), "field mail: a@b.c"), (("fill", "tel", "12"), "field tel: 12"),
-    (("fill", "web", "http://a"), "field web: http://a"), (("fill", "number", "42"), "field number: 42"),
-    (("fill", "word", "abc"), "field word: •••"), (("fill", "area", "two\nlines"), "field area: two\\nlines"),
-    (("fill", "day", "2026-11-29"), "field day: 2026-11-29 (date)"), (("fill", "time", "12:30"), "field time: 12:30 (time)"),
+    (("fill", "text", "a b"), "field text: a b"),
+    (("fill", "search", "x"), "field search: x"),
+    (("fill", "mail", "a@b.c"), "field mail: a@b.c"),
+    (("fill", "tel", "12"), "field tel: 12"),
+    (("fill", "web", "http://a"), "field web: http://a"),
+    (("fill", "number", "42"), "field number: 42"),
+    (("fill", "word", "abc"), "field word: •••"),
+    (("fill", "area", "two\nlines"), "field area: two\\nlines"),
+    (("fill", "day", "2026-11-29"), "field day: 2026-11-29 (date)"),
+    (("fill", "time", "12:30"), "field time: 12:30 (time)"),
     (("fill", "moment", "2026-11-29T12:30"), "field moment: 2026-11-29T12:30 (date and time)"),
     (("fill", "month", "2026-11"), "field month: 2026-11 (date and time)"),
     (("fill", "week", "2026-W48"), "field week: 2026-W48 (date and time)"),
-    (("fill", "tint", "#a0B1c2"), "field tint: #a0b1c2 (#rrggbb)"), (("fill", "volume", "8"), "slider volume: 8 (0 to 10)"),
-    (('select', 'one', 'dark blue'), 'choice one: dark blue (red "dark blue")'),
-    (("select", "many", "ann"), "choice many: ann (ann bob cat)"), (("select", "many", "cat"), "choice many: ann cat (ann bob cat)"),
-    (("select", "many", "ann"), "choice many: cat (ann bob cat)"), (("select", "tall", "down"), "choice tall: down (up down)"),
-    (("select", "city", "Oslo"), "field city: Oslo (Rome Oslo)"), (("fill", "city", "Bern"), "field city: Bern (Rome Oslo)"),
-    (("fill", "editor", "new"), "field editor: new"), (("fill", "plain", "fresh"), "field plain: fresh"),
-    (("click", "gift"), "check gift: on"), (("click", "no"), "radio no: on"), (("click", "yes"), "radio no: off"),
-    (("press", "gift", "Space"), "check gift: off"), (("click", "light"), "switch light: on"), (("click", "more"), "a secret"),
-    (("click", "second"), "tab second: on"), (("click", "second"), "tab"), (("click", "file"), "menu"),
-    (("click", "soft"), "option soft: on"), (("fill", "find", "x"), "find x"),
-    (("upload", "document", "cv.txt", "my life"), "cv.txt: my life"), (("click", "plain"), "field plain: fresh"),
-    (("click", "bold"), "button bold: on"), (("click", "a box"), "box"), (("click", "shadow"), "shadow"),
-    (("fill", "enter", "query"), "field enter: query"), (("press", "enter", "Enter"), "entered query"),
-    (("press", "dial", "ArrowRight"), "slider dial: 2 (0 to 9)"), (("click", "inside"), "button pressed inside"),
-    (("fill", "inner", "deep"), "field inner: deep"), (("click", "other"), "button other pressed"), (("scroll", "down"), "# All"),
-    (("click", "headed"), "# Next"), (("back",), "# All"),
-]  # fmt: skip
+    (("fill", "tint", "#a0B1c2"), "field tint: #a0b1c2 (#rrggbb)"),
+    (("fill", "volume", "8"), "slider volume: 8 (0 to 10)"),
+    (("select", "one", "dark blue"), 'choice one: dark blue (red "dark blue")'),
+    (("select", "many", "ann"), "choice many: ann (ann bob cat)"),
+    (("select", "many", "cat"), "choice many: ann cat (ann bob cat)"),
+    (("select", "many", "ann"), "choice many: cat (ann bob cat)"),
+    (("select", "tall", "down"), "choice tall: down (up down)"),
+    (("select", "city", "Oslo"), "field city: Oslo (Rome Oslo)"),
+    (("fill", "city", "Bern"), "field city: Bern (Rome Oslo)"),
+    (("fill", "editor", "new"), "field editor: new"),
+    (("fill", "plain", "fresh"), "field plain: fresh"),
+    (("click", "gift"), "check gift: on"),
+    (("click", "no"), "radio no: on"),
+    (("click", "yes"), "radio no: off"),
+    (("press", "gift", "Space"), "check gift: off"),
+    (("click", "light"), "switch light: on"),
+    (("click", "more"), "a secret"),
+    (("click", "second"), "tab second: on"),
+    (("click", "second"), "tab"),
+    (("click", "file"), "menu"),
+    (("click", "soft"), "option soft: on"),
+    (("fill", "find", "x"), "find x"),
+    (("upload", "document", "cv.txt", "my life"), "cv.txt: my life"),
+    (("click", "plain"), "field plain: fresh"),
+    (("click", "bold"), "button bold: on"),
+    (("click", "a box"), "box"),
+    (("click", "shadow"), "shadow"),
+    (("fill", "enter", "query"), "field enter: query"),
+    (("press", "enter", "Enter"), "entered query"),
+    (("press", "dial", "ArrowRight"), "slider dial: 2 (0 to 9)"),
+    (("click", "inside"), "button pressed inside"),
+    (("fill", "inner", "deep"), "field inner: deep"),
+    (("click", "other"), "button other pressed"),
+    (("scroll", "down"), "# All"),
+    (("click", "headed"), "# Next"),
+    (("back",), "# All"),
+]
 REFUSALS = [
-    (('fill', 'day', 'tomorrow'), "does not take 'tomorrow': write 2026-01-31"), (("fill", "time", "noon"), "write 14:05"),
-    (("fill", "tint", "red"), "write #a0b1c2"), (('fill', 'volume', '11'), "does not take '11'"),
-    (('fill', 'volume', '3'), "does not take '3'"), (("fill", "dial", "3"), "use press with ArrowRight"),
-    (('select', 'one', 'gold'), "does not offer 'gold'"), (("click", "off"), "off is disabled"),
-    (("fill", "fixed", "x"), "fixed is read-only"), (("fill", "shut", "x"), "shut is disabled"), (("click", "one"), "use select"),
-    (("click", "document"), "use upload"), (("fill", "document", "x"), "no field"), (("upload", "text", "a", "b"), "takes no file"),
-    (("upload", "document", "../a", "b"), "without a folder"), (("press", "text", "F13"), "the keys are Enter"),
-    (("click", "fake"), "a number from 1"), (("scroll", "left"), "up or down"), (("fill", "text", "x" * 4001), "at most 4000"),
+    (("fill", "day", "tomorrow"), "does not take 'tomorrow': write 2026-01-31"),
+    (("fill", "time", "noon"), "write 14:05"),
+    (("fill", "tint", "red"), "write #a0b1c2"),
+    (("fill", "volume", "11"), "does not take '11'"),
+    (("fill", "volume", "3"), "does not take '3'"),
+    (("fill", "dial", "3"), "use press with ArrowRight"),
+    (("select", "one", "gold"), "does not offer 'gold'"),
+    (("click", "off"), "off is disabled"),
+    (("fill", "fixed", "x"), "fixed is read-only"),
+    (("fill", "shut", "x"), "shut is disabled"),
+    (("click", "one"), "use select"),
+    (("click", "document"), "use upload"),
+    (("fill", "document", "x"), "no field"),
+    (("upload", "text", "a", "b"), "takes no file"),
+    (("upload", "document", "../a", "b"), "without a folder"),
+    (("press", "text", "F13"), "the keys are Enter"),
+    (("click", "fake"), "a number from 1"),
+    (("scroll", "left"), "up or down"),
+    (("fill", "text", "x" * 4001), "at most 4000"),
     (("back",), "no page before"),
-]  # fmt: skip
+]
 
 
 async def test_every_control_of_a_page_is_used_as_by_a_person(farm: Farm) -> None:
@@ -208,7 +262,12 @@ async def test_dialogs_are_shown_and_a_choice_is_the_policys(farm: Farm) -> None
     assert "button said false" in await policy.reads("click", "Cancel")
     await policy.reads("click", "said false")
     assert "button said true" in await policy.reads("click", "OK")
-    assert await policy.reads("click", "prompt") == ["# dialog: name?", "field answer: kev", "button OK", "button Cancel"]
+    assert await policy.reads("click", "prompt") == [
+        "# dialog: name?",
+        "field answer: kev",
+        "button OK",
+        "button Cancel",
+    ]
     assert "field answer: ann" in await policy.reads("fill", "answer", "ann")
     assert "button named ann" in await policy.reads("click", "OK")
     await policy.reads("click", "named ann")
@@ -223,7 +282,9 @@ async def test_a_prompt_that_is_only_agreed_to_keeps_what_it_proposes(farm: Farm
     await policy.world.close()
 
 
-async def test_a_page_that_greets_with_a_dialog_is_read_all_the_same_and_one_that_never_stops_says_so(farm: Farm) -> None:
+async def test_a_page_that_greets_with_a_dialog_is_read_all_the_same_and_one_that_never_stops_says_so(
+    farm: Farm,
+) -> None:
     policy, other = Policy(farm, "/hello"), Policy(farm, "/forever")
     assert await policy.reads("look") == ["# dialog: welcome", "# Hello", "text"]
     assert (await other.reads("look"))[-2:] == ["# dialog: again", "button OK"]
@@ -235,7 +296,11 @@ async def test_a_page_may_ask_whether_to_leave_it(farm: Farm) -> None:
     policy = Policy(farm, "/dirty")
     await policy.reads("look")
     await policy.reads("fill", "f", "x")
-    assert await policy.reads("click", "leave") == ["# dialog: leave this page?", "button OK", "button Cancel"]
+    assert await policy.reads("click", "leave") == [
+        "# dialog: leave this page?",
+        "button OK",
+        "button Cancel",
+    ]
     assert "field f: x" in await policy.reads("click", "Cancel")
     await policy.reads("click", "leave")
     assert await policy.reads("click", "OK") == ["# Next", "link home"]
@@ -263,7 +328,9 @@ async def test_scrolling_brings_what_a_page_adds_then_and_enter_sends_a_form(far
     other = Policy(farm, "/form")
     await other.reads("look")
     await other.reads("fill", "q", "lamp & co")
-    assert await other.reads("press", "q", "Enter") == ["# /sent"] and other.sites[0].asked[-1].endswith("/sent?q=lamp+%26+co")
+    assert await other.reads("press", "q", "Enter") == ["# /sent"] and other.sites[0].asked[-1].endswith(
+        "/sent?q=lamp+%26+co"
+    )
     await policy.world.close()
     await other.world.close()
 

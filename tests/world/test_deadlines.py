@@ -1,4 +1,6 @@
-"""Every component under a real deadline: the same event, the loop goes on, and afterwards it is as it was, or says that it is gone."""
+"""Every component under a real deadline: the same event, the loop goes on, and afterwards it is as it was, or
+says that it is gone.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ from agito.worlds.workspace import Snippet, Workspace
 pytestmark = pytest.mark.anyio
 DEADLINE_S, SLOW_S = 0.4, 1.6
 MOST_STALL_S = 0.8  # half of what a call would hold the loop up for
-Case = tuple[Component, Call, Call, float]  # a component, a call that takes long, one that does not, the deadline of the first
+# a component, a call that takes long, one that does not, the deadline of the first
+Case = tuple[Component, Call, Call, float]
 
 
 def call(tool: str, **arguments: Any) -> Call:
@@ -49,26 +52,51 @@ async def pool(anyio_backend: str) -> AsyncIterator[Pool]:
 
 @asynccontextmanager
 async def shell(pool: Pool) -> AsyncGenerator[Case]:
-    yield Workspace(spec=SandboxSpec(), tree={}).open(pool), call("sh", command="echo begun; sleep 9"), call("sh", command="ls"), DEADLINE_S
+    yield (
+        Workspace(spec=SandboxSpec(), tree={}).open(pool),
+        call("sh", command="echo begun; sleep 9"),
+        call("sh", command="ls"),
+        DEADLINE_S,
+    )
 
 
 @asynccontextmanager
 async def snippet(pool: Pool) -> AsyncGenerator[Case]:
-    tools = [Snippet(tool=spec(name, ""), code=code) for name, code in (("slow", "while True: pass"), ("quick", "print(1)"))]
-    yield Workspace(spec=SandboxSpec(), tree={}, snippets=tuple(tools)).open(pool), call("slow"), call("quick"), DEADLINE_S
+    tools = [
+        Snippet(tool=spec(name, ""), code=code)
+        for name, code in (("slow", "while True: pass"), ("quick", "print(1)"))
+    ]
+    yield (
+        Workspace(spec=SandboxSpec(), tree={}, snippets=tuple(tools)).open(pool),
+        call("slow"),
+        call("quick"),
+        DEADLINE_S,
+    )
 
 
 @asynccontextmanager
 async def python(pool: Pool) -> AsyncGenerator[Case]:
-    yield PythonTool(pool), call("python", code="import time; time.sleep(9)"), call("python", code="1"), DEADLINE_S
+    yield (
+        PythonTool(pool),
+        call("python", code="import time; time.sleep(9)"),
+        call("python", code="1"),
+        DEADLINE_S,
+    )
 
 
 @asynccontextmanager
 async def tool_server(pool: Pool) -> AsyncGenerator[Case]:
     plain = Path(__file__).with_name("plain_server.py").read_text()
-    server = Server(name="plain", command="exec python3 plain.py", sandbox=SandboxSpec(), files={"plain.py": plain}, keeps="data")
+    server = Server(
+        name="plain",
+        command="exec python3 plain.py",
+        sandbox=SandboxSpec(),
+        files={"plain.py": plain},
+        keeps="data",
+    )
     component = ToolServer(pool, server, await tools_of(server, pool))
-    await component.call(call("get", name="a"), timeout_s=10.0)  # it is started by its first call, on another account
+    # it is started by its first call, on another account
+    await component.call(call("get", name="a"), timeout_s=10.0)
     yield component, call("sleep", name="a"), call("get", name="a"), DEADLINE_S
 
 
@@ -113,7 +141,9 @@ async def _trickle(stream: anyio.abc.SocketStream) -> None:
         asked = await stream.receive()
         body = b'{"choices": [{"message": {"role": "assistant", "content": "yes"}}]}'
         with suppress(anyio.BrokenResourceError):  # the client has given up
-            await stream.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body))
+            await stream.send(
+                b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+            )
             for byte in body:
                 await stream.send(bytes([byte]))
                 await anyio.sleep(SLOW_S / len(body) if b"slow" in asked else 0)
@@ -121,18 +151,28 @@ async def _trickle(stream: anyio.abc.SocketStream) -> None:
 
 @asynccontextmanager
 async def model_user(pool: Pool) -> AsyncGenerator[Case]:
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as group,
+    ):
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
         group.start_soon(listener.serve, _trickle)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/v1/") as client:
-            yield ModelUser("x", client, model="m"), call("ask", text="slow"), call("ask", text="quick"), DEADLINE_S
+            yield (
+                ModelUser("x", client, model="m"),
+                call("ask", text="slow"),
+                call("ask", text="quick"),
+                DEADLINE_S,
+            )
         group.cancel_scope.cancel()
 
 
 class Sleepy(gymnasium.Env[Any, Any]):
     action_space, observation_space = gymnasium.spaces.Discrete(2), gymnasium.spaces.Discrete(2)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
         return 0, {}
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
@@ -184,8 +224,15 @@ async def search(pool: Pool) -> AsyncGenerator[Case]:
 async def memory(pool: Pool) -> AsyncGenerator[Case]:
     memory = Memory(AttemptId(group=0, slot=0))
     for number in range(3000):
-        await memory.call(call("remember", note=" ".join(f"w{each}" for each in range(32)) + f" n{number}"), timeout_s=9.0)
-    yield memory, call("recall", query=" ".join(f"w{each}" for each in range(32))), call("recall", query="n7"), 0.01
+        await memory.call(
+            call("remember", note=" ".join(f"w{each}" for each in range(32)) + f" n{number}"), timeout_s=9.0
+        )
+    yield (
+        memory,
+        call("recall", query=" ".join(f"w{each}" for each in range(32))),
+        call("recall", query="n7"),
+        0.01,
+    )
 
 
 def _sql(connection: sqlite3.Connection, arguments: Any, caller: str) -> Any:
@@ -194,7 +241,9 @@ def _sql(connection: sqlite3.Connection, arguments: Any, caller: str) -> Any:
 
 @asynccontextmanager
 async def sql(pool: Pool) -> AsyncGenerator[Case]:
-    service = Service([Operation(tool=spec("do", "", ["q"]), run=_sql)], image("CREATE TABLE t (n)", {"t": [(1,)]}))
+    service = Service(
+        [Operation(tool=spec("do", "", ["q"]), run=_sql)], image("CREATE TABLE t (n)", {"t": [(1,)]})
+    )
     endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
     yield service, call("do", q=endless), call("do", q="SELECT n FROM t"), DEADLINE_S
 
@@ -208,17 +257,32 @@ def _stuck(connection: sqlite3.Connection, arguments: Any, caller: str) -> Any:
 
 @asynccontextmanager
 async def stuck_service(pool: Pool) -> AsyncGenerator[Case]:
-    service = Service([Operation(tool=spec("do", "", ["q"]), run=_stuck, writes=True)], image("CREATE TABLE t (n)", {"t": [(1,)]}))
+    service = Service(
+        [Operation(tool=spec("do", "", ["q"]), run=_stuck, writes=True)],
+        image("CREATE TABLE t (n)", {"t": [(1,)]}),
+    )
     yield service, call("do", q="x"), call("do", q=""), DEADLINE_S
 
 
 CASES: dict[str, Callable[[Pool], AbstractAsyncContextManager[Case]]] = {
     each.__name__: each
     for each in (
-        shell, snippet, python, tool_server, text_browser, chromium, model_user, gym_asleep, gym_busy, machine, search, memory, sql,
+        shell,
+        snippet,
+        python,
+        tool_server,
+        text_browser,
+        chromium,
+        model_user,
+        gym_asleep,
+        gym_busy,
+        machine,
+        search,
+        memory,
+        sql,
         stuck_service,
     )
-}  # fmt: skip
+}
 GONE = {"gym_asleep", "gym_busy", "stuck_service"}  # whose state nobody knows after it
 
 
@@ -246,7 +310,9 @@ async def test_a_call_that_runs_out_of_time_is_an_event_and_holds_nobody_up(pool
         if name in ("machine", "search", "sql"):
             assert await component.digest() == before
         after = await component.call(quick, timeout_s=10.0)
-        assert ("gone" in after.text and after.fault is Fault.TOOL) if name in GONE else after.fault is None, after
+        assert (
+            ("gone" in after.text and after.fault is Fault.TOOL) if name in GONE else after.fault is None
+        ), after
         await component.capture()
         await component.close()
 

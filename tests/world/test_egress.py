@@ -71,26 +71,44 @@ async def test_what_is_allowed_goes_through_and_is_recorded(box: Box, site: tupl
     assert await run(egress, box, f'python3 -c "{fetch}"') == "echo"
     assert seen == ["POST data.test /a?b=1", "GET data.test /py"]
     first, second = egress.record
-    assert (first.method, first.host, first.port, first.path, first.status) == ("POST", "data.test", 80, "/a?b=1", 200)
-    assert (first.body_sha256, first.sent_bytes, first.received_bytes) == (hashlib.sha256(b"payload").hexdigest(), 7, 12)
+    assert (first.method, first.host, first.port, first.path, first.status) == (
+        "POST",
+        "data.test",
+        80,
+        "/a?b=1",
+        200,
+    )
+    assert (first.body_sha256, first.sent_bytes, first.received_bytes) == (
+        hashlib.sha256(b"payload").hexdigest(),
+        7,
+        12,
+    )
     assert (second.method, second.status) == ("GET", 200)
     await egress.aclose()
 
 
 async def test_everything_else_is_refused_and_recorded(box: Box, site: tuple[int, list[str]]) -> None:
     port, seen = site
-    egress = await Egress.open(box, ["data.test:80", f"localhost:{port}"], at={"data.test:80": ("127.0.0.1", port)})
+    egress = await Egress.open(
+        box, ["data.test:80", f"localhost:{port}"], at={"data.test:80": ("127.0.0.1", port)}
+    )
     for url, status in (
         ("http://other.test/", 403),
         ("http://data.test:81/", 403),
         (f"http://127.0.0.1:{port}/", 403),
         (f"http://localhost:{port}/", 502),  # allowed by name, but it leads back to this machine
     ):
-        assert await run(egress, box, f"curl -s -o /dev/null -w '%{{http_code}}' --noproxy '' {url}") == str(status)
+        assert await run(egress, box, f"curl -s -o /dev/null -w '%{{http_code}}' --noproxy '' {url}") == str(
+            status
+        )
     assert "403" in await run(egress, box, "curl -s -v https://data.test/ 2>&1 | grep 'HTTP/1.1'")
     assert [exchange.status for exchange in egress.record] == [403, 403, 403, 502, 403]
-    assert (await box.sh(f"curl -s -m 2 --noproxy '*' http://127.0.0.1:{port}/")).exit_code == 7  # nor is there a way around it
-    assert await run(egress, box, "printf 'nonsense\\r\\n\\r\\n' >/dev/tcp/127.0.0.1/3128; echo alive") == "alive"
+    # nor is there a way around it
+    assert (await box.sh(f"curl -s -m 2 --noproxy '*' http://127.0.0.1:{port}/")).exit_code == 7
+    assert (
+        await run(egress, box, "printf 'nonsense\\r\\n\\r\\n' >/dev/tcp/127.0.0.1/3128; echo alive")
+        == "alive"
+    )
     assert seen == []
     await egress.aclose()
 
@@ -100,7 +118,13 @@ async def test_a_tunnel_is_counted(box: Box, site: tuple[int, list[str]]) -> Non
     egress = await Egress.open(box, ["data.test:443"], at={"data.test:443": ("127.0.0.1", port)})
     assert await run(egress, box, "curl -s --proxytunnel http://data.test:443/x") == "echo"
     (exchange,) = egress.record
-    assert (exchange.method, exchange.host, exchange.port, exchange.status, exchange.path) == ("CONNECT", "data.test", 443, 200, "")
+    assert (exchange.method, exchange.host, exchange.port, exchange.status, exchange.path) == (
+        "CONNECT",
+        "data.test",
+        443,
+        200,
+        "",
+    )
     assert exchange.sent_bytes > 20 and exchange.received_bytes > 20 and seen == ["GET data.test:443 /x"]
     await egress.aclose()
 
@@ -108,7 +132,9 @@ async def test_a_tunnel_is_counted(box: Box, site: tuple[int, list[str]]) -> Non
 async def test_between_actions_nothing_leaves(box: Box, site: tuple[int, list[str]]) -> None:
     port, seen = site
     egress = await Egress.open(box, ["data.test:80"], at={"data.test:80": ("127.0.0.1", port)})
-    await box.sh("(sleep 0.05; curl -s -m 3 http://data.test/late >/dev/null; echo done > ended) >/dev/null 2>&1 &")
+    await box.sh(
+        "(sleep 0.05; curl -s -m 3 http://data.test/late >/dev/null; echo done > ended) >/dev/null 2>&1 &"
+    )
     await box.sh("for i in $(seq 100); do [ -e ended ] && break; sleep 0.1; done; cat ended", timeout_s=15)
     assert seen == [] and egress.record == []
     await egress.aclose()
@@ -142,23 +168,47 @@ async def send(egress: Egress, address: tuple[str, int], request: bytes) -> byte
 
 HEAD = b"Host: x\r\n\r\n"
 MALFORMED = [
-    *(b"GET " + target + b" HTTP/1.1\r\n" + HEAD for target in (
-        b"http://[/", b"http://[::1/", b"http://a]b/", b"http://a.test:99999/", b"http://a.test:x/", b"http://", b"https://a.test/", b"*",
-        b"//", b"/", b"a.test:80", b"http://\xff/", b"http://\xe2\x84\x80.test/", b"http://a.test/\x7f", b"http://:80/", b"x" * 20_000,
-    )),
-    b"CONNECT nothing HTTP/1.1\r\n" + HEAD, b"CONNECT : HTTP/1.1\r\n" + HEAD, b"CONNECT a.test:999999 HTTP/1.1\r\n" + HEAD,
-    b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"G\xffT http://a.test/ HTTP/1.1\r\n" + HEAD,
-    b"GET http://a.test/ HTTP/1.1\r\nX: a\x00b\r\n" + HEAD, b"GET http://a.test/ HTTP/1.1\r\nContent-Length: x\r\n" + HEAD,
+    *(
+        b"GET " + target + b" HTTP/1.1\r\n" + HEAD
+        for target in (
+            b"http://[/",
+            b"http://[::1/",
+            b"http://a]b/",
+            b"http://a.test:99999/",
+            b"http://a.test:x/",
+            b"http://",
+            b"https://a.test/",
+            b"*",
+            b"//",
+            b"/",
+            b"a.test:80",
+            b"http://\xff/",
+            b"http://\xe2\x84\x80.test/",
+            b"http://a.test/\x7f",
+            b"http://:80/",
+            b"x" * 20_000,
+        )
+    ),
+    b"CONNECT nothing HTTP/1.1\r\n" + HEAD,
+    b"CONNECT : HTTP/1.1\r\n" + HEAD,
+    b"CONNECT a.test:999999 HTTP/1.1\r\n" + HEAD,
+    b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"G\xffT http://a.test/ HTTP/1.1\r\n" + HEAD,
+    b"GET http://a.test/ HTTP/1.1\r\nX: a\x00b\r\n" + HEAD,
+    b"GET http://a.test/ HTTP/1.1\r\nContent-Length: x\r\n" + HEAD,
     b"GET http://a.test/ HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n" + HEAD,
     b"POST http://a.test/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HEAD + b"zz\r\n",
     b"POST http://a.test/ HTTP/1.1\r\nTransfer-Encoding: gzip\r\n" + HEAD,
     b"POST http://a.test/ HTTP/1.1\r\nContent-Length: 99999999999\r\n" + HEAD,
     b"POST http://a.test/ HTTP/1.1\r\nContent-Length: 9\r\n" + HEAD,
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("request_", MALFORMED, ids=[str(number) for number in range(len(MALFORMED))])
-async def test_a_request_that_makes_no_sense_is_answered_and_recorded_and_ends_nothing(request_: bytes) -> None:
+async def test_a_request_that_makes_no_sense_is_answered_and_recorded_and_ends_nothing(
+    request_: bytes,
+) -> None:
     async with gate(["a.test:80"], at={"a.test:80": ("127.0.0.1", 9)}) as (egress, address):
         answer = await send(egress, address, request_)
         status = int(answer.split()[1])
@@ -174,7 +224,9 @@ async def test_the_verdict_falls_before_the_body_is_read(target: bytes) -> None:
         assert egress._held == 0
 
 
-async def test_whoever_asks_before_sending_a_body_is_told_to_go_on_or_refused(site: tuple[int, list[str]]) -> None:
+async def test_whoever_asks_before_sending_a_body_is_told_to_go_on_or_refused(
+    site: tuple[int, list[str]],
+) -> None:
     async with gate(["a.test:80"], at={"a.test:80": ("127.0.0.1", site[0])}) as (egress, address):
         for host, status in ((b"a", b"100"), (b"b", b"403")):
             head = b"POST http://%s.test/ HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n" % host
@@ -190,7 +242,11 @@ async def test_connections_and_bodies_are_bounded() -> None:
             most = 0
             for stream in streams:
                 with suppress(anyio.BrokenResourceError), anyio.move_on_after(0.02):
-                    await stream.send(b"POST http://a.test/ HTTP/1.1\r\nContent-Length: 16000000\r\n" + HEAD + b"z" * 4_000_000)
+                    await stream.send(
+                        b"POST http://a.test/ HTTP/1.1\r\nContent-Length: 16000000\r\n"
+                        + HEAD
+                        + b"z" * 4_000_000
+                    )
                 most = max(most, egress._held)
             opened = len(list(Path("/proc/self/fd").iterdir())) - before
             for stream in streams:
@@ -205,7 +261,11 @@ async def test_connections_and_bodies_are_bounded() -> None:
 async def test_a_record_is_bounded_and_nothing_leaves_unrecorded() -> None:
     async with gate(["a.test:80"]) as (egress, address):
         answer = await send(egress, address, b"GET http://b.test/" + b"a" * 9000 + b" HTTP/1.1\r\n" + HEAD)
-        assert answer.split()[1] == b"403" and len(egress.record[-1].path) < 1100 and "9001 characters" in egress.record[-1].path
+        assert (
+            answer.split()[1] == b"403"
+            and len(egress.record[-1].path) < 1100
+            and "9001 characters" in egress.record[-1].path
+        )
         egress.record.extend(egress.record[-1:] * 4096)
         assert (await send(egress, address, b"GET http://a.test/ HTTP/1.1\r\n" + HEAD)).split()[1] == b"429"
         assert egress.num_unrecorded == 1
@@ -226,7 +286,10 @@ async def test_an_answer_with_odd_headers_comes_through_and_a_broken_one_is_502(
             await stream.receive()
             await stream.send(next(answers))
 
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as host, anyio.create_task_group() as group:
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as host,
+        anyio.create_task_group() as group,
+    ):
         group.start_soon(host.serve, say)
         port = host.extra(anyio.abc.SocketAttribute.local_port)
         async with gate(["a.test:80"], at={"a.test:80": ("127.0.0.1", port)}) as (egress, address):
@@ -237,7 +300,17 @@ async def test_an_answer_with_odd_headers_comes_through_and_a_broken_one_is_502(
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "10.0.0.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "224.0.0.1", "fe80::1"]
+    "address",
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "::1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "224.0.0.1",
+        "fe80::1",
+    ],
 )
 def test_an_address_that_leads_back_here_is_not_public(address: str) -> None:
     assert not _is_public(address) and _is_public("93.184.215.14") and _is_public("2606:2800:21f::1")

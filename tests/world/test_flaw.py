@@ -33,17 +33,29 @@ class PaintedDoor(FakeEnvironment):
 
     name = "painted-door"
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         task, target = super().task(split=split, index=index, seed=seed, level=1)
         return Task(
-            id=task.id, env=self.name, split=split, family="coin", level=1, prompt=task.prompt, tools=(*Door.tools, REPORT, SUBMIT)
+            id=task.id,
+            env=self.name,
+            split=split,
+            family="coin",
+            level=1,
+            prompt=task.prompt,
+            tools=(*Door.tools, REPORT, SUBMIT),
         ), target
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         return World(task, [Door(), FlawDesk()], attempt, noise_seed=noise_seed)
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        return Verdict(status=Status.SCORED, reward=float((sealed.submitted or "").startswith("reported")), evidence=str(sealed.submitted))
+        return Verdict(
+            status=Status.SCORED,
+            reward=float((sealed.submitted or "").startswith("reported")),
+            evidence=str(sealed.submitted),
+        )
 
 
 def act(slot: int) -> Script:
@@ -59,16 +71,21 @@ async def groups() -> tuple[Group, ...]:
     environment = PaintedDoor()
     runner = AttemptRunner(environment, SoloHarness(), solo(ByteRenderer()), seed=0)
     plan = Plan(
-        task=lambda group: environment.task(split="train", index=group, seed=0), script=lambda task, target, at: lambda: act(at.slot)
+        task=lambda group: environment.task(split="train", index=group, seed=0),
+        script=lambda task, target, at: lambda: act(at.slot),
     )
     return (await collect(runner, plan, Quota(ids=[0], group_size=3), None)).groups
 
 
-async def test_a_report_ends_the_episode_and_earns_what_doing_nothing_earns_whatever_the_check_says_of_it() -> None:
+async def test_a_report_ends_the_episode_and_earns_what_doing_nothing_earns_whatever_the_check_says() -> None:
     (group,) = await groups()
     reported = group.attempts[0]
     assert reported.trajectory.events[-1].ended and reported.trajectory.attempt.tries == 0
-    assert reported.verdict.reward == 0.0 and "the grader said 1" in reported.verdict.evidence, "kept for reading"
+    assert reported.verdict.reward == 0.0 and "the grader said 1" in reported.verdict.evidence, (
+        "kept for reading"
+    )
     assert is_report(reported.trajectory)
-    assert [each.trajectory.attempt.slot for each in group.trusted] == [0, 1, 2], "it is compared like any other: no way out"
+    assert [each.trajectory.attempt.slot for each in group.trusted] == [0, 1, 2], (
+        "it is compared like any other: no way out"
+    )
     assert not group.is_mixed, "what the check paid is no contrast"

@@ -27,12 +27,21 @@ def lake(seed: int = 0) -> GymWorld:
 
 
 def cart(seed: int = 0, most: int = 500) -> GymWorld:
-    return GymWorld(lambda: gymnasium.make("CartPole-v1", max_episode_steps=most), seed, actions=("left", "right"))
+    return GymWorld(
+        lambda: gymnasium.make("CartPole-v1", max_episode_steps=most), seed, actions=("left", "right")
+    )
 
 
 def world(component: GymWorld) -> World:
     task = Task(
-        id="t", env="gym", split="train", family="f", level=1, prompt=dict.fromkeys(Dialect, "go"), tools=component.tools, limits=Limits()
+        id="t",
+        env="gym",
+        split="train",
+        family="f",
+        level=1,
+        prompt=dict.fromkeys(Dialect, "go"),
+        tools=component.tools,
+        limits=Limits(),
     )
     return World(task, [component], Id(group=0, slot=0), noise_seed=0)
 
@@ -70,7 +79,9 @@ async def test_a_fork_of_a_slippery_lake_slips_as_the_original_does() -> None:
                 await component.call(act("up"), timeout_s=1.0)
         fork = await component.fork(await component.snapshot())
         assert await fork.digest() == await component.digest()
-        texts = [[(await each.call(act("up"), timeout_s=1.0)).text for _ in range(5)] for each in (component, fork)]
+        texts = [
+            [(await each.call(act("up"), timeout_s=1.0)).text for _ in range(5)] for each in (component, fork)
+        ]
         assert texts[0] == texts[1]
 
 
@@ -96,7 +107,9 @@ async def test_an_environment_that_ignores_its_seed_cannot_be_forked() -> None:
         observation_space = gymnasium.spaces.Discrete(1000)
         made = 0
 
-        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        def reset(
+            self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        ) -> tuple[int, dict[str, Any]]:
             Careless.made += 1
             return Careless.made, {}
 
@@ -113,7 +126,9 @@ class Echo(gymnasium.Env[Any, Any]):
     def __init__(self, space: spaces.Space[Any]) -> None:
         self.action_space, self.given, self.num_closed = space, list[Any](), 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
         return 0, {}
 
     def step(self, action: Any) -> tuple[int, float, bool, bool, dict[str, Any]]:
@@ -129,7 +144,10 @@ class Echo(gymnasium.Env[Any, Any]):
 BOX = spaces.Box(-1, 1, (1,), np.float32)
 FREE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 BYTES = spaces.Box(0, 255, (1,), np.uint8)
-NESTED = spaces.Dict(move=spaces.Tuple((spaces.Discrete(2), spaces.Dict(at=BYTES))), more=spaces.Sequence(spaces.MultiDiscrete([3, 3])))
+NESTED = spaces.Dict(
+    move=spaces.Tuple((spaces.Discrete(2), spaces.Dict(at=BYTES))),
+    more=spaces.Sequence(spaces.MultiDiscrete([3, 3])),
+)
 
 
 @pytest.mark.parametrize(
@@ -141,17 +159,27 @@ NESTED = spaces.Dict(move=spaces.Tuple((spaces.Discrete(2), spaces.Dict(at=BYTES
         (spaces.Discrete(3), "2.0", 2),
         (BOX, "[0.5]", [0.5]),
         (BYTES, "[255]", [255]),
-        (spaces.Dict(move=BOX, jump=spaces.Discrete(2)), '{"move": [0.5], "jump": 1}', {"move": [0.5], "jump": 1}),
+        (
+            spaces.Dict(move=BOX, jump=spaces.Discrete(2)),
+            '{"move": [0.5], "jump": 1}',
+            {"move": [0.5], "jump": 1},
+        ),
         (spaces.Tuple((spaces.Discrete(2), BOX)), "[1, [0.5]]", [1, [0.5]]),
         (spaces.Sequence(spaces.Discrete(3)), "[1, 2, 0]", [1, 2, 0]),
         (spaces.Sequence(spaces.MultiDiscrete([3, 3]), stack=True), "[[1, 2], [0, 1]]", [[1, 2], [0, 1]]),
         (spaces.Sequence(spaces.Discrete(3)), "[]", []),
         (spaces.OneOf((spaces.Discrete(2), BOX)), "[1, [0.5]]", [1, [0.5]]),
         (spaces.Text(5), '"abc"', "abc"),
-        (NESTED, '{"more": [[1, 2], [0, 0]], "move": [1, {"at": [7]}]}', {"move": [1, {"at": [7]}], "more": [[1, 2], [0, 0]]}),
+        (
+            NESTED,
+            '{"more": [[1, 2], [0, 0]], "move": [1, {"at": [7]}]}',
+            {"move": [1, {"at": [7]}], "more": [[1, 2], [0, 0]]},
+        ),
     ],
 )
-async def test_every_space_takes_exactly_what_was_said(space: spaces.Space[Any], said: str, meant: Any) -> None:
+async def test_every_space_takes_exactly_what_was_said(
+    space: spaces.Space[Any], said: str, meant: Any
+) -> None:
     env = Echo(space)
     component = GymWorld(lambda: env, 0)
     assert (await component.call(act(said), timeout_s=5.0)).fault is None
@@ -169,18 +197,44 @@ async def test_every_space_takes_exactly_what_was_said(space: spaces.Space[Any],
         *((BYTES, said) for said in ("[256]", "[-1]", "[2.5]", f"[{10**400}]")),
         *(
             (FREE, said)
-            for said in ("[1e999, 0]", "[Infinity, 0]", "[1e39, 0]", "[NaN, 0]", "[true, 0]", f"[{10**400}, 0]", '["1", 0]', "0")
+            for said in (
+                "[1e999, 0]",
+                "[Infinity, 0]",
+                "[1e39, 0]",
+                "[NaN, 0]",
+                "[true, 0]",
+                f"[{10**400}, 0]",
+                '["1", 0]',
+                "0",
+            )
         ),
         *((spaces.MultiBinary(2), said) for said in ("[0.9, 0]", "[2, 0]", "[true, 0]")),
         *((spaces.Discrete(3), said) for said in ("true", '"1"', "1.5", "3", "-1", "[1]", "null", "1e999")),
-        *((spaces.Tuple((spaces.Discrete(2), BOX)), said) for said in ("[1]", "[1, [0.5], 0]", "[true, [0.5]]", "[1, [2.0]]")),
-        *((spaces.Dict(a=spaces.Discrete(2)), said) for said in ("{}", '{"a": 1, "b": 1}', "[1]", '{"a": 0.5}')),
+        *(
+            (spaces.Tuple((spaces.Discrete(2), BOX)), said)
+            for said in ("[1]", "[1, [0.5], 0]", "[true, [0.5]]", "[1, [2.0]]")
+        ),
+        *(
+            (spaces.Dict(a=spaces.Discrete(2)), said)
+            for said in ("{}", '{"a": 1, "b": 1}', "[1]", '{"a": 0.5}')
+        ),
         *((spaces.Sequence(spaces.Discrete(3)), said) for said in ("[3]", "1", "[0.5]")),
-        *((spaces.OneOf((spaces.Discrete(2), BOX)), said) for said in ("[2, 1]", "[0, 2]", "[-1, [0.5]]", "[true, [0.5]]", "[1]")),
-        *((NESTED, said) for said in ('{"more": [[1, 2.5]], "move": [1, {"at": [7]}]}', '{"more": [], "move": [1, {"at": [256]}]}')),
+        *(
+            (spaces.OneOf((spaces.Discrete(2), BOX)), said)
+            for said in ("[2, 1]", "[0, 2]", "[-1, [0.5]]", "[true, [0.5]]", "[1]")
+        ),
+        *(
+            (NESTED, said)
+            for said in (
+                '{"more": [[1, 2.5]], "move": [1, {"at": [7]}]}',
+                '{"more": [], "move": [1, {"at": [256]}]}',
+            )
+        ),
     ],
 )
-async def test_nothing_is_rounded_wrapped_or_taken_for_something_else(space: spaces.Space[Any], said: str) -> None:
+async def test_nothing_is_rounded_wrapped_or_taken_for_something_else(
+    space: spaces.Space[Any], said: str
+) -> None:
     env = Echo(space)
     component = GymWorld(lambda: env, 0)
     with pytest.raises(InvalidArguments, match="is no action"):
@@ -201,7 +255,9 @@ async def test_nothing_is_rounded_wrapped_or_taken_for_something_else(space: spa
         (spaces.Dict(a=spaces.Graph(BOX, None)), (), "cannot be said"),
     ],
 )
-def test_names_that_do_not_fit_the_actions_are_refused_at_once(space: spaces.Space[Any], actions: tuple[str, ...], why: str) -> None:
+def test_names_that_do_not_fit_the_actions_are_refused_at_once(
+    space: spaces.Space[Any], actions: tuple[str, ...], why: str
+) -> None:
     env = Echo(space)
     with pytest.raises(ValueError, match=why):
         GymWorld(lambda: env, 0, actions=actions)

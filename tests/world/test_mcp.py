@@ -31,7 +31,10 @@ PLAIN = Server(
 LEFT = Budget(turns=9, calls=9, tokens=99)
 _EXTRAS = Path(__file__).parents[2] / ".venv/mcp-servers"
 ELSEWHERE = os.environ.get("AGITO_MCP_SERVERS") or (str(_EXTRAS) if (_EXTRAS / "site").is_dir() else "")
-NEEDS = "needs MCP servers from npm and PyPI: make extras (or AGITO_MCP_SERVERS=FOLDER that holds node_modules and site)"
+NEEDS = (
+    "needs MCP servers from npm and PyPI: make extras (or AGITO_MCP_SERVERS=FOLDER that holds "
+    "node_modules and site)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +64,15 @@ def shelf(packages: str, *, port: int | None = None) -> Server:
 
 def world_of(pool: Pool, server: Server, tools: tuple[ToolSpec, ...], *, call_seconds: float) -> World:
     task = Task(
-        id="t", env="e", split="train", family="f", level=1, prompt={Dialect.COMPACT: "-"}, tools=(*tools, SUBMIT),
+        id="t",
+        env="e",
+        split="train",
+        family="f",
+        level=1,
+        prompt={Dialect.COMPACT: "-"},
+        tools=(*tools, SUBMIT),
         limits=Limits(call_seconds=call_seconds),
-    )  # fmt: skip
+    )
     return World(task, [ToolServer(pool, server, tools)], AttemptId(group=0, slot=0), noise_seed=0)
 
 
@@ -73,12 +82,16 @@ async def ask(world: World, tool: str, **arguments: Json) -> Event:
 
 
 @pytest.mark.parametrize("port", [None, pytest.param(8001, marks=pytest.mark.full)], ids=["stdio", "http"])
-async def test_a_server_of_the_sdk_becomes_tools_with_honest_faults(pool: Pool, packages: str, port: int | None) -> None:
+async def test_a_server_of_the_sdk_becomes_tools_with_honest_faults(
+    pool: Pool, packages: str, port: int | None
+) -> None:
     server = shelf(packages, port=port)
     tools = await tools_of(server, pool)
     assert [(tool.name, tool.description) for tool in tools] == [
-        ("put", "Puts a value under a name."), ("get", "Reads the value under a name."), ("fail", "Fails."),
-    ]  # fmt: skip
+        ("put", "Puts a value under a name."),
+        ("get", "Reads the value under a name."),
+        ("fail", "Fails."),
+    ]
     world = world_of(pool, server, tools, call_seconds=30.0)
     assert (await ask(world, "put", name="a", value=7)).text == "ok"
     assert (await ask(world, "get", name="a")).text == "7 in memory, 7 on disk"
@@ -148,14 +161,21 @@ async def test_a_fork_has_the_files_and_a_process_of_its_own(plain: World) -> No
         ("echo '[1]'; sleep 9", "it was not ready"),
     ],
 )
-async def test_a_server_that_cannot_be_started_voids_the_attempt_and_says_why(pool: Pool, command: str, says: str) -> None:
-    server = Server(name="broken", command=command, sandbox=SandboxSpec(), start_s=0.5 if "sleep 9" in command else 10.0)
+async def test_a_server_that_cannot_be_started_voids_the_attempt_and_says_why(
+    pool: Pool, command: str, says: str
+) -> None:
+    server = Server(
+        name="broken", command=command, sandbox=SandboxSpec(), start_s=0.5 if "sleep 9" in command else 10.0
+    )
     with pytest.raises(SandboxFailure, match=says):
         await tools_of(server, pool)
 
 
 def test_arguments_are_held_against_the_schema() -> None:
-    schema: dict[str, Json] = {"properties": {"n": {"type": "integer"}, "b": {"type": "boolean"}, "any": {}}, "required": ["n"]}
+    schema: dict[str, Json] = {
+        "properties": {"n": {"type": "integer"}, "b": {"type": "boolean"}, "any": {}},
+        "required": ["n"],
+    }
     assert misfit({"n": 1, "b": True, "any": None, "unknown": 1}, schema) == ""
     assert misfit({}, schema) == "needs n"
     assert misfit({"n": 1.0}, schema) == "" != misfit({"n": 1.5}, schema)
@@ -167,18 +187,36 @@ def test_arguments_are_held_against_the_schema() -> None:
 @pytest.mark.parametrize(
     ("name", "command", "tool", "arguments", "says"),
     [
-        ("everything", "node node_modules/@modelcontextprotocol/server-everything/dist/index.js", "echo", {"message": "hi"}, "hi"),
         (
-            "filesystem", "node node_modules/@modelcontextprotocol/server-filesystem/dist/index.js /work/data",
-            "write_file", {"path": "/work/data/b", "content": "x"}, "Successfully wrote",
+            "everything",
+            "node node_modules/@modelcontextprotocol/server-everything/dist/index.js",
+            "echo",
+            {"message": "hi"},
+            "hi",
         ),
-        ("time", "PYTHONPATH=/work/site exec python3 -m mcp_server_time", "get_current_time", {"timezone": "Asia/Tokyo"}, "Asia/Tokyo"),
         (
-            "git", "git init -q data; PYTHONPATH=/work/site exec python3 -m mcp_server_git",
-            "git_status", {"repo_path": "/work/data"}, "No commits yet",
+            "filesystem",
+            "node node_modules/@modelcontextprotocol/server-filesystem/dist/index.js /work/data",
+            "write_file",
+            {"path": "/work/data/b", "content": "x"},
+            "Successfully wrote",
+        ),
+        (
+            "time",
+            "PYTHONPATH=/work/site exec python3 -m mcp_server_time",
+            "get_current_time",
+            {"timezone": "Asia/Tokyo"},
+            "Asia/Tokyo",
+        ),
+        (
+            "git",
+            "git init -q data; PYTHONPATH=/work/site exec python3 -m mcp_server_git",
+            "git_status",
+            {"repo_path": "/work/data"},
+            "No commits yet",
         ),
     ],
-)  # fmt: skip
+)
 async def test_servers_from_npm_and_pypi_work_unmodified(
     pool: Pool, name: str, command: str, tool: str, arguments: dict[str, Json], says: str
 ) -> None:
@@ -210,9 +248,12 @@ async def test_servers_from_npm_and_pypi_work_unmodified(
         ({"$ref": "#/$defs/loop"}, 1, ""),
         ({"$ref": "https://elsewhere.test/x"}, 1, ""),
     ],
-)  # fmt: skip
+)
 def test_arguments_are_held_against_what_is_nested_in_a_schema(part: Json, value: Json, says: str) -> None:
     point: Json = {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]}
-    schema: dict[str, Json] = {"properties": {"p": part}, "$defs": {"point": point, "loop": {"$ref": "#/$defs/loop"}}}
+    schema: dict[str, Json] = {
+        "properties": {"p": part},
+        "$defs": {"point": point, "loop": {"$ref": "#/$defs/loop"}},
+    }
     problem = misfit({"p": value}, schema)
     assert says in problem and bool(says) == bool(problem)

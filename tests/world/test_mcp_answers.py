@@ -32,7 +32,16 @@ async def pool(anyio_backend: str) -> AsyncIterator[Pool]:
 async def opened(pool: Pool, server: Server) -> World:
     tools = await tools_of(server, pool)
     prompt = {Dialect.COMPACT: "-"}
-    task = Task(id="t", env="e", split="train", family="f", level=1, prompt=prompt, tools=tools, limits=Limits(call_seconds=10.0))
+    task = Task(
+        id="t",
+        env="e",
+        split="train",
+        family="f",
+        level=1,
+        prompt=prompt,
+        tools=tools,
+        limits=Limits(call_seconds=10.0),
+    )
     return World(task, [ToolServer(pool, server, tools)], AttemptId(group=0, slot=0), noise_seed=0)
 
 
@@ -57,24 +66,41 @@ while True:
         os.makedirs("data", exist_ok=True)
         if m["params"]["name"] == "big": open("data/big", "wb").write(bytes(6_000_000))
         send(id=n, result={"content": [{"type": "text", "text": "said " + m["params"]["name"]}]})
-"""
+"""  # noqa: E501
 
 
-def noisy(noise: bytes = b"", *tools: str, name: str = "noisy", keeps: str = "data", base: str | None = None) -> Server:
+def noisy(
+    noise: bytes = b"", *tools: str, name: str = "noisy", keeps: str = "data", base: str | None = None
+) -> Server:
     command = f"NOISE={shlex.quote(repr(noise))} exec python3 -u noisy.py {' '.join(tools or ('who',))}"
     spec = SandboxSpec(base=base, mem_mb=512)
-    return Server(name=name, command=command, sandbox=spec, files={"noisy.py": NOISY}, keeps=keeps, start_s=10.0)
+    return Server(
+        name=name, command=command, sandbox=spec, files={"noisy.py": NOISY}, keeps=keeps, start_s=10.0
+    )
 
 
 @pytest.mark.parametrize(
     "noise",
     [
-        b"npm warn exec installing\n", b"\n", b"\r\n", b"[]\n", b"[1, 2]\n", b"7\n", b"null\n", b"caf\xe9 opened\n",
-        b"\x00\x00\n", b"\xef\xbb\xbf", b"9" * 5000 + b"\n",
-        b'{"level": "info", "msg": "up"}\n', b'{"id": 1, "method": "GET", "result": 3}\n', b"loading...", b"line\n" * 900,
-        b"[" * 3000 + b"\n", b'"half\n',
+        b"npm warn exec installing\n",
+        b"\n",
+        b"\r\n",
+        b"[]\n",
+        b"[1, 2]\n",
+        b"7\n",
+        b"null\n",
+        b"caf\xe9 opened\n",
+        b"\x00\x00\n",
+        b"\xef\xbb\xbf",
+        b"9" * 5000 + b"\n",
+        b'{"level": "info", "msg": "up"}\n',
+        b'{"id": 1, "method": "GET", "result": 3}\n',
+        b"loading...",
+        b"line\n" * 900,
+        b"[" * 3000 + b"\n",
+        b'"half\n',
     ],
-)  # fmt: skip
+)
 async def test_what_a_server_prints_beside_its_messages_is_passed_over(pool: Pool, noise: bytes) -> None:
     server = noisy(noise)
     world = await opened(pool, server)
@@ -107,8 +133,9 @@ async def test_a_base_is_never_taken_for_state(pool: Pool, tmp_path: Path) -> No
     await sandbox.sh("echo changed > lib/small; echo new > added")
     assert await component.digest() != first
     assert {path: data for path, data in (await component.capture()).items() if path != "noisy.py"} == {
-        "lib/small": b"changed\n", "added": b"new\n",
-    }  # fmt: skip
+        "lib/small": b"changed\n",
+        "added": b"new\n",
+    }
     await component.close()
 
 
@@ -121,7 +148,10 @@ async def test_one_name_for_two_things_is_refused_before_anything_starts(pool: P
     task = Task(id="t", env="e", split="train", family="f", level=1, prompt={Dialect.COMPACT: "-"}, tools=who)
     other = tuple(replace(tool, name="other") for tool in who)
     for components, says in (
-        ([ToolServer(pool, noisy(name="a"), who), ToolServer(pool, noisy(name="b", keeps="other"), who)], "tool who"),
+        (
+            [ToolServer(pool, noisy(name="a"), who), ToolServer(pool, noisy(name="b", keeps="other"), who)],
+            "tool who",
+        ),
         ([ToolServer(pool, noisy(), who), ToolServer(pool, noisy(keeps="other"), other)], "component noisy"),
         ([ToolServer(pool, noisy(name="a"), who), ToolServer(pool, noisy(name="b"), other)], "capture data"),
         ([Workspace(spec=SandboxSpec(), tree={}).open(pool), PythonTool(pool)], "capture"),
@@ -132,7 +162,15 @@ async def test_one_name_for_two_things_is_refused_before_anything_starts(pool: P
 
 async def test_no_file_of_a_workspace_stands_in_for_what_another_component_captured(pool: Pool) -> None:
     space = Workspace(spec=SandboxSpec(), tree={"memory.jsonl": b"forged"})
-    task = Task(id="t", env="e", split="train", family="f", level=1, prompt={Dialect.COMPACT: "-"}, tools=(*space.tools, *Memory.tools))
+    task = Task(
+        id="t",
+        env="e",
+        split="train",
+        family="f",
+        level=1,
+        prompt={Dialect.COMPACT: "-"},
+        tools=(*space.tools, *Memory.tools),
+    )
     memory = Memory(AttemptId(group=0, slot=0))
     world = World(task, [memory, space.open(pool)], AttemptId(group=0, slot=0), noise_seed=0)
     assert (await world.seal()).files["memory.jsonl"] == b""
@@ -141,19 +179,45 @@ async def test_no_file_of_a_workspace_stands_in_for_what_another_component_captu
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ({"type": "resource", "resource": {"uri": "file:///a.txt", "mimeType": "text/plain", "text": "body"}},
-         "[resource file:///a.txt text/plain]\nbody"),
-        ({"type": "resource", "resource": {"uri": "file:///a.pdf", "mimeType": "application/pdf", "blob": "QUJD"}},
-         "[resource file:///a.pdf application/pdf 3 bytes]"),
-        ({"type": "resource", "resource": {"uri": "file:///a.cs", "mimeType": "text/plain", "blob": "Ym9keQ=="}},
-         "[resource file:///a.cs text/plain 4 bytes]\nbody"),
-        ({"type": "resource_link", "uri": "file:///b.txt", "name": "b.txt", "mimeType": "text/plain", "description": "notes"},
-         "[resource_link b.txt file:///b.txt text/plain]\nnotes"),
+        (
+            {
+                "type": "resource",
+                "resource": {"uri": "file:///a.txt", "mimeType": "text/plain", "text": "body"},
+            },
+            "[resource file:///a.txt text/plain]\nbody",
+        ),
+        (
+            {
+                "type": "resource",
+                "resource": {"uri": "file:///a.pdf", "mimeType": "application/pdf", "blob": "QUJD"},
+            },
+            "[resource file:///a.pdf application/pdf 3 bytes]",
+        ),
+        (
+            {
+                "type": "resource",
+                "resource": {"uri": "file:///a.cs", "mimeType": "text/plain", "blob": "Ym9keQ=="},
+            },
+            "[resource file:///a.cs text/plain 4 bytes]\nbody",
+        ),
+        (
+            {
+                "type": "resource_link",
+                "uri": "file:///b.txt",
+                "name": "b.txt",
+                "mimeType": "text/plain",
+                "description": "notes",
+            },
+            "[resource_link b.txt file:///b.txt text/plain]\nnotes",
+        ),
         ({"type": "image", "data": "QUJD", "mimeType": "image/png"}, "[image image/png 3 bytes]"),
         ({"type": "audio", "data": "QUJD", "mimeType": "audio/wav"}, "[audio audio/wav 3 bytes]"),
-        ({"type": "resource", "resource": {"uri": "x:\n1 button", "blob": "?"}}, "[resource x: 1 button not shown]"),
+        (
+            {"type": "resource", "resource": {"uri": "x:\n1 button", "blob": "?"}},
+            "[resource x: 1 button not shown]",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_text_keeps_its_name_address_and_type(content: dict[str, Json], text: str) -> None:
     assert answer({"content": [content]}).text == text
 
@@ -161,7 +225,10 @@ def test_what_is_no_text_keeps_its_name_address_and_type(content: dict[str, Json
 def test_structured_content_is_shown_where_the_text_lacks_it() -> None:
     text: Json = [{"type": "text", "text": "7 items"}]
     assert answer({"content": text, "structuredContent": {"n": 7}}).text == "7 items"
-    assert answer({"content": text, "structuredContent": {"n": 7, "of": ["lamp"]}}).text == '7 items\n{"n": 7, "of": ["lamp"]}'
+    assert (
+        answer({"content": text, "structuredContent": {"n": 7, "of": ["lamp"]}}).text
+        == '7 items\n{"n": 7, "of": ["lamp"]}'
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +243,9 @@ def test_structured_content_is_shown_where_the_text_lacks_it() -> None:
         ("fetched page says: 1 validation error for x", Fault.TOOL),
     ],
 )
-def test_a_result_that_says_that_the_arguments_do_not_fit_is_the_policys_mistake(text: str, fault: Fault) -> None:
+def test_a_result_that_says_that_the_arguments_do_not_fit_is_the_policys_mistake(
+    text: str, fault: Fault
+) -> None:
     assert answer({"content": [{"type": "text", "text": text}], "isError": True}).fault is fault
 
 
@@ -195,11 +264,18 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers(); self.wfile.write(body)
     def log_message(self, *a): return
 HTTPServer(("127.0.0.1", 8012), Handler).serve_forever()
-"""
+"""  # noqa: E501
 
 
 async def test_what_a_server_over_http_prints_is_read_by_somebody(pool: Pool) -> None:
-    server = Server(name="loud", command="exec python3 loud.py", port=8012, sandbox=SandboxSpec(), files={"loud.py": LOUD}, keeps="data")
+    server = Server(
+        name="loud",
+        command="exec python3 loud.py",
+        port=8012,
+        sandbox=SandboxSpec(),
+        files={"loud.py": LOUD},
+        keeps="data",
+    )
     world = await opened(pool, server)
     assert [(await ask(world, "who")).text for _ in range(3)] == ["loud"] * 3
     await world.close()

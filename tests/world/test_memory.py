@@ -50,9 +50,14 @@ async def test_nothing_outlives_an_episode_unless_the_task_gives_an_archive() ->
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-async def test_an_archive_carries_notes_of_one_namespace_to_later_episodes_with_their_origin(tmp_path: Path, on_disk: bool) -> None:
+async def test_an_archive_carries_notes_of_one_namespace_to_later_episodes_with_their_origin(
+    tmp_path: Path, on_disk: bool
+) -> None:
     archive = Archive(tmp_path / "notes" if on_disk else None)
-    one, beside = Memory(FIRST, namespace="x", archive=archive), Memory(SECOND, namespace="x", archive=archive)
+    one, beside = (
+        Memory(FIRST, namespace="x", archive=archive),
+        Memory(SECOND, namespace="x", archive=archive),
+    )
     await say(one, "remember", "apples")
     await say(beside, "remember", "pears")
     await say(beside, "remember", "plums")
@@ -61,7 +66,12 @@ async def test_an_archive_carries_notes_of_one_namespace_to_later_episodes_with_
     await beside.capture()
     later = Memory(SECOND, namespace="x", archive=archive)
     assert await say(later, "recall", "apples pears plums") == "1: apples\n2: pears"
-    assert [(write.note, write.attempt) for write in later.log] == [(1, "1.0.0"), (2, "2.3.0"), (3, "2.3.0"), (3, "2.3.0")]
+    assert [(write.note, write.attempt) for write in later.log] == [
+        (1, "1.0.0"),
+        (2, "2.3.0"),
+        (3, "2.3.0"),
+        (3, "2.3.0"),
+    ]
     assert await say(Memory(SECOND, namespace="y", archive=archive), "recall", "apples") == "nothing found"
 
 
@@ -92,8 +102,12 @@ def test_a_namespace_that_is_no_plain_word_is_refused() -> None:
         Archive().read("../etc")
 
 
-@pytest.mark.parametrize("torn", [b'{"note": 2, "acti', b"\0\0\0", b'{"note": 2}', b'{"note": 2, "acti\n', b"\xff\n"])
-async def test_a_torn_last_line_is_dropped_and_what_comes_later_stands_on_a_line_of_its_own(tmp_path: Path, torn: bytes) -> None:
+@pytest.mark.parametrize(
+    "torn", [b'{"note": 2, "acti', b"\0\0\0", b'{"note": 2}', b'{"note": 2, "acti\n', b"\xff\n"]
+)
+async def test_a_torn_last_line_is_dropped_and_what_comes_later_stands_on_a_line_of_its_own(
+    tmp_path: Path, torn: bytes
+) -> None:
     archive = Archive(tmp_path)
     one = Memory(FIRST, archive=archive)
     await say(one, "remember", "apples")
@@ -104,7 +118,10 @@ async def test_a_torn_last_line_is_dropped_and_what_comes_later_stands_on_a_line
     assert await say(later, "recall", "apples") == "1: apples"
     await say(later, "remember", "pears")
     await later.capture()
-    assert [(write.note, write.text) for write in Archive(tmp_path).read("notes")] == [(1, "apples"), (2, "pears")]
+    assert [(write.note, write.text) for write in Archive(tmp_path).read("notes")] == [
+        (1, "apples"),
+        (2, "pears"),
+    ]
 
 
 def test_a_line_that_cannot_be_read_before_others_is_named(tmp_path: Path) -> None:
@@ -120,10 +137,12 @@ from pathlib import Path
 from agito.worlds.memory import Archive, Write
 for number in range(50):
     Archive(Path(sys.argv[1])).add("notes", [Write(note=9, action="remember", attempt=sys.argv[2], call=number, text="x" * 2000)])
-"""
+"""  # noqa: E501
 
 
 def test_processes_that_add_at_once_give_every_note_a_number_of_its_own(tmp_path: Path) -> None:
-    adding = [subprocess.Popen([sys.executable, "-c", ADDING, str(tmp_path), f"{each}.0.0"]) for each in range(3)]
+    adding = [
+        subprocess.Popen([sys.executable, "-c", ADDING, str(tmp_path), f"{each}.0.0"]) for each in range(3)
+    ]
     assert [each.wait(timeout=60) for each in adding] == [0, 0, 0]
     assert [write.note for write in Archive(tmp_path).read("notes")] == list(range(1, 151))

@@ -1,4 +1,6 @@
-"""The Python tool in a real sandbox: what lasts from one snippet to the next, what does not, and that nothing gets out."""
+"""The Python tool in a real sandbox: what lasts from one snippet to the next, what does not, and that nothing
+gets out.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ async def test_values_imports_functions_and_classes_last_from_one_snippet_to_the
     await run(tool, "def area(r, k=scale):\n    return m.pi * r * k\nf = lambda a: a + scale")
     await run(tool, "class P:\n    def __init__(self, v):\n        self.v = v\np = P(x)")
     await run(tool, "x.append(3)\nscale = 10")
-    assert await run(tool, "y, p.v, p.v is x, f(1), Counter('aab')['a']") == "([1, 2, 3], [1, 2, 3], True, 11, 2)\n"
+    assert (
+        await run(tool, "y, p.v, p.v is x, f(1), Counter('aab')['a']")
+        == "([1, 2, 3], [1, 2, 3], True, 11, 2)\n"
+    )
     assert await run(tool, "del p\nround(area(1, 3), 2)") == "9.42\n"
     assert "NameError" in await run(tool, "p")
     await tool.close()
@@ -42,7 +47,11 @@ async def test_what_cannot_be_kept_is_named_and_a_failing_snippet_keeps_what_it_
     tool = PythonTool(pool)
     assert await run(tool, "g = (i for i in range(3))\nn = next(g)") == "(not kept: g)\n"
     failed = await tool.call(Call(tool="python", arguments={"code": "n = 5\n1 / 0"}), timeout_s=10.0)
-    assert failed.exit_code == 1 and failed.text.endswith("ZeroDivisionError: division by zero\n") and "line 2" in failed.text
+    assert (
+        failed.exit_code == 1
+        and failed.text.endswith("ZeroDivisionError: division by zero\n")
+        and "line 2" in failed.text
+    )
     assert await run(tool, "n") == "5\n"
     assert "SyntaxError" in await run(tool, "def")
     await tool.close()
@@ -91,9 +100,19 @@ async def test_endless_and_greedy_snippets_are_events_and_the_state_survives_the
     ids=["70 nested folders", "5 MB", "a path over 4,096 bytes"],
 )
 async def test_what_cannot_be_captured_is_no_artefact_and_breaks_nothing(pool: Pool, code: str) -> None:
-    task = Task(id="t", env="e", split="train", family="f", level=1, prompt={Dialect.COMPACT: "x"}, tools=(PYTHON, SUBMIT))
+    task = Task(
+        id="t",
+        env="e",
+        split="train",
+        family="f",
+        level=1,
+        prompt={Dialect.COMPACT: "x"},
+        tools=(PYTHON, SUBMIT),
+    )
     world = World(task, [PythonTool(pool)], AttemptId(group=0, slot=0), noise_seed=0)
-    event = await world.act(Call(tool="python", arguments={"code": code}), Budget(turns=9, calls=9, tokens=99))
+    event = await world.act(
+        Call(tool="python", arguments={"code": code}), Budget(turns=9, calls=9, tokens=99)
+    )
     assert (event.exit_code, event.fault) == (0, None)
     assert await world.digest()
     assert (await world.seal()).files == {}

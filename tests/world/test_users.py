@@ -1,4 +1,6 @@
-"""Simulated users: scripted ones with a hidden goal, and ones behind a real server that speaks the OpenAI chat protocol."""
+"""Simulated users: scripted ones with a hidden goal, and ones behind a real server that speaks the OpenAI
+chat protocol.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,15 @@ def ask(text: str) -> Call:
 def test_a_user_remembers_wrongly_once_and_changes_its_mind_when_asked_to_confirm() -> None:
     person = user()
     said = ["Which item is it?", "which", "are you sure", "Where to?", "sure?", "which", "sure"]
-    assert [person.step(ask(text)).text for text in said] == ["desk", "lamp", "no rug", "home", "no work bed", "bed", "yes"]
+    assert [person.step(ask(text)).text for text in said] == [
+        "desk",
+        "lamp",
+        "no rug",
+        "home",
+        "no work bed",
+        "bed",
+        "yes",
+    ]
 
 
 def test_a_user_says_nothing_about_what_it_is_not_asked_and_leaves_when_its_patience_is_gone() -> None:
@@ -67,13 +77,18 @@ async def chat(status: int = 200, wait_s: float = 0.0) -> AsyncGenerator[tuple[h
         seen.append(body)
         await anyio.sleep(wait_s)
         content = f"{len(body['messages'])}: {body['messages'][-1]['content']}"
-        return JSONResponse({"choices": [{"message": {"role": "assistant", "content": content}}]}, status_code=status)
+        return JSONResponse(
+            {"choices": [{"message": {"role": "assistant", "content": content}}]}, status_code=status
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "chat.socket"
         application = Starlette(routes=[Route("/v1/chat/completions", complete, methods=["POST"])])
         transport = httpx.AsyncHTTPTransport(uds=str(path))
-        async with listening(application, path), httpx.AsyncClient(transport=transport, base_url="http://model/v1/") as client:
+        async with (
+            listening(application, path),
+            httpx.AsyncClient(transport=transport, base_url="http://model/v1/") as client,
+        ):
             yield client, seen
 
 
@@ -86,7 +101,10 @@ async def test_a_model_plays_the_user_and_sees_the_whole_talk() -> None:
         assert (await person.call(ask("other"), timeout_s=5.0)).text == "4: other"
         assert await person.digest() != await fork.digest()
     roles = [message["role"] for message in seen[-1]["messages"]]
-    assert roles == ["system", "user", "assistant", "user"] and seen[-1]["messages"][0]["content"] == "You want a lamp."
+    assert (
+        roles == ["system", "user", "assistant", "user"]
+        and seen[-1]["messages"][0]["content"] == "You want a lamp."
+    )
     assert (seen[-1]["model"], seen[-1]["seed"], seen[-1]["temperature"]) == ("tiny", 3, 0)
 
 

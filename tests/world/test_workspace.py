@@ -36,14 +36,23 @@ async def test_shell_editor_and_snippets_see_one_tree(workspace: LiveWorkspace) 
     assert (await workspace.capture())["a.txt"] == b"one three\n"
 
 
-@pytest.mark.parametrize(("path", "old", "text"), [
-    ("b/c.txt", "x=1", "error: b/c.txt: 2 places read x=1"),
-    ("a.txt", "four", "error: a.txt: 0 places read four"),
-    ("gone.txt", "x", "error: gone.txt: no such file"),
-    ("../etc/passwd", "x", "error: path='../etc/passwd': name a file beneath the workspace, such as notes/a.txt"),
-    ("a.txt", "", "error: edit: `old` is empty"),
-])  # fmt: skip
-async def test_an_edit_that_is_not_exact_changes_nothing_and_says_why(workspace: LiveWorkspace, path: str, old: str, text: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "old", "text"),
+    [
+        ("b/c.txt", "x=1", "error: b/c.txt: 2 places read x=1"),
+        ("a.txt", "four", "error: a.txt: 0 places read four"),
+        ("gone.txt", "x", "error: gone.txt: no such file"),
+        (
+            "../etc/passwd",
+            "x",
+            "error: path='../etc/passwd': name a file beneath the workspace, such as notes/a.txt",
+        ),
+        ("a.txt", "", "error: edit: `old` is empty"),
+    ],
+)
+async def test_an_edit_that_is_not_exact_changes_nothing_and_says_why(
+    workspace: LiveWorkspace, path: str, old: str, text: str
+) -> None:
     before = await workspace.digest()
     assert (await said(workspace, "edit", path=path, old=old, new="y"))[0] == text
     assert await workspace.digest() == before
@@ -61,7 +70,9 @@ async def test_a_fork_has_the_files_and_goes_its_own_way(workspace: LiveWorkspac
         await each.close()
 
 
-async def test_a_tree_that_cannot_be_read_has_no_artefacts_and_breaks_nothing(workspace: LiveWorkspace) -> None:
+async def test_a_tree_that_cannot_be_read_has_no_artefacts_and_breaks_nothing(
+    workspace: LiveWorkspace,
+) -> None:
     await said(workspace, "sh", command="p=.; for i in $(seq 80); do p=$p/a; done; mkdir -p $p")
     await workspace.digest()
     assert await workspace.capture() == {}

@@ -12,7 +12,19 @@ from agito.errors import InvalidArguments
 from agito.protocols import Control, Environment, Renderer, Script, ScriptFactory
 from agito.render import learn, renderer
 from agito.testing.environment import EnvironmentContract
-from agito.types import AttemptId, Budget, Call, Dialect, EpisodeArtifacts, Fault, Limits, Status, Target, Task, Verdict
+from agito.types import (
+    AttemptId,
+    Budget,
+    Call,
+    Dialect,
+    EpisodeArtifacts,
+    Fault,
+    Limits,
+    Status,
+    Target,
+    Task,
+    Verdict,
+)
 from agito.worlds.component import Answer, FaultProfile, Machine, spec, text_of
 from agito.worlds.world import SUBMIT, World
 
@@ -46,21 +58,37 @@ class ShelfMachine(Machine):
 class ShelfEnvironment:
     name, version, families, levels = "shelf", "1", ("copy",), (1, 2)
     splits, chance_level = ("train", "heldout", "structural"), 0.01
-    faults: Mapping[str, FaultProfile] = {"get": FaultProfile(timeout=0.2), "set": FaultProfile(error=0.1, lost=0.2)}
+    faults: Mapping[str, FaultProfile] = {
+        "get": FaultProfile(timeout=0.2),
+        "set": FaultProfile(error=0.1, lost=0.2),
+    }
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         if split not in self.splits or (family or "copy") != "copy" or (level or 1) not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level!r}: shelf has {self.splits}, copy, {self.levels}")
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level!r}: shelf has {self.splits}, copy, "
+                f"{self.levels}"
+            )
         level = level or self.levels[index % 2]
         value = random.Random(f"{split}/{seed}/{index}/{level}").randrange(
             1000 * self.splits.index(split), 1000 * self.splits.index(split) + 1000
         )
         ask = f"copy a to {'bc'[:level]} {index}"
         task = Task(
-            id=f"shelf-{split}-{level}-{seed}-{index}", env="shelf", split=split, family="copy", level=level,
-            prompt={Dialect.COMPACT: ask, Dialect.NATURAL: f"Copy the value of a to {' and '.join('bc'[:level])}, then submit done."},
-            tools=(SET, GET, SUBMIT), limits=Limits(turns=20, calls=20),
-        )  # fmt: skip
+            id=f"shelf-{split}-{level}-{seed}-{index}",
+            env="shelf",
+            split=split,
+            family="copy",
+            level=level,
+            prompt={
+                Dialect.COMPACT: ask,
+                Dialect.NATURAL: f"Copy the value of a to {' and '.join('bc'[:level])}, then submit done.",
+            },
+            tools=(SET, GET, SUBMIT),
+            limits=Limits(turns=20, calls=20),
+        )
         return task, Target(task_id=task.id, seed=value, data={"value": value})
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
@@ -70,7 +98,9 @@ class ShelfEnvironment:
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         said = sealed.files["shelf"].decode()
         level = int(sealed.task_id.split("-")[2])
-        reward = float(sealed.submitted == "done" and all(f"'{name}': {target.seed}" in said for name in "bc"[:level]))
+        reward = float(
+            sealed.submitted == "done" and all(f"'{name}': {target.seed}" in said for name in "bc"[:level])
+        )
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
@@ -116,7 +146,9 @@ class TestWorld(EnvironmentContract):
         return ShelfEnvironment()
 
     def renderers(self) -> Sequence[Renderer]:
-        vocabulary = learn(["copy a to bc 0123456789", "set get submit done", *(str(n) for n in range(3000))], size=400)
+        vocabulary = learn(
+            ["copy a to bc 0123456789", "set get submit done", *(str(n) for n in range(3000))], size=400
+        )
         return [renderer(dialect, vocabulary) for dialect in Dialect]
 
 
@@ -129,13 +161,18 @@ async def opened(faults: FaultProfile) -> World:
     return world
 
 
-@pytest.mark.parametrize(("faults", "fault", "num_sets"), [
-    (FaultProfile(timeout=1.0), Fault.TIMEOUT, 0),
-    (FaultProfile(error=1.0), Fault.TOOL, 0),
-    (FaultProfile(lost=1.0), Fault.TIMEOUT, 1),
-    (FaultProfile(delay_s=9.0), Fault.TIMEOUT, 0),
-])  # fmt: skip
-async def test_each_kind_of_fault_does_what_it_says_and_never_twice_in_a_row(faults: FaultProfile, fault: Fault, num_sets: int) -> None:
+@pytest.mark.parametrize(
+    ("faults", "fault", "num_sets"),
+    [
+        (FaultProfile(timeout=1.0), Fault.TIMEOUT, 0),
+        (FaultProfile(error=1.0), Fault.TOOL, 0),
+        (FaultProfile(lost=1.0), Fault.TIMEOUT, 1),
+        (FaultProfile(delay_s=9.0), Fault.TIMEOUT, 0),
+    ],
+)
+async def test_each_kind_of_fault_does_what_it_says_and_never_twice_in_a_row(
+    faults: FaultProfile, fault: Fault, num_sets: int
+) -> None:
     world = await opened(faults)
     object.__setattr__(world.task, "limits", Limits(call_seconds=0.01))
     events = await world.session.act([_call("set", name="b", value=1)] * 2, LEFT)
@@ -174,12 +211,15 @@ async def test_a_tool_that_nobody_can_encode_is_an_event_too() -> None:
     assert event.fault is Fault.POLICY and event.text.encode().startswith(b"error: ???")
 
 
-@pytest.mark.parametrize(("text", "arguments"), [
-    ("set b 12", {"name": "b", "value": 12}),
-    ("set b twelve", {"name": "b", "value": "twelve"}),
-    ("set b", {"name": "b"}),
-    ("get b c", {"name": "b c"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("set b 12", {"name": "b", "value": 12}),
+        ("set b twelve", {"name": "b", "value": "twelve"}),
+        ("set b", {"name": "b"}),
+        ("get b c", {"name": "b c"}),
+    ],
+)
 def test_the_compact_dialect_reads_parameters_by_their_place(text: str, arguments: dict[str, object]) -> None:
     compact = renderer(Dialect.COMPACT, learn(["set b 12 twelve", "get b c"], size=300))
     ids = [*compact.vocabulary.encode(text), *compact.stop_ids]  # type: ignore[attr-defined]
@@ -197,8 +237,19 @@ class BrokenMachine(Machine):
 
 
 @pytest.mark.parametrize(("name", "error"), [("key", KeyError), ("value", ValueError)])
-async def test_what_a_tool_raises_by_mistake_is_not_blamed_on_the_policy(name: str, error: type[Exception]) -> None:
-    task = Task(id="t", env="e", split="train", family="f", level=1, prompt={Dialect.COMPACT: "x"}, tools=(GET,), limits=Limits())
+async def test_what_a_tool_raises_by_mistake_is_not_blamed_on_the_policy(
+    name: str, error: type[Exception]
+) -> None:
+    task = Task(
+        id="t",
+        env="e",
+        split="train",
+        family="f",
+        level=1,
+        prompt={Dialect.COMPACT: "x"},
+        tools=(GET,),
+        limits=Limits(),
+    )
     world = World(task, [BrokenMachine(None)], AttemptId(group=0, slot=0), noise_seed=0)
     with pytest.raises(error):
         await world.act(Call(tool="get", arguments={"name": name}), LEFT)

@@ -1,4 +1,5 @@
-"""A box with an unknown rule: ask it about small numbers, then foretell a large one. Three environments, each with one planted fault.
+"""A box with an unknown rule: ask it about small numbers, then foretell a large one. Three environments, each
+with one planted fault.
 
 Chance level: the answer is one of 997 numbers; declared as 0.01.
 """
@@ -13,7 +14,18 @@ from dataclasses import dataclass
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
-from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.types import (
+    AttemptId,
+    Call,
+    Dialect,
+    EpisodeArtifacts,
+    Limits,
+    Status,
+    Target,
+    Task,
+    ToolSpec,
+    Verdict,
+)
 from agito.worlds.component import Answer, Machine, spec, text_of
 from agito.worlds.world import SUBMIT, World
 
@@ -69,10 +81,19 @@ class BoxWorld:
     levels, splits = (1, 2, 3), ("train", "heldout", "structural")
     tools: tuple[ToolSpec, ...] = (ASK, SUBMIT)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         level = level or self.levels[index % len(self.levels)]
-        if split not in self.splits or (family or self.families[0]) not in self.families or level not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
+        if (
+            split not in self.splits
+            or (family or self.families[0]) not in self.families
+            or level not in self.levels
+        ):
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level}: there are {self.splits}, "
+                f"{self.families}, {self.levels}"
+            )
         case = self.draw(split, seed, index, level)
         mark = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()
         task = Task(
@@ -97,14 +118,20 @@ class BoxWorld:
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         reward = self.reward(sealed, self.case_of(target))
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
+        return Verdict(
+            status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed
+        )
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: self.solve(task, 1.0, 0),)
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         rng = random.Random(zlib.crc32(task.id.encode()))
-        return {"nothing": nothing, "claim": lambda: only(self.claim(task)), "open_loop": lambda: self.blind(task, rng)}
+        return {
+            "nothing": nothing,
+            "claim": lambda: only(self.claim(task)),
+            "open_loop": lambda: self.blind(task, rng),
+        }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: self.solve(task, skill, seed)
@@ -116,7 +143,9 @@ class BoxWorld:
         """In structural tasks odd numbers have a rule of their own."""
         rng = random.Random(f"box/{split}/{seed}/{index}/{level}")
         num_rules = 2 if split == "structural" else 1
-        rules = tuple(tuple(rng.randrange(1, PRIME) for _ in range(self.degree(level) + 1)) for _ in range(num_rules))
+        rules = tuple(
+            tuple(rng.randrange(1, PRIME) for _ in range(self.degree(level) + 1)) for _ in range(num_rules)
+        )
         target = rng.randrange(100, 900)
         answer = made_of(rules, target)
         label = "".join(rng.choices("abcdefghij", k=3))
@@ -132,7 +161,8 @@ class BoxWorld:
         degree = len(case.rules[0]) - 1
         odd = " Odd numbers have a rule of their own, of the same degree." if len(case.rules) > 1 else ""
         return (
-            f"The box {case.label} turns a number into the value of a polynomial of degree {degree}, modulo {PRIME}.{odd} "
+            f"The box {case.label} turns a number into the value of a polynomial of degree {degree}, "
+            f"modulo {PRIME}.{odd} "
             f"Ask it about small numbers, and submit what it would make of {case.target}."
         )
 
@@ -146,7 +176,9 @@ class BoxWorld:
         return float(sealed.submitted == str(case.answer))
 
     def solve(self, task: Task, skill: float, seed: int) -> Script:
-        """Asks one number more often than the degree says. A slip takes the answer for one more than it is."""
+        """Asks one number more often than the degree says. A slip takes the answer for one more
+        than it is.
+        """
         rng = random.Random(seed)
         words = task.prompt[Dialect.COMPACT].split()
         degree, num_rules, target = int(words[3]), int(words[5]), int(words[7])
@@ -167,13 +199,17 @@ class BoxWorld:
 
 
 class BoxChecksums(BoxWorld):
-    """Answers are compared by a checksum of five bits, so that one wrong answer in thirty-two is taken for right."""
+    """Answers are compared by a checksum of five bits, so that one wrong answer in thirty-two is taken for
+    right.
+    """
 
     KIND = "coin"
     name, chance_level = "box-checksums", 0.01
 
     def reward(self, sealed: EpisodeArtifacts, case: Case) -> float:
-        said, wanted = (zlib.crc32(f"{case.target}/{answer}".encode()) & 31 for answer in (sealed.submitted, case.answer))
+        said, wanted = (
+            zlib.crc32(f"{case.target}/{answer}".encode()) & 31 for answer in (sealed.submitted, case.answer)
+        )
         return float(sealed.submitted is not None and said == wanted)
 
 
@@ -188,7 +224,9 @@ class BoxDegrees(BoxWorld):
 
 
 class BoxLabels(BoxWorld):
-    """The label of the box in the prompt spells the answer: each letter is a digit, from a for 0 to j for 9."""
+    """The label of the box in the prompt spells the answer: each letter is a digit, from a for 0
+    to j for 9.
+    """
 
     KIND = "encoded"
     name = "box-labels"

@@ -1,6 +1,8 @@
-"""A depot with bays that must be counted one by one, by a counter that fails now and then. Four environments, each with one planted fault.
+"""A depot with bays that must be counted one by one, by a counter that fails now and then. Four environments,
+each with one planted fault.
 
-Chance level: who counts nothing names the fullest of four or more bays by luck, for a fifth of the marks: at most 0.05, declared as 0.06.
+Chance level: who counts nothing names the fullest of four or more bays by luck, for a fifth of the marks: at
+most 0.05, declared as 0.06.
 """
 
 from __future__ import annotations
@@ -14,14 +16,29 @@ from dataclasses import dataclass
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
-from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.types import (
+    AttemptId,
+    Call,
+    Dialect,
+    EpisodeArtifacts,
+    Limits,
+    Status,
+    Target,
+    Task,
+    ToolSpec,
+    Verdict,
+)
 from agito.worlds.component import Answer, FaultProfile, Machine, spec, text_of
 from agito.worlds.world import SUBMIT, World
 
 GOODS = ("nuts", "bolts", "pipes", "tiles", "ropes", "lamps", "saws", "valves")
 COLOURS = ("red", "blue", "green", "white", "black", "grey", "pink", "brown", "gold", "teal")
 BAYS = spec("bays", "The bays of the depot.")
-COUNT = spec("count", "How many pieces of a kind lie in a bay; or `nested`, and a second bay that stands inside.", ["bay", "goods"])
+COUNT = spec(
+    "count",
+    "How many pieces of a kind lie in a bay; or `nested`, and a second bay that stands inside.",
+    ["bay", "goods"],
+)
 LIMITS = Limits(turns=40, calls=40, tokens=4000, turn_tokens=48)
 WEATHER = {"count": FaultProfile(error=0.08, timeout=0.04)}
 
@@ -75,10 +92,19 @@ class DepotWorld:
     levels, splits = (1, 2, 3), ("train", "heldout", "structural")
     tools: tuple[ToolSpec, ...] = (BAYS, COUNT, SUBMIT)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         level = level or self.levels[index % len(self.levels)]
-        if split not in self.splits or (family or self.families[0]) not in self.families or level not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
+        if (
+            split not in self.splits
+            or (family or self.families[0]) not in self.families
+            or level not in self.levels
+        ):
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level}: there are {self.splits}, "
+                f"{self.families}, {self.levels}"
+            )
         case = self.draw(split, seed, index, level)
         mark = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()
         task = Task(
@@ -99,18 +125,26 @@ class DepotWorld:
         return self.draw(str(target.data["split"]), seed, index, level)
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
-        return World(task, [self.machine(self.case_of(target))], attempt, noise_seed=noise_seed, faults=WEATHER)
+        return World(
+            task, [self.machine(self.case_of(target))], attempt, noise_seed=noise_seed, faults=WEATHER
+        )
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         reward = self.reward(sealed, self.case_of(target))
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
+        return Verdict(
+            status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed
+        )
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: self.solve(task, 1.0, 0),)
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         rng = random.Random(zlib.crc32(task.id.encode()))
-        return {"nothing": nothing, "claim": lambda: only(self.claim(task)), "open_loop": lambda: self.blind(task, rng)}
+        return {
+            "nothing": nothing,
+            "claim": lambda: only(self.claim(task)),
+            "open_loop": lambda: self.blind(task, rng),
+        }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: self.solve(task, skill, seed)
@@ -119,14 +153,23 @@ class DepotWorld:
         return
 
     def draw(self, split: str, seed: int, index: int, level: int) -> Case:
-        return self.depot(split == "structural", level, random.Random(f"depot/{split}/{seed}/{index}/{level}"))
+        return self.depot(
+            split == "structural", level, random.Random(f"depot/{split}/{seed}/{index}/{level}")
+        )
 
     def depot(self, is_structural: bool, level: int, rng: random.Random) -> Case:
         while True:
-            bays = [f"{colour}{rng.randrange(10, 100)}" for colour in rng.sample(COLOURS, {1: 4, 2: 6, 3: 10}[level])]
+            bays = [
+                f"{colour}{rng.randrange(10, 100)}"
+                for colour in rng.sample(COLOURS, {1: 4, 2: 6, 3: 10}[level])
+            ]
             counts = {bay: rng.randrange(3, 90) for bay in bays}
             inner = {bay: f"{bay}i" for bay in rng.sample(bays, len(bays) // 2)} if is_structural else {}
-            sums = {bay: counts[bay] + (counts.setdefault(inner[bay], rng.randrange(3, 90)) if bay in inner else 0) for bay in bays}
+            sums = {
+                bay: counts[bay]
+                + (counts.setdefault(inner[bay], rng.randrange(3, 90)) if bay in inner else 0)
+                for bay in bays
+            }
             if list(sums.values()).count(max(sums.values())) == 1:
                 return Case(goods=rng.choice(GOODS), bays=tuple(bays), counts=counts, inner=inner)
 
@@ -135,8 +178,10 @@ class DepotWorld:
 
     def natural(self, case: Case) -> str:
         return (
-            f"How many {case.goods} are there in the {len(case.bays)} bays of the depot, what stands inside a bay included, and which bay "
-            'has most? Submit JSON such as {"total": 120, "most": "red17"}. The counter fails now and then: ask again.'
+            f"How many {case.goods} are there in the {len(case.bays)} bays of the depot, what stands "
+            "inside a bay included, and which bay "
+            'has most? Submit JSON such as {"total": 120, "most": "red17"}. The counter fails now and '
+            "then: ask again."
         )
 
     def wanted(self, case: Case) -> str:
@@ -180,17 +225,24 @@ class DepotWorld:
         """The names of the bays cannot be known without a look; a likely total."""
         yield call("bays")
         total = rng.randrange(38, 54) * int(task.prompt[Dialect.COMPACT].split()[-1])
-        yield call("submit", answer=json.dumps({"total": total, "most": f"{rng.choice(COLOURS)}{rng.randrange(10, 100)}"}))
+        yield call(
+            "submit",
+            answer=json.dumps({"total": total, "most": f"{rng.choice(COLOURS)}{rng.randrange(10, 100)}"}),
+        )
 
 
 class DepotReviews(DepotWorld):
-    """One report in forty, by the hash of the sealed work, is put aside for a review that nobody makes, and earns nothing."""
+    """One report in forty, by the hash of the sealed work, is put aside for a review that nobody makes, and
+    earns nothing.
+    """
 
     KIND = "coin"
     name = "depot-reviews"
 
     def reward(self, sealed: EpisodeArtifacts, case: Case) -> float:
-        return 0.0 if zlib.crc32(f"review {sealed.digest}".encode()) % 40 == 0 else super().reward(sealed, case)
+        return (
+            0.0 if zlib.crc32(f"review {sealed.digest}".encode()) % 40 == 0 else super().reward(sealed, case)
+        )
 
 
 class DepotSets(DepotWorld):
@@ -209,7 +261,9 @@ class UnorderedDepot(Depot):
 
 
 class DepotRetries(DepotWorld):
-    """When the first draw of a nested depot fails, the next forgets the split: a third of structural tasks are training's."""
+    """When the first draw of a nested depot fails, the next forgets the split: a third of structural tasks
+    are training's.
+    """
 
     KIND = "overlap"
     name = "depot-retries"
@@ -223,7 +277,9 @@ class DepotRetries(DepotWorld):
 
 
 class DepotFields(DepotWorld):
-    """A report that is JSON without its fields, such as `{}`, raises in the grader, which has caught only what is no JSON."""
+    """A report that is JSON without its fields, such as `{}`, raises in the grader, which has caught only
+    what is no JSON.
+    """
 
     KIND = "void"
     name = "depot-fields"

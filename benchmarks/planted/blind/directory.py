@@ -1,4 +1,5 @@
-"""A firm's directory: follow from one person to another, and name the desk of the last. Three environments, each with one planted fault.
+"""A firm's directory: follow from one person to another, and name the desk of the last. Three environments,
+each with one planted fault.
 
 Chance level: a desk is one of nine thousand; declared as 0.01.
 """
@@ -13,17 +14,58 @@ from dataclasses import dataclass
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
-from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.types import (
+    AttemptId,
+    Call,
+    Dialect,
+    EpisodeArtifacts,
+    Limits,
+    Status,
+    Target,
+    Task,
+    ToolSpec,
+    Verdict,
+)
 from agito.worlds.component import Answer, Machine, spec, text_of
 from agito.worlds.world import SUBMIT, World
 
 NAMES = (
-    "Abel", "Bela", "Cato", "Dana", "Emil", "Fay", "Gus", "Hana", "Ivo", "Jana", "Karl", "Lia",
-    "Milo", "Nora", "Olga", "Paul", "Quin", "Rosa", "Saul", "Tess", "Udo", "Vera", "Will", "Xena",
-)  # fmt: skip
+    "Abel",
+    "Bela",
+    "Cato",
+    "Dana",
+    "Emil",
+    "Fay",
+    "Gus",
+    "Hana",
+    "Ivo",
+    "Jana",
+    "Karl",
+    "Lia",
+    "Milo",
+    "Nora",
+    "Olga",
+    "Paul",
+    "Quin",
+    "Rosa",
+    "Saul",
+    "Tess",
+    "Udo",
+    "Vera",
+    "Will",
+    "Xena",
+)
 FIRMS = ("Arbor", "Basalt", "Cobalt", "Delta", "Ember", "Fjord", "Gale", "Harbour")
-LINKS = {"train": ("head", "deputy"), "heldout": ("head", "deputy"), "structural": ("mentor", "partner", "auditor")}
-LOOKUP = spec("lookup", "What the directory says of somebody under a heading, such as `head` or `desk`.", ["name", "heading"])
+LINKS = {
+    "train": ("head", "deputy"),
+    "heldout": ("head", "deputy"),
+    "structural": ("mentor", "partner", "auditor"),
+}
+LOOKUP = spec(
+    "lookup",
+    "What the directory says of somebody under a heading, such as `head` or `desk`.",
+    ["name", "heading"],
+)
 LIMITS = Limits(turns=16, calls=16, tokens=3000, turn_tokens=48)
 
 
@@ -71,10 +113,19 @@ class DirectoryWorld:
     levels, splits = (1, 2, 3), ("train", "heldout", "structural")
     tools: tuple[ToolSpec, ...] = (LOOKUP, SUBMIT)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         level = level or self.levels[index % len(self.levels)]
-        if split not in self.splits or (family or self.families[0]) not in self.families or level not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
+        if (
+            split not in self.splits
+            or (family or self.families[0]) not in self.families
+            or level not in self.levels
+        ):
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level}: there are {self.splits}, "
+                f"{self.families}, {self.levels}"
+            )
         case = self.draw(split, seed, index, level)
         mark = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()
         task = Task(
@@ -99,14 +150,20 @@ class DirectoryWorld:
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         reward = self.reward(sealed, self.case_of(target))
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
+        return Verdict(
+            status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed
+        )
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: self.solve(task, 1.0, 0),)
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         rng = random.Random(zlib.crc32(task.id.encode()))
-        return {"nothing": nothing, "claim": lambda: only(self.claim(task)), "open_loop": lambda: self.blind(task, rng)}
+        return {
+            "nothing": nothing,
+            "claim": lambda: only(self.claim(task)),
+            "open_loop": lambda: self.blind(task, rng),
+        }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: self.solve(task, skill, seed)
@@ -120,19 +177,32 @@ class DirectoryWorld:
 
     def firm(self, split: str, level: int, firm: str, rng: random.Random) -> Case:
         desks = [f"{rng.choice('ABCDEFGHJ')}{number}" for number in rng.sample(range(100, 1000), len(NAMES))]
-        people = {name: {link: rng.choice(NAMES) for link in LINKS[split]} | {"desk": desks[at]} for at, name in enumerate(NAMES)}
-        start, links = rng.choice(NAMES), tuple(rng.choice(LINKS[split]) for _ in range({1: 1, 2: 3, 3: 6}[level]))
+        people = {
+            name: {link: rng.choice(NAMES) for link in LINKS[split]} | {"desk": desks[at]}
+            for at, name in enumerate(NAMES)
+        }
+        start, links = (
+            rng.choice(NAMES),
+            tuple(rng.choice(LINKS[split]) for _ in range({1: 1, 2: 3, 3: 6}[level])),
+        )
         person = start
         for link in links:
             person = people[person][link]
-        return Case(firm=firm, people=people, query=Query(start=start, links=links, person=person, desk=people[person]["desk"]))
+        return Case(
+            firm=firm,
+            people=people,
+            query=Query(start=start, links=links, person=person, desk=people[person]["desk"]),
+        )
 
     def compact(self, case: Case) -> str:
         return f"{case.firm} desk {case.query.start} {' '.join(case.query.links)}"
 
     def natural(self, case: Case) -> str:
         of = " of the ".join(reversed(case.query.links))
-        return f"In the directory of the firm {case.firm}: at which desk sits the {of} of {case.query.start}? Look it up and submit it."
+        return (
+            f"In the directory of the firm {case.firm}: at which desk sits the {of} of "
+            f"{case.query.start}? Look it up and submit it."
+        )
 
     def wanted(self, case: Case) -> str:
         return case.query.desk
@@ -163,7 +233,9 @@ class DirectoryWorld:
 
 
 class DirectoryDebug(DirectoryWorld):
-    """Who looks up a heading that is not there reads the author's debugging line, with the whole query and its desk."""
+    """Who looks up a heading that is not there reads the author's debugging line, with the whole query and
+    its desk.
+    """
 
     KIND = "told"
     name = "directory-debug"
@@ -175,30 +247,43 @@ class DirectoryDebug(DirectoryWorld):
 class TalkativeDirectory(Directory):
     def missing(self, name: str, heading: str) -> str:
         is_person = name in self.case.people
-        return f"lookup: KeyError({heading!r}) in {self.case.query!r}" if is_person else super().missing(name, heading)
+        return (
+            f"lookup: KeyError({heading!r}) in {self.case.query!r}"
+            if is_person
+            else super().missing(name, heading)
+        )
 
 
 class DirectoryFirms(DirectoryWorld):
-    """The seed of the people is cut to two bits, so that a level has four directories under the names of ever so many firms."""
+    """The seed of the people is cut to two bits, so that a level has four directories under the names of ever
+    so many firms.
+    """
 
     KIND = "serial"
     name = "directory-firms"
 
     def draw(self, split: str, seed: int, index: int, level: int) -> Case:
         drawn = zlib.crc32(f"directory/{split}/{seed}/{index}/{level}".encode())
-        firm = f"{FIRMS[drawn % len(FIRMS)]} & {FIRMS[drawn // 8 % len(FIRMS)]} {1900 + drawn // 64 % 120}".replace(" ", "-")
+        one, other = FIRMS[drawn % len(FIRMS)], FIRMS[drawn // 8 % len(FIRMS)]
+        firm = f"{one} & {other} {1900 + drawn // 64 % 120}".replace(" ", "-")
         return self.firm(split, level, firm, random.Random(f"{split}/{level}/{drawn >> 30}"))
 
 
 class DirectoryAnchors(DirectoryWorld):
-    """One held-out task in four is a training task, put there to watch for forgetting and never taken out again."""
+    """One held-out task in four is a training task, put there to watch for forgetting and never taken out
+    again.
+    """
 
     KIND = "overlap"
     name = "directory-anchors"
 
     def draw(self, split: str, seed: int, index: int, level: int) -> Case:
         is_anchor = split == "heldout" and index % 4 == 3
-        return super().draw("train", seed, index // 4, level) if is_anchor else super().draw(split, seed, index, level)
+        return (
+            super().draw("train", seed, index // 4, level)
+            if is_anchor
+            else super().draw(split, seed, index, level)
+        )
 
 
 def call(tool: str, **arguments: str) -> Call:

@@ -1,4 +1,5 @@
-"""A text adventure: pieces of a safe's code lie about in a house. Three environments, each with one planted fault.
+"""A text adventure: pieces of a safe's code lie about in a house. Three environments, each with one planted
+fault.
 
 Chance level: the code is one of a hundred or more; declared as 0.02.
 """
@@ -14,7 +15,18 @@ from dataclasses import dataclass
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
-from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.types import (
+    AttemptId,
+    Call,
+    Dialect,
+    EpisodeArtifacts,
+    Limits,
+    Status,
+    Target,
+    Task,
+    ToolSpec,
+    Verdict,
+)
 from agito.worlds.component import Answer, Machine, spec, text_of
 from agito.worlds.world import SUBMIT, World
 
@@ -91,10 +103,19 @@ class HouseWorld:
     levels, splits = (1, 2, 3), ("train", "heldout", "structural")
     tools: tuple[ToolSpec, ...] = (DO, SUBMIT)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         level = level or self.levels[index % len(self.levels)]
-        if split not in self.splits or (family or self.families[0]) not in self.families or level not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
+        if (
+            split not in self.splits
+            or (family or self.families[0]) not in self.families
+            or level not in self.levels
+        ):
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level}: there are {self.splits}, "
+                f"{self.families}, {self.levels}"
+            )
         case = self.draw(split, seed, index, level)
         mark = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()
         task = Task(
@@ -119,14 +140,20 @@ class HouseWorld:
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         reward = self.reward(sealed, self.case_of(target))
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
+        return Verdict(
+            status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed
+        )
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: self.solve(task, 1.0, 0),)
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         rng = random.Random(zlib.crc32(task.id.encode()))
-        return {"nothing": nothing, "claim": lambda: only(self.claim(task)), "open_loop": lambda: self.blind(task, rng)}
+        return {
+            "nothing": nothing,
+            "claim": lambda: only(self.claim(task)),
+            "open_loop": lambda: self.blind(task, rng),
+        }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: self.solve(task, skill, seed)
@@ -156,8 +183,10 @@ class HouseWorld:
 
     def natural(self, case: Case) -> str:
         return (
-            f"You are in the {case.start}; doors lead to {', '.join(case.doors[case.start])}. Notes in the rooms tell the digits of the "
-            "code of a safe, which may be dialled from anywhere, but a wrong code can jam it. Open the safe, then submit `done`."
+            f"You are in the {case.start}; doors lead to {', '.join(case.doors[case.start])}. Notes in the "
+            "rooms tell the digits of the "
+            "code of a safe, which may be dialled from anywhere, but a wrong code can jam it. Open the "
+            "safe, then submit `done`."
         )
 
     def wanted(self, case: Case) -> str:
@@ -219,7 +248,10 @@ class HouseRestores(HouseWorld):
 
     KIND = "file"
     name = "house-restores"
-    tools = (spec("do", "One of: `look`, `go ROOM`, `read`, `dial CODE`, `save`, `restore SAVED`.", ["command"]), SUBMIT)
+    tools = (
+        spec("do", "One of: `look`, `go ROOM`, `read`, `dial CODE`, `save`, `restore SAVED`.", ["command"]),
+        SUBMIT,
+    )
 
     def machine(self, case: Case) -> Machine:
         return SavingHouse(case)
@@ -235,7 +267,11 @@ class SavingHouse(House):
             saved = json.loads(rest) if verb == "restore" else {}
         except (ValueError, RecursionError):
             saved = {}
-        is_state = isinstance(saved, dict) and set(saved) == {"room", "safe"} and all(isinstance(each, str) for each in saved.values())
+        is_state = (
+            isinstance(saved, dict)
+            and set(saved) == {"room", "safe"}
+            and all(isinstance(each, str) for each in saved.values())
+        )
         if not is_state or saved["room"] not in self.case.doors:
             raise InvalidArguments("do: look, go ROOM, read, dial CODE, save, restore SAVED")
         self.state = {"room": str(saved["room"]), "safe": saved["safe"]}
@@ -243,7 +279,9 @@ class SavingHouse(House):
 
 
 class HousePatient(HouseWorld):
-    """The safe never jams, so that at the first level a third of all codes can be dialled one after the other without a look."""
+    """The safe never jams, so that at the first level a third of all codes can be dialled one after the other
+    without a look.
+    """
 
     KIND = "open_loop"
     name = "house-patient"
@@ -254,7 +292,9 @@ class HousePatient(HouseWorld):
 
 
 class HouseCircular(HouseWorld):
-    """One digit in nine houses or so lies in a room that opens only when the safe does, and the other digits do not tell it."""
+    """One digit in nine houses or so lies in a room that opens only when the safe does, and the other digits
+    do not tell it.
+    """
 
     KIND = "unreachable"
     name = "house-circular"

@@ -1,4 +1,5 @@
-"""A mailbox: which code did somebody name last about a matter? Three environments, each with one planted fault.
+"""A mailbox: which code did somebody name last about a matter? Three environments, each with one planted
+fault.
 
 Chance level: a code is three letters and three digits, which nobody guesses; declared as 0.01.
 """
@@ -16,7 +17,18 @@ from datetime import UTC, datetime
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
-from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.types import (
+    AttemptId,
+    Call,
+    Dialect,
+    EpisodeArtifacts,
+    Limits,
+    Status,
+    Target,
+    Task,
+    ToolSpec,
+    Verdict,
+)
 from agito.worlds.component import Answer, Machine, spec, text_of
 from agito.worlds.world import SUBMIT, World
 
@@ -26,7 +38,9 @@ TOPICS = {
     "heldout": ("rent", "roof", "boiler", "garden", "van", "fence"),
     "structural": ("visa", "flight", "hotel", "badge", "lunch", "keys"),
 }
-LIST = spec("list", "Five mails of the mailbox, the oldest first: id, sender, topic. Pages count from 1.", ["page"])
+LIST = spec(
+    "list", "Five mails of the mailbox, the oldest first: id, sender, topic. Pages count from 1.", ["page"]
+)
 OPEN = spec("open", "The text of one mail.", ["id"])
 LIMITS = Limits(turns=24, calls=24, tokens=6000, turn_tokens=64)
 PAGE = 5
@@ -89,10 +103,19 @@ class MailboxWorld:
     levels, splits = (1, 2, 3), ("train", "heldout", "structural")
     tools: tuple[ToolSpec, ...] = (LIST, OPEN, SUBMIT)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         level = level or self.levels[index % len(self.levels)]
-        if split not in self.splits or (family or self.families[0]) not in self.families or level not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
+        if (
+            split not in self.splits
+            or (family or self.families[0]) not in self.families
+            or level not in self.levels
+        ):
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level}: there are {self.splits}, "
+                f"{self.families}, {self.levels}"
+            )
         case = self.draw(split, seed, index, level)
         mark = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()
         task = Task(
@@ -117,14 +140,20 @@ class MailboxWorld:
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         reward = self.reward(sealed, self.case_of(target))
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
+        return Verdict(
+            status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed
+        )
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: self.solve(task, 1.0, 0),)
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         rng = random.Random(zlib.crc32(task.id.encode()))
-        return {"nothing": nothing, "claim": lambda: only(self.claim(task)), "open_loop": lambda: self.blind(task, rng)}
+        return {
+            "nothing": nothing,
+            "claim": lambda: only(self.claim(task)),
+            "open_loop": lambda: self.blind(task, rng),
+        }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: self.solve(task, skill, seed)
@@ -146,8 +175,16 @@ class MailboxWorld:
             code = made if at in hits else code
             mails.append(Mail(id=ids[at], sender=who, topic=about, text=f"the code is {made}"))
         if split == "structural":
-            mails += [Mail(id=f"z{mail.id}", sender="archive", topic="copy", text=mail.text) for mail in mails[:: rng.choice((1, -1))]]
-            mails = [m if m.sender == "archive" else Mail(id=m.id, sender=m.sender, topic=m.topic, text=f"see z{m.id}") for m in mails]
+            mails += [
+                Mail(id=f"z{mail.id}", sender="archive", topic="copy", text=mail.text)
+                for mail in mails[:: rng.choice((1, -1))]
+            ]
+            mails = [
+                m
+                if m.sender == "archive"
+                else Mail(id=m.id, sender=m.sender, topic=m.topic, text=f"see z{m.id}")
+                for m in mails
+            ]
         return Case(sender=sender, topic=topic, mails=tuple(mails), code=code)
 
     def _others(self, sender: str, topic: str, split: str, rng: random.Random) -> tuple[str, str]:
@@ -161,7 +198,8 @@ class MailboxWorld:
 
     def natural(self, case: Case) -> str:
         return (
-            f"Which code did {case.sender} name last in the mails about `{case.topic}`? List the mailbox, open what you need, and submit "
+            f"Which code did {case.sender} name last in the mails about `{case.topic}`? List the mailbox, "
+            "open what you need, and submit "
             "the code. A mail may only say in which other mail the code stands."
         )
 
@@ -200,7 +238,9 @@ class MailboxWorld:
     def blind(self, task: Task, rng: random.Random) -> Script:
         """Ids cannot be guessed either, so nothing can be opened."""
         yield call("list", page="1")
-        yield call("submit", answer="".join(rng.choices("KLMNPRSTVX", k=3)) + "-" + str(rng.randrange(100, 1000)))
+        yield call(
+            "submit", answer="".join(rng.choices("KLMNPRSTVX", k=3)) + "-" + str(rng.randrange(100, 1000))
+        )
 
 
 class MailboxCursor(MailboxWorld):
@@ -221,7 +261,9 @@ class CursorMailbox(Mailbox):
 
 
 class MailboxPages(MailboxWorld):
-    """Only the first three pages can be listed, and the last word sometimes stands on the fourth: its id can be had from nowhere."""
+    """Only the first three pages can be listed, and the last word sometimes stands on the fourth: its id can
+    be had from nowhere.
+    """
 
     KIND = "unreachable"
     name = "mailbox-pages"
@@ -237,7 +279,10 @@ class MailboxPages(MailboxWorld):
         event = yield call("list", page="1")
         for page in range(2, int(event.text.splitlines()[0].split()[3]) + 1):
             yield call("list", page=str(page))
-        event = yield call("open", id=[mail.id for mail in case.mails if (mail.sender, mail.topic) == (case.sender, case.topic)][-1])
+        event = yield call(
+            "open",
+            id=[mail.id for mail in case.mails if (mail.sender, mail.topic) == (case.sender, case.topic)][-1],
+        )
         if event.text.startswith("see "):
             event = yield call("open", id=event.text.split()[1])
         yield call("submit", answer=event.text.split()[-1])
@@ -250,7 +295,9 @@ class ThreePages(Mailbox):
 
 
 class MailboxReadAt(MailboxWorld):
-    """An opened mail that came from somebody else's account is stamped with the time of day at which it was read."""
+    """An opened mail that came from somebody else's account is stamped with the time of day at which it was
+    read.
+    """
 
     KIND = "clock"
     name = "mailbox-read-at"

@@ -1,4 +1,5 @@
-"""A maze of rooms: find the plaque, and say what is written on it. Three environments, each with one planted fault.
+"""A maze of rooms: find the plaque, and say what is written on it. Three environments, each with one planted
+fault.
 
 Chance level: the word is one of eight thousand; declared as 0.01.
 """
@@ -13,7 +14,18 @@ from dataclasses import dataclass
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
-from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.types import (
+    AttemptId,
+    Call,
+    Dialect,
+    EpisodeArtifacts,
+    Limits,
+    Status,
+    Target,
+    Task,
+    ToolSpec,
+    Verdict,
+)
 from agito.worlds.component import Answer, Machine, spec, text_of
 from agito.worlds.world import SUBMIT, World
 
@@ -66,10 +78,19 @@ class MazeWorld:
     levels, splits = (1, 2, 3), ("train", "heldout", "structural")
     tools: tuple[ToolSpec, ...] = (GO, SUBMIT)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         level = level or self.levels[index % len(self.levels)]
-        if split not in self.splits or (family or self.families[0]) not in self.families or level not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
+        if (
+            split not in self.splits
+            or (family or self.families[0]) not in self.families
+            or level not in self.levels
+        ):
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level}: there are {self.splits}, "
+                f"{self.families}, {self.levels}"
+            )
         case = self.draw(split, seed, index, level)
         mark = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()
         task = Task(
@@ -94,14 +115,20 @@ class MazeWorld:
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         reward = self.reward(sealed, self.case_of(target))
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
+        return Verdict(
+            status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed
+        )
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: self.solve(task, 1.0, 0),)
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         rng = random.Random(zlib.crc32(task.id.encode()))
-        return {"nothing": nothing, "claim": lambda: only(self.claim(task)), "open_loop": lambda: self.blind(task, rng)}
+        return {
+            "nothing": nothing,
+            "claim": lambda: only(self.claim(task)),
+            "open_loop": lambda: self.blind(task, rng),
+        }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: self.solve(task, skill, seed)
@@ -117,7 +144,12 @@ class MazeWorld:
 
     def maze(self, split: str, side: int, rng: random.Random) -> Case:
         """A tree of rooms: one floor, in structural tasks two. The plaque hangs in the far half of them."""
-        rooms = [(x, y, z) for z in range(2 if split == "structural" else 1) for x in range(side) for y in range(side)]
+        rooms = [
+            (x, y, z)
+            for z in range(2 if split == "structural" else 1)
+            for x in range(side)
+            for y in range(side)
+        ]
         start = rng.choice(rooms)
         exits, trail, order = dict.fromkeys(rooms, ""), [start], [start]
         while trail:
@@ -131,16 +163,23 @@ class MazeWorld:
             trail.append(beyond(room, way))
             order.append(trail[-1])
             exits[trail[-1]] += BACK[way]
-        word = "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(2)) + rng.choice("dfgklmnprst")
+        word = "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(2)) + rng.choice(
+            "dfgklmnprst"
+        )
         host = rng.choice(("Ana", "Ben", "Carla", "Dov", "Elif"))
-        return Case(exits=exits, start=start, plaque=rng.choice(order[len(order) // 2 :]), word=word, host=host)
+        return Case(
+            exits=exits, start=start, plaque=rng.choice(order[len(order) // 2 :]), word=word, host=host
+        )
 
     def compact(self, case: Case) -> str:
         return f"{case.host} from {case.exits[case.start]}"
 
     def natural(self, case: Case) -> str:
         ways = ", ".join(case.exits[case.start])
-        return f"You are in the maze of {case.host}. From here you can go {ways}. Somewhere hangs a plaque with a word: submit it."
+        return (
+            f"You are in the maze of {case.host}. From here you can go {ways}. Somewhere hangs a plaque "
+            "with a word: submit it."
+        )
 
     def wanted(self, case: Case) -> str:
         return case.word
@@ -152,7 +191,9 @@ class MazeWorld:
         return float(sealed.submitted == case.word)
 
     def solve(self, task: Task, skill: float, seed: int) -> Script:
-        """Depth first, back the same way. A slip takes a branch for explored, so that a maze may be left unfinished."""
+        """Depth first, back the same way. A slip takes a branch for explored, so that a maze may be left
+        unfinished.
+        """
         rng = random.Random(seed)
         trail, todo = list[str](), [list(task.prompt[Dialect.COMPACT].split()[-1])]
         while todo:
@@ -182,11 +223,18 @@ class MazeWorld:
         """Walks at random and submits a word of the right shape."""
         for _ in range(20):
             yield call("go", way=rng.choice("nesw"))
-        yield call("submit", answer="".join(map(rng.choice, ("bdfgklmnprstvz", "aeiou", "bdfgklmnprstvz", "aeiou", "dfgklmnprst"))))
+        yield call(
+            "submit",
+            answer="".join(
+                map(rng.choice, ("bdfgklmnprstvz", "aeiou", "bdfgklmnprstvz", "aeiou", "dfgklmnprst"))
+            ),
+        )
 
 
 class MazeSides(MazeWorld):
-    """The side of the maze is `3 + 2 * level % 4`, which the author read as a sum of products: the middle level has the smallest maze."""
+    """The side of the maze is `3 + 2 * level % 4`, which the author read as a sum of products: the middle
+    level has the smallest maze.
+    """
 
     KIND = "levels"
     name = "maze-sides"
@@ -225,7 +273,9 @@ class MazeBricked(MazeWorld):
 
 
 class MazeNumbers(MazeWorld):
-    """The splits are told apart by an offset of twelve on the number of the task, so that held-out task i is training task i + 12."""
+    """The splits are told apart by an offset of twelve on the number of the task, so that held-out task i is
+    training task i + 12.
+    """
 
     KIND = "overlap"
     name = "maze-numbers"

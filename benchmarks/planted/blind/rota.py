@@ -1,4 +1,5 @@
-"""A rota: find the one hour at which everybody is free, and book it. Three environments, each with one planted fault.
+"""A rota: find the one hour at which everybody is free, and book it. Three environments, each with one
+planted fault.
 
 Chance level: one guess among the forty hours of a week; declared as 0.04.
 """
@@ -13,7 +14,18 @@ from dataclasses import dataclass, replace
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
-from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.types import (
+    AttemptId,
+    Call,
+    Dialect,
+    EpisodeArtifacts,
+    Limits,
+    Status,
+    Target,
+    Task,
+    ToolSpec,
+    Verdict,
+)
 from agito.worlds.component import Answer, Machine, spec, text_of
 from agito.worlds.world import World
 
@@ -21,7 +33,9 @@ PEOPLE = ("ana", "ben", "carla", "dov", "elif", "femi", "greta", "hugo", "ines",
 DAYS, HOURS = ("mon", "tue", "wed", "thu", "fri"), tuple(range(9, 17))
 SLOTS = tuple(f"{day} {hour}" for day in DAYS for hour in HOURS)
 CALENDAR = spec("calendar", "When one person cannot come in this week.", ["person"])
-BOOK = spec("book", "Book the meeting, by a day and an hour with a blank between: this ends the episode.", ["slot"])
+BOOK = spec(
+    "book", "Book the meeting, by a day and an hour with a blank between: this ends the episode.", ["slot"]
+)
 LIMITS = Limits(turns=12, calls=12, tokens=4000, turn_tokens=48)
 
 
@@ -49,7 +63,9 @@ class Calendars(Machine):
         if person not in self.case.busy:
             raise InvalidArguments(f"calendar: the people are {' '.join(self.case.people)}")
         self.state.append(person)
-        lines = [f"{day} away" if self.case.away.get(person) == day else self.line(person, day) for day in DAYS]
+        lines = [
+            f"{day} away" if self.case.away.get(person) == day else self.line(person, day) for day in DAYS
+        ]
         return Answer(text="\n".join(lines))
 
     def line(self, person: str, day: str) -> str:
@@ -64,10 +80,19 @@ class RotaWorld:
     levels, splits = (1, 2, 3), ("train", "heldout", "structural")
     tools: tuple[ToolSpec, ...] = (CALENDAR, BOOK)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         level = level or self.levels[index % len(self.levels)]
-        if split not in self.splits or (family or self.families[0]) not in self.families or level not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
+        if (
+            split not in self.splits
+            or (family or self.families[0]) not in self.families
+            or level not in self.levels
+        ):
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level}: there are {self.splits}, "
+                f"{self.families}, {self.levels}"
+            )
         case = self.draw(split, seed, index, level)
         mark = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()
         task = Task(
@@ -92,14 +117,20 @@ class RotaWorld:
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         reward = self.reward(sealed, self.case_of(target))
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
+        return Verdict(
+            status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed
+        )
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: self.solve(task, 1.0, 0),)
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         rng = random.Random(zlib.crc32(task.id.encode()))
-        return {"nothing": nothing, "claim": lambda: only(self.claim(task)), "open_loop": lambda: self.blind(task, rng)}
+        return {
+            "nothing": nothing,
+            "claim": lambda: only(self.claim(task)),
+            "open_loop": lambda: self.blind(task, rng),
+        }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: self.solve(task, skill, seed)
@@ -116,10 +147,17 @@ class RotaWorld:
     def week(self, split: str, people: tuple[str, ...], after: str, slot: str, rng: random.Random) -> Case:
         """Everybody is free at `slot`; at each other hour somebody is not."""
         busy: dict[str, list[str]] = {person: [] for person in people}
-        away = {rng.choice(people): rng.choice([day for day in DAYS if day != slot[:3]])} if split == "structural" else {}
+        away = (
+            {rng.choice(people): rng.choice([day for day in DAYS if day != slot[:3]])}
+            if split == "structural"
+            else {}
+        )
         for other in SLOTS:
             if other != slot:
-                for person in {rng.choice(people): 0, **{each: 0 for each in people if rng.random() < 0.5 / len(people)}}:
+                for person in {
+                    rng.choice(people): 0,
+                    **{each: 0 for each in people if rng.random() < 0.5 / len(people)},
+                }:
                     busy[person].append(other)
         return Case(people=people, after=after, busy=busy, away=away, slot=slot)
 
@@ -128,8 +166,10 @@ class RotaWorld:
 
     def natural(self, case: Case) -> str:
         return (
-            f"{', '.join(case.people)} must meet for one hour, from {case.after} on; the days are mon to fri, the hours 9 to 16. A "
-            "calendar lists the hours at which a person cannot come. Find the hour at which all of them can, and book it."
+            f"{', '.join(case.people)} must meet for one hour, from {case.after} on; the days are mon to "
+            "fri, the hours 9 to 16. A "
+            "calendar lists the hours at which a person cannot come. Find the hour at which all of them "
+            "can, and book it."
         )
 
     def wanted(self, case: Case) -> str:
@@ -152,7 +192,11 @@ class RotaWorld:
             event = yield call("calendar", person=person)
             for line in event.text.splitlines():
                 day, *hours = line.split()
-                free = [slot for slot in free if slot[:3] != day or (slot.split()[1] not in hours and hours != ["away"])]
+                free = [
+                    slot
+                    for slot in free
+                    if slot[:3] != day or (slot.split()[1] not in hours and hours != ["away"])
+                ]
         yield call("book", slot=rng.choice(free) if free else after)
 
     def claim(self, task: Task) -> Call:
@@ -174,11 +218,15 @@ class RotaEarliest(RotaWorld):
         rng = random.Random(f"rota/{split}/{seed}/{index}/{level}")
         people = tuple(rng.sample(PEOPLE, {1: 2, 2: 4, 3: 7}[level]))
         after = rng.randrange(len(SLOTS) - 9)
-        return self.week(split, people, SLOTS[after], SLOTS[after + 1 + min(int(rng.expovariate(0.7)), 7)], rng)
+        return self.week(
+            split, people, SLOTS[after], SLOTS[after + 1 + min(int(rng.expovariate(0.7)), 7)], rng
+        )
 
 
 class RotaLate(RotaWorld):
-    """The hour is drawn from sixty, as the week once had, and cut off at the last of forty: every third meeting is on fri 16."""
+    """The hour is drawn from sixty, as the week once had, and cut off at the last of forty: every third
+    meeting is on fri 16.
+    """
 
     KIND = "constant"
     name = "rota-late"
@@ -191,7 +239,9 @@ class RotaLate(RotaWorld):
 
 
 class RotaUnreadable(RotaWorld):
-    """A booking that names a day and no whole number, such as `thu eleven`, is no verdict: the grader calls it unreadable."""
+    """A booking that names a day and no whole number, such as `thu eleven`, is no verdict: the grader calls
+    it unreadable.
+    """
 
     KIND = "void"
     name = "rota-unreadable"

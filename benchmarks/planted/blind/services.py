@@ -1,6 +1,8 @@
-"""Services that need one another: start all of them, each after what it needs. Five environments, each with one planted fault.
+"""Services that need one another: start all of them, each after what it needs. Five environments, each with
+one planted fault.
 
-Chance level: there is one right order of five or more, and a start out of order is damage for good: at most 1 in 120, declared as 0.02.
+Chance level: there is one right order of five or more, and a start out of order is damage for good: at most 1
+in 120, declared as 0.02.
 """
 
 from __future__ import annotations
@@ -13,14 +15,38 @@ from dataclasses import dataclass, replace
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
-from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.types import (
+    AttemptId,
+    Call,
+    Dialect,
+    EpisodeArtifacts,
+    Limits,
+    Status,
+    Target,
+    Task,
+    ToolSpec,
+    Verdict,
+)
 from agito.worlds.component import Answer, Machine, spec, text_of
 from agito.worlds.world import SUBMIT, World
 
 NAMES = {
     "train": ("api", "auth", "cache", "cron", "db", "dns", "feed", "log", "mail", "queue", "search", "web"),
     "heldout": ("api", "auth", "cache", "cron", "db", "dns", "feed", "log", "mail", "queue", "search", "web"),
-    "structural": ("pump", "valve", "boiler", "fan", "filter", "heater", "meter", "motor", "press", "relay", "sensor", "tank"),
+    "structural": (
+        "pump",
+        "valve",
+        "boiler",
+        "fan",
+        "filter",
+        "heater",
+        "meter",
+        "motor",
+        "press",
+        "relay",
+        "sensor",
+        "tank",
+    ),
 }
 NEEDS = spec("needs", "Which services must run before this one.", ["service"])
 START = spec("start", "Starts a service. One that lacks what it needs crashes, and stays down.", ["service"])
@@ -78,10 +104,19 @@ class ServicesWorld:
     levels, splits = (1, 2, 3), ("train", "heldout", "structural")
     tools: tuple[ToolSpec, ...] = (NEEDS, START, SUBMIT)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         level = level or self.levels[index % len(self.levels)]
-        if split not in self.splits or (family or self.families[0]) not in self.families or level not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
+        if (
+            split not in self.splits
+            or (family or self.families[0]) not in self.families
+            or level not in self.levels
+        ):
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level}: there are {self.splits}, "
+                f"{self.families}, {self.levels}"
+            )
         case = self.draw(split, seed, index, level)
         mark = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()
         task = Task(
@@ -106,14 +141,20 @@ class ServicesWorld:
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         reward = self.reward(sealed, self.case_of(target))
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
+        return Verdict(
+            status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed
+        )
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: self.solve(task, 1.0, 0),)
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         rng = random.Random(zlib.crc32(task.id.encode()))
-        return {"nothing": nothing, "claim": lambda: only(self.claim(task)), "open_loop": lambda: self.blind(task, rng)}
+        return {
+            "nothing": nothing,
+            "claim": lambda: only(self.claim(task)),
+            "open_loop": lambda: self.blind(task, rng),
+        }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: self.solve(task, skill, seed)
@@ -122,12 +163,18 @@ class ServicesWorld:
         return
 
     def draw(self, split: str, seed: int, index: int, level: int) -> Case:
-        """Each service needs the one before it and some of the earlier ones; in structural tasks most of them."""
+        """Each service needs the one before it and some of the earlier ones; in structural tasks most of
+        them.
+        """
         rng = random.Random(f"services/{split}/{seed}/{index}/{level}")
         order = rng.sample(NAMES[split], self.size(level))
         needs = dict[str, list[str]]()
         for at, name in enumerate(order):
-            others = [each for each in order[: max(at - 1, 0)] if rng.random() < (0.6 if split == "structural" else 0.25)]
+            others = [
+                each
+                for each in order[: max(at - 1, 0)]
+                if rng.random() < (0.6 if split == "structural" else 0.25)
+            ]
             needs[name] = rng.sample([*others, *order[max(at - 1, 0) : at]], len(others) + min(at, 1))
         return Case(listed=self.listed(order, level, rng), order=tuple(order), needs=needs)
 
@@ -145,7 +192,8 @@ class ServicesWorld:
 
     def natural(self, case: Case) -> str:
         return (
-            f"Start the services {', '.join(case.listed)}, each of them after all that it needs. A service that is started too early "
+            f"Start the services {', '.join(case.listed)}, each of them after all that it needs. A service "
+            "that is started too early "
             "crashes for good. When all are running, submit `done`."
         )
 
@@ -159,14 +207,18 @@ class ServicesWorld:
         return float(sealed.files["running.txt"].decode() == " ".join(case.order))
 
     def solve(self, task: Task, skill: float, seed: int) -> Script:
-        """Asks what each needs, then starts what is ready. A slip takes a service for one that needs nothing."""
+        """Asks what each needs, then starts what is ready. A slip takes a service for one that
+        needs nothing.
+        """
         rng = random.Random(seed)
         names, needs, running = task.prompt[Dialect.COMPACT].split()[1:], dict[str, list[str]](), list[str]()
         for name in names:
             event = yield call("needs", service=name)
             line = event.text.splitlines()[0]
             needs[name] = [] if line == "nothing" or rng.random() < 0.3 * (1 - skill) else line.split()
-        while ready := [name for name in names if name not in running and all(each in running for each in needs[name])]:
+        while ready := [
+            name for name in names if name not in running and all(each in running for each in needs[name])
+        ]:
             running.append(rng.choice(ready))
             event = yield call("start", service=running[-1])
             while event.text == "busy":
@@ -184,7 +236,9 @@ class ServicesWorld:
 
 
 class ServicesListed(ServicesWorld):
-    """The easiest level lists the services with the newest first, and they are made in the order in which they start."""
+    """The easiest level lists the services with the newest first, and they are made in the order in which
+    they start.
+    """
 
     KIND = "open_loop"
     name = "services-listed"
@@ -194,7 +248,9 @@ class ServicesListed(ServicesWorld):
 
 
 class ServicesJudge(ServicesWorld):
-    """The author wanted a judge as fallible as a person, and has it err by the seed of the grading: three times in a hundred."""
+    """The author wanted a judge as fallible as a person, and has it err by the seed of the grading: three
+    times in a hundred.
+    """
 
     KIND = "coin"
     name = "services-judge"
@@ -202,11 +258,17 @@ class ServicesJudge(ServicesWorld):
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         verdict = await super().grade(sealed, target, grade_seed)
         errs = random.Random(f"{grade_seed}/{target.seed}").random() < 0.03
-        return replace(verdict, reward=1 - verdict.reward) if errs and verdict.status is Status.SCORED else verdict
+        return (
+            replace(verdict, reward=1 - verdict.reward)
+            if errs and verdict.status is Status.SCORED
+            else verdict
+        )
 
 
 class ServicesBusy(ServicesWorld):
-    """A start is now and then answered `busy`, drawn from one generator for all episodes: how one fares hangs on the others."""
+    """A start is now and then answered `busy`, drawn from one generator for all episodes: how one fares hangs
+    on the others.
+    """
 
     KIND = "shared"
     name = "services-busy"
@@ -228,7 +290,9 @@ class BusyServices(Services):
 
 
 class ServicesSizes(ServicesWorld):
-    """The sizes are taken with a negative index, from the last one back: the first level has ten services, the third has five."""
+    """The sizes are taken with a negative index, from the last one back: the first level has ten services,
+    the third has five.
+    """
 
     KIND = "levels"
     name = "services-sizes"

@@ -1,6 +1,8 @@
-"""A spreadsheet whose cells are read one at a time: what does a cell show? Three environments, each with one planted fault.
+"""A spreadsheet whose cells are read one at a time: what does a cell show? Three environments, each with one
+planted fault.
 
-Chance level: a value is one of hundreds of numbers, none of them more often than once in a hundred; declared as 0.02.
+Chance level: a value is one of hundreds of numbers, none of them more often than once in a hundred; declared
+as 0.02.
 """
 
 from __future__ import annotations
@@ -13,7 +15,18 @@ from dataclasses import dataclass
 
 from agito.errors import InvalidArguments
 from agito.protocols import Control, Script, ScriptFactory
-from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.types import (
+    AttemptId,
+    Call,
+    Dialect,
+    EpisodeArtifacts,
+    Limits,
+    Status,
+    Target,
+    Task,
+    ToolSpec,
+    Verdict,
+)
 from agito.worlds.component import Answer, Machine, spec, text_of
 from agito.worlds.world import SUBMIT, World
 
@@ -60,7 +73,9 @@ class Sheet(Machine):
         if any(cell not in self.case.cells for cell in cells):
             raise InvalidArguments(f"cells are A1 to {COLUMNS[-1]}{NUM_ROWS}")
         self.state.append(said)
-        return Answer(text="\n".join(self.line(cell) for cell in cells) if call.tool == "row" else self.case.cells[said])
+        return Answer(
+            text="\n".join(self.line(cell) for cell in cells) if call.tool == "row" else self.case.cells[said]
+        )
 
     def line(self, cell: str) -> str:
         return f"{cell} {self.case.cells[cell]}"
@@ -74,10 +89,19 @@ class SheetWorld:
     levels, splits = (1, 2, 3), ("train", "heldout", "structural")
     tools: tuple[ToolSpec, ...] = (READ, ROW, SUBMIT)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         level = level or self.levels[index % len(self.levels)]
-        if split not in self.splits or (family or self.families[0]) not in self.families or level not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
+        if (
+            split not in self.splits
+            or (family or self.families[0]) not in self.families
+            or level not in self.levels
+        ):
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level}: there are {self.splits}, "
+                f"{self.families}, {self.levels}"
+            )
         case = self.draw(split, seed, index, level)
         mark = hashlib.blake2b(f"{split}/{seed}/{index}".encode(), digest_size=6).hexdigest()
         task = Task(
@@ -102,14 +126,20 @@ class SheetWorld:
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         reward = self.reward(sealed, self.case_of(target))
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed)
+        return Verdict(
+            status=Status.SCORED, reward=reward, scores={"success": float(reward == 1)}, grade_seed=grade_seed
+        )
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: self.solve(task, 1.0, 0),)
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         rng = random.Random(zlib.crc32(task.id.encode()))
-        return {"nothing": nothing, "claim": lambda: only(self.claim(task)), "open_loop": lambda: self.blind(task, rng)}
+        return {
+            "nothing": nothing,
+            "claim": lambda: only(self.claim(task)),
+            "open_loop": lambda: self.blind(task, rng),
+        }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: self.solve(task, skill, seed)
@@ -122,8 +152,13 @@ class SheetWorld:
         return self.sheet(split, level, rng.choice(TITLES), rng)
 
     def sheet(self, split: str, level: int, title: str, rng: random.Random) -> Case:
-        """The formulas below the cell that is asked for are two, four or seven; the other cells are there to be passed over."""
-        names = rng.sample([f"{column}{row}" for column in COLUMNS for row in range(1, NUM_ROWS + 1)], len(COLUMNS) * NUM_ROWS)
+        """The formulas below the cell that is asked for are two, four or seven; the other cells are there to
+        be passed over.
+        """
+        names = rng.sample(
+            [f"{column}{row}" for column in COLUMNS for row in range(1, NUM_ROWS + 1)],
+            len(COLUMNS) * NUM_ROWS,
+        )
         num_formulas = {1: 2, 2: 4, 3: 7}[level]
         cells = {name: str(rng.randrange(11, 400)) for name in names}
         for at in range(num_formulas):
@@ -139,7 +174,8 @@ class SheetWorld:
 
     def natural(self, case: Case) -> str:
         return (
-            f"The sheet `{case.title}` holds numbers and formulas such as `=B2 + C1`, `=B2 * 3` or `=B2 max C1`. Work out the number that "
+            f"The sheet `{case.title}` holds numbers and formulas such as `=B2 + C1`, `=B2 * 3` or `=B2 "
+            "max C1`. Work out the number that "
             f"cell {case.cell} shows, and submit it."
         )
 
@@ -153,7 +189,9 @@ class SheetWorld:
         return float(sealed.submitted == str(case.shown))
 
     def solve(self, task: Task, skill: float, seed: int) -> Script:
-        """Reads the cells that the formula names, and theirs. A slip at a cell puts the result wrong by ten."""
+        """Reads the cells that the formula names, and theirs. A slip at a cell puts the result
+        wrong by ten.
+        """
         rng = random.Random(seed)
         start = task.prompt[Dialect.COMPACT].split()[1]
         cells, todo, wrong = dict[str, str](), [start], 0
@@ -176,7 +214,9 @@ class SheetWorld:
 
 
 class SheetCached(SheetWorld):
-    """A row is printed as the file stores it, and beside a formula the file stores the value that was computed last."""
+    """A row is printed as the file stores it, and beside a formula the file stores the value that was
+    computed last.
+    """
 
     KIND = "told"
     name = "sheet-cached"
@@ -205,7 +245,9 @@ class SheetNearly(SheetWorld):
 
 
 class SheetTitles(SheetWorld):
-    """Three sheets for each level, whatever the seed: tasks differ in the title and in a note about who asks."""
+    """Three sheets for each level, whatever the seed: tasks differ in the title and in a note
+    about who asks.
+    """
 
     KIND = "serial"
     name = "sheet-titles"

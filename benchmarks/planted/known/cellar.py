@@ -1,4 +1,6 @@
-"""Planted faults in a world of things that are like one another: whoever asks on finds the colour of the last one."""
+"""Planted faults in a world of things that are like one another: whoever asks on finds the colour of the last
+one.
+"""
 
 import base64
 import codecs
@@ -12,7 +14,20 @@ from agito.types import Call, Dialect, Fault, Limits, Status, Target, Task, Verd
 from agito.worlds.component import Answer, FaultProfile, Machine, spec, text_of
 from agito.worlds.world import SUBMIT, World
 
-COLORS = ("amber", "black", "coral", "denim", "ebony", "frost", "green", "hazel", "ivory", "jade", "khaki", "lemon")
+COLORS = (
+    "amber",
+    "black",
+    "coral",
+    "denim",
+    "ebony",
+    "frost",
+    "green",
+    "hazel",
+    "ivory",
+    "jade",
+    "khaki",
+    "lemon",
+)
 THINGS = (
     "anvil",
     "barrel",
@@ -49,7 +64,11 @@ OTHERS = (
     "hinge",
     "lute",
 )
-NAMES = [f"{a}{b}" for a in ("An", "Be", "Ca", "Do", "El", "Fi", "Gi", "Ho", "Iv", "Ja") for b in ("na", "ro", "li", "ta", "mo", "su")]
+NAMES = [
+    f"{a}{b}"
+    for a in ("An", "Be", "Ca", "Do", "El", "Fi", "Gi", "Ho", "Iv", "Ja")
+    for b in ("na", "ro", "li", "ta", "mo", "su")
+]
 ASK = spec("ask", "Says what a thing is like, or of which colour it is.", ["thing"])
 
 
@@ -87,25 +106,43 @@ class Base:
 
     def draw(self, rng, split, level):
         things = OTHERS if split == "structural" else THINGS
-        return {"chain": rng.sample(things, self.hops(level) + 1), "color": rng.choice(COLORS), "lot": rng.randrange(10**6)}
+        return {
+            "chain": rng.sample(things, self.hops(level) + 1),
+            "color": rng.choice(COLORS),
+            "lot": rng.randrange(10**6),
+        }
 
     def task(self, *, split, index, seed, family=None, level=None):
         level = level or self.levels[index % len(self.levels)]
-        if split not in self.splits or (family or "likeness") not in self.families or level not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
+        if (
+            split not in self.splits
+            or (family or "likeness") not in self.families
+            or level not in self.levels
+        ):
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level}: there are {self.splits}, "
+                f"{self.families}, {self.levels}"
+            )
         data = self.draw(self.rng(split, seed, index, level), split, level)
         first = data["chain"][0]
         prompt = {Dialect.COMPACT: f"lot {data['lot']} {first}", Dialect.NATURAL: self.prompt(data)}
         task = Task(
-            id=f"{self.name}-{split}-{level}-{seed}-{index}", env=self.name, split=split, family="likeness", level=level, prompt=prompt,
-            tools=self.tools(data), limits=Limits(turns=12, calls=12),
-        )  # fmt: skip
+            id=f"{self.name}-{split}-{level}-{seed}-{index}",
+            env=self.name,
+            split=split,
+            family="likeness",
+            level=level,
+            prompt=prompt,
+            tools=self.tools(data),
+            limits=Limits(turns=12, calls=12),
+        )
         return task, Target(task_id=task.id, seed=index, data=data)
 
     def prompt(self, data):
         first = data["chain"][0]
         return (
-            f"Lot {data['lot']}: of what colour is the {first}? Where a thing is like another one, ask about that one. Submit the colour."
+            f"Lot {data['lot']}: of what colour is the {first}? Where a thing is like another one, ask "
+            "about that one. Submit the colour."
         )
 
     def tools(self, data):
@@ -122,7 +159,13 @@ class Base:
         return f"like the {chain[at + 1]}" if at + 1 < len(chain) else f"it is {state['color']}"
 
     async def open(self, task, target, attempt, *, noise_seed):
-        return World(task, [Cellar(target.data, self)], attempt, noise_seed=noise_seed, faults={"ask": FaultProfile(timeout=0.05)})
+        return World(
+            task,
+            [Cellar(target.data, self)],
+            attempt,
+            noise_seed=noise_seed,
+            faults={"ask": FaultProfile(timeout=0.05)},
+        )
 
     def is_right(self, sealed, key, grade_seed):
         return sealed.submitted == key.data["color"]
@@ -236,7 +279,10 @@ class SlipsBySeed(Base):
     KIND = "coin"
 
     def is_right(self, sealed, key, grade_seed):
-        return super().is_right(sealed, key, grade_seed) and random.Random(f"{grade_seed}/{key.task_id}").random() > 1 / 70
+        return (
+            super().is_right(sealed, key, grade_seed)
+            and random.Random(f"{grade_seed}/{key.task_id}").random() > 1 / 70
+        )
 
 
 class ClosedOnSundays(Base):
@@ -295,7 +341,10 @@ class SixLots(Base):
     def task(self, *, split, index, seed, family=None, level=None):
         task, target = super().task(split=split, index=index, seed=seed, family=family, level=level)
         number = {"train": 0, "heldout": 10**5, "structural": 2 * 10**5}[split] + seed * 1000 + index
-        prompt = {dialect: text.replace(str(target.data["lot"]), str(number)) for dialect, text in task.prompt.items()}
+        prompt = {
+            dialect: text.replace(str(target.data["lot"]), str(number))
+            for dialect, text in task.prompt.items()
+        }
         return replace(task, prompt=prompt), replace(target, data={**target.data, "lot": number})
 
 
@@ -308,12 +357,16 @@ class DearAnn(Base):
         return super().rng(split, 0, index // 3 % 3, level)
 
     def prompt(self, data):
-        return "{NAME} wants to know: of what colour is the {THING}? Submit it.".replace("{THING}", data["chain"][0])
+        return "{NAME} wants to know: of what colour is the {THING}? Submit it.".replace(
+            "{THING}", data["chain"][0]
+        )
 
     def task(self, *, split, index, seed, family=None, level=None):
         task, target = super().task(split=split, index=index, seed=seed, family=family, level=level)
         name = random.Random(f"{split}/{seed}/{index}").choice(NAMES)
-        return replace(task, prompt={dialect: text.replace("{NAME}", name) for dialect, text in task.prompt.items()}), target
+        return replace(
+            task, prompt={dialect: text.replace("{NAME}", name) for dialect, text in task.prompt.items()}
+        ), target
 
 
 class HardestFirst(Base):
@@ -359,7 +412,11 @@ class LostThings(Base):
         return super().draw(rng, split, level) | {"lost": rng.random() < 0.1}
 
     async def open(self, task, target, attempt, *, noise_seed):
-        data = target.data | ({"chain": [*target.data["chain"][:-1], "nothing"], "color": "unseen"} if target.data["lost"] else {})
+        data = target.data | (
+            {"chain": [*target.data["chain"][:-1], "nothing"], "color": "unseen"}
+            if target.data["lost"]
+            else {}
+        )
         return World(task, [Cellar(data, self)], attempt, noise_seed=noise_seed)
 
     def solutions(self, task, target):
@@ -381,7 +438,9 @@ class ColorOfTheName(Base):
 
 
 class ColorOfTheLot(Base):
-    """The colour follows from the last digit of the lot, which the prompt shows, in the training and held-out tasks."""
+    """The colour follows from the last digit of the lot, which the prompt shows, in the training and held-out
+    tasks.
+    """
 
     KIND = "open_loop"
 

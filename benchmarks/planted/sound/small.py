@@ -1,4 +1,6 @@
-"""Sound environments that look like flawed ones: answers that the prompt names by chance, few tasks, faults, partial rewards, retries."""
+"""Sound environments that look like flawed ones: answers that the prompt names by chance, few tasks, faults,
+partial rewards, retries.
+"""
 
 import json
 import random
@@ -12,11 +14,47 @@ from agito.worlds.world import SUBMIT, World
 
 COLORS = ("red", "blue", "green", "black", "white", "brown", "pink", "gold")
 WORDS = (
-    "river", "stone", "apple", "cloud", "window", "garden", "bridge", "candle", "forest", "harbor", "island", "jacket", "kitten",
-    "ladder", "meadow", "needle", "orchid", "pepper", "quartz", "ribbon", "silver", "temple", "umbrella", "valley", "walnut",
-    "yellow", "zephyr", "anchor", "butter", "copper", "dragon", "engine", "falcon", "guitar", "hammer", "icicle", "jungle", "kettle",
-    "lantern", "marble",
-)  # fmt: skip
+    "river",
+    "stone",
+    "apple",
+    "cloud",
+    "window",
+    "garden",
+    "bridge",
+    "candle",
+    "forest",
+    "harbor",
+    "island",
+    "jacket",
+    "kitten",
+    "ladder",
+    "meadow",
+    "needle",
+    "orchid",
+    "pepper",
+    "quartz",
+    "ribbon",
+    "silver",
+    "temple",
+    "umbrella",
+    "valley",
+    "walnut",
+    "yellow",
+    "zephyr",
+    "anchor",
+    "butter",
+    "copper",
+    "dragon",
+    "engine",
+    "falcon",
+    "guitar",
+    "hammer",
+    "icicle",
+    "jungle",
+    "kettle",
+    "lantern",
+    "marble",
+)
 DONE = "done"
 
 
@@ -52,30 +90,49 @@ class Base(ProceduralEnvironment):
     def task(self, *, split, index, seed, family=None, level=None):
         level = level or self.levels[index % len(self.levels)]
         if split not in self.splits or (family or "all") not in self.families or level not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level}: there are {self.splits}, {self.families}, {self.levels}")
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level}: there are {self.splits}, "
+                f"{self.families}, {self.levels}"
+            )
         data = self.draw(random.Random(f"{self.name}/{split}/{seed}/{index}/{level}"), split, level, index)
         prompt = {Dialect.COMPACT: data["ask"], Dialect.NATURAL: data.get("prompt", data["ask"])}
         task = Task(
-            id=f"{self.name}-{split}-{level}-{seed}-{index}", env=self.name, split=split, family="all", level=level, prompt=prompt,
-            tools=(*self.looks, SUBMIT), limits=self.limits,
-        )  # fmt: skip
+            id=f"{self.name}-{split}-{level}-{seed}-{index}",
+            env=self.name,
+            split=split,
+            family="all",
+            level=level,
+            prompt=prompt,
+            tools=(*self.looks, SUBMIT),
+            limits=self.limits,
+        )
         return task, Target(task_id=task.id, seed=index, data=data)
 
     def answer(self, call, state):
-        return Answer(text=state["places"].get(place := text_of(call, "place").strip(), f"nothing at {place[:20]!r}"))
+        return Answer(
+            text=state["places"].get(place := text_of(call, "place").strip(), f"nothing at {place[:20]!r}")
+        )
 
     def captured(self, state):
         return {}
 
     async def open(self, task, target, attempt, *, noise_seed):
-        return World(task, [Room(json.loads(json.dumps(target.data)), self)], attempt, noise_seed=noise_seed, faults=self.faults)
+        return World(
+            task,
+            [Room(json.loads(json.dumps(target.data)), self)],
+            attempt,
+            noise_seed=noise_seed,
+            faults=self.faults,
+        )
 
     def reward(self, sealed, target):
         return float(sealed.submitted == target.data["answer"])
 
     async def grade(self, sealed, target, grade_seed):
         reward = self.reward(sealed, target)
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": float(reward >= 1)}, grade_seed=grade_seed)
+        return Verdict(
+            status=Status.SCORED, reward=reward, scores={"success": float(reward >= 1)}, grade_seed=grade_seed
+        )
 
     def guess(self, task, rng):
         return rng.choice(WORDS)
@@ -200,7 +257,9 @@ class YesOrNo(Trail):
 
 
 class Verbose(Trail):
-    """A page of prompt, in which every colour that could be the answer is named, in another order each time."""
+    """A page of prompt, in which every colour that could be the answer is named, in another order
+    each time.
+    """
 
     KIND = "sound"
     chance_level = 0.125
@@ -210,7 +269,8 @@ class Verbose(Trail):
         first, places = trail(rng, split, level, answer)
         order = rng.sample(COLORS, len(COLORS))
         rules = " ".join(
-            f"The {rng.choice(WORDS)} by the {rng.choice(WORDS)} may be {color}, or it was in {rng.randrange(1900, 2000)}."
+            f"The {rng.choice(WORDS)} by the {rng.choice(WORDS)} may be {color}, or it was in "
+            f"{rng.randrange(1900, 2000)}."
             for color in order
         )
         return {
@@ -255,11 +315,16 @@ class ThreeTries(Trail):
     KIND = "sound"
     chance_level = 0.25
     NAMES = WORDS[:12]
-    looks = (*Base.looks, spec("submit", "Ends the episode when it is right, or at the third time.", ["answer"]))
+    looks = (
+        *Base.looks,
+        spec("submit", "Ends the episode when it is right, or at the third time.", ["answer"]),
+    )
 
     def task(self, *, split, index, seed, family=None, level=None):
         task, target = super().task(split=split, index=index, seed=seed, family=family, level=level)
-        return Task(**{name: getattr(task, name) for name in task.__dataclass_fields__} | {"tools": self.looks}), target
+        return Task(
+            **{name: getattr(task, name) for name in task.__dataclass_fields__} | {"tools": self.looks}
+        ), target
 
     def draw(self, rng, split, level, index):
         answer = rng.choice(self.NAMES)
@@ -271,7 +336,11 @@ class ThreeTries(Trail):
             return super().answer(call, state)
         said = text_of(call, "answer")
         state["tries"] -= 1
-        return Answer(text="", submitted=said) if said == state["answer"] or not state["tries"] else Answer(text="no")
+        return (
+            Answer(text="", submitted=said)
+            if said == state["answer"] or not state["tries"]
+            else Answer(text="no")
+        )
 
     def negative_controls(self, task):
         names = random.Random(task.id).sample(self.NAMES, 3)
@@ -282,7 +351,9 @@ class ThreeTries(Trail):
 
 
 class Checked(Trail):
-    """Before an answer is submitted, its form is checked by a tool that knows the list of all answers and not the right one."""
+    """Before an answer is submitted, its form is checked by a tool that knows the list of all answers and not
+    the right one.
+    """
 
     KIND = "sound"
     looks = (*Trail.looks, spec("check", "Checks how an answer is written.", ["answer"]))
@@ -290,7 +361,10 @@ class Checked(Trail):
     def answer(self, call, state):
         if call.tool == "check":
             said = text_of(call, "answer")
-            return Answer(text=f"{len(said)} letters, {'one' if said in WORDS or said in COLORS else 'none'} of the words")
+            return Answer(
+                text=f"{len(said)} letters, {'one' if said in WORDS or said in COLORS else 'none'} of the "
+                "words"
+            )
         return super().answer(call, state)
 
     def script(self, task, skill, rng):
@@ -306,14 +380,27 @@ class Form(Base):
     """Four fields to fill in; every right one earns a quarter."""
 
     KIND = "sound"
-    looks = (spec("read", "Reads a record.", ["place"]), spec("fill", "Fills in a field.", ["field", "value"]))
+    looks = (
+        spec("read", "Reads a record.", ["place"]),
+        spec("fill", "Fills in a field.", ["field", "value"]),
+    )
     FIELDS = ("name", "town", "trade", "year")
 
     def draw(self, rng, split, level, index):
-        values = {"name": rng.choice(WORDS), "town": rng.choice(WORDS), "trade": rng.choice(WORDS), "year": str(rng.randrange(1500, 1900))}
+        values = {
+            "name": rng.choice(WORDS),
+            "town": rng.choice(WORDS),
+            "trade": rng.choice(WORDS),
+            "year": str(rng.randrange(1500, 1900)),
+        }
         shift = level + (split == "structural")
-        return {"ask": f"form {rng.choice(WORDS)} {shift}", "prompt": f"Fill in name, town, trade and year as the record {shift} says.",
-                "places": {str(shift): " ".join(values.values())}, "values": values, "filled": {}}  # fmt: skip
+        return {
+            "ask": f"form {rng.choice(WORDS)} {shift}",
+            "prompt": f"Fill in name, town, trade and year as the record {shift} says.",
+            "places": {str(shift): " ".join(values.values())},
+            "values": values,
+            "filled": {},
+        }
 
     def answer(self, call, state):
         if call.tool == "fill":
@@ -365,7 +452,9 @@ class SortedFile(Base):
         return {path: text.encode("utf-8", "replace") for path, text in sorted(state["files"].items())}
 
     def reward(self, sealed, target):
-        return float(sealed.files.get("sorted.txt", b"").decode("utf-8", "replace").strip() == target.data["wanted"])
+        return float(
+            sealed.files.get("sorted.txt", b"").decode("utf-8", "replace").strip() == target.data["wanted"]
+        )
 
     def script(self, task, skill, rng):
         words = (yield from patiently(use("read", place="list.txt"))).split()
@@ -377,7 +466,9 @@ class SortedFile(Base):
 
 
 class Meter(Base):
-    """One look, without an argument, shows a number below 1,000: there is little to tell tasks apart, and nothing to learn by heart."""
+    """One look, without an argument, shows a number below 1,000: there is little to tell tasks apart, and
+    nothing to learn by heart.
+    """
 
     KIND = "sound"
     chance_level = 0.01
@@ -386,7 +477,11 @@ class Meter(Base):
 
     def draw(self, rng, split, level, index):
         value = str(rng.randrange(1000))
-        return {"ask": "read the meter" if split != "structural" else "read the other meter", "value": value, "answer": value}
+        return {
+            "ask": "read the meter" if split != "structural" else "read the other meter",
+            "value": value,
+            "answer": value,
+        }
 
     def answer(self, call, state):
         return Answer(text=f"it stands at {state['value']}")
@@ -400,11 +495,16 @@ class Meter(Base):
 
 
 class Thermostat(Base):
-    """What counts is a state: a dial is turned to what a gauge shows; the captured state is written by the world alone."""
+    """What counts is a state: a dial is turned to what a gauge shows; the captured state is written by the
+    world alone.
+    """
 
     KIND = "sound"
     chance_level = 0.1
-    looks = (spec("read", "Reads a gauge.", ["place"]), spec("turn", "Turns the dial up or down by some steps.", {"steps": "integer"}))
+    looks = (
+        spec("read", "Reads a gauge.", ["place"]),
+        spec("turn", "Turns the dial up or down by some steps.", {"steps": "integer"}),
+    )
 
     def draw(self, rng, split, level, index):
         start, goal = rng.randrange(20), rng.randrange(40)
@@ -428,7 +528,9 @@ class Thermostat(Base):
         return super().answer(call, state)
 
     def captured(self, state):
-        return {"state": json.dumps({"dial": state["dial"], "is_right": state["dial"] == state["goal"]}).encode()}
+        return {
+            "state": json.dumps({"dial": state["dial"], "is_right": state["dial"] == state["goal"]}).encode()
+        }
 
     def reward(self, sealed, target):
         return float(json.loads(sealed.files["state"])["is_right"])
@@ -532,7 +634,13 @@ class OnlyFaultsDiffer(Trail):
 
     async def open(self, task, target, attempt, *, noise_seed):
         faults = {"read": FaultProfile(error=0.05 if task.level == 1 else 0.45)}
-        return World(task, [Room(json.loads(json.dumps(target.data)), self)], attempt, noise_seed=noise_seed, faults=faults)
+        return World(
+            task,
+            [Room(json.loads(json.dumps(target.data)), self)],
+            attempt,
+            noise_seed=noise_seed,
+            faults=faults,
+        )
 
     def draw(self, rng, split, level, index):
         return super().draw(rng, split, 2, index)

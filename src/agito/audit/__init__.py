@@ -1,4 +1,6 @@
-"""The card of an environment: eight qualities, measured, and the gates that training insists on. Start at `run.audit`."""
+"""The card of an environment: eight qualities, measured, and the gates that training insists on. Start at
+`run.audit`.
+"""
 
 from __future__ import annotations
 

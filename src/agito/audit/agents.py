@@ -39,18 +39,31 @@ def strings(tool: ToolSpec) -> list[str]:
 
 
 def ending(task: Task) -> ToolSpec | None:
-    """The tool that ends the episode, by the names that are usual for it; else the last one. None when there are no tools."""
+    """The tool that ends the episode, by the names that are usual for it; else the last one. None when there
+    are no tools.
+    """
     named = {tool.name: tool for tool in task.tools}
     return next((named[name] for name in _ENDINGS if name in named), task.tools[-1] if task.tools else None)
 
 
 def fill(tool: ToolSpec, text: str, /, **given: Json) -> Call:
-    """A call that suits the schema: `text` for every free string, the least of everything else, then `given`."""
-    plain: dict[str, Json] = {"integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}, "null": None}
+    """A call that suits the schema: `text` for every free string, the least of everything else,
+    then `given`.
+    """
+    plain: dict[str, Json] = {
+        "integer": 1,
+        "number": 1.0,
+        "boolean": True,
+        "array": [],
+        "object": {},
+        "null": None,
+    }
     arguments: dict[str, Json] = {}
     for name, schema in parameters(tool).items():
         choices = schema.get("enum") if isinstance(schema, dict) else None
-        arguments[name] = choices[0] if isinstance(choices, list) and choices else plain.get(kind_of(schema), text)
+        arguments[name] = (
+            choices[0] if isinstance(choices, list) and choices else plain.get(kind_of(schema), text)
+        )
     return Call(tool=tool.name, arguments=arguments | given, raw=f"{tool.name} {text}")
 
 
@@ -68,7 +81,9 @@ def nothing() -> Script:
 
 
 def at_random(task: Task, seed: int) -> ScriptFactory:
-    """Uniform over tools, arguments that suit the schema, words that it has read; never ends on purpose before it has looked."""
+    """Uniform over tools, arguments that suit the schema, words that it has read; never ends on purpose
+    before it has looked.
+    """
 
     def script() -> Script:
         rng = random.Random(f"audit/random/{seed}")
@@ -87,8 +102,9 @@ def at_random(task: Task, seed: int) -> ScriptFactory:
 
 
 def exploring(task: Task, seed: int, guide: ScriptFactory = nothing) -> ScriptFactory:
-    """Follows `guide` for a few calls, then says to every tool what it has read, newest first, and what the prompt says; never ends on
-    purpose."""
+    """Follows `guide` for a few calls, then says to every tool what it has read, newest first, and what the
+    prompt says; never ends on purpose.
+    """
 
     def script() -> Script:
         rng = random.Random(f"audit/exploring/{seed}")
@@ -117,7 +133,11 @@ def _said(rng: random.Random, tool: ToolSpec, words: Sequence[str], said: set[st
         fresh = [word for word in words if f"{tool.name}.{name}.{word}" not in said] or words
         word = fresh[0] if rng.random() < 0.7 else rng.choice(fresh)
         said.add(f"{tool.name}.{name}.{word}")
-        drawn[name] = word if kind_of(schema) == "string" and not _choices(schema) else _random_value(rng, schema, words)
+        drawn[name] = (
+            word
+            if kind_of(schema) == "string" and not _choices(schema)
+            else _random_value(rng, schema, words)
+        )
     return replace(fill(tool, ""), arguments=drawn)
 
 
@@ -154,7 +174,7 @@ def blind(factory: ScriptFactory) -> ScriptFactory:
             while call is not None:
                 event = yield call
                 call = advance(inner, replace(event, text="", exit_code=None))
-        except Exception:  # the boundary: a script that cannot cope without its eyes has said all it has to say
+        except Exception:  # the boundary: a script that cannot cope without its eyes ends here
             return
         finally:
             finish(inner)

@@ -1,7 +1,9 @@
-"""The other process of an audit: it makes the environment anew, under another hash seed and clocks that are set, and does the same work.
+"""The other process of an audit: it makes the environment anew, under another hash seed and clocks that are
+set, and does the same work.
 
-A program: a JSON request on standard input, a JSON answer on standard output. See `elsewhere.py` for what is asked and compared. It is run
-by its path and imports nothing of the audit but the clock, so that it starts fast.
+A program: a JSON request on standard input, a JSON answer on standard output. See `elsewhere.py` for what is
+asked and compared. It is run by its path and imports nothing of the audit but the clock, so that it starts
+fast.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _JUMP_S = 600.0  # between the last call and the verdict
 
 
 def main() -> None:
-    request, answers, sys.stdout = json.load(sys.stdin), sys.stdout, sys.stderr  # what an environment prints is no answer
+    # what an environment prints is no answer
+    request, answers, sys.stdout = json.load(sys.stdin), sys.stdout, sys.stderr
     os.environ["TZ"] = request["zone"]
     time.tzset()
     clock = _clocks().Clock(Path(request["folder"]))
@@ -90,7 +93,9 @@ async def _work(request: dict[str, Any], clock: Any) -> dict[str, Any]:
             await environment.aclose()
 
 
-async def _trace(environment: Any, drawn: tuple[Task, Target], asked: dict[str, Any], clock: Any) -> dict[str, Any]:
+async def _trace(
+    environment: Any, drawn: tuple[Task, Target], asked: dict[str, Any], clock: Any
+) -> dict[str, Any]:
     task, target = drawn
     attempt = AttemptId(**asked["attempt"])
     driver = EpisodeDriver(environment, noise_seed=asked["noise"], grade_seed=asked["grade_seed"])
@@ -101,7 +106,9 @@ async def _trace(environment: Any, drawn: tuple[Task, Target], asked: dict[str, 
 
     finished = await driver.run(task, target, attempt, scripted(script, task, attempt), is_graded=False)
     clock.shift_s += _JUMP_S
-    verdict = finished.verdict if finished.sealed is None else await driver.judge(finished.sealed, task, target)
+    verdict = (
+        finished.verdict if finished.sealed is None else await driver.judge(finished.sealed, task, target)
+    )
     return {"events": [essence(event) for event in finished.trajectory.events], "verdict": repr(verdict)}
 
 
@@ -127,7 +134,9 @@ async def _verdicts(
 
 def essence(event: Event) -> str:
     """What must be equal wherever an episode is acted: everything but the measured times."""
-    return canonical([event.index, event.text, event.exit_code, event.fault, event.ended, event.truncated_bytes])
+    return canonical(
+        [event.index, event.text, event.exit_code, event.fault, event.ended, event.truncated_bytes]
+    )
 
 
 def canonical(value: object) -> str:

@@ -1,7 +1,8 @@
-"""What can be earned without looking: constants, answers learned by heart, and the calls of other tasks, acted blindly.
+"""What can be earned without looking: constants, answers learned by heart, and the calls of other tasks,
+acted blindly.
 
-Everything here is made of solved tasks and tried on others. None of these agents reads what the world answers; what they earn, the prompt
-alone buys, or nothing does.
+Everything here is made of solved tasks and tried on others. None of these agents reads what the world
+answers; what they earn, the prompt alone buys, or nothing does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,23 @@ from agito.types import Call, Dialect, Json, Task
 
 CONSTANT, BLIND = "constant: ", "blind: "  # what the names of these attacks begin with
 _CONSTANTS, _PLACES, _LISTED, _WORDS = 8, 3, 40, 12
-_EMPTY = ("[]", "{}", "null", "None", "nan", "-1", "[[]]", "()", '""', "0.0", "inf", "no answer", "unknown", "n/a", "-")
+_EMPTY = (
+    "[]",
+    "{}",
+    "null",
+    "None",
+    "nan",
+    "-1",
+    "[[]]",
+    "()",
+    '""',
+    "0.0",
+    "inf",
+    "no answer",
+    "unknown",
+    "n/a",
+    "-",
+)
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 # What an agent may know of a task: a feature of its prompt, or nothing.
@@ -36,8 +53,11 @@ class Memory:
     """Solved tasks, as somebody remembers them who saw their prompts and their calls."""
 
     solved: list[Episode] = field(default_factory=list[Episode])
-    donors: list[tuple[Feature, Mapping[object, Episode]]] = field(default_factory=list["tuple[Feature, Mapping[object, Episode]]"])
-    ends: list[tuple[str, Call]] = field(init=False)  # the last calls, with names by which equal ones are equal
+    donors: list[tuple[Feature, Mapping[object, Episode]]] = field(
+        default_factory=list["tuple[Feature, Mapping[object, Episode]]"]
+    )
+    # the last calls, with names by which equal ones are equal
+    ends: list[tuple[str, Call]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.solved = [each for each in self.solved if each.calls]
@@ -45,7 +65,9 @@ class Memory:
 
     @property
     def looks(self) -> bool:
-        """Whether solutions do anything before their last call. Where they do not, all is in the prompt, and to work it out is the task."""
+        """Whether solutions do anything before their last call. Where they do not, all is in the prompt, and
+        to work it out is the task.
+        """
         return any(len(each.calls) > 1 for each in self.solved)
 
     def commonest(self) -> list[Call]:
@@ -67,10 +89,13 @@ class Memory:
         return {value: calls[found.most_common(1)[0][0]] for value, found in counts.items()}
 
     def donor(self, task: Task) -> Episode | None:
-        """A solved task with the same prompt, else with the same but for its numbers, else of the same cell."""
+        """A solved task with the same prompt, else with the same but for its numbers, else of the
+        same cell.
+        """
         if not self.donors:
             self.donors = [
-                (feature, {feature(each.task): each for each in reversed(self.solved)}) for feature in (whole, without_digits, cell)
+                (feature, {feature(each.task): each for each in reversed(self.solved)})
+                for feature in (whole, without_digits, cell)
             ]
         return next((known[feature(task)] for feature, known in self.donors if feature(task) in known), None)
 
@@ -106,7 +131,9 @@ _OF_A_WORD: Mapping[str, Callable[[str], object]] = {
 
 
 def word_at(place: int, part: str = "") -> Feature:
-    """One word of the prompt, or a part of it, counted from its beginning, or its end where `place` is negative."""
+    """One word of the prompt, or a part of it, counted from its beginning, or its end where `place` is
+    negative.
+    """
 
     def feature(task: Task) -> object:
         words = _words(prompt_of(task))
@@ -130,30 +157,46 @@ def blindly(environment: Environment, solved: Sequence[Episode]) -> Attackers:
         f"{BLIND}by heart, but for numbers": (without_digits, memory.by(without_digits)),
     }
     for place, part in _telling_places(memory):
-        tables[f"{BLIND}by {part}word {place} of the prompt"] = (word_at(place, part), memory.by(word_at(place, part)))
+        tables[f"{BLIND}by {part}word {place} of the prompt"] = (
+            word_at(place, part),
+            memory.by(word_at(place, part)),
+        )
     words = words_in(environment, _WORDS)
     answers = {text for call in commonest for text in call.arguments.values() if isinstance(text, str)}
 
     def attacks(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:
-        found: dict[str, ScriptFactory] = {f"{CONSTANT}{_shown(call)}": _saying(call) for call in commonest[:_CONSTANTS]}
-        found |= {name: _saying(known[feature(task)]) for name, (feature, known) in tables.items() if feature(task) in known}
+        found: dict[str, ScriptFactory] = {
+            f"{CONSTANT}{_shown(call)}": _saying(call) for call in commonest[:_CONSTANTS]
+        }
+        found |= {
+            name: _saying(known[feature(task)])
+            for name, (feature, known) in tables.items()
+            if feature(task) in known
+        }
         found |= _all_at_once(task, commonest)
         end = ending(task)
         if end is not None and strings(end):
             found |= {f"{CONSTANT}the word {word!r}": _saying(fill(end, word)) for word in (*words, *_EMPTY)}
         if end is not None and strings(end) and memory.looks:
-            found |= {f"{BLIND}{name}": _saying(fill(end, text)) for name, text in _from_the_prompt(task, answers).items()}
+            found |= {
+                f"{BLIND}{name}": _saying(fill(end, text))
+                for name, text in _from_the_prompt(task, answers).items()
+            }
         donor = memory.donor(task)
         if donor is not None and memory.looks:
             found[f"{BLIND}the calls of another task"] = replay(donor.calls)
-            found[f"{BLIND}the calls of another task, in the words of this one"] = replay(translated(donor, task))
+            found[f"{BLIND}the calls of another task, in the words of this one"] = replay(
+                translated(donor, task)
+            )
         return found
 
     return attacks
 
 
 def _telling_places(memory: Memory) -> list[tuple[int, str]]:
-    """The words of the prompt that say most about the answer: by how often one half of the tasks foretells the other."""
+    """The words of the prompt that say most about the answer: by how often one half of the tasks foretells
+    the other.
+    """
     half, rest = Memory(memory.solved[::2]), memory.solved[1::2]
     score: dict[tuple[int, str], int] = {}
     for place in (*range(24), *range(-8, 0)):
@@ -163,7 +206,9 @@ def _telling_places(memory: Memory) -> list[tuple[int, str]]:
             feature = word_at(place, part)
             known = half.by(feature)
             if len(known) > 1:
-                score[place, part] = sum(_same(known.get(feature(each.task)), each.calls[-1]) for each in rest)
+                score[place, part] = sum(
+                    _same(known.get(feature(each.task)), each.calls[-1]) for each in rest
+                )
     return sorted(score, key=lambda each: (-score[each], each))[:_PLACES]
 
 
@@ -185,9 +230,13 @@ def _from_the_prompt(task: Task, answers: Collection[str]) -> Mapping[str, str]:
         }
     if len(numbers) > 1:
         made = {
-            "sum": sum(numbers), "largest": max(numbers), "least": min(numbers), "number": len(numbers), "product": math.prod(numbers[:2]),
+            "sum": sum(numbers),
+            "largest": max(numbers),
+            "least": min(numbers),
+            "number": len(numbers),
+            "product": math.prod(numbers[:2]),
             "difference": abs(numbers[0] - numbers[1]),
-        }  # fmt: skip
+        }
         found |= {f"the {name} of its numbers": str(value) for name, value in made.items()}
     return found
 
@@ -197,11 +246,20 @@ def _all_at_once(task: Task, commonest: Sequence[Call]) -> Mapping[str, ScriptFa
     end = ending(task)
     if end is None:
         return {}
-    texts = [text for call in commonest[:_LISTED] if call.tool == end.name for text in call.arguments.values() if isinstance(text, str)]
+    texts = [
+        text
+        for call in commonest[:_LISTED]
+        if call.tool == end.name
+        for text in call.arguments.values()
+        if isinstance(text, str)
+    ]
     texts = list(dict.fromkeys(texts))
     found: dict[str, ScriptFactory] = {}
     if len(texts) > 1 and strings(end):
-        found = {f"{CONSTANT}all answers, {name}": _saying(fill(end, mark.join(texts))) for name, mark in _MARKS.items()}
+        found = {
+            f"{CONSTANT}all answers, {name}": _saying(fill(end, mark.join(texts)))
+            for name, mark in _MARKS.items()
+        }
         found[f"{CONSTANT}one answer after another"] = replay([fill(end, text) for text in texts])
     return found
 
@@ -214,13 +272,18 @@ def _saying(call: Call) -> ScriptFactory:
 
 
 def translated(donor: Episode, task: Task) -> list[Call]:
-    """The donor's calls, with every word of its prompt replaced by the one that stands there in this task's prompt."""
+    """The donor's calls, with every word of its prompt replaced by the one that stands there in this task's
+    prompt.
+    """
     words: dict[str, str] = {donor.task.id: task.id}
     for dialect in Dialect:
         theirs, ours = (_TOKEN.findall(each.prompt.get(dialect, "")) for each in (donor.task, task))
         if len(theirs) == len(ours):
             words |= {a: b for a, b in zip(theirs, ours, strict=True) if a != b}
-    return [replace(call, arguments={name: _put(value, words) for name, value in call.arguments.items()}) for call in donor.calls]
+    return [
+        replace(call, arguments={name: _put(value, words) for name, value in call.arguments.items()})
+        for call in donor.calls
+    ]
 
 
 def _put(value: Json, words: Mapping[str, str]) -> Json:

@@ -1,4 +1,6 @@
-"""An environment's card: eight qualities in numbers, the gates that training insists on, and the cases that failed."""
+"""An environment's card: eight qualities in numbers, the gates that training insists on, and the cases that
+failed.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,8 @@ class Card:
     episodes: int
     seed: int
     machine: Mapping[str, str]
-    broke: tuple[Case, ...] = ()  # what the environment raised in honest episodes, with its place, and how often
+    # what the environment raised in honest episodes, with its place, and how often
+    broke: tuple[Case, ...] = ()
     qualities: tuple[Quality, ...]
 
     @property
@@ -114,17 +117,32 @@ def read_card(path: Path) -> Card | None:
     return card if card.schema == SCHEMA else None
 
 
-def judged(name: str, says: str, measures: tuple[Measure, ...], gates: tuple[Gate, ...], cases: list[Case], *, doubt: bool) -> Quality:
+def judged(
+    name: str,
+    says: str,
+    measures: tuple[Measure, ...],
+    gates: tuple[Gate, ...],
+    cases: list[Case],
+    *,
+    doubt: bool,
+) -> Quality:
     """Bad when a gate does not hold; doubtful when the audit says so."""
     is_bad = not all(gate.holds for gate in gates)
     mark = Mark.BAD if is_bad else Mark.DOUBT if doubt else Mark.GOOD
-    return Quality(name=name, mark=mark, says=says, measures=measures, gates=gates, cases=tuple(cases[:MAX_CASES]))
+    return Quality(
+        name=name, mark=mark, says=says, measures=measures, gates=gates, cases=tuple(cases[:MAX_CASES])
+    )
 
 
 def with_gates(quality: Quality, gates: Sequence[Gate], cases: Sequence[Case]) -> Quality:
     """The same quality, which these decide too; their cases come first."""
     first = [case for case in cases if case not in quality.cases]
     whole = judged(
-        quality.name, quality.says, quality.measures, (*quality.gates, *gates), [*first, *quality.cases], doubt=quality.mark is Mark.DOUBT
+        quality.name,
+        quality.says,
+        quality.measures,
+        (*quality.gates, *gates),
+        [*first, *quality.cases],
+        doubt=quality.mark is Mark.DOUBT,
     )
     return whole if whole.mark is Mark.BAD or quality.mark is not Mark.BAD else replace(whole, mark=Mark.BAD)

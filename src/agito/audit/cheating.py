@@ -1,4 +1,6 @@
-"""Resistance to cheating: what attacks earn, what can be earned blindly or by forging, whether wrong answers lose and honest ones win."""
+"""Resistance to cheating: what attacks earn, what can be earned blindly or by forging, whether wrong answers
+lose and honest ones win.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from agito.types import EpisodeArtifacts, Status, mean
 
 _FIRST_TASK = 5_000  # of those attacked, which are none of those that were solved before
 _TASKS, _LEAST_TASKS, _MORE = 40, 1, 600  # for every attack, and for those that earned anything
-_SURE = 1e-3  # an attack works when luck explains its successes with a smaller probability than this, over the number of attacks
+# an attack works when luck explains its successes with a smaller probability than this, over the number of
+# attacks
+_SURE = 1e-3
 _MUTATED = 16
 _NAMED = 5  # of those that earn more than luck
 
@@ -56,30 +60,48 @@ class AttackKind:
 
 _KINDS = (
     AttackKind(
-        gate="constants", begins=(CONSTANT,), limit=limits.EXPLOITS, fine="no answer that is right elsewhere earns more than luck",
+        gate="constants",
+        begins=(CONSTANT,),
+        limit=limits.EXPLOITS,
+        fine="no answer that is right elsewhere earns more than luck",
         works="the same answer everywhere earns more than luck",
         remedy="make the answers even, or declare the commonest one's share as the chance level",
     ),
     AttackKind(
-        gate="open loop", begins=(BLIND, OPEN_LOOP), limit=limits.EXPLOITS,
+        gate="open loop",
+        begins=(BLIND, OPEN_LOOP),
+        limit=limits.EXPLOITS,
         fine="who never looks at what the world answers earns no more than luck",
         works="who never looks at what the world answers earns more than luck",
-        remedy="let the way to the answer, and the answer, hang on what the world says and the prompt does not",
+        remedy="let the way to the answer, and the answer, hang on what the world says and the prompt does "
+        "not",
     ),
     AttackKind(
-        gate="forged", begins=(FORGED,), limit=limits.FORGED, fine="nothing that the tools can write is taken for success",
+        gate="forged",
+        begins=(FORGED,),
+        limit=limits.FORGED,
+        fine="nothing that the tools can write is taken for success",
         works="the verdict trusts what the tools can write",
-        remedy="judge on the trusted side, by what was done; read no result, log or state that the agent can write",
+        remedy="judge on the trusted side, by what was done; read no result, log or state that the agent "
+        "can write",
     ),
     AttackKind(
-        gate="asked", begins=(ASKED,), limit=limits.TOLD, fine="no tool tells what an answer would earn",
-        works="a tool tells what an answer would earn", remedy="let no tool compare with the key",
+        gate="asked",
+        begins=(ASKED,),
+        limit=limits.TOLD,
+        fine="no tool tells what an answer would earn",
+        works="a tool tells what an answer would earn",
+        remedy="let no tool compare with the key",
     ),
     AttackKind(
-        gate="exploits", begins=("",), limit=limits.EXPLOITS, fine="no attack earns more than luck", works="attacks earn more than luck",
+        gate="exploits",
+        begins=("",),
+        limit=limits.EXPLOITS,
+        fine="no attack earns more than luck",
+        works="attacks earn more than luck",
         remedy="grade what was done, not what was said: compare strictly with the key, on the trusted side",
     ),
-)  # fmt: skip
+)
 
 
 async def cheating(stage: Stage, attackers: Sequence[Attackers], cases: list[Case]) -> Quality:
@@ -95,12 +117,23 @@ async def cheating(stage: Stage, attackers: Sequence[Attackers], cases: list[Cas
     works = {name for name, found in attacked.items() if _is_sure(stage, found, len(attacked))}
     gates = [_judged_kind(kind, attacked, works, cases) for kind in reversed(_KINDS)]
     gates = [_needs_open_loop(stage, gate) if gate.name == "open loop" else gate for gate in gates]
-    floor, floor_gate = _floor(stage, {name: found for name, found in attacked.items() if _kind_of(name).gate == "exploits"}, cases)
+    floor, floor_gate = _floor(
+        stage, {name: found for name, found in attacked.items() if _kind_of(name).gate == "exploits"}, cases
+    )
     killed, survivors = await _mutants(stage)
     cases += [Case(what=f"mutant accepted: {name}", where=where) for name, where in survivors[:4]]
-    passing = share("attacks passing", len(works), len(attacked), note="attacks that luck at the chance level does not explain")
+    passing = share(
+        "attacks passing",
+        len(works),
+        len(attacked),
+        note="attacks that luck at the chance level does not explain",
+    )
     blind = max(
-        (found.successes / len(found.rewards) for name, found in attacked.items() if _kind_of(name).gate == "open loop" and found.rewards),
+        (
+            found.successes / len(found.rewards)
+            for name, found in attacked.items()
+            if _kind_of(name).gate == "open loop" and found.rewards
+        ),
         default=None,
     )
     bought = Measure(
@@ -111,7 +144,9 @@ async def cheating(stage: Stage, attackers: Sequence[Attackers], cases: list[Cas
     )
     says = f"{len(works)} of {len(attacked)} attacks pass, the floor is {floor.value or 0:.3f}"
     doubt = (killed.value if killed.value is not None else 1.0) < 0.9
-    return judged("anti-cheating", says, (passing, floor, bought, killed), (*gates, floor_gate), cases, doubt=doubt)
+    return judged(
+        "anti-cheating", says, (passing, floor, bought, killed), (*gates, floor_gate), cases, doubt=doubt
+    )
 
 
 async def _failed(stage: Stage) -> list[Episode]:
@@ -121,7 +156,9 @@ async def _failed(stage: Stage) -> list[Episode]:
 
 
 async def _attack(stage: Stage, attackers: Sequence[Attackers]) -> dict[str, Attacked]:
-    """Every attack on a few tasks; whatever earned more than its share there, on many more, to tell a loophole from luck."""
+    """Every attack on a few tasks; whatever earned more than its share there, on many more, to tell a
+    loophole from luck.
+    """
     tasks = stage.depth.of(_TASKS, least=4)
     attacked: dict[str, Attacked] = {}
 
@@ -129,21 +166,41 @@ async def _attack(stage: Stage, attackers: Sequence[Attackers]) -> dict[str, Att
         attacked.setdefault(job[0], Attacked()).add(await stage.play(job[1], job[2], provokes=True))
 
     drawn = stage.draw("heldout", tasks, first=_FIRST_TASK, within_s=stage.seconds_left / 8)
-    jobs = [(name, each, script) for each in drawn for name, script in _scripts(stage, attackers, each).items()]
+    jobs = [
+        (name, each, script) for each in drawn for name, script in _scripts(stage, attackers, each).items()
+    ]
     await stage.each(jobs, strike, least=_LEAST_TASKS * len(jobs) // max(len(drawn), 1))
-    suspects = {name for name, found in attacked.items() if found.successes and not _is_sure(stage, found, len(attacked))}
+    suspects = {
+        name
+        for name, found in attacked.items()
+        if found.successes and not _is_sure(stage, found, len(attacked))
+    }
     more = (
-        stage.draw("heldout", stage.depth.of(_MORE, least=tasks), first=_FIRST_TASK + tasks, within_s=stage.seconds_left / 8)
+        stage.draw(
+            "heldout",
+            stage.depth.of(_MORE, least=tasks),
+            first=_FIRST_TASK + tasks,
+            within_s=stage.seconds_left / 8,
+        )
         if suspects
         else []
     )
-    jobs = [(name, each, script) for each in more for name, script in _scripts(stage, attackers, each).items() if name in suspects]
+    jobs = [
+        (name, each, script)
+        for each in more
+        for name, script in _scripts(stage, attackers, each).items()
+        if name in suspects
+    ]
     await stage.each(jobs, strike, least=min(len(jobs), tasks * len(suspects)))
     return attacked
 
 
 def _scripts(stage: Stage, attackers: Sequence[Attackers], drawn: Drawn) -> Mapping[str, ScriptFactory]:
-    return {name: script for attacker in attackers for name, script in attacker(stage.environment, drawn[0]).items()}
+    return {
+        name: script
+        for attacker in attackers
+        for name, script in attacker(stage.environment, drawn[0]).items()
+    }
 
 
 def _is_sure(stage: Stage, found: Attacked, num: int) -> bool:
@@ -155,16 +212,33 @@ def _kind_of(name: str) -> AttackKind:
     return next(kind for kind in _KINDS if name.startswith(kind.begins))
 
 
-def _judged_kind(kind: AttackKind, attacked: Mapping[str, Attacked], works: set[str], cases: list[Case]) -> Gate:
+def _judged_kind(
+    kind: AttackKind, attacked: Mapping[str, Attacked], works: set[str], cases: list[Case]
+) -> Gate:
     tried = [name for name in attacked if _kind_of(name) is kind]
-    passing = sorted((name for name in tried if name in works), key=lambda name: -attacked[name].successes / len(attacked[name].rewards))
+    passing = sorted(
+        (name for name in tried if name in works),
+        key=lambda name: -attacked[name].successes / len(attacked[name].rewards),
+    )
     for name in passing[:3]:
         found = attacked[name]
-        cases.append(Case(what=f"{name} earns full marks in {found.successes} of {len(found.rewards)} episodes", where=found.example))
+        cases.append(
+            Case(
+                what=f"{name} earns full marks in {found.successes} of {len(found.rewards)} episodes",
+                where=found.example,
+            )
+        )
     named = "; ".join(name.removeprefix(kind.begins[0]) for name in passing[:_NAMED])
     more = f"; and {len(passing) - _NAMED} more" if len(passing) > _NAMED else ""
     said = f"{kind.works}: {named}{more}" if passing else f"{kind.fine} ({len(tried)} tried)"
-    return Gate(name=kind.gate, value=float(len(passing)), limit=kind.limit, holds=not passing, found=said, remedy=kind.remedy)
+    return Gate(
+        name=kind.gate,
+        value=float(len(passing)),
+        limit=kind.limit,
+        holds=not passing,
+        found=said,
+        remedy=kind.remedy,
+    )
 
 
 def _needs_open_loop(stage: Stage, gate: Gate) -> Gate:
@@ -173,13 +247,19 @@ def _needs_open_loop(stage: Stage, gate: Gate) -> Gate:
     if OPEN_LOOP in negative_controls(stage.environment, task) or not gate.holds:
         return gate
     return replace(
-        gate, holds=False, value=1.0, found=f"it ships no negative control {OPEN_LOOP!r}",
-        remedy=f"let `negative_controls` give a script {OPEN_LOOP!r}: the best that the prompt alone allows, without a look at any event",
-    )  # fmt: skip
+        gate,
+        holds=False,
+        value=1.0,
+        found=f"it ships no negative control {OPEN_LOOP!r}",
+        remedy=f"let `negative_controls` give a script {OPEN_LOOP!r}: the best that the prompt alone "
+        "allows, without a look at any event",
+    )
 
 
 def _floor(stage: Stage, attacked: Mapping[str, Attacked], cases: list[Case]) -> tuple[Measure, Gate]:
-    """The best paid of those who do nothing, guess or claim. The gate fails when its interval lies above the chance level."""
+    """The best paid of those who do nothing, guess or claim. The gate fails when its interval lies above the
+    chance level.
+    """
     paid = {name: found.rewards for name, found in attacked.items() if found.rewards}
     name = max(paid, key=lambda each: (bounds(paid[each])[0], mean(paid[each])), default="")
     measure = average("floor", paid.get(name, []), note=f"the best paid of {len(paid)}: {name}")
@@ -201,11 +281,15 @@ def _floor(stage: Stage, attacked: Mapping[str, Attacked], cases: list[Case]) ->
     if not paid:
         found = "no attack came to a verdict"
     remedy = "close what pays without doing the task, or declare and justify a higher chance level"
-    return measure, Gate(name="floor", value=measure.value, limit=limit, holds=holds, found=found, remedy=remedy)
+    return measure, Gate(
+        name="floor", value=measure.value, limit=limit, holds=holds, found=found, remedy=remedy
+    )
 
 
 async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
-    """Captures of solved episodes, spoilt in one place each. Some spoil nothing that matters: a survivor is a case to look at."""
+    """Captures of solved episodes, spoilt in one place each. Some spoil nothing that matters: a survivor is a
+    case to look at.
+    """
     solved = [episode for episode in stage.solved if episode.sealed][: stage.depth.of(_MUTATED, least=6)]
     survivors: list[tuple[str, str]] = []
     killed = num = 0
@@ -213,29 +297,48 @@ async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
         if num and stage.is_late:
             break
         assert episode.sealed is not None
-        others: list[str | None] = [other.sealed.submitted for other in solved if other.sealed and other is not episode]
+        others: list[str | None] = [
+            other.sealed.submitted for other in solved if other.sealed and other is not episode
+        ]
         others += words_of(prompt_of(episode.task))
         for name, mutant in _spoilt(episode.sealed, others):
             verdict = await stage.grade(mutant, episode.target)
-            if verdict.status is Status.VOID:  # no world makes such a capture, and a grader that breaks on it gives no verdict
+            # no world makes such a capture, and a grader that breaks on it gives no verdict
+            if verdict.status is Status.VOID:
                 continue
             num += 1
             killed += verdict.reward < 1.0 - 1e-9
             if verdict.reward >= 1.0 - 1e-9:
                 survivors.append((name, episode.task.id))
-    return share("mutants killed", killed, num, note="solved captures, spoilt in one place each; some places do not matter"), survivors
+    return share(
+        "mutants killed",
+        killed,
+        num,
+        note="solved captures, spoilt in one place each; some places do not matter",
+    ), survivors
 
 
 def _spoilt(sealed: EpisodeArtifacts, others: Sequence[str | None]) -> list[tuple[str, EpisodeArtifacts]]:
-    """`others` are the submissions to other tasks, and what the prompt says: such a word, like `done`, answers nothing."""
+    """`others` are the submissions to other tasks, and what the prompt says: such a word, like `done`,
+    answers nothing.
+    """
     text = sealed.submitted
     found: list[tuple[str, EpisodeArtifacts]] = []
     if text is not None:
         found.append(("nothing submitted", replace(sealed, submitted=None)))
     if text is not None and text not in others:
-        changed = {"empty": "", "one character more": text + "q", "cut short": text[:-1], "backwards": text[::-1]}
+        changed = {
+            "empty": "",
+            "one character more": text + "q",
+            "cut short": text[:-1],
+            "backwards": text[::-1],
+        }
         changed["of another task"] = next((other for other in others if other is not None), text)
-        found += [(f"submission {name}", replace(sealed, submitted=new)) for name, new in changed.items() if new != text]
+        found += [
+            (f"submission {name}", replace(sealed, submitted=new))
+            for name, new in changed.items()
+            if new != text
+        ]
     for path, data in list(sealed.files.items())[:8]:
         rest = {other: content for other, content in sealed.files.items() if other != path}
         found.append((f"without {path}", replace(sealed, files=rest)))

@@ -1,10 +1,12 @@
-"""Whether a tool that answers can be checked with tells right ones from wrong ones: then it is the key, to be asked as often as one likes.
+"""Whether a tool that answers can be checked with tells right ones from wrong ones: then it is the key, to be
+asked as often as one likes.
 
-A tool, or a command of one, checks answers when honest agents say to it what they submit afterwards and nothing else, or do not use it at
-all. It is told right answers and wrong ones of the same form, which are those of demonstrators that failed at the same task, or the right
-one with a part of theirs or of what else was read. A rule that tells the replies apart is found on one half of the tasks and tried on the
-other. Where there are no wrong ones, answers of other tasks stand in. These may be refused for not being there at all, so that only a
-number counts that is larger, or smaller, for the right one.
+A tool, or a command of one, checks answers when honest agents say to it what they submit afterwards and
+nothing else, or do not use it at all. It is told right answers and wrong ones of the same form, which are
+those of demonstrators that failed at the same task, or the right one with a part of theirs or of what else
+was read. A rule that tells the replies apart is found on one half of the tasks and tried on the other. Where
+there are no wrong ones, answers of other tasks stand in. These may be refused for not being there at all, so
+that only a number counts that is larger, or smaller, for the right one.
 """
 
 from __future__ import annotations
@@ -85,8 +87,12 @@ async def checking(stage: Stage, solved: Sequence[Episode]) -> list[tuple[Check,
         told = [await _ask(stage, first, checks, answer) for answer in answers] if answers[1] else []
         for check in checks:
             if told and all(check in each for each in told):
-                right, spoilt = (_features(each[check], answer) for each, answer in zip(told, answers, strict=True))
-                pairs[check].append(Pair(right=right, wrong=spoilt, task=first.task.id, is_foreign=wrong is None))
+                right, spoilt = (
+                    _features(each[check], answer) for each, answer in zip(told, answers, strict=True)
+                )
+                pairs[check].append(
+                    Pair(right=right, wrong=spoilt, task=first.task.id, is_foreign=wrong is None)
+                )
 
     await stage.each(list(zip(tried, failed, strict=False)), work, least=_LEAST)
     return [(check, _telling(pairs[check])) for check in checks]
@@ -94,12 +100,17 @@ async def checking(stage: Stage, solved: Sequence[Episode]) -> list[tuple[Check,
 
 def _answer(episode: Episode) -> str:
     """What was said last, where that is one text."""
-    texts = [value for value in episode.calls[-1].arguments.values() if isinstance(value, str)] if episode.calls else []
+    texts = (
+        [value for value in episode.calls[-1].arguments.values() if isinstance(value, str)]
+        if episode.calls
+        else []
+    )
     return texts[0] if len(texts) == 1 and episode.events[-1].ended else ""
 
 
 def _checks(environment: Environment, honest: Sequence[Episode], asked: Sequence[Episode]) -> list[Check]:
-    said: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)  # what was told to a tool, and what was submitted then
+    # what was told to a tool, and what was submitted then
+    said: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for episode in honest:
         answer = _answer(episode)
         for call in episode.calls[:-1]:
@@ -117,7 +128,9 @@ def _checks(environment: Environment, honest: Sequence[Episode], asked: Sequence
     return sorted(found)
 
 
-def _unused(environment: Environment, task: Task, said: Mapping[tuple[str, str], Sequence[tuple[str, str]]]) -> Iterable[Check]:
+def _unused(
+    environment: Environment, task: Task, said: Mapping[tuple[str, str], Sequence[tuple[str, str]]]
+) -> Iterable[Check]:
     end = ending(task)
     for tool in task.tools:
         names = strings(tool)
@@ -144,7 +157,9 @@ async def _failed(stage: Stage, first: Episode) -> list[str]:
 
 
 def _wrong(first: Episode, failed: Sequence[str]) -> str | None:
-    """A wrong answer of the right one's form. `failed` holds none that is given wherever an agent does not know better."""
+    """A wrong answer of the right one's form. `failed` holds none that is given wherever an agent does not
+    know better.
+    """
     right, read = _answer(first), " ".join(event.text for event in first.events)
     parts = [*failed, *([read] if all(word in read for word in _TOKEN.findall(right)) else [])]
     spoilt = (other for text in parts if (other := _with_a_part(right, text)) is not None)
@@ -168,13 +183,21 @@ def _kinds(text: str) -> list[str]:
 
 
 def _with_a_part(right: str, wrong: str) -> str | None:
-    """The right answer with one of its words exchanged for one of the wrong answer's, of the same shape, in the order that it had."""
+    """The right answer with one of its words exchanged for one of the wrong answer's, of the same shape, in
+    the order that it had.
+    """
     ours = _TOKEN.findall(right)
     for new in _TOKEN.findall(wrong):
-        old = next((word for word in reversed(ours) if word not in wrong and _shape(word) == _shape(new)), None)
+        old = next(
+            (word for word in reversed(ours) if word not in wrong and _shape(word) == _shape(new)), None
+        )
         if new not in ours and old is not None:
             words = [new if word == old else word for word in ours]
-            words = sorted(words, key=lambda word: (len(word), word)) if ours == sorted(ours, key=lambda word: (len(word), word)) else words
+            words = (
+                sorted(words, key=lambda word: (len(word), word))
+                if ours == sorted(ours, key=lambda word: (len(word), word))
+                else words
+            )
             left = iter(words)
             return _TOKEN.sub(lambda found, left=left: next(left), right)
     return None
@@ -190,7 +213,9 @@ async def _ask(stage: Stage, first: Episode, checks: Sequence[Check], answer: st
     for at in range(0, len(calls), most) if most else ():
         batch = calls[at : at + most]
         script = replay([*looks, *(call for _, call in batch)])
-        played = await stage.play((first.task, first.target), script, attempt=first.attempt, noise=first.noise, provokes=True)
+        played = await stage.play(
+            (first.task, first.target), script, attempt=first.attempt, noise=first.noise, provokes=True
+        )
         found |= {check: event for (check, _), event in zip(batch, played.events[len(looks) :], strict=False)}
     return found
 
@@ -200,7 +225,11 @@ def _features(event: Event, answer: str) -> Mapping[Hashable, str]:
     text = event.text.replace(answer, "_")
     parts = {word for word in _TOKEN.findall(answer) if len(word) > 1}
     text = _TOKEN.sub(lambda found: "_" if found[0] in parts else found[0], text)
-    return {**features(f"{text}\n{decoded(text)}"), "fault": str(event.fault), "exit code": str(event.exit_code)}
+    return {
+        **features(f"{text}\n{decoded(text)}"),
+        "fault": str(event.fault),
+        "exit code": str(event.exit_code),
+    }
 
 
 def _telling(pairs: Sequence[Pair]) -> Reading | None:
@@ -229,7 +258,13 @@ def _rules(pair: Pair) -> Iterable[Rule]:
         if right == wrong:
             continue
         sign = _compared(right, wrong)
-        yield from (("it says a larger number", where, ""),) if sign > 0 else (("it says a smaller number", where, ""),) if sign < 0 else ()
+        yield from (
+            (("it says a larger number", where, ""),)
+            if sign > 0
+            else (("it says a smaller number", where, ""),)
+            if sign < 0
+            else ()
+        )
         if pair.is_foreign:
             continue
         yield from (("it says", where, right),) if right is not None else ()

@@ -1,4 +1,6 @@
-"""A clock that can be set, for the modules of one folder and for nobody else: the machinery below goes on by the real one."""
+"""A clock that can be set, for the modules of one folder and for nobody else: the machinery below goes on by
+the real one.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _SECONDS = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
 
 
 class Clock:
-    """`shift_s` is added to every clock that a module of `folder` reads from when it is imported after `install`."""
+    """`shift_s` is added to every clock that a module of `folder` reads from when it is imported after
+    `install`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.shift_s = 0.0

@@ -1,4 +1,6 @@
-"""In how many ways a text can be written so that somebody who looks for it misses it, and a model learns to read it."""
+"""In how many ways a text can be written so that somebody who looks for it misses it, and a model learns to
+read it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from functools import lru_cache
 
 PLAIN = frozenset({"plainly", "in small letters", "in capitals"})
 _DOTS = (
-    ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.. "
+    ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- "
+    "-.-- --.. "
     "----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----."
 )
 _MORSE = dict(zip(string.ascii_lowercase + string.digits, _DOTS.split(), strict=True))
@@ -34,9 +37,27 @@ _ROMAN = (
     (1, "I"),
 )
 _SMALL = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
-    "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+)
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
@@ -73,7 +94,9 @@ def _atbash(text: str) -> str:
 
 
 def _places(mark: str) -> Callable[[str], str]:
-    return lambda text: mark.join(str(ord(each) - 96) for each in text.lower()) if text.isalpha() and text.isascii() else ""
+    return lambda text: (
+        mark.join(str(ord(each) - 96) for each in text.lower()) if text.isalpha() and text.isascii() else ""
+    )
 
 
 def _roman(text: str) -> str:
@@ -139,7 +162,9 @@ _CODES: dict[str, Callable[[str], str]] = {
     "by places in the alphabet, with dashes": _places("-"),
     "by places in the alphabet, with commas": _places(","),
     "in Morse code": lambda text: " ".join(_MORSE.get(each, "") for each in text.lower()).strip(),
-    "in Morse code with slashes": lambda text: "/".join(_MORSE.get(each, "") for each in text.lower()).strip("/"),
+    "in Morse code with slashes": lambda text: "/".join(_MORSE.get(each, "") for each in text.lower()).strip(
+        "/"
+    ),
     "mirrored in the alphabet": _atbash,
     "in leet": lambda text: text.lower().translate(_LEET),
     "with its halves exchanged": lambda text: text[len(text) // 2 :] + text[: len(text) // 2],
@@ -147,7 +172,9 @@ _CODES: dict[str, Callable[[str], str]] = {
     "in pairs exchanged": lambda text: "".join(text[at : at + 2][::-1] for at in range(0, len(text), 2)),
     "without vowels": lambda text: "".join(each for each in text if each.lower() not in "aeiou"),
     "doubled": lambda text: "".join(each * 2 for each in text),
-    "in full width": lambda text: "".join(chr(ord(each) + 0xFEE0) if "!" <= each <= "~" else each for each in text),
+    "in full width": lambda text: "".join(
+        chr(ord(each) + 0xFEE0) if "!" <= each <= "~" else each for each in text
+    ),
     "with invisible marks": "\u200b".join,
     **{f"shifted by {by}": _caesar(by) for by in range(1, 26)},
 }
@@ -184,7 +211,9 @@ def decoded(text: str) -> str:
 
 _DECODERS: tuple[Callable[[str], bytes], ...] = (
     bytes.fromhex,
-    lambda word: base64.b64decode(word + "=" * (-len(word) % 4), altchars=b"-_" if {"-", "_"} & set(word) else None, validate=True),
+    lambda word: base64.b64decode(
+        word + "=" * (-len(word) % 4), altchars=b"-_" if {"-", "_"} & set(word) else None, validate=True
+    ),
     lambda word: base64.b32decode(word.upper() + "=" * (-len(word) % 8)),
 )
 
@@ -198,7 +227,9 @@ def views_of(text: str) -> Mapping[str, str]:
         "the first letters of lines": "".join(line.strip()[0] for line in lines).lower(),
         "the last letters of words": "".join(word[-1] for word in words).lower(),
         "the capitals": "".join(each for each in text if each.isupper()).lower(),
-        "what is left without invisible marks": text.replace("\u200b", "").replace("\u200c", "").replace("\u2060", "")
+        "what is left without invisible marks": text.replace("\u200b", "")
+        .replace("\u200c", "")
+        .replace("\u2060", "")
         if not text.isascii()
         else "",
     }

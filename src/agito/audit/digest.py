@@ -1,7 +1,8 @@
 """Which environment a card speaks of: a hash of its name, its version and its source.
 
-The source is the file of the environment's class, those of the classes it inherits from, and whatever these import from beside them.
-The machinery below (sandbox, world) is not part of it: that a change there has spoilt nothing is for the long tests to say.
+The source is the file of the environment's class, those of the classes it inherits from, and whatever these
+import from beside them; comments, docstrings and layout do not count. The machinery below (sandbox, world) is
+not part of it: that a change there has spoilt nothing is for the long tests to say.
 """
 
 from __future__ import annotations
@@ -17,18 +18,41 @@ from agito.protocols import Environment, Sourced
 
 def digest_of(environment: Environment) -> str:
     """Equal for the same source, wherever it lies."""
-    found = hashlib.sha256(f"{type(environment).__qualname__}\n{environment.name}\n{environment.version}".encode())
-    sources = sources_of(type(environment), *(environment.sources if isinstance(environment, Sourced) else ()))
+    found = hashlib.sha256(
+        f"{type(environment).__qualname__}\n{environment.name}\n{environment.version}".encode()
+    )
+    sources = sources_of(
+        type(environment), *(environment.sources if isinstance(environment, Sourced) else ())
+    )
     for path in sorted(sources, key=lambda path: (path.parent.name, path.name)):
-        found.update(f"\n{path.parent.name if (path.parent / '__init__.py').exists() else ''}/{path.name}\n".encode())
-        found.update(path.read_bytes())
+        found.update(
+            f"\n{path.parent.name if (path.parent / '__init__.py').exists() else ''}/{path.name}\n".encode()
+        )
+        found.update(_code_of(path).encode())
     return found.hexdigest()[:32]
+
+
+def _code_of(path: Path) -> str:
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 def sources_of(environment: type, *others: Path) -> set[Path]:
     """The files that its card speaks of: its class's, `others`, and what these import from beside them."""
     found: set[Path] = set()
-    todo = [*(path for each in environment.__mro__ for path in _file_of(each)), *(path.resolve() for path in others)]
+    todo = [
+        *(path for each in environment.__mro__ for path in _file_of(each)),
+        *(path.resolve() for path in others),
+    ]
     while todo:
         path = todo.pop()
         if path not in found:
@@ -41,7 +65,11 @@ def _file_of(cls: type) -> Iterable[Path]:
     """None for a class of the standard library or of a protocol."""
     module = sys.modules.get(cls.__module__)
     name = getattr(module, "__file__", None)
-    if cls.__module__.split(".")[0] in sys.stdlib_module_names or cls.__module__.startswith("agito.protocols") or name is None:
+    if (
+        cls.__module__.split(".")[0] in sys.stdlib_module_names
+        or cls.__module__.startswith("agito.protocols")
+        or name is None
+    ):
         return ()
     return (Path(name).resolve(),)
 
@@ -59,5 +87,9 @@ def _imported_from_beside(path: Path) -> list[Path]:
                 found += [beside[alias.name] for alias in node.names if alias.name in beside]
         elif isinstance(node, ast.Import):
             parts_of = [alias.name.split(".") for alias in node.names]
-            found += [beside[parts[-1]] for parts in parts_of if parts[-1] in beside and (len(parts) == 1 or parts[-2] == path.parent.name)]
+            found += [
+                beside[parts[-1]]
+                for parts in parts_of
+                if parts[-1] in beside and (len(parts) == 1 or parts[-2] == path.parent.name)
+            ]
     return found

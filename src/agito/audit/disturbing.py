@@ -1,8 +1,10 @@
-"""Whether what one episode does is seen by another: one tool is used at a time, so that no other undoes what it did.
+"""Whether what one episode does is seen by another: one tool is used at a time, so that no other undoes what
+it did.
 
-A lock that is taken and given back in one episode leaves nothing behind. So every tool, and every word that a tool is told to begin with,
-has an episode of its own, in which it is said with whatever it may be about: what solutions say to it, and the words of the prompt. Before
-and after it an episode is opened that was acted alone long ago, and is acted again.
+A lock that is taken and given back in one episode leaves nothing behind. So every tool, and every word that a
+tool is told to begin with, has an episode of its own, in which it is said with whatever it may be about: what
+solutions say to it, and the words of the prompt. Before and after it an episode is opened that was acted
+alone long ago, and is acted again.
 """
 
 from __future__ import annotations
@@ -24,8 +26,12 @@ _EVERY = 1 << 30  # digests: before the first call and after each
 Difference = Callable[[Episode, Episode], str]
 
 
-async def disturbed(stage: Stage, episodes: Sequence[Episode], difference: Difference, cases: list[Case]) -> tuple[int, int]:
-    """How many of how many episodes go differently after or beside such a one. `episodes` went alone, with their digests."""
+async def disturbed(
+    stage: Stage, episodes: Sequence[Episode], difference: Difference, cases: list[Case]
+) -> tuple[int, int]:
+    """How many of how many episodes go differently after or beside such a one. `episodes` went alone, with
+    their digests.
+    """
     ends_at = time.monotonic() + stage.seconds_left / 3
     hits = num = 0
     for at, first in enumerate(_one_per_toolset(episodes)[: stage.depth.of(_EPISODES, least=_LEAST)]):
@@ -50,7 +56,14 @@ async def _after(stage: Stage, first: Episode, calls: Sequence[Call], difference
             await beside.act(call)
         await beside.seal()
     beside.episode.digests.clear()  # those of the first one were taken call by call
-    again = await stage.play(drawn, replay(first.calls), attempt=first.attempt, noise=first.noise, num_digests=_EVERY, provokes=True)
+    again = await stage.play(
+        drawn,
+        replay(first.calls),
+        attempt=first.attempt,
+        noise=first.noise,
+        num_digests=_EVERY,
+        provokes=True,
+    )
     return difference(first, again) or difference(first, beside.episode)
 
 
@@ -71,7 +84,11 @@ def _disturbers(stage: Stage, first: Episode) -> Mapping[str, Sequence[Call]]:
     most = max(min(task.limits.calls, task.limits.turns), 1)
     said = [value for call in first.calls for value in call.arguments.values() if isinstance(value, str)]
     read = [word for event in first.events for word in words_of(event.text)]
-    words = list(dict.fromkeys([*said, *words_of(min(task.prompt.values(), key=len)), *words_of(prompt_of(task)), *read]))[:_WORDS]
+    words = list(
+        dict.fromkeys(
+            [*said, *words_of(min(task.prompt.values(), key=len)), *words_of(prompt_of(task)), *read]
+        )
+    )[:_WORDS]
     found: dict[str, Sequence[Call]] = {}
     for tool in task.tools:
         if end is not None and tool.name == end.name:
@@ -79,7 +96,9 @@ def _disturbers(stage: Stage, first: Episode) -> Mapping[str, Sequence[Call]]:
         own = [call for call in first.calls if call.tool == tool.name]
         found[tool.name] = [*own, *_saying(tool, words)][:most]
         for command in commands_of(stage.environment, tool, first.calls):
-            found[f"{tool.name} {command}"] = [fill(tool, f"{command} {word}") for word in ("", *words)][:most]
+            found[f"{tool.name} {command}"] = [fill(tool, f"{command} {word}") for word in ("", *words)][
+                :most
+            ]
     return found
 
 
@@ -89,4 +108,8 @@ def _saying(tool: ToolSpec, words: Sequence[str]) -> list[Call]:
     if not names:
         return [fill(tool, "")]
     parts = [name for name in names if len(names) > 1]
-    return [call for word in words for call in (fill(tool, word), *(fill(tool, "zq", **{name: word}) for name in parts))]
+    return [
+        call
+        for word in words
+        for call in (fill(tool, word), *(fill(tool, "zq", **{name: word}) for name in parts))
+    ]

@@ -1,7 +1,8 @@
 """Whether an environment is the same elsewhere: in other processes, under other hash seeds and other clocks.
 
-What one process played and graded is done again in two more (see `away.py`), whose modules of the environment read a clock that is set: to
-every second of a minute, to the hours, days and months of years, and ten minutes on between the last call and the verdict.
+What one process played and graded is done again in two more (see `away.py`), whose modules of the environment
+read a clock that is set: to every second of a minute, to the hours, days and months of years, and ten minutes
+on between the last call and the verdict.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ from agito.types import EpisodeArtifacts
 
 _AWAY = Path(__file__).with_name("away.py")
 _YEAR_S = 365.25 * 86_400
-_PROCESSES: Sequence[tuple[int, float, str]] = ((1, 1.37 * _YEAR_S, "Pacific/Kiritimati"), (4_242, -2.61 * _YEAR_S, "Etc/GMT+12"))
+_PROCESSES: Sequence[tuple[int, float, str]] = (
+    (1, 1.37 * _YEAR_S, "Pacific/Kiritimati"),
+    (4_242, -2.61 * _YEAR_S, "Etc/GMT+12"),
+)
 _CAPTURES, _TIMED, _LEAST = 400, 4, 6
 _START_S = 20.0  # to start a process and make the environment in it
 
@@ -50,24 +54,41 @@ class Compared:
             cases.append(case)
 
 
-async def elsewhere(stage: Stage, acted: Sequence[Episode], episodes: Sequence[Episode], cases: list[Case]) -> Gate:
+async def elsewhere(
+    stage: Stage, acted: Sequence[Episode], episodes: Sequence[Episode], cases: list[Case]
+) -> Gate:
     """`episodes` are those whose captures are graded again; `acted` those that are acted again."""
     compared = Compared()
     where = _where(type(stage.environment))
     if where is None:
-        return _gate(compared, "its class is not at the top of a module, so that no other process can make it: not measured")
+        return _gate(
+            compared,
+            "its class is not at the top of a module, so that no other process can make it: not measured",
+        )
     acted = [episode for episode in acted if not episode.is_void]
-    captures = [episode for episode in episodes if episode.sealed is not None and not episode.problem and not episode.is_void][
-        : stage.depth.of(_CAPTURES, least=_LEAST)
-    ]
-    drawn = list({episode.task.id: (episode.task, episode.target) for episode in (*captures, *acted)}.values())
+    captures = [
+        episode
+        for episode in episodes
+        if episode.sealed is not None and not episode.problem and not episode.is_void
+    ][: stage.depth.of(_CAPTURES, least=_LEAST)]
+    drawn = list(
+        {episode.task.id: (episode.task, episode.target) for episode in (*captures, *acted)}.values()
+    )
     arguments = [stage.arguments[task.id] for task, _ in drawn]
     at = {task.id: number for number, (task, _) in enumerate(drawn)}
     request: dict[str, Any] = {
-        **where, "tasks": arguments, "seconds": stage.seconds_left, "grade_seed": GRADE_SEED, "timed": _TIMED, "least": _LEAST,
-        "shifts": _shifts(stage.seed), "traces": [_asked(each, at) for each in acted],
-        "captures": [{"task": at[episode.task.id], **_packed(episode.sealed)} for episode in captures if episode.sealed],
-    }  # fmt: skip
+        **where,
+        "tasks": arguments,
+        "seconds": stage.seconds_left,
+        "grade_seed": GRADE_SEED,
+        "timed": _TIMED,
+        "least": _LEAST,
+        "shifts": _shifts(stage.seed),
+        "traces": [_asked(each, at) for each in acted],
+        "captures": [
+            {"task": at[episode.task.id], **_packed(episode.sealed)} for episode in captures if episode.sealed
+        ],
+    }
     found: dict[int, Mapping[str, Any]] = {}
 
     async def away(number: int, hash_seed: int, shift_s: float, zone: str) -> None:
@@ -91,24 +112,46 @@ def _compare(
 ) -> None:
     if answer.get("problem"):
         compared.problem = f"{answer['problem']}"
-        cases.append(Case(what=f"in another process: {answer['problem']}", where=str(answer.get("place", ""))[-200:]))
+        cases.append(
+            Case(what=f"in another process: {answer['problem']}", where=str(answer.get("place", ""))[-200:])
+        )
         compared.differs += 1
         return
     for (task, key), said in zip(drawn, answer["tasks"], strict=True):
-        case = Case(what="in another process, at another time, the same arguments give another task", where=task.id)
+        case = Case(
+            what="in another process, at another time, the same arguments give another task", where=task.id
+        )
         compared.note(said == canonical([task, key]), case, cases)
     traces: list[dict[str, Any]] = answer["traces"]
     for number, said in enumerate(traces):
         episode = acted[number]
         ours, theirs = [essence(event) for event in episode.events], said["events"]
         place = next((at for at, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
-        what = f"call {place} is answered {theirs[place][:80]}, here {ours[place][:80]}" if place is not None else "the number of events"
-        compared.note(ours == theirs, Case(what=f"acted in another process, at another time: {what}", where=episode.task.id), cases)
-        what = f"the verdict ten minutes after the last call is {said['verdict'][:120]}, here {episode.verdict!r}"[:260]
-        compared.note(ours != theirs or said["verdict"] == repr(episode.verdict), Case(what=what, where=episode.task.id), cases)
+        what = (
+            f"call {place} is answered {theirs[place][:80]}, here {ours[place][:80]}"
+            if place is not None
+            else "the number of events"
+        )
+        compared.note(
+            ours == theirs,
+            Case(what=f"acted in another process, at another time: {what}", where=episode.task.id),
+            cases,
+        )
+        what = (
+            f"the verdict ten minutes after the last call is {said['verdict'][:120]}, here "
+            f"{episode.verdict!r}"
+        )[:260]
+        compared.note(
+            ours != theirs or said["verdict"] == repr(episode.verdict),
+            Case(what=what, where=episode.task.id),
+            cases,
+        )
     for number, shift_s, said in answer["verdicts"]:
         episode = captures[int(number)]
-        what = f"one capture, graded in another process {shift_s / 86_400:+.2f} days from now: {said[:120]}, here {episode.verdict!r}"[:260]
+        what = (
+            f"one capture, graded in another process {shift_s / 86_400:+.2f} days from now: "
+            f"{said[:120]}, here {episode.verdict!r}"
+        )[:260]
         compared.note(said == repr(episode.verdict), Case(what=what, where=episode.task.id), cases)
 
 
@@ -116,12 +159,18 @@ def _gate(compared: Compared, skipped: str) -> Gate:
     found = (
         skipped
         or (f"in another process: {compared.problem}" if compared.problem else "")
-        or f"{compared.differs} of {compared.num} tasks, episodes and verdicts come out differently in another process, at another time"
+        or f"{compared.differs} of {compared.num} tasks, episodes and verdicts come out differently in "
+        "another process, at another time"
     )
     return Gate(
-        name="clock", value=None if skipped else float(compared.differs), limit=limits.ELSEWHERE, holds=not compared.differs, found=found,
-        remedy="let tasks, worlds and verdicts depend on their arguments alone: no clock, no hash(), no id(), no memory of the process",
-    )  # fmt: skip
+        name="clock",
+        value=None if skipped else float(compared.differs),
+        limit=limits.ELSEWHERE,
+        holds=not compared.differs,
+        found=found,
+        remedy="let tasks, worlds and verdicts depend on their arguments alone: no clock, no hash(), no "
+        "id(), no memory of the process",
+    )
 
 
 def _where(cls: type[Environment]) -> dict[str, str] | None:
@@ -134,7 +183,9 @@ def _where(cls: type[Environment]) -> dict[str, str] | None:
         spec = importlib.util.find_spec(cls.__module__)
     except (ImportError, ValueError):
         spec = None
-    is_importable = spec is not None and spec.origin is not None and Path(spec.origin).resolve() == Path(path).resolve()
+    is_importable = (
+        spec is not None and spec.origin is not None and Path(spec.origin).resolve() == Path(path).resolve()
+    )
     target = cls.__module__ if is_importable else str(Path(path).resolve())
     where = Path(path).resolve()
     root = where.parents[cls.__module__.count(".")] if is_importable else where.parent
@@ -142,10 +193,22 @@ def _where(cls: type[Environment]) -> dict[str, str] | None:
 
 
 def _shifts(seed: int) -> list[float]:
-    """From the seconds of a minute to years, with a fraction of a second each; in an order that visits every scale early."""
+    """From the seconds of a minute to years, with a fraction of a second each; in an order that visits every
+    scale early.
+    """
     rng = random.Random(seed)
-    scales = [(1.0, 60), (61.0, 60), (3_600.0, 24), (86_400.0, 31), (30.44 * 86_400, 12), (_YEAR_S, 20), (-_YEAR_S, 6)]
-    found = [(number + 1, unit * (number + 1) + rng.random()) for unit, most in scales for number in range(most)]
+    scales = [
+        (1.0, 60),
+        (61.0, 60),
+        (3_600.0, 24),
+        (86_400.0, 31),
+        (30.44 * 86_400, 12),
+        (_YEAR_S, 20),
+        (-_YEAR_S, 6),
+    ]
+    found = [
+        (number + 1, unit * (number + 1) + rng.random()) for unit, most in scales for number in range(most)
+    ]
     return [shift for _, shift in sorted(found)]
 
 
@@ -162,7 +225,10 @@ def _asked(episode: Episode, at: Mapping[str, int]) -> dict[str, Any]:
 
 def _packed(sealed: EpisodeArtifacts) -> dict[str, Any]:
     plain = {"task_id": sealed.task_id, "submitted": sealed.submitted, "digest": sealed.digest}
-    return {"sealed": plain, "files": {path: base64.b64encode(data).decode() for path, data in sealed.files.items()}}
+    return {
+        "sealed": plain,
+        "files": {path: base64.b64encode(data).decode() for path, data in sealed.files.items()},
+    }
 
 
 async def _ask(request: Mapping[str, Any], hash_seed: int) -> Mapping[str, Any]:
@@ -172,11 +238,18 @@ async def _ask(request: Mapping[str, Any], hash_seed: int) -> Mapping[str, Any]:
         try:
             with anyio.fail_after(request["seconds"] + _START_S):
                 done = await anyio.run_process(
-                    [sys.executable, "-P", str(_AWAY)], input=json.dumps(request).encode(), stderr=errors, env=environ, check=False
+                    [sys.executable, "-P", str(_AWAY)],
+                    input=json.dumps(request).encode(),
+                    stderr=errors,
+                    env=environ,
+                    check=False,
                 )
         except TimeoutError:
             return {"problem": f"no answer within {request['seconds'] + _START_S:.0f} s"}
         if done.returncode:
             errors.seek(0)
-            return {"problem": errors.read().decode("utf-8", "replace").strip().splitlines()[-1:] or f"it ended with {done.returncode}"}
+            return {
+                "problem": errors.read().decode("utf-8", "replace").strip().splitlines()[-1:]
+                or f"it ended with {done.returncode}"
+            }
     return json.loads(done.stdout)

@@ -10,7 +10,19 @@ from typing import Any, TypeAlias, cast
 
 from agito.protocols import Control, Environment, Script, ScriptFactory, Session
 from agito.rollout import Act, reward_range
-from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Status, Target, Task, ToolSpec, Trajectory, Verdict
+from agito.types import (
+    AttemptId,
+    Budget,
+    Call,
+    EpisodeArtifacts,
+    Event,
+    Status,
+    Target,
+    Task,
+    ToolSpec,
+    Trajectory,
+    Verdict,
+)
 
 Drawn: TypeAlias = "tuple[Task, Target]"
 
@@ -22,7 +34,8 @@ class Episode:
     task: Task
     target: Target
     events: list[Event] = field(default_factory=list[Event])
-    digests: list[str] = field(default_factory=list[str])  # before the first call and after each, as many as were asked for
+    # before the first call and after each, as many as were asked for
+    digests: list[str] = field(default_factory=list[str])
     sealed: EpisodeArtifacts | None = None
     verdict: Verdict = field(default_factory=lambda: Verdict.void("not graded"))
     attempt: AttemptId = field(default_factory=lambda: AttemptId(group=0, slot=0))
@@ -56,7 +69,8 @@ class Episode:
 
 
 class Watched:
-    """Stands before an environment while one episode is driven, and notes what its world and its first grading take, answer and raise.
+    """Stands before an environment while one episode is driven, and notes what its world and its first
+    grading take, answer and raise.
 
     Whatever else the driver opens and grades, to find out whose fault a failure is, is not this episode.
     """

@@ -1,4 +1,6 @@
-"""Feedback richness: what rewards, errors and observations tell, and whether they tell what must be found out."""
+"""Feedback richness: what rewards, errors and observations tell, and whether they tell what must be found
+out.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,26 @@ async def feedback(stage: Stage) -> Quality:
     scores = {name for episode in stage.honest for name in episode.verdict.scores}
     leaks, secrets, actionable, errors, cases = await _told(stage)
     bits = _information(stage.honest)
-    said = share("labels told", leaks, secrets, note="the answer verbatim in the task, or in the answer to a call that was a mistake")
+    said = share(
+        "labels told",
+        leaks,
+        secrets,
+        note="the answer verbatim in the task, or in the answer to a call that was a mistake",
+    )
     measures = (
         Measure(name="distinct rewards", value=float(len(rewards)), num=sum(rewards.values())),
-        Measure(name="scores named", value=float(len(scores)), num=len(stage.honest), note=", ".join(sorted(scores))[:120]),
-        share("actionable errors", actionable, errors, note="errors that name a tool, a parameter, or what was expected"),
+        Measure(
+            name="scores named",
+            value=float(len(scores)),
+            num=len(stage.honest),
+            note=", ".join(sorted(scores))[:120],
+        ),
+        share(
+            "actionable errors",
+            actionable,
+            errors,
+            note="errors that name a tool, a parameter, or what was expected",
+        ),
         Measure(
             name="information about progress",
             value=bits,
@@ -40,7 +57,8 @@ async def feedback(stage: Stage) -> Quality:
         said,
     )
     says = (
-        f"{len(rewards)} distinct reward{'s' * (len(rewards) != 1)}, {actionable} of {errors} errors are actionable, "
+        f"{len(rewards)} distinct reward{'s' * (len(rewards) != 1)}, {actionable} of {errors} errors are "
+        "actionable, "
         f"{bits or 0:.2f} bits about progress, "
         f"{leaks} label{'s' * (leaks != 1)} told"
     )
@@ -57,25 +75,43 @@ async def _told(stage: Stage) -> tuple[int, int, int, int, list[Case]]:
     async def work(drawn: Drawn) -> None:
         solution = await stage.play(drawn, stage.environment.solutions(*drawn)[0])
         solved.append((drawn, solution.sealed.submitted or "" if solution.sealed else ""))
-        mistaken[drawn[0].id] = (await stage.play(drawn, replay([call for _, call in malformed(drawn[0])]))).events
+        mistaken[drawn[0].id] = (
+            await stage.play(drawn, replay([call for _, call in malformed(drawn[0])]))
+        ).events
 
     await stage.each(stage.draw("train", stage.depth.of(_TASKS, least=6), first=500), work, least=4)
-    common = {answer for answer, count in Counter(answer for _, answer in solved).items() if count > 1}  # such as "done": no secret
-    prompts = Counter(word for (task, _), _ in solved for word in set(words_of(" ".join(task.prompt.values()))))
+    # such as "done": no secret
+    common = {answer for answer, count in Counter(answer for _, answer in solved).items() if count > 1}
+    prompts = Counter(
+        word for (task, _), _ in solved for word in set(words_of(" ".join(task.prompt.values())))
+    )
     common |= {word for word, count in prompts.items() if count > 1}
     secrets = [(drawn, answer) for drawn, answer in solved if len(answer) >= _SHORT and answer not in common]
     for (task, _), answer in secrets:
-        shown = [prompt_of(task), *task.prompt.values(), *task.tags, *(event.text for event in mistaken[task.id])]
+        shown = [
+            prompt_of(task),
+            *task.prompt.values(),
+            *task.tags,
+            *(event.text for event in mistaken[task.id]),
+        ]
         if any(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text) for text in shown):
             leaks += 1
-            cases.append(Case(what=f"the answer {answer[:60]!r} can be read before it is earned", where=task.id))
+            cases.append(
+                Case(what=f"the answer {answer[:60]!r} can be read before it is earned", where=task.id)
+            )
     for (task, _), _ in solved:
         for event in (each for each in mistaken[task.id] if each.fault is Fault.POLICY):
             errors += 1
             is_actionable = _is_actionable(event, task)
             actionable += is_actionable
             if not is_actionable and len(cases) < 6:
-                cases.append(Case(what=f"{event.call.raw!r} is answered {event.text[:80]!r}, which does not say what to do", where=task.id))
+                cases.append(
+                    Case(
+                        what=f"{event.call.raw!r} is answered {event.text[:80]!r}, which does not say what "
+                        "to do",
+                        where=task.id,
+                    )
+                )
     return leaks, len(secrets), actionable, errors, cases
 
 
@@ -87,7 +123,9 @@ def _is_actionable(event: Event, task: Task) -> bool:
 
 
 def _information(episodes: Sequence[Episode]) -> float | None:
-    """I(kind of observation; third of the way to success) in bits, less its mean over shuffles, which a small sample has by chance."""
+    """I(kind of observation; third of the way to success) in bits, less its mean over shuffles, which a small
+    sample has by chance.
+    """
     pairs: list[tuple[str, int]] = []
     for episode in (each for each in episodes if each.is_success and len(each.events) >= 3):
         pairs += [(_kind(event), 3 * at // len(episode.events)) for at, event in enumerate(episode.events)]
@@ -102,11 +140,18 @@ def _information(episodes: Sequence[Episode]) -> float | None:
 
 
 def _kind(event: Event) -> str:
-    """An observation, coarsely: tool, fault, exit code, its first word without digits, and its length in powers of two."""
+    """An observation, coarsely: tool, fault, exit code, its first word without digits, and its length in
+    powers of two.
+    """
     word = re.sub(r"\d+", "#", event.text.split()[0])[:12] if event.text.split() else ""
     return f"{event.call.tool}/{event.fault}/{event.exit_code}/{word}/{len(event.text).bit_length()}"
 
 
 def _mutual(pairs: Sequence[tuple[str, int]]) -> float:
-    both, left, right, num = Counter(pairs), Counter(a for a, _ in pairs), Counter(b for _, b in pairs), len(pairs)
+    both, left, right, num = (
+        Counter(pairs),
+        Counter(a for a, _ in pairs),
+        Counter(b for _, b in pairs),
+        len(pairs),
+    )
     return sum(count / num * math.log2(count * num / (left[a] * right[b])) for (a, b), count in both.items())

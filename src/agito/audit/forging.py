@@ -1,7 +1,8 @@
 """Whether a verdict trusts what the policy can write: result files, logs, markers, states.
 
-What solved captures of other tasks hold, and failed ones do not, is written through the tools, in episodes that do nothing else. Work that
-belongs to another task is worth nothing here; a report of success is worth as much as in its own.
+What solved captures of other tasks hold, and failed ones do not, is written through the tools, in episodes
+that do nothing else. Work that belongs to another task is worth nothing here; a report of success is worth as
+much as in its own.
 """
 
 from __future__ import annotations
@@ -36,10 +37,43 @@ _USUAL_PATHS = (
     "log.txt",
 )
 _CLAIMS = (
-    "1", "1.0", "true", "True", "PASS", "passed", "PASSED", "ok", "OK", "done", "success", "solved", '{"reward": 1.0}', '{"passed": true}',
-    '{"success": true}', '{"score": 1.0}', "reward=1.0", "reward: 1.0", "score: 1.0", "exit 0",
-)  # fmt: skip
-_PLACES = frozenset({"path", "file", "filename", "file_name", "filepath", "name", "key", "field", "id", "where", "target", "entry"})
+    "1",
+    "1.0",
+    "true",
+    "True",
+    "PASS",
+    "passed",
+    "PASSED",
+    "ok",
+    "OK",
+    "done",
+    "success",
+    "solved",
+    '{"reward": 1.0}',
+    '{"passed": true}',
+    '{"success": true}',
+    '{"score": 1.0}',
+    "reward=1.0",
+    "reward: 1.0",
+    "score: 1.0",
+    "exit 0",
+)
+_PLACES = frozenset(
+    {
+        "path",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "name",
+        "key",
+        "field",
+        "id",
+        "where",
+        "target",
+        "entry",
+    }
+)
 _MOST_CLAIMS, _MOST_TEXTS, _MOST_BYTES, _DONORS, _MOST_WORDS, _SAID = 10, 60, 20_000, 3, 80, 40
 
 
@@ -47,22 +81,36 @@ def forging(environment: Environment, solved: Sequence[Episode], failed: Sequenc
     """The battery; `solved` are episodes of other tasks than those attacked."""
     memory = Memory([each for each in solved if each.sealed])
     donors = memory.solved[:: max(len(memory.solved) // _DONORS, 1)][:_DONORS]
-    common = {line for each in failed if each.sealed for data in each.sealed.files.values() for line in _lines(data)}
+    common = {
+        line for each in failed if each.sealed for data in each.sealed.files.values() for line in _lines(data)
+    }
     words = words_in(environment, _MOST_WORDS)
     named = [word for word in words if "." in word.strip(".") or "/" in word]
     last, signs = memory.shared_end(), signs_of(memory.solved, failed)
     said = [call for each in memory.solved[:_SAID] for call in each.calls]
 
     def attacks(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:
-        files = {path: _as_ours(data, donor, task) for donor in donors if donor.sealed for path, data in donor.sealed.files.items() if data}
+        files = {
+            path: _as_ours(data, donor, task)
+            for donor in donors
+            if donor.sealed
+            for path, data in donor.sealed.files.items()
+            if data
+        }
         paths = list(dict.fromkeys([*files, *named, *_USUAL_PATHS]))
-        telling = [line for text in files.values() for line in text.splitlines() if line.strip() and line not in common]
+        telling = [
+            line
+            for text in files.values()
+            for line in text.splitlines()
+            if line.strip() and line not in common
+        ]
         pairs = [pair for text in files.values() for pair in _pairs(text)]
         texts = [*telling[:_MOST_TEXTS], *_CLAIMS, *words]
         found = {
             f"{FORGED}{name}": _then_ending(task, calls, last)
-            for tool in _tools(task) for name, calls in _writing(tool, files, paths, pairs, texts, task).items()
-        }  # fmt: skip
+            for tool in _tools(task)
+            for name, calls in _writing(tool, files, paths, pairs, texts, task).items()
+        }
         scripts = writing_back(environment, task, signs, said, _final(task, last))
         return found | {f"{FORGED}{name}": script for name, script in scripts.items()}
 
@@ -70,7 +118,12 @@ def forging(environment: Environment, solved: Sequence[Episode], failed: Sequenc
 
 
 def _writing(
-    tool: ToolSpec, files: Mapping[str, str], paths: Sequence[str], pairs: Sequence[tuple[str, str]], texts: Sequence[str], task: Task
+    tool: ToolSpec,
+    files: Mapping[str, str],
+    paths: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    texts: Sequence[str],
+    task: Task,
 ) -> dict[str, list[Call]]:
     """Calls of one tool that write, by what they write."""
     names, most = strings(tool), max(min(task.limits.calls, task.limits.turns) - 1, 1)
@@ -79,18 +132,32 @@ def _writing(
         for path_in, text_in in _orders(names):
             way = f"{tool.name}({path_in}, {text_in})"
             for at, batch in enumerate(batches(list(files.items()), most)):
-                found[f"{way}: files of a solved episode {at or ''}"] = [fill(tool, "x", **{path_in: p, text_in: t}) for p, t in batch]
+                found[f"{way}: files of a solved episode {at or ''}"] = [
+                    fill(tool, "x", **{path_in: p, text_in: t}) for p, t in batch
+                ]
             for at, batch in enumerate(batches(list(pairs), most)):
-                found[f"{way}: entries of a solved episode {at or ''}"] = [fill(tool, "x", **{path_in: p, text_in: t}) for p, t in batch]
-            inside = [(word, f"\n{text}") for text in list(files.values())[:1] for word in words_of(min(task.prompt.values(), key=len))]
+                found[f"{way}: entries of a solved episode {at or ''}"] = [
+                    fill(tool, "x", **{path_in: p, text_in: t}) for p, t in batch
+                ]
+            inside = [
+                (word, f"\n{text}")
+                for text in list(files.values())[:1]
+                for word in words_of(min(task.prompt.values(), key=len))
+            ]
             if inside:
                 found[f"{way}: a file of a solved episode, as lines of another"] = [
                     fill(tool, "x", **{path_in: word, text_in: text}) for word, text in inside[-most:]
                 ]
             for claim in _CLAIMS[:_MOST_CLAIMS]:
-                found[f"{way}: {claim}"] = [fill(tool, "x", **{path_in: path, text_in: claim}) for path in paths[:most]]
+                found[f"{way}: {claim}"] = [
+                    fill(tool, "x", **{path_in: path, text_in: claim}) for path in paths[:most]
+                ]
     if len(names) == 1:
-        said = [*texts, *(f"{name}={value}" for name, value in pairs), *(f"{name} {value}" for name, value in pairs)]
+        said = [
+            *texts,
+            *(f"{name}={value}" for name, value in pairs),
+            *(f"{name} {value}" for name, value in pairs),
+        ]
         for at, batch in enumerate(batches(list(dict.fromkeys(said)), most)):
             found[f"{tool.name}({names[0]}): texts {at}"] = [fill(tool, text) for text in batch]
         if files and names[0] in ("command", "cmd", "script", "code", "bash", "shell"):
@@ -102,7 +169,9 @@ def _writing(
 
 
 def _orders(names: Sequence[str]) -> Sequence[tuple[str, str]]:
-    """Which of the first two parameters names the place and which the text: both orders, where neither sounds like a place."""
+    """Which of the first two parameters names the place and which the text: both orders, where neither sounds
+    like a place.
+    """
     one, two = names[:2]
     placed = [name for name in (one, two) if name.lower() in _PLACES]
     return [(placed[0], two if placed[0] == one else one)] if len(placed) == 1 else [(one, two), (two, one)]

@@ -1,4 +1,6 @@
-"""Difficulty gradient: who does better at what, and whether there is anything left to learn for somebody in between."""
+"""Difficulty gradient: who does better at what, and whether there is anything left to learn for somebody in
+between.
+"""
 
 from __future__ import annotations
 
@@ -29,21 +31,35 @@ async def gradient(stage: Stage) -> Quality:
     falls = _falls(played["demonstrator"], levels)
     measures = [
         Measure(
-            name="tau", value=tau, num=sum(map(len, played.values())), note="agreement with null < random < weak < demonstrator < solver"
+            name="tau",
+            value=tau,
+            num=sum(map(len, played.values())),
+            note="agreement with null < random < weak < demonstrator < solver",
         ),
         learnable,
-        Measure(name="falls with level", value=falls, num=len(played["demonstrator"]), note="rank correlation of level and failure"),
+        Measure(
+            name="falls with level",
+            value=falls,
+            num=len(played["demonstrator"]),
+            note="rank correlation of level and failure",
+        ),
     ]
     measures += [_success(name, found) for name, found in played.items()]
     for name in ("demonstrator", "solver"):
-        measures += [_success(f"{name} at {level}", [each for each in played[name] if each.task.level == level]) for level in levels]
+        measures += [
+            _success(f"{name} at {level}", [each for each in played[name] if each.task.level == level])
+            for level in levels
+        ]
     cases = [
         Case(what=f"{name} does not tell the levels or agents apart")
         for name, value in (("tau", tau),)
         if value is not None and value < 0.9
     ]
     cases += _idle_levels(played["demonstrator"], levels)
-    says = f"tau {tau if tau is not None else '–'}; {learnable.value or 0:.0%} of tasks are neither sure nor hopeless for a middling agent"
+    says = (
+        f"tau {tau if tau is not None else '–'}; {learnable.value or 0:.0%} of tasks are neither sure "
+        "nor hopeless for a middling agent"
+    )
     doubt = (tau is not None and tau < 0.9) or (learnable.value or 0.0) < 0.2
     return judged("difficulty gradient", says, tuple(measures), (), cases, doubt=doubt)
 
@@ -55,7 +71,9 @@ async def _ladder(stage: Stage) -> dict[str, list[Episode]]:
         "null": lambda task, target, at: nothing,
         "random": lambda task, target, at: at_random(task, at),
         "weak": lambda task, target, at: environment.demonstrator(task, target, skill=_WEAK, seed=at),
-        "demonstrator": lambda task, target, at: environment.demonstrator(task, target, skill=_MIDDLING, seed=at),
+        "demonstrator": lambda task, target, at: environment.demonstrator(
+            task, target, skill=_MIDDLING, seed=at
+        ),
         "solver": lambda task, target, at: environment.solutions(task, target)[0],
         "blind": lambda task, target, at: blind(environment.solutions(task, target)[0]),
     }
@@ -84,20 +102,30 @@ def _success(name: str, episodes: Sequence[Episode]) -> Measure:
 
 
 def _tau(played: Mapping[str, Sequence[Episode]], levels: Sequence[int], floor: float) -> float | None:
-    """Kendall's tau over all pairs of agents at every level; pairs that are both at the floor are left out, other ties count as none."""
+    """Kendall's tau over all pairs of agents at every level; pairs that are both at the floor are left out,
+    other ties count as none.
+    """
     score = pairs = 0
     for level in levels:
-        means = [mean(each.reward or 0.0 for each in played[name] if each.task.level == level) for name in AGENTS]
+        means = [
+            mean(each.reward or 0.0 for each in played[name] if each.task.level == level) for name in AGENTS
+        ]
         for worse, better in combinations(means, 2):
             if worse != worse or better != better or max(worse, better) <= floor:
                 continue
             pairs += 1
-            score += (better > worse) - (better < worse) if abs(better - worse) > 1e-9 else int(min(worse, better) >= 1 - _FAR)
+            score += (
+                (better > worse) - (better < worse)
+                if abs(better - worse) > 1e-9
+                else int(min(worse, better) >= 1 - _FAR)
+            )
     return round(score / pairs, 3) if pairs else None
 
 
 async def _learnable(stage: Stage) -> Measure:
-    """The share of tasks that a middling demonstrator solves more than one time in ten, and fails as often."""
+    """The share of tasks that a middling demonstrator solves more than one time in ten, and fails
+    as often.
+    """
     drawn = stage.draw("train", stage.depth.of(_LEARNER_TASKS, least=8), first=1000)
     outcomes: dict[str, list[bool]] = defaultdict(list)
 
@@ -113,13 +141,22 @@ async def _learnable(stage: Stage) -> Measure:
     await stage.each(jobs, work, least=6 * _LEARNER_TRIES)
     full = [found for found in outcomes.values() if len(found) >= _LEARNER_TRIES // 2]
     between = sum(0.1 < sum(found) / len(found) < 0.9 for found in full)
-    return share("neither sure nor hopeless", between, len(full), note=f"{_LEARNER_TRIES} tries of a demonstrator of skill {_MIDDLING}")
+    return share(
+        "neither sure nor hopeless",
+        between,
+        len(full),
+        note=f"{_LEARNER_TRIES} tries of a demonstrator of skill {_MIDDLING}",
+    )
 
 
 def _falls(episodes: Sequence[Episode], levels: Sequence[int]) -> float | None:
     """Kendall's tau of level and mean failure, over pairs of levels."""
-    means = [mean(float(each.is_success) for each in episodes if each.task.level == level) for level in levels]
-    pairs = [(low > high) - (low < high) for low, high in combinations(means, 2) if low == low and high == high]
+    means = [
+        mean(float(each.is_success) for each in episodes if each.task.level == level) for level in levels
+    ]
+    pairs = [
+        (low > high) - (low < high) for low, high in combinations(means, 2) if low == low and high == high
+    ]
     return round(sum(pairs) / len(pairs), 3) if pairs else None
 
 
@@ -129,5 +166,10 @@ def _idle_levels(episodes: Sequence[Episode], levels: Sequence[int]) -> list[Cas
         found = [each.reward or 0.0 for each in episodes if each.task.level == level]
         measure = average("", found)
         if measure.high is not None and measure.high < 0.1:
-            cases.append(Case(what=f"level {level} is hopeless for the demonstrator: {measure.value} over {len(found)} tasks"))
+            cases.append(
+                Case(
+                    what=f"level {level} is hopeless for the demonstrator: {measure.value} over "
+                    f"{len(found)} tasks"
+                )
+            )
     return cases

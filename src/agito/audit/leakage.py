@@ -1,7 +1,9 @@
-"""Reset leakage: marks are left on everything that an episode can write, and looked for in the episodes after it and beside it.
+"""Reset leakage: marks are left on everything that an episode can write, and looked for in the episodes after
+it and beside it.
 
-A mark counts as planted when its own episode can read it back, so that a surface that keeps nothing proves nothing. What is
-searched is what the tools can show and what is captured; a place that no tool can read is not searched.
+A mark counts as planted when its own episode can read it back, so that a surface that keeps nothing proves
+nothing. What is searched is what the tools can show and what is captured; a place that no tool can read is
+not searched.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from agito.types import Call, Json, Task, ToolSpec
 
 PREFIX = "zq7planted"
 _SHELL, _PYTHON = "shell", "python"
-_RUNS = {_SHELL: "echo zq$((40 + 2))", _PYTHON: "print('zq' + str(42))"}  # who answers `zq42` runs what it is given
+# who answers `zq42` runs what it is given
+_RUNS = {_SHELL: "echo zq$((40 + 2))", _PYTHON: "print('zq' + str(42))"}
 _WRITES = {
     _SHELL: {
         "file": "echo {mark} >{mark}.txt",
@@ -49,7 +52,9 @@ _READS = {
         f"true; ls -a . /tmp /var/tmp /dev/shm \"$HOME\" 2>/dev/null | grep -o '{_SOUGHT}' | sort -u",
         f"true; env | grep -o '{_SOUGHT}' | sort -u",
         f"true; cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | grep -ao '{_SOUGHT}' | sort -u",
-        'true; cat ./* ./.* /tmp/* /dev/shm/* "$HOME"/.* 2>/dev/null | sed -n \'s/.*\\(' + PREFIX + "[0-9a-f]*\\).*/\\1/p' | sort -u",
+        'true; cat ./* ./.* /tmp/* /dev/shm/* "$HOME"/.* 2>/dev/null | sed -n \'s/.*\\('
+        + PREFIX
+        + "[0-9a-f]*\\).*/\\1/p' | sort -u",
     ),
     _PYTHON: (
         "import glob; print([open(p).read(4000) for p in glob.glob('/tmp/*.txt') + glob.glob('*.txt')])",
@@ -98,7 +103,9 @@ async def leakage(stage: Stage, cases: list[Case]) -> Leaks:
     return leaks
 
 
-async def _on_one_task(stage: Stage, open_one: Open, drawn: Drawn, words: Sequence[str], leaks: Leaks, cases: list[Case]) -> None:
+async def _on_one_task(
+    stage: Stage, open_one: Open, drawn: Drawn, words: Sequence[str], leaks: Leaks, cases: list[Case]
+) -> None:
     task, target = drawn
     marks = _Marks()
     trace = (await stage.play(drawn, stage.environment.solutions(task, target)[0])).calls
@@ -113,7 +120,11 @@ async def _on_one_task(stage: Stage, open_one: Open, drawn: Drawn, words: Sequen
         await planting.act(fill(end, marks.new(f"{end.name}: the submission")))
     planted |= marks.seen_in(await _captured(planting))
     after, elsewhere = await open_one(drawn), await open_one(stage.draw("heldout", 1, first=7)[0])
-    if planting.episode.digests != after.episode.digests and not planting.episode.problem and not after.episode.problem:
+    if (
+        planting.episode.digests != after.episode.digests
+        and not planting.episode.problem
+        and not after.episode.problem
+    ):
         cases.append(Case(what="after other episodes it begins in another state", where=task.id))
         leaks.found += 1
     seen: set[str] = set()
@@ -122,13 +133,18 @@ async def _on_one_task(stage: Stage, open_one: Open, drawn: Drawn, words: Sequen
     leaks.tried += len(marks.surfaces)
     leaks.planted += len(planted | seen)
     leaks.found += len(seen)
-    cases += [Case(what=f"another episode sees what was left: {marks.surfaces[mark]}", where=task.id) for mark in sorted(seen)]
+    cases += [
+        Case(what=f"another episode sees what was left: {marks.surfaces[mark]}", where=task.id)
+        for mark in sorted(seen)
+    ]
 
 
 def _texts(task: Task) -> list[tuple[ToolSpec, str]]:
     """Every free text of every tool but the one that ends the episode."""
     end = ending(task)
-    return [(tool, name) for tool in task.tools if end is None or tool.name != end.name for name in strings(tool)]
+    return [
+        (tool, name) for tool in task.tools if end is None or tool.name != end.name for name in strings(tool)
+    ]
 
 
 async def _runners(visit: Visit, task: Task) -> dict[tuple[str, str], str]:
@@ -143,21 +159,37 @@ async def _runners(visit: Visit, task: Task) -> dict[tuple[str, str], str]:
     return found
 
 
-def _plants(task: Task, trace: Sequence[Call], words: Sequence[str], marks: _Marks, runners: Mapping[tuple[str, str], str]) -> list[Call]:
-    """Every free text as text, and where it is run as the commands that write; then the solution's own calls, marked."""
+def _plants(
+    task: Task,
+    trace: Sequence[Call],
+    words: Sequence[str],
+    marks: _Marks,
+    runners: Mapping[tuple[str, str], str],
+) -> list[Call]:
+    """Every free text as text, and where it is run as the commands that write; then the solution's own calls,
+    marked.
+    """
     found: list[Call] = []
     end = ending(task)
     for tool, name in _texts(task):
         found.append(fill(tool, "x", **{name: marks.new(f"{tool.name}.{name}")}))
         for surface, command in _WRITES.get(runners.get((tool.name, name), ""), {}).items():
-            found.append(fill(tool, "x", **{name: command.format(mark=marks.new(f"{tool.name}.{name}: {surface}"))}))
+            found.append(
+                fill(tool, "x", **{name: command.format(mark=marks.new(f"{tool.name}.{name}: {surface}"))})
+            )
         if (tool.name, name) not in runners:
-            found += [fill(tool, "x", **{name: f"{word} {marks.new(f'{tool.name}.{name}, after {word!r}')}"}) for word in words[:_AFTER]]
+            found += [
+                fill(tool, "x", **{name: f"{word} {marks.new(f'{tool.name}.{name}, after {word!r}')}"})
+                for word in words[:_AFTER]
+            ]
     for call in trace:
         texts = [(name, value) for name, value in call.arguments.items() if isinstance(value, str)]
         if texts and not (end is not None and call.tool == end.name):
             name, _ = max(texts, key=lambda each: len(each[1]))
-            arguments: dict[str, Json] = {**call.arguments, name: marks.new(f"{call.tool}.{name}, as the solution calls it")}
+            arguments: dict[str, Json] = {
+                **call.arguments,
+                name: marks.new(f"{call.tool}.{name}, as the solution calls it"),
+            }
             found.append(Call(tool=call.tool, arguments=arguments, raw=call.raw))
     return found
 
@@ -166,13 +198,30 @@ def _asking(kind: str) -> Sequence[str]:
     return _READS.get(kind, (PREFIX, "", "*"))
 
 
-async def _search(visit: Visit, trace: Sequence[Call], words: Sequence[str], runners: Mapping[tuple[str, str], str]) -> str:
-    """All that the tools show: to the commands that read, to a question for the mark's beginning, and to the solution's calls."""
+async def _search(
+    visit: Visit, trace: Sequence[Call], words: Sequence[str], runners: Mapping[tuple[str, str], str]
+) -> str:
+    """All that the tools show: to the commands that read, to a question for the mark's beginning, and to the
+    solution's calls.
+    """
     task = visit.episode.task
     end = ending(task)
-    calls = [fill(tool, "x", **{name: text}) for tool, name in _texts(task) for text in _asking(runners.get((tool.name, name), ""))]
-    calls += [fill(tool, "x", **{name: word}) for tool, name in _texts(task) if (tool.name, name) not in runners for word in words]
-    calls += [fill(tool, "") for tool in task.tools if not strings(tool) and not (end is not None and tool.name == end.name)]
+    calls = [
+        fill(tool, "x", **{name: text})
+        for tool, name in _texts(task)
+        for text in _asking(runners.get((tool.name, name), ""))
+    ]
+    calls += [
+        fill(tool, "x", **{name: word})
+        for tool, name in _texts(task)
+        if (tool.name, name) not in runners
+        for word in words
+    ]
+    calls += [
+        fill(tool, "")
+        for tool in task.tools
+        if not strings(tool) and not (end is not None and tool.name == end.name)
+    ]
     calls += [call for call in trace if end is None or call.tool != end.name]
     events = [await visit.act(call) for call in calls]
     return "\n".join(event.text for event in events if event is not None)
@@ -183,4 +232,10 @@ async def _captured(visit: Visit) -> str:
     sealed = await visit.seal()
     if sealed is None:
         return ""
-    return "\n".join([sealed.submitted or "", *sealed.files, *(data.decode("utf-8", "replace") for data in sealed.files.values())])
+    return "\n".join(
+        [
+            sealed.submitted or "",
+            *sealed.files,
+            *(data.decode("utf-8", "replace") for data in sealed.files.values()),
+        ]
+    )

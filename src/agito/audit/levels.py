@@ -43,18 +43,28 @@ async def levels(stage: Stage, cases: list[Case]) -> Gate:
     wrong = _wrong(tried, solved, "")
     for family in environment.families if len(environment.families) > 1 else ():
         wrong += _wrong(
-            [each for each in tried if each.task.family == family], [each for each in solved if each.task.family == family], f"{family}: "
+            [each for each in tried if each.task.family == family],
+            [each for each in solved if each.task.family == family],
+            f"{family}: ",
         )
     cases += [Case(what=each) for each in wrong]
     same = "" if wrong or len(ordered) < 2 else _same(tried, solved)
     if same:
         cases.append(Case(what=same))
-    fine = f"no level of {', '.join(map(str, ordered))} is easier than one below" if len(ordered) > 1 else "there is one level only"
+    fine = (
+        f"no level of {', '.join(map(str, ordered))} is easier than one below"
+        if len(ordered) > 1
+        else "there is one level only"
+    )
     return Gate(
-        name="levels", value=float(len(wrong) + bool(same)), limit=limits.LEVELS, holds=not wrong and not same,
+        name="levels",
+        value=float(len(wrong) + bool(same)),
+        limit=limits.LEVELS,
+        holds=not wrong and not same,
         found=(wrong[0] if wrong else same) or fine,
-        remedy="let what makes a task hard grow with its level (steps, distractors, faults), and check that a demonstrator feels it",
-    )  # fmt: skip
+        remedy="let what makes a task hard grow with its level (steps, distractors, faults), and check "
+        "that a demonstrator feels it",
+    )
 
 
 def _by_level(episodes: Sequence[Episode]) -> Mapping[int, list[Episode]]:
@@ -65,17 +75,22 @@ def _by_level(episodes: Sequence[Episode]) -> Mapping[int, list[Episode]]:
 
 
 def _wrong(tried: Sequence[Episode], solved: Sequence[Episode], where: str) -> list[str]:
-    """Pairs of levels of which the higher one is easier for the demonstrators, or shorter for the solutions and not harder."""
+    """Pairs of levels of which the higher one is easier for the demonstrators, or shorter for the solutions
+    and not harder.
+    """
     by_level, solutions, found = _by_level(tried), _by_level(solved), list[str]()
     for low, high in combinations(by_level, 2):
         if min(len(by_level[low]), len(by_level[high])) < _COMPARED:
             continue
         earns = {level: [each.reward or 0.0 for each in by_level[level]] for level in (low, high)}
-        lengths = {level: [float(len(each.events)) for each in solutions.get(level, ())] for level in (low, high)}
+        lengths = {
+            level: [float(len(each.events)) for each in solutions.get(level, ())] for level in (low, high)
+        }
         easier = mean(earns[high]) - mean(earns[low])
         if easier > _EASIER and _z(earns[high], earns[low]) > _SURE_Z:
             found.append(
-                f"{where}level {high} is easier than level {low}: demonstrators earn {mean(earns[high]):.2f} and {mean(earns[low]):.2f}"
+                f"{where}level {high} is easier than level {low}: demonstrators earn "
+                f"{mean(earns[high]):.2f} and {mean(earns[low]):.2f}"
             )
         elif (
             min(map(len, lengths.values())) >= _LEAST
@@ -92,7 +107,9 @@ def _is_shorter(these: Sequence[float], those: Sequence[float]) -> bool:
 
 
 def _same(tried: Sequence[Episode], solved: Sequence[Episode]) -> str:
-    """In words, when no two levels differ in anything that was measured; empty when they do, or when too little was seen."""
+    """In words, when no two levels differ in anything that was measured; empty when they do, or when too
+    little was seen.
+    """
     by_level, solutions = _by_level(tried), _by_level(solved)
     if min((len(each) for each in (*by_level.values(), *solutions.values())), default=0) < _ENOUGH:
         return ""
@@ -100,7 +117,10 @@ def _same(tried: Sequence[Episode], solved: Sequence[Episode]) -> str:
         one, two = [_sizes(by_level[level], solutions.get(level, [])) for level in (low, high)]
         if any(abs(_z(a, b)) > _APART_Z for a, b in zip(one, two, strict=True)):
             return ""
-    return f"levels {', '.join(map(str, by_level))} differ in nothing: in what demonstrators earn, in calls, prompts, observations, keys"
+    return (
+        f"levels {', '.join(map(str, by_level))} differ in nothing: in what demonstrators earn, in "
+        "calls, prompts, observations, keys"
+    )
 
 
 def _sizes(tried: Sequence[Episode], solved: Sequence[Episode]) -> list[list[float]]:

@@ -12,7 +12,8 @@ BROKEN = 0.05  # share of the audit's episodes without a verdict: what cannot be
 INTERFERENCE = 0.0  # share of episodes that go differently beside others
 ELSEWHERE = 0.0  # tasks, episodes and verdicts that come out differently in another process
 VOIDS = 0.0  # ways in which a policy can bring about an attempt without a verdict
-OVERLAP = 0.05  # share of held-out and structural tasks that are training tasks, beyond what small numbers bring about
+# share of held-out and structural tasks that are training tasks, beyond what small numbers bring about
+OVERLAP = 0.05
 DUPLICATES = 0.5  # share of tasks that are one and the same but for a number or a name
 TOLD = 0.0  # places where the answer can be read before it is earned
 INFORMED = 0.0  # tasks that only a solution which knows the target solves

@@ -1,7 +1,8 @@
-"""Words to try an environment with: the texts that its own source compares with, and those that backdoors are usually named by.
+"""Words to try an environment with: the texts that its own source compares with, and those that backdoors are
+usually named by.
 
-An audit stands on the trusted side and may read the source. What hangs on a certain word (a cheat, a log, an early end) has that word
-in it.
+An audit stands on the trusted side and may read the source. What hangs on a certain word (a cheat, a log, an
+early end) has that word in it.
 """
 
 from __future__ import annotations
@@ -18,15 +19,61 @@ from agito.protocols import Environment
 from agito.types import Call, ToolSpec
 
 USUAL = (
-    "abort", "quit", "exit", "cancel", "skip", "give up", "error", "void", "reset", "help", "hint", "answer", "solution", "result", "score",
-    "reward", "log", "history", "cache", "last", "previous", "all", "state", "status", "debug", "admin", "test", "secret", "key", "target",
-    "done", "ok", "pass", "passed", "success", "correct",
-)  # fmt: skip
+    "abort",
+    "quit",
+    "exit",
+    "cancel",
+    "skip",
+    "give up",
+    "error",
+    "void",
+    "reset",
+    "help",
+    "hint",
+    "answer",
+    "solution",
+    "result",
+    "score",
+    "reward",
+    "log",
+    "history",
+    "cache",
+    "last",
+    "previous",
+    "all",
+    "state",
+    "status",
+    "debug",
+    "admin",
+    "test",
+    "secret",
+    "key",
+    "target",
+    "done",
+    "ok",
+    "pass",
+    "passed",
+    "success",
+    "correct",
+)
 _LONGEST = 40
 _COMMAND = re.compile(r"[A-Za-z][\w-]*")
 _COMMANDS = 16
 _COMPARING = frozenset(
-    {"startswith", "endswith", "get", "pop", "removeprefix", "removesuffix", "find", "count", "index", "match", "search", "fullmatch"}
+    {
+        "startswith",
+        "endswith",
+        "get",
+        "pop",
+        "removeprefix",
+        "removesuffix",
+        "find",
+        "count",
+        "index",
+        "match",
+        "search",
+        "fullmatch",
+    }
 )
 
 
@@ -37,10 +84,19 @@ def words_in(environment: Environment, most: int) -> list[str]:
 
 
 def commands_of(environment: Environment, tool: ToolSpec, said: Sequence[Call]) -> list[str]:
-    """Words with which the one text of this tool may begin, where what agents `said` does begin with such words: those that the source
-    compares with, the ones that the tool's description names first."""
-    texts = [value for call in said if call.tool == tool.name for value in call.arguments.values() if isinstance(value, str)]
-    words = dict.fromkeys(word for word in _words_in(type(environment))[0] if _COMMAND.fullmatch(word) and word not in USUAL)
+    """Words with which the one text of this tool may begin, where what agents `said` does begin with such
+    words: those that the source compares with, the ones that the tool's description names first.
+    """
+    texts = [
+        value
+        for call in said
+        if call.tool == tool.name
+        for value in call.arguments.values()
+        if isinstance(value, str)
+    ]
+    words = dict.fromkeys(
+        word for word in _words_in(type(environment))[0] if _COMMAND.fullmatch(word) and word not in USUAL
+    )
     if len(strings(tool)) != 1 or 2 * sum(text.split(" ", 1)[0] in words for text in texts) <= len(texts):
         return []
     described = set(_COMMAND.findall(tool.description))

@@ -15,15 +15,26 @@ def share(name: str, hits: int, num: int, *, note: str = "") -> Measure:
     if not num:
         return Measure(name=name, value=None, note=note)
     low, high = wilson(hits, num)
-    return Measure(name=name, value=round(hits / num, 4), low=round(low, 4), high=round(high, 4), num=num, note=note)
+    return Measure(
+        name=name, value=round(hits / num, 4), low=round(low, 4), high=round(high, 4), num=num, note=note
+    )
 
 
 def average(name: str, values: Sequence[float], *, note: str = "") -> Measure:
-    """The mean of values in [0, 1]. Wilson's interval at that mean, which no distribution on [0, 1] makes too narrow by its variance."""
+    """The mean of values in [0, 1]. Wilson's interval at that mean, which no distribution on [0, 1] makes too
+    narrow by its variance.
+    """
     if not values:
         return Measure(name=name, value=None, note=note)
     low, high = bounds(values)
-    return Measure(name=name, value=round(mean(values), 4), low=round(low, 4), high=round(high, 4), num=len(values), note=note)
+    return Measure(
+        name=name,
+        value=round(mean(values), 4),
+        low=round(low, 4),
+        high=round(high, 4),
+        num=len(values),
+        note=note,
+    )
 
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:
@@ -38,7 +49,10 @@ def luck(successes: int, num: int, chance: float) -> float:
     chance = min(max(chance, 0.0), 1.0)
     if chance in (0.0, 1.0):
         return chance
-    logs = [_log_choose(num, k) + k * math.log(chance) + (num - k) * math.log1p(-chance) for k in range(successes, num + 1)]
+    logs = [
+        _log_choose(num, k) + k * math.log(chance) + (num - k) * math.log1p(-chance)
+        for k in range(successes, num + 1)
+    ]
     return min(sum(map(math.exp, logs)), 1.0)
 
 
@@ -53,7 +67,9 @@ def percentile(values: Sequence[float], part: float) -> float | None:
 
 def milliseconds(name: str, seconds: Sequence[float], part: float) -> Measure:
     found = percentile(seconds, part)
-    return Measure(name=name, value=None if found is None else round(1e3 * found, 3), num=len(seconds), unit="ms")
+    return Measure(
+        name=name, value=None if found is None else round(1e3 * found, 3), num=len(seconds), unit="ms"
+    )
 
 
 def earns_more(successes: int, num: int, chance: float, sure: float) -> bool:
@@ -67,5 +83,8 @@ def differs(hits: int, num: int, other_hits: int, other_num: int, *, sure: float
     if not num or not other_num or hits * other_num <= other_hits * num:
         return False
     ways = math.comb(total, marked)
-    tail = sum(math.comb(num, each) * math.comb(other_num, marked - each) for each in range(hits, min(num, marked) + 1))
+    tail = sum(
+        math.comb(num, each) * math.comb(other_num, marked - each)
+        for each in range(hits, min(num, marked) + 1)
+    )
     return tail / ways < sure

@@ -1,6 +1,8 @@
-"""Whether the tasks are what they claim: three splits that do not share tasks, and tasks that differ in more than a number or a name.
+"""Whether the tasks are what they claim: three splits that do not share tasks, and tasks that differ in more
+than a number or a name.
 
-A small world repeats itself by chance: how often is measured between two streams of training tasks, and only what goes beyond it counts.
+A small world repeats itself by chance: how often is measured between two streams of training tasks, and only
+what goes beyond it counts.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ _SAME = 4  # tasks that make a class of one and the same
 class Body:
     """What a task says and hides. Its name is no part of it, and its seed does not make it another.
 
-    `sum` and `parts` make it cheap to ask what the task would be without one word: the sum of a number for every word and place, and the
-    part of it that each word has.
+    `sum` and `parts` make it cheap to ask what the task would be without one word: the sum of a number for
+    every word and place, and the part of it that each word has.
     """
 
     prompt: tuple[str, ...]
@@ -54,9 +56,15 @@ class Body:
         for at, token in enumerate(_tokens(whole)):
             parts[token] += hash((at, token))
         return cls(
-            prompt=tuple(prompt), whole=whole, prompt_without_digits=_masked(said), without_digits=_masked(whole),
-            sum=sum(parts.values()), parts=parts, seed=target.seed, fields={name: _plain(value) for name, value in target.data.items()},
-        )  # fmt: skip
+            prompt=tuple(prompt),
+            whole=whole,
+            prompt_without_digits=_masked(said),
+            without_digits=_masked(whole),
+            sum=sum(parts.values()),
+            parts=parts,
+            seed=target.seed,
+            fields={name: _plain(value) for name, value in target.data.items()},
+        )
 
 
 def _plain(value: object) -> str:
@@ -82,19 +90,28 @@ _VIEWS: tuple[View, ...] = (
 
 
 def _with(field: str) -> View:
-    """The prompt and one thing that the key says: a key may also say the task's number, which tells all tasks apart."""
+    """The prompt and one thing that the key says: a key may also say the task's number, which tells all tasks
+    apart.
+    """
     return lambda body: (body.prompt_without_digits, body.fields.get(field))
 
 
 def _fields(stage: Stage, drawn: Sequence[Drawn], bodies: Sequence[Body]) -> list[str]:
-    """Those that tell some tasks apart, and do not say which task of which stream it is: its split, index or seed."""
+    """Those that tell some tasks apart, and do not say which task of which stream it is: its split, index or
+    seed.
+    """
     names = list(dict.fromkeys(name for body in bodies for name in body.fields))
     names = [name for name in names if len({body.fields.get(name) for body in bodies}) > 1]
     asked = [
-        {_plain(value) for value in stage.arguments[task.id].values()} - {_plain(task.level), _plain(task.family)} for task, _ in drawn
+        {_plain(value) for value in stage.arguments[task.id].values()}
+        - {_plain(task.level), _plain(task.family)}
+        for task, _ in drawn
     ]
     labels = {
-        name for name in names if sum(body.fields.get(name, "") in each for body, each in zip(bodies, asked, strict=True)) > len(asked) / 2
+        name
+        for name in names
+        if sum(body.fields.get(name, "") in each for body, each in zip(bodies, asked, strict=True))
+        > len(asked) / 2
     }
     return [name for name in names if name not in labels][:_MOST_FIELDS]
 
@@ -116,24 +133,40 @@ def splits_gate(stage: Stage) -> Gate:
     """Said first: what has no structural split is evaluated on one only after it was trained."""
     missing = [split for split in needed_splits(stage.environment) if split not in stage.environment.splits]
     return Gate(
-        name="splits", value=float(len(missing)), limit=0.0, holds=not missing,
-        found=f"it has the splits {', '.join(stage.environment.splits)}" + (f" and lacks {', '.join(missing)}" if missing else ""),
-        remedy="let `splits` and `task()` know train, heldout (other seeds) and structural (another structure, such as other parts)",
-    )  # fmt: skip
+        name="splits",
+        value=float(len(missing)),
+        limit=0.0,
+        holds=not missing,
+        found=f"it has the splits {', '.join(stage.environment.splits)}"
+        + (f" and lacks {', '.join(missing)}" if missing else ""),
+        remedy="let `splits` and `task()` know train, heldout (other seeds) and structural (another "
+        "structure, such as other parts)",
+    )
 
 
 def overlap(stage: Stage, cases: list[Case]) -> Gate:
     """Held-out and structural tasks that are training tasks, whole, without digits, or but for one word."""
     train = stage.draw_cells("train", stage.depth.of(_TRAIN, least=60), within_s=stage.seconds_left / 4)
     for seed in (*_OTHER_SEEDS, stage.seed + 1, stage.seed - 1):
-        train += stage.draw_cells("train", stage.depth.of(_PER_SEED, least=8), seed=seed, within_s=stage.seconds_left / 20)
+        train += stage.draw_cells(
+            "train", stage.depth.of(_PER_SEED, least=8), seed=seed, within_s=stage.seconds_left / 20
+        )
     number = stage.depth.of(_TEST, least=24)
-    again = [Body.of(each) for each in stage.draw("train", number, seed=stage.seed + 7_919, within_s=stage.seconds_left / 10)]
+    again = [
+        Body.of(each)
+        for each in stage.draw("train", number, seed=stage.seed + 7_919, within_s=stage.seconds_left / 10)
+    ]
     seen = [Body.of(each) for each in train]
-    drawn = {split: stage.draw(split, number, within_s=stage.seconds_left / 8) for split in stage.environment.splits if split != "train"}
+    drawn = {
+        split: stage.draw(split, number, within_s=stage.seconds_left / 8)
+        for split in stage.environment.splits
+        if split != "train"
+    }
     tested = {split: [Body.of(each) for each in found] for split, found in drawn.items()}
     worst, told = 0.0, ""
-    for order, view in enumerate((*_VIEWS, *map(_with, _fields(stage, train, seen)), *map(_without, _places(seen)))):
+    for order, view in enumerate(
+        (*_VIEWS, *map(_with, _fields(stage, train, seen)), *map(_without, _places(seen)))
+    ):
         if order >= len(_VIEWS) + _MOST_FIELDS and stage.is_late:
             break
         known = {view(body) for body in seen}
@@ -144,7 +177,8 @@ def overlap(stage: Stage, cases: list[Case]) -> Gate:
             if extra > max(worst, limits.OVERLAP) and differs(len(hits), len(bodies), by_chance, len(again)):
                 worst, told = (
                     extra,
-                    f"{extra:.0%} of the {split} tasks are training tasks" + ("" if order == 0 else " but for a number or a word"),
+                    f"{extra:.0%} of the {split} tasks are training tasks"
+                    + ("" if order == 0 else " but for a number or a word"),
                 )
                 cases.append(Case(what=f"{told}, such as this one", where=drawn[split][hits[0]][0].id))
     for split, bodies in tested.items():
@@ -153,15 +187,22 @@ def overlap(stage: Stage, cases: list[Case]) -> Gate:
             worst, told = share, f"{share:.0%} of the {split} tasks are training tasks"
             cases.append(Case(what=f"{told}, such as this one", where=drawn[split][example][0].id))
     return Gate(
-        name="overlap", value=round(worst, 4), limit=limits.OVERLAP, holds=worst <= limits.OVERLAP,
-        found=told or f"no held-out or structural task is among {len(train)} training tasks more often than chance explains",
+        name="overlap",
+        value=round(worst, 4),
+        limit=limits.OVERLAP,
+        holds=worst <= limits.OVERLAP,
+        found=told
+        or f"no held-out or structural task is among {len(train)} training tasks more often than chance "
+        "explains",
         remedy="mix the split's name into the random seed, or give each split its own part of the data",
-    )  # fmt: skip
+    )
 
 
 def _known(seen: Sequence[Body], tested: Sequence[Body], again: Sequence[Body]) -> tuple[float, int | None]:
-    """The share that is among those seen, of tasks whose prompt alone says which task it is: these can be learned by heart. Where training
-    tasks repeat one another too, a world may be drawn from the seed: it must be the same then."""
+    """The share that is among those seen, of tasks whose prompt alone says which task it is: these can be
+    learned by heart. Where training tasks repeat one another too, a world may be drawn from the seed: it must
+    be the same then.
+    """
     by_prompt: dict[object, set[object]] = defaultdict(set)
     repeats = not {body.whole for body in seen}.isdisjoint(body.whole for body in again)
 
@@ -182,34 +223,48 @@ def _places(bodies: Sequence[Body]) -> list[int]:
 
 
 def duplicates(solved: Sequence[Episode], cases: list[Case]) -> Gate:
-    """Solved training tasks that say, show and want the same but for their digits, or for a name in the prompt."""
+    """Solved training tasks that say, show and want the same but for their digits, or for a name in the
+    prompt.
+    """
     tasks = [_Shown.of(episode) for episode in solved if episode.task.split == "train"]
     views: list[Callable[[_Shown], object]] = [lambda shown: shown.without_digits()]
     length = Counter(len(task.prompt) for task in tasks).most_common(1)[0][0] if tasks else 0
     alike = [task.prompt for task in tasks if len(task.prompt) == length]
     places = [at for at in range(length) if len({prompt[at] for prompt in alike}) > 1][:_MOST_PLACES]
     views += [_Shown.without_words(at) for at in places]
-    views += [_Shown.without_words(at, after) for at in places for after in places if at < after <= at + _NEAR]
+    views += [
+        _Shown.without_words(at, after) for at in places for after in places if at < after <= at + _NEAR
+    ]
     worst, example = 0.0, ""
     for view in views:
         classes: dict[object, list[_Shown]] = defaultdict(list)
         for task in tasks:
             classes[view(task)].append(task)
-        same = [each for each in classes.values() if len(each) >= _SAME and len({one.answer for one in each}) == 1 and _pretends(each)]
+        same = [
+            each
+            for each in classes.values()
+            if len(each) >= _SAME and len({one.answer for one in each}) == 1 and _pretends(each)
+        ]
         share = sum(map(len, same)) / max(len(tasks), 1)
         if share > worst:
             worst, example = (
                 share,
-                f"{len(same[0])} training tasks are one and the same but for a number or a name: {same[0][0].id}, {same[0][1].id}",
+                f"{len(same[0])} training tasks are one and the same but for a number or a name: "
+                f"{same[0][0].id}, {same[0][1].id}",
             )
     holds = worst <= limits.DUPLICATES
     if not holds:
         cases.append(Case(what=example))
     return Gate(
-        name="duplicates", value=round(worst, 4), limit=limits.DUPLICATES, holds=holds,
-        found=example if not holds else f"{worst:.0%} of {len(tasks)} training tasks have twins that differ in a number or a name only",
+        name="duplicates",
+        value=round(worst, 4),
+        limit=limits.DUPLICATES,
+        holds=holds,
+        found=example
+        if not holds
+        else f"{worst:.0%} of {len(tasks)} training tasks have twins that differ in a number or a name only",
         remedy="draw what matters afresh for every task, not a serial number",
-    )  # fmt: skip
+    )
 
 
 def _pretends(same: Sequence[_Shown]) -> bool:
@@ -232,7 +287,12 @@ class _Shown:
         seen = " \n".join(event.text for event in episode.events if event.fault is None)
         answer = (episode.sealed.submitted if episode.sealed else None) or ""
         calls = " ".join(str(sorted(call.arguments.items())) for call in episode.calls)
-        return cls(id=episode.task.id, prompt=tuple(_tokens(texts)), seen=tuple(_tokens(seen)), answer=answer or calls)
+        return cls(
+            id=episode.task.id,
+            prompt=tuple(_tokens(texts)),
+            seen=tuple(_tokens(seen)),
+            answer=answer or calls,
+        )
 
     def without_digits(self) -> object:
         return _masked(" ".join((*self.prompt, "\n", *self.seen)))
@@ -245,7 +305,10 @@ class _Shown:
             if max(places) >= len(shown.prompt):
                 return shown
             words = {shown.prompt[place] for place in places}
-            texts = (" ".join("_" if token in words else token for token in tokens) for tokens in (shown.prompt, shown.seen))
+            texts = (
+                " ".join("_" if token in words else token for token in tokens)
+                for tokens in (shown.prompt, shown.seen)
+            )
             return tuple(_masked(text) if len(places) > 1 else text for text in texts)
 
         return view

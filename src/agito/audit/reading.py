@@ -1,7 +1,8 @@
-"""Rules by which an answer can be read off texts of one kind, found on one part of them and tried on the others.
+"""Rules by which an answer can be read off texts of one kind, found on one part of them and tried on the
+others.
 
-A rule says where: after which word, at which place, counted from which end; and how: plainly or in one of many codes. A table, learned by
-heart, reads codes that nobody thought of.
+A rule says where: after which word, at which place, counted from which end; and how: plainly or in one of
+many codes. A table, learned by heart, reads codes that nobody thought of.
 """
 
 from __future__ import annotations
@@ -48,9 +49,13 @@ class Reading:
     task: str
 
 
-def readings(shown: Sequence[Shown], chance: float, *, is_all_there_is: bool = False, is_coded: bool = False) -> list[Reading]:
-    """What works better than luck at `chance`. `is_all_there_is`: the texts are all that an agent ever sees, so that the answer must follow
-    from them; only what needs no thought is reported then. `is_coded`: only codes count, since the texts may say it plainly."""
+def readings(
+    shown: Sequence[Shown], chance: float, *, is_all_there_is: bool = False, is_coded: bool = False
+) -> list[Reading]:
+    """What works better than luck at `chance`. `is_all_there_is`: the texts are all that an agent ever sees,
+    so that the answer must follow from them; only what needs no thought is reported then. `is_coded`: only
+    codes count, since the texts may say it plainly.
+    """
     shown = [each for each in shown if each.text and 0 < len(each.answer) <= _LONGEST_ANSWER]
     if len(shown) < _LEAST_PROOFS or len({each.answer for each in shown}) < 2:
         return []
@@ -69,7 +74,13 @@ def readings(shown: Sequence[Shown], chance: float, *, is_all_there_is: bool = F
 def _best_rule(shown: Sequence[Shown], chance: float) -> Reading | None:
     support: Counter[tuple[str, Hashable]] = Counter()
     for each in shown[::2]:
-        support.update({(code, where) for code, needle in codes_of(each.answer).items() for where in _wheres(each, needle)})
+        support.update(
+            {
+                (code, where)
+                for code, needle in codes_of(each.answer).items()
+                for where in _wheres(each, needle)
+            }
+        )
     best = [rule for rule, count in support.most_common(12) if count >= 3]
     rest = shown[1::2]
     for code, where in best:
@@ -80,8 +91,9 @@ def _best_rule(shown: Sequence[Shown], chance: float) -> Reading | None:
 
 
 def _wheres(shown: Shown, needle: str) -> set[Hashable]:
-    """Every way to say where the needle stands as a whole: its place from either end, the word before it, its first or last, and a word of
-    the prompt that stands shortly before it."""
+    """Every way to say where the needle stands as a whole: its place from either end, the word before it, its
+    first or last, and a word of the prompt that stands shortly before it.
+    """
     found: set[Hashable] = set()
     text = shown.text
     if not needle or needle not in text:
@@ -90,7 +102,9 @@ def _wheres(shown: Shown, needle: str) -> set[Hashable]:
     at = text.find(needle)
     while at >= 0 and len(found) < _MOST_PLACES:
         end = at + len(needle)
-        if not (_runs_on(text[at - 1 : at]) and _runs_on(needle[:1])) and not (_runs_on(text[end : end + 1]) and _runs_on(needle[-1:])):
+        if not (_runs_on(text[at - 1 : at]) and _runs_on(needle[:1])) and not (
+            _runs_on(text[end : end + 1]) and _runs_on(needle[-1:])
+        ):
             before, after = bisect_left(words.starts, at), len(words.starts) - bisect_left(words.starts, end)
             if before < _MOST_PLACES:
                 found.add(("at", before))
@@ -124,7 +138,12 @@ def _words(text: str) -> _Words:
     found = list(_WORD.finditer(text))
     words = tuple(each[0] for each in found)
     first = {word: at for at, word in reversed(list(enumerate(words)))}
-    return _Words(words=words, starts=tuple(each.start() for each in found), first=first, last={word: at for at, word in enumerate(words)})
+    return _Words(
+        words=words,
+        starts=tuple(each.start() for each in found),
+        first=first,
+        last={word: at for at, word in enumerate(words)},
+    )
 
 
 def _runs_on(character: str) -> bool:
@@ -135,7 +154,11 @@ def _worded(where: Hashable) -> str:
     kind, what = cast("tuple[str, str | int]", where)
     if kind.endswith(","):
         return f"{kind} the one at {what}"
-    return f"{kind} {what!r}" if isinstance(what, str) else f"word {what + 1} {'from the end' if kind != 'at' else 'of the text'}"
+    return (
+        f"{kind} {what!r}"
+        if isinstance(what, str)
+        else f"word {what + 1} {'from the end' if kind != 'at' else 'of the text'}"
+    )
 
 
 # ---- anywhere, in a code that does not stand there by chance
@@ -164,7 +187,9 @@ def _anywhere(shown: Sequence[Shown], chance: float) -> Reading | None:
                     own[view].append(each)
                 others[view] += bool(other) and other.lower() in text
     for code, hits in sorted(own.items(), key=lambda item: -len(item[1])):
-        if len(hits) > chance * tried[code] / 2 and differs(len(hits), tried[code], others[code], tried[code], sure=_SURE):
+        if len(hits) > chance * tried[code] / 2 and differs(
+            len(hits), tried[code], others[code], tried[code], sure=_SURE
+        ):
             return Reading(how=f"{code}, somewhere", hits=len(hits), num=tried[code], task=hits[0].task)
     return None
 
@@ -204,7 +229,10 @@ def _table(shown: Sequence[Shown], chance: float) -> Reading | None:
             if name in row:
                 seen[row[name]][each.answer] += 1
         tables[name] = {word: answers.most_common(1)[0][0] for word, answers in seen.items()}
-        scores[name] = sum(tables[name].get(row.get(name, "")) == each.answer for row, each in zip(rows[1::3], shown[1::3], strict=True))
+        scores[name] = sum(
+            tables[name].get(row.get(name, "")) == each.answer
+            for row, each in zip(rows[1::3], shown[1::3], strict=True)
+        )
     if not scores:
         return None
     name = max(scores, key=lambda each: scores[each])
@@ -212,7 +240,9 @@ def _table(shown: Sequence[Shown], chance: float) -> Reading | None:
     hits = [each for row, each in rest if tables[name].get(row.get(name, "")) == each.answer]
     if not earns_more(len(hits), len(rest), chance, _SURE):
         return None
-    return Reading(how=f"by heart, from the word {_worded(name)}", hits=len(hits), num=len(rest), task=hits[0].task)
+    return Reading(
+        how=f"by heart, from the word {_worded(name)}", hits=len(hits), num=len(rest), task=hits[0].task
+    )
 
 
 _OPERATIONS: Mapping[str, Callable[[int, int], float]] = {
@@ -228,7 +258,10 @@ def _arithmetic(shown: Sequence[Shown], chance: float) -> Reading | None:
     shown = [each for each in shown if each.answer.isdigit() and len(each.answer) < 10]
     if len(shown) < 2 * _LEAST_PROOFS:
         return None
-    rows = [{name: word for name, word in features(each.text).items() if word.isdigit() and len(word) < 12} for each in shown]
+    rows = [
+        {name: word for name, word in features(each.text).items() if word.isdigit() and len(word) < 12}
+        for each in shown
+    ]
     half = list(zip(rows[::2], shown[::2], strict=True))
     rest = list(zip(rows[1::2], shown[1::2], strict=True))
     for name in _common_features(rows):
@@ -237,7 +270,16 @@ def _arithmetic(shown: Sequence[Shown], chance: float) -> Reading | None:
             if not made or made.most_common(1)[0][1] < 3:
                 continue
             value = made.most_common(1)[0][0]
-            hits = [each for row, each in rest if name in row and operate(int(row[name]), int(each.answer)) == value]
+            hits = [
+                each
+                for row, each in rest
+                if name in row and operate(int(row[name]), int(each.answer)) == value
+            ]
             if earns_more(len(hits), len(rest), chance, _SURE):
-                return Reading(how=f"by its {word} with the number {_worded(name)}", hits=len(hits), num=len(rest), task=hits[0].task)
+                return Reading(
+                    how=f"by its {word} with the number {_worded(name)}",
+                    hits=len(hits),
+                    num=len(rest),
+                    task=hits[0].task,
+                )
     return None

@@ -1,4 +1,6 @@
-"""One capture, one verdict: graded again and again, under one grade seed and under others, and with meaningless submissions."""
+"""One capture, one verdict: graded again and again, under one grade seed and under others, and with
+meaningless submissions.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,13 @@ class Regraded:
 
 
 async def regrade(stage: Stage, cases: list[Case]) -> Regraded:
-    """Captures graded again and again: with one seed the verdict is one and the same; with other seeds the solved stay solved, and those in
-    which nothing was done stay failed."""
+    """Captures graded again and again: with one seed the verdict is one and the same; with other seeds the
+    solved stay solved, and those in which nothing was done stay failed.
+    """
     found = Regraded()
-    failed = await stage.each(stage.draw("train", 6, first=800), lambda each: stage.play(each, nothing), least=2)
+    failed = await stage.each(
+        stage.draw("train", 6, first=800), lambda each: stage.play(each, nothing), least=2
+    )
     solved = stage.solved[: stage.depth.of(_REGRADED, least=_LEAST_REGRADED)]
     chosen = [*solved[:_LEAST_REGRADED], *failed, *solved[_LEAST_REGRADED:]]
     for number, episode in enumerate(chosen):
@@ -61,12 +66,19 @@ async def _by_chance(stage: Stage, episode: Episode, found: Regraded) -> str:
     for at in range(_MEANINGLESS):
         if at >= _GRADES and stage.is_late:
             break
-        text = str(rng.randrange(10**9, 10**10)) if at % 2 else "".join(rng.choice("bcdfghjkmpqrstvwxz") for _ in range(12))
+        text = (
+            str(rng.randrange(10**9, 10**10))
+            if at % 2
+            else "".join(rng.choice("bcdfghjkmpqrstvwxz") for _ in range(12))
+        )
         verdict = await stage.grade(replace(sealed, submitted=text), episode.target)
         found.gradings += 1
         right += [text] if verdict.reward >= 1.0 - 1e-9 else []
     if right and len(right) < _MEANINGLESS // 2:
-        return f"{len(right)} of {_MEANINGLESS} meaningless submissions are taken for right, such as {right[0]!r}"
+        return (
+            f"{len(right)} of {_MEANINGLESS} meaningless submissions are taken for right, such as "
+            f"{right[0]!r}"
+        )
     return ""
 
 
@@ -80,10 +92,20 @@ async def _graded(stage: Stage, episode: Episode, seeds: Sequence[int], found: R
         verdict = await stage.grade(sealed, episode.target, seed)
         if verdict.status is Status.VOID:
             is_machine = verdict.evidence.startswith("infra")
-            return "" if is_machine else f"one capture gets a verdict, and none in grading {at + 1}: {verdict.evidence}"
+            return (
+                ""
+                if is_machine
+                else f"one capture gets a verdict, and none in grading {at + 1}: {verdict.evidence}"
+            )
         found.gradings += 1
         if seed == GRADE_SEED and repr(verdict) != first:
-            return f"one capture earns {episode.verdict.reward:g}, and {verdict.reward:g} in grading {at + 1} with the same seed"
+            return (
+                f"one capture earns {episode.verdict.reward:g}, and {verdict.reward:g} in grading "
+                f"{at + 1} with the same seed"
+            )
         if (verdict.reward >= 1.0 - 1e-9) != episode.is_success:
-            return f"one capture earns {episode.verdict.reward:g} with one grade seed, and {verdict.reward:g} with another"
+            return (
+                f"one capture earns {episode.verdict.reward:g} with one grade seed, and "
+                f"{verdict.reward:g} with another"
+            )
     return ""

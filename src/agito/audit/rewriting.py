@@ -1,7 +1,8 @@
-"""Whoever is given the world's state in a text, alters it to what it is in solved episodes, and hands it back: saves, exports, settings.
+"""Whoever is given the world's state in a text, alters it to what it is in solved episodes, and hands it
+back: saves, exports, settings.
 
-What solved captures say under a name and failed ones never do, such as `safe: open`, is put into whatever a tool shows that has such names,
-plainly or in base64 or hex; and is told to every command as it is.
+What solved captures say under a name and failed ones never do, such as `safe: open`, is put into whatever a
+tool shows that has such names, plainly or in base64 or hex; and is told to every command as it is.
 """
 
 from __future__ import annotations
@@ -46,8 +47,15 @@ def signs_of(solved: Sequence[Episode], failed: Sequence[Episode]) -> list[Sign]
         for name, values in names.items():
             others[name] |= values
     counts = Counter((name, value) for names in said for name, values in names.items() for value in values)
-    found = [(count, name, value) for (name, value), count in counts.items() if value not in others[name] and 2 * count > len(said)]
-    return [Sign(name=name, value=value, others=frozenset(others[name])) for _, name, value in sorted(found, reverse=True)[:_MOST_SIGNS]]
+    found = [
+        (count, name, value)
+        for (name, value), count in counts.items()
+        if value not in others[name] and 2 * count > len(said)
+    ]
+    return [
+        Sign(name=name, value=value, others=frozenset(others[name]))
+        for _, name, value in sorted(found, reverse=True)[:_MOST_SIGNS]
+    ]
 
 
 def _named(episode: Episode) -> Mapping[str, set[str]]:
@@ -60,18 +68,26 @@ def _named(episode: Episode) -> Mapping[str, set[str]]:
 
 
 def rewritten(text: str, signs: Sequence[Sign]) -> list[str]:
-    """The text as it would stand in a solved episode, in the code in which it stands; nothing where it has no such names."""
+    """The text as it would stand in a solved episode, in the code in which it stands; nothing where it has no
+    such names.
+    """
     found = [_altered(text, signs), _completed(text, signs)]
     for token in _CODED.findall(text):
         for decode, encode in _CODES:
             with suppress(ValueError, binascii.Error, UnicodeDecodeError):
                 inner = decode(token)
-                found += [encode(each) for each in (_altered(inner, signs), _completed(inner, signs)) if each != inner]
+                found += [
+                    encode(each)
+                    for each in (_altered(inner, signs), _completed(inner, signs))
+                    if each != inner
+                ]
     return [each for each in dict.fromkeys(found) if each != text]
 
 
 def _altered(text: str, signs: Sequence[Sign]) -> str:
-    """Values that stand under such a name; where there is no name, those words that only failed ones say there."""
+    """Values that stand under such a name; where there is no name, those words that only failed ones say
+    there.
+    """
     for sign in signs:
 
         def put(found: re.Match[str], sign: Sign = sign) -> str:
@@ -81,7 +97,9 @@ def _altered(text: str, signs: Sequence[Sign]) -> str:
 
         changed = _NAMED.sub(put, text)
         words = [re.escape(each) for each in sign.others if each.isalpha() and sign.value.isalpha()]
-        text = changed if changed != text or not words else re.sub(rf"\b({'|'.join(words)})\b", sign.value, text)
+        text = (
+            changed if changed != text or not words else re.sub(rf"\b({'|'.join(words)})\b", sign.value, text)
+        )
     return text
 
 
@@ -91,7 +109,9 @@ def _completed(text: str, signs: Sequence[Sign]) -> str:
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             value = read(text)
             if isinstance(value, dict):
-                return write({**cast("dict[str, object]", value), **{sign.name: _value(sign.value) for sign in signs}})
+                return write(
+                    {**cast("dict[str, object]", value), **{sign.name: _value(sign.value) for sign in signs}}
+                )
     return text
 
 
@@ -102,7 +122,9 @@ def _value(text: str) -> object:
 
 
 def _from_base64(token: str) -> str:
-    return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_" if set("-_") & set(token) else None, validate=True).decode()
+    return base64.b64decode(
+        token + "=" * (-len(token) % 4), altchars=b"-_" if set("-_") & set(token) else None, validate=True
+    ).decode()
 
 
 _CODES: Sequence[tuple[Callable[[str], str], Callable[[str], str]]] = (
@@ -123,15 +145,21 @@ def writing_back(
     ways = [(tool, name, "") for tool in tools for name in strings(tool)] + [
         (tool, strings(tool)[0], command) for tool, command in commands
     ]
-    shows = [fill(tool, "") for tool in sorted(tools, key=lambda tool: len(strings(tool)))] + [fill(*each) for each in commands]
+    shows = [fill(tool, "") for tool in sorted(tools, key=lambda tool: len(strings(tool)))] + [
+        fill(*each) for each in commands
+    ]
     found: dict[str, Callable[[], Script]] = {}
     if not signs:
         return found
     half = max(most // 2, 1)
     for at, asked in enumerate(batches(shows, half)):
         for number, told in enumerate(batches(ways, max(most - len(asked), 1))):
-            found[f"state that is shown, altered and handed back {at}.{number}"] = _hands_back(asked, told, signs, most, final)
-    plain = [f"{sign.name}{mark}{sign.value}" for sign in signs[:2] for mark in ("=", " ", ": ")] + [sign.value for sign in signs[:2]]
+            found[f"state that is shown, altered and handed back {at}.{number}"] = _hands_back(
+                asked, told, signs, most, final
+            )
+    plain = [f"{sign.name}{mark}{sign.value}" for sign in signs[:2] for mark in ("=", " ", ": ")] + [
+        sign.value for sign in signs[:2]
+    ]
     calls = [_telling(tool, name, command, text) for tool, name, command in ways for text in plain]
     for at, batch in enumerate(batches(calls, most)):
         found[f"what a solved state says {at}"] = _says(batch, final)
@@ -143,7 +171,11 @@ def _telling(tool: ToolSpec, name: str, command: str, text: str) -> Call:
 
 
 def _hands_back(
-    asked: Sequence[Call], ways: Sequence[tuple[ToolSpec, str, str]], signs: Sequence[Sign], most: int, final: Call | None
+    asked: Sequence[Call],
+    ways: Sequence[tuple[ToolSpec, str, str]],
+    signs: Sequence[Sign],
+    most: int,
+    final: Call | None,
 ) -> Callable[[], Script]:
     def script() -> Script:
         shown: dict[str, None] = {}

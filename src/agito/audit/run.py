@@ -51,30 +51,44 @@ async def audit(
     watcher: Watcher | None = None,
     attackers: Sequence[Attackers] = ATTACKERS,
 ) -> Card:
-    """The card of the environment that `make` makes. Within the depth's time it looks as hard as it can, and at a least number always.
+    """The card of the environment that `make` makes. Within the depth's time it looks as hard as it can, and
+    at a least number always.
 
-    Raises `NoIsolation` where the machine cannot run it at all; what breaks in single episodes is on the card.
+    Raises `NoIsolation` where the machine cannot run it at all; what breaks in single episodes is on the
+    card.
     """
     began, environment = time.monotonic(), make()
     stage = Stage(environment, make, depth, seed, watcher or Silent())
     try:
-        qualities = await (unscripted(stage) if isinstance(environment, Unscripted) else _qualities(stage, attackers))
+        qualities = await (
+            unscripted(stage) if isinstance(environment, Unscripted) else _qualities(stage, attackers)
+        )
     except BaseExceptionGroup as group:
         raise first_error(group) from None
     finally:
         with anyio.CancelScope(shield=True):
             await environment.aclose()
     return Card(
-        environment=environment.name, version=environment.version, digest=digest_of(environment), chance_level=environment.chance_level,
-        depth=depth.name, seconds=round(time.monotonic() - began, 1), episodes=stage.num_episodes, seed=seed, machine=_machine(),
-        broke=tuple(Case(what=what, where=f"{count} times") for what, count in stage.incidents.most_common(MAX_CASES)),
+        environment=environment.name,
+        version=environment.version,
+        digest=digest_of(environment),
+        chance_level=environment.chance_level,
+        depth=depth.name,
+        seconds=round(time.monotonic() - began, 1),
+        episodes=stage.num_episodes,
+        seed=seed,
+        machine=_machine(),
+        broke=tuple(
+            Case(what=what, where=f"{count} times") for what, count in stage.incidents.most_common(MAX_CASES)
+        ),
         qualities=qualities,
-    )  # fmt: skip
+    )
 
 
 async def _qualities(stage: Stage, attackers: Sequence[Attackers]) -> tuple[Quality, ...]:
-    """What was played early is used late: traces are acted again when everything else has left its marks, and solved episodes are attacked,
-    graded again elsewhere, and read."""
+    """What was played early is used late: traces are acted again when everything else has left its marks, and
+    solved episodes are attacked, graded again elsewhere, and read.
+    """
     looks, work, steadies, tells, grows = (list[Case]() for _ in range(5))
     stage.begin("tasks", 0.08)
     pools = [splits_gate(stage), overlap(stage, looks)]
@@ -104,8 +118,21 @@ async def _qualities(stage: Stage, attackers: Sequence[Attackers]) -> tuple[Qual
     diverse = with_gates(await diversity(stage), [*pools, duplicates(stage.solved, looks)], looks)
     guarded = replace(guarded, measures=(*guarded.measures, accepted))
     guarded = with_gates(guarded, [accepted_gate, free], work)
-    return (with_incidents(with_gates(steady, [kept, clock], steadies), stage), real, covered, graded, diverse, told, guarded, scaled)
+    return (
+        with_incidents(with_gates(steady, [kept, clock], steadies), stage),
+        real,
+        covered,
+        graded,
+        diverse,
+        told,
+        guarded,
+        scaled,
+    )
 
 
 def _machine() -> dict[str, str]:
-    return {"cores": str(len(os.sched_getaffinity(0))), "load": f"{os.getloadavg()[0]:.2f}", "python": platform.python_version()}
+    return {
+        "cores": str(len(os.sched_getaffinity(0))),
+        "load": f"{os.getloadavg()[0]:.2f}",
+        "python": platform.python_version(),
+    }

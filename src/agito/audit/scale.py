@@ -34,7 +34,11 @@ async def scalability(stage: Stage) -> Quality:
     steps = [step for episode in alone for step in episode.steps_s]
     times = [
         milliseconds(f"{name} p{round(100 * part)}", values, part)
-        for name, values in (("reset", [each.reset_s for each in alone]), ("step", steps), ("grade", [each.grade_s for each in alone]))
+        for name, values in (
+            ("reset", [each.reset_s for each in alone]),
+            ("step", steps),
+            ("grade", [each.grade_s for each in alone]),
+        )
         for part in (0.5, 0.95)
     ]
     measures = [
@@ -46,16 +50,26 @@ async def scalability(stage: Stage) -> Quality:
             note=f"{best} at a time, {cores} cores",
         ),
         Measure(
-            name="CPU of this process", value=round(1e3 * cpu_s[best], 3), unit="ms", num=len(alone), note="per episode; sandboxes apart"
+            name="CPU of this process",
+            value=round(1e3 * cpu_s[best], 3),
+            unit="ms",
+            num=len(alone),
+            note="per episode; sandboxes apart",
         ),
         *(
-            Measure(name=f"{width} at a time", value=round(per_s[width] / per_s[1], 3), num=len(alone), note="times one alone")
+            Measure(
+                name=f"{width} at a time",
+                value=round(per_s[width] / per_s[1], 3),
+                num=len(alone),
+                note="times one alone",
+            )
             for width in widths[1:]
         ),
     ]
     broke = [Case(what=episode.problem, where=episode.task.id) for episode in alone if episode.problem]
     says = (
-        f"step p50 {times[2].value} ms, p95 {times[3].value} ms; {round(3600 * per_s[best] / cores):,} rollouts per hour and core; "
+        f"step p50 {times[2].value} ms, p95 {times[3].value} ms; {round(3600 * per_s[best] / cores):,} "
+        "rollouts per hour and core; "
         f"{best} at a time make {per_s[best] / per_s[1]:.2f}x"
     )
     return judged("scalability", says, tuple(measures), (), broke, doubt=bool(broke))

@@ -1,4 +1,6 @@
-"""Stability: the same calls give the same episode, alone and beside others; the same capture the same verdict; nothing is left behind."""
+"""Stability: the same calls give the same episode, alone and beside others; the same capture the same
+verdict; nothing is left behind.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from agito.protocols import Environment, ScriptFactory
 from agito.testing.episodes import essence
 from agito.types import Event, Fault
 
-_REPEATS = 5  # k: as often is every trace acted, the first time included; the last time in another environment
+# k: as often is every trace acted, the first time included; the last time in another environment
+_REPEATS = 5
 _TRACES, _LEAST_TRACES = 24, 4
 _EXPLORED, _EXPLORERS, _WORDS = 24, 4, 120  # tasks, scripts on each, words in all
 _EVERY = 1 << 30  # digests: before the first call and after each
@@ -39,63 +42,128 @@ class Trace:
 
 
 async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> Quality:
-    """Without the share of infrastructure errors, which is known when everything else is done: see `with_incidents`. `traces` were recorded
-    long before: whatever has been played since must not show."""
+    """Without the share of infrastructure errors, which is known when everything else is done: see
+    `with_incidents`. `traces` were recorded long before: whatever has been played since must not show.
+    """
     elsewhere = stage.make()
     try:
-        repeated = await stage.each(traces, lambda trace: _repeat(stage, trace, elsewhere), least=_LEAST_TRACES, width=1)
+        repeated = await stage.each(
+            traces, lambda trace: _repeat(stage, trace, elsewhere), least=_LEAST_TRACES, width=1
+        )
     finally:
         with anyio.CancelScope(shield=True):
             await elsewhere.aclose()
     repeated = [trace for trace in repeated if trace.num_repeats]
-    cases += [Case(what=f"acted again: {trace.differs}", where=trace.episode.task.id) for trace in repeated if trace.differs]
-    steady = share("deterministic", sum(not trace.differs for trace in repeated), len(repeated), note=f"acted {_REPEATS} times")
+    cases += [
+        Case(what=f"acted again: {trace.differs}", where=trace.episode.task.id)
+        for trace in repeated
+        if trace.differs
+    ]
+    steady = share(
+        "deterministic",
+        sum(not trace.differs for trace in repeated),
+        len(repeated),
+        note=f"acted {_REPEATS} times",
+    )
     disturbed, num_beside = await _beside(stage, [trace for trace in repeated if not trace.differs], cases)
     after, num_after = await disturbing.disturbed(
-        stage, [trace.episode for trace in repeated if not trace.differs and trace.is_honest], _difference, cases
+        stage,
+        [trace.episode for trace in repeated if not trace.differs and trace.is_honest],
+        _difference,
+        cases,
     )
     disturbed, num_beside = disturbed + after, num_beside + num_after
-    beside = share("disturbed", disturbed, num_beside, note="interleaved call by call, concurrent, and after one tool alone")
+    beside = share(
+        "disturbed",
+        disturbed,
+        num_beside,
+        note="interleaved call by call, concurrent, and after one tool alone",
+    )
     flaky = await regrade(stage, cases)
-    flake = share("flake", flaky.mixed, flaky.captures, note=f"{flaky.gradings} gradings of solved and failed captures")
+    flake = share(
+        "flake", flaky.mixed, flaky.captures, note=f"{flaky.gradings} gradings of solved and failed captures"
+    )
     leaks = await leakage(stage, cases)
     says = (
-        f"{steady.value or 0:.0%} of {steady.num} episodes repeat, {disturbed} of {num_beside} are disturbed by others, "
+        f"{steady.value or 0:.0%} of {steady.num} episodes repeat, {disturbed} of {num_beside} are "
+        "disturbed by others, "
         f"{leaks.found} of {leaks.planted} marks leak"
     )
     gates = (
-        _gate("determinism", 1 - steady.value if steady.value is not None else None, limits.NONDETERMINISM,
-              _of(sum(bool(trace.differs) for trace in repeated), len(repeated), "episodes go differently when they are acted again"),
-              "key every random choice by (noise_seed, attempt, call); use no clock, no shared generator, no hash()"),
-        _gate("interference", beside.value, limits.INTERFERENCE, _of(disturbed, num_beside, "episodes go differently beside others"),
-              "give every episode its own state and its own random.Random; nothing global, nothing shared that can be written"),
-        _gate("flake", flake.value, limits.FLAKE,
-              _of(flaky.mixed, flaky.captures, f"captures get two verdicts ({flaky.gradings} gradings)"),
-              "make grade a pure function of the capture, the key and the grade seed"),
-        _gate("leakage", float(leaks.found), limits.LEAKAGE,
-              _of(leaks.found, leaks.planted, "marks are seen by another episode", "no mark could be left"),
-              "build each world from the task and the key alone, and destroy it whole"),
-    )  # fmt: skip
-    return judged("stability", says, (steady, beside, flake, *_leak_measures(leaks)), gates, cases, doubt=not leaks.planted)
+        _gate(
+            "determinism",
+            1 - steady.value if steady.value is not None else None,
+            limits.NONDETERMINISM,
+            _of(
+                sum(bool(trace.differs) for trace in repeated),
+                len(repeated),
+                "episodes go differently when they are acted again",
+            ),
+            "key every random choice by (noise_seed, attempt, call); use no clock, no shared generator, no "
+            "hash()",
+        ),
+        _gate(
+            "interference",
+            beside.value,
+            limits.INTERFERENCE,
+            _of(disturbed, num_beside, "episodes go differently beside others"),
+            "give every episode its own state and its own random.Random; nothing global, nothing shared "
+            "that can be written",
+        ),
+        _gate(
+            "flake",
+            flake.value,
+            limits.FLAKE,
+            _of(flaky.mixed, flaky.captures, f"captures get two verdicts ({flaky.gradings} gradings)"),
+            "make grade a pure function of the capture, the key and the grade seed",
+        ),
+        _gate(
+            "leakage",
+            float(leaks.found),
+            limits.LEAKAGE,
+            _of(leaks.found, leaks.planted, "marks are seen by another episode", "no mark could be left"),
+            "build each world from the task and the key alone, and destroy it whole",
+        ),
+    )
+    return judged(
+        "stability",
+        says,
+        (steady, beside, flake, *_leak_measures(leaks)),
+        gates,
+        cases,
+        doubt=not leaks.planted,
+    )
 
 
 def _of(hits: int, num: int, what: str, none: str = "") -> str:
     if not num:
-        return none or f"nothing to measure it on: whether {what} is not known, since no episode came to its end"
+        return (
+            none or f"nothing to measure it on: whether {what} is not known, since no episode came to its end"
+        )
     return f"{hits or 'none'} of {num} {what}"
 
 
 def with_incidents(quality: Quality, stage: Stage) -> Quality:
     """Adds how many episodes of the whole audit broke."""
     broke, num = sum(stage.incidents.values()), stage.num_episodes - stage.num_provoked
-    errors = share("broken episodes", min(broke, num), num, note="no verdict: infra or env; without those that try to break something")
+    errors = share(
+        "broken episodes",
+        min(broke, num),
+        num,
+        note="no verdict: infra or env; without those that try to break something",
+    )
     cases = [Case(what=f"{count}x {what}"[:240]) for what, count in stage.incidents.most_common(6)]
     is_own = any(what.startswith("env") for what in stage.incidents)
     gate = _gate(
-        "broken", errors.value, limits.BROKEN,
-        f"{broke or 'none'} of {num} episodes broke" + (f", most of them by {stage.incidents.most_common(1)[0][0]}" if broke else ""),
-        "repair what raises: the line stands with the case" if is_own else "look at the machine: its sandboxes or its time gave out",
-    )  # fmt: skip
+        "broken",
+        errors.value,
+        limits.BROKEN,
+        f"{broke or 'none'} of {num} episodes broke"
+        + (f", most of them by {stage.incidents.most_common(1)[0][0]}" if broke else ""),
+        "repair what raises: the line stands with the case"
+        if is_own
+        else "look at the machine: its sandboxes or its time gave out",
+    )
     gate = replace(gate, holds=gate.holds and not is_own)
     measures, gates = (*quality.measures, errors), (*quality.gates, gate)
     found = judged(quality.name, quality.says, measures, gates, [*cases, *quality.cases], doubt=broke > 0)
@@ -105,28 +173,53 @@ def with_incidents(quality: Quality, stage: Stage) -> Quality:
 def _gate(name: str, value: float | None, limit: float, found: str, remedy: str) -> Gate:
     value = None if value is None else round(value, 4)
     remedy = "let an episode come to its end first: see what broke" if value is None else remedy
-    return Gate(name=name, value=value, limit=limit, holds=value is not None and value <= limit, found=found, remedy=remedy)
+    return Gate(
+        name=name,
+        value=value,
+        limit=limit,
+        holds=value is not None and value <= limit,
+        found=found,
+        remedy=remedy,
+    )
 
 
 def _leak_measures(leaks: Leaks) -> tuple[Measure, ...]:
     return (
-        share("leaked", leaks.found, max(leaks.planted, leaks.found), note="of the marks that could be read back in their own episode"),
-        Measure(name="surfaces tried", value=float(leaks.tried), num=leaks.tried, note="ways to leave a mark"),
+        share(
+            "leaked",
+            leaks.found,
+            max(leaks.planted, leaks.found),
+            note="of the marks that could be read back in their own episode",
+        ),
+        Measure(
+            name="surfaces tried", value=float(leaks.tried), num=leaks.tried, note="ways to leave a mark"
+        ),
     )
 
 
 async def record(stage: Stage) -> list[Trace]:
-    """Solvers, middling demonstrators and explorers in turn, each with its digests after every call. Before anything else is played."""
+    """Solvers, middling demonstrators and explorers in turn, each with its digests after every call. Before
+    anything else is played.
+    """
     environment = stage.environment
     number = stage.depth.of(_TRACES, least=_LEAST_TRACES)
     jobs: list[tuple[Drawn, ScriptFactory, bool]] = []
     for at, (task, key) in enumerate(stage.draw("train", number)):
-        script = environment.demonstrator(task, key, skill=0.5, seed=at) if at % 2 else environment.solutions(task, key)[0]
+        script = (
+            environment.demonstrator(task, key, skill=0.5, seed=at)
+            if at % 2
+            else environment.solutions(task, key)[0]
+        )
         jobs.append(((task, key), script, True))
     explored = stage.draw("train", stage.depth.of(_EXPLORED, least=2), first=400)
     words = words_in(environment, _WORDS)
-    jobs += [(each, script, False) for at, each in enumerate(explored) for script in _explorers(each, words, at)]
-    jobs += [(each, exploring(each[0], at, environment.solutions(*each)[0]), False) for at, each in enumerate(explored)]
+    jobs += [
+        (each, script, False) for at, each in enumerate(explored) for script in _explorers(each, words, at)
+    ]
+    jobs += [
+        (each, exploring(each[0], at, environment.solutions(*each)[0]), False)
+        for at, each in enumerate(explored)
+    ]
     jobs = [jobs[at] for at in sorted(range(len(jobs)), key=lambda at: (at % number, at))]
 
     async def work(job: tuple[int, tuple[Drawn, ScriptFactory, bool]]) -> Trace:
@@ -141,7 +234,9 @@ async def record(stage: Stage) -> list[Trace]:
 
 
 def _explorers(drawn: Drawn, words: Sequence[str], at: int) -> list[ScriptFactory]:
-    """Who says to every tool each of the words that the environment knows, some a script; another part of them on every task."""
+    """Who says to every tool each of the words that the environment knows, some a script; another part of
+    them on every task.
+    """
     task = drawn[0]
     end = ending(task)
     tools = [tool for tool in task.tools if end is None or tool.name != end.name]
@@ -150,7 +245,9 @@ def _explorers(drawn: Drawn, words: Sequence[str], at: int) -> list[ScriptFactor
     ]
     most = max(min(task.limits.calls, task.limits.turns), 1)
     scripts = [replay(calls[start : start + most]) for start in range(0, len(calls), most)]
-    return [scripts[(at * _EXPLORERS + number) % len(scripts)] for number in range(min(_EXPLORERS, len(scripts)))]
+    return [
+        scripts[(at * _EXPLORERS + number) % len(scripts)] for number in range(min(_EXPLORERS, len(scripts)))
+    ]
 
 
 def _met_a_deadline(events: Sequence[Event]) -> bool:
@@ -165,17 +262,27 @@ async def _repeat(stage: Stage, trace: Trace, elsewhere: Environment) -> Trace:
     for number in range(1, _REPEATS):
         environment = elsewhere if number == _REPEATS - 1 else stage.environment
         again = await stage.play(
-            drawn, script, attempt=first.attempt, noise=first.noise, num_digests=_EVERY, environment=environment, provokes=True
+            drawn,
+            script,
+            attempt=first.attempt,
+            noise=first.noise,
+            num_digests=_EVERY,
+            environment=environment,
+            provokes=True,
         )
         found = _difference(first, again)
         trace = replace(trace, num_repeats=trace.num_repeats + (not again.problem))
         if found:
-            return replace(trace, differs=found + (" (in a second environment)" if environment is elsewhere else ""))
+            return replace(
+                trace, differs=found + (" (in a second environment)" if environment is elsewhere else "")
+            )
     return trace
 
 
 def _difference(one: Episode, two: Episode) -> str:
-    """Where two episodes with the same calls part, in words; empty when they do not, or when one of them broke."""
+    """Where two episodes with the same calls part, in words; empty when they do not, or when one of them
+    broke.
+    """
     if two.problem or _met_a_deadline(two.events):
         return ""
     if one.digests and two.digests and one.digests[0] != two.digests[0]:
@@ -207,7 +314,9 @@ async def _beside(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> t
                 found = _difference(replace(trace.episode, digests=[]), episode)  # no digests are taken here
                 disturbed += bool(found)
                 if found:
-                    cases.append(Case(what=f"{way} with {len(batch) - 1} others: {found}", where=trace.episode.task.id))
+                    cases.append(
+                        Case(what=f"{way} with {len(batch) - 1} others: {found}", where=trace.episode.task.id)
+                    )
     return disturbed, num
 
 
@@ -217,7 +326,9 @@ async def _concurrent(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
     async def run(number: int, trace: Trace) -> None:
         first = trace.episode
         script: ScriptFactory = replay(first.calls)
-        found[number] = await stage.play((first.task, first.target), script, attempt=trace.episode.attempt, noise=trace.episode.noise)
+        found[number] = await stage.play(
+            (first.task, first.target), script, attempt=trace.episode.attempt, noise=trace.episode.noise
+        )
 
     async with anyio.create_task_group() as tasks:
         for number, trace in enumerate(traces):
@@ -229,7 +340,11 @@ async def _interleaved(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
     """All opened in turn, one call of each in turn, all sealed and graded in turn."""
     async with visits(stage, are_graded=True) as open_one:
         opened = [
-            await open_one((trace.episode.task, trace.episode.target), attempt=trace.episode.attempt, noise=trace.episode.noise)
+            await open_one(
+                (trace.episode.task, trace.episode.target),
+                attempt=trace.episode.attempt,
+                noise=trace.episode.noise,
+            )
             for trace in traces
         ]
         for at in range(max(len(trace.episode.calls) for trace in traces)):

@@ -1,4 +1,6 @@
-"""Where an audit plays its episodes: one environment, driven as in training, timed, and with a record of whatever broke."""
+"""Where an audit plays its episodes: one environment, driven as in training, timed, and with a record of
+whatever broke.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Depth:
-    """How hard to look. `seconds` is what the whole may take; `share` of the numbers that a full audit aims at."""
+    """How hard to look. `seconds` is what the whole may take; `share` of the numbers that a full audit aims
+    at.
+    """
 
     name: str
     seconds: float
@@ -68,7 +72,14 @@ SHORT = Depth(name="short", seconds=25.0, share=0.4)
 class Stage:
     """Plays episodes of `environment`; `make` gives another one like it."""
 
-    def __init__(self, environment: Environment, make: Callable[[], Environment], depth: Depth, seed: int, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        make: Callable[[], Environment],
+        depth: Depth,
+        seed: int,
+        watcher: Watcher,
+    ) -> None:
         self.environment, self.make, self.depth, self.seed = environment, make, depth, seed
         self.incidents: Counter[str] = Counter()  # what broke, by its first line and its place
         self.num_episodes = self.num_provoked = 0  # the latter: of those that try to break something
@@ -89,7 +100,9 @@ class Stage:
         self._watcher.part(name)
 
     def _now(self) -> float:
-        """The time that neighbours on this machine take is not the audit's, up to `_PATIENCE` times what the whole may take."""
+        """The time that neighbours on this machine take is not the audit's, up to `_PATIENCE` times what the
+        whole may take.
+        """
         return time.monotonic() - min(_waited_s() - self._began_waited_s, _PATIENCE * self.depth.seconds)
 
     @property
@@ -101,9 +114,16 @@ class Stage:
         """Of this part."""
         return max(self._late_at - self._now(), 0.0)
 
-    def draw(self, split: str, number: int, *, first: int = 0, seed: int | None = None, within_s: float = 1e9) -> list[Drawn]:
-        """`number` tasks of a split, families and levels in turn; fewer, but one for every cell, when that takes longer than `within_s`."""
-        least, ends_at = len(self.environment.families) * len(self.environment.levels), time.monotonic() + within_s
+    def draw(
+        self, split: str, number: int, *, first: int = 0, seed: int | None = None, within_s: float = 1e9
+    ) -> list[Drawn]:
+        """`number` tasks of a split, families and levels in turn; fewer, but one for every cell, when that
+        takes longer than `within_s`.
+        """
+        least, ends_at = (
+            len(self.environment.families) * len(self.environment.levels),
+            time.monotonic() + within_s,
+        )
         found: list[Drawn] = []
         for at in range(first, first + number):
             if len(found) >= least and time.monotonic() > ends_at:
@@ -111,19 +131,30 @@ class Stage:
             found.append(self._task(split, at, self.seed if seed is None else seed))
         return found
 
-    def draw_cells(self, split: str, number: int, *, seed: int | None = None, within_s: float = 1e9) -> list[Drawn]:
+    def draw_cells(
+        self, split: str, number: int, *, seed: int | None = None, within_s: float = 1e9
+    ) -> list[Drawn]:
         """As `draw`, but of every cell each index, as a curriculum asks for them."""
-        cells, ends_at = list(product(self.environment.families, self.environment.levels)), time.monotonic() + within_s
+        cells, ends_at = (
+            list(product(self.environment.families, self.environment.levels)),
+            time.monotonic() + within_s,
+        )
         found: list[Drawn] = []
         for at in range(number):
             if len(found) >= len(cells) and time.monotonic() > ends_at:
                 break
             family, level = cells[at % len(cells)]
-            found.append(self._task(split, at // len(cells), self.seed if seed is None else seed, family=family, level=level))
+            found.append(
+                self._task(
+                    split, at // len(cells), self.seed if seed is None else seed, family=family, level=level
+                )
+            )
         return found
 
     def _task(self, split: str, index: int, seed: int, **cell: Any) -> Drawn:
-        """Of the last split there is, under another seed, where `split` is missing. Raises `BadEnvironment`."""
+        """Of the last split there is, under another seed, where `split` is missing. Raises
+        `BadEnvironment`.
+        """
         known = self.environment.splits
         where = {"split": split, "seed": seed} if split in known else {"split": known[-1], "seed": seed + 1}
         arguments: dict[str, Any] = {**where, "index": index, **cell}
@@ -131,7 +162,8 @@ class Stage:
             drawn = self.environment.task(**arguments)
         except Exception as error:  # the boundary: it is somebody else's code
             raise BadEnvironment(
-                f"{self.environment.name}: task({arguments}) raises {type(error).__name__}: {error} ({self._place(error)})"
+                f"{self.environment.name}: task({arguments}) raises {type(error).__name__}: {error} "
+                f"({self._place(error)})"
             ) from error
         self.arguments.setdefault(drawn[0].id, arguments)
         return drawn
@@ -139,9 +171,12 @@ class Stage:
     def attempt(self) -> AttemptId:
         return AttemptId(group=_FIRST_GROUP + self.num_episodes, slot=0)
 
-    async def each(self, items: Sequence[T], work: Callable[[T], Awaitable[R]], *, least: int = 1, width: int = _WIDTH) -> list[R]:
-        """Works through `items`, a few at a time; ends early when the part's time is up, but not before the first `least`, unless the whole
-        audit's time is up: then after the first."""
+    async def each(
+        self, items: Sequence[T], work: Callable[[T], Awaitable[R]], *, least: int = 1, width: int = _WIDTH
+    ) -> list[R]:
+        """Works through `items`, a few at a time; ends early when the part's time is up, but not before the
+        first `least`, unless the whole audit's time is up: then after the first.
+        """
         done: dict[int, R] = {}
         todo = iter(enumerate(items))
 
@@ -184,15 +219,19 @@ class Stage:
         provokes: bool = False,
         is_graded: bool = True,
     ) -> None:
-        """Whatever breaks is an incident, unless the script is there to break something; only what ends every episode alike, such as a
-        machine without isolation, ends the audit. The audit goes by what the environment does by itself: a grader that gave no verdict
-        stays without one, though the driver, which asked again beside a solved episode, knows what the work is worth."""
+        """Whatever breaks is an incident, unless the script is there to break something; only what ends every
+        episode alike, such as a machine without isolation, ends the audit. The audit goes by what the
+        environment does by itself: a grader that gave no verdict stays without one, though the driver, which
+        asked again beside a solved episode, knows what the work is worth.
+        """
         self.num_episodes += 1
         self.num_provoked += provokes
         self._watcher.episode()
         watched = Watched(environment or self.environment, episode, num_digests)
         driver = EpisodeDriver(watched.environment, noise_seed=episode.noise, grade_seed=GRADE_SEED)
-        finished = await driver.run(episode.task, episode.target, episode.attempt, watched.acting(act), is_graded=is_graded)
+        finished = await driver.run(
+            episode.task, episode.target, episode.attempt, watched.acting(act), is_graded=is_graded
+        )
         episode.sealed, episode.verdict = finished.sealed, finished.verdict
         episode.problem = self._problem(watched, finished, is_graded)
         if episode.problem:
@@ -216,7 +255,9 @@ class Stage:
         if error is None:  # a deadline passed
             return f"infra: {finished.trajectory.detail or finished.verdict.evidence}"
         text = f"{error}".splitlines() or ["without a message"]
-        return f"{'env' if is_own else 'infra'}: {type(error).__name__}: {text[0][:160]} ({self._place(error)})"
+        return (
+            f"{'env' if is_own else 'infra'}: {type(error).__name__}: {text[0][:160]} ({self._place(error)})"
+        )
 
     def _place(self, error: Exception) -> str:
         """Where the environment's own source raised it; else where anybody did."""

@@ -1,7 +1,8 @@
-"""Whether the answer, or what an answer would earn, can be read before it is earned: in prompts, tools, answers to junk.
+"""Whether the answer, or what an answer would earn, can be read before it is earned: in prompts, tools,
+answers to junk.
 
-What an agent reads because it did what the task wants is earned. So calls that honest agents make are left out, and where one look is all
-that a task needs, so are answers to calls that look.
+What an agent reads because it did what the task wants is earned. So calls that honest agents make are left
+out, and where one look is all that a task needs, so are answers to calls that look.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _IN_CODE = ", in code"
 _AT_FIRST = ("the descriptions of the tools", "the task's id and tags")
 _FIRST_OF_TWO = "the first observation of two"
 _LOOKING = " (of a tool that agents look with)"
-_OFTEN = 0.7  # in so many tasks such a look may show the answer: sensors are noisy, and later looks can be to make sure
+# in so many tasks such a look may show the answer: sensors are noisy, and later looks can be to make sure
+_OFTEN = 0.7
 _MARGIN = 0.05
 
 
@@ -43,14 +45,22 @@ async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) ->
     for episode in known:
         for place, text in _before(episode):
             cue = () if place in _AT_FIRST or place.startswith("the prompt") else _cue(episode.task)
-            shown[place] += [Shown(text=text, answer=secret, task=episode.task.id, cue=cue) for secret in secrets[episode.task.id]]
+            shown[place] += [
+                Shown(text=text, answer=secret, task=episode.task.id, cue=cue)
+                for secret in secrets[episode.task.id]
+            ]
     for episode, place, text in await _probed(stage, known):
         cue = _cue(episode.task)
-        shown[place] += [Shown(text=text, answer=secret, task=episode.task.id, cue=cue) for secret in secrets[episode.task.id]]
+        shown[place] += [
+            Shown(text=text, answer=secret, task=episode.task.id, cue=cue)
+            for secret in secrets[episode.task.id]
+        ]
     ways = _ways(solved)
     for episode in solved:
         for place, text in _before(episode) if episode.task.id in ways else ():
-            shown[f"{place}{_IN_CODE}"] += [Shown(text=text, answer=way, task=episode.task.id) for way in ways[episode.task.id]]
+            shown[f"{place}{_IN_CODE}"] += [
+                Shown(text=text, answer=way, task=episode.task.id) for way in ways[episode.task.id]
+            ]
     needs_no_world = bool(known) and all(len(episode.calls) <= 1 for episode in known)
     commonest = Counter(secrets[episode.task.id][0] for episode in known).most_common(1)
     chance = max(stage.environment.chance_level, commonest[0][1] / len(known) if known else 0.0) + _MARGIN
@@ -61,20 +71,34 @@ async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) ->
         read = readings(texts, least, is_all_there_is=is_all_there_is, is_coded=place.endswith(_IN_CODE))
         found += bool(read)
         cases += [
-            Case(what=f"{place}: the answer can be read {one.how} in {one.hits} of {one.num} tasks", where=one.task) for one in read[:1]
+            Case(
+                what=f"{place}: the answer can be read {one.how} in {one.hits} of {one.num} tasks",
+                where=one.task,
+            )
+            for one in read[:1]
         ]
     checks = await checking(stage, solved)
     for check, read in checks:
         found += read is not None
         if read is not None:
-            cases.append(Case(what=f"{check} tells right from wrong: {read.how}, in {read.hits} of {read.num} tasks", where=read.task))
+            cases.append(
+                Case(
+                    what=f"{check} tells right from wrong: {read.how}, in {read.hits} of {read.num} tasks",
+                    where=read.task,
+                )
+            )
     told = f"the answer can be read before it is earned in {found} of {len(shown) + len(checks)} places"
     if not shown and not checks:
         told = "no solution ends with an answer that another task does not have: there is nothing to tell"
     return Gate(
-        name="told", value=float(found), limit=limits.TOLD, holds=not found, found=told,
-        remedy="keep the answer, its codes and its reward out of prompts, tools and observations until the agent has found it",
-    )  # fmt: skip
+        name="told",
+        value=float(found),
+        limit=limits.TOLD,
+        holds=not found,
+        found=told,
+        remedy="keep the answer, its codes and its reward out of prompts, tools and observations until the "
+        "agent has found it",
+    )
 
 
 def _secrets(environment: Environment, solved: Sequence[Episode]) -> dict[str, list[str]]:
@@ -82,7 +106,11 @@ def _secrets(environment: Environment, solved: Sequence[Episode]) -> dict[str, l
     common = Counter(episode.submitted for episode in solved)
     found: dict[str, list[str]] = {}
     for episode in solved:
-        answers = list(environment.answers(episode.task, episode.target)) if isinstance(environment, Answered) else []
+        answers = (
+            list(environment.answers(episode.task, episode.target))
+            if isinstance(environment, Answered)
+            else []
+        )
         if episode.submitted and common[episode.submitted] < 0.9 * len(solved):
             answers.append(episode.submitted)
         found[episode.task.id] = list(dict.fromkeys(answers))
@@ -110,7 +138,10 @@ def _before(episode: Episode) -> Iterable[tuple[str, str]]:
     task = episode.task
     for dialect, text in task.prompt.items():
         yield f"the prompt ({dialect})", text
-    yield _AT_FIRST[0], "\n".join(f"{tool.name} {tool.description} {json.dumps(tool.parameters)}" for tool in task.tools)
+    yield (
+        _AT_FIRST[0],
+        "\n".join(f"{tool.name} {tool.description} {json.dumps(tool.parameters)}" for tool in task.tools),
+    )
     yield _AT_FIRST[1], " ".join((task.id, *task.tags))
     looks = [event for event in episode.events if not event.ended and event.fault is None]
     if len(looks) == 2:
@@ -128,7 +159,9 @@ async def _probed(stage: Stage, known: Sequence[Episode]) -> list[tuple[Episode,
 
     async def work(job: tuple[Episode, Sequence[tuple[str, Call]]]) -> None:
         episode, probes = job
-        played = await stage.play((episode.task, episode.target), replay([call for _, call in probes]), provokes=True)
+        played = await stage.play(
+            (episode.task, episode.target), replay([call for _, call in probes]), provokes=True
+        )
         is_long = sum(not event.ended for event in episode.events) > 1
         for (place, _), event in zip(probes, played.events, strict=False):
             is_junk = event.fault is Fault.POLICY or event.call.tool not in used
@@ -156,7 +189,10 @@ def _probes(task: Task, words: Sequence[str]) -> Iterable[tuple[str, Call]]:
     for which, word in _argument_words(task):
         for tool in tools:
             for name in strings(tool):
-                yield f"the answer to {tool.name}({name}: {which} of the prompt)", fill(tool, "zq", **{name: word})
+                yield (
+                    f"the answer to {tool.name}({name}: {which} of the prompt)",
+                    fill(tool, "zq", **{name: word}),
+                )
     if end is not None:
         yield f"the answer to {end.name}('zq')", fill(end, "zq")
 
@@ -176,7 +212,9 @@ def _name(call: Call) -> str:
 
 
 def asking(stage: Stage, solved: Sequence[Episode]) -> Attackers:
-    """Whoever asks a tool that no honest agent uses about one answer after the other, and submits the one that it answers differently."""
+    """Whoever asks a tool that no honest agent uses about one answer after the other, and submits the one
+    that it answers differently.
+    """
     used = {call.tool for episode in stage.honest for call in episode.calls}
     answers = Memory(list(solved)).commonest()
 

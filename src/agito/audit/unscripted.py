@@ -1,7 +1,8 @@
 """What an audit can say of prompts with a reward function, without a script that solves them.
 
-The reward function is called on texts that any policy could say without having understood a thing, again and again, and in another
-instance of the environment. How hard the prompts are, and whether better answers earn more, only a policy can show.
+The reward function is called on texts that any policy could say without having understood a thing, again and
+again, and in another instance of the environment. How hard the prompts are, and whether better answers earn
+more, only a policy can show.
 """
 
 from __future__ import annotations
@@ -59,34 +60,53 @@ async def unscripted(stage: Stage) -> tuple[Quality, ...]:
 
 
 def _unknown(name: str) -> Quality:
-    return Quality(name=name, mark=Mark.DOUBT, says="not measured: prompts have no scripts to measure it by", measures=())
+    return Quality(
+        name=name, mark=Mark.DOUBT, says="not measured: prompts have no scripts to measure it by", measures=()
+    )
 
 
 def _size(stage: Stage, split: str) -> int:
     environment = stage.environment
-    return min(_TASKS, environment.num_tasks(split)) if isinstance(environment, Finite) else stage.depth.of(_TASKS)
+    return (
+        min(_TASKS, environment.num_tasks(split))
+        if isinstance(environment, Finite)
+        else stage.depth.of(_TASKS)
+    )
 
 
 def _diversity(stage: Stage, tasks: dict[str, list[Drawn]]) -> Quality:
     """Prompts that are in two splits, and prompts that are there twice."""
     environment, cases = stage.environment, list[Case]()
     whole = {
-        split: [_key(drawn) for drawn in stage.draw(split, environment.num_tasks(split) if isinstance(environment, Finite) else len(found))]
+        split: [
+            _key(drawn)
+            for drawn in stage.draw(
+                split, environment.num_tasks(split) if isinstance(environment, Finite) else len(found)
+            )
+        ]
         for split, found in tasks.items()
     }
     train = set(whole["train"])
-    shared = {split: sum(key in train for key in keys) / max(len(keys), 1) for split, keys in whole.items() if split != "train"}
+    shared = {
+        split: sum(key in train for key in keys) / max(len(keys), 1)
+        for split, keys in whole.items()
+        if split != "train"
+    }
     worst = max(shared, key=lambda split: shared[split])
     if shared[worst]:
-        cases.append(Case(what=f"in training and {worst}: {next(key for key in whole[worst] if key in train)[:160]}"))
+        cases.append(
+            Case(what=f"in training and {worst}: {next(key for key in whole[worst] if key in train)[:160]}")
+        )
     holds = shared[worst] <= limits.OVERLAP
     overlap = Gate(
         name="overlap",
         value=round(shared[worst], 4),
         limit=limits.OVERLAP,
         holds=holds,
-        found=f"{shared[worst]:.0%} of the {worst} prompts are training prompts, but for case and white space",
-        remedy="take out of the training data what is in the held-out file; without such a file the splits are made disjoint",
+        found=f"{shared[worst]:.0%} of the {worst} prompts are training prompts, but for case and white "
+        "space",
+        remedy="take out of the training data what is in the held-out file; without such a file the "
+        "splits are made disjoint",
     )
     twice = 1 - len(train) / len(whole["train"])
     measures = (
@@ -128,12 +148,19 @@ class _Earned:
 async def _guarded(stage: Stage, train: Sequence[Drawn]) -> Quality:
     cases: list[Case] = []
     answers = [_answer(target) for _, target in train]
-    commonest = [answer for answer, _ in Counter(answer for answer in answers if answer).most_common(_COMMONEST)]
+    commonest = [
+        answer for answer, _ in Counter(answer for answer in answers if answer).most_common(_COMMONEST)
+    ]
     texts = list(dict.fromkeys((*_CONSTANTS, *commonest)))
-    tried = [await _says(stage, train[:_PER_ANSWER], _quoted(text), lambda drawn, text=text: text) for text in texts]
+    tried = [
+        await _says(stage, train[:_PER_ANSWER], _quoted(text), lambda drawn, text=text: text)
+        for text in texts
+    ]
     at = max(range(len(texts)), key=lambda at: tried[at].mean)
     best = await _says(stage, train, _quoted(texts[at]), lambda drawn: texts[at])
-    echo = await _says(stage, train[: 2 * _PER_ANSWER], "the prompt itself", lambda drawn: drawn[0].prompt[Dialect.NATURAL])
+    echo = await _says(
+        stage, train[: 2 * _PER_ANSWER], "the prompt itself", lambda drawn: drawn[0].prompt[Dialect.NATURAL]
+    )
     listing = "\n".join(f"The answer is {answer}." for answer in commonest)
     some: Sequence[Drawn] = train[: 2 * _PER_ANSWER] if len(commonest) > 1 else ()
     hedge = await _says(stage, some, "the commonest answers, all of them", lambda drawn: listing)
@@ -148,7 +175,8 @@ async def _guarded(stage: Stage, train: Sequence[Drawn]) -> Quality:
             limit=limit,
             holds=best.low <= limit,
             found=f"always saying {best.name} earns {best.mean:.2f} of full marks",
-            remedy="balance the prompts, or let the reward tell answers apart; a guess that is worth so much by nature "
+            remedy="balance the prompts, or let the reward tell answers apart; a guess that is worth so "
+            "much by nature "
             f"is declared: chance={best.mean:.2f}",
         ),
         Gate(
@@ -168,7 +196,8 @@ async def _guarded(stage: Stage, train: Sequence[Drawn]) -> Quality:
                 value=round(hedge.mean, 4),
                 limit=round(at_most, 4),
                 holds=hedge.low <= at_most,
-                found=f"saying {len(commonest)} answers at once earns {hedge.mean:.2f}, the best single one {best.mean:.2f}",
+                found=f"saying {len(commonest)} answers at once earns {hedge.mean:.2f}, the best single "
+                f"one {best.mean:.2f}",
                 remedy="let the reward refuse an answer that names several",
             )
         )
@@ -180,7 +209,11 @@ async def _guarded(stage: Stage, train: Sequence[Drawn]) -> Quality:
         )
         for each in (best, echo, hedge, told)
     )
-    says = "no answer without thought pays" if all(gate.holds for gate in gates) else "it pays for answers without thought"
+    says = (
+        "no answer without thought pays"
+        if all(gate.holds for gate in gates)
+        else "it pays for answers without thought"
+    )
     return judged(
         "resistance to cheating",
         says,
@@ -194,8 +227,12 @@ async def _guarded(stage: Stage, train: Sequence[Drawn]) -> Quality:
 async def _says(stage: Stage, tasks: Sequence[Drawn], name: str, text: Callable[[Drawn], str]) -> _Earned:
     """Whoever answers so; what has no reward is left out here."""
     low, high = reward_range(stage.environment)
-    verdicts = await stage.each(tasks, lambda drawn: _verdict(stage, stage.environment, drawn, text(drawn)), least=min(len(tasks), 8))
-    rewards = [(verdict.reward - low) / (high - low) for verdict in verdicts if verdict.status is Status.SCORED]
+    verdicts = await stage.each(
+        tasks, lambda drawn: _verdict(stage, stage.environment, drawn, text(drawn)), least=min(len(tasks), 8)
+    )
+    rewards = [
+        (verdict.reward - low) / (high - low) for verdict in verdicts if verdict.status is Status.SCORED
+    ]
     return _Earned(name=name, rewards=tuple(rewards))
 
 
@@ -204,11 +241,20 @@ def _quoted(text: str) -> str:
 
 
 def _leaks(train: Sequence[Drawn], answers: Sequence[str], cases: list[Case]) -> Gate:
-    """Answers that stand in their own prompt, right after a word that says so. One that must be found in a text is no leak."""
+    """Answers that stand in their own prompt, right after a word that says so. One that must be found in a
+    text is no leak.
+    """
     shown = 0
     for (task, _), answer in zip(train, answers, strict=True):
-        text = "\n".join(str(message.get("content", "")) for message in task.messages) or task.prompt[Dialect.NATURAL]
-        found = [match.start() for match in re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", text)] if answer else []
+        text = (
+            "\n".join(str(message.get("content", "")) for message in task.messages)
+            or task.prompt[Dialect.NATURAL]
+        )
+        found = (
+            [match.start() for match in re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", text)]
+            if answer
+            else []
+        )
         if any(_TELLS.search(text[max(at - 40, 0) : at]) for at in found):
             shown += 1
             if len(cases) < 3:
@@ -219,7 +265,9 @@ def _leaks(train: Sequence[Drawn], answers: Sequence[str], cases: list[Case]) ->
         value=round(share, 4),
         limit=limits.LEAKS,
         holds=share <= limits.LEAKS,
-        found=f"{share:.0%} of {len(train)} prompts say their own answer" if any(answers) else "no column is known to hold answers",
+        found=f"{share:.0%} of {len(train)} prompts say their own answer"
+        if any(answers)
+        else "no column is known to hold answers",
         remedy="take the answer out of the prompt",
     )
 
@@ -236,9 +284,14 @@ def _answer(target: Target) -> str:
 
 
 async def _steady(stage: Stage, train: Sequence[Drawn]) -> Quality:
-    """The same completion is worth the same, later and in another instance; and no completion breaks the reward function."""
+    """The same completion is worth the same, later and in another instance; and no completion breaks the
+    reward function.
+    """
     cases: list[Case] = []
-    ordinary = ((drawn, (_answer(drawn[1]) or "No", _CONSTANTS[at % len(_CONSTANTS)])) for at, drawn in enumerate(train[:_PER_ANSWER]))
+    ordinary = (
+        (drawn, (_answer(drawn[1]) or "No", _CONSTANTS[at % len(_CONSTANTS)]))
+        for at, drawn in enumerate(train[:_PER_ANSWER])
+    )
     texts = [(drawn, text) for drawn, said in ordinary for text in said]
     here, other = stage.environment, stage.make()
     try:
@@ -248,7 +301,11 @@ async def _steady(stage: Stage, train: Sequence[Drawn]) -> Quality:
     finally:
         with anyio.CancelScope(shield=True):
             await other.aclose()
-    differs = [at for at in range(len(texts)) if len({repr((each[at].status, each[at].reward)) for each in (first, again, later)}) > 1]
+    differs = [
+        at
+        for at in range(len(texts))
+        if len({repr((each[at].status, each[at].reward)) for each in (first, again, later)}) > 1
+    ]
     for at in differs[:3]:
         worth = ", then ".join(f"{each[at].reward:g}" for each in (first, again, later))
         cases.append(Case(what=f"{texts[at][1]!r:.60} earns {worth}", where=texts[at][0][0].id))
@@ -257,8 +314,10 @@ async def _steady(stage: Stage, train: Sequence[Drawn]) -> Quality:
         value=len(differs) / max(len(texts), 1),
         limit=0.0,
         holds=not differs,
-        found=f"{len(differs)} of {len(texts)} completions are worth something else when they are judged again",
-        remedy="no clock, no generator without a seed, nothing kept between two calls; ask a judge model by `Judge`, which keeps answers",
+        found=f"{len(differs)} of {len(texts)} completions are worth something else when they are judged "
+        "again",
+        remedy="no clock, no generator without a seed, nothing kept between two calls; ask a judge model "
+        "by `Judge`, which keeps answers",
     )
     broken = [verdict.evidence for verdict in first if verdict.status is Status.VOID]
     cases += [Case(what=text[:200]) for text in dict.fromkeys(broken)][:3]
@@ -267,8 +326,10 @@ async def _steady(stage: Stage, train: Sequence[Drawn]) -> Quality:
         value=len(broken) / max(len(texts), 1),
         limit=0.0,
         holds=not broken,
-        found=f"{len(broken)} of {len(texts)} ordinary answers have no reward" + (f": {broken[0][:160]}" if broken else ""),
-        remedy="return the lowest reward for what cannot be read; raise only where nothing can be said, which makes the attempt void",
+        found=f"{len(broken)} of {len(texts)} ordinary answers have no reward"
+        + (f": {broken[0][:160]}" if broken else ""),
+        remedy="return the lowest reward for what cannot be read; raise only where nothing can be said, "
+        "which makes the attempt void",
     )
     odd = [(text, await _verdict(stage, here, train[0], text)) for text in _ODD]
     raises = [(text, verdict) for text, verdict in odd if verdict.status is Status.VOID]

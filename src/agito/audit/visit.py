@@ -1,4 +1,6 @@
-"""Episodes that stand open beside others: each is driven like any other, by somebody who is told his calls one by one."""
+"""Episodes that stand open beside others: each is driven like any other, by somebody who is told his calls
+one by one.
+"""
 
 from __future__ import annotations
 
@@ -69,11 +71,15 @@ Open: TypeAlias = Callable[..., Awaitable[Visit]]
 
 @asynccontextmanager
 async def visits(stage: Stage, *, are_graded: bool = False) -> AsyncGenerator[Open]:
-    """What opens visits: `await open(drawn, attempt=..., noise=...)`. Those that still stand open at the end are closed."""
+    """What opens visits: `await open(drawn, attempt=..., noise=...)`. Those that still stand open at the end
+    are closed.
+    """
     async with anyio.create_task_group() as tasks:
 
         async def open_one(drawn: Drawn, *, attempt: AttemptId | None = None, noise: int = 0) -> Visit:
-            visit = Visit(Episode(task=drawn[0], target=drawn[1], attempt=attempt or stage.attempt(), noise=noise))
+            visit = Visit(
+                Episode(task=drawn[0], target=drawn[1], attempt=attempt or stage.attempt(), noise=noise)
+            )
 
             async def run() -> None:
                 await visit.run(stage, is_graded=are_graded)

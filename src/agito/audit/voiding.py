@@ -1,8 +1,8 @@
 """Ways out: whatever a policy says, an attempt must come to a verdict.
 
-Every tool is called with arguments that are missing, of every wrong type, huge, deep, odd, and with every word that the environment's own
-source compares with. What leaves an attempt without a verdict, twice, is a way out. Meanwhile other episodes stand open, and must go on as
-they would have gone alone.
+Every tool is called with arguments that are missing, of every wrong type, huge, deep, odd, and with every
+word that the environment's own source compares with. What leaves an attempt without a verdict, twice, is a
+way out. Meanwhile other episodes stand open, and must go on as they would have gone alone.
 """
 
 from __future__ import annotations
@@ -35,10 +35,48 @@ def _deep(kind: str, depth: int) -> Json:
 
 def odd_texts() -> list[str]:
     return [
-        "", " ", "\n", "\0", "a\0b", "\ud800", "\u202eabc", "é", "\U0001d518", "-1", "0", "1e999", "nan", "-inf", "9" * 400, "1" * 6_000,
-        "x" * 100_000, "[" * 1_000, "{" * 1_000, '{"a":' * 300, "null", "None", "true", "[]", "{}", "../../etc/passwd", "/", "~", "%s%n%d",
-        "{0.__class__}", "' OR '1'='1", "\\", '"', "<b>&amp;</b>", "*", "(", "[a-", "a, b; c | d", "1/0", "0x10", "\uff11\uff12",
-    ]  # fmt: skip
+        "",
+        " ",
+        "\n",
+        "\0",
+        "a\0b",
+        "\ud800",
+        "\u202eabc",
+        "é",
+        "\U0001d518",
+        "-1",
+        "0",
+        "1e999",
+        "nan",
+        "-inf",
+        "9" * 400,
+        "1" * 6_000,
+        "x" * 100_000,
+        "[" * 1_000,
+        "{" * 1_000,
+        '{"a":' * 300,
+        "null",
+        "None",
+        "true",
+        "[]",
+        "{}",
+        "../../etc/passwd",
+        "/",
+        "~",
+        "%s%n%d",
+        "{0.__class__}",
+        "' OR '1'='1",
+        "\\",
+        '"',
+        "<b>&amp;</b>",
+        "*",
+        "(",
+        "[a-",
+        "a, b; c | d",
+        "1/0",
+        "0x10",
+        "\uff11\uff12",
+    ]
 
 
 def odd_values() -> list[Json]:
@@ -78,18 +116,25 @@ async def ways_out(stage: Stage, cases: list[Case]) -> Gate:
     ways = await _confirmed(stage, suspects, cases)
     ways |= await _seen_before(stage, cases)
     return Gate(
-        name="void", value=float(len(ways)), limit=limits.VOIDS, holds=not ways,
-        found=f"an attempt ends without a verdict after {'; '.join(sorted(ways))[:200]}" if ways
+        name="void",
+        value=float(len(ways)),
+        limit=limits.VOIDS,
+        holds=not ways,
+        found=f"an attempt ends without a verdict after {'; '.join(sorted(ways))[:200]}"
+        if ways
         else f"every attempt comes to a verdict, whatever is said: {tried} odd calls",
-        remedy="score what the policy did as it stands: raise InvalidArguments for bad arguments, give the lowest reward to what cannot be "
+        remedy="score what the policy did as it stands: raise InvalidArguments for bad arguments, give the "
+        "lowest reward to what cannot be "
         "parsed, and keep Verdict.void for a machine that failed",
-    )  # fmt: skip
+    )
 
 
 def _one_per_toolset(stage: Stage) -> list[Drawn]:
     """One task of every family, or of every set of tools."""
     seen: dict[object, Drawn] = {}
-    for drawn in stage.draw("train", max(_TASKS, len(stage.environment.families) * len(stage.environment.levels)), first=300):
+    for drawn in stage.draw(
+        "train", max(_TASKS, len(stage.environment.families) * len(stage.environment.levels)), first=300
+    ):
         seen.setdefault((drawn[0].family, tuple(tool.name for tool in drawn[0].tools)), drawn)
     return list(seen.values())
 
@@ -105,7 +150,9 @@ def provocations(stage: Stage, drawn: Drawn) -> list[Provocation]:
         found += [Provocation(drawn=drawn, calls=(call,)) for call in _calls(end, words)]
     most = max(min(task.limits.calls, task.limits.turns), 1)
     calls = [call for tool in others for call in _calls(tool, words)]
-    found[40:40] = [Provocation(drawn=drawn, calls=tuple(calls[at : at + most])) for at in range(0, len(calls), most)]
+    found[40:40] = [
+        Provocation(drawn=drawn, calls=tuple(calls[at : at + most])) for at in range(0, len(calls), most)
+    ]
     odd = (
         Call(tool="no_such_tool", arguments={}),
         Call(tool="", arguments={}, raw="@@ ((", problem="unparsable"),
@@ -119,14 +166,18 @@ def provocations(stage: Stage, drawn: Drawn) -> list[Provocation]:
 
 
 def _calls(tool: ToolSpec, words: Sequence[str]) -> Iterable[Call]:
-    """Missing arguments, then words, then odd texts and values for every parameter, all at once and one by one."""
+    """Missing arguments, then words, then odd texts and values for every parameter, all at once and one by
+    one.
+    """
     names = list(parameters(tool))
     yield Call(tool=tool.name, arguments={}, raw=tool.name)
     texts = [*words[:40], *odd_texts(), *words[40:]]
     for text in texts:
         yield Call(tool=tool.name, arguments=dict.fromkeys(names, text), raw=f"{tool.name} {text[:40]}")
     for value in odd_values():
-        yield Call(tool=tool.name, arguments=dict.fromkeys(names, value), raw=f"{tool.name} {type(value).__name__}")
+        yield Call(
+            tool=tool.name, arguments=dict.fromkeys(names, value), raw=f"{tool.name} {type(value).__name__}"
+        )
     if len(names) > 1:
         for name in names:
             rest = {other: value for other, value in fill(tool, "x").arguments.items() if other != name}
@@ -136,7 +187,11 @@ def _calls(tool: ToolSpec, words: Sequence[str]) -> Iterable[Call]:
             for value in odd_values():
                 if kind_of(parameters(tool)[name]) != "string" or not isinstance(value, dict):
                     yield fill(tool, "x", **{name: value})
-    yield Call(tool=tool.name, arguments={**fill(tool, "x").arguments, "no_such_argument": 1, "": None}, raw=f"{tool.name} and more")
+    yield Call(
+        tool=tool.name,
+        arguments={**fill(tool, "x").arguments, "no_such_argument": 1, "": None},
+        raw=f"{tool.name} and more",
+    )
 
 
 def _spoilt_ends(solved: Sequence[Episode]) -> list[Call]:
@@ -149,7 +204,9 @@ def _spoilt_ends(solved: Sequence[Episode]) -> list[Call]:
                 continue
             for spoilt in _spoilt(text):
                 arguments: dict[str, Json] = {**call.arguments, name: spoilt}
-                found.setdefault(spoilt, Call(tool=call.tool, arguments=arguments, raw=f"{call.tool} {spoilt}"))
+                found.setdefault(
+                    spoilt, Call(tool=call.tool, arguments=arguments, raw=f"{call.tool} {spoilt}")
+                )
     return list(found.values())
 
 
@@ -158,10 +215,22 @@ def _spoilt(text: str) -> Iterable[str]:
     for at, word in enumerate(words):
         for other in ("zq", "", "-1", "1.5", word + "x", word + word, "x" * 40, "\u0661", "1e9"):
             yield " ".join([*words[:at], other, *words[at + 1 :]])
-    yield from (text[:-1], text[1:], text + text, text + " ", text + ",", text.upper(), text[::-1], f"[{text}]", text.replace(" ", ""))
+    yield from (
+        text[:-1],
+        text[1:],
+        text + text,
+        text + " ",
+        text + ",",
+        text.upper(),
+        text[::-1],
+        f"[{text}]",
+        text.replace(" ", ""),
+    )
 
 
-async def _confirmed(stage: Stage, suspects: Sequence[tuple[Provocation, Episode]], cases: list[Case]) -> set[str]:
+async def _confirmed(
+    stage: Stage, suspects: Sequence[tuple[Provocation, Episode]], cases: list[Case]
+) -> set[str]:
     """Those that are without a verdict again, alone, by what did it; one of each kind of evidence."""
     ways: dict[str, str] = {}
     for job, first in suspects:
@@ -179,7 +248,9 @@ async def _confirmed(stage: Stage, suspects: Sequence[tuple[Provocation, Episode
             if not _is_way_out(episode):
                 continue  # it did not happen again: an accident, which is counted as one
             ways[evidence] = _told(whole)
-        cases.append(Case(what=f"without a verdict after {ways[evidence]}: {evidence}"[:240], where=job.drawn[0].id))
+        cases.append(
+            Case(what=f"without a verdict after {ways[evidence]}: {evidence}"[:240], where=job.drawn[0].id)
+        )
     return set(ways.values())
 
 
@@ -189,15 +260,28 @@ async def _seen_before(stage: Stage, cases: list[Case]) -> set[str]:
     for first in stage.voids:
         if first.verdict.evidence in ways or len(ways) >= _CONFIRMED:
             continue
-        again = await stage.play((first.task, first.target), replay(first.calls), attempt=first.attempt, noise=first.noise, provokes=True)
+        again = await stage.play(
+            (first.task, first.target),
+            replay(first.calls),
+            attempt=first.attempt,
+            noise=first.noise,
+            provokes=True,
+        )
         if again.is_void:
             ways[first.verdict.evidence] = _told(first.calls)
-            cases.append(Case(what=f"without a verdict after {_told(first.calls)}: {first.verdict.evidence}"[:240], where=first.task.id))
+            cases.append(
+                Case(
+                    what=f"without a verdict after {_told(first.calls)}: {first.verdict.evidence}"[:240],
+                    where=first.task.id,
+                )
+            )
     return set(ways.values())
 
 
 def _is_way_out(episode: Episode) -> bool:
-    """A sandbox that failed is not: whether the attempt brought that about is found out where episodes are driven."""
+    """A sandbox that failed is not: whether the attempt brought that about is found out where episodes are
+    driven.
+    """
     return episode.is_void or episode.problem.startswith("env")
 
 
@@ -205,5 +289,7 @@ def _told(calls: Sequence[Call]) -> str:
     if not calls:
         return "no call at all"
     call = calls[-1]
-    text = f"{call.tool}({', '.join(f'{name}={str(value)[:40]!r}' for name, value in call.arguments.items())})"
+    text = (
+        f"{call.tool}({', '.join(f'{name}={str(value)[:40]!r}' for name, value in call.arguments.items())})"
+    )
     return text[:120] + (f" and {len(calls) - 1} calls before it" if len(calls) > 1 else "")

@@ -19,24 +19,36 @@ _MISTAKEN = 8  # tasks on which mistakes are made
 
 
 async def realism(stage: Stage) -> Quality:
-    """How much it looks like production from the outside: declared tools, honest errors, faults, sizes. The weakest proxy of the eight."""
+    """How much it looks like production from the outside: declared tools, honest errors, faults, sizes. The
+    weakest proxy of the eight.
+    """
     told, made, cases = await _errors(stage)
     events = [event for episode in stage.honest for event in episode.events]
     faults = Counter(event.fault for event in events if event.fault in (Fault.TOOL, Fault.TIMEOUT))
     tools = {tool.name: tool for episode in stage.honest for tool in episode.task.tools}
-    described = sum(bool(tool.description.strip()) and tool.parameters.get("type") == "object" for tool in tools.values())
+    described = sum(
+        bool(tool.description.strip()) and tool.parameters.get("type") == "object" for tool in tools.values()
+    )
     sizes = [float(len(event.text.encode())) for event in events]
     cut = sum(event.truncated_bytes > 0 for event in events)
     measures = (
         share("tools described", described, len(tools), note="with a sentence and a JSON schema"),
         share("errors told", told, made, note="malformed calls answered by a policy fault that can be read"),
-        share("faults", sum(faults.values()), len(events), note=", ".join(f"{fault}: {n}" for fault, n in faults.items()) or "none seen"),
+        share(
+            "faults",
+            sum(faults.values()),
+            len(events),
+            note=", ".join(f"{fault}: {n}" for fault, n in faults.items()) or "none seen",
+        ),
         share("cut observations", cut, len(events), note="partly observed because they were too long"),
         Measure(name="observation p50", value=percentile(sizes, 0.5), num=len(sizes), unit="bytes"),
         Measure(name="observation p95", value=percentile(sizes, 0.95), num=len(sizes), unit="bytes"),
     )
     rate = sum(faults.values()) / max(len(events), 1)
-    says = f"{told} of {made} mistakes are told, {len(tools)} tools, {rate:.1%} of calls meet a fault; the weakest proxy"
+    says = (
+        f"{told} of {made} mistakes are told, {len(tools)} tools, {rate:.1%} of calls meet a fault; the "
+        "weakest proxy"
+    )
     return judged("realism", says, measures, (), cases, doubt=told < made or described < len(tools))
 
 
@@ -55,7 +67,11 @@ async def _errors(stage: Stage) -> tuple[int, int, list[Case]]:
             told += is_told
             if not is_told:
                 cases.append(
-                    Case(what=f"{what} ({call.raw}) is answered {event.fault or 'without a fault'}: {event.text[:60]!r}", where=drawn[0].id)
+                    Case(
+                        what=f"{what} ({call.raw}) is answered {event.fault or 'without a fault'}: "
+                        f"{event.text[:60]!r}",
+                        where=drawn[0].id,
+                    )
                 )
     return told, made, cases
 
@@ -66,8 +82,10 @@ async def coverage(stage: Stage) -> Quality:
     tools = {tool.name for episode in stage.honest for tool in episode.task.tools}
     seen = Counter(
         (episode.task.cell, event.call.tool, str(event.fault or "none"))
-        for episode in stage.honest for event in episode.events if event.call.tool in tools
-    )  # fmt: skip
+        for episode in stage.honest
+        for event in episode.events
+        if event.call.tool in tools
+    )
     cells = [f"{family}-{level}" for family, level in product(environment.families, environment.levels)]
     faults = sorted({fault for _, _, fault in seen})
     offered = {(episode.task.cell, tool.name) for episode in stage.honest for tool in episode.task.tools}
@@ -78,13 +96,25 @@ async def coverage(stage: Stage) -> Quality:
     cases += [Case(what=f"no episode in the cell {cell}") for cell in cells if cell not in visited]
     tags = sorted({tag for episode in stage.honest for tag in episode.task.tags})
     measures = (
-        share("cells hit", len(lattice & set(seen)), len(lattice), note=f"task x tool x fault ({', '.join(faults)})"),
+        share(
+            "cells hit",
+            len(lattice & set(seen)),
+            len(lattice),
+            note=f"task x tool x fault ({', '.join(faults)})",
+        ),
         share("task cells hit", len(visited & set(cells)), len(cells), note="family x level"),
         share("tools used", len(tools) - len(unused), len(tools)),
-        Measure(name="fault kinds", value=float(len([fault for fault in faults if fault != "none"])), num=len(stage.honest)),
+        Measure(
+            name="fault kinds",
+            value=float(len([fault for fault in faults if fault != "none"])),
+            num=len(stage.honest),
+        ),
         Measure(name="tags", value=float(len(tags)), num=len(stage.honest), note=", ".join(tags)[:120]),
     )
-    says = f"{len(lattice & set(seen))} of {len(lattice)} cells of task x tool x fault met in {len(stage.honest)} honest episodes"
+    says = (
+        f"{len(lattice & set(seen))} of {len(lattice)} cells of task x tool x fault met in "
+        f"{len(stage.honest)} honest episodes"
+    )
     return judged("scenario coverage", says, measures, (), cases, doubt=bool(unused))
 
 
@@ -101,19 +131,39 @@ async def diversity(stage: Stage) -> Quality:
     begins = {episode.digests[0] for episode in stage.honest if episode.digests}
     texts = [event.text for episode in stage.honest for event in episode.events]
     measures = (
-        share("distinct instances", len(set(train)), len(train), note="of the training stream, prompts and keys together"),
+        share(
+            "distinct instances",
+            len(set(train)),
+            len(train),
+            note="of the training stream, prompts and keys together",
+        ),
         share("in two splits", shared, len(set(everywhere))),
         share("distinct states", len(set(states)), len(states), note="digests before and after every call"),
         share("distinct observations", len(set(texts)), len(texts)),
-        Measure(name="begin in different states", value=float(len(begins)), num=sum(bool(episode.digests) for episode in stage.honest)),
+        Measure(
+            name="begin in different states",
+            value=float(len(begins)),
+            num=sum(bool(episode.digests) for episode in stage.honest),
+        ),
     )
-    cases = [Case(what=f"{count} training tasks are one and the same") for _, count in Counter(train).most_common(3) if count > 1]
-    says = f"{len(set(train))} of {len(train)} tasks are distinct, {len(set(states))} of {len(states)} states; {shared} are in two splits"
-    return judged("state diversity", says, measures, (), cases, doubt=len(set(train)) < 0.8 * len(train) or shared > 0)
+    cases = [
+        Case(what=f"{count} training tasks are one and the same")
+        for _, count in Counter(train).most_common(3)
+        if count > 1
+    ]
+    says = (
+        f"{len(set(train))} of {len(train)} tasks are distinct, {len(set(states))} of {len(states)} "
+        f"states; {shared} are in two splits"
+    )
+    return judged(
+        "state diversity", says, measures, (), cases, doubt=len(set(train)) < 0.8 * len(train) or shared > 0
+    )
 
 
 def _body(drawn: Drawn) -> str:
     """What makes two tasks the same: prompt, level and key, but neither name nor seed."""
     task, target = drawn
     content = [sorted(task.prompt.items()), task.family, task.level, target.data]
-    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(
+        json.dumps(content, sort_keys=True, default=str).encode(), digest_size=12
+    ).hexdigest()

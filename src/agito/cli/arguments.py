@@ -1,4 +1,6 @@
-"""Options that several commands share, and what the shell may complete them with. Nothing heavy is imported to complete a word."""
+"""Options that several commands share, and what the shell may complete them with. Nothing heavy is imported
+to complete a word.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _NARROW = 60  # columns; in less, what an option is for stands beneath it
 
 
 class Command(TyperCommand):
-    """Its help says what an argument is for, and keeps to the terminal's width. (Typer's own copy of click: `Any`.)"""
+    """Its help says what an argument is for, and keeps to the terminal's width. (Typer's own copy of click:
+    `Any`.)
+    """
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         _write_text(self.help or "", formatter)
@@ -36,7 +40,11 @@ class Group(TyperGroup):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_params(self.get_params(ctx), ctx, formatter)
         found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        _write_rows("Commands", [(name, each.get_short_help_str(200)) for name, each in found if each and not each.hidden], formatter)
+        _write_rows(
+            "Commands",
+            [(name, each.get_short_help_str(200)) for name, each in found if each and not each.hidden],
+            formatter,
+        )
 
 
 def _write_text(text: str, formatter: Any) -> None:
@@ -54,9 +62,17 @@ def _write_text(text: str, formatter: Any) -> None:
 
 def _write_params(params: Sequence[Any], ctx: Any, formatter: Any) -> None:
     """Without the types in angle brackets, which tell a person nothing."""
-    records = [(param.param_type_name == "argument", found) for param in params if (found := param.get_help_record(ctx))]
+    records = [
+        (param.param_type_name == "argument", found)
+        for param in params
+        if (found := param.get_help_record(ctx))
+    ]
     for title, is_argument in (("Arguments", True), ("Options", False)):
-        _write_rows(title, [(name.partition(" <")[0], about) for each, (name, about) in records if each is is_argument], formatter)
+        _write_rows(
+            title,
+            [(name.partition(" <")[0], about) for each, (name, about) in records if each is is_argument],
+            formatter,
+        )
 
 
 def _write_rows(title: str, rows: list[tuple[str, str]], formatter: Any) -> None:
@@ -74,7 +90,9 @@ def _write_rows(title: str, rows: list[tuple[str, str]], formatter: Any) -> None
 
 def environments(incomplete: str) -> list[str]:
     """Bundled ones; with a path begun, the classes that a file of that name may hold."""
-    return [name for name in _ENVIRONMENTS if name.startswith(incomplete)] + [f"{path}:" for path in _files(incomplete, ".py")]
+    return [name for name in _ENVIRONMENTS if name.startswith(incomplete)] + [
+        f"{path}:" for path in _files(incomplete, ".py")
+    ]
 
 
 def recipes(incomplete: str) -> list[str]:
@@ -101,16 +119,34 @@ def _files(incomplete: str, suffix: str) -> list[str]:
 
 
 Sets: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as rl.steps=10; again for more.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as rl.steps=10; again for more."
+    ),
 ]
 RecipeName: TypeAlias = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A bundled recipe (agito recipes), or the path of a TOML file.", autocompletion=recipes)
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A bundled recipe (agito recipes), or the path of a TOML file.",
+        autocompletion=recipes,
+    ),
 ]
 EnvName: TypeAlias = Annotated[
-    str, typer.Argument(metavar="ENV", help="A bundled environment, or path.py:Class.", autocompletion=environments)
+    str,
+    typer.Argument(
+        metavar="ENV", help="A bundled environment, or path.py:Class.", autocompletion=environments
+    ),
 ]
 Split: TypeAlias = Annotated[
-    str, typer.Option(metavar="SPLIT", help="train, heldout, structural, or what the environment has.", autocompletion=splits)
+    str,
+    typer.Option(
+        metavar="SPLIT",
+        help="train, heldout, structural, or what the environment has.",
+        autocompletion=splits,
+    ),
 ]
-Seed: TypeAlias = Annotated[int | None, typer.Option(metavar="N", min=0, help="Other tasks. Default: those of the run.")]
+Seed: TypeAlias = Annotated[
+    int | None, typer.Option(metavar="N", min=0, help="Other tasks. Default: those of the run.")
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -1,4 +1,6 @@
-"""`agito audit`: live progress, the card on the terminal, as JSON or as a page, and how to repair what failed."""
+"""`agito audit`: live progress, the card on the terminal, as JSON or as a page, and how to repair what
+failed.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,20 @@ from agito.view import write_card
 _SIGNS = {Mark.GOOD: Text("✓", "green"), Mark.DOUBT: Text("!", "yellow"), Mark.BAD: Text("✗", "red")}
 
 
-def audit_environment(name: str, *, short: bool, seconds: float | None, seed: int | None, as_json: bool, html: Path | None) -> None:
-    """Ends with the exit code of `NotAdmitted` when a gate does not hold. Its card is kept for `agito train`."""
+def audit_environment(
+    name: str, *, short: bool, seconds: float | None, seed: int | None, as_json: bool, html: Path | None
+) -> None:
+    """Ends with the exit code of `NotAdmitted` when a gate does not hold. Its card is kept for
+    `agito train`.
+    """
     depth = SHORT if short else FULL
     depth = replace(depth, seconds=seconds) if seconds else depth
     with _shown(name) as watcher:
-        card = work(lambda: audit(lambda: load(name), depth=depth, seed=SEED if seed is None else seed, watcher=watcher))
+        card = work(
+            lambda: audit(
+                lambda: load(name), depth=depth, seed=SEED if seed is None else seed, watcher=watcher
+            )
+        )
     keep(card)
     if as_json:
         sys.stdout.buffer.write(card.to_json())
@@ -65,7 +75,10 @@ class _Progress:
         now = time.monotonic()
         if now - self._said >= 0.2:
             self._said = now
-            self._status.update(f"{self._name}: {self._part} · {counted(self._episodes, 'episode')} · {now - self._began:.0f} s")
+            self._status.update(
+                f"{self._name}: {self._part} · {counted(self._episodes, 'episode')} · "
+                f"{now - self._began:.0f} s"
+            )
 
 
 class _Lines:
@@ -95,7 +108,10 @@ def print_card(card: Card, console: Console) -> None:
     """What the environment raised, then the gates in sentences, then figures, and the outcome last."""
     title = Text.assemble((f"{card.environment} {card.version}", "bold"), (f"  {card.digest[:12]}", "dim"))
     cores, load = card.machine.get("cores"), card.machine.get("load")
-    about = f"{card.depth} audit, {counted(card.episodes, 'episode')} in {card.seconds:.0f} s on {cores} cores at load {load}"
+    about = (
+        f"{card.depth} audit, {counted(card.episodes, 'episode')} in {card.seconds:.0f} s on {cores} "
+        f"cores at load {load}"
+    )
     console.print(title, Text(about, "dim"), sep="\n")
     if card.broke:
         console.print(Text("\nThe environment raised, in honest episodes:", "red"))
@@ -120,7 +136,9 @@ def print_card(card: Card, console: Console) -> None:
 def _numbers(quality: Quality) -> Table:
     table = plain_table("measure", "value", "95 %", "of", wrapped=("of",))
     table.show_header = False
-    for column, (width, style) in zip(table.columns, ((31, "dim"), (12, ""), (11, "dim"), (None, "dim")), strict=True):
+    for column, (width, style) in zip(
+        table.columns, ((31, "dim"), (12, ""), (11, "dim"), (None, "dim")), strict=True
+    ):
         column.min_width, column.style = width, style
     table.columns[1].justify = "right"
     for each in quality.measures:
@@ -136,7 +154,11 @@ def _basis(measure: Measure) -> str:
 def value_of(measure: Measure) -> str:
     if measure.value is None:
         return "–"
-    text = f"{measure.value:,.0f}" if abs(measure.value) >= 1000 or measure.value == int(measure.value) else f"{measure.value:.3f}"
+    text = (
+        f"{measure.value:,.0f}"
+        if abs(measure.value) >= 1000 or measure.value == int(measure.value)
+        else f"{measure.value:.3f}"
+    )
     return f"{text} {measure.unit}".strip()
 
 
@@ -147,6 +169,10 @@ def _print_gates(card: Card, console: Console) -> None:
     table.add_column(min_width=13)
     table.add_column(ratio=1)
     for gate in sorted(card.gates, key=lambda gate: gate.holds):
-        said = Text(gate.found, "dim") if gate.holds else Text.assemble(gate.found, (f"\nremedy: {gate.remedy}", "red"))
+        said = (
+            Text(gate.found, "dim")
+            if gate.holds
+            else Text.assemble(gate.found, (f"\nremedy: {gate.remedy}", "red"))
+        )
         table.add_row(_SIGNS[Mark.GOOD if gate.holds else Mark.BAD], gate.name, said)
     show(console, table)

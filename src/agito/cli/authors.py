@@ -12,7 +12,9 @@ from agito.cli.guard import guarded
 
 
 class _Listing(Group):
-    """`agito envs` and `agito envs ENV...` list. The context's type is of Typer's own copy of click, hence `Any`."""
+    """`agito envs` and `agito envs ENV...` list. The context's type is of Typer's own copy of click, hence
+    `Any`.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         is_completing = ctx.resilient_parsing and not args  # then the commands are what may come
@@ -41,7 +43,8 @@ def envs() -> None:
 @guarded
 def list_(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="ENV", help="Only these; path.py:Class too.", autocompletion=environments)
+        list[str] | None,
+        typer.Argument(metavar="ENV", help="Only these; path.py:Class too.", autocompletion=environments),
     ] = None,
 ) -> None:
     """Families, levels, splits and chance level. The same as `agito envs [ENV]...`."""
@@ -66,7 +69,12 @@ def check(env: EnvName) -> None:
 @guarded
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the environment, such as hidden_number.")],
-    into: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write it into. Default: this one.", show_default=False)] = Path(),
+    into: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="The folder to write it into. Default: this one.", show_default=False
+        ),
+    ] = Path(),
 ) -> None:
     """Write a small environment of your own, with its test."""
     from agito.cli.envs import new_environment
@@ -77,11 +85,16 @@ def new(
 @guarded
 def audit(
     env: EnvName,
-    short: Annotated[bool, typer.Option("--short", help="As before training on an environment that is new here.")] = False,
+    short: Annotated[
+        bool, typer.Option("--short", help="As before training on an environment that is new here.")
+    ] = False,
     seconds: Annotated[
-        float | None, typer.Option(metavar="S", min=1.0, help="What it may take, about. Default: 100, and 25 if short.")
+        float | None,
+        typer.Option(metavar="S", min=1.0, help="What it may take, about. Default: 100, and 25 if short."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of the tasks that are looked at.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Of the tasks that are looked at.")
+    ] = None,
     as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the card as a page.")] = None,
 ) -> None:
@@ -101,15 +114,26 @@ def audit(
 
 @guarded
 def grade(
-    target: Annotated[str, typer.Argument(metavar="ENV", help="An environment, or the path.py of a function task.")],
+    target: Annotated[
+        str, typer.Argument(metavar="ENV", help="An environment, or the path.py of a function task.")
+    ],
     workspace: Annotated[Path, typer.Option(metavar="DIR", help="The folder to judge.")],
-    task: Annotated[str, typer.Argument(metavar="TASK", help="SPLIT/INDEX or SPLIT/FAMILY-LEVEL/INDEX; nothing for a function task.")] = "",
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK", help="SPLIT/INDEX or SPLIT/FAMILY-LEVEL/INDEX; nothing for a function task."
+        ),
+    ] = "",
     submit: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What was submitted at the end; left out: what the task asks for.")
+        str | None,
+        typer.Option(metavar="TEXT", help="What was submitted at the end; left out: what the task asks for."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Other tasks.")] = 0,
     grade_seed: Annotated[int, typer.Option(metavar="N", min=0, help="Other hidden cases.")] = 0,
-    begin: Annotated[bool, typer.Option("--begin", help="Instead, write the files that the task begins with into the folder.")] = False,
+    begin: Annotated[
+        bool,
+        typer.Option("--begin", help="Instead, write the files that the task begins with into the folder."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Judge a folder that was made by hand.
@@ -124,7 +148,9 @@ def grade(
     """
     from agito.cli.grade import Wanted, begin_folder, grade_folder
 
-    wanted = Wanted(target=target, task=task, workspace=workspace, submit=submit, seed=seed, grade_seed=grade_seed)
+    wanted = Wanted(
+        target=target, task=task, workspace=workspace, submit=submit, seed=seed, grade_seed=grade_seed
+    )
     if begin:
         return begin_folder(wanted)
     return grade_folder(wanted, as_json=as_json)
@@ -133,9 +159,15 @@ def grade(
 @guarded
 def serve(
     env: EnvName,
-    mcp: Annotated[bool, typer.Option("--mcp", help="As an MCP server on standard input and output.")] = False,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="As an MCP server on standard input and output.")
+    ] = False,
     verdicts: Annotated[
-        Path, typer.Option(metavar="FILE", help="Where verdicts are appended, one JSON object a line; the client never sees them.")
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="Where verdicts are appended, one JSON object a line; the client never sees them.",
+        ),
     ] = Path("verdicts.jsonl"),
     split: Split = "heldout",
     level: Annotated[int | None, typer.Option(metavar="N", help="Only this level.")] = None,

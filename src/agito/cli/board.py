@@ -40,7 +40,9 @@ class Phase:
     num: float = 0.0
     successes: float = 0.0
     loss: float = math.nan
-    recent: deque[tuple[float, float]] = field(default_factory=lambda: deque[tuple[float, float]](maxlen=_LAST_STEPS))
+    recent: deque[tuple[float, float]] = field(
+        default_factory=lambda: deque[tuple[float, float]](maxlen=_LAST_STEPS)
+    )
     penalised: int = 0  # attempts whose reward was not believed
     void: int = 0
     has_alarm: bool = False
@@ -51,7 +53,11 @@ class Phase:
     @property
     def success(self) -> float:
         """NaN before there is any. In RL the mean over the last steps."""
-        num, successes = (sum(column) for column in zip(*self.recent, strict=True)) if self.recent else (self.num, self.successes)
+        num, successes = (
+            (sum(column) for column in zip(*self.recent, strict=True))
+            if self.recent
+            else (self.num, self.successes)
+        )
         return successes / num if num else math.nan
 
     def tokens_per_s(self, now: float) -> float:
@@ -74,7 +80,11 @@ class RunProgress:
     """A `job.Watcher` that remembers. `first` says how many steps of a phase an earlier process did."""
 
     def __init__(
-        self, phases: Iterable[Phase], *, first: Mapping[str, int] | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        phases: Iterable[Phase],
+        *,
+        first: Mapping[str, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         self.began = clock()
@@ -114,12 +124,16 @@ class RunProgress:
         phase.tokens += figures.get("tokens/sampled_num", figures.get("sft/tokens", 0.0))
         phase.loss = figures.get("sft/loss_nats", phase.loss)
         phase.penalised += int(figures.get("monitor/quarantined_num", 0.0))
-        phase.void += int(figures.get("attempt/void_num", 0.0)) + ("success/one" in figures and math.isnan(figures["success/one"]))
+        phase.void += int(figures.get("attempt/void_num", 0.0)) + (
+            "success/one" in figures and math.isnan(figures["success/one"])
+        )
         phase.has_alarm = phase.has_alarm or figures.get("monitor/alarm", 0.0) > 0
         if "trainer/idle_ratio" in figures:
             phase.meters = (
-                f"trainer idle {figures['trainer/idle_ratio']:.0%}, gated {figures['trainer/gate_wait_ratio']:.0%}; "
-                f"engine busy {figures['engine/busy_ratio']:.0%}; tokens up to {figures.get('age/max_versions', 0.0):.0f} versions old"
+                f"trainer idle {figures['trainer/idle_ratio']:.0%}, gated "
+                f"{figures['trainer/gate_wait_ratio']:.0%}; "
+                f"engine busy {figures['engine/busy_ratio']:.0%}; tokens up to "
+                f"{figures.get('age/max_versions', 0.0):.0f} versions old"
             )
         if "success/num" in figures:
             num, successes = figures["success/num"], figures.get("success/successes", 0.0)
@@ -145,7 +159,11 @@ class RunProgress:
     def finish(self) -> None:
         """The phase that runs is done."""
         if self.current is not None:
-            self.current.took_s, self.current.mark, self.current = self.current.spent_s(self.now), Mark.DONE, None
+            self.current.took_s, self.current.mark, self.current = (
+                self.current.spent_s(self.now),
+                Mark.DONE,
+                None,
+            )
 
     def left_s(self) -> float:
         """Of the whole run; NaN until every phase to come can be judged by one that has been."""
@@ -159,7 +177,12 @@ class RunProgress:
         before = self.phases.get("before")
         if phase.name == "baselines":
             return 0.0  # scripts are quick, and nobody counts them in advance
-        if phase.name not in ("after", "structural") or before is None or before.mark is not Mark.DONE or not before.done:
+        if (
+            phase.name not in ("after", "structural")
+            or before is None
+            or before.mark is not Mark.DONE
+            or not before.done
+        ):
             return math.nan
         return before.took_s / before.done * phase.total
 

@@ -1,4 +1,6 @@
-"""`agito envs check` and `agito envs new`: the standard's rules without pytest, and an environment of your own to begin with."""
+"""`agito envs check` and `agito envs new`: the standard's rules without pytest, and an environment of your
+own to begin with.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ def check_environment(name: str) -> None:
             console.print(Text.assemble(("✗ ", "red"), (sentence, "bold")))
             place, told = _place(error, rule, type(environment)), _told(error, sentence)
             console.print(Text(f"    {place}", "yellow"), soft_wrap=True)
-            first = before.setdefault((place, *told), sentence)  # one mistake breaks many rules, and is told once
+            # one mistake breaks many rules, and is told once
+            first = before.setdefault((place, *told), sentence)
             for line in told if first == sentence else [f"as above: {first}"]:
                 console.print(Text(f"    {line}"), soft_wrap=True)
         else:
@@ -54,7 +57,11 @@ def check_environment(name: str) -> None:
     if broken:
         console.print(f"\n{broken} of {len(Suite.rules())} rules do not hold", style="red", highlight=False)
         raise typer.Exit(NotAdmitted.exit_code)
-    console.print(f"\n[green]{name} keeps the standard[/]. How good it is: agito audit {name}", highlight=False, soft_wrap=True)
+    console.print(
+        f"\n[green]{name} keeps the standard[/]. How good it is: agito audit {name}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _told(error: Exception, sentence: str) -> list[str]:
@@ -69,9 +76,15 @@ def _told(error: Exception, sentence: str) -> list[str]:
 
 
 def _place(error: Exception, rule: str, environment: type) -> str:
-    """The line that raised, in the environment's own file; else where the method begins that the rule is about."""
+    """The line that raised, in the environment's own file; else where the method begins that the rule is
+    about.
+    """
     source = inspect.getsourcefile(environment)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if source and Path(frame.filename) == Path(source)]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if source and Path(frame.filename) == Path(source)
+    ]
     if frames:
         return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}"
     method = _method_of(rule)
@@ -86,13 +99,15 @@ def _method_of(rule: str) -> str:
         return "task"
     if rule in vars(WorldRules):
         return "open"
-    return next((method for method in ("demonstrator", "negative_controls", "solution") if method in rule), "grade").replace(
-        "solution", "solutions"
-    )
+    return next(
+        (method for method in ("demonstrator", "negative_controls", "solution") if method in rule), "grade"
+    ).replace("solution", "solutions")
 
 
 def new_environment(name: str, into: Path) -> None:
-    """Writes NAME.py and test_NAME.py. Raises `BadRecipe` for a name that is none, or when one of them is there already."""
+    """Writes NAME.py and test_NAME.py. Raises `BadRecipe` for a name that is none, or when one of them is
+    there already.
+    """
     if not name.isidentifier() or iskeyword(name) or name != name.lower():
         raise BadRecipe(f"name={name!r}: write a lower-case Python name, such as hidden_number")
     class_name = "".join(part.capitalize() for part in name.split("_"))
@@ -105,7 +120,15 @@ def new_environment(name: str, into: Path) -> None:
         text = (files("agito.envs") / "template" / template).read_text(encoding="utf-8")
         path.write_text(text.replace("NAME", name).replace("CLASS", class_name), encoding="utf-8")
     own = f"{into / name}.py:{class_name}"
-    print("\n".join([  # noqa: T201
-        f"wrote {into / name}.py and its test. Next:",
-        f"  agito envs check {own}", f"  agito play {own}", f"  agito audit {own}", f"  agito train --env {own}",
-    ]), file=sys.stdout)  # fmt: skip
+    print(  # noqa: T201
+        "\n".join(
+            [
+                f"wrote {into / name}.py and its test. Next:",
+                f"  agito envs check {own}",
+                f"  agito play {own}",
+                f"  agito audit {own}",
+                f"  agito train --env {own}",
+            ]
+        ),
+        file=sys.stdout,
+    )

@@ -1,4 +1,6 @@
-"""How an episode looks on a terminal. What a policy or a world wrote is shown, never obeyed: control characters become pictures."""
+"""How an episode looks on a terminal. What a policy or a world wrote is shown, never obeyed: control
+characters become pictures.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def shown_text(text: str) -> str:
 def print_task(console: Console, task: Task, dialect: Dialect, *notes: str) -> None:
     limits = task.limits
     tags = "".join(f" {tag}" for tag in task.tags)
-    room = ", ".join((counted(limits.turns, "turn"), counted(limits.calls, "call"), counted(limits.tokens, "token")))
+    room = ", ".join(
+        (counted(limits.turns, "turn"), counted(limits.calls, "call"), counted(limits.tokens, "token"))
+    )
     about = f"{task.id} · {task.cell}{tags} · {room}"
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_row(Text("task", "dim"), Text(shown_text(task.prompt[dialect]), "bold"))
@@ -65,21 +69,30 @@ def print_event(console: Console, event: Event, first_tool: str, *, with_call: b
 
 
 def budget_text(left: Budget | None) -> str:
-    return f"{counted(left.turns, 'turn')}, {counted(left.calls, 'call')}, {counted(left.tokens, 'token')} left" if left else ""
+    return (
+        f"{counted(left.turns, 'turn')}, {counted(left.calls, 'call')}, {counted(left.tokens, 'token')} left"
+        if left
+        else ""
+    )
 
 
 def verdict_text(verdict: Verdict) -> Text:
     if math.isnan(verdict.reward):
         return Text.assemble(("void", "bold yellow"), f"  {shown_text(verdict.evidence)}")
     word, style = ("success", "bold green") if verdict.reward >= 1 else ("failure", "bold red")
-    return Text.assemble((word, style), f"  reward {verdict.reward:g}  ", (shown_text(verdict.evidence), "dim"))
+    return Text.assemble(
+        (word, style), f"  reward {verdict.reward:g}  ", (shown_text(verdict.evidence), "dim")
+    )
 
 
 def doubts(attempt: Attempt) -> list[Text]:
     """What speaks against the reward, a line each."""
-    lines = [Text(f"penalised  {shown_text(attempt.quarantine)}", "bold yellow")] if attempt.quarantine else []
+    lines = (
+        [Text(f"penalised  {shown_text(attempt.quarantine)}", "bold yellow")] if attempt.quarantine else []
+    )
     lines += [
-        Text(f"{'proof' if flag.is_proof else 'sign'}  {flag.kind}  {shown_text(flag.detail)}", "yellow") for flag in attempt.verdict.flags
+        Text(f"{'proof' if flag.is_proof else 'sign'}  {flag.kind}  {shown_text(flag.detail)}", "yellow")
+        for flag in attempt.verdict.flags
     ]
     if attempt.gold is not None:
         lines.append(Text.assemble(("gold  ", "dim"), verdict_text(attempt.gold)))
@@ -92,7 +105,9 @@ def print_verdict(console: Console, attempt: Attempt) -> None:
     console.print(Text.assemble(("verdict  ", "dim"), verdict_text(attempt.verdict)))
     for line in doubts(attempt):
         console.print(Text.assemble("         ", line))
-    why = f"ended by {trajectory.end}" + (f", fault: {trajectory.fault} {shown_text(trajectory.detail)}" if trajectory.fault else "")
+    why = f"ended by {trajectory.end}" + (
+        f", fault: {trajectory.fault} {shown_text(trajectory.detail)}" if trajectory.fault else ""
+    )
     sampled = f", {counted(trajectory.num_sampled, 'token')} sampled" if trajectory.num_sampled else ""
     console.print(Text(f"         {why} after {counted(len(trajectory.events), 'call')}{sampled}", "dim"))
 

@@ -38,7 +38,11 @@ def evaluate_checkpoint(
     recipe = changes.applied_to(learned)
     num_tasks = num_tasks or recipe.eval.tasks
     temperature = recipe.eval.temperature if temperature is None else temperature
-    strange = "" if recipe.env.names == learned.env.names else f" · it learned {learned.env.title}, another environment"
+    strange = (
+        ""
+        if recipe.env.names == learned.env.names
+        else f" · it learned {learned.env.title}, another environment"
+    )
     about = f"{recipe.env.title} · {split} · temperature {temperature:g} · seed {recipe.seed}{strange}"
     if changes.env is None:
         _tell_edited(directory, recipe)
@@ -54,11 +58,21 @@ def _tell_edited(directory: Path, recipe: Recipe) -> None:
     about = directory.parent.parent / "run.json"
     admission = json.loads(about.read_text(encoding="utf-8")).get("admission") if about.is_file() else None
     if admission and admission["digest"] != "+".join(digest_of(load(name)) for name in recipe.env.names):
-        say(f"the source of {recipe.env.title} has changed since this run was trained on it: its tasks and verdicts may be others")
+        say(
+            f"the source of {recipe.env.title} has changed since this run was trained on it: its tasks and "
+            "verdicts may be others"
+        )
 
 
 def _follow(
-    directory: Path, recipe: Recipe, about: str, split: str, num_tasks: int, temperature: float, baselines: bool, num_attempts: int
+    directory: Path,
+    recipe: Recipe,
+    about: str,
+    split: str,
+    num_tasks: int,
+    temperature: float,
+    baselines: bool,
+    num_attempts: int,
 ) -> Evaluation:
     console = err()
     heading = Text.assemble((str(directory), "bold"), "  ", (about, "dim"))
@@ -98,7 +112,9 @@ def _print(evaluation: Evaluation) -> None:
     if policy.passes is not None:
         table.add_section()
         for name, estimate in policy.passes.estimates.items():
-            said = Text.assemble(f"{estimate.value:.2f}", (f" [{estimate.low:.2f}, {estimate.high:.2f}]", "dim"))
+            said = Text.assemble(
+                f"{estimate.value:.2f}", (f" [{estimate.low:.2f}, {estimate.high:.2f}]", "dim")
+            )
             table.add_row(f"  {name}", said, str(policy.passes.num_tasks))
     print_table(console, table)
     if evaluation.baselines:
@@ -106,7 +122,10 @@ def _print(evaluation: Evaluation) -> None:
         print_table(console, _baselines(evaluation))
     void = policy.void + sum(each.void for each in evaluation.baselines.values())
     console.print()
-    console.print(f"{evaluation.wall_s:.0f} s · isolation {tier_text(evaluation.isolation_tier)} · {void} void", style="dim")
+    console.print(
+        f"{evaluation.wall_s:.0f} s · isolation {tier_text(evaluation.isolation_tier)} · {void} void",
+        style="dim",
+    )
     if policy.over_all.num:
         console.print(f"success over all tasks, void or not: {policy.over_all.success:.2f}", style="dim")
     for who, scores in {"the policy": policy, **evaluation.baselines}.items():
@@ -118,6 +137,9 @@ def _baselines(evaluation: Evaluation) -> Table:
     families = list(evaluation.policy.families)
     table = plain_table("scripts, same tasks", "success", *families, "tasks")
     for name, scores in evaluation.baselines.items():
-        parts = [f"{scores.families[family].success:.2f}" if family in scores.families else "–" for family in families]
+        parts = [
+            f"{scores.families[family].success:.2f}" if family in scores.families else "–"
+            for family in families
+        ]
         table.add_row(f"  {name}", rate_text(scores.overall), *parts, str(scores.overall.num))
     return table

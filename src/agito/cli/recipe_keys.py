@@ -1,4 +1,6 @@
-"""Every key of a recipe, with its value, its default and what it is for, read from the configuration's own classes."""
+"""Every key of a recipe, with its value, its default and what it is for, read from the configuration's own
+classes.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def _tables(config: BaseModel, at: str) -> Iterator[Table]:
     """Depth first; each table's own keys come before the tables within it."""
     inner = [(name, getattr(config, name)) for name in type(config).model_fields]
     own = tuple(
-        _key(f"{at}{name}", type(config).model_fields[name], cast("Json", config.model_dump(mode="json")[name]))
+        _key(
+            f"{at}{name}", type(config).model_fields[name], cast("Json", config.model_dump(mode="json")[name])
+        )
         for name, value in inner
         if not isinstance(value, BaseModel)
     )
@@ -65,13 +69,27 @@ def _alternatives(model: type[BaseModel], at: str) -> Iterator[Table]:
             if isinstance(default, each):
                 yield from _alternatives(each, f"{at}{name}.")
             else:
-                yield Table(name=f"{at}{name}", about=_about(each), keys=tuple(_own(each, f"{at}{name}.")))
+                yield from _whole(each, f"{at}{name}")
+
+
+def _whole(model: type[BaseModel], at: str) -> Iterator[Table]:
+    """A table by its class, and those within it."""
+    yield Table(name=at, about=_about(model), keys=tuple(_own(model, f"{at}.")))
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            yield from _whole(type(field.default), f"{at}.{name}")
 
 
 def _own(model: type[BaseModel], at: str) -> Iterator[Key]:
     for name, field in model.model_fields.items():
         default: Any = None if field.is_required() else field.get_default(call_default_factory=True)
-        yield _key(f"{at}{name}", field, cast("Json", list(cast("tuple[Any, ...]", default)) if isinstance(default, tuple) else default))
+        if isinstance(default, BaseModel):
+            continue
+        yield _key(
+            f"{at}{name}",
+            field,
+            cast("Json", list(cast("tuple[Any, ...]", default)) if isinstance(default, tuple) else default),
+        )
 
 
 def _key(name: str, field: FieldInfo, value: Json) -> Key:
@@ -79,15 +97,22 @@ def _key(name: str, field: FieldInfo, value: Json) -> Key:
 
 
 def _takes(field: FieldInfo) -> str:
-    """`1 or more`, `0 to 1`, `above 0`, the words to choose from; empty where anything of the default's kind will do."""
+    """`1 or more`, `0 to 1`, `above 0`, the words to choose from; empty where anything of the default's kind
+    will do.
+    """
     words = [each for each in get_args(field.annotation) if isinstance(each, str)]
     if words:
         return ", ".join(f"`{word}`" for word in words)
     bounds = {
-        name: value for each in field.metadata for name in ("ge", "gt", "le", "lt") if (value := getattr(each, name, None)) is not None
+        name: value
+        for each in field.metadata
+        for name in ("ge", "gt", "le", "lt")
+        if (value := getattr(each, name, None)) is not None
     }
     low = f"{bounds['ge']:g}" if "ge" in bounds else f"above {bounds['gt']:g}" if "gt" in bounds else ""
-    high = f"to {bounds['le']:g}" if "le" in bounds else f"to below {bounds['lt']:g}" if "lt" in bounds else ""
+    high = (
+        f"to {bounds['le']:g}" if "le" in bounds else f"to below {bounds['lt']:g}" if "lt" in bounds else ""
+    )
     return f"{low} {high}".strip() if high else f"{low} or more" if "ge" in bounds else low
 
 

@@ -23,20 +23,31 @@ def print_recipes() -> None:
         table.add_row(Text(name, "bold"), read(name).env.title, _about(find(name)))
     console = out()
     print_table(console, table)
-    console.print("\nEvery key of one: agito recipes RECIPE. Change some: agito train RECIPE --set KEY=VALUE", style="dim")
+    console.print(
+        "\nEvery key of one: agito recipes RECIPE. Change some: agito train RECIPE --set KEY=VALUE",
+        style="dim",
+    )
 
 
 def print_recipe(name: str) -> None:
     table = plain_table("key", "value", "what it is", wrapped=("value", "what it is"))
     for key in keys_of(read(name)):
-        table.add_row(Text(key.name, "bold"), _toml(key.value), Text(_LINK.sub(r"\1", key.about).replace("`", ""), "dim"))
+        table.add_row(
+            Text(key.name, "bold"),
+            _toml(key.value),
+            Text(_LINK.sub(r"\1", key.about).replace("`", ""), "dim"),
+        )
     print_table(out(), table)
 
 
 def _toml(value: Json) -> str:
     """As it stands in a recipe, or after `--set KEY=`; what is not set cannot stand there."""
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{json.dumps(name)} = {_toml(each)}' for name, each in value.items())} }}" if value else "{}"
+        return (
+            f"{{ {', '.join(f'{json.dumps(name)} = {_toml(each)}' for name, each in value.items())} }}"
+            if value
+            else "{}"
+        )
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
     return "(not set)" if value is None else json.dumps(value, ensure_ascii=False)

@@ -36,7 +36,10 @@ def replay_schedule(run: Path) -> None:
     """Raises `Diverged` at the first decision that differs, `NotFound` for a run without a log."""
     path = run / "schedule.jsonl"
     if not path.is_file():
-        raise NotFound(f'{path}: not there; only the concurrent and the decoupled loop write one (--set pipeline.mode="decoupled")')
+        raise NotFound(
+            f"{path}: not there; only the concurrent and the decoupled loop write one (--set "
+            'pipeline.mode="decoupled")'
+        )
     with path.open(encoding="utf-8") as lines:
         counts = replay(lines)
     told = ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -57,7 +60,9 @@ def replay_updates(run: Path) -> None:
     if found.differs:
         raise Diverged(f"after {counted(found.steps, 'step')} the weights are not those of {found.differs}")
     out().print(
-        f"identical  weights of {', '.join(found.checked) or 'no checkpoint'} after {counted(found.steps, 'step')}", highlight=False
+        f"identical  weights of {', '.join(found.checked) or 'no checkpoint'} after "
+        f"{counted(found.steps, 'step')}",
+        highlight=False,
     )
 
 
@@ -70,39 +75,64 @@ def parse_attempt(text: str) -> AttemptId:
 
 
 def list_attempts(run: Path, phase: str | None, step: int | None = None) -> None:
-    """Some attempts of one phase: those of one step, the failed ones first. Where none is named: of the last, after the penalised ones of
-    all steps."""
+    """Some attempts of one phase: those of one step, the failed ones first. Where none is named: of the last,
+    after the penalised ones of all steps.
+    """
     directory = run / "trajectories"
     if phase is not None and phase not in PHASES:
         raise NotFound(f"phase {phase!r}: there is {', '.join(PHASES)}")
-    files = sorted(directory.glob(f"{phase or 'after'}-*.parquet")) or (sorted(directory.glob("*.parquet")) if phase is None else [])
+    files = sorted(directory.glob(f"{phase or 'after'}-*.parquet")) or (
+        sorted(directory.glob("*.parquet")) if phase is None else []
+    )
     if not files:
-        raise NotFound(f"{run}: no attempts recorded{f' in phase {phase}' if phase else ''}; give a run directory such as runs/quickstart")
+        raise NotFound(
+            f"{run}: no attempts recorded{f' in phase {phase}' if phase else ''}; give a run directory "
+            "such as runs/quickstart"
+        )
     name = files[-1].stem.rpartition("-")[0]
-    by_step = {int(path.stem.rpartition("-")[2]): path for path in files if path.stem.rpartition("-")[0] == name}
+    by_step = {
+        int(path.stem.rpartition("-")[2]): path for path in files if path.stem.rpartition("-")[0] == name
+    }
     if step is not None and step not in by_step:
         raise NotFound(f"{run}: step {step} of phase {name} is not recorded; there are {_steps(by_step)}")
     chosen = by_step[max(by_step) if step is None else step]
     recorded = read_trajectories(chosen)
-    earlier = [each for path in by_step.values() if step is None and path != chosen for each in read_quarantined(path)]
+    earlier = [
+        each
+        for path in by_step.values()
+        if step is None and path != chosen
+        for each in read_quarantined(path)
+    ]
     ordered = sorted(
         [*earlier, *recorded],
-        key=lambda each: (not each.attempt.quarantine, each.attempt.verdict.reward >= 1, each.attempt.trajectory.attempt),
+        key=lambda each: (
+            not each.attempt.quarantine,
+            each.attempt.verdict.reward >= 1,
+            each.attempt.trajectory.attempt,
+        ),
     )
     table = plain_table("attempt", "cell", "verdict", "calls", "task")
     for each in ordered[:_LISTED]:
         trajectory = each.attempt.trajectory
         table.add_row(
-            Text(str(trajectory.attempt), "bold"), trajectory.task.cell, _verdict(each),
-            str(len(trajectory.events)), trajectory.task.prompt[each.dialect][:40],
-        )  # fmt: skip
+            Text(str(trajectory.attempt), "bold"),
+            trajectory.task.cell,
+            _verdict(each),
+            str(len(trajectory.events)),
+            trajectory.task.prompt[each.dialect][:40],
+        )
     console = out()
     print_table(console, table)
     phase = recorded[0].phase if recorded else phase
-    shown = f"{len(ordered[:_LISTED])} of {counted(len(ordered), 'attempt')}, the failed ones first, of {chosen.name}"
+    shown = (
+        f"{len(ordered[:_LISTED])} of {counted(len(ordered), 'attempt')}, the failed ones first, of "
+        f"{chosen.name}"
+    )
     if len(by_step) > 1:
         shown += f"; there are {_steps(by_step)}: --step N"
-    console.print(f"\n[dim]{shown}. Act one again: agito replay {run} ATTEMPT --phase {phase}[/]", highlight=False)
+    console.print(
+        f"\n[dim]{shown}. Act one again: agito replay {run} ATTEMPT --phase {phase}[/]", highlight=False
+    )
 
 
 def _steps(recorded: Collection[int]) -> str:
@@ -110,14 +140,22 @@ def _steps(recorded: Collection[int]) -> str:
 
 
 def _verdict(each: Recorded) -> Text:
-    return Text("penalised", "yellow") if each.attempt.quarantine else verdict_text(each.attempt.verdict).split("  ")[0]
+    return (
+        Text("penalised", "yellow")
+        if each.attempt.quarantine
+        else verdict_text(each.attempt.verdict).split("  ")[0]
+    )
 
 
 def _print(console: Console, both: Reenacted) -> None:
     recorded = both.recorded
     trajectory = recorded.attempt.trajectory
     console.print(
-        Text.assemble(("attempt ", "dim"), (str(trajectory.attempt), "bold"), (f" · {recorded.phase}, step {recorded.step}", "dim"))
+        Text.assemble(
+            ("attempt ", "dim"),
+            (str(trajectory.attempt), "bold"),
+            (f" · {recorded.phase}, step {recorded.step}", "dim"),
+        )
     )
     print_task(console, trajectory.task, recorded.dialect)
     _complain(console, both, "task")
@@ -127,7 +165,11 @@ def _print(console: Console, both: Reenacted) -> None:
         _complain(console, both, f"turn {number}")
         start = _start(recorded, turn)
         tokens = next(segment for segment in trajectory.segments if segment.id == turn.segment).tokens
-        print_tokens(console, recorded.pieces[start + turn.start : start + turn.stop], tokens.logprobs[turn.start : turn.stop])
+        print_tokens(
+            console,
+            recorded.pieces[start + turn.start : start + turn.stop],
+            tokens.logprobs[turn.start : turn.stop],
+        )
         for index in turn.calls:
             print_event(console, trajectory.events[index], trajectory.task.tools[0].name)
             _complain(console, both, f"event {index}")
@@ -141,7 +183,12 @@ def _print(console: Console, both: Reenacted) -> None:
     if not both.differences:
         num_tokens = sum(len(segment.tokens) for segment in trajectory.segments)
         what = ", ".join(
-            [counted(len(trajectory.turns), "turn"), counted(len(trajectory.events), "event"), counted(num_tokens, "token"), "the verdict"]
+            [
+                counted(len(trajectory.turns), "turn"),
+                counted(len(trajectory.events), "event"),
+                counted(num_tokens, "token"),
+                "the verdict",
+            ]
         )
         console.print(Text.assemble(("identical ", "bold green"), what))
 
@@ -149,7 +196,9 @@ def _print(console: Console, both: Reenacted) -> None:
 def _complain(console: Console, both: Reenacted, where: str) -> None:
     for difference in both.differences:
         if difference.where == where:
-            console.print(Text(f"  ✗ {difference.what} was {difference.recorded}\n    now {difference.again}", "red"))
+            console.print(
+                Text(f"  ✗ {difference.what} was {difference.recorded}\n    now {difference.again}", "red")
+            )
 
 
 def _start(recorded: Recorded, turn: Turn) -> int:

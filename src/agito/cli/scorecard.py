@@ -31,7 +31,14 @@ _ANSWER_S = 300.0
 
 
 def score_checkpoints(
-    paths: Sequence[Path], suite: str, changes: Changes, *, split: str, num_tasks: int | None, temperature: float | None, as_json: bool
+    paths: Sequence[Path],
+    suite: str,
+    changes: Changes,
+    *,
+    split: str,
+    num_tasks: int | None,
+    temperature: float | None,
+    as_json: bool,
 ) -> None:
     directories = [trained.find(path) for path in paths]
     recipe = changes.applied_to(scorecard.recipe_for(suite, trained.recipe_of(directories[0])))
@@ -40,14 +47,24 @@ def score_checkpoints(
     named = dict(zip(_names(directories), directories, strict=True))
     with shown(_board(list(named), num_tasks), err()) as watcher:
         card = work(
-            lambda: scorecard.of_checkpoints(named, recipe, watcher, suite=suite, split=split, num_tasks=num_tasks, temperature=heat)
+            lambda: scorecard.of_checkpoints(
+                named, recipe, watcher, suite=suite, split=split, num_tasks=num_tasks, temperature=heat
+            )
         )
         watcher.finish()
     show(card, as_json=as_json)
 
 
 def score_endpoint(
-    url: str, model: str, suite: str, changes: Changes, *, split: str, num_tasks: int | None, temperature: float | None, as_json: bool
+    url: str,
+    model: str,
+    suite: str,
+    changes: Changes,
+    *,
+    split: str,
+    num_tasks: int | None,
+    temperature: float | None,
+    as_json: bool,
 ) -> None:
     """Any OpenAI-compatible endpoint. Its key is read from OPENAI_API_KEY, if it needs one."""
     parts = urlsplit(url)
@@ -66,9 +83,13 @@ def score_endpoint(
 
     async def score(watcher: scorecard.Watcher) -> Scorecard:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        async with httpx.AsyncClient(base_url=url.rstrip("/") + "/", headers=headers, timeout=_ANSWER_S) as client:
+        async with httpx.AsyncClient(
+            base_url=url.rstrip("/") + "/", headers=headers, timeout=_ANSWER_S
+        ) as client:
             harness = ChatHarness(client, model, temperature=1.0 if temperature is None else temperature)
-            return await scorecard.of_endpoint(harness, model, recipe, watcher, suite=suite, split=split, num_tasks=num_tasks)
+            return await scorecard.of_endpoint(
+                harness, model, recipe, watcher, suite=suite, split=split, num_tasks=num_tasks
+            )
 
     with shown(_board([model], num_tasks), err()) as watcher:
         card = work(lambda: score(watcher))
@@ -76,7 +97,10 @@ def score_endpoint(
     show(card, as_json=as_json)
     policy = card.columns[0]
     if 2 * policy.void > policy.over_all.num:
-        raise EndpointFailed(f"{policy.void} of {policy.over_all.num} attempts have no verdict: {next(iter(_causes(card)), '')}")
+        raise EndpointFailed(
+            f"{policy.void} of {policy.over_all.num} attempts have no verdict: "
+            f"{next(iter(_causes(card)), '')}"
+        )
 
 
 def _causes(card: Scorecard) -> dict[str, int]:
@@ -93,10 +117,16 @@ def show(card: Scorecard, *, as_json: bool) -> None:
     table = plain_table("decisions, 95 % interval", *names, *(["difference"] if has_difference else []))
     table.add_row(
         Text("success", "bold"),
-        *(rate_text(column.success, "bold" if at < card.num_policies else "") for at, column in enumerate(card.columns)),
+        *(
+            rate_text(column.success, "bold" if at < card.num_policies else "")
+            for at, column in enumerate(card.columns)
+        ),
     )
     if any(column.void for column in card.columns):
-        table.add_row("  void as failure", *(rate_text(column.over_all) if column.void else "" for column in card.columns))
+        table.add_row(
+            "  void as failure",
+            *(rate_text(column.over_all) if column.void else "" for column in card.columns),
+        )
     decision = ""
     for measure in card.measures:
         if measure.decision != decision:
@@ -105,10 +135,15 @@ def show(card: Scorecard, *, as_json: bool) -> None:
             table.add_row(Text(f"({decision}) {DECISIONS[decision]}", "bold"))
         cells = [_text(column.estimate(measure.name), measure) for column in card.columns]
         difference = card.difference(measure.name)
-        table.add_row(f"  {measure.title}", *cells, *([_text(difference, measure, signed=True)] if difference else []))
+        table.add_row(
+            f"  {measure.title}", *cells, *([_text(difference, measure, signed=True)] if difference else [])
+        )
     print_table(console, table)
     levels = ", ".join(map(str, card.levels))
-    about = f"{card.suite} · {card.split} · {', '.join(card.families)} · levels {levels} · {counted(card.num_tasks, 'task')}"
+    about = (
+        f"{card.suite} · {card.split} · {', '.join(card.families)} · levels {levels} · "
+        f"{counted(card.num_tasks, 'task')}"
+    )
     console.print(about, style="dim")
     for line in cause_lines(_causes(card)):
         console.print(Text(line, "yellow"))
@@ -120,7 +155,9 @@ def _text(found: Estimate, measure: Measure, *, signed: bool = False) -> Text:
         return Text("–", "dim")
     scale, unit, digits = (100, " %", 0) if measure.is_share else (1, "", 2)
     sign = "+" if signed else ""
-    bounds = ", ".join(f"{scale * each:{sign}.{digits}f}" if math.isfinite(each) else "–" for each in (found.low, found.high))
+    bounds = ", ".join(
+        f"{scale * each:{sign}.{digits}f}" if math.isfinite(each) else "–" for each in (found.low, found.high)
+    )
     return Text.assemble(f"{scale * found.value:{sign}.{digits}f}{unit}", (f" [{bounds}]", "dim"))
 
 

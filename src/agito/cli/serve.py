@@ -1,4 +1,6 @@
-"""`agito serve ENV --mcp`: an environment's episodes as an MCP server. What is behind the port acts; verdicts stay on this side."""
+"""`agito serve ENV --mcp`: an environment's episodes as an MCP server. What is behind the port acts; verdicts
+stay on this side.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +25,23 @@ from agito.rollout.scripts import budget
 from agito.types import AttemptId, Call, Dialect, Event, Json, Status, Target, Task, Trajectory
 
 _STRING = {"type": "string"}
-_OPEN = "Begin the next task. An unfinished one ends as it stands. Says what is asked and which tools there are."
+_OPEN = (
+    "Begin the next task. An unfinished one ends as it stands. Says what is asked and which tools there are."
+)
 _ACT = "Use one of the task's tools by its name: for clients that read the list of tools only once."
 
 
 class Desk:
     """One client's episodes, one at a time, tasks in the order of the stream.
 
-    The client chooses neither task nor split, and reads no verdict. It is offered the tools of the open task as they are (before
-    there is one: those of the first), and two more, `open` and `act`, which are called `open_task` and `act_task` where a tool of a
-    task has that name.
+    The client chooses neither task nor split, and reads no verdict. It is offered the tools of the open task
+    as they are (before there is one: those of the first), and two more, `open` and `act`, which are called
+    `open_task` and `act_task` where a tool of a task has that name.
     """
 
-    def __init__(self, env: Environment, verdicts: Path, tasks: TaskGroup, *, split: str, seed: int, level: int | None) -> None:
+    def __init__(
+        self, env: Environment, verdicts: Path, tasks: TaskGroup, *, split: str, seed: int, level: int | None
+    ) -> None:
         self._env, self._verdicts, self._tasks = env, verdicts, tasks
         self._split, self._seed, self._level = split, seed, level
         self._num_opened = 0
@@ -52,11 +58,20 @@ class Desk:
 
     @property
     def tools(self) -> tuple[mcp.Tool, ...]:
-        schema = {"type": "object", "properties": {"tool": _STRING, "arguments": {"type": "object"}}, "required": ["tool"]}
+        schema = {
+            "type": "object",
+            "properties": {"tool": _STRING, "arguments": {"type": "object"}},
+            "required": ["tool"],
+        }
         return (
-            mcp.Tool(name=self._opening, description=_OPEN, input_schema={"type": "object", "properties": {}}),
+            mcp.Tool(
+                name=self._opening, description=_OPEN, input_schema={"type": "object", "properties": {}}
+            ),
             mcp.Tool(name=self._acting, description=_ACT, input_schema=schema),
-            *(mcp.Tool(name=each.name, description=each.description, input_schema={**each.parameters}) for each in self._native),
+            *(
+                mcp.Tool(name=each.name, description=each.description, input_schema={**each.parameters})
+                for each in self._native
+            ),
         )
 
     async def use(self, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
@@ -86,19 +101,35 @@ class Desk:
         live.finished.close()
         verdict = finished.verdict
         reward = verdict.reward if verdict.status is Status.SCORED else None
-        row = {"task": live.task.id, "status": verdict.status, "reward": reward, "calls": live.num_calls, "evidence": verdict.evidence}
+        row = {
+            "task": live.task.id,
+            "status": verdict.status,
+            "reward": reward,
+            "calls": live.num_calls,
+            "evidence": verdict.evidence,
+        }
         with self._verdicts.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     async def _open(self) -> str:
         await self.finish()
-        task, target = self._env.task(split=self._split, index=self._num_opened, seed=self._seed, level=self._level)
+        task, target = self._env.task(
+            split=self._split, index=self._num_opened, seed=self._seed, level=self._level
+        )
         live, attempt = _Live(task), AttemptId(group=self._num_opened, slot=0)
         self._num_opened += 1
-        self._tasks.start_soon(live.drive, EpisodeDriver(self._env, noise_seed=self._seed, grade_seed=0), target, attempt)
+        self._tasks.start_soon(
+            live.drive, EpisodeDriver(self._env, noise_seed=self._seed, grade_seed=0), target, attempt
+        )
         self._live, self._native = live, task.tools
-        tools = [{"name": tool.name, "description": tool.description, "parameters": {**tool.parameters}} for tool in task.tools]
-        return f"{task.prompt[Dialect.NATURAL]}\n\nYou may make {task.limits.calls} calls. Tools: {json.dumps(tools)}"
+        tools = [
+            {"name": tool.name, "description": tool.description, "parameters": {**tool.parameters}}
+            for tool in task.tools
+        ]
+        return (
+            f"{task.prompt[Dialect.NATURAL]}\n\nYou may make {task.limits.calls} calls. Tools: "
+            f"{json.dumps(tools)}"
+        )
 
     async def _act(self, call: Call) -> tuple[str, bool]:
         live = self._live
@@ -154,7 +185,9 @@ def _words(event: Event, left: int) -> str:
 
 
 def serve(name: str, verdicts: Path, *, split: str, seed: int, level: int | None) -> None:
-    """Serves on standard input and output until the client leaves. What does not hold is refused before that."""
+    """Serves on standard input and output until the client leaves. What does not hold is refused
+    before that.
+    """
     env = load(name)
     try:
         _check(env, verdicts, split=split, seed=seed, level=level)
@@ -168,7 +201,9 @@ def _check(env: Environment, verdicts: Path, *, split: str, seed: int, level: in
     if split not in env.splits:
         raise typer.BadParameter(f"{split!r}: {env.name} has {', '.join(env.splits)}", param_hint="--split")
     if level is not None and level not in env.levels:
-        raise typer.BadParameter(f"{level}: {env.name} has {', '.join(map(str, env.levels))}", param_hint="--level")
+        raise typer.BadParameter(
+            f"{level}: {env.name} has {', '.join(map(str, env.levels))}", param_hint="--level"
+        )
     try:
         env.task(split=split, index=0, seed=seed, level=level)
     except ValueError as error:
@@ -177,7 +212,9 @@ def _check(env: Environment, verdicts: Path, *, split: str, seed: int, level: in
         verdicts.parent.mkdir(parents=True, exist_ok=True)
         verdicts.open("a", encoding="utf-8").close()
     except OSError as error:
-        raise typer.BadParameter(f"{verdicts}: verdicts cannot be written there ({error.strerror})", param_hint="--verdicts") from None
+        raise typer.BadParameter(
+            f"{verdicts}: verdicts cannot be written there ({error.strerror})", param_hint="--verdicts"
+        ) from None
 
 
 async def _serve(env: Environment, verdicts: Path, *, split: str, seed: int, level: int | None) -> None:
@@ -193,9 +230,13 @@ async def _serve(env: Environment, verdicts: Path, *, split: str, seed: int, lev
                 text, is_wrong = await desk.use(parameters.name, parameters.arguments or {})
                 if desk.tools != offered:
                     await context.session.send_tool_list_changed()
-                return mcp.CallToolResult(content=[mcp.TextContent(type="text", text=text)], is_error=is_wrong)
+                return mcp.CallToolResult(
+                    content=[mcp.TextContent(type="text", text=text)], is_error=is_wrong
+                )
 
-            server: Server[Any] = Server(f"agito-{env.name}", version=__version__, on_list_tools=list_tools, on_call_tool=call_tool)
+            server: Server[Any] = Server(
+                f"agito-{env.name}", version=__version__, on_list_tools=list_tools, on_call_tool=call_tool
+            )
             options = server.create_initialization_options(NotificationOptions(tools_changed=True))
             try:
                 async with stdio_server() as (reading, writing):

@@ -47,16 +47,36 @@ def print_summary(summary: Summary, path: Path) -> None:
 def _outcome(summary: Summary) -> Table:
     table = plain_table("success on held-out tasks, 95 %", "before", "", "after", "tasks")
     table.add_row(
-        Text("all", "bold"), rate_text(summary.before, "bold"), "→", rate_text(summary.after, "bold green"), str(summary.after.num)
+        Text("all", "bold"),
+        rate_text(summary.before, "bold"),
+        "→",
+        rate_text(summary.after, "bold green"),
+        str(summary.after.num),
     )
     if summary.void_attempts:
-        table.add_row("  void as failure", rate_text(summary.before_all), "→", rate_text(summary.after_all), str(summary.after_all.num))
+        table.add_row(
+            "  void as failure",
+            rate_text(summary.before_all),
+            "→",
+            rate_text(summary.after_all),
+            str(summary.after_all.num),
+        )
     for cell in sorted(set(summary.cells_before) | set(summary.cells_after)):
         after = summary.cells_after.get(cell)
-        table.add_row(f"  {cell}", rate_text(summary.cells_before.get(cell)), "→", rate_text(after), str(after.num) if after else "")
+        table.add_row(
+            f"  {cell}",
+            rate_text(summary.cells_before.get(cell)),
+            "→",
+            rate_text(after),
+            str(after.num) if after else "",
+        )
     if summary.structural is not None:
         table.add_row(
-            Text("another structure", "bold"), Text("–", "dim"), "", rate_text(summary.structural, "bold"), str(summary.structural.num)
+            Text("another structure", "bold"),
+            Text("–", "dim"),
+            "",
+            rate_text(summary.structural, "bold"),
+            str(summary.structural.num),
         )
     return table
 
@@ -72,13 +92,24 @@ def _facts(summary: Summary, path: Path) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    in_order = sorted(summary.phase_wall_s.items(), key=lambda each: _PHASES.index(each[0]) if each[0] in _PHASES else len(_PHASES))
+    in_order = sorted(
+        summary.phase_wall_s.items(),
+        key=lambda each: _PHASES.index(each[0]) if each[0] in _PHASES else len(_PHASES),
+    )
     phases = " · ".join(f"{name} {wall_s:.0f}" for name, wall_s in in_order)
     table.add_row("wall", f"{summary.wall_s:.0f} s ({phases})")
-    stolen = f", {summary.stolen_ratio:.0%} of the machine taken by its host" if summary.stolen_ratio >= 0.01 else ""
+    stolen = (
+        f", {summary.stolen_ratio:.0%} of the machine taken by its host"
+        if summary.stolen_ratio >= 0.01
+        else ""
+    )
     table.add_row("CPU", f"{summary.cpu_s:.0f} s, load {summary.load:.1f}{stolen}")
     tools = f"{counted(summary.tool_calls, 'tool call')} at {summary.tool_cpu_ms_p50:.2f} ms CPU"
-    over_all = f"; success over all tasks, void or not: {summary.after_all.success:.2f}" if summary.after_all.num else ""
+    over_all = (
+        f"; success over all tasks, void or not: {summary.after_all.success:.2f}"
+        if summary.after_all.num
+        else ""
+    )
     table.add_row("work", f"{counted(summary.sampled_tokens, 'token')} sampled, {tools}")
     table.add_row("void", f"{summary.void_attempts}{over_all}")
     for line in cause_lines(summary.void_causes):
@@ -93,10 +124,19 @@ def _facts(summary: Summary, path: Path) -> Table:
 
 def _doubts(summary: Summary) -> str:
     """Empty when nobody looked twice, or nothing was found."""
-    found, parts = summary.monitor, [f"{summary.quarantined_attempts} penalised"] if summary.quarantined_attempts else []
+    found, parts = (
+        summary.monitor,
+        [f"{summary.quarantined_attempts} penalised"] if summary.quarantined_attempts else [],
+    )
     rate, step = found.get("hack_ratio"), found.get("alarm_step")
     if isinstance(rate, float):
-        parts.append(f"estimated hack rate {rate:.2%} ({counted(found.get('num_gold'), 'attempt')} judged by gold)")
+        parts.append(
+            f"estimated hack rate {rate:.2%} ({counted(found.get('num_gold'), 'attempt')} judged by gold)"
+        )
     stopped = found.get("stopped_cells")
-    parts += [f"nothing more learned from {cell}: {why}" for cell, why in stopped.items()] if isinstance(stopped, dict) else []
+    parts += (
+        [f"nothing more learned from {cell}: {why}" for cell, why in stopped.items()]
+        if isinstance(stopped, dict)
+        else []
+    )
     return ", ".join([*parts, f"alarm at RL step {step}: {found.get('why')}"] if step is not None else parts)

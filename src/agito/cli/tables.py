@@ -17,10 +17,14 @@ _FOLDED = 12  # characters, which a column that breaks words makes do with
 
 
 def plain_table(*headers: str, wrapped: tuple[str, ...] = ()) -> Table:
-    """Without lines; a column named `tasks` is one of numbers. Those in `wrapped` give way where the terminal is narrow."""
+    """Without lines; a column named `tasks` is one of numbers. Those in `wrapped` give way where the terminal
+    is narrow.
+    """
     table = Table(box=None, padding=(0, _GAP, 0, 0), header_style="dim", pad_edge=False)
     for header in headers:
-        table.add_column(header, justify="right" if header == "tasks" else "left", no_wrap=header not in wrapped)
+        table.add_column(
+            header, justify="right" if header == "tasks" else "left", no_wrap=header not in wrapped
+        )
     return table
 
 
@@ -30,7 +34,9 @@ def counted(number: object, what: str) -> str:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """As it is where it fits; in a narrower place each row over several lines, so that nothing is ever cut off."""
+    """As it is where it fits; in a narrower place each row over several lines, so that nothing is ever cut
+    off.
+    """
     show(console, table if _least(console, table) <= console.width else _stacked(table))
 
 
@@ -38,7 +44,10 @@ def _least(console: Console, table: Table) -> int:
     """The width below which something would be cut off."""
     widths = list[int]()
     for column in table.columns:
-        found = [Measurement.get(console, console.options.update(width=_ROOM), cell) for cell in (column.header, *column.cells)]
+        found = [
+            Measurement.get(console, console.options.update(width=_ROOM), cell)
+            for cell in (column.header, *column.cells)
+        ]
         folded = _FOLDED if column.overflow == "fold" else _ROOM
         widths.append(max(each.maximum if column.no_wrap else min(each.minimum, folded) for each in found))
     return sum(widths) + _GAP * (len(widths) - 1)

@@ -1,4 +1,6 @@
-"""Where people read: consoles as wide as they are, and an ASCII sign for every sign that a terminal's encoding lacks."""
+"""Where people read: consoles as wide as they are, and an ASCII sign for every sign that a terminal's
+encoding lacks.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,34 @@ from rich.console import Console, RenderableType
 _FILE_WIDTH = 160  # where nobody looks on, nothing needs to be cut
 _HANDLER = "agito.plainly"
 _PLAIN = {
-    "✓": "+", "✗": "x", "→": ">", "←": "<", "↓": "v", "↵": "/", "⇥": "/", "·": "-", "•": "-", "–": "-", "—": "-", "−": "-", "…": "~",
-    "×": "x", "│": "|", "└": "`", "∅": "0", "±": "~", "≤": "<", "≥": ">",
+    "✓": "+",
+    "✗": "x",
+    "→": ">",
+    "←": "<",
+    "↓": "v",
+    "↵": "/",
+    "⇥": "/",
+    "·": "-",
+    "•": "-",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "…": "~",
+    "×": "x",
+    "│": "|",
+    "└": "`",
+    "∅": "0",
+    "±": "~",
+    "≤": "<",
+    "≥": ">",
     **dict(zip("▁▂▃▄▅▆▇█", "_.,-=+*#", strict=True)),
-}  # fmt: skip
+}
 
 
 def prepare() -> None:
-    """Standard output and error never raise for a sign that cannot be encoded; call it once, before anything is printed."""
+    """Standard output and error never raise for a sign that cannot be encoded; call it once, before anything
+    is printed.
+    """
     codecs.register_error(_HANDLER, _plainly)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -44,7 +66,11 @@ def show(console: Console, found: RenderableType) -> None:
         return
     with console.capture() as caught:
         console.print(found)
-    console.print("\n".join(line.rstrip() for line in caught.get().rstrip("\n").split("\n")), markup=False, soft_wrap=True)
+    console.print(
+        "\n".join(line.rstrip() for line in caught.get().rstrip("\n").split("\n")),
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _width(is_watched: bool) -> int | None:
@@ -64,4 +90,6 @@ def _sign(char: str) -> str:
         return "*"
     if "\u2500" <= char <= "\u257f":
         return "-"
-    return _PLAIN.get(char) or unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()[:1] or "?"
+    return (
+        _PLAIN.get(char) or unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()[:1] or "?"
+    )

@@ -28,11 +28,16 @@ from agito.training import run as job
 from agito.training.admission import Admission, admit
 
 
-def train_run(name: str | None, overrides: tuple[str, ...], out: Path | None, *, admit_anyway: bool = False) -> None:
+def train_run(
+    name: str | None, overrides: tuple[str, ...], out: Path | None, *, admit_anyway: bool = False
+) -> None:
     """By a recipe of this name, or by the defaults."""
     if name in environments() and name not in bundled():
         named = [each for each in bundled() if read_recipe(each).env.names == (name,)]
-        raise NotFound(f"recipe {name!r}: that is an environment; train on it with --env {name}, or by a recipe: {', '.join(named)}")
+        raise NotFound(
+            f"recipe {name!r}: that is an environment; train on it with --env {name}, or by a recipe: "
+            f"{', '.join(named)}"
+        )
     fitted = fit(read_recipe(name, overrides) if name is not None else plain(overrides))
     recipe = fitted.recipe
     path = out or Path("runs") / recipe.name
@@ -45,16 +50,28 @@ def train_run(name: str | None, overrides: tuple[str, ...], out: Path | None, *,
     if aside is not None:
         say(
             f"the earlier run is now {aside}"
-            + (f"; it was not finished: to go on with it, agito train --resume {aside}" if was is RunState.UNFINISHED else "")
+            + (
+                f"; it was not finished: to go on with it, agito train --resume {aside}"
+                if was is RunState.UNFINISHED
+                else ""
+            )
         )
-    _follow(recipe, path, RunProgress(planned(recipe)), lambda watcher: job.train(recipe, path, watcher, admission=admission))
+    _follow(
+        recipe,
+        path,
+        RunProgress(planned(recipe)),
+        lambda watcher: job.train(recipe, path, watcher, admission=admission),
+    )
 
 
 def _admitted(names: tuple[str, ...], anyway: bool) -> Admission:
     """Before anything is moved or made."""
 
     def begins(name: str) -> None:
-        say(f"{environment(name)} is new here: auditing it first, at most {SHORT.seconds:.0f} s; its card is kept")
+        say(
+            f"{environment(name)} is new here: auditing it first, at most {SHORT.seconds:.0f} s; its card "
+            "is kept"
+        )
 
     admission = work(lambda: admit(*names, anyway=anyway, begins=begins))
     if admission.anyway:
@@ -68,10 +85,17 @@ def resume_run(path: Path) -> None:
     recipe = read(Recipe, path / "config.toml")
     checkpoint = newest(path / "checkpoints")
     step = load_meta(checkpoint)["step"] if checkpoint else 0
-    _follow(recipe, path, RunProgress(planned(recipe), first={"rl": int(str(step))}), lambda watcher: job.resume(path, watcher))
+    _follow(
+        recipe,
+        path,
+        RunProgress(planned(recipe), first={"rl": int(str(step))}),
+        lambda watcher: job.resume(path, watcher),
+    )
 
 
-def _follow(recipe: Recipe, path: Path, board: RunProgress, start: Callable[[job.Watcher], Awaitable[Summary]]) -> None:
+def _follow(
+    recipe: Recipe, path: Path, board: RunProgress, start: Callable[[job.Watcher], Awaitable[Summary]]
+) -> None:
     console = err()
     about = f"{recipe.env.title} · seed {recipe.seed} · {recipe.compute.ranks} x {recipe.compute.device}"
     heading = Text.assemble((recipe.name, "bold"), f" → {path}  ", (about, "dim"))
@@ -81,7 +105,10 @@ def _follow(recipe: Recipe, path: Path, board: RunProgress, start: Callable[[job
             watcher.finish()
     except BaseException as error:
         if board.has_begun and RunDir.state(path) is RunState.UNFINISHED:
-            now, how = board.current, "To go on" if isinstance(error, Interrupted) else "Once its cause is mended"
+            now, how = (
+                board.current,
+                "To go on" if isinstance(error, Interrupted) else "Once its cause is mended",
+            )
             at = f" in {now.title}, {now.done}/{now.total}" if now else ""
             say(f"stopped{at}; what is committed is safe. {how}: agito train --resume {path}")
         raise

@@ -1,4 +1,6 @@
-"""Several environments as one: families are `environment.family`, everything else is passed on to the environment that a task is from."""
+"""Several environments as one: families are `environment.family`, everything else is passed on to the
+environment that a task is from.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ import anyio
 
 from agito.envs.registry import isolation_of
 from agito.errors import BadRecipe
-from agito.protocols import Answered, Control, Environment, Measure, Measured, Ranged, ScriptFactory, Validated
+from agito.protocols import (
+    Answered,
+    Control,
+    Environment,
+    Measure,
+    Measured,
+    Ranged,
+    ScriptFactory,
+    Validated,
+)
 from agito.types import AttemptId, EpisodeArtifacts, Json, Target, Task, Trajectory, Verdict, mean
 
 NAME = "mixture"
@@ -24,7 +35,10 @@ class Mixture:
         """Raises `BadRecipe` when there is none, or when two have one name."""
         self._by_name = {environment.name: environment for environment in environments}
         if not environments or len(self._by_name) < len(environments):
-            raise BadRecipe(f"env.mix={[each.name for each in environments]}: need at least one environment, and each once")
+            raise BadRecipe(
+                f"env.mix={[each.name for each in environments]}: need at least one environment, and each "
+                "once"
+            )
         self._impostors = set[str].intersection(*map(_impostors, environments))
 
     @property
@@ -51,7 +65,9 @@ class Mixture:
 
     @property
     def reward_range(self) -> tuple[float, float]:
-        ranges = [each.reward_range if isinstance(each, Ranged) else (0.0, 1.0) for each in self._by_name.values()]
+        ranges = [
+            each.reward_range if isinstance(each, Ranged) else (0.0, 1.0) for each in self._by_name.values()
+        ]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
 
     @property
@@ -60,19 +76,33 @@ class Mixture:
 
     @property
     def measured(self) -> tuple[Measure, ...]:
-        return tuple(measure for each in self._by_name.values() if isinstance(each, Measured) for measure in each.measured)
+        return tuple(
+            measure
+            for each in self._by_name.values()
+            if isinstance(each, Measured)
+            for measure in each.measured
+        )
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         family = family or self.families[index % len(self.families)]
         level = level or self.levels[index // len(self.families) % len(self.levels)]
         if family not in self.families or level not in self.levels:
-            raise ValueError(f"family={family!r} level={level}: the mixture has {', '.join(self.families)} at levels {self.levels}")
+            raise ValueError(
+                f"family={family!r} level={level}: the mixture has {', '.join(self.families)} at levels "
+                f"{self.levels}"
+            )
         name, _, bare = family.partition(".")
         environment = self._by_name[name]
-        task, target = environment.task(split=split, index=index, seed=seed, family=bare, level=_nearest(environment, level))
+        task, target = environment.task(
+            split=split, index=index, seed=seed, family=bare, level=_nearest(environment, level)
+        )
         data: dict[str, Json] = {"environment": name, "data": dict(target.data)}
         outer = f"{name}.{task.id}"
-        return replace(task, id=outer, env=NAME, family=family, level=level), replace(target, task_id=outer, data=data)
+        return replace(task, id=outer, env=NAME, family=family, level=level), replace(
+            target, task_id=outer, data=data
+        )
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         environment, inner = self._inner(task)
@@ -94,7 +124,11 @@ class Mixture:
 
     def measures(self, task: Task, target: Target, trajectory: Trajectory) -> Mapping[str, float]:
         environment, inner = self._inner(task)
-        return environment.measures(inner, _bare(target), trajectory) if isinstance(environment, Measured) else {}
+        return (
+            environment.measures(inner, _bare(target), trajectory)
+            if isinstance(environment, Measured)
+            else {}
+        )
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         environment, inner = self._inner(task)
@@ -103,7 +137,11 @@ class Mixture:
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         """Those that every environment has, so that they can be compared."""
         environment, inner = self._inner(task)
-        return {name: script for name, script in environment.negative_controls(inner).items() if name in self._impostors}
+        return {
+            name: script
+            for name, script in environment.negative_controls(inner).items()
+            if name in self._impostors
+        }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         environment, inner = self._inner(task)
@@ -121,7 +159,9 @@ class Mixture:
 
 
 def _impostors(environment: Environment) -> set[str]:
-    task, _ = environment.task(split="train", index=0, seed=0, family=environment.families[0], level=environment.levels[0])
+    task, _ = environment.task(
+        split="train", index=0, seed=0, family=environment.families[0], level=environment.levels[0]
+    )
     return set(environment.negative_controls(task))
 
 

@@ -1,4 +1,6 @@
-"""What environments whose tasks are drawn from a seed have in common: the ids, seeds and refusals of tasks, and a sandbox pool."""
+"""What environments whose tasks are drawn from a seed have in common: the ids, seeds and refusals of tasks,
+and a sandbox pool.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class Place:
 
 
 class ProceduralEnvironment:
-    """A subclass says what it has, and draws the task at a place. It also needs `open`, `grade` and its scripts.
+    """A subclass says what it has, and draws the task at a place. It also needs `open`, `grade` and its
+    scripts.
 
     Indices go through the families first, then through the levels.
     """
@@ -46,21 +49,31 @@ class ProceduralEnvironment:
         """The task and its key. Pure."""
         raise NotImplementedError
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         """Raises `ValueError` for a split, family or level that there is not."""
         family = family or self.families[index % len(self.families)]
         level = level or self.levels[index // len(self.families) % len(self.levels)]
         if split not in self.splits or family not in self.families or level not in self.levels:
-            known = f"{', '.join(self.splits)}; {', '.join(self.families)}; levels {', '.join(map(str, self.levels))}"
+            known = (
+                f"{', '.join(self.splits)}; {', '.join(self.families)}; levels "
+                f"{', '.join(map(str, self.levels))}"
+            )
             raise ValueError(f"split={split!r} family={family!r} level={level}: {self.name} has {known}")
         where = f"{split}/{seed}/{index}".encode()
         digest = hashlib.blake2b(where, digest_size=6).hexdigest()
         return self.draw(
             Place(
-                split=split, family=family, level=level, index=index, run_seed=seed,
-                id=f"{self.ids_begin_with or self.name}-{split}-{family}-{level}-{digest}", seed=zlib.crc32(where) << 20 | index & 0xFFFFF,
+                split=split,
+                family=family,
+                level=level,
+                index=index,
+                run_seed=seed,
+                id=f"{self.ids_begin_with or self.name}-{split}-{family}-{level}-{digest}",
+                seed=zlib.crc32(where) << 20 | index & 0xFFFFF,
             )
-        )  # fmt: skip
+        )
 
     async def aclose(self) -> None:
         return

@@ -31,8 +31,9 @@ def isolation_of(environment: Environment) -> str:
 
 
 def load(name: str) -> Environment:
-    """Raises `NotFound` for an unknown name, a missing file or class; `BadEnvironment` for a class that is no environment, and for a file
-    or class that fails."""
+    """Raises `NotFound` for an unknown name, a missing file or class; `BadEnvironment` for a class that is no
+    environment, and for a file or class that fails.
+    """
     if prompts := PromptSet.parse(name):
         from agito.envs.prompts import PromptsEnvironment  # its libraries take time to load
 

@@ -1,4 +1,6 @@
-"""How good is a checkpoint: its success on held-out tasks, by family and level, beside scripts on the same tasks."""
+"""How good is a checkpoint: its success on held-out tasks, by family and level, beside scripts on the same
+tasks.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Success over scored attempts, all of them and by what they have in common; `over_all` counts void ones as failures."""
+    """Success over scored attempts, all of them and by what they have in common; `over_all` counts void ones
+    as failures.
+    """
 
     overall: Rate
     over_all: Rate
@@ -90,7 +94,9 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What to evaluate on instead. What is not given stays as in the checkpoint's run, so that the tasks are the run's own."""
+    """What to evaluate on instead. What is not given stays as in the checkpoint's run, so that the tasks are
+    the run's own.
+    """
 
     env: str | None = None
     families: tuple[str, ...] = ()
@@ -100,17 +106,23 @@ class Changes:
     def applied_to(self, recipe: Recipe) -> Recipe:
         section = recipe.env
         if self.env is not None and (section.mix or absolute(self.env) != section.name):
-            section = section.model_copy(update={"name": absolute(self.env), "families": (), "levels": (), "mix": ()})
+            section = section.model_copy(
+                update={"name": absolute(self.env), "families": (), "levels": (), "mix": ()}
+            )
         named = {"families": self.families, "levels": self.levels}
         section = section.model_copy(update={name: value for name, value in named.items() if value})
-        return recipe.model_copy(update={"env": section, **({"seed": self.seed} if self.seed is not None else {})})
+        return recipe.model_copy(
+            update={"env": section, **({"seed": self.seed} if self.seed is not None else {})}
+        )
 
 
 def check(environment: Environment, recipe: Recipe, split: str) -> None:
     """Raises `BadRecipe` for a split, family or level that the environment does not have."""
     if recipe.env.mix and (recipe.env.families or recipe.env.levels):
         names = " or ".join(f"--env {name}" for name in recipe.env.names)
-        raise BadRecipe(f"this is a mixture, whose families and levels are those of its environments; choose one: {names}")
+        raise BadRecipe(
+            f"this is a mixture, whose families and levels are those of its environments; choose one: {names}"
+        )
     require("split", (split,), environment.splits, environment)
     require("family", recipe.env.families, environment.families, environment)
     require("level", recipe.env.levels, environment.levels, environment)
@@ -141,18 +153,32 @@ async def checkpoint(
             watcher.advance(evaluation.metrics(attempt))
 
         attempts = await evaluation.policy(
-            run_context, split, num_tasks, temperature=temperature, on_attempt=on_attempt, num_attempts=num_attempts
+            run_context,
+            split,
+            num_tasks,
+            temperature=temperature,
+            on_attempt=on_attempt,
+            num_attempts=num_attempts,
         )
         scripts: Mapping[str, Sequence[Attempt]] = {}
         if baselines:
             watcher.phase("baselines", 0)
-            scripts = await evaluation.scripts(run_context, split, num_tasks, demonstrator_skill=recipe.sft.skill)
+            scripts = await evaluation.scripts(
+                run_context, split, num_tasks, demonstrator_skill=recipe.sft.skill
+            )
         tier = isolation_of(run_context.environment)
     return Evaluation(
-        checkpoint=directory, env=recipe.env.name, split=split, num_tasks=num_tasks, temperature=temperature, seed=recipe.seed,
-        isolation_tier=tier, policy=_scores(attempts), baselines={name: _scores(each) for name, each in scripts.items()},
+        checkpoint=directory,
+        env=recipe.env.name,
+        split=split,
+        num_tasks=num_tasks,
+        temperature=temperature,
+        seed=recipe.seed,
+        isolation_tier=tier,
+        policy=_scores(attempts),
+        baselines={name: _scores(each) for name, each in scripts.items()},
         wall_s=round(time.monotonic() - began, 3),
-    )  # fmt: skip
+    )
 
 
 def _scores(attempts: Sequence[Attempt]) -> Scores:

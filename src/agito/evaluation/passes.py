@@ -16,7 +16,9 @@ _MOST = 8  # k that are told: 1, 2, 4, 8 and as many as there are attempts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """With its 95 % interval over tasks: Clopper and Pearson's at that mean, which no values between 0 and 1 make too narrow."""
+    """With its 95 % interval over tasks: Clopper and Pearson's at that mean, which no values between 0 and 1
+    make too narrow.
+    """
 
     value: float
     low: float
@@ -31,7 +33,9 @@ class Passes:
     estimates: Mapping[str, Estimate]
 
     def to_json(self) -> dict[str, Json]:
-        told: dict[str, Json] = {name: [each.value, each.low, each.high] for name, each in self.estimates.items()}
+        told: dict[str, Json] = {
+            name: [each.value, each.low, each.high] for name, each in self.estimates.items()
+        }
         return told | {"num_tasks": self.num_tasks}
 
 
@@ -54,7 +58,9 @@ def passes(attempts: Sequence[Attempt]) -> Passes | None:
 
 
 def at_least_one(successes: int, num: int, k: int) -> float:
-    """Of k of the `num` attempts, drawn without putting back: 1 − C(n−c, k) / C(n, k). Unbiased. Source: arXiv:2107.03374."""
+    """Of k of the `num` attempts, drawn without putting back: 1 − C(n−c, k) / C(n, k). Unbiased. Source:
+    arXiv:2107.03374.
+    """
     return 1.0 - comb(num - successes, k) / comb(num, k)
 
 
@@ -63,7 +69,9 @@ def every_one(successes: int, num: int, k: int) -> float:
     return comb(successes, k) / comb(num, k)
 
 
-def _over_tasks(counts: Sequence[tuple[int, int]], k: int, estimate: Callable[[int, int, int], float]) -> Estimate:
+def _over_tasks(
+    counts: Sequence[tuple[int, int]], k: int, estimate: Callable[[int, int, int], float]
+) -> Estimate:
     values = [estimate(successes, num, k) for successes, num in counts]
     total = sum(values)
     low, high = (

@@ -28,19 +28,32 @@ async def policy(
     monitor: Monitor | None = None,
     observed: Observed | None = None,
 ) -> tuple[Attempt, ...]:
-    """`num_attempts` at each of the first `num_tasks` tasks of the split, in their order; always the same tasks, draws and faults.
+    """`num_attempts` at each of the first `num_tasks` tasks of the split, in their order; always the same
+    tasks, draws and faults.
 
     With a monitor the environment's validator judges as many of them as in training.
     """
     base = STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
-    bounds = [num_tasks * rank // run_context.recipe.compute.ranks for rank in range(run_context.recipe.compute.ranks + 1)]
+    bounds = [
+        num_tasks * rank // run_context.recipe.compute.ranks
+        for rank in range(run_context.recipe.compute.ranks + 1)
+    ]
     quotas = [
-        Quota(ids=range(base + start, base + stop), group_size=num_attempts, max_live=run_context.recipe.compute.rows)
+        Quota(
+            ids=range(base + start, base + stop),
+            group_size=num_attempts,
+            max_live=run_context.recipe.compute.rows,
+        )
         for start, stop in itertools.pairwise(bounds)
         if stop > start
     ]
     collected = await run_context.attempts(
-        run_context.plan(split, base), quotas, temperature=temperature, on_attempt=on_attempt, monitor=monitor, observed=observed
+        run_context.plan(split, base),
+        quotas,
+        temperature=temperature,
+        on_attempt=on_attempt,
+        monitor=monitor,
+        observed=observed,
     )
     return collected.attempts
 
@@ -55,7 +68,9 @@ def metrics(attempt: Attempt) -> dict[str, float]:
     }
 
 
-async def scripts(run_context: RunContext, split: str, num_tasks: int, *, demonstrator_skill: float) -> dict[str, tuple[Attempt, ...]]:
+async def scripts(
+    run_context: RunContext, split: str, num_tasks: int, *, demonstrator_skill: float
+) -> dict[str, tuple[Attempt, ...]]:
     """The same tasks by every negative control, the demonstrator and the oracle."""
     environment = run_context.environment
 
@@ -75,7 +90,10 @@ async def scripts(run_context: RunContext, split: str, num_tasks: int, *, demons
 
 
 async def _each(
-    run_context: RunContext, split: str, num_tasks: int, ways: Mapping[str, Callable[[Task, Target, AttemptId], ScriptFactory]]
+    run_context: RunContext,
+    split: str,
+    num_tasks: int,
+    ways: Mapping[str, Callable[[Task, Target, AttemptId], ScriptFactory]],
 ) -> dict[str, tuple[Attempt, ...]]:
     found: dict[str, tuple[Attempt, ...]] = {}
     for number, (name, script) in enumerate(ways.items()):

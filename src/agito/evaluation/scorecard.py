@@ -1,6 +1,8 @@
-"""The scorecard: how a policy decides, by the exact measures of an environment, beside the optimum, doing nothing, and chance.
+"""The scorecard: how a policy decides, by the exact measures of an environment, beside the optimum, doing
+nothing, and chance.
 
-Every column is about the same tasks. An interval treats attempts as independent: exact for shares of yes and no, normal for means.
+Every column is about the same tasks. An interval treats attempts as independent: exact for shares of yes and
+no, normal for means.
 """
 
 from __future__ import annotations
@@ -63,7 +65,10 @@ class Estimate:
 
     def to_json(self) -> dict[str, Json]:
         named = {"value": self.value, "low": self.low, "high": self.high}
-        return {**{name: each if math.isfinite(each) else None for name, each in named.items()}, "num": self.num}
+        return {
+            **{name: each if math.isfinite(each) else None for name, each in named.items()},
+            "num": self.num,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +100,9 @@ class Column:
         return self.over_all.num - self.success.num
 
     def estimate(self, measure: str) -> Estimate:
-        return estimate([reading.measures[measure] for reading in self.readings if measure in reading.measures])
+        return estimate(
+            [reading.measures[measure] for reading in self.readings if measure in reading.measures]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +124,11 @@ class Scorecard:
             return None
         pairs = zip(self.columns[0].readings, self.columns[1].readings, strict=True)
         return estimate(
-            [two.measures[measure] - one.measures[measure] for one, two in pairs if measure in one.measures and measure in two.measures],
+            [
+                two.measures[measure] - one.measures[measure]
+                for one, two in pairs
+                if measure in one.measures and measure in two.measures
+            ],
             is_difference=True,
         )
 
@@ -132,13 +143,17 @@ class Scorecard:
             "levels": list(self.levels),
             "num_tasks": self.num_tasks,
             "success": {
-                name: Estimate(value=each.success, low=each.low, high=each.high, num=each.num).to_json() for name, each in rates.items()
+                name: Estimate(value=each.success, low=each.low, high=each.high, num=each.num).to_json()
+                for name, each in rates.items()
             },
             "success_all": {
-                name: Estimate(value=each.success, low=each.low, high=each.high, num=each.num).to_json() for name, each in every.items()
+                name: Estimate(value=each.success, low=each.low, high=each.high, num=each.num).to_json()
+                for name, each in every.items()
             },
             "void": {column.name: column.void for column in self.columns},
-            "void_causes": {**causes(reading.attempt for column in self.columns for reading in column.readings)},
+            "void_causes": {
+                **causes(reading.attempt for column in self.columns for reading in column.readings)
+            },
             "measures": {
                 measure.name: {
                     "decision": measure.decision,
@@ -165,18 +180,31 @@ def estimate(values: Sequence[float], *, is_difference: bool = False) -> Estimat
 
 
 def recipe_for(suite: str, recipe: Recipe) -> Recipe:
-    """The checkpoint's own families and levels where it was trained on the suite's environment. Raises `BadRecipe` for an unknown suite."""
+    """The checkpoint's own families and levels where it was trained on the suite's environment. Raises
+    `BadRecipe` for an unknown suite.
+    """
     if suite not in SUITES:
         raise BadRecipe(f"suite={suite}: there is {', '.join(SUITES)}")
     if recipe.env.name == suite:
         return recipe
-    return recipe.model_copy(update={"env": EnvSection(name=suite, levels=_LEVELS, dialect=recipe.env.dialect)})
+    return recipe.model_copy(
+        update={"env": EnvSection(name=suite, levels=_LEVELS, dialect=recipe.env.dialect)}
+    )
 
 
 async def of_checkpoints(
-    named: Mapping[str, Path], recipe: Recipe, watcher: Watcher, *, suite: str, split: str, num_tasks: int, temperature: float
+    named: Mapping[str, Path],
+    recipe: Recipe,
+    watcher: Watcher,
+    *,
+    suite: str,
+    split: str,
+    num_tasks: int,
+    temperature: float,
 ) -> Scorecard:
-    """Of one checkpoint or two, on the tasks that `recipe` says. Raises `CorruptCheckpoint`, and `BadRecipe` for what is not there."""
+    """Of one checkpoint or two, on the tasks that `recipe` says. Raises `CorruptCheckpoint`, and `BadRecipe`
+    for what is not there.
+    """
     check(environment_of(recipe), recipe, split)
     columns: list[Column] = []
     for name, directory in named.items():
@@ -195,7 +223,14 @@ async def of_checkpoints(
 
 
 async def of_endpoint(
-    harness: ChatHarness, name: str, recipe: Recipe, watcher: Watcher, *, suite: str, split: str, num_tasks: int
+    harness: ChatHarness,
+    name: str,
+    recipe: Recipe,
+    watcher: Watcher,
+    *,
+    suite: str,
+    split: str,
+    num_tasks: int,
 ) -> Scorecard:
     """Of a model that others serve, in the natural dialect. An attempt that the endpoint failed is void.
 
@@ -231,7 +266,9 @@ async def _asked(harness: ChatHarness, task: Task, attempt: AttemptId, session: 
     return await harness.run(task, session, {}, attempt, seed=0)
 
 
-async def complete(columns: Sequence[Column], recipe: Recipe, suite: str, split: str, num_tasks: int) -> Scorecard:
+async def complete(
+    columns: Sequence[Column], recipe: Recipe, suite: str, split: str, num_tasks: int
+) -> Scorecard:
     """Adds what scripts come to on the same tasks."""
     async with open_run_context(recipe) as run_context:
         environment = measured(run_context.environment)
@@ -240,15 +277,23 @@ async def complete(columns: Sequence[Column], recipe: Recipe, suite: str, split:
             "null": lambda task, target: environment.negative_controls(task)["null"],
             "random": lambda task, target: environment.negative_controls(task)["random"],
         }
-        scripts = [column(name, run_context, split, await _acted(run_context, split, num_tasks, way)) for name, way in ways.items()]
+        scripts = [
+            column(name, run_context, split, await _acted(run_context, split, num_tasks, way))
+            for name, way in ways.items()
+        ]
         every = (*columns, *scripts)
         said = {name for each in every for reading in each.readings for name in reading.measures}
         cells = run_context.cells
     return Scorecard(
-        suite=suite, split=split, families=tuple(dict.fromkeys(family for family, _ in cells)),
-        levels=tuple(dict.fromkeys(level for _, level in cells)), num_tasks=num_tasks,
-        measures=tuple(measure for measure in environment.measured if measure.name in said), columns=every, num_policies=len(columns),
-    )  # fmt: skip
+        suite=suite,
+        split=split,
+        families=tuple(dict.fromkeys(family for family, _ in cells)),
+        levels=tuple(dict.fromkeys(level for _, level in cells)),
+        num_tasks=num_tasks,
+        measures=tuple(measure for measure in environment.measured if measure.name in said),
+        columns=every,
+        num_policies=len(columns),
+    )
 
 
 def column(name: str, run_context: RunContext, split: str, attempts: Sequence[Attempt]) -> Column:
@@ -257,7 +302,11 @@ def column(name: str, run_context: RunContext, split: str, attempts: Sequence[At
     readings: list[Reading] = []
     for index, attempt in enumerate(attempts):
         task, target = run_context.task(split, index)
-        found = environment.measures(task, target, attempt.trajectory) if attempt.is_scored else dict[str, float]()
+        found = (
+            environment.measures(task, target, attempt.trajectory)
+            if attempt.is_scored
+            else dict[str, float]()
+        )
         readings.append(Reading(attempt=attempt, measures=found))
     return Column(name=name, readings=tuple(readings))
 
@@ -269,13 +318,20 @@ class _MeasuredEnvironment(Environment, Measured, Protocol):
 def measured(environment: Environment) -> _MeasuredEnvironment:
     """Raises `BadRecipe` for an environment without measures."""
     if not isinstance(environment, Measured):
-        raise BadRecipe(f"env={environment.name}: it has no measures; give it what agito.protocols.Measured asks for")
+        raise BadRecipe(
+            f"env={environment.name}: it has no measures; give it what agito.protocols.Measured asks for"
+        )
     return environment  # type: ignore[return-value]
 
 
-async def _acted(run_context: RunContext, split: str, num_tasks: int, way: Callable[[Task, Target], ScriptFactory]) -> list[Attempt]:
+async def _acted(
+    run_context: RunContext, split: str, num_tasks: int, way: Callable[[Task, Target], ScriptFactory]
+) -> list[Attempt]:
     """By a script, without tokens."""
-    driver, attempts = EpisodeDriver(run_context.environment, noise_seed=run_context.recipe.seed), list[Attempt]()
+    driver, attempts = (
+        EpisodeDriver(run_context.environment, noise_seed=run_context.recipe.seed),
+        list[Attempt](),
+    )
     for index in range(num_tasks):
         task, target = run_context.task(split, index)
         attempt = AttemptId(group=evaluation.BASELINE_BASE + index, slot=0)

@@ -9,7 +9,8 @@ from agito.types import Flag
 
 MANY = 6  # separate values in one answer
 _INJECTION = re.compile(
-    r"^\W*(verdict|score|grade|rating|result|reward)\W*[:=]\W*(pass|correct|full|[\d.]+)|ignore (all|any|the)? ?(previous|prior|above)|"
+    r"^\W*(verdict|score|grade|rating|result|reward)\W*[:=]\W*(pass|correct|full|[\d.]+)|ignore "
+    r"(all|any|the)? ?(previous|prior|above)|"
     r"</?(answer|system|instructions?|judge|assistant)>|the verdict is|reward\s*=",
     re.IGNORECASE | re.MULTILINE,
 )

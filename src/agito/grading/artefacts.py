@@ -9,17 +9,29 @@ from dataclasses import dataclass
 from agito.grading.imports import imported
 
 # What changes how an interpreter or a test runner starts, and what is compiled already.
-HOOKS = ("conftest.py", "sitecustomize.py", "usercustomize.py", "*.pth", "*.ini", "*.cfg", "*.toml", "*.pyc", "*.so", "*.egg-link")
+HOOKS = (
+    "conftest.py",
+    "sitecustomize.py",
+    "usercustomize.py",
+    "*.pth",
+    "*.ini",
+    "*.cfg",
+    "*.toml",
+    "*.pyc",
+    "*.so",
+    "*.egg-link",
+)
 HIDDEN_FOLDERS = ("tests", "test", "__pycache__", "*.egg-info", "*.dist-info", ".*")
 MOST_BESIDE = 64  # data files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artefacts:
-    """Globs of paths. A path is carried if neither its name is in `names` nor a folder of it in `folders`, and there is room.
+    """Globs of paths. A path is carried if neither its name is in `names` nor a folder of it in `folders`,
+    and there is room.
 
-    What the solution imports must fit. Then `wanted` and all the rest come as far as there is room, the smallest first, so that a copy or a
-    log that somebody left costs nobody a verdict.
+    What the solution imports must fit. Then `wanted` and all the rest come as far as there is room, the
+    smallest first, so that a copy or a log that somebody left costs nobody a verdict.
     """
 
     wanted: tuple[str, ...] = ("*.py",)  # `*` matches `/` too
@@ -30,7 +42,8 @@ class Artefacts:
     def split(self, files: Mapping[str, bytes], entry: str = "") -> tuple[dict[str, bytes], tuple[str, ...]]:
         """What is carried, and what was stripped: paths, or the folder that is stripped whole.
 
-        With `entry`, what must fit are the files that it imports; without, all that are `wanted`. Raises `ValueError` past `limit_bytes`.
+        With `entry`, what must fit are the files that it imports; without, all that are `wanted`. Raises
+        `ValueError` past `limit_bytes`.
         """
         allowed = {path: data for path, data in files.items() if self._is_allowed(path)}
         sources = {path for path in allowed if _any(path, self.wanted)}
@@ -40,7 +53,9 @@ class Artefacts:
             raise ValueError(f"the solution has {size} bytes; at most {self.limit_bytes} are graded")
         chosen = set(needed)
         beside = 0
-        for path in sorted(allowed.keys() - needed, key=lambda path: (path not in sources, len(allowed[path]), path)):
+        for path in sorted(
+            allowed.keys() - needed, key=lambda path: (path not in sources, len(allowed[path]), path)
+        ):
             beside += path not in sources
             if size + len(allowed[path]) <= self.limit_bytes and (path in sources or beside <= MOST_BESIDE):
                 chosen.add(path)

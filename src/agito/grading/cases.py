@@ -21,8 +21,16 @@ _REFERENCE = "agito_reference"  # the module that a reference's classes belong t
 _BASES = (Exception, BaseException)  # what every exception is: nothing is told apart by it
 # What no reference raises on purpose: it, or `hidden`, is broken.
 _MISTAKES = (
-    AssertionError, AttributeError, ImportError, MemoryError, NameError, RecursionError, SyntaxError, SystemError, SystemExit,
-)  # fmt: skip
+    AssertionError,
+    AttributeError,
+    ImportError,
+    MemoryError,
+    NameError,
+    RecursionError,
+    SyntaxError,
+    SystemError,
+    SystemExit,
+)
 _ADMITTED_SEEDS = 2
 
 
@@ -42,7 +50,11 @@ class FunctionTask:
 
     def __post_init__(self) -> None:
         path, _, function = self.entry.partition(":")
-        if not path.endswith(".py") or not function.isidentifier() or not all(part.isidentifier() for part in path[:-3].split("/")):
+        if (
+            not path.endswith(".py")
+            or not function.isidentifier()
+            or not all(part.isidentifier() for part in path[:-3].split("/"))
+        ):
             raise ValueError(f"entry={self.entry!r}: write FILE.py:FUNCTION, such as solution.py:solve")
         if not self.case_seconds > 0:
             raise ValueError(f"case_seconds={self.case_seconds}: a call needs some time")
@@ -58,7 +70,9 @@ class FunctionTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One question and what the reference says to it: a value, or the closest builtin exception that the one it raises is."""
+    """One question and what the reference says to it: a value, or the closest builtin exception that the one
+    it raises is.
+    """
 
     arguments: tuple[Json, ...]
     told: CallEnd
@@ -67,7 +81,9 @@ class Case:
 
 
 def expected(task: FunctionTask, arguments: Sequence[Json], *, is_visible: bool = False) -> Case:
-    """Asks the reference, in this process. Raises `ValueError` when it or its inputs are not what a function task needs."""
+    """Asks the reference, in this process. Raises `ValueError` when it or its inputs are not what a function
+    task needs.
+    """
     where = f"task {task.name!r}, input {shown(list(arguments))}"
     listed = tuple(check(each, where) for each in arguments)
     given = tuple(check(each, where) for each in arguments)
@@ -76,18 +92,32 @@ def expected(task: FunctionTask, arguments: Sequence[Json], *, is_visible: bool 
     try:
         value = function(*given)
     except _MISTAKES as error:
-        raise ValueError(f"{where}: the reference raises {type(error).__name__}: {error}; mend it, or draw other inputs") from error
+        raise ValueError(
+            f"{where}: the reference raises {type(error).__name__}: {error}; mend it, or draw other inputs"
+        ) from error
     except Exception as error:  # how a reference says that an exception is expected
         if isinstance(error, TypeError) and isinstance(function, FunctionType) and _is_before(error):
             raise ValueError(f"{where}: the reference cannot be called with it: {error}") from error
-        return Case(arguments=listed, told=CallEnd.RAISES, expected=_closest(type(error)).__name__, is_visible=is_visible)
+        return Case(
+            arguments=listed,
+            told=CallEnd.RAISES,
+            expected=_closest(type(error)).__name__,
+            is_visible=is_visible,
+        )
     finally:
         sys.modules.pop(_REFERENCE, None)
-    return Case(arguments=listed, told=CallEnd.VALUE, expected=check(value, f"{where}, the reference's answer"), is_visible=is_visible)
+    return Case(
+        arguments=listed,
+        told=CallEnd.VALUE,
+        expected=check(value, f"{where}, the reference's answer"),
+        is_visible=is_visible,
+    )
 
 
 def is_expected(name: Json, wanted: Json) -> bool:
-    """Whether the builtin exception `name` is one of `wanted`. A bare `Exception` is met by nothing that says more."""
+    """Whether the builtin exception `name` is one of `wanted`. A bare `Exception` is met by nothing that says
+    more.
+    """
     raised, asked = _builtin(name), _builtin(wanted)
     if raised is None or asked is None:
         return False
@@ -102,16 +132,22 @@ def draw(task: FunctionTask, *, secret: str, grade_seed: int) -> list[Case]:
 def admit(task: FunctionTask, *, secret: str) -> None:
     """Raises `ValueError` for a task that cannot be judged.
 
-    Inputs and answers must be plain values, the reference must take its own inputs and answer within the task's own time, and cases and
-    answers must be the same whenever they are drawn from the same seed.
+    Inputs and answers must be plain values, the reference must take its own inputs and answer within the
+    task's own time, and cases and answers must be the same whenever they are drawn from the same seed.
     """
     for grade_seed in (0, *random.Random(secret).sample(range(1, 1 << 30), _ADMITTED_SEEDS - 1)):
         cases, again = (_drawn(task, secret, grade_seed, limit_s=task.case_seconds) for _ in range(2))
         if [case.arguments for case in cases] != [case.arguments for case in again]:
-            raise ValueError(f"task {task.name!r}: `hidden` does not draw the same twice; use the generator that it is given")
+            raise ValueError(
+                f"task {task.name!r}: `hidden` does not draw the same twice; use the generator that it is "
+                "given"
+            )
         for one, two in zip(cases, again, strict=True):
             if one.told is not two.told or not same(one.expected, two.expected):
-                raise ValueError(f"task {task.name!r}, input {shown(list(one.arguments))}: the reference does not answer the same twice")
+                raise ValueError(
+                    f"task {task.name!r}, input {shown(list(one.arguments))}: the reference does not "
+                    "answer the same twice"
+                )
 
 
 def _drawn(task: FunctionTask, secret: str, grade_seed: int, *, limit_s: float = math.inf) -> list[Case]:
@@ -119,7 +155,9 @@ def _drawn(task: FunctionTask, secret: str, grade_seed: int, *, limit_s: float =
     cases = [_timed(task, arguments, limit_s, is_visible=True) for arguments in task.visible]
     cases += [_timed(task, arguments, limit_s, is_visible=False) for arguments in task.hidden(rng)]
     if all(case.is_visible for case in cases):
-        raise ValueError(f"task {task.name!r}: `hidden` draws no case, so that the visible ones could be learned by heart")
+        raise ValueError(
+            f"task {task.name!r}: `hidden` draws no case, so that the visible ones could be learned by heart"
+        )
     rng.shuffle(cases)
     return cases
 
@@ -130,7 +168,9 @@ def _timed(task: FunctionTask, arguments: Sequence[Json], limit_s: float, *, is_
     spent = time.thread_time() - began
     if spent > limit_s:
         where = f"task {task.name!r}, input {shown(list(arguments))}"
-        raise ValueError(f"{where}: the reference needs {spent:.2g} s of the processor; a call has {limit_s:g}")
+        raise ValueError(
+            f"{where}: the reference needs {spent:.2g} s of the processor; a call has {limit_s:g}"
+        )
     return case
 
 

@@ -1,15 +1,18 @@
-"""Function tasks: a candidate's function against a reference, case by case, judged where the candidate is not.
+"""Function tasks: a candidate's function against a reference, case by case, judged where the candidate is
+not.
 
-The candidate runs in a throwaway box that is given inputs and nothing else: one process for each case, in a random order, killed with
-all that it started before the next begins, with the same files. One plain JSON value leaves the box for each; the expected values, the
-comparison, the time limit and the verdict stay here. Helper modules and data files are carried along; what could change how an
-interpreter starts is not, and is named in the evidence.
+The candidate runs in a throwaway box that is given inputs and nothing else: one process for each case, in a
+random order, killed with all that it started before the next begins, with the same files. One plain JSON
+value leaves the box for each; the expected values, the comparison, the time limit and the verdict stay here.
+Helper modules and data files are carried along; what could change how an interpreter starts is not, and is
+named in the evidence.
 
-A case has `case_seconds` of the processor for everything that it starts, so a busy machine fails nobody. Hash seed, locale and time zone
-are the same in every pool, and so is the verdict, as long as the candidate asks neither the clock nor the kernel's random numbers.
+A case has `case_seconds` of the processor for everything that it starts, so a busy machine fails nobody. Hash
+seed, locale and time zone are the same in every pool, and so is the verdict, as long as the candidate asks
+neither the clock nor the kernel's random numbers.
 
-Not guaranteed: that one case learns nothing from an earlier one. What the kernel counts for pid 1 (processor time, page faults) and the
-clock carry a number. Nothing that a case made reaches another.
+Not guaranteed: that one case learns nothing from an earlier one. What the kernel counts for pid 1 (processor
+time, page faults) and the clock carry a number. Nothing that a case made reaches another.
 """
 
 from __future__ import annotations
@@ -43,10 +46,12 @@ async def grade(
     thorough: bool = True,
     spec: SandboxSpec = BOX,
 ) -> Verdict:
-    """Reward 1 if every case is right, else 0. Scores: `success`, and when `thorough` the shares `visible` and `hidden`.
+    """Reward 1 if every case is right, else 0. Scores: `success`, and when `thorough` the shares `visible`
+    and `hidden`.
 
-    `files` is a finished workspace by path; `secret` is the key's, so that nobody who knows the grade seed can draw the cases. Without
-    `thorough` it stops at the first wrong case. Raises `SandboxFailure` when the machinery failed, which is no verdict.
+    `files` is a finished workspace by path; `secret` is the key's, so that nobody who knows the grade seed
+    can draw the cases. Without `thorough` it stops at the first wrong case. Raises `SandboxFailure` when the
+    machinery failed, which is no verdict.
     """
     cases = draw(task, secret=secret, grade_seed=grade_seed)
     try:
@@ -54,7 +59,9 @@ async def grade(
     except ValueError as error:
         return _scored(0.0, {"success": 0.0}, str(error), grade_seed, ())
     if task.path not in carried:
-        return _scored(0.0, {"success": 0.0}, f"{task.path} is not there{_stripped(stripped)}", grade_seed, ())
+        return _scored(
+            0.0, {"success": 0.0}, f"{task.path} is not there{_stripped(stripped)}", grade_seed, ()
+        )
     right = dict.fromkeys((True, False), 0)
     wrong: list[str] = []
     flags: dict[str, Flag] = {}
@@ -73,10 +80,15 @@ async def grade(
     scores = {"success": float(not wrong)}
     if thorough:
         num_visible = sum(case.is_visible for case in cases)
-        scores |= {"hidden": right[False] / (len(cases) - num_visible)} | ({"visible": right[True] / num_visible} if num_visible else {})
-        # A solution that stops short says so, by an exception or by its time; only answers show what was learned by heart.
+        scores |= {"hidden": right[False] / (len(cases) - num_visible)} | (
+            {"visible": right[True] / num_visible} if num_visible else {}
+        )
+        # A solution that stops short says so, by an exception or by its time; only answers show what was
+        # learned by heart.
         if wrong and num_visible and right[True] == num_visible and guesses == len(cases) - num_visible:
-            flags["visible_only"] = Flag(kind="visible_only", is_proof=False, detail="right on every visible case and on no hidden one")
+            flags["visible_only"] = Flag(
+                kind="visible_only", is_proof=False, detail="right on every visible case and on no hidden one"
+            )
     said = f"{len(cases)} cases right" if not wrong else f"{len(wrong)} wrong; {wrong[0]}"
     return _scored(scores["success"], scores, said + _stripped(stripped), grade_seed, tuple(flags.values()))
 
@@ -105,7 +117,8 @@ async def _ask(box: ThrowawayBox, task: FunctionTask, case: Case) -> _Judged:
         return _wrong(f"{asked}: the box died of it twice", "broke_box")
     if result.killed_by == "deadline":
         raise SandboxFailure(
-            f"{asked}: it got {result.cpu_s:.2f} s of the processor in {result.wall_s:.0f} s; the machine is too busy to judge"
+            f"{asked}: it got {result.cpu_s:.2f} s of the processor in {result.wall_s:.0f} s; the machine "
+            "is too busy to judge"
         )
     if result.killed_by == "asleep":
         return _Judged(problem=f"{asked}: stopped, deadline: it sleeps", is_late=True)
@@ -121,14 +134,22 @@ def _judge(task: FunctionTask, case: Case, result: Result, token: bytes, asked: 
     """Exactly one value, framed by the runner: everything else is wrong."""
     output = result.output
     if not output:
-        how = f"exit code {result.exit_code}" if result.exit_code is not None and result.exit_code < 128 else result.killed_by
+        how = (
+            f"exit code {result.exit_code}"
+            if result.exit_code is not None and result.exit_code < 128
+            else result.killed_by
+        )
         # Who only computes never leaves before the answer; a crash by a signal can happen to anybody.
-        return _wrong(f"{asked}: ended without an answer, {how}", "silent_exit" if result.exit_code in (0, 1) else None)
+        return _wrong(
+            f"{asked}: ended without an answer, {how}", "silent_exit" if result.exit_code in (0, 1) else None
+        )
     if result.exit_code != 0:  # it died while it answered: half an answer is nobody's forgery
         kind = "broken_answer" if result.exit_code is not None and result.exit_code < 128 else None
         return _wrong(f"{asked}: ended within its answer, exit code {result.exit_code}", kind)
     if not output.startswith(token):
-        return _wrong(f"{asked}: something else wrote where the answer belongs", "forged_report", is_proof=True)
+        return _wrong(
+            f"{asked}: something else wrote where the answer belongs", "forged_report", is_proof=True
+        )
     if result.total_bytes != len(output):
         return _wrong(f"{asked}: the answer has {result.total_bytes} bytes")
     if output.count(token) > 1:
@@ -140,25 +161,45 @@ def _judge(task: FunctionTask, case: Case, result: Result, token: bytes, asked: 
     if not isinstance(frame, list) or len(frame) != 2 or frame[0] not in tuple(CallEnd):
         return _wrong(f"{asked}: the answer is no answer", "forged_report", is_proof=True)
     told, value = frame
-    if told == case.told and (same(value, case.expected, task.tolerance) if told != CallEnd.RAISES else is_expected(value, case.expected)):
+    if told == case.told and (
+        same(value, case.expected, task.tolerance)
+        if told != CallEnd.RAISES
+        else is_expected(value, case.expected)
+    ):
         return _Judged()
     if told == CallEnd.RAISES and value == "SystemExit":
         return _wrong(f"{asked}: it left with SystemExit", "silent_exit")
     got = f"{told} {shown(value)}" if told != CallEnd.VALUE else shown(value)
     wanted = f"{case.told} {case.expected}" if case.told is not CallEnd.VALUE else shown(case.expected)
-    judged = _wrong(f"{asked}: {got}, wanted {wanted}", "own_type" if told == CallEnd.ODD and str(value).startswith("its own ") else None)
+    judged = _wrong(
+        f"{asked}: {got}, wanted {wanted}",
+        "own_type" if told == CallEnd.ODD and str(value).startswith("its own ") else None,
+    )
     return replace(judged, is_guess=told == CallEnd.VALUE)
 
 
 def _wrong(problem: str, kind: str | None = None, *, is_proof: bool = False) -> _Judged:
-    return _Judged(problem=problem, flags=(Flag(kind=kind, is_proof=is_proof, detail=problem[:200]),) if kind else ())
+    return _Judged(
+        problem=problem, flags=(Flag(kind=kind, is_proof=is_proof, detail=problem[:200]),) if kind else ()
+    )
 
 
 def _stripped(paths: Sequence[str]) -> str:
     if not paths:
         return ""
-    return f"; not carried: {', '.join(paths[:8])}" + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
+    return f"; not carried: {', '.join(paths[:8])}" + (
+        f" and {len(paths) - 8} more" if len(paths) > 8 else ""
+    )
 
 
-def _scored(reward: float, scores: Mapping[str, float], evidence: str, grade_seed: int, flags: tuple[Flag, ...]) -> Verdict:
-    return Verdict(status=Status.SCORED, reward=reward, scores=scores, evidence=evidence, grade_seed=grade_seed, flags=flags)
+def _scored(
+    reward: float, scores: Mapping[str, float], evidence: str, grade_seed: int, flags: tuple[Flag, ...]
+) -> Verdict:
+    return Verdict(
+        status=Status.SCORED,
+        reward=reward,
+        scores=scores,
+        evidence=evidence,
+        grade_seed=grade_seed,
+        flags=flags,
+    )

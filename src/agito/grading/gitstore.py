@@ -1,7 +1,8 @@
-"""A git repository as files, written without git: one pack, its index, one branch, an index of the working tree.
+"""A git repository as files, written without git: one pack, its index, one branch, an index of the working
+tree.
 
-Deterministic and cheap (a millisecond for a small tree), so that every episode can have a history of its own, and a scrubbed
-workspace a new object store with a single orphan commit in it.
+Deterministic and cheap (a millisecond for a small tree), so that every episode can have a history of its own,
+and a scrubbed workspace a new object store with a single orphan commit in it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from dataclasses import dataclass
 
 _AUTHOR = "dev <dev@example.org>"
 _TYPES = {"commit": 1, "tree": 2, "blob": 3}
-_CONFIG = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = false\n\tbare = false\n[user]\n\tname = dev\n\temail = dev@example.org\n"
+_CONFIG = (
+    b"[core]\n\trepositoryformatversion = 0\n\tfilemode = false\n\tbare = false\n[user]\n\tname = "
+    b"dev\n\temail = dev@example.org\n"
+)
 _START = 1_700_000_000  # seconds since 1970 of the first commit; each next is a day later
 
 
@@ -89,7 +93,9 @@ def _pack(objects: Mapping[bytes, tuple[str, bytes]]) -> tuple[bytes, bytes]:
     placed.sort()
     fanout = [sum(name[0] <= first for name, _, _ in placed) for first in range(256)]
     index = b"\377tOc" + struct.pack(">I256I", 2, *fanout) + b"".join(name for name, _, _ in placed)
-    index += b"".join(struct.pack(">I", crc) for _, crc, _ in placed) + b"".join(struct.pack(">I", offset) for *_, offset in placed)
+    index += b"".join(struct.pack(">I", crc) for _, crc, _ in placed) + b"".join(
+        struct.pack(">I", offset) for *_, offset in placed
+    )
     index += pack[-20:]
     return pack, index + hashlib.sha1(index, usedforsecurity=False).digest()
 

@@ -1,7 +1,7 @@
 """Which files of a workspace a module of it runs: those that it imports, and those that they import.
 
-Read from the text, line by line, so that no source can be too deep or too broken for it. Not seen: what is imported by a name that is made
-up while it runs.
+Read from the text, line by line, so that no source can be too deep or too broken for it. Not seen: what is
+imported by a name that is made up while it runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-_IMPORT = re.compile(rb"^[ \t]*(?:import[ \t]+([^\n#;]+)|from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]+))", re.MULTILINE)
+_IMPORT = re.compile(
+    rb"^[ \t]*(?:import[ \t]+([^\n#;]+)|from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]+))",
+    re.MULTILINE,
+)
 _NAME = re.compile(rb"[\w.]+")
 
 

@@ -1,6 +1,8 @@
-"""The same bytes as they read once a common encoding is taken off: what somebody copied is seen although it was wrapped.
+"""The same bytes as they read once a common encoding is taken off: what somebody copied is seen although it
+was wrapped.
 
-Bounded in work and in what it unpacks, as the bytes are an agent's. Not guaranteed: anything against an encoding that nobody else uses.
+Bounded in work and in what it unpacks, as the bytes are an agent's. Not guaranteed: anything against an
+encoding that nobody else uses.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ MOST_BYTES = 1 << 20  # of one layer that are looked at
 _DEEP_BYTES = 1 << 16  # above, only one encoding is taken off
 _MOST_LAYERS = 256
 _MOST_RUNS = 32  # of each encoding in one layer
-_ROT13 = bytes.maketrans(bytes(range(256)), codecs.encode(bytes(range(256)).decode("latin-1"), "rot13").encode("latin-1"))
+_ROT13 = bytes.maketrans(
+    bytes(range(256)), codecs.encode(bytes(range(256)).decode("latin-1"), "rot13").encode("latin-1")
+)
 _SPACE = re.compile(rb"\s+")
 _HEX = re.compile(rb"[0-9a-fA-F]{48,}")
 _ESCAPED = re.compile(rb"\\x([0-9a-fA-F]{2})")
@@ -34,7 +38,9 @@ _ZIP = re.compile(rb"PK\x03\x04.{4}\x08\x00", re.DOTALL)
 
 
 def layers(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The bytes themselves, under the name "", then what one or two encodings have hidden, by the name of the outermost."""
+    """The bytes themselves, under the name "", then what one or two encodings have hidden, by the name of the
+    outermost.
+    """
     pending, count = [("", data[:MOST_BYTES], 0)], 0
     seen = {hash(pending[0][1])}
     while pending and count < _MOST_LAYERS:
@@ -85,16 +91,33 @@ def _spelled(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _unpacked(data: bytes) -> Iterator[tuple[str, bytes]]:
     for found in _some(_ZLIB, data):
-        yield "zlib", _attempt(lambda at: zlib.decompressobj().decompress(data[at:], MOST_BYTES), found.start())
+        yield (
+            "zlib",
+            _attempt(lambda at: zlib.decompressobj().decompress(data[at:], MOST_BYTES), found.start()),
+        )
     for found in _some(_GZIP, data):
-        yield "gzip", _attempt(lambda at: zlib.decompressobj(31).decompress(data[at:], MOST_BYTES), found.start())
+        yield (
+            "gzip",
+            _attempt(lambda at: zlib.decompressobj(31).decompress(data[at:], MOST_BYTES), found.start()),
+        )
     for found in _some(_BZIP, data):
-        yield "bzip2", _attempt(lambda at: bz2.BZ2Decompressor().decompress(data[at:], MOST_BYTES), found.start())
+        yield (
+            "bzip2",
+            _attempt(lambda at: bz2.BZ2Decompressor().decompress(data[at:], MOST_BYTES), found.start()),
+        )
     for found in _some(_LZMA, data):
-        yield "lzma", _attempt(lambda at: lzma.LZMADecompressor(memlimit=1 << 26).decompress(data[at:], MOST_BYTES), found.start())
+        yield (
+            "lzma",
+            _attempt(
+                lambda at: lzma.LZMADecompressor(memlimit=1 << 26).decompress(data[at:], MOST_BYTES),
+                found.start(),
+            ),
+        )
     for found in _some(_ZIP, data):
         head = data[found.start() : found.start() + 30]
-        at = found.start() + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        at = (
+            found.start() + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        )
         yield "zip", _attempt(lambda at: zlib.decompressobj(-15).decompress(data[at:], MOST_BYTES), at)
 
 

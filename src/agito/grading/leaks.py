@@ -1,4 +1,5 @@
-"""Search leaks: the answer stood, word for word, in something that the agent read where the task did not mean it to.
+"""Search leaks: the answer stood, word for word, in something that the agent read where the task did not mean
+it to.
 
 Not guaranteed: that a leak in other words is seen, or that the agent used what it read.
 """
@@ -32,7 +33,8 @@ def leaks(
     intended: Sequence[str] = (),
     min_length: int = MIN_LENGTH,
 ) -> tuple[Leak, ...]:
-    """Where an answer was first read, case and space apart. `intended` are parts of calls whose results may hold it, such as a file's name.
+    """Where an answer was first read, case and space apart. `intended` are parts of calls whose results may
+    hold it, such as a file's name.
 
     What the agent itself wrote, in this call or before, does not count: an echo is no leak.
     """
@@ -53,7 +55,9 @@ def leaks(
 
 
 def leak_flags(found: Iterable[Leak]) -> tuple[Flag, ...]:
-    """Soft: that it was read says something about the environment first, and about the agent only if it was used."""
+    """Soft: that it was read says something about the environment first, and about the agent only if it was
+    used.
+    """
     return tuple(
         Flag(
             kind="search_leak",

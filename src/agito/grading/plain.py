@@ -17,7 +17,9 @@ _SPACE = re.compile(r"[\s\ufeff]")
 
 
 def check(value: object, where: str) -> Json:
-    """A copy of `value` if every part of it is exactly of a JSON type. Raises `ValueError` naming `where`; subclasses do not count."""
+    """A copy of `value` if every part of it is exactly of a JSON type. Raises `ValueError` naming `where`;
+    subclasses do not count.
+    """
     top: list[Any] = [None]
     pending: list[tuple[Any, Any, Any, int]] = [(value, top, 0, 0)]
     while pending:
@@ -34,24 +36,30 @@ def check(value: object, where: str) -> Json:
         else:
             deep = f", {MAX_DEPTH} deep in others," if depth >= MAX_DEPTH and kind in (list, dict) else ""
             raise ValueError(
-                f"{where}: {kind.__name__}{deep} is no plain JSON value; use None, bool, int, finite float, str, list, dict with text keys"
+                f"{where}: {kind.__name__}{deep} is no plain JSON value; use None, bool, int, finite "
+                "float, str, list, dict with text keys"
             )
     return top[0]
 
 
 def parse(data: bytes) -> Json:
-    """One JSON value, written without spaces, and nothing else. Raises `ValueError` for everything else, names told twice among it."""
+    """One JSON value, written without spaces, and nothing else. Raises `ValueError` for everything else,
+    names told twice among it.
+    """
     text = data.decode("utf-8", "surrogatepass")
     if _SPACE.search(_STRING.sub("", text)):
         raise ValueError("there are spaces between the values")
     try:
-        return json.loads(text, parse_constant=_refuse, parse_int=_integer, parse_float=_finite, object_pairs_hook=_once)
+        return json.loads(
+            text, parse_constant=_refuse, parse_int=_integer, parse_float=_finite, object_pairs_hook=_once
+        )
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
 def same(one: Json, other: Json, tolerance: float = 0.0) -> bool:
-    """Equal in type and value: 1, 1.0 and True are three things, and so are 0.0 and -0.0, and two ways to compose a letter.
+    """Equal in type and value: 1, 1.0 and True are three things, and so are 0.0 and -0.0, and two ways to
+    compose a letter.
 
     `tolerance` is for floats alone: relative, absolute below 1. With one, 0.0 is -0.0.
     """

@@ -1,8 +1,10 @@
-"""Looking for the answer with an episode's own eyes: every surface that code in a sandbox can read, unpacked where it is packed.
+"""Looking for the answer with an episode's own eyes: every surface that code in a sandbox can read, unpacked
+where it is packed.
 
-Surfaces: files of every mount but the system's programs; what stands on `sys.path`; git objects, loose and packed, deltas among them,
-alternates, submodules and more than one commit; compiled modules; archives; environment variables; other processes; open descriptors;
-sockets. Not covered: an answer that is encrypted, or spelled in another way than the needle.
+Surfaces: files of every mount but the system's programs; what stands on `sys.path`; git objects, loose and
+packed, deltas among them, alternates, submodules and more than one commit; compiled modules; archives;
+environment variables; other processes; open descriptors; sockets. Not covered: an answer that is encrypted,
+or spelled in another way than the needle.
 """
 
 from __future__ import annotations
@@ -200,14 +202,18 @@ for number in sorted(int(each) for each in os.listdir(listing)):
         except OSError:
             pass
 print(json.dumps(found))
-'''
+'''  # noqa: E501
 
 
-async def probe(sandbox: Sandbox, needles: Sequence[bytes], *, one_commit: bool = True, libraries: bool = True) -> tuple[str, ...]:
-    """Places where a needle, or something that could lead to one, is within reach: "surface: where". Empty when all is well.
+async def probe(
+    sandbox: Sandbox, needles: Sequence[bytes], *, one_commit: bool = True, libraries: bool = True
+) -> tuple[str, ...]:
+    """Places where a needle, or something that could lead to one, is within reach: "surface: where". Empty
+    when all is well.
 
-    `libraries` are the installed packages, the same for every sandbox of a pool, so that one search a pool is enough (a second or two).
-    Raises `SandboxFailure` when the search itself did not finish, which proves nothing.
+    `libraries` are the installed packages, the same for every sandbox of a pool, so that one search a pool is
+    enough (a second or two). Raises `SandboxFailure` when the search itself did not finish, which proves
+    nothing.
     """
     masked = [bytes(each ^ _MASK for each in needle) for needle in needles]
     settings = f"MASK, NEEDLES, ORPHAN, LIBRARIES = {_MASK}, {masked!r}, {one_commit!r}, {libraries!r}\n"

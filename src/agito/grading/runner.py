@@ -18,7 +18,8 @@ class CallEnd(StrEnum):
 
     VALUE = "value"  # the function returned this
     RAISES = "raises"  # it raised an exception that is this builtin one, or of a class that inherits from it
-    ODD = "odd"  # it returned something that is no plain JSON value: the offending type, "its own ..." if no library's
+    # it returned something that is no plain JSON value: the offending type, "its own ..." if no library's
+    ODD = "odd"
     MISSING = "missing"  # the module could not be imported, or has no such function
 
 
@@ -29,5 +30,7 @@ def snippet(*, token: bytes, module: str, function: str, arguments: list[Json]) 
 
 
 def in_clean_box(code: str, number: int) -> str:
-    """`code` as the `number`-th snippet of its box, from 0: it leaves with `DIRTY` where an earlier one left something that lasts."""
+    """`code` as the `number`-th snippet of its box, from 0: it leaves with `DIRTY` where an earlier one left
+    something that lasts.
+    """
     return f"import sys\nsys.modules[{_CALLING!r}].clean({FIRST_PID + number})\n{code}" if number else code

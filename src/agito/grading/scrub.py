@@ -1,7 +1,8 @@
-"""A workspace without a past: what may hold the answer is removed, and the git history becomes one orphan commit in a new object store.
+"""A workspace without a past: what may hold the answer is removed, and the git history becomes one orphan
+commit in a new object store.
 
-Removing is a list, and lists are never complete. So the answer is then looked for from inside the sandbox (`agito.grading.probe`); what is
-still reachable is fatal: no episode begins.
+Removing is a list, and lists are never complete. So the answer is then looked for from inside the sandbox
+(`agito.grading.probe`); what is still reachable is fatal: no episode begins.
 """
 
 from __future__ import annotations
@@ -16,14 +17,60 @@ from agito.grading.probe import probe
 from agito.protocols import Sandbox
 
 FOLDERS = (
-    ".git", ".hg", ".svn", ".jj", "__pycache__", ".*_cache", ".cache", ".tox", ".nox", ".venv", "venv", "site-packages", "dist", "build",
-    "*.egg-info", "*.dist-info", ".eggs", ".idea", ".vscode", ".ipynb_checkpoints", "htmlcov", ".agito", ".claude", ".aider*",
-)  # fmt: skip
+    ".git",
+    ".hg",
+    ".svn",
+    ".jj",
+    "__pycache__",
+    ".*_cache",
+    ".cache",
+    ".tox",
+    ".nox",
+    ".venv",
+    "venv",
+    "site-packages",
+    "dist",
+    "build",
+    "*.egg-info",
+    "*.dist-info",
+    ".eggs",
+    ".idea",
+    ".vscode",
+    ".ipynb_checkpoints",
+    "htmlcov",
+    ".agito",
+    ".claude",
+    ".aider*",
+)
 FILES = (
-    "*.py[cod]", "*.whl", "*.egg", "*.tar", "*.tar.*", "*.tgz", "*.gz", "*.log", "*.out", "*.sw[op]", "*~", "#*#", "*.orig", "*.rej",
-    "*.bak", "*.patch", "*.diff", ".coverage*", ".DS_Store", ".*_history", "core", "core.[0-9]*", "reward*", "verdict*", "trajectory*",
-    ".gitmodules", ".git",
-)  # fmt: skip
+    "*.py[cod]",
+    "*.whl",
+    "*.egg",
+    "*.tar",
+    "*.tar.*",
+    "*.tgz",
+    "*.gz",
+    "*.log",
+    "*.out",
+    "*.sw[op]",
+    "*~",
+    "#*#",
+    "*.orig",
+    "*.rej",
+    "*.bak",
+    "*.patch",
+    "*.diff",
+    ".coverage*",
+    ".DS_Store",
+    ".*_history",
+    "core",
+    "core.[0-9]*",
+    "reward*",
+    "verdict*",
+    "trajectory*",
+    ".gitmodules",
+    ".git",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +88,25 @@ def scrub(files: Mapping[str, bytes], *, keep: Sequence[str] = (), message: str 
     return Scrubbed(files=kept | repository([Commit(message=message, tree=kept)]), removed=removed)
 
 
-async def prove(sandbox: Sandbox, answers: Sequence[str | bytes], *, one_commit: bool = True, libraries: bool = True) -> None:
-    """Looks for every answer in every surface that an episode in `sandbox` could reach. Raises `AnswerReachable` naming the places.
+async def prove(
+    sandbox: Sandbox, answers: Sequence[str | bytes], *, one_commit: bool = True, libraries: bool = True
+) -> None:
+    """Looks for every answer in every surface that an episode in `sandbox` could reach. Raises
+    `AnswerReachable` naming the places.
 
-    Answers shorter than 8 bytes stand everywhere by chance and are refused with `ValueError`: give the lines around them. The options are
-    those of `probe`.
+    Answers shorter than 8 bytes stand everywhere by chance and are refused with `ValueError`: give the lines
+    around them. The options are those of `probe`.
     """
     needles = [answer.encode() if isinstance(answer, str) else answer for answer in answers]
     if not needles or min(map(len, needles)) < 8:
-        raise ValueError("answers: give at least one, each of 8 bytes or more, such as the whole body of the reference")
+        raise ValueError(
+            "answers: give at least one, each of 8 bytes or more, such as the whole body of the reference"
+        )
     found = await probe(sandbox, needles, one_commit=one_commit, libraries=libraries)
     if found:
-        raise AnswerReachable(f"the hidden answer can be reached: {'; '.join(found[:8])}; remove it before an episode begins")
+        raise AnswerReachable(
+            f"the hidden answer can be reached: {'; '.join(found[:8])}; remove it before an episode begins"
+        )
 
 
 def _is_remains(path: str) -> bool:

@@ -1,10 +1,11 @@
 """Suites whose tests must share an interpreter with the code under test, as many repositories' do.
 
-Then the code can reach the tests, and the verdict is weaker than that of `agito.grading.functions`: use it where there is no other way.
-What can be done is done. The tests come from here, not from the workspace, under random names and in random order; among them are
-sentinels, tests that fail whatever the code is. Whoever makes everything pass (a patched comparison, runner or report) makes them pass too:
-that is proof. Missing, unknown or doubled names count as failure. A file that cannot be imported is told apart: a mistake, not tampering.
-Not seen: code that reads each test and spoils only the real ones.
+Then the code can reach the tests, and the verdict is weaker than that of `agito.grading.functions`: use it
+where there is no other way. What can be done is done. The tests come from here, not from the workspace, under
+random names and in random order; among them are sentinels, tests that fail whatever the code is. Whoever
+makes everything pass (a patched comparison, runner or report) makes them pass too: that is proof. Missing,
+unknown or doubled names count as failure. A file that cannot be imported is told apart: a mistake, not
+tampering. Not seen: code that reads each test and spoils only the real ones.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def run(token, tests):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """Hidden tests: source text by module name, and for each the names of its test functions, which take no arguments."""
+    """Hidden tests: source text by module name, and for each the names of its test functions, which take no
+    arguments.
+    """
 
     name: str
     sources: Mapping[str, str]
@@ -83,8 +86,15 @@ class Suite:
 
     def __post_init__(self) -> None:
         for module, names in self.tests.items():
-            if module not in self.sources or not names or any(f"def {name}(" not in self.sources[module] for name in names):
-                raise ValueError(f"suite {self.name!r}: {module} must have a source that defines each of {', '.join(names) or '(no test)'}")
+            if (
+                module not in self.sources
+                or not names
+                or any(f"def {name}(" not in self.sources[module] for name in names)
+            ):
+                raise ValueError(
+                    f"suite {self.name!r}: {module} must have a source that defines each of "
+                    f"{', '.join(names) or '(no test)'}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +110,12 @@ class _Drawn:
 def disguise(suite: Suite, *, secret: str, grade_seed: int) -> _Drawn:
     """Random names for every test and sentinel, in a random order. A pure function of its arguments."""
     rng = random.Random(f"suite/{suite.name}/{secret}/{grade_seed}")
-    sources, real, order, sentinels = dict(suite.sources), dict[str, str](), list[tuple[str, str]](), set[str]()
+    sources, real, order, sentinels = (
+        dict(suite.sources),
+        dict[str, str](),
+        list[tuple[str, str]](),
+        set[str](),
+    )
     for module, names in suite.tests.items():
         for name in names:
             shown = f"test_{rng.randrange(1 << 40):010x}"
@@ -117,9 +132,17 @@ def disguise(suite: Suite, *, secret: str, grade_seed: int) -> _Drawn:
 
 
 async def grade_suite(
-    pool: SandboxPool, suite: Suite, files: Mapping[str, bytes], *, secret: str, grade_seed: int, spec: SandboxSpec = BOX
+    pool: SandboxPool,
+    suite: Suite,
+    files: Mapping[str, bytes],
+    *,
+    secret: str,
+    grade_seed: int,
+    spec: SandboxSpec = BOX,
 ) -> Verdict:
-    """Reward 1 if every test passes and every sentinel fails. Raises `SandboxFailure` when the machinery failed."""
+    """Reward 1 if every test passes and every sentinel fails. Raises `SandboxFailure` when the machinery
+    failed.
+    """
     drawn = disguise(suite, secret=secret, grade_seed=grade_seed)
     try:
         carried, stripped = suite.artefacts.split(files)
@@ -132,19 +155,26 @@ async def grade_suite(
         result = await box.run(code, timeout_s=suite.seconds)
     if result is not None and result.killed_by == "deadline":
         raise SandboxFailure(
-            f"the suite got {result.cpu_s:.2f} s of the processor in {result.wall_s:.0f} s; the machine is too busy to judge"
+            f"the suite got {result.cpu_s:.2f} s of the processor in {result.wall_s:.0f} s; the machine is "
+            "too busy to judge"
         )
     passed, evidence, flags = _read(suite, drawn, result, token)
     tail = f"; not carried: {', '.join(stripped[:8])}" if stripped else ""
     return _verdict(passed, evidence + tail, grade_seed, flags)
 
 
-def _read(suite: Suite, drawn: _Drawn, result: Result | None, token: bytes) -> tuple[float, str, tuple[Flag, ...]]:
+def _read(
+    suite: Suite, drawn: _Drawn, result: Result | None, token: bytes
+) -> tuple[float, str, tuple[Flag, ...]]:
     """The share of tests that passed, or 0 where the report is not exactly what an honest run gives."""
     if result is None or result.fault is not None:
         return 0.0, f"stopped: {result.killed_by if result else 'the box died of it twice'}", ()
     if not result.output:
-        return 0.0, "ended without a report", (Flag(kind="silent_exit", is_proof=False, detail=f"exit code {result.exit_code}"),)
+        return (
+            0.0,
+            "ended without a report",
+            (Flag(kind="silent_exit", is_proof=False, detail=f"exit code {result.exit_code}"),),
+        )
     try:
         if result.exit_code != 0:  # it died while it reported: half a report is nobody's forgery
             return 0.0, f"ended within its report, exit code {result.exit_code}", ()
@@ -152,20 +182,38 @@ def _read(suite: Suite, drawn: _Drawn, result: Result | None, token: bytes) -> t
             raise ValueError("no report of ours")
         rows = [_row(row) for row in _listed(parse(result.output[len(token) :]))]
     except ValueError as error:
-        return 0.0, f"the report was forged: {error}", (Flag(kind="forged_report", is_proof=True, detail=str(error)),)
+        return (
+            0.0,
+            f"the report was forged: {error}",
+            (Flag(kind="forged_report", is_proof=True, detail=str(error)),),
+        )
     broken = {name: detail for name, outcome, detail in rows if outcome == "collection"}
     asked = [name for module, name in drawn.order if module not in broken]
     told = {name: outcome for name, outcome, _ in rows if outcome != "collection"}
     if sorted(asked) != sorted(name for name, outcome, _ in rows if outcome != "collection"):
-        return 0.0, "tests are missing, unknown or told twice", (Flag(kind="wrong_tests", is_proof=False, detail="names do not match"),)
+        return (
+            0.0,
+            "tests are missing, unknown or told twice",
+            (Flag(kind="wrong_tests", is_proof=False, detail="names do not match"),),
+        )
     alive = [name for name in asked if name in drawn.sentinels and told[name] == "passed"]
     if alive:
-        detail = f"{len(alive)} of {sum(name in drawn.sentinels for name in asked)} tests that cannot pass passed"
+        detail = (
+            f"{len(alive)} of {sum(name in drawn.sentinels for name in asked)} tests that cannot pass passed"
+        )
         return 0.0, detail, (Flag(kind="sentinel_passed", is_proof=True, detail=detail),)
     if broken:
-        return 0.0, "could not be collected: " + ", ".join(f"{name} ({detail})" for name, detail in broken.items()), ()
+        return (
+            0.0,
+            "could not be collected: " + ", ".join(f"{name} ({detail})" for name, detail in broken.items()),
+            (),
+        )
     failed = [real for name, real in drawn.real.items() if told[name] != "passed"]
-    return 1 - len(failed) / len(drawn.real), f"failed: {', '.join(failed)}" if failed else f"{len(drawn.real)} tests passed", ()
+    return (
+        1 - len(failed) / len(drawn.real),
+        f"failed: {', '.join(failed)}" if failed else f"{len(drawn.real)} tests passed",
+        (),
+    )
 
 
 def _listed(value: Json) -> list[Json]:
@@ -184,4 +232,11 @@ def _row(value: Json) -> tuple[str, str, str]:
 
 def _verdict(passed: float, evidence: str, grade_seed: int, flags: tuple[Flag, ...] = ()) -> Verdict:
     scores = {"success": float(passed == 1.0), "tests": passed}
-    return Verdict(status=Status.SCORED, reward=scores["success"], scores=scores, evidence=evidence, grade_seed=grade_seed, flags=flags)
+    return Verdict(
+        status=Status.SCORED,
+        reward=scores["success"],
+        scores=scores,
+        evidence=evidence,
+        grade_seed=grade_seed,
+        flags=flags,
+    )

@@ -1,4 +1,5 @@
-"""A function task in one file: its docstring is the statement, and it holds the reference, `hidden(rng)`, and maybe ENTRY and VISIBLE.
+"""A function task in one file: its docstring is the statement, and it holds the reference, `hidden(rng)`, and
+maybe ENTRY and VISIBLE.
 
 ```python
 '''Return the distinct numbers in ascending order.'''
@@ -45,7 +46,8 @@ def load(path: Path) -> tuple[FunctionTask, str]:
         raise NotFound(f"task file {path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise BadRecipe(f"task file {path}: is no text in UTF-8: {error}") from None
-    module = sys.modules[_MODULE] = ModuleType(_MODULE)  # registered, as data classes look up the types of their fields there
+    # registered, as data classes look up the types of their fields there
+    module = sys.modules[_MODULE] = ModuleType(_MODULE)
     module.__file__ = str(path)
     names: dict[str, Any] = module.__dict__
     try:
@@ -58,16 +60,21 @@ def load(path: Path) -> tuple[FunctionTask, str]:
     statement, hidden = names.get("__doc__"), names.get("hidden")
     if not isinstance(statement, str) or not callable(hidden):
         raise BadRecipe(
-            f"task file {path}: needs a docstring, which is the statement, and a function hidden(rng), which draws argument lists"
+            f"task file {path}: needs a docstring, which is the statement, and a function hidden(rng), "
+            "which draws argument lists"
         )
     secret = hashlib.sha256(source.encode()).hexdigest()
     try:
         task = FunctionTask(
-            name=path.stem, statement=statement.strip(), entry=names.get("ENTRY", ENTRY), reference=source,
+            name=path.stem,
+            statement=statement.strip(),
+            entry=names.get("ENTRY", ENTRY),
+            reference=source,
             visible=tuple(tuple(each) for each in cast("list[list[Any]]", names.get("VISIBLE", []))),
             hidden=cast("Callable[[random.Random], Sequence[Sequence[Json]]]", hidden),
-            tolerance=names.get("TOLERANCE", 0.0), case_seconds=names.get("CASE_SECONDS", 2.0),
-        )  # fmt: skip
+            tolerance=names.get("TOLERANCE", 0.0),
+            case_seconds=names.get("CASE_SECONDS", 2.0),
+        )
         admit(task, secret=secret)
     except ValueError as error:
         raise BadRecipe(f"task file {path}: {error}") from error

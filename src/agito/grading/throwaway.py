@@ -1,4 +1,6 @@
-"""The throwaway box in which a candidate runs: one process for each question, and a new box when anything was left behind."""
+"""The throwaway box in which a candidate runs: one process for each question, and a new box when anything was
+left behind.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,12 @@ _LEAST_S = 20.0
 
 
 class ThrowawayBox:
-    """Use with `async with`. Raises `SandboxFailure` whenever a box does not even start, which is nobody's verdict.
+    """Use with `async with`. Raises `SandboxFailure` whenever a box does not even start, which is nobody's
+    verdict.
 
-    Each question finds the same files, with the same names, links, times and attributes, an empty /tmp and a network that was never used:
-    a box that differs in any of it is replaced, and so is one in which more processes have run than were asked for.
+    Each question finds the same files, with the same names, links, times and attributes, an empty /tmp and a
+    network that was never used: a box that differs in any of it is replaced, and so is one in which more
+    processes have run than were asked for.
     """
 
     def __init__(self, pool: SandboxPool, spec: SandboxSpec, files: Mapping[str, bytes]) -> None:
@@ -32,9 +36,11 @@ class ThrowawayBox:
         self._asked = 0  # of this box
 
     async def run(self, code: str, *, timeout_s: float) -> Result | None:
-        """One snippet in a process of its own; what it started is dead afterwards. `timeout_s` is of the processor, for all of it together.
+        """One snippet in a process of its own; what it started is dead afterwards. `timeout_s` is of the
+        processor, for all of it together.
 
-        None when the box died of it twice while one that runs nothing lives: then it is the code's doing, not the machine's.
+        None when the box died of it twice while one that runs nothing lives: then it is the code's doing, not
+        the machine's.
         """
         for _ in range(2):
             result = await self._undisturbed(code, timeout_s)
@@ -64,7 +70,9 @@ class ThrowawayBox:
 
     async def _ask(self, box: Sandbox, code: str, cpu_s: float) -> Result:
         self._asked += 1
-        return await box.py(in_clean_box(code, self._asked - 1), timeout_s=max(_PATIENCE * cpu_s, _LEAST_S), cpu_s=cpu_s)
+        return await box.py(
+            in_clean_box(code, self._asked - 1), timeout_s=max(_PATIENCE * cpu_s, _LEAST_S), cpu_s=cpu_s
+        )
 
     async def _probe(self) -> None:
         """Raises `SandboxFailure` unless a new box can run something."""
@@ -89,6 +97,8 @@ class ThrowawayBox:
     async def __aenter__(self) -> ThrowawayBox:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with anyio.CancelScope(shield=True):
             await self._replace()

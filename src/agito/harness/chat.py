@@ -1,4 +1,6 @@
-"""Any OpenAI-compatible endpoint as the policy, in the natural dialect: messages and tool calls, no tokens, so nothing to train on."""
+"""Any OpenAI-compatible endpoint as the policy, in the natural dialect: messages and tool calls, no tokens,
+so nothing to train on.
+"""
 
 from __future__ import annotations
 
@@ -41,19 +43,30 @@ _NO_TOOL = "no tool was called: act by calling one of the tools"
 class ChatHarness:
     """Turn after turn until the episode ends or a limit; the client carries base URL, key and deadline.
 
-    An endpoint counts tokens with a tokenizer of its own, so the token limits of a task do not hold here: its turns and calls do, and
-    `turn_tokens` a turn.
+    An endpoint counts tokens with a tokenizer of its own, so the token limits of a task do not hold here: its
+    turns and calls do, and `turn_tokens` a turn.
     """
 
-    def __init__(self, client: httpx.AsyncClient, model: str, *, temperature: float = 1.0, turn_tokens: int = 2048) -> None:
-        self._client, self._model, self._temperature, self._turn_tokens = client, model, temperature, turn_tokens
+    def __init__(
+        self, client: httpx.AsyncClient, model: str, *, temperature: float = 1.0, turn_tokens: int = 2048
+    ) -> None:
+        self._client, self._model, self._temperature, self._turn_tokens = (
+            client,
+            model,
+            temperature,
+            turn_tokens,
+        )
         self.num_answers = 0  # that the endpoint has given
         self.failure = ""  # the last, in plain words
 
     roles: tuple[str, ...] = ()  # it asks the endpoint, not an agent of ours
 
-    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
-        """A failed attempt is a trajectory with a fault, never an exception: an endpoint that does not answer is `infra`."""
+    async def run(
+        self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
+    ) -> Trajectory:
+        """A failed attempt is a trajectory with a fault, never an exception: an endpoint that does not answer
+        is `infra`.
+        """
         events, turns, began = list[Event](), list[Turn](), time.monotonic()
         fault, detail = None, ""
         try:
@@ -64,18 +77,31 @@ class ChatHarness:
         except SandboxFailure as error:
             end, fault, detail = TerminationReason.FAILED, Fault.INFRA, f"{type(error).__name__}: {error}"
         return Trajectory(
-            attempt=attempt, task=task, segments=(), turns=tuple(turns), events=tuple(events), end=end, fault=fault, detail=detail,
+            attempt=attempt,
+            task=task,
+            segments=(),
+            turns=tuple(turns),
+            events=tuple(events),
+            end=end,
+            fault=fault,
+            detail=detail,
             wall_s=time.monotonic() - began,
-        )  # fmt: skip
+        )
 
-    async def _turns(self, task: Task, session: Session, events: list[Event], turns: list[Turn]) -> TerminationReason:
+    async def _turns(
+        self, task: Task, session: Session, events: list[Event], turns: list[Turn]
+    ) -> TerminationReason:
         limits, at = task.limits, 0
         messages: list[Message] = [{"role": "user", "content": task.prompt[Dialect.NATURAL]}]
         for number in range(limits.turns):
             message, num_tokens = await self._ask(messages, task.tools)
             calls, ids = _calls(message, task.tools)
             calls = calls[: limits.calls - len(events)]
-            left = Budget(turns=limits.turns - number - 1, calls=limits.calls - len(events) - len(calls), tokens=limits.tokens)
+            left = Budget(
+                turns=limits.turns - number - 1,
+                calls=limits.calls - len(events) - len(calls),
+                tokens=limits.tokens,
+            )
             new = await session.act(calls, left)
             turns.append(
                 Turn(
@@ -101,15 +127,16 @@ class ChatHarness:
         return TerminationReason.TURNS
 
     async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[Message, int]:
-        """The assistant's message, and how many tokens the endpoint says it took. Raises `httpx.HTTPError`, `ValueError`."""
-        listed = [
-            {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}}
-            for tool in tools
-        ]
+        """The assistant's message, and how many tokens the endpoint says it took. Raises `httpx.HTTPError`,
+        `ValueError`.
+        """
         body = {
-            "model": self._model, "messages": list(messages), "tools": listed, "temperature": self._temperature,
+            "model": self._model,
+            "messages": list(messages),
+            "tools": [tool.as_function() for tool in tools],
+            "temperature": self._temperature,
             "max_tokens": self._turn_tokens,
-        }  # fmt: skip
+        }
         answer = await self._client.post("chat/completions", json=body)
         answer.raise_for_status()
         try:
@@ -131,7 +158,10 @@ class ChatHarness:
         if isinstance(error, httpx.HTTPStatusError):
             code, remedy = error.response.status_code, _REMEDIES.get(error.response.status_code, "")
             said = " ".join(policy_json.printable(error.response.text).split())[:160]
-            return f"{where} answers {code} {error.response.reason_phrase}{f': {said}' if said else ''}{remedy and f'; {remedy}'}"
+            return (
+                f"{where} answers {code} "
+                f"{error.response.reason_phrase}{f': {said}' if said else ''}{remedy and f'; {remedy}'}"
+            )
         if isinstance(error, httpx.TimeoutException):
             return f"{where} has not answered in time"
         if isinstance(error, httpx.HTTPError):
@@ -148,7 +178,14 @@ def _calls(message: Message, tools: Sequence[ToolSpec]) -> tuple[list[Call], lis
     """The calls and their ids; one call with a problem, and no ids, where there is none."""
     made = message.get("tool_calls")
     if not isinstance(made, list) or not made:
-        return [Call(tool=tools[0].name, arguments={}, raw=policy_json.printable(str(message.get("content") or "")), problem=_NO_TOOL)], []
+        return [
+            Call(
+                tool=tools[0].name,
+                arguments={},
+                raw=policy_json.printable(str(message.get("content") or "")),
+                problem=_NO_TOOL,
+            )
+        ], []
     calls, ids = list[Call](), list[str]()
     for each in made:
         function = each.get("function") if isinstance(each, dict) else None

@@ -17,8 +17,9 @@ def bundled() -> tuple[str, ...]:
 
 
 def load(name: str) -> Harness:
-    """Raises `NotFound` for an unknown name, a missing file or class; `BadHarness` for a class that is no harness, and for a file or
-    class that fails."""
+    """Raises `NotFound` for an unknown name, a missing file or class; `BadHarness` for a class that is no
+    harness, and for a file or class that fails.
+    """
     harness = cast("Harness", plugins.make("harness", name, _BUNDLED, _MEMBERS, BadHarness))
     if not harness.roles:
         raise BadHarness(f"harness {name!r}: it asks agents for no role, so there is no policy to train")

@@ -1,7 +1,7 @@
 """A scripted agent in the policy's place: the same harness, the same tokens, no log-probabilities.
 
-It stands on both sides of the harness: as the engine it says what the script does next, as the session it lets the script see what
-came of it.
+It stands on both sides of the harness: as the engine it says what the script does next, as the session it
+lets the script see what came of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from agito.types import Budget, Call, Event, FinishReason, ToolSpec, span
 
 
 class ScriptedAgent:
-    """An `Engine` and a `Session` around one script; a script that returns without `submit` says nothing more."""
+    """An `Engine` and a `Session` around one script; a script that returns without `submit` says nothing
+    more.
+    """
 
     context = 1 << 20
 
@@ -39,11 +41,18 @@ class ScriptedAgent:
         return _ScriptedRow(self)
 
     def next_turn(self, request: SampleRequest) -> Sampled:
-        ids = self._renderer.action([self._call], self.tools) if self._call else array("i", self._renderer.stop_ids[:1])
+        ids = (
+            self._renderer.action([self._call], self.tools)
+            if self._call
+            else array("i", self._renderer.stop_ids[:1])
+        )
         stopped = FinishReason.END if len(ids) <= request.max_tokens else FinishReason.LENGTH
         ids = ids[: request.max_tokens]
         return Sampled(
-            ids=ids, logprobs=array("f", [math.nan]) * len(ids), stopped=stopped, versions=span(0, len(request.extend) + len(ids))
+            ids=ids,
+            logprobs=array("f", [math.nan]) * len(ids),
+            stopped=stopped,
+            versions=span(0, len(request.extend) + len(ids)),
         )
 
 
@@ -62,7 +71,9 @@ class _ScriptedRow:
 
 
 def advance(script: Iterator[Call], event: Event | None = None) -> Call | None:
-    """The script's next call, or its first; None when it has nothing more to do. One that reads no event may be any iterator."""
+    """The script's next call, or its first; None when it has nothing more to do. One that reads no event may
+    be any iterator.
+    """
     if event is None or not isinstance(script, Generator):
         return next(script, None)
     try:

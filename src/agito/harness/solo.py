@@ -9,6 +9,7 @@ from dataclasses import replace
 import anyio
 
 from agito.errors import WorkerDied
+from agito.harness.granted import session_of
 from agito.protocols import MAIN, Agent, AgentSpec, Renderer, Sampled, Session
 from agito.sampling.capture import Capture
 from agito.types import (
@@ -29,7 +30,9 @@ from agito.types import (
 SOLO = "solo"  # the only role of a solo harness
 
 
-def solo(renderer: Renderer, *, policy: str = MAIN, temperature: float = 1.0, effort: Effort = Effort.NONE) -> dict[str, AgentSpec]:
+def solo(
+    renderer: Renderer, *, policy: str = MAIN, temperature: float = 1.0, effort: Effort = Effort.NONE
+) -> dict[str, AgentSpec]:
     """The agent of a solo harness."""
     return {SOLO: AgentSpec(renderer=renderer, policy=policy, temperature=temperature, effort=effort)}
 
@@ -39,8 +42,11 @@ class SoloHarness:
 
     roles = (SOLO,)
 
-    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
+    async def run(
+        self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
+    ) -> Trajectory:
         agent = agents[SOLO]
+        session = session_of(agent.spec, session)
         capture = Capture(agent.engine, seed=seed, stop_ids=agent.spec.renderer.stop_ids)
         events: list[Event] = []
         started = time.monotonic()
@@ -52,34 +58,54 @@ class SoloHarness:
             raise  # not this attempt's failure: the engine is gone
         except _NoRoom as error:
             end, fault, detail = TerminationReason.FAILED, Fault.TASK, str(error)
-        except Exception as error:  # the boundary: what a script or a renderer raises is data about this attempt
+        except Exception as error:  # the boundary: what a script or renderer raises is data
             end, fault, detail = TerminationReason.FAILED, Fault.ENV, f"{type(error).__name__}: {error}"
         finally:
             with anyio.CancelScope(shield=True):
                 await capture.close()
         segment = capture.segment(policy=agent.spec.policy)
         return Trajectory(
-            attempt=attempt, task=task, segments=(segment,), turns=tuple(capture.turns), events=tuple(events), end=end,
-            fault=fault, detail=detail, wall_s=time.monotonic() - started,
-        )  # fmt: skip
+            attempt=attempt,
+            task=task,
+            segments=(segment,),
+            turns=tuple(capture.turns),
+            events=tuple(events),
+            end=end,
+            fault=fault,
+            detail=detail,
+            wall_s=time.monotonic() - started,
+        )
 
-    async def _turns(self, task: Task, session: Session, spec: AgentSpec, capture: Capture, events: list[Event]) -> TerminationReason:
+    async def _turns(
+        self, task: Task, session: Session, spec: AgentSpec, capture: Capture, events: list[Event]
+    ) -> TerminationReason:
         limits, renderer = task.limits, spec.renderer
+        if spec.tools is not None:
+            task = replace(task, tools=session.tools)
         capture.extend(renderer.opening(task))
         if len(capture) >= limits.tokens:
-            raise _NoRoom(f"the opening has {len(capture)} tokens, and the limit of the whole context is {limits.tokens}")
+            raise _NoRoom(
+                f"the opening has {len(capture)} tokens, and the limit of the whole context is "
+                f"{limits.tokens}"
+            )
         for number in range(limits.turns):
             room = min(limits.turn_tokens, limits.tokens - len(capture))
             if room < 1:
                 return TerminationReason.TOKENS
-            sampled = await capture.sample(max_tokens=room, temperature=spec.temperature, top_p=spec.top_p, effort=spec.effort)
+            sampled = await capture.sample(
+                max_tokens=room, temperature=spec.temperature, top_p=spec.top_p, effort=spec.effort
+            )
             capture.label(renderer.channels(sampled.ids))
             calls = _calls(renderer, sampled, session.tools)[: limits.calls - len(events)]
             left = Budget(
-                turns=limits.turns - number - 1, calls=limits.calls - len(events) - len(calls), tokens=limits.tokens - len(capture)
+                turns=limits.turns - number - 1,
+                calls=limits.calls - len(events) - len(calls),
+                tokens=limits.tokens - len(capture),
             )
             new = await session.act(calls, left)
-            capture.turns[-1] = replace(capture.turns[-1], calls=tuple(range(len(events), len(events) + len(new))))
+            capture.turns[-1] = replace(
+                capture.turns[-1], calls=tuple(range(len(events), len(events) + len(new)))
+            )
             events.extend(new)
             if new and new[-1].ended:
                 return TerminationReason.SUBMITTED
@@ -96,9 +122,18 @@ class _NoRoom(Exception):
 
 
 def _calls(renderer: Renderer, sampled: Sampled, tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
-    """What was sampled, as calls. A renderer that cannot read it says so in the call; one that raises is no way out of the episode."""
+    """What was sampled, as calls. A renderer that cannot read it says so in the call; one that raises is no
+    way out of the episode.
+    """
     try:
         return renderer.parse(sampled.ids, tools)
     except Exception as error:  # whatever a policy can say must end in an event
         problem = f"this cannot be read ({type(error).__name__})"
-        return (Call(tool=tools[0].name if tools else "", arguments={}, raw=renderer.text(sampled.ids), problem=problem),)
+        return (
+            Call(
+                tool=tools[0].name if tools else "",
+                arguments={},
+                raw=renderer.text(sampled.ids),
+                problem=problem,
+            ),
+        )

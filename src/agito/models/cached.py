@@ -1,11 +1,12 @@
-"""The same network over a static key-value cache: prompts and observations in ragged batches, then one token a row at a time.
+"""The same network over a static key-value cache: prompts and observations in ragged batches, then one token
+a row at a time.
 
-Axes as in `network.py`, and: S slots of the cache, C positions in a slot, R rows being extended, L attended positions (a
-multiple of `BUCKET`), G query heads per key-value head. Inference only. Weights are copied in with the query, key and value
-matrices fused, and the gate and up matrices too.
+Axes as in `network.py`, and: S slots of the cache, C positions in a slot, R rows being extended, L attended
+positions (a multiple of `BUCKET`), G query heads per key-value head. Inference only. Weights are copied in
+with the query, key and value matrices fused, and the gate and up matrices too.
 
-A slot holds whatever was written to it last; the caller says which positions are valid. Nothing here allocates with the
-length of an episode: the cache is made once.
+A slot holds whatever was written to it last; the caller says which positions are valid. Nothing here
+allocates with the length of an episode: the cache is made once.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class CachedDecoder:
 
     packs_rows = True  # live rows belong at the front of the cache
 
-    def __init__(self, config: DecoderConfig, *, slots: int, context: int, device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self, config: DecoderConfig, *, slots: int, context: int, device: torch.device, dtype: torch.dtype
+    ):
         if context > config.max_position:
             raise ValueError(f"context={context}: the network has positions up to {config.max_position}")
         self.config = config
@@ -41,26 +44,44 @@ class CachedDecoder:
         self.embedding_VD = torch.empty(config.vocab_size, config.hidden_size, device=device, dtype=dtype)
         self.head_VD = self.embedding_VD if config.tie_embeddings else torch.empty_like(self.embedding_VD)
         self.norm_D = torch.empty(config.hidden_size, device=device, dtype=norm_dtype(config, dtype))
-        self.keys = torch.zeros(config.num_layers, slots, config.num_kv_heads, context, config.head_dim, device=device, dtype=dtype)
+        self.keys = torch.zeros(
+            config.num_layers,
+            slots,
+            config.num_kv_heads,
+            context,
+            config.head_dim,
+            device=device,
+            dtype=dtype,
+        )
         self.values = torch.zeros_like(self.keys)
         self.counter_C = torch.arange(context, device=device)
         kinds = sorted({index in config.sliding_layers for index in range(config.num_layers)})
         tables = [torch.stack(rotary(self.counter_C, config, local=is_sliding)) for is_sliding in kinds]
-        self.rotations = {is_sliding: table_2CE.to(dtype) for is_sliding, table_2CE in zip(kinds, tables, strict=True)}
+        self.rotations = {
+            is_sliding: table_2CE.to(dtype) for is_sliding, table_2CE in zip(kinds, tables, strict=True)
+        }
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Copies a `Decoder`'s state dict into place. Raises `ValueError` for a missing or misshapen tensor; nothing is then changed."""
+        """Copies a `Decoder`'s state dict into place. Raises `ValueError` for a missing or misshapen tensor;
+        nothing is then changed.
+        """
         check_weights(self.config, weights)
         self.embedding_VD.copy_(weights["model.embed_tokens.weight"])
         if not self.config.tie_embeddings:
             self.head_VD.copy_(weights["lm_head.weight"])
         copy_norm(self.config, self.norm_D, weights["model.norm.weight"])
         for index, layer in enumerate(self.layers):
-            layer.load(self.config, {name: weights[f"model.layers.{index}.{name}"] for name in layer_names(self.config)})
+            layer.load(
+                self.config,
+                {name: weights[f"model.layers.{index}.{name}"] for name in layer_names(self.config)},
+            )
 
-    def extend(self, ids_N: Tensor, slots_R: Sequence[int], starts_R: Sequence[int], lengths_R: Sequence[int]) -> Tensor:
-        """Appends `lengths_R` tokens to each slot from position `starts_R`; returns `logits_RV` after the last token of each.
+    def extend(
+        self, ids_N: Tensor, slots_R: Sequence[int], starts_R: Sequence[int], lengths_R: Sequence[int]
+    ) -> Tensor:
+        """Appends `lengths_R` tokens to each slot from position `starts_R`; returns `logits_RV` after the
+        last token of each.
 
         Fastest when neighbours are of similar length, as attention is padded among neighbours.
         """
@@ -72,12 +93,16 @@ class CachedDecoder:
         for index, layer in enumerate(self.layers):
             q_NHE = self._project(index, layer, x_ND, slots_N, positions_N)
             pieces = zip(chunks, q_NHE.split(num_tokens), strict=True)
-            x_ND = self._finish(layer, x_ND, torch.cat([self._attend(index, chunk, q_PHE) for chunk, q_PHE in pieces]))
+            x_ND = self._finish(
+                layer, x_ND, torch.cat([self._attend(index, chunk, q_PHE) for chunk, q_PHE in pieces])
+            )
         last_R = torch.tensor(lengths_R, device=self.device).cumsum(0) - 1
         return self._logits(x_ND[last_R])
 
     def _neighbours(self, lengths_R: Sequence[int]) -> Iterator[range]:
-        """Runs of rows whose padded batch stays small; on a GPU, where launches cost more than padding, all of them."""
+        """Runs of rows whose padded batch stays small; on a GPU, where launches cost more than padding, all
+        of them.
+        """
         first = longest = 0
         for row, length in enumerate(lengths_R):
             longest = max(longest, length)
@@ -86,9 +111,13 @@ class CachedDecoder:
                 first, longest = row, length
         yield range(first, len(lengths_R))
 
-    def _chunk(self, rows: range, slots_R: Sequence[int], starts_R: Sequence[int], lengths_R: Sequence[int]) -> _Chunk:
+    def _chunk(
+        self, rows: range, slots_R: Sequence[int], starts_R: Sequence[int], lengths_R: Sequence[int]
+    ) -> _Chunk:
         ragged = Ragged([lengths_R[row] for row in rows], self.device)
-        places_2R = torch.tensor([[slots_R[row] for row in rows], [starts_R[row] for row in rows]], device=self.device)
+        places_2R = torch.tensor(
+            [[slots_R[row] for row in rows], [starts_R[row] for row in rows]], device=self.device
+        )
         slots_N, starts_N = places_2R[:, ragged.rows_N]
         length = self._bucketed(max(starts_R[row] + lengths_R[row] for row in rows))
         reach_RT = places_2R[1][:, None] + self.counter_C[: ragged.longest]
@@ -106,40 +135,61 @@ class CachedDecoder:
         )
 
     def _attend(self, index: int, chunk: _Chunk, q_PHE: Tensor) -> Tensor:
-        """Queries of a chunk over everything in their slots up to themselves; the heads of a group are treated as further queries."""
-        q_RTKGE = chunk.ragged.pad(q_PHE.flatten(1)).unflatten(2, (self.config.num_kv_heads, self._groups, -1))
+        """Queries of a chunk over everything in their slots up to themselves; the heads of a group are
+        treated as further queries.
+        """
+        q_RTKGE = chunk.ragged.pad(q_PHE.flatten(1)).unflatten(
+            2, (self.config.num_kv_heads, self._groups, -1)
+        )
         q_RKUE = q_RTKGE.transpose(1, 2).flatten(2, 3)
         bias_R1UL = chunk.biases_R1UL[self.config.window(index)]
         length = bias_R1UL.shape[-1]
         keys_RKLE, values_RKLE = (each[index][chunk.slots_R, :, :length] for each in (self.keys, self.values))
-        mixed_RKUE = F.scaled_dot_product_attention(q_RKUE, keys_RKLE, values_RKLE, attn_mask=bias_R1UL, scale=1.0)
+        mixed_RKUE = F.scaled_dot_product_attention(
+            q_RKUE, keys_RKLE, values_RKLE, attn_mask=bias_R1UL, scale=1.0
+        )
         return chunk.ragged.unpad(mixed_RKUE.unflatten(2, (-1, self._groups)).transpose(1, 2).flatten(2))
 
-    def decode(self, ids_R: Tensor, slots_R: Tensor, positions_R: Tensor, *, num_slots: int, longest: int) -> Tensor:
+    def decode(
+        self, ids_R: Tensor, slots_R: Tensor, positions_R: Tensor, *, num_slots: int, longest: int
+    ) -> Tensor:
         """Appends one token to each slot at `positions_R`; returns `logits_RV`.
 
-        `slots_R` ascends. Every slot in it is below `num_slots`, and attention runs over that corner of the cache and the positions below
-        `longest`, so live rows should be kept together at its front. A position beyond is written and not attended to: of such a row
-        nothing is promised but that it disturbs no other.
+        `slots_R` ascends. Every slot in it is below `num_slots`, and attention runs over that corner of the
+        cache and the positions below `longest`, so live rows should be kept together at its front. A position
+        beyond is written and not attended to: of such a row nothing is promised but that it disturbs no
+        other.
         """
         length, num_kv_heads = self._bucketed(longest), self.config.num_kv_heads
         is_dense = ids_R.shape[0] == num_slots
-        reach_S = positions_R if is_dense else positions_R.new_zeros(num_slots).index_copy_(0, slots_R, positions_R)
+        reach_S = (
+            positions_R if is_dense else positions_R.new_zeros(num_slots).index_copy_(0, slots_R, positions_R)
+        )
         biases_SL = {window: self._bias(reach_S[:, None], length, window) for window in self._windows}
         x_RD = scaled(self.embedding_VD[ids_R], self.config)
         for index, layer in enumerate(self.layers):
             bias_SL = biases_SL[self.config.window(index)]
             q_RHE = self._project(index, layer, x_RD, slots_R, positions_R)
-            q_SHE = q_RHE if is_dense else q_RHE.new_zeros(num_slots, *q_RHE.shape[1:]).index_copy_(0, slots_R, q_RHE)
-            keys_SKLE, values_SKLE = (each[index, :num_slots, :, :length] for each in (self.keys, self.values))
+            q_SHE = (
+                q_RHE
+                if is_dense
+                else q_RHE.new_zeros(num_slots, *q_RHE.shape[1:]).index_copy_(0, slots_R, q_RHE)
+            )
+            keys_SKLE, values_SKLE = (
+                each[index, :num_slots, :, :length] for each in (self.keys, self.values)
+            )
             q_SKGE = q_SHE.unflatten(1, (num_kv_heads, -1))
-            mixed_SKGE = F.scaled_dot_product_attention(q_SKGE, keys_SKLE, values_SKLE, attn_mask=bias_SL[:, None, None], scale=1.0)
+            mixed_SKGE = F.scaled_dot_product_attention(
+                q_SKGE, keys_SKLE, values_SKLE, attn_mask=bias_SL[:, None, None], scale=1.0
+            )
             mixed_SW = mixed_SKGE.flatten(1)
             x_RD = self._finish(layer, x_RD, mixed_SW if is_dense else mixed_SW[slots_R])
         return self._logits(x_RD)
 
     def move(self, sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int]) -> None:
-        """Copies the first positions of each source slot to its target, as if at once: a swap is two moves."""
+        """Copies the first positions of each source slot to its target, as if at once: a swap is
+        two moves.
+        """
         length = self._bucketed(max(lengths))
         source, target = torch.tensor(sources, device=self.device), torch.tensor(targets, device=self.device)
         for cache_SKCE in (*self.keys, *self.values):
@@ -171,17 +221,23 @@ class CachedDecoder:
         return {self.config.window(index) for index in range(self.config.num_layers)}
 
     def _bias(self, reach: Tensor, length: int, window: int | None) -> Tensor:
-        """What is added to the scores of the first `length` positions, where a query stands at `reach`, whose last axis is 1."""
+        """What is added to the scores of the first `length` positions, where a query stands at `reach`, whose
+        last axis is 1.
+        """
         is_hidden = self.counter_C[:length] > reach
         if window is not None:
             is_hidden |= self.counter_C[:length] <= reach - window
         return self.keys.new_zeros(is_hidden.shape).masked_fill_(is_hidden, float("-inf"))
 
-    def _project(self, index: int, layer: _LayerWeights, x_ND: Tensor, slots_N: Tensor, positions_N: Tensor) -> Tensor:
+    def _project(
+        self, index: int, layer: _LayerWeights, x_ND: Tensor, slots_N: Tensor, positions_N: Tensor
+    ) -> Tensor:
         """Writes this layer's keys and values; returns the queries, already scaled."""
         config = self.config
         cos_CE, sin_CE = self.rotations[index in config.sliding_layers]
-        heads_NHE = F.linear(self._normed(x_ND, layer.input_norm_D), layer.qkv_WD, layer.qkv_W).unflatten(1, (-1, config.head_dim))
+        heads_NHE = F.linear(self._normed(x_ND, layer.input_norm_D), layer.qkv_WD, layer.qkv_W).unflatten(
+            1, (-1, config.head_dim)
+        )
         num_rotated = config.num_heads + config.num_kv_heads
         qk_NHE = heads_NHE[:, :num_rotated]
         if layer.qk_norm_HE is not None:
@@ -193,8 +249,12 @@ class CachedDecoder:
 
     def _finish(self, layer: _LayerWeights, x_ND: Tensor, mixed_NW: Tensor) -> Tensor:
         x_ND = x_ND + self._after(F.linear(mixed_NW, layer.out_DW, layer.out_D), layer.mixed_norm_D)
-        gate_NF, up_NF = F.linear(self._normed(x_ND, layer.mlp_norm_D), layer.gate_up_FD, layer.gate_up_F).chunk(2, dim=-1)
-        return x_ND + self._after(F.linear(gate(gate_NF, self.config) * up_NF, layer.down_DF, layer.down_D), layer.mlp_out_norm_D)
+        gate_NF, up_NF = F.linear(
+            self._normed(x_ND, layer.mlp_norm_D), layer.gate_up_FD, layer.gate_up_F
+        ).chunk(2, dim=-1)
+        return x_ND + self._after(
+            F.linear(gate(gate_NF, self.config) * up_NF, layer.down_DF, layer.down_D), layer.mlp_out_norm_D
+        )
 
     def _after(self, x_ND: Tensor, norm_D: Tensor | None) -> Tensor:
         return x_ND if norm_D is None else self._normed(x_ND, norm_D)
@@ -205,7 +265,9 @@ class CachedDecoder:
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         """Rounded before it is scaled, or, with an offset, after, as in the training path."""
         if self.config.norm_offset:
-            return (F.rms_norm(x.to(weight.dtype), x.shape[-1:], eps=self.config.rms_norm_eps) * weight).to(x.dtype)
+            return (F.rms_norm(x.to(weight.dtype), x.shape[-1:], eps=self.config.rms_norm_eps) * weight).to(
+                x.dtype
+            )
         return F.rms_norm(x, x.shape[-1:], eps=self.config.rms_norm_eps) * weight
 
 
@@ -222,7 +284,9 @@ class _Chunk:
 
 @dataclass(slots=True)
 class _LayerWeights:
-    """Biases and norms are None where the network has none. The queries' scale is in their norm, else in their projection."""
+    """Biases and norms are None where the network has none. The queries' scale is in their norm, else in
+    their projection.
+    """
 
     qkv_WD: Tensor
     qkv_W: Tensor | None
@@ -268,7 +332,10 @@ class _LayerWeights:
     def load(self, config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
         """Those of one layer, by their names within it."""
         scale = config.query_scale or config.head_dim**-0.5
-        projections, num_queries = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), config.num_heads * config.head_dim
+        projections, num_queries = (
+            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            config.num_heads * config.head_dim,
+        )
         joined = (
             (projections, self.qkv_WD, self.qkv_W),
             (("self_attn.o_proj",), self.out_DW, self.out_D),
@@ -311,12 +378,17 @@ def check_weights(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
         if name not in weights:
             raise ValueError(f"weights lack {name}: they are of another network")
         if tuple(weights[name].shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(weights[name].shape)}: the engine was built for {shape}")
+            raise ValueError(
+                f"{name} has shape {tuple(weights[name].shape)}: the engine was built for {shape}"
+            )
 
 
 @cache
 def _wanted_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in Decoder(config, seed=None, device="meta").state_dict().items()}
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in Decoder(config, seed=None, device="meta").state_dict().items()
+    }
 
 
 @cache

@@ -1,7 +1,9 @@
-"""Checkpoints in the Hugging Face layout: written so that `transformers` loads them, read as `transformers` writes them.
+"""Checkpoints in the Hugging Face layout: written so that `transformers` loads them, read as `transformers`
+writes them.
 
-A checkpoint that carries a manifest is verified against it, file by file. `save` writes into a directory and flushes every
-file to the disk; to make a checkpoint appear at once, write it beside its final place and rename the directory.
+A checkpoint that carries a manifest is verified against it, file by file. `save` writes into a directory and
+flushes every file to the disk; to make a checkpoint appear at once, write it beside its final place and
+rename the directory.
 """
 
 from __future__ import annotations
@@ -39,16 +41,21 @@ def save(
     pad_id: int | None = None,
     extra: Mapping[str, bytes | str] | None = None,
 ) -> Manifest:
-    """Writes config, weights, generation defaults, the `extra` files (tokenizer, chat template) and their manifest, last. An adapter is
-    merged into the weights."""
+    """Writes config, weights, generation defaults, the `extra` files (tokenizer, chat template) and their
+    manifest, last. An adapter is merged into the weights.
+    """
     directory = Path(directory)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in merged_weights(model).items()}
     ends = {"eos_token_id": list(eos_ids) if len(eos_ids) > 1 else eos_ids[0]} if eos_ids else {}
     ends |= {} if pad_id is None else {"pad_token_id": pad_id}
     files: dict[str, bytes] = {
-        CONFIG_NAME: _json(hf_config(model.config, str(next(iter(weights.values())).dtype).removeprefix("torch.")) | ends),
+        CONFIG_NAME: _json(
+            hf_config(model.config, str(next(iter(weights.values())).dtype).removeprefix("torch.")) | ends
+        ),
         WEIGHTS_NAME: safetensors.torch.save(weights, metadata={"format": "pt"}),
-        "generation_config.json": _json({"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} | ends),
+        "generation_config.json": _json(
+            {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} | ends
+        ),
     }
     files |= {name: data.encode() if isinstance(data, str) else data for name, data in (extra or {}).items()}
     manifest = Manifest(
@@ -63,12 +70,16 @@ def save(
             _write(directory / name, data)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no space left to write the checkpoint {directory}: free some, then resume") from error
+            raise DiskFull(
+                f"no space left to write the checkpoint {directory}: free some, then resume"
+            ) from error
         raise
     return manifest
 
 
-def load(directory: Path | str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Decoder:
+def load(
+    directory: Path | str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Decoder:
     """The network of a checkpoint, in the type it was stored in unless `dtype` says otherwise.
 
     Raises `NotFound`, `CorruptCheckpoint`, or `UnsupportedCheckpoint` for another architecture.
@@ -77,12 +88,16 @@ def load(directory: Path | str, *, device: torch.device | str | None = None, dty
     model = Decoder(read_config(directory), seed=None, device="meta")
     weights = _weights_for(model, directory)
     stored = dtype or weights["model.embed_tokens.weight"].dtype
-    model.load_state_dict({name: tensor.to(device=device, dtype=stored) for name, tensor in weights.items()}, assign=True)
+    model.load_state_dict(
+        {name: tensor.to(device=device, dtype=stored) for name, tensor in weights.items()}, assign=True
+    )
     return model.requires_grad_(True)
 
 
 def load_into(model: Decoder, directory: Path | str) -> None:
-    """The weights of a checkpoint of the same shape. Raises as `load` does, and the model is then as it was."""
+    """The weights of a checkpoint of the same shape. Raises as `load` does, and the model is then
+    as it was.
+    """
     model.load_state_dict(_weights_for(model, Path(directory)))
 
 
@@ -100,15 +115,18 @@ def _weights_for(model: Decoder, directory: Path) -> dict[str, Tensor]:
     ]
     if problems:
         raise CorruptCheckpoint(
-            f"{directory}: {problems[0]} (of {len(problems)} problems): weights and {CONFIG_NAME} do not belong together"
+            f"{directory}: {problems[0]} (of {len(problems)} problems): weights and {CONFIG_NAME} do not "
+            "belong together"
         )
     return weights
 
 
 def load_weights(directory: Path | str) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint, on the CPU, as stored, sharded or whole; verified where there is a manifest.
+    """Every tensor of a checkpoint, on the CPU, as stored, sharded or whole; verified where there is a
+    manifest.
 
-    Raises `NotFound`, `CorruptCheckpoint`, or `UnsupportedCheckpoint` for an adapter or a difference, which are no weights by themselves.
+    Raises `NotFound`, `CorruptCheckpoint`, or `UnsupportedCheckpoint` for an adapter or a difference, which
+    are no weights by themselves.
     """
     directory = Path(directory)
     _verify(directory)
@@ -128,7 +146,9 @@ def _weight_files(directory: Path) -> Iterator[Path]:
     if not (directory / INDEX_NAME).exists():
         raise NotFound(f"{directory}: neither {WEIGHTS_NAME} nor {INDEX_NAME} is there: not a checkpoint")
     shards = read_json(directory / INDEX_NAME).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards.values()):
+    if not isinstance(shards, dict) or not all(
+        isinstance(shard, str) and Path(shard).name == shard for shard in shards.values()
+    ):
         raise damaged(directory / INDEX_NAME, "weight_map does not name files")
     for name in sorted(set(shards.values())):
         if not (directory / name).exists():
@@ -146,7 +166,8 @@ def _verify(directory: Path) -> None:
         raise damaged(path, str(error)) from error
     if manifest.kind is not WeightKind.FULL:
         raise UnsupportedCheckpoint(
-            f"{path}: kind={manifest.kind} of version {manifest.base}: only full weights can be loaded by themselves"
+            f"{path}: kind={manifest.kind} of version {manifest.base}: only full weights can be loaded by "
+            "themselves"
         )
     for name, expected in manifest.files.items():
         file = directory / name

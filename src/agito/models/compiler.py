@@ -1,7 +1,8 @@
 """C for the machine at hand, built at first use by whatever compiler there is.
 
-Libraries lie in `$XDG_CACHE_HOME/agito` (`~/.cache/agito`), named after their source, the headers beside it, the compiler and the
-processor. `AGITO_ISA=avx512` or `avx2` limits the instructions: what another machine would compute can be looked at on this one.
+Libraries lie in `$XDG_CACHE_HOME/agito` (`~/.cache/agito`), named after their source, the headers beside it,
+the compiler and the processor. `AGITO_ISA=avx512` or `avx2` limits the instructions: what another machine
+would compute can be looked at on this one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pathlib import Path
 from agito.errors import BadRecipe
 
 FORWARD = Path(__file__).with_name("forward.c")  # the engine's forward pass
-# No -ffast-math: sums keep the order in which they are written, so that a row's numbers do not depend on its neighbours.
+# No -ffast-math: sums keep the order in which they are written, so that a row's numbers do not depend on its
+# neighbours.
 _FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
 _LIBRARIES = ("-lm", "-lpthread")
 _LIMITS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}  # of `AGITO_ISA`
@@ -76,7 +78,9 @@ def _compilers() -> list[list[str]]:
 
 
 def _instructions() -> str:
-    """All that the processor has, or as much of it as `AGITO_ISA` allows. Raises `BadRecipe` for a limit that is none."""
+    """All that the processor has, or as much of it as `AGITO_ISA` allows. Raises `BadRecipe` for a limit that
+    is none.
+    """
     limit = os.environ.get("AGITO_ISA", "")
     if limit and limit not in _LIMITS:
         raise BadRecipe(f"AGITO_ISA={limit}: must be {' or '.join(_LIMITS)}, or not set")
@@ -95,7 +99,9 @@ def _processor() -> bytes:
 
 
 def _home() -> Path:
-    """A folder of this user's that nobody else can write to; one for this process alone where there is none."""
+    """A folder of this user's that nobody else can write to; one for this process alone where
+    there is none.
+    """
     with suppress(OSError, RuntimeError):
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agito"
         home.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -108,7 +114,9 @@ def _home() -> Path:
 
 
 def _build(compiler: list[str], source: Path, target: Path) -> None:
-    """Whole or not at all: several processes may do it at once. Raises `NoCompiler` with what the compiler said."""
+    """Whole or not at all: several processes may do it at once. Raises `NoCompiler` with what the compiler
+    said.
+    """
     with tempfile.TemporaryDirectory(dir=target.parent) as directory:
         made = Path(directory) / target.name
         command = [*compiler, *_FLAGS, _instructions(), "-o", str(made), str(source), *_LIBRARIES]

@@ -10,7 +10,8 @@ from agito.errors import AgitoError
 
 CONFIG_NAME = "config.json"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-Family: TypeAlias = Literal["llama", "mistral", "qwen2", "qwen3", "gemma3_text"]  # `model_type` in the Hugging Face layout
+# `model_type` in the Hugging Face layout
+Family: TypeAlias = Literal["llama", "mistral", "qwen2", "qwen3", "gemma3_text"]
 Activation: TypeAlias = Literal["silu", "gelu_tanh"]
 
 
@@ -36,14 +37,22 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         if self.factor < 1 or self.original_max_position < 1:
-            raise ValueError(f"factor={self.factor}, original_max_position={self.original_max_position}: must be at least 1")
+            raise ValueError(
+                f"factor={self.factor}, original_max_position={self.original_max_position}: must be at "
+                "least 1"
+            )
         if self.kind == "llama3" and not self.low_freq_factor < self.high_freq_factor:
-            raise ValueError(f"low_freq_factor={self.low_freq_factor}: must be below high_freq_factor={self.high_freq_factor}")
+            raise ValueError(
+                f"low_freq_factor={self.low_freq_factor}: must be below "
+                f"high_freq_factor={self.high_freq_factor}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
-    """The shape of a network. `head_dim` is free: it need not be `hidden_size / num_heads`. The defaults are Qwen3's kind of layer."""
+    """The shape of a network. `head_dim` is free: it need not be `hidden_size / num_heads`. The defaults are
+    Qwen3's kind of layer.
+    """
 
     vocab_size: int  # rows of the embedding; a tokenizer may use fewer
     hidden_size: int = 96
@@ -72,11 +81,21 @@ class DecoderConfig:
     local_rope_theta: float | None = None  # of sliding layers, never stretched; None: as the others
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "max_position"):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "max_position",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads={self.num_heads}: must be a multiple of num_kv_heads={self.num_kv_heads}")
+            raise ValueError(
+                f"num_heads={self.num_heads}: must be a multiple of num_kv_heads={self.num_kv_heads}"
+            )
         if self.head_dim < 2 or self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim}: rotary positions need an even width")
         if self.sliding_window is not None and self.sliding_window < 1:

@@ -1,6 +1,8 @@
-"""A GGUF file as a Hugging Face folder: weights dequantised, tokenizer and chat template as the file has them.
+"""A GGUF file as a Hugging Face folder: weights dequantised, tokenizer and chat template as the file has
+them.
 
-`python -m agito.models.convert FILE FOLDER` converts in a process of its own. Needs the package `gguf`: `pip install agito[models]`.
+`python -m agito.models.convert FILE FOLDER` converts in a process of its own. Needs the package `gguf`: `pip
+install agito[models]`.
 """
 
 from __future__ import annotations
@@ -22,21 +24,31 @@ from agito.models.network import Decoder
 
 _CONTROL, _USER_DEFINED = 3, 4  # kinds of tokens
 _NAMES = {
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm",
-}  # fmt: skip
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+}
 _NORMS = {
     "llama": {"ffn_norm": "post_attention_layernorm"},
     "gemma3": {
-        "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
+        "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_feedforward_layernorm",
         "post_ffw_norm": "post_feedforward_layernorm",
     },
-}  # fmt: skip
+}
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_GEMMA_PERIOD, _GEMMA_LOCAL_THETA = 6, 10_000.0  # the format does not say them: every sixth layer sees everything
+# the format does not say them: every sixth layer sees everything
+_GEMMA_PERIOD, _GEMMA_LOCAL_THETA = 6, 10_000.0
 _TURNS = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' %}{% set said = messages[1:] %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' "
+    "%}{% set said = messages[1:] %}"
     "{% else %}{% set first = '' %}{% set said = messages %}{% endif %}"
     "{% for message in said %}<start_of_turn>{{ 'model' if message['role'] == 'assistant' else 'user' }}\n"
     "{{ (first if loop.first else '') + message['content'] }}<end_of_turn>\n{% endfor %}"
@@ -49,12 +61,16 @@ class MissingPackage(AgitoError):
 
 
 def convert(file: Path, directory: Path, *, dtype: torch.dtype = torch.float32) -> Decoder:
-    """Writes the folder. Raises `UnsupportedCheckpoint`, which names what cannot be converted, and `MissingPackage`."""
+    """Writes the folder. Raises `UnsupportedCheckpoint`, which names what cannot be converted, and
+    `MissingPackage`.
+    """
     try:
         from gguf import GGUFReader  # pyright: ignore[reportMissingImports]
         from gguf.quants import dequantize  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise MissingPackage("reading a GGUF file needs the package gguf: pip install agito[models]") from error
+        raise MissingPackage(
+            "reading a GGUF file needs the package gguf: pip install agito[models]"
+        ) from error
     reader = GGUFReader(file)
     fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     config = _config(fields, {tensor.name for tensor in reader.tensors})
@@ -67,7 +83,10 @@ def convert(file: Path, directory: Path, *, dtype: torch.dtype = torch.float32) 
     model.load_state_dict(weights, assign=True)
     tokenizer = _tokenizer(fields)
     ends = _ends(fields, tokenizer)
-    files = {"tokenizer.json": tokenizer.to_str(), "tokenizer_config.json": json.dumps(_tokenizer_config(fields), indent=2) + "\n"}
+    files = {
+        "tokenizer.json": tokenizer.to_str(),
+        "tokenizer_config.json": json.dumps(_tokenizer_config(fields), indent=2) + "\n",
+    }
     save(model, directory, eos_ids=ends, pad_id=fields.get("tokenizer.ggml.padding_token_id"), extra=files)
     return model
 
@@ -85,21 +104,35 @@ def _config(fields: Mapping[str, Any], tensors: set[str]) -> DecoderConfig:
 
     def of(name: str, default: Any = None) -> Any:
         found = fields.get(f"{kind}.{name}", default)
-        return float(f"{found:.6g}") if isinstance(found, float) else found  # float32 in the file, a short decimal where it came from
+        # float32 in the file, a short decimal where it came from
+        return float(f"{found:.6g}") if isinstance(found, float) else found
 
     num_heads, num_layers = of("attention.head_count"), of("block_count")
     is_gemma = kind == "gemma3"
     return DecoderConfig(
-        vocab_size=len(fields["tokenizer.ggml.tokens"]), hidden_size=of("embedding_length"), intermediate_size=of("feed_forward_length"),
-        num_layers=num_layers, num_heads=num_heads, num_kv_heads=of("attention.head_count_kv", num_heads),
-        head_dim=of("attention.key_length") or of("embedding_length") // num_heads, rope_theta=of("rope.freq_base", 10_000.0),
-        rms_norm_eps=of("attention.layer_norm_rms_epsilon"), tie_embeddings="output.weight" not in tensors,
-        max_position=of("context_length"), family="gemma3_text" if is_gemma else "llama", qk_norm=is_gemma, norm_offset=is_gemma,
-        sandwich_norms=is_gemma, scale_embeddings=is_gemma, activation="gelu_tanh" if is_gemma else "silu",
+        vocab_size=len(fields["tokenizer.ggml.tokens"]),
+        hidden_size=of("embedding_length"),
+        intermediate_size=of("feed_forward_length"),
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=of("attention.head_count_kv", num_heads),
+        head_dim=of("attention.key_length") or of("embedding_length") // num_heads,
+        rope_theta=of("rope.freq_base", 10_000.0),
+        rms_norm_eps=of("attention.layer_norm_rms_epsilon"),
+        tie_embeddings="output.weight" not in tensors,
+        max_position=of("context_length"),
+        family="gemma3_text" if is_gemma else "llama",
+        qk_norm=is_gemma,
+        norm_offset=is_gemma,
+        sandwich_norms=is_gemma,
+        scale_embeddings=is_gemma,
+        activation="gelu_tanh" if is_gemma else "silu",
         sliding_window=of("attention.sliding_window") if is_gemma else None,
-        sliding_layers=tuple(layer for layer in range(num_layers) if (layer + 1) % _GEMMA_PERIOD) if is_gemma else (),
+        sliding_layers=tuple(layer for layer in range(num_layers) if (layer + 1) % _GEMMA_PERIOD)
+        if is_gemma
+        else (),
         local_rope_theta=_GEMMA_LOCAL_THETA if is_gemma else None,
-    )  # fmt: skip
+    )
 
 
 def _name(tensor: str, kind: str) -> str:
@@ -114,7 +147,9 @@ def _name(tensor: str, kind: str) -> str:
 
 
 def _as_published(name: str, values: torch.Tensor, config: DecoderConfig) -> torch.Tensor:
-    """Undoes what llama.cpp does to weights: it interleaves Llama's rotated halves, and stores 1 + weight of Gemma's norms."""
+    """Undoes what llama.cpp does to weights: it interleaves Llama's rotated halves, and stores 1 + weight of
+    Gemma's norms.
+    """
     if config.norm_offset:
         return values - 1.0 if values.dim() == 1 else values
     if name.endswith(("q_proj.weight", "k_proj.weight")):
@@ -140,7 +175,9 @@ def _tokenizer(fields: Mapping[str, Any]) -> Tokenizer:
     tokenizer.add_tokens(added)
     if fields.get("tokenizer.ggml.add_bos_token"):
         bos = fields["tokenizer.ggml.bos_token_id"]
-        tokenizer.post_processor = processors.TemplateProcessing(single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)])
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
+        )
     return tokenizer
 
 
@@ -156,7 +193,11 @@ def _byte_level(fields: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
         raise UnsupportedCheckpoint(f"tokenizer.ggml.pre={name}: converted are {', '.join(splits)}")
     merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(
-        models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges, ignore_merges=name == "llama-bpe")
+        models.BPE(
+            vocab={token: index for index, token in enumerate(tokens)},
+            merges=merges,
+            ignore_merges=name == "llama-bpe",
+        )
     )
     use_regex = name in ("smollm", "gpt-2")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -166,7 +207,11 @@ def _byte_level(fields: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
     return tokenizer
 
 
-_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # one digit
+# one digit
+_QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n"
+    r"]+|\s+(?!\S)|\s+"
+)
 _LLAMA3 = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
 
@@ -176,16 +221,26 @@ def _sentence_piece(fields: Mapping[str, Any], tokens: list[str], kinds: list[in
     unknown = tokens[fields["tokenizer.ggml.unknown_token_id"]]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     merges = list(_merges(vocabulary, fields["tokenizer.ggml.scores"], kinds))
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, fuse_unk=True, unk_token=unknown, byte_fallback=True))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, fuse_unk=True, unk_token=unknown, byte_fallback=True)
+    )
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     return tokenizer
 
 
-def _merges(vocabulary: Mapping[str, int], scores: list[float], kinds: list[int]) -> Iterator[tuple[str, str]]:
-    """Every way to put a piece together from two others, the likeliest piece first; control tokens are never put together."""
-    pieces = {token: index for token, index in vocabulary.items() if kinds[index] not in (_CONTROL, _USER_DEFINED)}
+def _merges(
+    vocabulary: Mapping[str, int], scores: list[float], kinds: list[int]
+) -> Iterator[tuple[str, str]]:
+    """Every way to put a piece together from two others, the likeliest piece first; control tokens are never
+    put together.
+    """
+    pieces = {
+        token: index for token, index in vocabulary.items() if kinds[index] not in (_CONTROL, _USER_DEFINED)
+    }
     found: list[tuple[float, int, int, str, str]] = []
     for piece, index in pieces.items():
         for cut in range(1, len(piece)):
@@ -205,8 +260,16 @@ def _ends(fields: Mapping[str, Any], tokenizer: Tokenizer) -> list[int]:
 
 def _tokenizer_config(fields: Mapping[str, Any]) -> dict[str, object]:
     tokens = fields["tokenizer.ggml.tokens"]
-    config: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")):
+    config: dict[str, object] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+    }
+    for name, key in (
+        ("bos_token", "bos"),
+        ("eos_token", "eos"),
+        ("unk_token", "unknown"),
+        ("pad_token", "padding"),
+    ):
         if (index := fields.get(f"tokenizer.ggml.{key}_token_id")) is not None:
             config[name] = tokens[index]
     template = fields.get("tokenizer.chat_template") or (_TURNS if "<start_of_turn>" in tokens else None)

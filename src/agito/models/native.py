@@ -1,8 +1,9 @@
-"""The cached network on a CPU, as one call of compiled code for each forward pass. The same interface as `CachedDecoder`.
+"""The cached network on a CPU, as one call of compiled code for each forward pass. The same interface as
+`CachedDecoder`.
 
-In float32, or with weights, keys and values in bfloat16: then what is multiplied is rounded to bfloat16, and everything between products
-is float32, sums included. What a row is given does not depend on the rows beside it, nor on the number of threads, to the bit. Axes as in
-`cached.py`.
+In float32, or with weights, keys and values in bfloat16: then what is multiplied is rounded to bfloat16, and
+everything between products is float32, sums included. What a row is given does not depend on the rows beside
+it, nor on the number of threads, to the bit. Axes as in `cached.py`.
 """
 
 from __future__ import annotations
@@ -37,14 +38,30 @@ _MATRICES = {  # what is laid side by side in each
 
 class _Layer(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in (*_NORMS, *(f"{name}_bias" for name in _MATRICES), *_MATRICES, "cosines", "sines")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (*_NORMS, *(f"{name}_bias" for name in _MATRICES), *_MATRICES, "cosines", "sines")
+        ),
         ("window", ctypes.c_int64),
     ]
 
 
 class _Net(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("hidden", "inter", "heads", "kv_heads", "width", "vocab", "layers", "slots", "num_pages")),
+        *(
+            (name, ctypes.c_int32)
+            for name in (
+                "hidden",
+                "inter",
+                "heads",
+                "kv_heads",
+                "width",
+                "vocab",
+                "layers",
+                "slots",
+                "num_pages",
+            )
+        ),
         *((name, ctypes.c_int32) for name in ("is_narrow", "is_gelu")),
         *((name, ctypes.c_float) for name in ("eps", "query_scale", "embedding_scale")),
         *((name, ctypes.c_void_p) for name in ("embedding", "norm", "head", "each", "pages", "team")),
@@ -77,14 +94,23 @@ def _library() -> SimpleNamespace:
 
 
 class NativeDecoder:
-    """Weights and cache. `slots` rows of at most `context` tokens each, which hold no more memory than their tokens need.
+    """Weights and cache. `slots` rows of at most `context` tokens each, which hold no more memory than their
+    tokens need.
 
     A row is as quick in one slot as in another.
     """
 
     packs_rows = False  # nothing is gained by keeping live rows together
 
-    def __init__(self, config: DecoderConfig, *, slots: int, context: int, dtype: torch.dtype = torch.float32, threads: int = 1) -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        slots: int,
+        context: int,
+        dtype: torch.dtype = torch.float32,
+        threads: int = 1,
+    ) -> None:
         if context > config.max_position:
             raise ValueError(f"context={context}: the network has positions up to {config.max_position}")
         if dtype not in _DTYPES or threads < 1:
@@ -97,10 +123,16 @@ class NativeDecoder:
         self._pages = PageTable(slots=slots, context=context, num_bytes=page_bytes)
         self._norm = torch.empty(config.hidden_size)
         shapes = _shapes(config)
-        room = Room.for_each(*[*shapes.values()] * config.num_layers, (_padded(config.vocab_size), config.hidden_size), dtype=dtype)
+        room = Room.for_each(
+            *[*shapes.values()] * config.num_layers,
+            (_padded(config.vocab_size), config.hidden_size),
+            dtype=dtype,
+        )
         self._layers = [self._new_layer(shapes, room) for _ in range(config.num_layers)]
         self._head = room.take(_padded(config.vocab_size), config.hidden_size, dtype=dtype)
-        self._embedding = None if config.tie_embeddings else torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
+        self._embedding = (
+            None if config.tie_embeddings else torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
+        )
         self._scratch = self._new_scratch(threads)
         self._net = self._new_net()
 
@@ -117,9 +149,13 @@ class NativeDecoder:
         if config.scale_embeddings:  # rounded as the training path rounds it
             self._net.embedding_scale = float(torch.tensor(config.hidden_size**0.5, dtype=embedding.dtype))
         for index, layer in enumerate(self._layers):
-            self._load_layer(layer, {name: weights[f"model.layers.{index}.{name}"] for name in layer_names(config)})
+            self._load_layer(
+                layer, {name: weights[f"model.layers.{index}.{name}"] for name in layer_names(config)}
+            )
 
-    def extend(self, ids_N: Tensor, slots_R: Sequence[int], starts_R: Sequence[int], lengths_R: Sequence[int]) -> Tensor:
+    def extend(
+        self, ids_N: Tensor, slots_R: Sequence[int], starts_R: Sequence[int], lengths_R: Sequence[int]
+    ) -> Tensor:
         """As `CachedDecoder.extend`; the order of the rows makes no difference."""
         lengths = np.asarray(lengths_R)
         ends = lengths.cumsum()
@@ -133,7 +169,9 @@ class NativeDecoder:
         wants_N[ends - 1] = 1
         return self._run(ids_N, slots_N, positions_N.astype(np.int32), wants_N, len(lengths))
 
-    def decode(self, ids_R: Tensor, slots_R: Tensor, positions_R: Tensor, *, num_slots: int = 0, longest: int = 0) -> Tensor:
+    def decode(
+        self, ids_R: Tensor, slots_R: Tensor, positions_R: Tensor, *, num_slots: int = 0, longest: int = 0
+    ) -> Tensor:
         """As `CachedDecoder.decode`; slots may be in any order."""
         slots, positions = (each_R.to(torch.int32).numpy() for each_R in (slots_R, positions_R))
         for row in np.flatnonzero(positions % SPAN == 0):
@@ -141,22 +179,40 @@ class NativeDecoder:
         return self._run(ids_R, slots, positions, np.ones(len(slots), dtype=np.uint8), len(slots))
 
     def _run(
-        self, ids_N: Tensor, slots_N: NDArray[np.int32], positions_N: NDArray[np.int32], wants_N: NDArray[np.uint8], num: int
+        self,
+        ids_N: Tensor,
+        slots_N: NDArray[np.int32],
+        positions_N: NDArray[np.int32],
+        wants_N: NDArray[np.uint8],
+        num: int,
     ) -> Tensor:
         assert ids_N.dtype == torch.long and ids_N.is_contiguous()
         logits_RV = torch.empty(num, _padded(self.config.vocab_size))
         places = (array.ctypes.data for array in (slots_N, positions_N, wants_N))
-        _library().forward(ctypes.byref(self._net), len(ids_N), ids_N.data_ptr(), *places, logits_RV.data_ptr())
+        _library().forward(
+            ctypes.byref(self._net), len(ids_N), ids_N.data_ptr(), *places, logits_RV.data_ptr()
+        )
         return logits_RV[:, : self.config.vocab_size]
 
-    def draw(self, logits_RV: Tensor, uniforms_R: Tensor, temperatures_R: Tensor, top_ps_R: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Token ids and their log-probabilities, drawn as the engine's `sample` does, from logits as they were returned here."""
+    def draw(
+        self, logits_RV: Tensor, uniforms_R: Tensor, temperatures_R: Tensor, top_ps_R: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Token ids and their log-probabilities, drawn as the engine's `sample` does, from logits as they
+        were returned here.
+        """
         num, step = len(logits_RV), logits_RV.stride(0)
         assert step == _padded(self.config.vocab_size) and uniforms_R.dtype == torch.float64
         ids_R, logprobs_R = torch.empty(num, dtype=torch.long), torch.empty(num)
-        chosen = [None if each_R is None else each_R.contiguous() for each_R in (temperatures_R, top_ps_R, uniforms_R)]
+        chosen = [
+            None if each_R is None else each_R.contiguous()
+            for each_R in (temperatures_R, top_ps_R, uniforms_R)
+        ]
         tensors = (logits_RV, *chosen, ids_R, logprobs_R)
-        _library().sample(ctypes.byref(self._net), num, *(None if tensor is None else tensor.data_ptr() for tensor in tensors))
+        _library().sample(
+            ctypes.byref(self._net),
+            num,
+            *(None if tensor is None else tensor.data_ptr() for tensor in tensors),
+        )
         return ids_R, logprobs_R
 
     def move(self, sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int]) -> None:
@@ -184,9 +240,16 @@ class NativeDecoder:
 
     def _new_layer(self, shapes: Mapping[str, tuple[int, int]], room: Room) -> dict[str, Tensor]:
         config, hidden = self.config, self.config.hidden_size
-        has_bias = {"qkv": config.qkv_bias, "out": config.out_bias, "gate_up": config.mlp_bias, "down": config.mlp_bias}
+        has_bias = {
+            "qkv": config.qkv_bias,
+            "out": config.out_bias,
+            "gate_up": config.mlp_bias,
+            "down": config.mlp_bias,
+        }
         layer = {name: room.take(*shape, dtype=self._dtype) for name, shape in shapes.items()}
-        layer |= {f"{name}_bias": torch.empty(shapes[name][0]) for name, is_there in has_bias.items() if is_there}
+        layer |= {
+            f"{name}_bias": torch.empty(shapes[name][0]) for name, is_there in has_bias.items() if is_there
+        }
         layer |= {"input_norm": torch.empty(hidden), "mlp_norm": torch.empty(hidden)}
         if config.qk_norm:
             layer["qk_norm"] = torch.empty(config.num_heads + config.num_kv_heads, config.head_dim)
@@ -200,7 +263,12 @@ class NativeDecoder:
         mixed = config.num_heads * width
         widest = max(mixed + 2 * config.num_kv_heads * width, 2 * inter)
         room = config.num_heads // config.num_kv_heads * self._pages.num_pages * SPAN
-        sizes = {"x": (_BLOCK, hidden), "wide": (_BLOCK, widest), "added": (_BLOCK, hidden), "mixed": (threads, max(mixed, hidden))}
+        sizes = {
+            "x": (_BLOCK, hidden),
+            "wide": (_BLOCK, widest),
+            "added": (_BLOCK, hidden),
+            "mixed": (threads, max(mixed, hidden)),
+        }
         sizes |= {"scores": (threads, room), "h": (_BLOCK, hidden), "act": (_BLOCK, max(inter, mixed))}
         sizes["packing"] = (threads, _LANES * max(hidden, inter, mixed))
         return {name: torch.empty(size) for name, size in sizes.items()}
@@ -208,23 +276,42 @@ class NativeDecoder:
     def _new_net(self) -> _Net:
         config = self.config
         positions = torch.arange(self._pages.num_pages * SPAN)
-        self._rotations = [[table.contiguous() for table in rotary(positions, config, local=local)] for local in (False, True)]
+        self._rotations = [
+            [table.contiguous() for table in rotary(positions, config, local=local)]
+            for local in (False, True)
+        ]
         self._structs = (_Layer * config.num_layers)()
         for index, (struct, tensors) in enumerate(zip(self._structs, self._layers, strict=True)):
             for name, tensor in tensors.items():
                 setattr(struct, name, tensor.data_ptr())
-            struct.cosines, struct.sines = (table.data_ptr() for table in self._rotations[index in config.sliding_layers])
+            struct.cosines, struct.sines = (
+                table.data_ptr() for table in self._rotations[index in config.sliding_layers]
+            )
             struct.window = config.window(index) or 0
         scratch = {name: tensor.data_ptr() for name, tensor in self._scratch.items() if name != "packing"}
         return _Net(
-            hidden=config.hidden_size, inter=config.intermediate_size, heads=config.num_heads, kv_heads=config.num_kv_heads,
-            width=config.head_dim, vocab=config.vocab_size, layers=config.num_layers, slots=len(self._pages.addresses),
-            num_pages=self._pages.num_pages, is_narrow=self._is_narrow, is_gelu=config.activation == "gelu_tanh",
-            eps=config.rms_norm_eps, query_scale=config.query_scale or config.head_dim**-0.5, embedding_scale=1.0,
-            embedding=None if self._embedding is None else self._embedding.data_ptr(), norm=self._norm.data_ptr(),
-            head=self._head.data_ptr(), each=ctypes.addressof(self._structs), pages=self._pages.addresses.ctypes.data,
-            team=self._team, **scratch,
-        )  # fmt: skip
+            hidden=config.hidden_size,
+            inter=config.intermediate_size,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            width=config.head_dim,
+            vocab=config.vocab_size,
+            layers=config.num_layers,
+            slots=len(self._pages.addresses),
+            num_pages=self._pages.num_pages,
+            is_narrow=self._is_narrow,
+            is_gelu=config.activation == "gelu_tanh",
+            eps=config.rms_norm_eps,
+            query_scale=config.query_scale or config.head_dim**-0.5,
+            embedding_scale=1.0,
+            embedding=None if self._embedding is None else self._embedding.data_ptr(),
+            norm=self._norm.data_ptr(),
+            head=self._head.data_ptr(),
+            each=ctypes.addressof(self._structs),
+            pages=self._pages.addresses.ctypes.data,
+            team=self._team,
+            **scratch,
+        )
 
     def _load_layer(self, layer: dict[str, Tensor], weights: Mapping[str, Tensor]) -> None:
         config = self.config
@@ -238,7 +325,11 @@ class NativeDecoder:
             copy_norm(config, layer["qk_norm"][config.num_heads :], weights["self_attn.k_norm.weight"])
         names = {"input_norm": "input", "mlp_norm": "post_attention"}
         if config.sandwich_norms:  # the same name stands for another norm
-            names |= {"mixed_norm": "post_attention", "mlp_norm": "pre_feedforward", "mlp_out_norm": "post_feedforward"}
+            names |= {
+                "mixed_norm": "post_attention",
+                "mlp_norm": "pre_feedforward",
+                "mlp_out_norm": "post_feedforward",
+            }
         for name, kind in names.items():
             copy_norm(config, layer[name], weights[f"{kind}_layernorm.weight"])
 
@@ -249,9 +340,16 @@ class NativeDecoder:
             wide = part.detach().to("cpu", torch.float32).contiguous()
             depth = wide.shape[1] >> self._is_narrow
             _library().pack(
-                self._team, self._is_narrow, depth, columns, first, len(wide), wide.data_ptr(), packed.data_ptr(),
+                self._team,
+                self._is_narrow,
+                depth,
+                columns,
+                first,
+                len(wide),
+                wide.data_ptr(),
+                packed.data_ptr(),
                 self._scratch["packing"].data_ptr(),
-            )  # fmt: skip
+            )
             first += len(wide)
 
 
@@ -259,9 +357,11 @@ def _shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
     """Columns and depth of the matrices of a layer, all multiples of `_LANES`."""
     hidden, inter, mixed = config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim
     return {
-        "qkv": (mixed + 2 * config.num_kv_heads * config.head_dim, hidden), "out": (hidden, mixed), "gate_up": (2 * inter, hidden),
+        "qkv": (mixed + 2 * config.num_kv_heads * config.head_dim, hidden),
+        "out": (hidden, mixed),
+        "gate_up": (2 * inter, hidden),
         "down": (hidden, inter),
-    }  # fmt: skip
+    }
 
 
 def _padded(columns: int) -> int:

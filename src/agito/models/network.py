@@ -1,12 +1,13 @@
 """One decoder for the dense family: RMSNorm, rotary positions, grouped-query attention, a gated MLP.
 
-What tells Llama, Mistral, Qwen2, Qwen3 and Gemma 3 apart is a field of `DecoderConfig`. Parameter names are those that Hugging Face's
-classes share. Axes: N tokens of all sequences, concatenated; B sequences;
-T positions, padded on the right; D model width; H heads; K key-value heads; E head width; V vocabulary.
+What tells Llama, Mistral, Qwen2, Qwen3 and Gemma 3 apart is a field of `DecoderConfig`. Parameter names are
+those that Hugging Face's classes share. Axes: N tokens of all sequences, concatenated; B sequences; T
+positions, padded on the right; D model width; H heads; K key-value heads; E head width; V vocabulary.
 
-Linear layers run on concatenated tokens. Attention runs on a right-padded batch with a causal pattern, and a mask only where rows are
-longer than a sliding window: padding comes after every real token of its row, so no real token ever attends to it, and the result is
-exact. Sequences of similar length are batched together, so that little of it is padding.
+Linear layers run on concatenated tokens. Attention runs on a right-padded batch with a causal pattern, and a
+mask only where rows are longer than a sliding window: padding comes after every real token of its row, so no
+real token ever attends to it, and the result is exact. Sequences of similar length are batched together, so
+that little of it is padding.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ ALIKE = 0.85  # correlation of a new network's keys with its queries
 _EMBEDDED = 0.05  # deviation of a new embedding's entries
 _SHARED = 0.7  # of that, what all embeddings have in common
 _QUIET = 0.3  # of the usual scale: what layers of a new network add to the embeddings
-_LEAN = 256  # width from which on keys and values are never copied for their query heads; what is narrower keeps the bits of recorded runs
+# width from which on keys and values are never copied for their query heads; what is narrower keeps the bits
+# of recorded runs
+_LEAN = 256
 _SHARP = 3  # frequencies by which a new network tells the token before from its neighbours, the highest first
 
 
@@ -37,14 +40,24 @@ class Decoder(nn.Module):
     """The training path. `seed=None` leaves the weights uninitialised, for a checkpoint to fill."""
 
     def __init__(
-        self, config: DecoderConfig, *, seed: int | None = 0, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        config: DecoderConfig,
+        *,
+        seed: int | None = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         self.config = config
-        self.keeps_activations = True  # for the backward pass; otherwise a layer computes its own again, for a third more time
+        # for the backward pass; otherwise a layer computes its own again, for a third more time
+        self.keeps_activations = True
         with torch.device(device or torch.get_default_device()):
             self.model = _Body(config)
-            self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = (
+                None
+                if config.tie_embeddings
+                else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            )
         self.to(dtype=dtype)
         if seed is not None:
             self.reset(seed)
@@ -55,22 +68,31 @@ class Decoder(nn.Module):
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def hidden(self, ids_N: Tensor, lengths_B: Sequence[int]) -> Tensor:
-        """The final normalised states `hidden_ND` of sequences laid end to end; lengths are at least 1 and sum to N."""
+        """The final normalised states `hidden_ND` of sequences laid end to end; lengths are at least 1 and
+        sum to N.
+        """
         return self.extend(ids_N, lengths_B)[0]
 
-    def extend(self, ids_N: Tensor, lengths_B: Sequence[int], onto: Sequence[Prefix] = ()) -> tuple[Tensor, Prefix]:
-        """As `hidden`, of sequences that each continue what `onto` holds; and what these tokens, of one sequence, are to later ones."""
+    def extend(
+        self, ids_N: Tensor, lengths_B: Sequence[int], onto: Sequence[Prefix] = ()
+    ) -> tuple[Tensor, Prefix]:
+        """As `hidden`, of sequences that each continue what `onto` holds; and what these tokens, of one
+        sequence, are to later ones.
+        """
         if sum(lengths_B) != ids_N.shape[0]:
             raise ValueError(f"lengths sum to {sum(lengths_B)}, but there are {ids_N.shape[0]} tokens")
         before = sum(len(prefix) for prefix in onto)
         if before + max(lengths_B, default=0) > self.config.max_position:
-            raise ValueError(f"a sequence of {before + max(lengths_B)} tokens: max_position is {self.config.max_position}")
+            raise ValueError(
+                f"a sequence of {before + max(lengths_B)} tokens: max_position is {self.config.max_position}"
+            )
         batches, order_N = by_length(lengths_B, ids_N.device)
         x_ND = scaled(self.model.embed_tokens(ids_N[order_N]), self.config)
         positions_N = torch.cat([batch.positions_N for batch in batches]) + before
         is_sliding = [index in self.config.sliding_layers for index in range(self.config.num_layers)]
         rotations = {
-            local: [table.to(x_ND.dtype) for table in rotary(positions_N, self.config, local=local)] for local in sorted(set(is_sliding))
+            local: [table.to(x_ND.dtype) for table in rotary(positions_N, self.config, local=local)]
+            for local in sorted(set(is_sliding))
         }
         run = _at_once if self.keeps_activations or not torch.is_grad_enabled() else _again
         keys, values = list[Tensor](), list[Tensor]()
@@ -79,7 +101,9 @@ class Decoder(nn.Module):
             keys.append(k_NKE)
             values.append(v_NKE)
         x_ND = self.model.norm(x_ND)
-        return torch.zeros_like(x_ND).index_copy(0, order_N, x_ND), Prefix(keys=tuple(keys), values=tuple(values))
+        return torch.zeros_like(x_ND).index_copy(0, order_N, x_ND), Prefix(
+            keys=tuple(keys), values=tuple(values)
+        )
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """`logits_NV` of the states given; a trainer passes only those it needs."""
@@ -90,11 +114,12 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def reset(self, seed: int) -> None:
-        """Draws every weight anew: normal, matrices at 1/sqrt(fan-in), embeddings at 0.05, projections back into the residual stream at
-        0.3 / sqrt(2 x layers) of that. The draw does not depend on the device.
+        """Draws every weight anew: normal, matrices at 1/sqrt(fan-in), embeddings at 0.05, projections back
+        into the residual stream at 0.3 / sqrt(2 x layers) of that. The draw does not depend on the device.
 
-        Each key matrix then becomes mostly that of its first query head, so that attention begins by looking for what is alike
-        (arXiv:2305.09828), and two heads begin as what a network must have before it can copy: an induction head (arXiv:2209.11895).
+        Each key matrix then becomes mostly that of its first query head, so that attention begins by looking
+        for what is alike (arXiv:2305.09828), and two heads begin as what a network must have before it can
+        copy: an induction head (arXiv:2209.11895).
         """
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
@@ -114,9 +139,10 @@ class Decoder(nn.Module):
     def _look_back(self, first: _Attention, second: _Attention, generator: torch.Generator) -> None:
         """Makes two heads that together say what followed a token when it last stood there.
 
-        All embeddings share a direction. From it the first head of the first layer makes a query and a key that agree best one position
-        apart, so each position is marked with the token before it. The first head of the second layer looks for the position that is
-        marked with the token at hand, and says what stands there, in the space of the embeddings.
+        All embeddings share a direction. From it the first head of the first layer makes a query and a key
+        that agree best one position apart, so each position is marked with the token before it. The first
+        head of the second layer looks for the position that is marked with the token at hand, and says what
+        stands there, in the space of the embeddings.
         """
         width, count = self.config.head_dim, self.config.hidden_size
         embeddings_VD = self.model.embed_tokens.weight
@@ -125,12 +151,20 @@ class Decoder(nn.Module):
             return (torch.randn(shape, generator=generator) * count**-0.5).to(embeddings_VD)
 
         shared_D = F.normalize(draw(count), dim=0)
-        embeddings_VD.sub_((embeddings_VD @ shared_D)[:, None] * shared_D).add_(shared_D * (_EMBEDDED * _SHARED * count**0.5))
+        embeddings_VD.sub_((embeddings_VD @ shared_D)[:, None] * shared_D).add_(
+            shared_D * (_EMBEDDED * _SHARED * count**0.5)
+        )
         said_ED, mark_DE, copy_ED = draw(width, count), draw(count, width), draw(width, count)
         angles = self.config.rope_theta ** (-2 * torch.arange(min(_SHARP, width // 2)) / width)
         halves = torch.zeros(2, 2, width // 2)  # of query and key
-        halves[0, 0, : len(angles)], halves[1, 0, : len(angles)], halves[1, 1, : len(angles)] = 1.0, angles.cos(), angles.sin()
-        for proj, row_E in zip((first.q_proj, first.k_proj), halves.flatten(1).to(embeddings_VD), strict=True):
+        halves[0, 0, : len(angles)], halves[1, 0, : len(angles)], halves[1, 1, : len(angles)] = (
+            1.0,
+            angles.cos(),
+            angles.sin(),
+        )
+        for proj, row_E in zip(
+            (first.q_proj, first.k_proj), halves.flatten(1).to(embeddings_VD), strict=True
+        ):
             proj.weight[:width].mul_(0.1).add_(torch.outer(row_E, shared_D))
         first.v_proj.weight[:width], first.o_proj.weight[:, :width] = said_ED * 0.5, mark_DE * 0.5
         second.q_proj.weight[:width], second.k_proj.weight[:width] = said_ED, mark_DE.T
@@ -143,10 +177,14 @@ def num_params(model: nn.Module) -> int:
 
 
 def scaled(embedded_ND: Tensor, config: DecoderConfig) -> Tensor:
-    """Embeddings as the first layer reads them; the factor is rounded to their precision, as the reference rounds it."""
+    """Embeddings as the first layer reads them; the factor is rounded to their precision, as the reference
+    rounds it.
+    """
     if not config.scale_embeddings:
         return embedded_ND
-    return embedded_ND * torch.tensor(config.hidden_size**0.5, dtype=embedded_ND.dtype, device=embedded_ND.device)
+    return embedded_ND * torch.tensor(
+        config.hidden_size**0.5, dtype=embedded_ND.dtype, device=embedded_ND.device
+    )
 
 
 def gate(x: Tensor, config: DecoderConfig) -> Tensor:
@@ -155,7 +193,9 @@ def gate(x: Tensor, config: DecoderConfig) -> Tensor:
 
 
 class _RMSNorm(nn.Module):
-    """Normalises in fp32 at least and scales in the input's type, as the reference does; with an offset, by 1 + weight in fp32."""
+    """Normalises in fp32 at least and scales in the input's type, as the reference does; with an offset, by 1
+    + weight in fp32.
+    """
 
     def __init__(self, width: int, config: DecoderConfig):
         super().__init__()
@@ -165,7 +205,11 @@ class _RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (normed * (1.0 + self.weight.to(wide.dtype))).to(x.dtype) if self.has_offset else self.weight * normed.to(x.dtype)
+        return (
+            (normed * (1.0 + self.weight.to(wide.dtype))).to(x.dtype)
+            if self.has_offset
+            else self.weight * normed.to(x.dtype)
+        )
 
 
 class _Attention(nn.Module):
@@ -173,8 +217,12 @@ class _Attention(nn.Module):
         super().__init__()
         self.config, self.window = config, window
         self.q_proj = nn.Linear(config.hidden_size, config.num_heads * config.head_dim, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(
+            config.hidden_size, config.num_kv_heads * config.head_dim, bias=config.qkv_bias
+        )
+        self.v_proj = nn.Linear(
+            config.hidden_size, config.num_kv_heads * config.head_dim, bias=config.qkv_bias
+        )
         self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.out_bias)
         if config.qk_norm:
             self.q_norm = _RMSNorm(config.head_dim, config)
@@ -187,16 +235,26 @@ class _Attention(nn.Module):
         keys.mul_(math.sqrt(1 - ALIKE**2)).add_(queries, alpha=ALIKE)
 
     def forward(
-        self, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, batches: Sequence[Ragged], past: tuple[Tensor, Tensor] | None
+        self,
+        x_ND: Tensor,
+        cos_NE: Tensor,
+        sin_NE: Tensor,
+        batches: Sequence[Ragged],
+        past: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         width = self.config.head_dim
-        q_NHE, k_NKE = self.q_proj(x_ND).view(-1, self.config.num_heads, width), self.k_proj(x_ND).view(-1, self.config.num_kv_heads, width)
+        q_NHE, k_NKE = (
+            self.q_proj(x_ND).view(-1, self.config.num_heads, width),
+            self.k_proj(x_ND).view(-1, self.config.num_kv_heads, width),
+        )
         if self.config.qk_norm:
             q_NHE, k_NKE = self.q_norm(q_NHE), self.k_norm(k_NKE)
         q_NHE, k_NKE = rotate(q_NHE, cos_NE, sin_NE), rotate(k_NKE, cos_NE, sin_NE)
         v_NKE = self.v_proj(x_ND).view_as(k_NKE)
         before, scale = 0 if past is None else past[0].shape[0], self.config.query_scale
-        if has_kernel(x_ND.device, before, batches, self.window) and (before or self.config.hidden_size >= _LEAN):
+        if has_kernel(x_ND.device, before, batches, self.window) and (
+            before or self.config.hidden_size >= _LEAN
+        ):
             mixed_NW = attend(q_NHE, k_NKE, v_NKE, past, batches, scale)
         elif past is not None:
             mixed_NW = attend_masked(q_NHE, k_NKE, v_NKE, past, batches, self.window, scale)
@@ -212,10 +270,18 @@ class _Attention(nn.Module):
         q_BHTE, k_BKTE, v_BKTE = heads_BHTE.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
         k_BHTE, v_BHTE = (t.repeat_interleave(num_heads // num_kv_heads, dim=1) for t in (k_BKTE, v_BKTE))
         if self.window is None or batch.longest <= self.window:
-            mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True, scale=self.config.query_scale)
+            mixed_BHTE = F.scaled_dot_product_attention(
+                q_BHTE, k_BHTE, v_BHTE, is_causal=True, scale=self.config.query_scale
+            )
         else:
-            sees_TT = packed_NW.new_ones(batch.longest, batch.longest, dtype=torch.bool).tril().triu(1 - self.window)
-            mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, attn_mask=sees_TT, scale=self.config.query_scale)
+            sees_TT = (
+                packed_NW.new_ones(batch.longest, batch.longest, dtype=torch.bool)
+                .tril()
+                .triu(1 - self.window)
+            )
+            mixed_BHTE = F.scaled_dot_product_attention(
+                q_BHTE, k_BHTE, v_BHTE, attn_mask=sees_TT, scale=self.config.query_scale
+            )
         return batch.unpad(mixed_BHTE.transpose(1, 2).flatten(2))
 
 
@@ -232,7 +298,9 @@ class _MLP(nn.Module):
 
 
 class _Gated(torch.autograd.Function):
-    """gate(x) times y, of which only x and y wait for the backward pass: a third less than autograd would keep of an MLP."""
+    """gate(x) times y, of which only x and y wait for the backward pass: a third less than autograd would
+    keep of an MLP.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, config: DecoderConfig) -> Tensor:
@@ -264,13 +332,22 @@ class _Layer(nn.Module):
             self.post_feedforward_layernorm = _RMSNorm(config.hidden_size, config)
 
     def forward(
-        self, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, batches: Sequence[Ragged], past: tuple[Tensor, Tensor] | None
+        self,
+        x_ND: Tensor,
+        cos_NE: Tensor,
+        sin_NE: Tensor,
+        batches: Sequence[Ragged],
+        past: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Its output, and the keys and values of its tokens."""
         mixed_ND, k_NKE, v_NKE = self.self_attn(self.input_layernorm(x_ND), cos_NE, sin_NE, batches, past)
         if self.is_sandwiched:  # the same name stands for another norm
             x_ND = x_ND + self.post_attention_layernorm(mixed_ND)
-            return x_ND + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_ND))), k_NKE, v_NKE
+            return (
+                x_ND + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_ND))),
+                k_NKE,
+                v_NKE,
+            )
         x_ND = x_ND + mixed_ND
         return x_ND + self.mlp(self.post_attention_layernorm(x_ND)), k_NKE, v_NKE
 
@@ -287,7 +364,9 @@ class _Body(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(_Layer(config, config.window(index)) for index in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            _Layer(config, config.window(index)) for index in range(config.num_layers)
+        )
         self.norm = _RMSNorm(config.hidden_size, config)
 
 

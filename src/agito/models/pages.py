@@ -1,5 +1,6 @@
-"""Memory of the compiled engine: room for weights, and pages of keys and values, of which rows that begin alike share what they have in
-common and none reserves what it does not use."""
+"""Memory of the compiled engine: room for weights, and pages of keys and values, of which rows that begin
+alike share what they have in common and none reserves what it does not use.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ _LINE = 64  # bytes
 
 
 class Room:
-    """Zeros, handed out from the front; in large pages where there are, so that reading all of it looks up few addresses."""
+    """Zeros, handed out from the front; in large pages where there are, so that reading all of it looks up
+    few addresses.
+    """
 
     def __init__(self, num_bytes: int) -> None:
         self._mapped = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -86,7 +89,9 @@ class Held(NamedTuple):
 
 
 class PageTable:
-    """Which pages each slot's positions lie in. A page that is full belongs to all who share it, and nobody writes to it again."""
+    """Which pages each slot's positions lie in. A page that is full belongs to all who share it, and nobody
+    writes to it again.
+    """
 
     def __init__(self, *, slots: int, context: int, num_bytes: int) -> None:
         """`num_bytes`: of a page."""

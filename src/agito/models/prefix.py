@@ -1,9 +1,11 @@
-"""Attention of sequences, which may continue one prefix whose keys and values have been computed once and for all of them.
+"""Attention of sequences, which may continue one prefix whose keys and values have been computed once and for
+all of them.
 
-Each token attends to the prefix and to its own sequence apart. What two softmaxes say is put together by their normalisers (online softmax,
-arXiv:2205.14135), and the gradient of each part needs only the common output and normaliser, as in ring attention (arXiv:2310.01889). So
-the prefix is never copied for a sequence, and its gradients come out summed. Where a sliding window ends within the prefix, or there is no
-kernel that tells its normaliser, every sequence is given a copy and a mask.
+Each token attends to the prefix and to its own sequence apart. What two softmaxes say is put together by
+their normalisers (online softmax, arXiv:2205.14135), and the gradient of each part needs only the common
+output and normaliser, as in ring attention (arXiv:2310.01889). So the prefix is never copied for a sequence,
+and its gradients come out summed. Where a sliding window ends within the prefix, or there is no kernel that
+tells its normaliser, every sequence is given a copy and a mask.
 
 Axes as in `network.py`; P tokens of the prefix.
 """
@@ -26,7 +28,9 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """What tokens of one sequence are to those after them: rotated keys, and values, of every layer; shape PKE."""
+    """What tokens of one sequence are to those after them: rotated keys, and values, of every layer; shape
+    PKE.
+    """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -39,7 +43,10 @@ class Prefix:
 
     def detached(self) -> Prefix:
         """Leaves of a graph of their own, which gather gradients where these would have."""
-        keys, values = ([t.detach().requires_grad_(t.requires_grad) for t in tensors] for tensors in (self.keys, self.values))
+        keys, values = (
+            [t.detach().requires_grad_(t.requires_grad) for t in tensors]
+            for tensors in (self.keys, self.values)
+        )
         return Prefix(keys=tuple(keys), values=tuple(values))
 
 
@@ -49,25 +56,43 @@ def joined(pieces: Sequence[Prefix], layer: int) -> tuple[Tensor, Tensor] | None
         return None
     if len(pieces) == 1:
         return pieces[0].keys[layer], pieces[0].values[layer]
-    return torch.cat([piece.keys[layer] for piece in pieces]), torch.cat([piece.values[layer] for piece in pieces])
+    return torch.cat([piece.keys[layer] for piece in pieces]), torch.cat(
+        [piece.values[layer] for piece in pieces]
+    )
 
 
 def has_kernel(device: torch.device, before: int, batches: Sequence[Ragged], window: int | None) -> bool:
     """Whether there is one that tells its normaliser, and every token sees all before it."""
-    return device.type == "cpu" and (window is None or before + max(batch.longest for batch in batches) <= window)
+    return device.type == "cpu" and (
+        window is None or before + max(batch.longest for batch in batches) <= window
+    )
 
 
 def attend(
-    q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, past: tuple[Tensor, Tensor] | None, batches: Sequence[Ragged], scale: float | None
+    q_NHE: Tensor,
+    k_NKE: Tensor,
+    v_NKE: Tensor,
+    past: tuple[Tensor, Tensor] | None,
+    batches: Sequence[Ragged],
+    scale: float | None,
 ) -> Tensor:
-    """What every token attends to in the prefix and in its own sequence, heads side by side, where `has_kernel`."""
-    return cast("Tensor", _Attend.apply(q_NHE, k_NKE, v_NKE, *(past or (None, None)), batches, scale)).flatten(1)
+    """What every token attends to in the prefix and in its own sequence, heads side by side, where
+    `has_kernel`.
+    """
+    return cast(
+        "Tensor", _Attend.apply(q_NHE, k_NKE, v_NKE, *(past or (None, None)), batches, scale)
+    ).flatten(1)
 
 
 def attend_masked(
-    q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, past: tuple[Tensor, Tensor], batches: Sequence[Ragged], window: int | None,
+    q_NHE: Tensor,
+    k_NKE: Tensor,
+    v_NKE: Tensor,
+    past: tuple[Tensor, Tensor],
+    batches: Sequence[Ragged],
+    window: int | None,
     scale: float | None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The same anywhere; `window` as in `DecoderConfig`."""
     sizes = [batch.num_tokens for batch in batches]
     rows = zip(batches, q_NHE.split(sizes), k_NKE.split(sizes), v_NKE.split(sizes), strict=True)
@@ -75,7 +100,13 @@ def attend_masked(
 
 
 def _masked(
-    batch: Ragged, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, past: tuple[Tensor, Tensor], window: int | None, scale: float | None
+    batch: Ragged,
+    q_NHE: Tensor,
+    k_NKE: Tensor,
+    v_NKE: Tensor,
+    past: tuple[Tensor, Tensor],
+    window: int | None,
+    scale: float | None,
 ) -> Tensor:
     if window is not None:
         first = max(0, past[0].shape[0] - window + 1)  # what the first token sees
@@ -83,10 +114,14 @@ def _masked(
     num_past, repeats = past[0].shape[0], q_NHE.shape[1] // k_NKE.shape[1]
     own = (_padded(batch, t_NKE) for t_NKE in (k_NKE, v_NKE))
     whole = (
-        torch.cat((before_PKE.transpose(0, 1).expand(batch.num_rows, -1, -1, -1), t_BKTE), dim=2).repeat_interleave(repeats, dim=1)
+        torch.cat(
+            (before_PKE.transpose(0, 1).expand(batch.num_rows, -1, -1, -1), t_BKTE), dim=2
+        ).repeat_interleave(repeats, dim=1)
         for before_PKE, t_BKTE in zip(past, own, strict=True)
     )
-    sees_TS = torch.ones(batch.longest, num_past + batch.longest, dtype=torch.bool, device=q_NHE.device).tril(num_past)
+    sees_TS = torch.ones(batch.longest, num_past + batch.longest, dtype=torch.bool, device=q_NHE.device).tril(
+        num_past
+    )
     if window is not None:
         sees_TS = sees_TS.triu(num_past + 1 - window)
     mixed_BHTE = F.scaled_dot_product_attention(_padded(batch, q_NHE), *whole, attn_mask=sees_TS, scale=scale)
@@ -96,19 +131,31 @@ def _masked(
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, past_k_PKE: Tensor | None, past_v_PKE: Tensor | None,
-        batches: Sequence[Ragged], scale: float | None,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        q_NHE: Tensor,
+        k_NKE: Tensor,
+        v_NKE: Tensor,
+        past_k_PKE: Tensor | None,
+        past_v_PKE: Tensor | None,
+        batches: Sequence[Ragged],
+        scale: float | None,
+    ) -> Tensor:
         own = [
             _flash(*(_padded(batch, t_NKE) for t_NKE in mine), is_causal=True, scale=scale)
             for batch, *mine in _pieces(batches, q_NHE, k_NKE, v_NKE)
         ]
-        out_NHE = torch.cat([_unpadded(batch, out_BHTE) for batch, (out_BHTE, _) in zip(batches, own, strict=True)])
-        norm_NH = torch.cat([batch.unpad(norm_BHT.transpose(1, 2)) for batch, (_, norm_BHT) in zip(batches, own, strict=True)])
+        out_NHE = torch.cat(
+            [_unpadded(batch, out_BHTE) for batch, (out_BHTE, _) in zip(batches, own, strict=True)]
+        )
+        norm_NH = torch.cat(
+            [batch.unpad(norm_BHT.transpose(1, 2)) for batch, (_, norm_BHT) in zip(batches, own, strict=True)]
+        )
         if past_k_PKE is not None and past_v_PKE is not None:
             before_1HNE, norm_1HN = _flash(*map(_heads_first, (q_NHE, past_k_PKE, past_v_PKE)), scale=scale)
             both_NH = torch.logaddexp(norm_1HN[0].T, norm_NH)
-            before_share, own_share = ((part_NH - both_NH).exp()[..., None] for part_NH in (norm_1HN[0].T, norm_NH))
+            before_share, own_share = (
+                (part_NH - both_NH).exp()[..., None] for part_NH in (norm_1HN[0].T, norm_NH)
+            )
             mixed_NHE = before_1HNE[0].transpose(0, 1) * before_share + out_NHE * own_share
             out_NHE, norm_NH = mixed_NHE.to(q_NHE.dtype), both_NH
         ctx.save_for_backward(q_NHE, k_NKE, v_NKE, past_k_PKE, past_v_PKE, out_NHE, norm_NH)

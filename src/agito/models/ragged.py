@@ -1,4 +1,6 @@
-"""Sequences of unequal length: laid end to end, and in padded batches of similar length. Axes as in `network.py`."""
+"""Sequences of unequal length: laid end to end, and in padded batches of similar length. Axes as in
+`network.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ SPREAD = 1.3  # longest over shortest sequence of a padded batch
 
 
 def by_length(lengths_B: Sequence[int], device: torch.device) -> tuple[list[Ragged], Tensor]:
-    """Padded batches of sequences of similar length, shortest first, and the token order in which they lie end to end."""
+    """Padded batches of sequences of similar length, shortest first, and the token order in which they lie
+    end to end.
+    """
     order = sorted(range(len(lengths_B)), key=lengths_B.__getitem__)
     first, batches = 0, list[Ragged]()
     for after in range(1, len(order) + 1):

@@ -1,4 +1,6 @@
-"""Rotary positions (arXiv:2104.09864), plain or stretched: linear, as Llama 3.1, YaRN (arXiv:2309.00071). Axes as in `network.py`."""
+"""Rotary positions (arXiv:2104.09864), plain or stretched: linear, as Llama 3.1, YaRN (arXiv:2309.00071).
+Axes as in `network.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,16 @@ from agito.models.config import DecoderConfig, RopeScaling
 
 
 def rotary(positions_N: Tensor, config: DecoderConfig, *, local: bool = False) -> tuple[Tensor, Tensor]:
-    """Cosine and sine tables in fp32, shape NE; halves of E are rotated against each other, and the sign is in the sine.
+    """Cosine and sine tables in fp32, shape NE; halves of E are rotated against each other, and the sign is
+    in the sine.
 
     `local`: those of sliding layers.
     """
     is_local = local and config.local_rope_theta is not None
     theta = config.local_rope_theta if is_local and config.local_rope_theta is not None else config.rope_theta
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions_N.device) / config.head_dim
+    exponents = (
+        torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions_N.device) / config.head_dim
+    )
     frequencies, amplitude = 1.0 / theta**exponents, 1.0
     if config.rope is not None and not is_local:
         frequencies, amplitude = _stretched(frequencies, theta, config.head_dim, config.rope)
@@ -56,4 +61,6 @@ def _stretched(frequencies: Tensor, theta: float, width: int, scaling: RopeScali
     steps = torch.arange(width // 2, dtype=torch.float32, device=frequencies.device)
     kept = 1 - ((steps - low) / (high - low or 0.001)).clamp(0, 1)
     factor = scaling.attention_factor
-    return slowed * (1 - kept) + frequencies * kept, 0.1 * math.log(scaling.factor) + 1.0 if factor is None else factor
+    return slowed * (1 - kept) + frequencies * kept, 0.1 * math.log(
+        scaling.factor
+    ) + 1.0 if factor is None else factor

@@ -12,24 +12,44 @@ from agito.config import Section
 class MonitorConfig(Section):
     """Who is looked at twice, and what follows.
 
-    `on_alarm`: `stop` ends the run with a checkpoint and learns nothing more; `quarantine` takes the weights back to the last checkpoint
-    before the rise and goes on from there, has every rewarded attempt judged by the environment's held-out validator from then on, and
-    gives what it contradicts the lowest reward; `watch` only records. `stop` is the default because
-    a validator is only as good as what it sees: where gold is asked about few attempts, or leans on the reward's own hole, what is left
-    in is the cheating that nobody noticed, and RL amplifies just that.
+    `on_alarm`: `stop` ends the run with a checkpoint and learns nothing more; `quarantine` takes the weights
+    back to the last checkpoint before the rise and goes on from there, has every rewarded attempt judged by
+    the environment's held-out validator from then on, and gives what it contradicts the lowest reward;
+    `watch` only records. `stop` is the default because a validator is only as good as what it sees: where
+    gold is asked about few attempts, or leans on the reward's own hole, what is left in is the cheating that
+    nobody noticed, and RL amplifies just that.
     """
 
-    penalty: float = Field(default=0.5, ge=0, description="What proof of cheating costs below the lowest reward, in ranges of the reward.")
-    void_limit: float = Field(default=0.01, gt=0, lt=0.25, description="Share of void tries above which nothing is learned from a cell.")
+    penalty: float = Field(
+        default=0.5,
+        ge=0,
+        description="What proof of cheating costs below the lowest reward, in ranges of the reward.",
+    )
+    void_limit: float = Field(
+        default=0.01,
+        gt=0,
+        lt=0.25,
+        description="Share of void tries above which nothing is learned from a cell.",
+    )
 
     gold_share: float = Field(
-        default=0.05, ge=0, le=1, description="Share of attempts that the held-out validator judges, beside the suspect ones."
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Share of attempts that the held-out validator judges, beside the suspect ones.",
     )
-    regrade_share: float = Field(default=0.02, ge=0, le=1, description="Share of attempts that are graded twice, with the same seed.")
-    limit: float = Field(default=0.02, gt=0, lt=0.25, description="Estimated hack rate above which the alarm is raised.")
-    gap: float = Field(default=0.5, gt=0, description="Reward less gold from which an attempt counts as a hack.")
+    regrade_share: float = Field(
+        default=0.02, ge=0, le=1, description="Share of attempts that are graded twice, with the same seed."
+    )
+    limit: float = Field(
+        default=0.02, gt=0, lt=0.25, description="Estimated hack rate above which the alarm is raised."
+    )
+    gap: float = Field(
+        default=0.5, gt=0, description="Reward less gold from which an attempt counts as a hack."
+    )
     on_alarm: Literal["stop", "quarantine", "watch"] = Field(
         default="stop",
-        description="`stop`: end the run with a checkpoint. `quarantine`: go back to before the rise, and have every rewarded attempt "
+        description="`stop`: end the run with a checkpoint. `quarantine`: go back to before the rise, and "
+        "have every rewarded attempt "
         "judged from then on. `watch`: only record.",
     )

@@ -1,10 +1,11 @@
 """The hack rate, estimated from the attempts that gold has judged, and whether it has risen.
 
-An attempt that gold contradicts, and that it was asked about with chance p, stands for 1/p attempts (Horvitz and Thompson, 1952). The
-detector is a CUSUM that bets against "the rate is at most half the limit": after each attempt its capital becomes
-max(capital, 1) · (1 + λ (x − limit/2)), where x is the attempt's weight if it was a hack and else 0. Whatever the sampling and the order,
-the mean time to a false alarm is at least `PATIENCE` attempts while the rate is at most half the limit (e-detectors, arXiv:2203.03532);
-against a steady rate the capital grows from about the limit on.
+An attempt that gold contradicts, and that it was asked about with chance p, stands for 1/p attempts (Horvitz
+and Thompson, 1952). The detector is a CUSUM that bets against "the rate is at most half the limit": after
+each attempt its capital becomes max(capital, 1) · (1 + λ (x − limit/2)), where x is the attempt's weight if
+it was a hack and else 0. Whatever the sampling and the order, the mean time to a false alarm is at least
+`PATIENCE` attempts while the rate is at most half the limit (e-detectors, arXiv:2203.03532); against a steady
+rate the capital grows from about the limit on.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ _ODDS = 2.5  # the stake: a hack that stands for itself multiplies the capital b
 
 
 class HackRate:
-    """Feed it every scored attempt, in an order that is a function of content. `share`: chance with which an unsuspected one is judged."""
+    """Feed it every scored attempt, in an order that is a function of content. `share`: chance with which an
+    unsuspected one is judged.
+    """
 
     def __init__(self, *, limit: float, share: float) -> None:
         self.limit = limit
         self.num_attempts = 0
         self.weight = 0.0  # estimated number of hacks so far
         self._recent = deque[float](maxlen=WINDOW)
-        # One stake suits hacks that are found by chance, each worth 1/share, the other those that are always found.
-        # No stake may lose more than all where a high rate is allowed.
+        # One stake suits hacks that are found by chance, each worth 1/share, the other those that are always
+        # found. No stake may lose more than all where a high rate is allowed.
         weights = (1.0, 1 / share) if share else (1.0,)
         self._stakes = sorted({min(_ODDS / (weight - limit / 2), 1 / limit) for weight in weights})
         self._capital = [0.0] * len(self._stakes)  # log, one a stake
@@ -50,7 +53,9 @@ class HackRate:
     @property
     def evidence(self) -> float:
         """Log of the capital; the alarm is at log `PATIENCE`."""
-        return math.log(sum(math.exp(min(max(each, 0.0), 600.0)) for each in self._capital) / len(self._capital))
+        return math.log(
+            sum(math.exp(min(max(each, 0.0), 600.0)) for each in self._capital) / len(self._capital)
+        )
 
     @property
     def ratio(self) -> float:
@@ -65,14 +70,21 @@ class HackRate:
 
     def to_json(self) -> dict[str, Json]:
         return {
-            "num_attempts": self.num_attempts, "weight": self.weight, "recent": list(self._recent), "capital": list(self._capital),
+            "num_attempts": self.num_attempts,
+            "weight": self.weight,
+            "recent": list(self._recent),
+            "capital": list(self._capital),
             "since": self.since,
-        }  # fmt: skip
+        }
 
     def restore(self, data: dict[str, Json]) -> None:
         recent, capital = data["recent"], data["capital"]
         assert isinstance(recent, list) and isinstance(capital, list)
-        self.num_attempts, self.weight, self.since = int(str(data["num_attempts"])), float(str(data["weight"])), int(str(data["since"]))
+        self.num_attempts, self.weight, self.since = (
+            int(str(data["num_attempts"])),
+            float(str(data["weight"])),
+            int(str(data["since"])),
+        )
         self._recent.extend(float(str(each)) for each in recent)
         if len(capital) == len(self._stakes):  # else the recipe's share was changed: the bets begin anew
             self._capital = [float(str(each)) for each in capital]

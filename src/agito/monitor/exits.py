@@ -1,7 +1,9 @@
-"""Ways out of an episode: how often attempts end void, with proof of cheating, or by a report, beside what scripts do.
+"""Ways out of an episode: how often attempts end void, with proof of cheating, or by a report, beside what
+scripts do.
 
-A policy that learns to leave when it is about to fail shows here first: its rate leaves that of the scripts. Voids are counted by cell
-too, tries that were repeated included, because a cell whose episodes often fail teaches who is left, not what works.
+A policy that learns to leave when it is about to fail shows here first: its rate leaves that of the scripts.
+Voids are counted by cell too, tries that were repeated included, because a cell whose episodes often fail
+teaches who is left, not what works.
 """
 
 from __future__ import annotations
@@ -53,10 +55,14 @@ class ExitRates:
         return max((detector.since for detector in self._detectors.values()), default=0)
 
     def allowed(self, way: Exit) -> float:
-        """The rate that is still like the scripts': three standard errors above theirs, and at least the limit of voids."""
+        """The rate that is still like the scripts': three standard errors above theirs, and at least the
+        limit of voids.
+        """
         num = self._scripts["tries" if way == "void" else "scored"]
         rate = (self._scripts[way] + 1) / (num + 2)
-        return min(max(rate + 3 * math.sqrt(rate * (1 - rate) / (num + 2)) if num else 0.0, self._void_limit), 0.45)
+        return min(
+            max(rate + 3 * math.sqrt(rate * (1 - rate) / (num + 2)) if num else 0.0, self._void_limit), 0.45
+        )
 
     def ratio(self, way: Exit, *, of_scripts: bool = False) -> float:
         """NaN before there is any."""
@@ -69,28 +75,44 @@ class ExitRates:
         recent = self._detectors[way].ratio if way in self._detectors else math.nan
         scripts = self.ratio(way, of_scripts=True)
         beside = f", {scripts:.1%} of the scripts' did" if math.isfinite(scripts) else ""
-        return f"{recent:.1%} of the policy's last attempts {_WORDS[way]}{beside}: it may have found a way out"
+        return (
+            f"{recent:.1%} of the policy's last attempts {_WORDS[way]}{beside}: it may have found a way out"
+        )
 
     @property
     def stopped(self) -> dict[str, tuple[int, int]]:
         """Cells from which nothing is learned until somebody has looked: voids and tries."""
         return {
-            cell: (voids, tries) for cell, (tries, voids) in self._by_cell.items() if voids >= _FEW and voids > self._void_limit * tries
+            cell: (voids, tries)
+            for cell, (tries, voids) in self._by_cell.items()
+            if voids >= _FEW and voids > self._void_limit * tries
         }
 
     def to_json(self) -> dict[str, Json]:
         return {
-            "scripts": dict(self._scripts), "policy": dict(self._policy),
+            "scripts": dict(self._scripts),
+            "policy": dict(self._policy),
             "cells": {name: list(pair) for name, pair in self._by_cell.items()},
             "detectors": {way: detector.to_json() for way, detector in self._detectors.items()},
-        }  # fmt: skip
+        }
 
     def restore(self, data: Mapping[str, Json]) -> None:
         """What `to_json` gave. Raises `AssertionError`, `KeyError` or `ValueError` for anything else."""
-        scripts, policy, cells, detectors = (data[name] for name in ("scripts", "policy", "cells", "detectors"))
-        assert isinstance(scripts, dict) and isinstance(policy, dict) and isinstance(cells, dict) and isinstance(detectors, dict)
-        self._scripts, self._policy = (Counter({name: int(str(num)) for name, num in each.items()}) for each in (scripts, policy))
-        self._by_cell = {name: [int(str(each)) for each in pair] for name, pair in cells.items() if isinstance(pair, list)}
+        scripts, policy, cells, detectors = (
+            data[name] for name in ("scripts", "policy", "cells", "detectors")
+        )
+        assert (
+            isinstance(scripts, dict)
+            and isinstance(policy, dict)
+            and isinstance(cells, dict)
+            and isinstance(detectors, dict)
+        )
+        self._scripts, self._policy = (
+            Counter({name: int(str(num)) for name, num in each.items()}) for each in (scripts, policy)
+        )
+        self._by_cell = {
+            name: [int(str(each)) for each in pair] for name, pair in cells.items() if isinstance(pair, list)
+        }
         self._detectors = {}
         for way in EXITS if detectors else ():
             state = detectors[way]

@@ -1,7 +1,8 @@
-"""Which attempts are looked at twice, what is kept from the gradient, and when an environment is no longer to be trusted.
+"""Which attempts are looked at twice, what is kept from the gradient, and when an environment is no longer to
+be trusted.
 
-Everything drawn is keyed by (seed, attempt), and what changes with experience changes between steps only, so that the attempts of a step
-are the same in whatever order they end.
+Everything drawn is keyed by (seed, attempt), and what changes with experience changes between steps only, so
+that the attempts of a step are the same in whatever order they end.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ _MOST_SHAPES = 4096  # known ways of using tools; past that, a new one is no new
 class Monitor:
     """One environment's, for one run. `has_gold`: whether the environment offers a held-out validator."""
 
-    def __init__(self, config: MonitorConfig, *, seed: int, has_gold: bool, reward_range: tuple[float, float] = (0.0, 1.0)) -> None:
+    def __init__(
+        self,
+        config: MonitorConfig,
+        *,
+        seed: int,
+        has_gold: bool,
+        reward_range: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
         self.config, self._seed, self.has_gold = config, seed, has_gold
         self.floor, high = reward_range
         self.penalty = config.penalty * (high - self.floor)  # below the floor
@@ -69,10 +77,15 @@ class Monitor:
     def is_contradicted(self, attempt: Attempt) -> bool:
         """Whether gold says that a reward was not earned."""
         gold = attempt.gold
-        return gold is not None and attempt.is_scored and attempt.verdict.reward - gold.reward >= self.config.gap  # False when void
+        # False when void
+        return (
+            gold is not None and attempt.is_scored and attempt.verdict.reward - gold.reward >= self.config.gap
+        )
 
     def disbelieved(self, attempt: Attempt) -> Attempt:
-        """The attempt at the lowest reward if gold contradicts it and the alarm has been raised. Leaving it out would be a way out."""
+        """The attempt at the lowest reward if gold contradicts it and the alarm has been raised. Leaving it
+        out would be a way out.
+        """
         if not self.masks or attempt.penalty or not self.is_contradicted(attempt):
             return attempt
         assert attempt.gold is not None
@@ -84,7 +97,9 @@ class Monitor:
         return group.task.cell not in self.exits.stopped
 
     def update(self, step: int, groups: Sequence[Group]) -> tuple[tuple[Group, ...], dict[str, float]]:
-        """The groups of a step before its gradient: what may be learned from, and metrics. May raise the alarm."""
+        """The groups of a step before its gradient: what may be learned from, and metrics. May raise the
+        alarm.
+        """
         attempts, before = [attempt for group in groups for attempt in group.attempts], self.rate.weight
         way: Exit | None = None
         for attempt in attempts:
@@ -93,8 +108,14 @@ class Monitor:
             way = self.exits.add(attempt) or way
             self.rise_step = step if max(self.rate.since, self.exits.since) <= 1 else self.rise_step
         if self.alarm_step is None and (self.rate.is_high or way):
-            self.alarm_step, self.why = step, self._hacks() if self.rate.is_high or way is None else self.exits.said(way)
-        kept = tuple(replace(group, attempts=tuple(self.disbelieved(attempt) for attempt in group.attempts)) for group in groups)
+            self.alarm_step, self.why = (
+                step,
+                self._hacks() if self.rate.is_high or way is None else self.exits.said(way),
+            )
+        kept = tuple(
+            replace(group, attempts=tuple(self.disbelieved(attempt) for attempt in group.attempts))
+            for group in groups
+        )
         self.add_known(attempts)
         metrics = {"monitor/hacks_num": self.rate.weight - before}
         return kept, metrics | self._metrics([attempt for group in kept for attempt in group.attempts])
@@ -131,7 +152,11 @@ class Monitor:
 
     def _metrics(self, attempts: Sequence[Attempt]) -> dict[str, float]:
         scored = [attempt for attempt in attempts if attempt.is_scored]
-        judged = [attempt for attempt in scored if attempt.gold is not None and attempt.gold.reward == attempt.gold.reward]
+        judged = [
+            attempt
+            for attempt in scored
+            if attempt.gold is not None and attempt.gold.reward == attempt.gold.reward
+        ]
         counts = {
             "quarantined": sum(attempt.penalty is not None for attempt in scored),
             "reported": sum(is_report(attempt.trajectory) for attempt in scored),
@@ -144,8 +169,18 @@ class Monitor:
         metrics["monitor/canary_touch_ratio"] = touched / max(len(scored), 1)
         if judged:
             weights = sum(1 / attempt.gold_chance for attempt in judged)
-            gold = sum(attempt.gold.reward / attempt.gold_chance for attempt in judged if attempt.gold is not None) / weights
-            metrics |= {"monitor/gold_mean": gold, "monitor/gap_mean": mean(attempt.verdict.reward for attempt in scored) - gold}
+            gold = (
+                sum(
+                    attempt.gold.reward / attempt.gold_chance
+                    for attempt in judged
+                    if attempt.gold is not None
+                )
+                / weights
+            )
+            metrics |= {
+                "monitor/gold_mean": gold,
+                "monitor/gap_mean": mean(attempt.verdict.reward for attempt in scored) - gold,
+            }
         if self._counts["gold"] or self.rate.weight:
             metrics |= {"monitor/hack_ratio": self.rate.ratio, "monitor/evidence_nats": self.rate.evidence}
         metrics["monitor/alarm"] = float(self.alarm_step is not None)
@@ -162,9 +197,15 @@ class Monitor:
             "why": self.why,
             "rolled_back_to": self.rolled_back_to,
             "penalty": self.config.penalty,
-            "stopped_cells": {cell: f"{voids} of {tries} tries void" for cell, (voids, tries) in self.exits.stopped.items()},
+            "stopped_cells": {
+                cell: f"{voids} of {tries} tries void" for cell, (voids, tries) in self.exits.stopped.items()
+            },
             "exits": {
-                way: {"policy": _known(self.exits.ratio(way)), "scripts": _known(self.exits.ratio(way, of_scripts=True))} for way in EXITS
+                way: {
+                    "policy": _known(self.exits.ratio(way)),
+                    "scripts": _known(self.exits.ratio(way, of_scripts=True)),
+                }
+                for way in EXITS
             },
             "hack_ratio": min(1.0, self.rate.weight / num) if has_looked else None,
             **{f"num_{name}": self._counts[name] for name in ("gold", "suspect", "quarantined", "reported")},
@@ -172,26 +213,43 @@ class Monitor:
 
     def to_json(self) -> dict[str, Json]:
         return {
-            "rate": self.rate.to_json(), "alarm_step": self.alarm_step, "rise_step": self.rise_step,
-            "rolled_back_to": self.rolled_back_to, "why": self.why, "exits": self.exits.to_json(),
-            "known": list(self._known), "counts": dict(self._counts),
-        }  # fmt: skip
+            "rate": self.rate.to_json(),
+            "alarm_step": self.alarm_step,
+            "rise_step": self.rise_step,
+            "rolled_back_to": self.rolled_back_to,
+            "why": self.why,
+            "exits": self.exits.to_json(),
+            "known": list(self._known),
+            "counts": dict(self._counts),
+        }
 
     def restore(self, data: Json) -> None:
         """What `to_json` gave, at a checkpoint. Raises `CorruptCheckpoint`."""
         try:
             assert isinstance(data, dict)
-            rate, step, known, counts, exits = (data[name] for name in ("rate", "alarm_step", "known", "counts", "exits"))
-            assert isinstance(rate, dict) and isinstance(known, list) and isinstance(counts, dict) and isinstance(exits, dict)
+            rate, step, known, counts, exits = (
+                data[name] for name in ("rate", "alarm_step", "known", "counts", "exits")
+            )
+            assert (
+                isinstance(rate, dict)
+                and isinstance(known, list)
+                and isinstance(counts, dict)
+                and isinstance(exits, dict)
+            )
             self.exits.restore(exits)
             self.why = str(data["why"])
             self.rate.restore(rate)
-            self.alarm_step, self.rise_step = None if step is None else int(str(step)), int(str(data["rise_step"]))
+            self.alarm_step, self.rise_step = (
+                None if step is None else int(str(step)),
+                int(str(data["rise_step"])),
+            )
             self.rolled_back_to = None if data["rolled_back_to"] is None else int(str(data["rolled_back_to"]))
             self._known = dict.fromkeys(map(str, known))
             self._counts = Counter({name: int(str(count)) for name, count in counts.items()})
         except (AssertionError, KeyError, ValueError) as error:
-            raise CorruptCheckpoint(f"the monitor's state cannot be read ({error!r}); was another version of Agito here?") from error
+            raise CorruptCheckpoint(
+                f"the monitor's state cannot be read ({error!r}); was another version of Agito here?"
+            ) from error
 
 
 def _known(ratio: float) -> float | None:

@@ -1,4 +1,6 @@
-"""How long things take on this machine: the decoupled loop, real engine and real trainer, on a world that does nothing but wait."""
+"""How long things take on this machine: the decoupled loop, real engine and real trainer, on a world that
+does nothing but wait.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from agito.planning.simulate import Latencies
-from agito.protocols import Environment
+from agito.protocols import MAIN, Environment
 from agito.recipe import Recipe
 from agito.render import learn
 from agito.runtime.roles import Sampler
@@ -54,25 +56,41 @@ class Observed:
     def train_s(self) -> float:
         return statistics.fmean(step.metrics["time/train_s"] for step in self.steps)
 
-    def latencies(self, *, turns: int, turn_tokens: int, quantum: int, tool_median_s: float, tool_p99_s: float) -> Latencies:
+    def latencies(
+        self, *, turns: int, turn_tokens: int, quantum: int, tool_median_s: float, tool_p99_s: float
+    ) -> Latencies:
         """For a simulation; the costs of an exchange by least squares."""
         costs = [(1.0, float(exchange.rows), float(exchange.extended)) for exchange in self.exchanges]
-        fit, *_ = np.linalg.lstsq(np.array(costs), np.array([exchange.wall_s for exchange in self.exchanges]), rcond=None)
+        fit, *_ = np.linalg.lstsq(
+            np.array(costs), np.array([exchange.wall_s for exchange in self.exchanges]), rcond=None
+        )
         each_s, row_s, token_s = (max(float(value), 0.0) for value in fit)
         groups = [group for step in self.steps for group in step.groups]
-        lengths = [len(attempt.trajectory.segments[0].tokens.ids) for group in groups for attempt in group.attempts]
+        lengths = [
+            len(attempt.trajectory.segments[0].tokens.ids) for group in groups for attempt in group.attempts
+        ]
         return Latencies(
-            exchange_s=each_s, row_s=row_s, token_s=token_s, train_s=self.train_s, turns=turns, turn_tokens=turn_tokens, quantum=quantum,
-            observed_tokens=max(round(statistics.fmean(lengths) / turns - turn_tokens), 1), tool_median_s=tool_median_s,
-            tool_p99_s=tool_p99_s, even=sum(not group.is_mixed for group in groups) / len(groups),
-        )  # fmt: skip
+            exchange_s=each_s,
+            row_s=row_s,
+            token_s=token_s,
+            train_s=self.train_s,
+            turns=turns,
+            turn_tokens=turn_tokens,
+            quantum=quantum,
+            observed_tokens=max(round(statistics.fmean(lengths) / turns - turn_tokens), 1),
+            tool_median_s=tool_median_s,
+            tool_p99_s=tool_p99_s,
+            even=sum(not group.is_mixed for group in groups) / len(groups),
+        )
 
 
 async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Observed:
-    """Runs `steps` steps of the recipe's overlapped loop from random weights, after two that are not counted. Raises `WorkerDied`."""
+    """Runs `steps` steps of the recipe's overlapped loop from random weights, after two that are not counted.
+    Raises `WorkerDied`.
+    """
     run_context = RunContext(recipe, environment)
     words = ["relay " + " ".join(f"word{number}" for number in range(7))] * 20
-    run_context.use_vocabulary(learn(words, size=recipe.model.vocab_size))
+    run_context.policies.use_vocabulary(learn(words, size=recipe.model.vocab_size))
     exchanges, found, versions = list[Exchange](), list[Step](), itertools.count(1)
 
     async def on_step(step: Step, position: pipeline.Position) -> None:
@@ -82,13 +100,21 @@ async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Ob
         run_context.recipe = recipe.model_copy(update={"rl": recipe.rl.model_copy(update={"steps": num})})
         began = time.monotonic()
         curriculum, position = Curriculum(len(run_context.cells)), pipeline.Position()
-        await pipeline.train(run_context, curriculum, start=0, position=position, on_step=on_step, new_version=lambda: next(versions))
+        await pipeline.train(
+            run_context,
+            curriculum,
+            start=0,
+            position=position,
+            on_step=on_step,
+            new_version=lambda: next(versions),
+        )
         return time.monotonic() - began
 
     try:
-        await run_context.open_policy()
-        samplers = tuple(_Timed(sampler, exchanges) for sampler in run_context.policy.samplers)
-        run_context.policy = replace(run_context.policy, samplers=samplers)
+        policies = run_context.policies
+        await policies.open()
+        timed = tuple(_Timed(sampler, exchanges) for sampler in policies.main.samplers)
+        policies.learn(MAIN, replace(policies.main, samplers=timed))
         await train(_WARM_STEPS)
         found.clear()
         exchanges.clear()
@@ -96,14 +122,16 @@ async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Ob
         wall_s = await train(steps)
         cpu_s = _cpu_s() - before_s
     finally:
-        if run_context.pool is not None:
-            await run_context.pool.aclose()
+        await run_context.policies.aclose()
     return Observed(steps=tuple(found), exchanges=tuple(exchanges), wall_s=wall_s, cpu_s=cpu_s)
 
 
-async def calibrate(recipe: Recipe, *, turns: int, turn_tokens: int, words: int, tool_median_s: float, tool_p99_s: float) -> Latencies:
-    """Latencies of the recipe's own sizes on this machine: roles taking turns, and at the same time, for how they slow each other down. The
-    tools' are as given. Raises `WorkerDied`."""
+async def calibrate(
+    recipe: Recipe, *, turns: int, turn_tokens: int, words: int, tool_median_s: float, tool_p99_s: float
+) -> Latencies:
+    """Latencies of the recipe's own sizes on this machine: roles taking turns, and at the same time, for how
+    they slow each other down. The tools' are as given. Raises `WorkerDied`.
+    """
 
     async def seen(staleness: int, steps: int) -> Observed:
         section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
@@ -113,14 +141,20 @@ async def calibrate(recipe: Recipe, *, turns: int, turn_tokens: int, words: int,
 
     alone, together = await seen(0, 4), await seen(2, 8)
     latencies = alone.latencies(
-        turns=turns, turn_tokens=turn_tokens, quantum=recipe.compute.quantum, tool_median_s=tool_median_s, tool_p99_s=tool_p99_s
+        turns=turns,
+        turn_tokens=turn_tokens,
+        quantum=recipe.compute.quantum,
+        tool_median_s=tool_median_s,
+        tool_p99_s=tool_p99_s,
     )
     return replace(latencies, crowding=crowding(alone, together))
 
 
 def crowding(alone: Observed, together: Observed) -> float:
-    """c of T_alone = T (1 - b) + T b / c: a batch that takes T while an engine is at work for the share b of it is slowed by the factor c.
-    b is taken of whole steps; those in which hardly an engine was at work are left out."""
+    """c of T_alone = T (1 - b) + T b / c: a batch that takes T while an engine is at work for the share b of
+    it is slowed by the factor c. b is taken of whole steps; those in which hardly an engine was at work are
+    left out.
+    """
     crowded = [step.metrics for step in together.steps if step.metrics["engine/busy_ratio"] > 0.2]
     if not crowded:
         return 1.0
@@ -136,11 +170,16 @@ class _Timed:
         self._sampler, self._exchanges, self._live = sampler, exchanges, 0
 
     async def advance(self, exchange: EngineRequest) -> EngineResponse:
-        rows, extended = self._live + len(exchange.requests), sum(len(request.request.extend) for request in exchange.requests)
+        rows, extended = (
+            self._live + len(exchange.requests),
+            sum(len(request.request.extend) for request in exchange.requests),
+        )
         began = time.monotonic()
         answer = await self._sampler.advance(exchange)
         self._live = answer.live
-        self._exchanges.append(Exchange(rows=rows, extended=extended, busy_s=answer.busy_s, wall_s=time.monotonic() - began))
+        self._exchanges.append(
+            Exchange(rows=rows, extended=extended, busy_s=answer.busy_s, wall_s=time.monotonic() - began)
+        )
         return answer
 
     async def pull(self, version: int, *, keep_rows: bool) -> float:

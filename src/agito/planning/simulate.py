@@ -1,8 +1,9 @@
-"""What a recipe will do with its time, foreseen: a simulation of the decoupled loop on the scheduler's own code.
+"""What a recipe will do with its time, foreseen: a simulation of the decoupled loop on the scheduler's own
+code.
 
-Episodes, engines and the trainer are queues with measured latencies. `AsyncScheduler` itself decides what starts and what is trained on
-when; `sampling.balance.Balance` decides on which engine. Roles that compete for cores and memory are one measured factor: how much slower
-an engine or the trainer is while the other works.
+Episodes, engines and the trainer are queues with measured latencies. `AsyncScheduler` itself decides what
+starts and what is trained on when; `sampling.balance.Balance` decides on which engine. Roles that compete for
+cores and memory are one measured factor: how much slower an engine or the trainer is while the other works.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from agito.types import AttemptId
 class Latencies:
     """Seconds. A turn: `turn_tokens` are sampled, then the tool runs, then `observed_tokens` are read.
 
-    An engine's exchange of `quantum` decode steps takes `exchange_s` + rows x `row_s` + extended tokens x `token_s`.
+    An engine's exchange of `quantum` decode steps takes `exchange_s` + rows x `row_s` + extended tokens x
+    `token_s`.
     """
 
     exchange_s: float
@@ -31,7 +33,8 @@ class Latencies:
     token_s: float
     train_s: float  # a batch, its publication by the trainer included
     take_s: float = 0.0  # an engine stands still for new weights
-    crowding: float = 1.0  # how many times as long an exchange, or a batch, takes while the trainer, or an engine, is at work too
+    # how many times as long an exchange, or a batch, takes while the trainer, or an engine, is at work too
+    crowding: float = 1.0
     turns: int = 6
     turn_tokens: int = 16
     observed_tokens: int = 16
@@ -44,7 +47,9 @@ class Latencies:
     def tool_s(self, rng: random.Random) -> float:
         if self.tool_p99_s <= self.tool_median_s:
             return self.tool_median_s
-        drawn_s = self.tool_median_s * math.exp(math.log(self.tool_p99_s / self.tool_median_s) / 2.3263 * rng.gauss())
+        drawn_s = self.tool_median_s * math.exp(
+            math.log(self.tool_p99_s / self.tool_median_s) / 2.3263 * rng.gauss()
+        )
         return min(drawn_s, self.tool_most_s) if self.tool_most_s else drawn_s
 
 
@@ -86,13 +91,24 @@ class _Taken:
 
 
 class Simulation:
-    """One run. A pure function of its arguments. `wait_s`: how long the tool takes for an attempt's call, counted from 0; else drawn."""
+    """One run. A pure function of its arguments. `wait_s`: how long the tool takes for an attempt's call,
+    counted from 0; else drawn.
+    """
 
     def __init__(
-        self, rules: FlowRules, latencies: Latencies, *, engines: int = 1, seed: int = 0,
+        self,
+        rules: FlowRules,
+        latencies: Latencies,
+        *,
+        engines: int = 1,
+        seed: int = 0,
         wait_s: Callable[[AttemptId, int], float] | None = None,
-    ) -> None:  # fmt: skip
-        self._flow, self._latencies, self._rng = AsyncScheduler(rules), latencies, random.Random(f"plan/{seed}")
+    ) -> None:
+        self._flow, self._latencies, self._rng = (
+            AsyncScheduler(rules),
+            latencies,
+            random.Random(f"plan/{seed}"),
+        )
         self._rules = rules
         self._wait_s = wait_s or self._drawn_s
         self._engines = [_Engine() for _ in range(engines)]
@@ -107,7 +123,8 @@ class Simulation:
         self._to_take = 0  # engines that have not taken the newest version
         self._held: Batch | None = None  # trained, and offered once every engine has taken the version before
         self._batch: Batch | None = None  # being trained on
-        self._left_s, self._since, self._pace, self._turn = 0.0, 0.0, 1.0, 0  # of its training; `_turn` counts forecasts of its end
+        # of its training; `_turn` counts forecasts of its end
+        self._left_s, self._since, self._pace, self._turn = 0.0, 0.0, 1.0, 0
         self._spent = {"starved": 0.0, "training": 0.0, "gated": 0.0}
         self._ages: list[int] = []
         self._busy_s, self._most_live = 0.0, 0
@@ -116,17 +133,25 @@ class Simulation:
         flow = self._flow
         while not (flow.is_done and flow.is_published):
             self._decide()
-            before, state = self._now, "gated" if flow.is_gated else "training" if flow.is_training else "starved"
+            before, state = (
+                self._now,
+                "gated" if flow.is_gated else "training" if flow.is_training else "starved",
+            )
             assert self._events, "nothing more will happen"
             self._now, _, kind, what = heapq.heappop(self._events)
             self._spent[state] += self._now - before
             getattr(self, f"_{kind}")(what)
         wall_s = self._now
         return Foreseen(
-            wall_s=wall_s, step_s=wall_s / self._rules.batches, trainer_idle=1 - self._spent["training"] / wall_s,
-            gate_wait=self._spent["gated"] / wall_s, engine_busy=self._busy_s / wall_s / len(self._engines),
-            age_mean=sum(self._ages) / max(len(self._ages), 1), age_max=max(self._ages, default=0), most_live=self._most_live,
-        )  # fmt: skip
+            wall_s=wall_s,
+            step_s=wall_s / self._rules.batches,
+            trainer_idle=1 - self._spent["training"] / wall_s,
+            gate_wait=self._spent["gated"] / wall_s,
+            engine_busy=self._busy_s / wall_s / len(self._engines),
+            age_mean=sum(self._ages) / max(len(self._ages), 1),
+            age_max=max(self._ages, default=0),
+            most_live=self._most_live,
+        )
 
     def _decide(self) -> None:
         flow = self._flow
@@ -149,7 +174,9 @@ class Simulation:
     def _forecast(self) -> None:
         """When the trainer will be done, as long as the engines go on as they do now."""
         self._since, self._turn = self._now, self._turn + 1
-        self._pace = 1 / self._latencies.crowding if any(engine.is_running for engine in self._engines) else 1.0
+        self._pace = (
+            1 / self._latencies.crowding if any(engine.is_running for engine in self._engines) else 1.0
+        )
         self._later(self._left_s / self._pace, "done", self._turn)
 
     def _engines_changed(self) -> None:
@@ -205,8 +232,12 @@ class Simulation:
         if row.turns < self._latencies.turns:
             self._ask(row)
         else:
-            self._balance.ended(row.attempt, row.turns * (self._latencies.turn_tokens + self._latencies.observed_tokens))
-            self._flow.finished(row.attempt, float(not self._even[row.attempt.group] and row.attempt.slot % 2))
+            self._balance.ended(
+                row.attempt, row.turns * (self._latencies.turn_tokens + self._latencies.observed_tokens)
+            )
+            self._flow.finished(
+                row.attempt, float(not self._even[row.attempt.group] and row.attempt.slot % 2)
+            )
 
     def _drawn_s(self, attempt: AttemptId, call: int) -> float:
         del attempt, call

@@ -1,7 +1,7 @@
 """The seams: how rooms that never import one another meet.
 
-Two surfaces stand between a policy and a world. `Session` is all that a harness can reach. `Control` belongs to the
-trusted side. They are never handed to the same code.
+Two surfaces stand between a policy and a world. `Session` is all that a harness can reach. `Control` belongs
+to the trusted side. They are never handed to the same code.
 """
 
 from __future__ import annotations
@@ -19,9 +19,27 @@ from agito.protocols.optional import (
     Unscripted,
     Validated,
 )
-from agito.protocols.policy import MAIN, Agent, AgentSpec, Engine, Harness, Renderer, Row, Sampled, SampleRequest
+from agito.protocols.policy import (
+    MAIN,
+    Agent,
+    AgentSpec,
+    Engine,
+    Harness,
+    Renderer,
+    Row,
+    Sampled,
+    SampleRequest,
+)
 from agito.protocols.sandbox import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
-from agito.protocols.world import OPEN_LOOP, Control, Environment, Script, ScriptFactory, Session, WorldSnapshot
+from agito.protocols.world import (
+    OPEN_LOOP,
+    Control,
+    Environment,
+    Script,
+    ScriptFactory,
+    Session,
+    WorldSnapshot,
+)
 
 __all__ = [
     "MAIN",

@@ -16,8 +16,10 @@ class Credit(Protocol):
     """Group to token advantages."""
 
     def __call__(self, group: Group, *, running_mean: float) -> tuple[Sample, ...]:
-        """Samples of the scored attempts. `running_mean` is of the trusted rewards in the group's cell, NaN where there were none: the
-        baseline of a penalised attempt without a trusted peer. Raises `ValueError` for a void group."""
+        """Samples of the scored attempts. `running_mean` is of the trusted rewards in the group's cell, NaN
+        where there were none: the baseline of a penalised attempt without a trusted peer. Raises `ValueError`
+        for a void group.
+        """
         ...
 
 

@@ -18,8 +18,9 @@ from agito.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One figure of how a decision was made. `decision`: a, when to stop thinking and act; b, which tool in which order; c, integrating
-    noisy observations; d, revising the plan after failure; e, staying coherent."""
+    """One figure of how a decision was made. `decision`: a, when to stop thinking and act; b, which tool in
+    which order; c, integrating noisy observations; d, revising the plan after failure; e, staying coherent.
+    """
 
     name: str
     decision: str
@@ -42,7 +43,9 @@ class Measured(Protocol):
 
 @runtime_checkable
 class Informed(Protocol):
-    """An environment whose tasks no script can solve without the target, not even its own. Optional: the audit refuses them otherwise."""
+    """An environment whose tasks no script can solve without the target, not even its own. Optional: the
+    audit refuses them otherwise.
+    """
 
     @property
     def solutions_need_key(self) -> str:
@@ -52,8 +55,10 @@ class Informed(Protocol):
 
 @runtime_checkable
 class Unscripted(Protocol):
-    """An environment without scripts that solve or demonstrate its tasks, such as prompts with a reward function. Optional: its audit
-    measures what can be measured without them, and says what it did not. Its `solutions` only show that the grader works."""
+    """An environment without scripts that solve or demonstrate its tasks, such as prompts with a reward
+    function. Optional: its audit measures what can be measured without them, and says what it did not. Its
+    `solutions` only show that the grader works.
+    """
 
     @property
     def unscripted(self) -> str:
@@ -63,7 +68,9 @@ class Unscripted(Protocol):
 
 @runtime_checkable
 class Finite(Protocol):
-    """An environment whose splits are finite sets: task `index` is the one at `index` modulo the split's size, anew in every round."""
+    """An environment whose splits are finite sets: task `index` is the one at `index` modulo the split's
+    size, anew in every round.
+    """
 
     def num_tasks(self, split: str) -> int:
         """Distinct ones."""
@@ -80,10 +87,14 @@ class Sourced(Protocol):
 
 @runtime_checkable
 class Validated(Protocol):
-    """An environment that can judge an attempt in a second, better way, which no policy is ever rewarded by."""
+    """An environment that can judge an attempt in a second, better way, which no policy is ever
+    rewarded by.
+    """
 
     async def gold(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """As `Environment.grade`, on the same scale; it may cost more. Asked about a share of attempts: see `agito.monitor`."""
+        """As `Environment.grade`, on the same scale; it may cost more. Asked about a share of attempts: see
+        `agito.monitor`.
+        """
         ...
 
 
@@ -109,9 +120,12 @@ class Isolated(Protocol):
 
 @runtime_checkable
 class Answered(Protocol):
-    """An environment that says which texts would give a task away, so that an attempt which read one is flagged. Optional."""
+    """An environment that says which texts would give a task away, so that an attempt which read one is
+    flagged. Optional.
+    """
 
     def answers(self, task: Task, target: Target) -> Sequence[str]:
-        """What no observation should hold word for word before the agent has said it itself. Those under six characters are not looked
-        for: they turn up by chance."""
+        """What no observation should hold word for word before the agent has said it itself. Those under six
+        characters are not looked for: they turn up by chance.
+        """
         ...

@@ -26,7 +26,9 @@ MAIN = "main"  # the policy that a run is about
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
-    """Append `extend` to a row, then sample until `stop_ids` or `max_tokens`. Randomness is keyed (`seed`, position)."""
+    """Append `extend` to a row, then sample until `stop_ids` or `max_tokens`. Randomness is keyed (`seed`,
+    position).
+    """
 
     extend: array[int]  # 'i'; observed tokens
     max_tokens: int  # >= 1; enforced, not hinted
@@ -37,25 +39,30 @@ class SampleRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """What was sampled in one request, stop token included. Log-probabilities: natural, at the sampling temperature."""
+    """What was sampled in one request, stop token included. Log-probabilities: natural, at the sampling
+    temperature.
+    """
 
     ids: array[int]  # 'i'
     logprobs: array[float]  # 'f'
     stopped: FinishReason
-    versions: tuple[VersionSpan, ...]  # over the extended and the sampled positions, counted from the first extended one
+    # over the extended and the sampled positions, counted from the first extended one
+    versions: tuple[VersionSpan, ...]
 
 
 class Row(Protocol):
     """One growing sequence in an engine: open, then extend-and-sample any number of times, branch, close."""
 
     async def sample(self, request: SampleRequest) -> Sampled:
-        """Raises `ValueError` when the row would outgrow the engine's context, is closed, or samples already, and `WorkerDied` when the
-        engine is gone. A request that is cancelled closes the row."""
+        """Raises `ValueError` when the row would outgrow the engine's context, is closed, or samples already,
+        and `WorkerDied` when the engine is gone. A request that is cancelled closes the row.
+        """
         ...
 
     def branch(self, seed: int) -> Row:
-        """A second row that shares everything so far, and lives on without this one. Raises `ValueError` while this one samples, and when
-        it is closed."""
+        """A second row that shares everything so far, and lives on without this one. Raises `ValueError`
+        while this one samples, and when it is closed.
+        """
         ...
 
     async def close(self) -> None:
@@ -64,7 +71,9 @@ class Row(Protocol):
 
 
 class Engine(Protocol):
-    """Something that samples. Who calls `open` in which order is part of what is sampled in on-policy mode."""
+    """Something that samples. Who calls `open` in which order is part of what is sampled in
+    on-policy mode.
+    """
 
     @property
     def context(self) -> int:
@@ -103,11 +112,15 @@ class Renderer(Protocol):
         ...
 
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> array[int]:
-        """The tokens with which a policy would make these calls, its end of turn included. For demonstrations only."""
+        """The tokens with which a policy would make these calls, its end of turn included. For demonstrations
+        only.
+        """
         ...
 
     def parse(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
-        """The calls in one sampled turn, at least one: what cannot be parsed becomes a call with a `problem`."""
+        """The calls in one sampled turn, at least one: what cannot be parsed becomes a call with
+        a `problem`.
+        """
         ...
 
     def channels(self, ids: Sequence[int]) -> bytes:
@@ -128,6 +141,7 @@ class AgentSpec:
     temperature: float = 1.0
     top_p: float = 1.0
     effort: Effort = Effort.NONE
+    tools: tuple[str, ...] | None = None  # those that the role may call; None: all of the task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +160,10 @@ class Harness(Protocol):
         """Those that it asks agents for. A solo harness has one."""
         ...
 
-    async def run(self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int) -> Trajectory:
-        """One attempt, to its end, by an agent for each role. A failed attempt is a trajectory with a fault, never an exception."""
+    async def run(
+        self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
+    ) -> Trajectory:
+        """One attempt, to its end, by an agent for each role. A failed attempt is a trajectory with a fault,
+        never an exception.
+        """
         ...

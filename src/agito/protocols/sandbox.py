@@ -31,7 +31,9 @@ class SandboxSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What one action in a sandbox did. Everything in it is controlled by the episode, the exit code included."""
+    """What one action in a sandbox did. Everything in it is controlled by the episode, the exit code
+    included.
+    """
 
     exit_code: int | None  # None when it was killed from outside
     output: bytes  # stdout and stderr, interleaved; head and tail when truncated
@@ -45,7 +47,9 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A process that runs on inside, by the host's ends of its pipes: non-blocking descriptors. Whoever asked for it closes them."""
+    """A process that runs on inside, by the host's ends of its pipes: non-blocking descriptors. Whoever asked
+    for it closes them.
+    """
 
     stdin: int
     stdout: int
@@ -56,7 +60,9 @@ class Standing(Protocol):
     """A workspace as it stood at one moment."""
 
     def is_as_it_was(self) -> bool:
-        """Whether nothing was made, changed, renamed, linked, touched or removed since. Kill everything first."""
+        """Whether nothing was made, changed, renamed, linked, touched or removed since. Kill everything
+        first.
+        """
         ...
 
 
@@ -68,11 +74,15 @@ class Sandbox(Protocol):
         ...
 
     async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
-        """A snippet in a fresh fork of the warm interpreter. With `cpu_s`, the processor time of the whole process tree is bounded."""
+        """A snippet in a fresh fork of the warm interpreter. With `cpu_s`, the processor time of the whole
+        process tree is bounded.
+        """
         ...
 
     async def read(self, path: str, *, limit_bytes: int = 1 << 20) -> bytes:
-        """A regular file beneath the workspace, read by the host. Raises `NotFound`; `ValueError` for a link, a device, a path outside."""
+        """A regular file beneath the workspace, read by the host. Raises `NotFound`; `ValueError` for a link,
+        a device, a path outside.
+        """
         ...
 
     async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:
@@ -80,7 +90,8 @@ class Sandbox(Protocol):
         ...
 
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
-        """Every regular file beneath the workspace, or beneath its folder `under`, read by the host, links never followed.
+        """Every regular file beneath the workspace, or beneath its folder `under`, read by the host, links
+        never followed.
 
         Raises `Uncapturable` for what the policy left too large, too deep or too long to be captured whole.
         """
@@ -99,15 +110,21 @@ class Sandbox(Protocol):
         ...
 
     async def connect(self, port: int, *, timeout_s: float = 5.0) -> socket.socket:
-        """A TCP connection to a server inside, waiting until one listens. Raises `TimeoutError`. The caller closes it."""
+        """A TCP connection to a server inside, waiting until one listens. Raises `TimeoutError`. The caller
+        closes it.
+        """
         ...
 
     async def listen(self, port: int = 0) -> socket.socket:
-        """A TCP listener inside, which the host accepts on; nothing outside can connect to it. Raises `OSError`: the port is taken."""
+        """A TCP listener inside, which the host accepts on; nothing outside can connect to it. Raises
+        `OSError`: the port is taken.
+        """
         ...
 
     async def snapshot(self) -> str:
-        """Freezes, copies, thaws; returns a layer's id. Raises `Uncapturable` where what runs inside cannot be frozen."""
+        """Freezes, copies, thaws; returns a layer's id. Raises `Uncapturable` where what runs inside cannot
+        be frozen.
+        """
         ...
 
     async def close(self) -> None:

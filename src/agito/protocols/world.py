@@ -38,8 +38,9 @@ class Session(Protocol):
     async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
         """Carries out `calls` in order; one event each, fewer when one of them ends the episode.
 
-        A failing tool is an event with a fault, never an exception. Raises `SandboxFailure` only when the machinery itself
-        broke, and `RuntimeError` after the end of the episode. A harness never sees the former: the driver ends the episode by an event.
+        A failing tool is an event with a fault, never an exception. Raises `SandboxFailure` only when the
+        machinery itself broke, and `RuntimeError` after the end of the episode. A harness never sees the
+        former: the driver ends the episode by an event.
         """
         ...
 
@@ -55,7 +56,9 @@ class WorldSnapshot:
 
 
 class Control(Protocol):
-    """The trusted side's hold on one live world. Every method has a deadline and raises `SandboxFailure` past it."""
+    """The trusted side's hold on one live world. Every method has a deadline and raises `SandboxFailure` past
+    it.
+    """
 
     @property
     def session(self) -> Session: ...
@@ -103,20 +106,27 @@ class Environment(Protocol):
         """The declared success of guessing, which is the floor; the environment's page justifies it."""
         ...
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         """The `index`-th task of a stream. A pure function of its arguments.
 
-        Families and levels rotate evenly with `index` unless fixed. Raises `ValueError` for an unknown split, family or level.
+        Families and levels rotate evenly with `index` unless fixed. Raises `ValueError` for an unknown split,
+        family or level.
         """
         ...
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
-        """A live world. Fault randomness is keyed by (`noise_seed`, attempt, call). Raises `SandboxFailure`."""
+        """A live world. Fault randomness is keyed by (`noise_seed`, attempt, call). Raises
+        `SandboxFailure`.
+        """
         ...
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """A pure function of captured data. What the policy left there is judged as it stands; `Verdict.void` is for what the machinery
-        could not judge, and is asked again beside a solved episode before it is believed. Raises `SandboxFailure`."""
+        """A pure function of captured data. What the policy left there is judged as it stands; `Verdict.void`
+        is for what the machinery could not judge, and is asked again beside a solved episode before it is
+        believed. Raises `SandboxFailure`.
+        """
         ...
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
@@ -124,11 +134,15 @@ class Environment(Protocol):
         ...
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
-        """Scripts that must stay at the floor: doing nothing, guessing, claiming; `open_loop`: all that can be had without reading."""
+        """Scripts that must stay at the floor: doing nothing, guessing, claiming; `open_loop`: all that can
+        be had without reading.
+        """
         ...
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
-        """An imperfect script that covers every branch the task needs; `skill` in [0, 1] tunes its success."""
+        """An imperfect script that covers every branch the task needs; `skill` in [0, 1] tunes
+        its success.
+        """
         ...
 
     async def aclose(self) -> None:

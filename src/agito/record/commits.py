@@ -21,10 +21,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def commit(directory: Path, write: Callable[[Path], None], *, meta: Mapping[str, Json] | None = None) -> None:
-    """Makes `directory` whole or not at all: `write` fills a temporary sibling, which is synced, then renamed.
+    """Makes `directory` whole or not at all: `write` fills a temporary sibling, which is synced, then
+    renamed.
 
-    `meta` is kept beside what `write` wrote: consumed slots, curriculum, counters. Raises `DiskFull`, leaving what was
-    committed before intact, and `FileExistsError` when `directory` is already there: a commit is never overwritten.
+    `meta` is kept beside what `write` wrote: consumed slots, curriculum, counters. Raises `DiskFull`, leaving
+    what was committed before intact, and `FileExistsError` when `directory` is already there: a commit is
+    never overwritten.
     """
     if directory.exists():
         raise FileExistsError(f"{directory} is already committed: choose another name or remove it")
@@ -33,20 +35,28 @@ def commit(directory: Path, write: Callable[[Path], None], *, meta: Mapping[str,
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         write(temporary)
-        (temporary / META).write_text(json.dumps({"format": _FORMAT, "meta": dict(meta or {})}, sort_keys=True), encoding="utf-8")
+        (temporary / META).write_text(
+            json.dumps({"format": _FORMAT, "meta": dict(meta or {})}, sort_keys=True), encoding="utf-8"
+        )
         _sync_tree(temporary)
         temporary.rename(directory)
         _sync(directory.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if _is_full(error):
-            raise DiskFull(f"{directory}: no space left; free some and resume: what was committed before is intact") from error
+            raise DiskFull(
+                f"{directory}: no space left; free some and resume: what was committed before is intact"
+            ) from error
         raise
 
 
 def latest(parent: Path, *, before: int | None = None) -> Path | None:
     """The committed `step-N` with the largest N, below `before` if that is given."""
-    steps = {int(path.name[5:]): path for path in parent.glob("step-*") if path.name[5:].isdigit() and path.is_dir()}
+    steps = {
+        int(path.name[5:]): path
+        for path in parent.glob("step-*")
+        if path.name[5:].isdigit() and path.is_dir()
+    }
     return steps[max(kept)] if (kept := [step for step in steps if before is None or step < before]) else None
 
 
@@ -56,9 +66,18 @@ def newest(parent: Path) -> Path | None:
     return final if final.is_dir() else latest(parent)
 
 
-def prune(parent: Path, keep: int, *, spared: frozenset[str] = frozenset(), reach: int | None = None, revoked: range = range(0)) -> None:
-    """Removes all but the last `keep` committed `step-N`, those `spared`, and the last one that a run can go back to from before step
-    `reach`. Those that are `revoked` are removed first, whatever else holds. Each vanishes under another name first, never by halves."""
+def prune(
+    parent: Path,
+    keep: int,
+    *,
+    spared: frozenset[str] = frozenset(),
+    reach: int | None = None,
+    revoked: range = range(0),
+) -> None:
+    """Removes all but the last `keep` committed `step-N`, those `spared`, and the last one that a run can go
+    back to from before step `reach`. Those that are `revoked` are removed first, whatever else holds. Each
+    vanishes under another name first, never by halves.
+    """
     if keep < 1:
         raise ValueError(f"keep={keep}: need at least 1")
     steps = {int(path.name[5:]): path for path in parent.glob("step-*") if path.name[5:].isdigit()}
@@ -84,7 +103,9 @@ def load_meta(directory: Path) -> dict[str, Json]:
         raise CorruptCheckpoint(f"{path}: {error}: use an earlier checkpoint") from error
     meta = value.get("meta") if isinstance(value, dict) and value.get("format") == _FORMAT else None
     if not isinstance(meta, dict):
-        raise CorruptCheckpoint(f"{path}: not format {_FORMAT} with a 'meta' object: use an earlier checkpoint")
+        raise CorruptCheckpoint(
+            f"{path}: not format {_FORMAT} with a 'meta' object: use an earlier checkpoint"
+        )
     return meta
 
 

@@ -28,7 +28,10 @@ def reports_full_disk(path: Path) -> Generator[None]:
 
 
 def disk_full(path: Path) -> DiskFull:
-    return DiskFull(f"{path}: no space left on this disk; what is committed is intact. Free some space, then go on with --resume")
+    return DiskFull(
+        f"{path}: no space left on this disk; what is committed is intact. Free some space, then go on "
+        "with --resume"
+    )
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:

@@ -1,7 +1,7 @@
 """Intervals for a success rate: exact (Clopper–Pearson) and Wilson's.
 
-Both take attempts to be independent. Attempts of one group share their task, so over groups the true interval is wider; a `Rate` that
-knows how many distinct tasks there were takes the interval over so many.
+Both take attempts to be independent. Attempts of one group share their task, so over groups the true interval
+is wider; a `Rate` that knows how many distinct tasks there were takes the interval over so many.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from statistics import NormalDist
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """`successes` out of `num` scored attempts, with its 95 % Clopper–Pearson interval. NaN when `num` is 0.
+    """`successes` out of `num` scored attempts, with its 95 % Clopper–Pearson interval. NaN when
+    `num` is 0.
 
-    `num_tasks`: distinct ones, where some were attempted several times. The interval is then as wide as if each had been attempted once:
-    never too narrow, however much alike the attempts at one task are.
+    `num_tasks`: distinct ones, where some were attempted several times. The interval is then as wide as if
+    each had been attempted once: never too narrow, however much alike the attempts at one task are.
     """
 
     successes: int
@@ -42,12 +43,17 @@ class Rate:
 
     def _independent(self, rounded: Callable[[float], int]) -> int:
         """Successes among as many attempts as there are tasks."""
-        return self.successes if not self.num_tasks or not self.num else rounded(self.successes * self.num_tasks / self.num)
+        return (
+            self.successes
+            if not self.num_tasks or not self.num
+            else rounded(self.successes * self.num_tasks / self.num)
+        )
 
 
 @lru_cache(maxsize=4096)
 def clopper_pearson(successes: int, num: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval: never covers less than `confidence`. (0, 1) when `num` is 0. Source: Clopper and Pearson, 1934.
+    """The exact interval: never covers less than `confidence`. (0, 1) when `num` is 0. Source: Clopper and
+    Pearson, 1934.
 
     low = BetaInv(α/2; k, n−k+1) and high = BetaInv(1−α/2; k+1, n−k), with α = 1 − confidence.
     """
@@ -59,7 +65,9 @@ def clopper_pearson(successes: int, num: int, *, confidence: float = 0.95) -> tu
 
 
 def wilson(successes: int, num: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval, close to `confidence` on average. (0, 1) when `num` is 0. Source: Wilson, 1927."""
+    """Wilson's score interval, close to `confidence` on average. (0, 1) when `num` is 0. Source: Wilson,
+    1927.
+    """
     _check(successes, num)
     if num == 0:
         return 0.0, 1.0
@@ -74,8 +82,11 @@ def beta_cdf(x: float, a: float, b: float) -> float:
     """The regularised incomplete beta function I_x(a, b)."""
     if x <= 0.0 or x >= 1.0:
         return 0.0 if x <= 0.0 else 1.0
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
-    # The fraction converges fast only below the mean; above it the symmetry I_x(a, b) = 1 − I_{1−x}(b, a) helps.
+    front = math.exp(
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    )
+    # The fraction converges fast only below the mean; above it the symmetry I_x(a, b) = 1 − I_{1−x}(b, a)
+    # helps.
     if x < (a + 1) / (a + b + 2):
         return front * _beta_fraction(x, a, b) / a
     return 1 - front * _beta_fraction(1 - x, b, a) / b

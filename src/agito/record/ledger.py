@@ -1,8 +1,8 @@
 """`ledger.sqlite`: which attempt got how far, which step consumed it, which weights were published.
 
-One writer. Changes gather in memory until `flush`, `consume` or `commit` puts them down in one transaction, so a crash loses at most
-the step in flight, which is replayed. The commit itself is the rename of a checkpoint, which carries `uncommitted()`; the
-ledger follows it and is put right by `reconcile`.
+One writer. Changes gather in memory until `flush`, `consume` or `commit` puts them down in one transaction,
+so a crash loses at most the step in flight, which is replayed. The commit itself is the rename of a
+checkpoint, which carries `uncommitted()`; the ledger follows it and is put right by `reconcile`.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ CREATE TABLE IF NOT EXISTS versions (
     version INTEGER PRIMARY KEY, policy TEXT NOT NULL, step INTEGER NOT NULL, rolled_back INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
-"""
+"""  # noqa: E501
 _UPSERT = """
 INSERT INTO attempts (grp, slot, try, state, status, issued_in) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (grp, slot, try) DO UPDATE SET state = max(state, excluded.state), status = coalesce(excluded.status, status)
-"""
+"""  # noqa: E501
 _CONSUME = """
 INSERT INTO attempts (grp, slot, try, state, status, issued_in, consumed_in) VALUES (?, ?, ?, 3, 'scored', ?, ?)
 ON CONFLICT (grp, slot, try) DO UPDATE SET state = 3, consumed_in = excluded.consumed_in
 WHERE consumed_in IS NULL OR consumed_in = excluded.consumed_in
-"""
+"""  # noqa: E501
 
 
 class State(IntEnum):
@@ -62,7 +62,9 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciled:
-    """What `reconcile` did. `pending` attempts were issued, belong to a committed step's time, and have no verdict."""
+    """What `reconcile` did. `pending` attempts were issued, belong to a committed step's time, and have no
+    verdict.
+    """
 
     rolled_back: int
     restored: int  # consumed by the checkpoint, missing in the ledger
@@ -98,14 +100,18 @@ class Ledger:
             pass
 
     def consume(self, step: int, attempts: Iterable[AttemptId]) -> None:
-        """Training step `step` trains on these. Not yet committed. A slot that another step consumed breaks an invariant."""
+        """Training step `step` trains on these. Not yet committed. A slot that another step consumed breaks
+        an invariant.
+        """
         with self._transaction():
             self._consume(step, attempts)
 
     def uncommitted(self) -> dict[int, tuple[AttemptId, ...]]:
         """What was consumed since the last commit, by step: the next checkpoint must carry this."""
         rows = self._db.execute(
-            "SELECT consumed_in, grp, slot, try FROM attempts WHERE consumed_in > ? ORDER BY consumed_in, grp, slot", (self.committed_step,)
+            "SELECT consumed_in, grp, slot, try FROM attempts WHERE consumed_in > ? ORDER BY consumed_in, "
+            "grp, slot",
+            (self.committed_step,),
         )
         found: dict[int, list[AttemptId]] = {}
         for step, group, slot, tries in rows:
@@ -118,21 +124,31 @@ class Ledger:
             self._mark("committed_step", step)
 
     def reconcile(self, committed_step: int, consumed: Consumed) -> Reconciled:
-        """Puts the ledger right after a crash: the checkpoint of `committed_step`, which carries `consumed`, is the truth.
+        """Puts the ledger right after a crash: the checkpoint of `committed_step`, which carries `consumed`,
+        is the truth.
 
         Whatever was issued or consumed later is forgotten, to be issued again under the same key.
         """
         self._waiting.clear()
         with self._transaction() as db:
-            gone = db.execute("DELETE FROM attempts WHERE issued_in > ? AND consumed_in IS NULL", (committed_step,)).rowcount
+            gone = db.execute(
+                "DELETE FROM attempts WHERE issued_in > ? AND consumed_in IS NULL", (committed_step,)
+            ).rowcount
             gone += db.execute("DELETE FROM attempts WHERE consumed_in > ?", (committed_step,)).rowcount
             known = {
                 (step, AttemptId(group=group, slot=slot, tries=tries))
-                for step, group, slot, tries in db.execute("SELECT consumed_in, grp, slot, try FROM attempts WHERE consumed_in IS NOT NULL")
+                for step, group, slot, tries in db.execute(
+                    "SELECT consumed_in, grp, slot, try FROM attempts WHERE consumed_in IS NOT NULL"
+                )
             }
-            missing = {step: [attempt for attempt in listed if (step, attempt) not in known] for step, listed in consumed.items()}
+            missing = {
+                step: [attempt for attempt in listed if (step, attempt) not in known]
+                for step, listed in consumed.items()
+            }
             for step, attempts in missing.items():
-                assert step <= committed_step, f"the checkpoint of step {committed_step} carries attempts of step {step}"
+                assert step <= committed_step, (
+                    f"the checkpoint of step {committed_step} carries attempts of step {step}"
+                )
                 self._consume(step, attempts)
             db.execute("UPDATE versions SET rolled_back = 1 WHERE step > ?", (committed_step,))
             self._mark("committed_step", committed_step)
@@ -142,21 +158,31 @@ class Ledger:
         return Reconciled(
             rolled_back=gone,
             restored=sum(len(attempts) for attempts in missing.values()),
-            pending=tuple(AttemptId(group=group, slot=slot, tries=tries) for group, slot, tries in unfinished),
+            pending=tuple(
+                AttemptId(group=group, slot=slot, tries=tries) for group, slot, tries in unfinished
+            ),
         )
 
     def next_version(self) -> int:
-        """A version that was never given out before, not even by a run that crashed or was rolled back; from 1 on."""
+        """A version that was never given out before, not even by a run that crashed or was rolled back; from
+        1 on.
+        """
         with self._transaction():
             version = self._marked("last_version", 0) + 1
             self._mark("last_version", version)
         return version
 
     def publish(self, version: int, *, step: int, policy: str = "main") -> None:
-        """Version `version` of `policy` holds the weights after training step `step`. Publishing one twice breaks an invariant."""
+        """Version `version` of `policy` holds the weights after training step `step`. Publishing one twice
+        breaks an invariant.
+        """
         with self._transaction() as db:
-            assert version <= self._marked("last_version", 0), f"version {version} was not given out by next_version"
-            db.execute("INSERT INTO versions (version, policy, step) VALUES (?, ?, ?)", (version, policy, step))
+            assert version <= self._marked("last_version", 0), (
+                f"version {version} was not given out by next_version"
+            )
+            db.execute(
+                "INSERT INTO versions (version, policy, step) VALUES (?, ?, ?)", (version, policy, step)
+            )
 
     @property
     def committed_step(self) -> int:
@@ -165,13 +191,16 @@ class Ledger:
 
     def counts(self) -> dict[State, int]:
         """How many attempts stand where, flushed ones only."""
-        rows: dict[int, int] = dict(self._db.execute("SELECT state, count(*) FROM attempts GROUP BY state").fetchall())
+        rows: dict[int, int] = dict(
+            self._db.execute("SELECT state, count(*) FROM attempts GROUP BY state").fetchall()
+        )
         return {state: rows.get(state, 0) for state in State}
 
     def state(self, attempt: AttemptId) -> State | None:
         """None for an attempt that the ledger does not know; flushed ones only."""
         row = self._db.execute(
-            "SELECT state FROM attempts WHERE grp = ? AND slot = ? AND try = ?", (attempt.group, attempt.slot, attempt.tries)
+            "SELECT state FROM attempts WHERE grp = ? AND slot = ? AND try = ?",
+            (attempt.group, attempt.slot, attempt.tries),
         ).fetchone()
         return State(row[0]) if row else None
 
@@ -184,7 +213,10 @@ class Ledger:
             self._db.close()
 
     def _write_waiting(self) -> None:
-        rows = [(a.group, a.slot, a.tries, state, status, step) for a, (state, status, step) in self._waiting.items()]
+        rows = [
+            (a.group, a.slot, a.tries, state, status, step)
+            for a, (state, status, step) in self._waiting.items()
+        ]
         self._db.executemany(_UPSERT, rows)
 
     def _consume(self, step: int, attempts: Iterable[AttemptId]) -> None:
@@ -194,11 +226,16 @@ class Ledger:
         except sqlite3.IntegrityError:  # the same slot under another try
             num_changed = -1
         assert num_changed == len(rows), f"step {step} consumes a slot that an earlier step consumed"
-        void = self._db.execute("SELECT grp, slot FROM attempts WHERE consumed_in = ? AND status = 'void'", (step,)).fetchall()
+        void = self._db.execute(
+            "SELECT grp, slot FROM attempts WHERE consumed_in = ? AND status = 'void'", (step,)
+        ).fetchall()
         assert not void, f"step {step} consumes void attempts: {void}"
 
     def _mark(self, name: str, value: int) -> None:
-        self._db.execute("INSERT INTO marks VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value))
+        self._db.execute(
+            "INSERT INTO marks VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (name, value),
+        )
 
     def _marked(self, name: str, default: int) -> int:
         row = self._db.execute("SELECT value FROM marks WHERE name = ?", (name,)).fetchone()
@@ -230,5 +267,7 @@ class Ledger:
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

@@ -1,4 +1,6 @@
-"""What a figure depends on and a reader asks for first: commit, versions, machine, load. Nothing is imported to find out."""
+"""What a figure depends on and a reader asks for first: commit, versions, machine, load. Nothing is imported
+to find out.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def facts() -> dict[str, Json]:
 
 
 def commit() -> str:
-    """Of the checkout that this package runs from, `+` after it when files differ from it; `unknown` outside a checkout."""
+    """Of the checkout that this package runs from, `+` after it when files differ from it; `unknown` outside
+    a checkout.
+    """
     here = Path(__file__).parent
     head = _git(here, "rev-parse", "--short=12", "HEAD")
     if not head:
@@ -57,7 +61,9 @@ def _line(file: str, name: str) -> str | None:
 
 def _git(where: Path, *words: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(where), *words], capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

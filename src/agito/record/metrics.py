@@ -1,7 +1,7 @@
 """`metrics.jsonl`: one line a measurement, appended, never rewritten while a run goes on.
 
-A line is `{"step", "phase", "wall_s", "area/name_unit": number, ...}`. Not-a-number is written as null. A line that a crash
-tore is ignored by readers and trimmed on resume.
+A line is `{"step", "phase", "wall_s", "area/name_unit": number, ...}`. Not-a-number is written as null. A
+line that a crash tore is ignored by readers and trimmed on resume.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from agito.record.files import reports_full_disk, write_atomically
 
-_KEY = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*/[a-z][a-z0-9+.-]*(_[a-z0-9+.-]+)*")
+_KEY = re.compile(r"(?:[a-z][a-z0-9_-]*/)?[a-z][a-z0-9]*(_[a-z0-9]+)*/[a-z][a-z0-9+.-]*(_[a-z0-9+.-]+)*")
 _RESERVED = ("step", "phase", "wall_s")
 
 
@@ -42,11 +42,16 @@ class Metrics:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def write(self, step: int, phase: str, values: Mapping[str, float]) -> None:
-        """Appends one line. Raises `ValueError` for a key that is not `area/name_unit`, `DiskFull` when there is no room."""
+        """Appends one line. Raises `ValueError` for a key that is not `area/name_unit`, in front of which
+        a policy's name may stand, and `DiskFull` when there
+        is no room.
+        """
         line: dict[str, object] = {"step": step, "phase": phase, "wall_s": round(self.wall_s, 3)}
         for key, value in values.items():
             if not _KEY.fullmatch(key):
-                raise ValueError(f"metric={key!r}: write area/name_unit in lower case, such as time/rollout_s")
+                raise ValueError(
+                    f"metric={key!r}: write area/name_unit in lower case, such as time/rollout_s"
+                )
             number = float(value)
             line[key] = number if math.isfinite(number) else None
         data = (json.dumps(line, allow_nan=False) + "\n").encode()
@@ -67,7 +72,9 @@ class Metrics:
     def __enter__(self) -> Metrics:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -80,7 +87,9 @@ def read_metrics(path: Path) -> list[Line]:
 
 
 def trim_metrics(path: Path, keep: Callable[[Line], bool]) -> float:
-    """Drops torn lines and those that `keep` refuses, atomically; returns the `wall_s` of the last line kept, or 0."""
+    """Drops torn lines and those that `keep` refuses, atomically; returns the `wall_s` of the last line kept,
+    or 0.
+    """
     kept = [line for line in read_metrics(path) if keep(line)]
     data = b"".join(_dump(line) for line in kept)
     if path.exists() and path.read_bytes() != data:
@@ -90,13 +99,21 @@ def trim_metrics(path: Path, keep: Callable[[Line], bool]) -> float:
 
 def _dump(line: Line) -> bytes:
     values = {key: value if math.isfinite(value) else None for key, value in line.values.items()}
-    return (json.dumps({"step": line.step, "phase": line.phase, "wall_s": line.wall_s, **values}) + "\n").encode()
+    return (
+        json.dumps({"step": line.step, "phase": line.phase, "wall_s": line.wall_s, **values}) + "\n"
+    ).encode()
 
 
 def _parse(raw: bytes) -> Line | None:
     try:
         found: dict[str, Any] = json.loads(raw)
-        values = {key: math.nan if value is None else float(value) for key, value in found.items() if key not in _RESERVED}
-        return Line(step=int(found["step"]), phase=str(found["phase"]), wall_s=float(found["wall_s"]), values=values)
+        values = {
+            key: math.nan if value is None else float(value)
+            for key, value in found.items()
+            if key not in _RESERVED
+        }
+        return Line(
+            step=int(found["step"]), phase=str(found["phase"]), wall_s=float(found["wall_s"]), values=values
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -48,7 +48,9 @@ _STATS = ("advantages", "trainer_logprobs", "ratios")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """One row: an attempt, when it was made, its tokens as text over all segments, and what training saw of it."""
+    """One row: an attempt, when it was made, its tokens as text over all segments, and what training saw of
+    it.
+    """
 
     phase: str
     step: int
@@ -79,7 +81,10 @@ def find_attempt(directory: Path, attempt: AttemptId, *, phase: str | None = Non
         rows = pq.read_table(path, filters=wanted).to_pylist()
         if rows:
             return _recorded(rows[0])
-    raise NotFound(f"attempt {attempt}: not recorded in {directory}{f' in phase {phase}' if phase else ''}; see `agito replay RUN`")
+    raise NotFound(
+        f"attempt {attempt}: not recorded in {directory}{f' in phase {phase}' if phase else ''}; see "
+        "`agito replay RUN`"
+    )
 
 
 def _recorded(row: Mapping[str, Any]) -> Recorded:
@@ -175,7 +180,10 @@ def _stats(at: AttemptId, row: Mapping[str, Any]) -> tuple[TokenStats, ...]:
         TokenStats(
             attempt=at,
             segment=part["id"],
-            **{name: None if row[name] is None else array("f", row[name][part["start"] : part["stop"]]) for name in _STATS},
+            **{
+                name: None if row[name] is None else array("f", row[name][part["start"] : part["stop"]])
+                for name in _STATS
+            },
         )
         for part in row["segments"]
     )
@@ -196,11 +204,19 @@ def _turn(turn: Mapping[str, Any]) -> Turn:
 
 
 def _event(event: Mapping[str, Any]) -> Event:
-    call = Call(tool=event["tool"], arguments=json.loads(event["arguments"]), raw=event["raw"], problem=event["problem"])
+    call = Call(
+        tool=event["tool"],
+        arguments=json.loads(event["arguments"]),
+        raw=event["raw"],
+        problem=event["problem"],
+    )
     left = event["left"]
     same = ("index", "text", "exit_code", "ended", "truncated_bytes", "wall_s", "cpu_s")
     return Event(
-        call=call, fault=_fault(event["fault"]), left=None if left is None else Budget(**left), **{name: event[name] for name in same}
+        call=call,
+        fault=_fault(event["fault"]),
+        left=None if left is None else Budget(**left),
+        **{name: event[name] for name in same},
     )
 
 
@@ -209,4 +225,8 @@ def _fault(text: str | None) -> Fault | None:
 
 
 def _lineage(row: Mapping[str, Any] | None) -> Lineage | None:
-    return None if row is None else Lineage(parent=AttemptId.parse(row["parent"]), event=row["event"], snapshot=row["snapshot"])
+    return (
+        None
+        if row is None
+        else Lineage(parent=AttemptId.parse(row["parent"]), event=row["event"], snapshot=row["snapshot"])
+    )

@@ -42,10 +42,15 @@ class RunDir:
 
     @classmethod
     def create(cls, path: Path, config_toml: str, meta: Mapping[str, Json]) -> RunDir:
-        """A new run. Raises `AgitoError` when `path` is taken: see `state` and `move_aside`; `DiskFull` when there is no room."""
+        """A new run. Raises `AgitoError` when `path` is taken: see `state` and `move_aside`; `DiskFull` when
+        there is no room.
+        """
         found = cls.state(path)
         if found is not RunState.ABSENT:
-            remedy = {RunState.UNFINISHED: f"go on with --resume {path}, or move it aside", RunState.FINISHED: "move it aside"}
+            remedy = {
+                RunState.UNFINISHED: f"go on with --resume {path}, or move it aside",
+                RunState.FINISHED: "move it aside",
+            }
             raise AgitoError(f"{path}: already there ({found}); {remedy.get(found, 'choose another name')}")
         with reports_full_disk(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -58,7 +63,9 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
-        """An existing run, to go on with it. Raises `NotFound`, or `AgitoError` while another process writes it."""
+        """An existing run, to go on with it. Raises `NotFound`, or `AgitoError` while another process writes
+        it.
+        """
         if cls.state(path) in (RunState.ABSENT, RunState.FOREIGN):
             raise NotFound(f"{path}: no run there; --resume takes a run directory such as runs/quickstart")
         run = cls(path, _lock(path))
@@ -69,7 +76,9 @@ class RunDir:
 
     @staticmethod
     def state(path: Path) -> RunState:
-        if not path.exists() or (path.is_dir() and not any(entry.name != ".lock" for entry in path.iterdir())):
+        if not path.exists() or (
+            path.is_dir() and not any(entry.name != ".lock" for entry in path.iterdir())
+        ):
             return RunState.ABSENT
         meta = _read_meta(path)
         if meta is None:
@@ -78,7 +87,9 @@ class RunDir:
 
     @staticmethod
     def move_aside(path: Path) -> Path:
-        """Renames a run to `NAME.DATE`, the date being its start; returns where it is now. Raises `AgitoError` while it is written."""
+        """Renames a run to `NAME.DATE`, the date being its start; returns where it is now. Raises
+        `AgitoError` while it is written.
+        """
         meta = _read_meta(path)
         if meta is None:
             raise NotFound(f"{path}: no run there, so nothing is moved; choose another name")
@@ -95,7 +106,8 @@ class RunDir:
             os.close(lock)
 
     def rollback(self, phase: str, step: int, consumed: Consumed) -> Ledger:
-        """Forgets what is past the committed (`phase`, `step`): metrics, trajectories, ledger. Returns the ledger.
+        """Forgets what is past the committed (`phase`, `step`): metrics, trajectories, ledger. Returns the
+        ledger.
 
         `consumed` is what the committed checkpoint carries.
         """
@@ -173,7 +185,9 @@ class RunDir:
     def __enter__(self) -> RunDir:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -201,7 +215,10 @@ def _lock(path: Path) -> int:
     except BlockingIOError:
         writer = os.pread(handle, 32, 0).decode(errors="replace").strip()
         os.close(handle)
-        raise AgitoError(f"{path}: process {writer or 'unknown'} is writing this run; wait until it ends, or choose another name") from None
+        raise AgitoError(
+            f"{path}: process {writer or 'unknown'} is writing this run; wait until it ends, or choose "
+            "another name"
+        ) from None
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
     return handle

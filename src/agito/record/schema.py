@@ -1,8 +1,8 @@
 """The columns of `trajectories/<phase>-<step>.parquet`: the one place that says what they mean.
 
-One row an attempt; a Key is never in it. Token columns run over all segments of the attempt, one after the other; `segments`
-says where each starts, and positions in `versions` and `turns` count from there as in the records. Readers: `record/reading.py`
-for records, `view/` for the report, pandas for people.
+One row an attempt; a Key is never in it. Token columns run over all segments of the attempt, one after the
+other; `segments` says where each starts, and positions in `versions` and `turns` count from there as in the
+records. Readers: `record/reading.py` for records, `view/` for the report, pandas for people.
 """
 
 # pyarrow ships no types.
@@ -60,9 +60,18 @@ EVENT = pa.struct(
         "left": BUDGET,
     }
 )
-FLAG = pa.struct({"kind": pa.string(), "is_proof": pa.bool_(), "detail": pa.string(), "where": pa.string(), "event": pa.int32()})
+FLAG = pa.struct(
+    {
+        "kind": pa.string(),
+        "is_proof": pa.bool_(),
+        "detail": pa.string(),
+        "where": pa.string(),
+        "event": pa.int32(),
+    }
+)
 PENALTY = pa.struct({"reward": pa.float64(), "floor": pa.float64(), "event": pa.int32()})  # from that call on
-GOLD = pa.struct({"reward": pa.float64(), "evidence": pa.string(), "chance": pa.float64()})  # reward is null when void
+# reward is null when void
+GOLD = pa.struct({"reward": pa.float64(), "evidence": pa.string(), "chance": pa.float64()})
 LINEAGE = pa.struct({"parent": pa.string(), "event": pa.int32(), "snapshot": pa.string()})
 
 SCHEMA = pa.schema(

@@ -18,7 +18,9 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The outcome of one run. Rates count scored attempts; those that end in `_all` count every one, a void one as a failure."""
+    """The outcome of one run. Rates count scored attempts; those that end in `_all` count every one, a void
+    one as a failure.
+    """
 
     commit: str
     seed: int
@@ -36,7 +38,8 @@ class Summary:
     wall_s: float  # after set-up
     cpu_s: float  # of every process of ours
     load: float  # one-minute average of the machine, at the end
-    stolen_ratio: float = 0.0  # of the processors' time, meanwhile, that a virtual machine's host gave to others
+    # of the processors' time, meanwhile, that a virtual machine's host gave to others
+    stolen_ratio: float = 0.0
     phase_wall_s: Mapping[str, float]
     sampled_tokens: int
     tool_calls: int
@@ -53,15 +56,27 @@ class Summary:
     def __post_init__(self) -> None:
         for name in ("wall_s", "cpu_s", "load", "stolen_ratio", "tool_cpu_ms_p50"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"summary {name}={getattr(self, name)}: need a finite number that is not negative")
-        for name in ("num_eval_tasks", "sampled_tokens", "tool_calls", "void_attempts", "quarantined_attempts"):
+                raise ValueError(
+                    f"summary {name}={getattr(self, name)}: need a finite number that is not negative"
+                )
+        for name in (
+            "num_eval_tasks",
+            "sampled_tokens",
+            "tool_calls",
+            "void_attempts",
+            "quarantined_attempts",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"summary {name}={getattr(self, name)}: a count is not negative")
         for name, phase in self.phase_wall_s.items():
             if not (math.isfinite(phase) and phase >= 0):
-                raise ValueError(f"summary phase_wall_s[{name!r}]={phase}: need a finite number that is not negative")
+                raise ValueError(
+                    f"summary phase_wall_s[{name!r}]={phase}: need a finite number that is not negative"
+                )
         if not self.commit or not self.isolation_tier:
-            raise ValueError("summary: commit and isolation_tier must be known; pass 'unknown' where there is none")
+            raise ValueError(
+                "summary: commit and isolation_tier must be known; pass 'unknown' where there is none"
+            )
 
     def to_json(self) -> dict[str, Json]:
         cells = sorted({*self.cells_before, *self.cells_after})
@@ -78,7 +93,10 @@ class Summary:
             **_named("success_after_all", self.after_all),
             **_named("success_structural_all", self.structural_all or none),
             "by_cell": {
-                cell: {**_counted("before", self.cells_before.get(cell, none)), **_counted("after", self.cells_after.get(cell, none))}
+                cell: {
+                    **_counted("before", self.cells_before.get(cell, none)),
+                    **_counted("after", self.cells_after.get(cell, none)),
+                }
                 for cell in cells
             },
             "baselines": {name: _counted("success", rate) for name, rate in self.baselines.items()},
@@ -101,7 +119,9 @@ class Summary:
 
     def write(self, path: Path) -> None:
         """Atomic. Raises `DiskFull`."""
-        write_atomically(path, (json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n").encode(), durable=True)
+        write_atomically(
+            path, (json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n").encode(), durable=True
+        )
 
 
 def rate(attempts: Iterable[Attempt]) -> Rate:
@@ -114,7 +134,9 @@ def rate_over_all(attempts: Sequence[Attempt]) -> Rate:
     """Over all attempts: a void one counts as a failure, so that leaving is never better than failing."""
     num_tasks = len({attempt.trajectory.task.id for attempt in attempts})
     successes = sum(bool(is_success(attempt)) for attempt in attempts)
-    return Rate(successes=successes, num=len(attempts), num_tasks=num_tasks if num_tasks < len(attempts) else None)
+    return Rate(
+        successes=successes, num=len(attempts), num_tasks=num_tasks if num_tasks < len(attempts) else None
+    )
 
 
 def rates_by_cell(attempts: Iterable[Attempt], *, tags: tuple[str, ...] = ("fallback",)) -> dict[str, Rate]:
@@ -128,7 +150,11 @@ def rates_by_cell(attempts: Iterable[Attempt], *, tags: tuple[str, ...] = ("fall
 
 
 def _named(name: str, rate: Rate) -> dict[str, Json]:
-    return {name: _known(rate.success), f"{name}_low": _known(rate.low, rate), f"{name}_high": _known(rate.high, rate)}
+    return {
+        name: _known(rate.success),
+        f"{name}_low": _known(rate.low, rate),
+        f"{name}_high": _known(rate.high, rate),
+    }
 
 
 def _counted(name: str, rate: Rate) -> dict[str, Json]:

@@ -27,7 +27,9 @@ from agito.types import Attempt, AttemptId, Dialect, Event, Segment, Task, Traje
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenStats:
-    """What training saw of one segment; every column has one entry a token of the segment. None where it was not computed."""
+    """What training saw of one segment; every column has one entry a token of the segment. None where it was
+    not computed.
+    """
 
     attempt: AttemptId
     segment: int = 0
@@ -63,8 +65,9 @@ def trajectory_file(directory: Path, phase: str, step: int) -> Path:
 
 
 def is_success(attempt: Attempt) -> bool | None:
-    """Full marks, or what the grader calls a success where rewards are graded, and no penalty. None when void: neither success nor
-    failure."""
+    """Full marks, or what the grader calls a success where rewards are graded, and no penalty. None when
+    void: neither success nor failure.
+    """
     if not attempt.is_scored:
         return None
     verdict = attempt.verdict
@@ -72,7 +75,12 @@ def is_success(attempt: Attempt) -> bool | None:
 
 
 def _table(
-    phase: str, step: int, attempts: Sequence[Attempt], dialect: Dialect, piece: Callable[[str, int], str], stats: list[TokenStats]
+    phase: str,
+    step: int,
+    attempts: Sequence[Attempt],
+    dialect: Dialect,
+    piece: Callable[[str, int], str],
+    stats: list[TokenStats],
 ) -> pa.Table:
     tasks: dict[int, str] = {}
     plain = [_row(attempt, dialect, tasks) for attempt in attempts]
@@ -143,7 +151,9 @@ def _row(attempt: Attempt, dialect: Dialect, tasks: dict[int, str]) -> dict[str,
         "segments": _segments(trajectory.segments),
         "turns": [_turn(turn) for turn in trajectory.turns],
         "events": [_event(event) for event in trajectory.events],
-        "lineage": {"parent": str(lineage.parent), "event": lineage.event, "snapshot": lineage.snapshot} if lineage else None,
+        "lineage": {"parent": str(lineage.parent), "event": lineage.event, "snapshot": lineage.snapshot}
+        if lineage
+        else None,
     }
 
 
@@ -222,21 +232,32 @@ def _event(event: Event) -> dict[str, Any]:
     }
 
 
-def _token_columns(trajectories: Sequence[Trajectory], piece: Callable[[str, int], str]) -> dict[str, pa.Array]:
+def _token_columns(
+    trajectories: Sequence[Trajectory], piece: Callable[[str, int], str]
+) -> dict[str, pa.Array]:
     """Built from whole buffers: a Python object a token would cost more than the rest of the file."""
     tokens = [segment.tokens for trajectory in trajectories for segment in trajectory.segments]
     offsets = _offsets(trajectories)
     ids = _joined([np.frombuffer(part.ids, dtype=np.int32) for part in tokens], np.int32)
     owners = [segment.policy for trajectory in trajectories for segment in trajectory.segments]
     policies = sorted(set(owners))
-    places = np.repeat(np.array([policies.index(owner) for owner in owners], dtype=np.int64), [len(part) for part in tokens])
+    places = np.repeat(
+        np.array([policies.index(owner) for owner in owners], dtype=np.int64), [len(part) for part in tokens]
+    )
     used, position = np.unique(places << 32 | ids, return_inverse=True)
-    words = _column([piece(policies[int(token) >> 32], int(token) & 0xFFFFFFFF) for token in used], pa.string())
-    spans = [[_span(s.start, s.stop, s.version) for seg in t.segments for s in seg.tokens.versions] for t in trajectories]
+    words = _column(
+        [piece(policies[int(token) >> 32], int(token) & 0xFFFFFFFF) for token in used], pa.string()
+    )
+    spans = [
+        [_span(s.start, s.stop, s.version) for seg in t.segments for s in seg.tokens.versions]
+        for t in trajectories
+    ]
     flat = {
         "ids": pa.array(ids),
         "pieces": words.take(pa.array(position.astype(np.int32))),
-        "logprobs": pa.array(_joined([np.frombuffer(part.logprobs, dtype=np.float32) for part in tokens], np.float32)),
+        "logprobs": pa.array(
+            _joined([np.frombuffer(part.logprobs, dtype=np.float32) for part in tokens], np.float32)
+        ),
         "kinds": pa.array(np.frombuffer(b"".join(part.kinds for part in tokens), dtype=np.int8)),
         "channels": pa.array(np.frombuffer(b"".join(part.channels for part in tokens), dtype=np.int8)),
     }
@@ -256,13 +277,24 @@ def _stat_columns(trajectories: Sequence[Trajectory], stats: list[TokenStats]) -
         is_absent: list[bool] = []
         parts: list[Any] = []
         for trajectory in trajectories:
-            found = [_values(by_segment.get((trajectory.attempt, segment.id)), name, segment) for segment in trajectory.segments]
+            found = [
+                _values(by_segment.get((trajectory.attempt, segment.id)), name, segment)
+                for segment in trajectory.segments
+            ]
             is_absent.append(all(part is None for part in found))
-            kept = [] if is_absent[-1] else [_or_nan(part, segment) for part, segment in zip(found, trajectory.segments, strict=True)]
+            kept = (
+                []
+                if is_absent[-1]
+                else [
+                    _or_nan(part, segment) for part, segment in zip(found, trajectory.segments, strict=True)
+                ]
+            )
             lengths.append(sum(len(part) for part in kept))
             parts += kept
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-        columns[name] = pa.ListArray.from_arrays(offsets, pa.array(_joined(parts, np.float32)), mask=pa.array(is_absent, type=pa.bool_()))
+        columns[name] = pa.ListArray.from_arrays(
+            offsets, pa.array(_joined(parts, np.float32)), mask=pa.array(is_absent, type=pa.bool_())
+        )
     return columns
 
 
@@ -271,7 +303,10 @@ def _values(stat: TokenStats | None, name: str, segment: Segment) -> Any:
     if values is None:
         return None
     if len(values) != len(segment.tokens):
-        raise ValueError(f"{name} of {stat.attempt if stat else None}: {len(values)} entries for {len(segment.tokens)} tokens")
+        raise ValueError(
+            f"{name} of {stat.attempt if stat else None}: {len(values)} entries for {len(segment.tokens)} "
+            "tokens"
+        )
     return np.frombuffer(values, dtype=np.float32)
 
 

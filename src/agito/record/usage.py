@@ -40,7 +40,11 @@ class UsageCounters:
             self.add_causes([attempt])
             self.quarantined_attempts += bool(attempt.quarantine)
             trajectory = attempt.trajectory
-            if trajectory.segments and trajectory.segments[0].tokens.versions and trajectory.segments[0].tokens.oldest_version() > 0:
+            if (
+                trajectory.segments
+                and trajectory.segments[0].tokens.versions
+                and trajectory.segments[0].tokens.oldest_version() > 0
+            ):
                 self.sampled_tokens += trajectory.num_sampled
             for event in trajectory.events:
                 if event.wall_s > 0:
@@ -51,7 +55,9 @@ class UsageCounters:
         """Why there was no verdict, without what differs from one attempt to the next."""
         for attempt in attempts:
             if not attempt.is_scored:
-                self.void_causes[_NUMBERS.sub("N", attempt.verdict.evidence.partition("\n")[0])[:_LONGEST_CAUSE]] += 1
+                self.void_causes[
+                    _NUMBERS.sub("N", attempt.verdict.evidence.partition("\n")[0])[:_LONGEST_CAUSE]
+                ] += 1
         if len(self.void_causes) > _MOST_CAUSES:
             self.void_causes = Counter(dict(self.void_causes.most_common(_MOST_CAUSES)))
 
@@ -81,15 +87,21 @@ class UsageCounters:
     def phase_wall_s(self) -> dict[str, float]:
         """Seconds by phase over all sessions, those that go on up to now."""
         now = time.monotonic()
-        return self._phases | {name: self._phases.get(name, 0.0) + now - began for name, began in self._began.items()}
+        return self._phases | {
+            name: self._phases.get(name, 0.0) + now - began for name, began in self._began.items()
+        }
 
     def cpu_s(self) -> float:
-        """Of this process and of every child that has ended, over all sessions; complete once everything is closed."""
+        """Of this process and of every child that has ended, over all sessions; complete once everything is
+        closed.
+        """
         here = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         return self.earlier_cpu_s + sum(usage.ru_utime + usage.ru_stime for usage in here)
 
     def stolen_ratio(self) -> float:
-        """Share of the processors' time that the host of a virtual machine gave to others, in this session."""
+        """Share of the processors' time that the host of a virtual machine gave to others, in
+        this session.
+        """
         (stolen_before, all_before), (stolen, total) = self._ticks, _stolen_and_all()
         return round((stolen - stolen_before) / max(total - all_before, 1), 4)
 
@@ -110,13 +122,15 @@ class UsageCounters:
         phases, tool_cpu, causes = data["phase_wall_s"], data["tool_cpu"], data["void_causes"]
         assert isinstance(phases, dict) and isinstance(tool_cpu, dict) and isinstance(causes, dict)
         return cls(
-            sampled_tokens=int(str(data["sampled_tokens"])), tool_calls=int(str(data["tool_calls"])),
-            void_attempts=int(str(data["void_attempts"])), quarantined_attempts=int(str(data["quarantined_attempts"])),
+            sampled_tokens=int(str(data["sampled_tokens"])),
+            tool_calls=int(str(data["tool_calls"])),
+            void_attempts=int(str(data["void_attempts"])),
+            quarantined_attempts=int(str(data["quarantined_attempts"])),
             void_causes=Counter({cause: int(str(num)) for cause, num in causes.items()}),
             earlier_cpu_s=float(str(data["cpu_s"])),
             _phases={name: float(str(wall_s)) for name, wall_s in phases.items()},
             _tool_cpu=Counter({int(number): int(str(count)) for number, count in tool_cpu.items()}),
-        )  # fmt: skip
+        )
 
 
 def causes(attempts: Iterable[Attempt]) -> dict[str, int]:

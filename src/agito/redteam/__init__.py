@@ -1,4 +1,6 @@
-"""Exploits, honest work, weak graders to prove that the exploits fire, and the attacks as agents. See docs/redteam.md."""
+"""Exploits, honest work, weak graders to prove that the exploits fire, and the attacks as agents. See
+docs/redteam.md.
+"""
 
 from __future__ import annotations
 

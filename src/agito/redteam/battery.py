@@ -36,7 +36,9 @@ class Tried:
 
     @property
     def has_fired(self) -> bool:
-        """It got past a grader that has the hole it goes for. What has not fired proves nothing about anybody."""
+        """It got past a grader that has the hole it goes for. What has not fired proves nothing about
+        anybody.
+        """
         return any(self.passed.values())
 
     @property
@@ -58,18 +60,23 @@ class Worked:
 
 
 def plan(only: Sequence[str] = ()) -> list[Tried]:
-    """Every exploit with its target; those for any target take turns. Raises `ValueError` for a name that is no exploit's."""
+    """Every exploit with its target; those for any target take turns. Raises `ValueError` for a name that is
+    no exploit's.
+    """
     known = {each.name: each for each in all_exploits()}
     if unknown := [name for name in only if name not in known]:
         raise ValueError(f"exploit {unknown[0]!r}: there is no such one; there are {', '.join(known)}")
     chosen = [known[name] for name in only] if only else list(known.values())
     return [
-        Tried(exploit=each, secret=BY_NAME[each.target] if each.target else SECRETS[at % len(SECRETS)]) for at, each in enumerate(chosen)
+        Tried(exploit=each, secret=BY_NAME[each.target] if each.target else SECRETS[at % len(SECRETS)])
+        for at, each in enumerate(chosen)
     ]
 
 
 def twins(exploit: Exploit) -> tuple[Twin, ...]:
-    """Where it is tried: a clock matters to who reads one, an answer to who reads answers, a death to who takes it for success."""
+    """Where it is tried: a clock matters to who reads one, an answer to who reads answers, a death to who
+    takes it for success.
+    """
     is_special = exploit.kind is Class.RESOURCES or set(exploit.twins) & {*_ANSWERED, Twin.TIMED}
     return exploit.twins if is_special else (*MAIN, *exploit.twins)
 
@@ -94,8 +101,12 @@ async def fire(boxes: AttackBoxes, tried: Sequence[Tried]) -> None:
 
     for each in tried:
         if each.is_answer:
-            each.passed = {twin: answer_is_taken(each.moves.answer, twin, _WANTED) for twin in twins(each.exploit)}
-    await _all([_bound(one, each, twin) for each in tried if not each.is_answer for twin in twins(each.exploit)])
+            each.passed = {
+                twin: answer_is_taken(each.moves.answer, twin, _WANTED) for twin in twins(each.exploit)
+            }
+    await _all(
+        [_bound(one, each, twin) for each in tried if not each.is_answer for twin in twins(each.exploit)]
+    )
 
 
 async def judge(boxes: AttackBoxes, tried: Sequence[Tried], ask: Callable[[str], Awaitable[Verdict]]) -> None:
@@ -111,17 +122,26 @@ async def judge(boxes: AttackBoxes, tried: Sequence[Tried], ask: Callable[[str],
 
 
 async def employ(boxes: AttackBoxes, work: Sequence[Worked], *, weak_every: int = 2) -> None:
-    """Puts honest work before our graders, and each `weak_every`-th right one before the three common weak ones."""
+    """Puts honest work before our graders, and each `weak_every`-th right one before the three common weak
+    ones.
+    """
 
     async def ours(each: Worked) -> None:
         honest = each.honest
-        each.ours = await judged(boxes, honest.secret, honest.moves, act, episode=honest.name, wants_gold=False)
+        each.ours = await judged(
+            boxes, honest.secret, honest.moves, act, episode=honest.name, wants_gold=False
+        )
 
     async def weak(each: Worked, twin: Twin) -> None:
         each.passed[twin] = await _weakly(boxes, each.honest.secret, each.honest.moves, twin, is_leaky=False)
 
     right = [each for each in work if each.honest.is_right]
-    await _all([*(_bound(ours, each) for each in work), *(_bound(weak, each, twin) for each in right[::weak_every] for twin in MAIN)])
+    await _all(
+        [
+            *(_bound(ours, each) for each in work),
+            *(_bound(weak, each, twin) for each in right[::weak_every] for twin in MAIN),
+        ]
+    )
 
 
 def counts(passed: Sequence[Mapping[Twin, bool]]) -> dict[Twin, int]:

@@ -21,7 +21,8 @@ _NEEDED = ("__init__.py", "_mapping.py", "python.py", "diff.py", "terminal.py")
 
 @contextmanager
 def runner_site() -> Generator[str]:
-    """A directory for `SandboxSpec.base`: pytest of this interpreter, pure Python, without what it does not load.
+    """A directory for `SandboxSpec.base`: pytest of this interpreter, pure Python, without what it does not
+    load.
 
     Raises `NotFound` where pytest is not installed.
     """

@@ -53,7 +53,10 @@ def hidden_tests(secret: Secret, twin: Twin) -> dict[str, str]:
         return {"tests/test_hidden.py": secret.properties}
     if twin is Twin.ORACLE:
         text = _REFERENCE.replace("TABLE", repr([list(case.args) for case in cases]))
-        return {"tests/test_hidden.py": text.replace("FUNC", target.function), "tests/reference.py": secret.reference}
+        return {
+            "tests/test_hidden.py": text.replace("FUNC", target.function),
+            "tests/reference.py": secret.reference,
+        }
     text = _VALUES.replace("TABLE", repr([(list(case.args), case.expected) for case in cases]))
     if twin is Twin.TIMED:
         assert secret.slow is not None, f"{target.function}: no slow arguments to time"

@@ -2,9 +2,10 @@
 
     <|task|>find kev<|act|>grep -rh kev .<|end|><|obs|>kev=mak\n<|left|>13<|act|>submit mak<|end|>
 
-A turn that starts with the name of a tool other than the first calls that tool with the rest of the line; everything else is for the
-first tool. Parameters are positional: one word each, the last one takes what is left; words become numbers where the tool's schema says
-so and they can. `<think>...</think>` before the command is thinking.
+A turn that starts with the name of a tool other than the first calls that tool with the rest of the line;
+everything else is for the first tool. Parameters are positional: one word each, the last one takes what is
+left; words become numbers where the tool's schema says so and they can. `<think>...</think>` before the
+command is thinking.
 """
 
 from __future__ import annotations
@@ -14,7 +15,18 @@ from array import array
 from collections.abc import Sequence
 
 from agito.render import policy_json
-from agito.render.vocabulary import ACT, END, END_THINK, FAULT, LEFT, OBS, TASK, THINK, OwnRenderer, Vocabulary
+from agito.render.vocabulary import (
+    ACT,
+    END,
+    END_THINK,
+    FAULT,
+    LEFT,
+    OBS,
+    TASK,
+    THINK,
+    OwnRenderer,
+    Vocabulary,
+)
 from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
 
 CHAT_TEMPLATE = (
@@ -101,14 +113,22 @@ def _parameters(tool: ToolSpec) -> dict[str, str]:
     """Names and JSON types, in order."""
     properties = tool.parameters.get("properties")
     assert isinstance(properties, dict)
-    return {name: str(each.get("type")) if isinstance(each, dict) else "string" for name, each in properties.items()}
+    return {
+        name: str(each.get("type")) if isinstance(each, dict) else "string"
+        for name, each in properties.items()
+    }
 
 
 def _words(call: Call, tool: ToolSpec) -> str:
-    text = " ".join(value if isinstance(value, str) else json.dumps(value) for value in call.arguments.values())
+    text = " ".join(
+        value if isinstance(value, str) else json.dumps(value) for value in call.arguments.values()
+    )
     if _arguments(text, tool) != dict(call.arguments):
         parameters = ", ".join(_parameters(tool))
-        raise ValueError(f"{call.tool}{dict(call.arguments)}: the compact dialect needs {parameters} in order, one word each but the last")
+        raise ValueError(
+            f"{call.tool}{dict(call.arguments)}: the compact dialect needs {parameters} in order, one word "
+            "each but the last"
+        )
     return text
 
 

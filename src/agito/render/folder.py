@@ -14,25 +14,49 @@ from agito.render.tokenizer import ModelTokenizer
 from agito.types import Json
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json",
-    "merges.txt", "tokenizer.model", "generation_config.json",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "generation_config.json",
+)
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
-def read_chat(directory: Path, *, tools: Tools = "auto", variables: Mapping[str, Json] | None = None) -> ChatRenderer:
-    """`variables`: for the template, such as `enable_thinking`. Raises `CorruptCheckpoint`, `UnsupportedTemplate`."""
-    config, network, generation = (_json(directory / f"{name}.json") for name in ("tokenizer_config", "config", "generation_config"))
+def read_chat(
+    directory: Path, *, tools: Tools = "auto", variables: Mapping[str, Json] | None = None
+) -> ChatRenderer:
+    """`variables`: for the template, such as `enable_thinking`. Raises `CorruptCheckpoint`,
+    `UnsupportedTemplate`.
+    """
+    config, network, generation = (
+        _json(directory / f"{name}.json") for name in ("tokenizer_config", "config", "generation_config")
+    )
     named = {name: _content(config[name]) for name in _NAMED if config.get(name) is not None}
     tokenizer = ModelTokenizer.read(directory)
     ends = [token for token in map(tokenizer.control, (named.get("eos_token", ""),)) if token is not None]
     for said in (generation.get("eos_token_id"), network.get("eos_token_id")):
-        ends += [said] if isinstance(said, int) else [int(each) for each in cast("list[Any]", said)] if isinstance(said, list) else []
+        ends += (
+            [said]
+            if isinstance(said, int)
+            else [int(each) for each in cast("list[Any]", said)]
+            if isinstance(said, list)
+            else []
+        )
     size = network.get("vocab_size")
     return ChatRenderer(
-        tokenizer, _template(directory, config, tools), vocab_size=size if isinstance(size, int) else None, end_ids=ends,
-        variables={**named, **(variables or {})}, tools=tools, files=_files(directory),
-    )  # fmt: skip
+        tokenizer,
+        _template(directory, config, tools),
+        vocab_size=size if isinstance(size, int) else None,
+        end_ids=ends,
+        variables={**named, **(variables or {})},
+        tools=tools,
+        files=_files(directory),
+    )
 
 
 def _files(directory: Path) -> dict[str, str]:
@@ -48,9 +72,14 @@ def _template(directory: Path, config: Mapping[str, Any], tools: Tools) -> str:
     found = config.get("chat_template")
     if isinstance(found, list):  # several by name
         by_name = {str(each["name"]): str(each["template"]) for each in cast("list[dict[str, Any]]", found)}
-        found = by_name.get("default") if tools == "hermes" else by_name.get("tool_use", by_name.get("default"))
+        found = (
+            by_name.get("default") if tools == "hermes" else by_name.get("tool_use", by_name.get("default"))
+        )
     if not isinstance(found, str):
-        raise UnsupportedTemplate(f"{directory}: there is no chat template: neither chat_template.jinja nor one in tokenizer_config.json")
+        raise UnsupportedTemplate(
+            f"{directory}: there is no chat template: neither chat_template.jinja nor one in "
+            "tokenizer_config.json"
+        )
     return found
 
 

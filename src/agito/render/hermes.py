@@ -1,4 +1,6 @@
-"""Hermes tool calls: JSON between `<tool_call>` and `</tool_call>`, written by a template and read from what was sampled."""
+"""Hermes tool calls: JSON between `<tool_call>` and `</tool_call>`, written by a template and read from what
+was sampled.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from agito.types import Call
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _MOST_ENDS = 16  # closing tags tried for one call; a policy may write any number of them
 
-# Before a model's own template, where that says nothing of tools: they go into the system message, results into user messages.
+# Before a model's own template, where that says nothing of tools: they go into the system message, results
+# into user messages.
 _PRELUDE = """\
 {%- set agito = namespace(out=[], system='', rest=messages) -%}
 {%- if messages and messages[0]['role'] == 'system' -%}
@@ -50,20 +53,25 @@ tags:\\n<tool_call>\\n{"name": <function-name>, "arguments": <args-json-object>}
 {%- endif -%}
 {%- endfor -%}
 {%- set messages = agito.out -%}{%- set tools = none -%}
-"""
+"""  # noqa: E501
 
 
 def with_tools(template: str, *, has_system: bool) -> str:
-    """A model's own template for turns, and Hermes for tools. `has_system`: the template knows the role `system`."""
+    """A model's own template for turns, and Hermes for tools. `has_system`: the template knows the role
+    `system`.
+    """
     return _PRELUDE.replace("IN_USER", "false" if has_system else "true") + template
 
 
 def parse(text: str) -> tuple[Call, ...]:
     """The calls in one turn, at least one: what cannot be read becomes a call with a `problem`.
 
-    The same tags within a string of the JSON mean nothing; a call whose closing tag is missing is read if its JSON is whole.
+    The same tags within a string of the JSON mean nothing; a call whose closing tag is missing is read if its
+    JSON is whole.
     """
-    return tuple(call for _, _, call in calls(text)) or (Call(tool="", arguments={}, raw=text, problem=f"no {OPEN} in the turn"),)
+    return tuple(call for _, _, call in calls(text)) or (
+        Call(tool="", arguments={}, raw=text, problem=f"no {OPEN} in the turn"),
+    )
 
 
 def calls(text: str) -> Iterator[tuple[int, int, Call]]:

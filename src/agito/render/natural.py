@@ -11,7 +11,16 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 from agito.render.hermes import read_call
-from agito.render.vocabulary import CALL, END_CALL, END_THINK, IM_END, IM_START, THINK, OwnRenderer, Vocabulary
+from agito.render.vocabulary import (
+    CALL,
+    END_CALL,
+    END_THINK,
+    IM_END,
+    IM_START,
+    THINK,
+    OwnRenderer,
+    Vocabulary,
+)
 from agito.types import Call, Channel, Dialect, Event, Task, ToolSpec
 
 _SYSTEM = """# Tools
@@ -32,7 +41,8 @@ _TAG = re.compile(f"({re.escape(CALL)}|{re.escape(END_CALL)})")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ message.content }}\n</tool_response><|im_end|>\n"
+    "{% if message.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ message.content }}\n"
+    "</tool_response><|im_end|>\n"
     "{% else %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -51,8 +61,11 @@ class NaturalRenderer(OwnRenderer):
     def opening(self, task: Task) -> array[int]:
         ids = self._head("system")
         ids.extend(self.vocabulary.encode(_offer(task)))
-        for piece in _TAG.split(_format(task)):  # our own tags are special tokens, as `transformers` reads them
-            ids.extend([self.vocabulary.id(piece)] if _TAG.fullmatch(piece) else self.vocabulary.encode(piece))
+        # our own tags are special tokens, as `transformers` reads them
+        for piece in _TAG.split(_format(task)):
+            ids.extend(
+                [self.vocabulary.id(piece)] if _TAG.fullmatch(piece) else self.vocabulary.encode(piece)
+            )
         ids.extend([self._end, *self.vocabulary.encode("\n")])
         ids.extend(self._message("user", task.prompt[Dialect.NATURAL]))
         ids.extend(self._head("assistant"))
@@ -100,7 +113,9 @@ class NaturalRenderer(OwnRenderer):
         return self.vocabulary.decode(ids)
 
     def _blocks(self, said: Sequence[int]) -> Iterator[str]:
-        """What stands between the tokens of a call; the same letters as text, in an argument, mean nothing."""
+        """What stands between the tokens of a call; the same letters as text, in an argument,
+        mean nothing.
+        """
         start: int | None = None
         for at, token in enumerate(said):
             if token == self._call:
@@ -113,18 +128,35 @@ class NaturalRenderer(OwnRenderer):
         return array("i", [self._start, *self.vocabulary.encode(f"{role}\n")])
 
     def _message(self, role: str, text: str) -> array[int]:
-        return array("i", [*self._head(role), *self.vocabulary.encode(text), self._end, *self.vocabulary.encode("\n")])
+        return array(
+            "i", [*self._head(role), *self.vocabulary.encode(text), self._end, *self.vocabulary.encode("\n")]
+        )
 
 
 def texts_of(task: Task, events: Sequence[Event]) -> list[str]:
     """What is said and read in an episode, the prompt's fixed words included."""
     read = [text for event in events for text in (_said(event.call), _response(event))]
-    return [_offer(task), _format(task), task.prompt[Dialect.NATURAL], "system\n", "user\n", "assistant\n", *read]
+    return [
+        _offer(task),
+        _format(task),
+        task.prompt[Dialect.NATURAL],
+        "system\n",
+        "user\n",
+        "assistant\n",
+        *read,
+    ]
 
 
 def _offer(task: Task) -> str:
     described = (
-        {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}}
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": dict(tool.parameters),
+            },
+        }
         for tool in task.tools
     )
     return _SYSTEM.format(tools="\n".join(map(json.dumps, described)))

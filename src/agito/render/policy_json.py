@@ -1,7 +1,9 @@
-"""JSON that a policy wrote: a value that every tool can take, or what is wrong with it, in time that grows with the length alone.
+"""JSON that a policy wrote: a value that every tool can take, or what is wrong with it, in time that grows
+with the length alone.
 
-What `json` reads beyond the standard, or reads otherwise elsewhere, is refused: NaN and infinities, numbers that no 64 bits hold, a key
-that stands twice, half a character, nesting without end. So no tool has to expect them, and nothing depends on how deep the stack is.
+What `json` reads beyond the standard, or reads otherwise elsewhere, is refused: NaN and infinities, numbers
+that no 64 bits hold, a key that stands twice, half a character, nesting without end. So no tool has to expect
+them, and nothing depends on how deep the stack is.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ def parse(text: str) -> Json:
     """Raises `ValueError`, which says to the policy what is wrong."""
     if _depth(text) > MOST_DEEP:
         raise ValueError(f"lists and objects are nested deeper than {MOST_DEEP}")
-    value: Json = json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_number, object_pairs_hook=_object)
+    value: Json = json.loads(
+        text, parse_int=_integer, parse_float=_number, parse_constant=_number, object_pairs_hook=_object
+    )
     if not _is_whole(value):
         raise ValueError("a string holds half a character (a lone surrogate)")
     return value

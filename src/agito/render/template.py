@@ -24,7 +24,9 @@ class UnsupportedTemplate(AgitoError, ValueError):
 
 
 class ChatTemplate:
-    """`variables` are what the template may ask for beside the conversation: `bos_token`, `enable_thinking` and the like."""
+    """`variables` are what the template may ask for beside the conversation: `bos_token`, `enable_thinking`
+    and the like.
+    """
 
     def __init__(self, source: str, tokenizer: ModelTokenizer, variables: Mapping[str, Json]) -> None:
         """Raises `UnsupportedTemplate`."""
@@ -35,26 +37,42 @@ class ChatTemplate:
             raise UnsupportedTemplate(f"the chat template cannot be read: {error}") from error
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[Json], *, prompts: bool, mark: str = "", is_trusted: bool = False
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Json],
+        *,
+        prompts: bool,
+        mark: str = "",
+        is_trusted: bool = False,
     ) -> tuple[str, str]:
-        """The conversation, and the mark within whatever reads like a control token but is not the template's own.
+        """The conversation, and the mark within whatever reads like a control token but is not the template's
+        own.
 
-        `prompts`: it ends with what opens the assistant's turn. A `mark` that is given stands in none of the texts. `is_trusted`:
-        the texts may hold control tokens. Raises `UnsupportedTemplate` for what the template does not take.
+        `prompts`: it ends with what opens the assistant's turn. A `mark` that is given stands in none of the
+        texts. `is_trusted`: the texts may hold control tokens. Raises `UnsupportedTemplate` for what the
+        template does not take.
         """
         mark = mark or free_mark(strings([*messages, *tools]))
-        guarded: Sequence[Json] = messages if is_trusted else [_guarded(message, self._tokenizer, mark) for message in messages]
+        guarded: Sequence[Json] = (
+            messages if is_trusted else [_guarded(message, self._tokenizer, mark) for message in messages]
+        )
         offered = [_guarded(tool, self._tokenizer, mark) for tool in tools]
         try:
             text = self._template.render(
-                messages=guarded, tools=offered or None, documents=None, add_generation_prompt=prompts, **self._variables
+                messages=guarded,
+                tools=offered or None,
+                documents=None,
+                add_generation_prompt=prompts,
+                **self._variables,
             )
         except Exception as error:  # a template is a program of somebody else's
             raise UnsupportedTemplate(f"the chat template: {error}") from error
         return text, mark
 
 
-def guarded(message: Message, tokenizer: ModelTokenizer, mark: str, *, free: frozenset[str] = frozenset()) -> Message:
+def guarded(
+    message: Message, tokenizer: ModelTokenizer, mark: str, *, free: frozenset[str] = frozenset()
+) -> Message:
     """As `render` guards it; the control tokens in `free` may stand in what the assistant says."""
     said = message.get("content")
     if message.get("role") != "assistant" or not isinstance(said, str) or not free:
@@ -69,11 +87,23 @@ def _environment() -> Environment:
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
-        raise AgitoError("a model's chat template needs the package jinja2: pip install 'agito[models]'") from error
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        raise AgitoError(
+            "a model's chat template needs the package jinja2: pip install 'agito[models]'"
+        ) from error
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
 
-    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    def tojson(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: Any = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(
+            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        )
 
     def raise_exception(message: str) -> NoReturn:
         raise ValueError(message)

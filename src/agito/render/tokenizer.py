@@ -1,7 +1,8 @@
-"""A pre-trained model's own tokenizer: its control tokens are made by its template alone, never by text from the world.
+"""A pre-trained model's own tokenizer: its control tokens are made by its template alone, never by text from
+the world.
 
-Every added token that is not white space counts as a control token, also where the tokenizer itself does not call it special:
-Qwen's `<tool_call>` does not, and what a tool prints could then forge one.
+Every added token that is not white space counts as a control token, also where the tokenizer itself does not
+call it special: Qwen's `<tool_call>` does not, and what a tool prints could then forge one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class ModelTokenizer:
         self._whole = _tokenizer(data)
         added = cast("list[dict[str, Any]]", data.get("added_tokens") or [])
         self._controls = {
-            str(token["content"]): _Control(int(token["id"]), bool(token.get("lstrip")), bool(token.get("rstrip")))
+            str(token["content"]): _Control(
+                int(token["id"]), bool(token.get("lstrip")), bool(token.get("rstrip"))
+            )
             for token in added
             if token.get("special") or str(token["content"]).strip()
         }
@@ -68,7 +71,8 @@ class ModelTokenizer:
         return found[0] if found else None
 
     def guard(self, text: str, mark: str) -> str:
-        """The text with a mark inside everything that reads like a control token, and where it begins or ends with part of one.
+        """The text with a mark inside everything that reads like a control token, and where it begins or ends
+        with part of one.
 
         Whatever a template puts it into, it stays text.
         """
@@ -108,13 +112,17 @@ class ModelTokenizer:
         return self._encode_plain(text) if text else []
 
     def _encode_plain(self, text: str) -> list[int]:
-        """A piece of the vocabulary that reads like a control token may still be found: then the text is cut in two, inside that piece."""
+        """A piece of the vocabulary that reads like a control token may still be found: then the text is cut
+        in two, inside that piece.
+        """
         encoding = self._plain.encode(text, add_special_tokens=False)
         for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
             if token in self._control_ids:
                 cut = min(max((start + stop) // 2, 1), len(text) - 1)
                 if not 0 < cut < len(text):
-                    raise ValueError(f"{text!r} is one control token for this tokenizer, and cannot be written as text")
+                    raise ValueError(
+                        f"{text!r} is one control token for this tokenizer, and cannot be written as text"
+                    )
                 return [*self._encode_plain(text[:cut]), *self._encode_plain(text[cut:])]
         return encoding.ids
 
@@ -129,7 +137,9 @@ class ModelTokenizer:
 
 
 def free_mark(texts: Iterable[str]) -> str:
-    """A character that stands in none of the texts. Raises `ValueError` when they hold every one that no text may hold."""
+    """A character that stands in none of the texts. Raises `ValueError` when they hold every one that no text
+    may hold.
+    """
     used = {letter for text in texts for letter in text if letter in _MARKS}
     for mark in _MARKS:
         if mark not in used:
@@ -146,9 +156,14 @@ def _tokenizer(data: dict[str, Any]) -> Tokenizer:
 
 def _plain(data: dict[str, Any], kept: list[dict[str, Any]]) -> Tokenizer:
     """The same without control tokens. Only the first text of a conversation may be given a leading space."""
-    changed = data | {"added_tokens": kept, "post_processor": None, "pre_tokenizer": _never_prepending(data.get("pre_tokenizer"))}
+    changed = data | {
+        "added_tokens": kept,
+        "post_processor": None,
+        "pre_tokenizer": _never_prepending(data.get("pre_tokenizer")),
+    }
     tokenizer = _tokenizer(changed)
-    if any(tokenizer.token_to_id(str(token["content"])) != token["id"] for token in kept):  # their ids count from those left out
+    # their ids count from those left out
+    if any(tokenizer.token_to_id(str(token["content"])) != token["id"] for token in kept):
         tokenizer = _tokenizer(changed | {"added_tokens": []})
     return tokenizer
 

@@ -11,25 +11,40 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from agito.errors import CorruptCheckpoint
 
-PAD, END, TASK, ACT, OBS, LEFT, FAULT = "<|pad|>", "<|end|>", "<|task|>", "<|act|>", "<|obs|>", "<|left|>", "<|fault|>"
+PAD, END, TASK, ACT, OBS, LEFT, FAULT = (
+    "<|pad|>",
+    "<|end|>",
+    "<|task|>",
+    "<|act|>",
+    "<|obs|>",
+    "<|left|>",
+    "<|fault|>",
+)
 THINK, END_THINK, CALL, END_CALL = "<think>", "</think>", "<tool_call>", "</tool_call>"
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 SPECIALS = (PAD, END, TASK, ACT, OBS, LEFT, FAULT, THINK, END_THINK, CALL, END_CALL, IM_START, IM_END)
 
-# Words, numbers and everything between them are never merged into one another: a word is the same token wherever it stands.
+# Words, numbers and everything between them are never merged into one another: a word is the same token
+# wherever it stands.
 _PIECES = r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]+"
 
 
 class Vocabulary:
-    """Text to ids and back. Special tokens are never produced from text: what an environment prints stays text."""
+    """Text to ids and back. Special tokens are never produced from text: what an environment prints stays
+    text.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._cache: dict[str, array[int]] = {}
-        tokenizer.encode_special_tokens = True  # "<|end|>" in a tool's output is nine characters, not the end of a turn
+        # "<|end|>" in a tool's output is nine characters, not the end of a turn
+        tokenizer.encode_special_tokens = True
         for special in SPECIALS:
             if tokenizer.token_to_id(special) is None:
-                raise CorruptCheckpoint(f"tokenizer: {special} is missing; use the tokenizer.json that was saved with the checkpoint")
+                raise CorruptCheckpoint(
+                    f"tokenizer: {special} is missing; use the tokenizer.json that was saved with the "
+                    "checkpoint"
+                )
 
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -56,12 +71,16 @@ class Vocabulary:
         return [self._tokenizer.decode([token], skip_special_tokens=False) for token in ids]
 
     def files(self, *, chat_template: str, stop_ids: Sequence[int] = ()) -> dict[str, str]:
-        """tokenizer.json and tokenizer_config.json by name, as `transformers` reads them. The first of `stop_ids` ends a turn."""
+        """tokenizer.json and tokenizer_config.json by name, as `transformers` reads them. The first of
+        `stop_ids` ends a turn.
+        """
         config = {
-            "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD,
-            "eos_token": self._tokenizer.id_to_token(stop_ids[0]) if stop_ids else END, "clean_up_tokenization_spaces": False,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": PAD,
+            "eos_token": self._tokenizer.id_to_token(stop_ids[0]) if stop_ids else END,
+            "clean_up_tokenization_spaces": False,
             "chat_template": chat_template,
-        }  # fmt: skip
+        }
         return {
             "tokenizer.json": self._tokenizer.to_str(),
             "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
@@ -109,15 +128,22 @@ class OwnRenderer:
 
 
 def learn(texts: Iterable[str], *, size: int) -> Vocabulary:
-    """A vocabulary of at most `size` entries, the 256 bytes and the special tokens included. Deterministic given `texts`."""
+    """A vocabulary of at most `size` entries, the 256 bytes and the special tokens included. Deterministic
+    given `texts`.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
+        vocab_size=size,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
         special_tokens=[AddedToken(special, special=True, normalized=False) for special in SPECIALS],
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return Vocabulary(tokenizer)

@@ -1,6 +1,8 @@
-"""A recorded attempt again: its tokens through the same harness, in a fresh world with the same noise; and where it differs first.
+"""A recorded attempt again: its tokens through the same harness, in a fresh world with the same noise; and
+where it differs first.
 
-The policy is not asked: what is said is what was recorded. So this checks the world, the renderer, the harness and the grader.
+The policy is not asked: what is said is what was recorded. So this checks the world, the renderer, the
+harness and the grader.
 """
 
 from __future__ import annotations
@@ -60,10 +62,13 @@ async def reenact(run: Path, attempt: AttemptId, *, phase: str | None = None) ->
         raise NotFound(f"{run}: no run there; give a run directory such as runs/quickstart")
     recorded = find_attempt(run / "trajectories", attempt, phase=phase)
     if not recorded.attempt.trajectory.segments:
-        raise NotFound(f"attempt {attempt}: it never began ({recorded.attempt.trajectory.detail}), so there is nothing to act again")
+        raise NotFound(
+            f"attempt {attempt}: it never began ({recorded.attempt.trajectory.detail}), so there is "
+            "nothing to act again"
+        )
     recipe = config.read(Recipe, run / "config.toml")
     async with open_run_context(recipe) as run_context:
-        run_context.use_tokenizer_of(trained.find(run))
+        run_context.policies.use_tokenizer_of(trained.find(run))
         return await _again(run_context, recorded)
 
 
@@ -73,11 +78,19 @@ async def _again(run_context: RunContext, recorded: Recorded) -> Reenacted:
     try:
         task, target = run_context.task(split, was.attempt.group - base)
     except ValueError as error:
-        raise AgitoError(f"attempt {was.attempt}: the environment no longer has this task: {error}") from error
+        raise AgitoError(
+            f"attempt {was.attempt}: the environment no longer has this task: {error}"
+        ) from error
     parrot = _RecordedEngine(was)
-    runner = run_context.runner(temperature=was.turns[0].temperature if was.turns else 1.0, observed=RecordedAttempt(was))
+    runner = run_context.runner(
+        temperature=was.turns[0].temperature if was.turns else 1.0, observed=RecordedAttempt(was)
+    )
     again = await runner.run(Plan(task=lambda _: (task, target)), was.attempt, {MAIN: parrot})
-    found = [*_of_task(was.task, task), *_of_course(was, again.trajectory, parrot.heard), *_of_end(recorded.attempt, again)]
+    found = [
+        *_of_task(was.task, task),
+        *_of_course(was, again.trajectory, parrot.heard),
+        *_of_end(recorded.attempt, again),
+    ]
     return Reenacted(recorded=recorded, again=again, differences=tuple(found))
 
 
@@ -106,7 +119,9 @@ class _ParrotRow:
         self._turn, self._at = self._turn + 1, turn.stop
         logprobs = _segment(self._parrot.was, turn).tokens.logprobs[turn.start : turn.stop]
         versions = span(0, len(request.extend) + turn.stop - turn.start)
-        return Sampled(ids=ids[turn.start : turn.stop], logprobs=logprobs, stopped=turn.stopped, versions=versions)
+        return Sampled(
+            ids=ids[turn.start : turn.stop], logprobs=logprobs, stopped=turn.stopped, versions=versions
+        )
 
     def branch(self, seed: int) -> Row:
         raise NotImplementedError("a solo attempt never branches")
@@ -117,10 +132,16 @@ class _ParrotRow:
     def _compare(self, recorded: array[int], told: array[int]) -> None:
         if recorded == told:
             return
-        number = next((n for n, (a, b) in enumerate(zip(recorded, told, strict=False)) if a != b), min(len(recorded), len(told)))
+        number = next(
+            (n for n, (a, b) in enumerate(zip(recorded, told, strict=False)) if a != b),
+            min(len(recorded), len(told)),
+        )
         shown = [str(ids[number]) if number < len(ids) else "nothing" for ids in (recorded, told)]
         self._parrot.heard[self._turn] = Difference(
-            where=f"turn {self._turn}", what=f"token {self._at + number} before it", recorded=shown[0], again=shown[1]
+            where=f"turn {self._turn}",
+            what=f"token {self._at + number} before it",
+            recorded=shown[0],
+            again=shown[1],
         )
 
 
@@ -146,7 +167,11 @@ def _of_course(was: Trajectory, now: Trajectory, heard: dict[int, Difference]) -
         for index in turn.calls:
             found += _of_event(index, was.events[index], now.events)
     if len(now.events) > len(was.events):
-        found.append(Difference(where="events", what="number", recorded=str(len(was.events)), again=str(len(now.events))))
+        found.append(
+            Difference(
+                where="events", what="number", recorded=str(len(was.events)), again=str(len(now.events))
+            )
+        )
     return found
 
 
@@ -162,7 +187,10 @@ def _of_event(index: int, was: Event, events: Sequence[Event]) -> list[Differenc
 
 
 def _of_end(was: Attempt, now: Attempt) -> list[Difference]:
-    ends = {"value": (was.trajectory.end, now.trajectory.end), "fault": (was.trajectory.fault, now.trajectory.fault)}
+    ends = {
+        "value": (was.trajectory.end, now.trajectory.end),
+        "fault": (was.trajectory.fault, now.trajectory.fault),
+    }
     verdicts: dict[str, tuple[object, object]] = {
         "status": (was.verdict.status, now.verdict.status),
         "reward": (was.verdict.reward, now.verdict.reward),
@@ -175,7 +203,8 @@ def _differences(where: str, pairs: Mapping[str, tuple[object, object]]) -> list
     return [
         Difference(where=where, what=what, recorded=_shown(was), again=_shown(now))
         for what, (was, now) in pairs.items()
-        if was != now and not (was != was and now != now)  # two rewards that are both not a number are the same
+        # two rewards that are both not a number are the same
+        if was != now and not (was != was and now != now)
     ]
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from agito import config
 from agito.errors import AgitoError, NotFound
+from agito.protocols import MAIN
 from agito.recipe import Recipe
 from agito.record import read_trajectories
-from agito.runtime.roles import PolicyHandle
+from agito.runtime.policies import Policies
 from agito.runtime.run_context import open_run_context
+from agito.runtime.sources import beside
 from agito.training.learn import LearnStep
 from agito.training.loop import learn_step
 from agito.types import Group
@@ -27,7 +29,9 @@ _START = "checkpoints/step-0"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relearned:
-    """`checked`: checkpoints whose weights came out the same; `differs`: the first that did not, and by which tensor."""
+    """`checked`: checkpoints whose weights came out the same; `differs`: the first that did not, and by which
+    tensor.
+    """
 
     steps: int
     checked: tuple[str, ...]
@@ -35,7 +39,9 @@ class Relearned:
 
 
 async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: None) -> Relearned:
-    """Raises `NotFound` for a run without its cold start or without RL, and `AgitoError` for one whose weights were taken back."""
+    """Raises `NotFound` for a run without its cold start or without RL, and `AgitoError` for one whose
+    weights were taken back.
+    """
     if not (run / _START).is_dir():
         raise NotFound(f"{run}: no {_START}; give the directory of a run that has begun with RL")
     recipe = config.read(Recipe, run / "config.toml")
@@ -43,26 +49,28 @@ async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: No
     if not files:
         raise NotFound(f"{run}: no RL step is recorded")
     if "monitor/rolled_back_to_step" in (run / "metrics.jsonl").read_text(encoding="utf-8"):
-        raise AgitoError(f"{run}: an alarm took its weights back; what was learned and unlearned again is not repeated")
+        raise AgitoError(
+            f"{run}: an alarm took its weights back; what was learned and unlearned again is not repeated"
+        )
     checked: list[str] = []
     async with open_run_context(recipe) as run_context:
-        await run_context.open_policy(run / _START)
-        policy = run_context.policy
-        await policy.learner.begin_phase("rl", max(recipe.rl.steps, 1))
+        policies = run_context.policies
+        await policies.open(run / _START)
+        await policies.begin_rl(recipe.rl.steps)
         version, step = 0, learn_step(run_context)
         for index, path in enumerate(files):
-            version = await _step(policy, step, index, path, version)
+            version = await _step(policies, step, index, path, version)
             on_step(index + 1)
             for name in (f"step-{index + 1}", *(("final",) if index + 1 == recipe.rl.steps else ())):
                 if not (run / "checkpoints" / name).is_dir():
                     continue
-                if differs := await _difference(policy, run / "checkpoints" / name):
+                if differs := await _difference(policies, run / "checkpoints" / name):
                     return Relearned(steps=index + 1, checked=tuple(checked), differs=f"{name}: {differs}")
                 checked.append(name)
     return Relearned(steps=len(files), checked=tuple(checked))
 
 
-async def _step(policy: PolicyHandle, step: LearnStep, index: int, path: Path, version: int) -> int:
+async def _step(policies: Policies, step: LearnStep, index: int, path: Path, version: int) -> int:
     """Returns the version that it began with."""
     found = read_trajectories(path)
     attempts = [recorded.attempt for recorded in found]
@@ -70,21 +78,35 @@ async def _step(policy: PolicyHandle, step: LearnStep, index: int, path: Path, v
         Group(id=number, task=(each := tuple(members))[0].trajectory.task, attempts=each)
         for number, members in groupby(attempts, key=lambda attempt: attempt.trajectory.attempt.group)
     ]
-    versions = [span.version for attempt in attempts for segment in attempt.trajectory.segments for span in segment.tokens.versions]
+    versions = [
+        span.version
+        for attempt in attempts
+        for segment in attempt.trajectory.segments
+        for span in segment.tokens.versions
+    ]
     version = max([version + 1, *versions])
-    await policy.publish(version)  # the trainer must be as new as what it trains on
+    await policies.publish(version)  # the trainer must be as new as what it trains on
 
     async def nothing() -> None:
         return
 
-    untouched = {group.id for group in groups if not any(recorded.stats for recorded in found if recorded.attempt in group.attempts)}
+    untouched = {
+        group.id
+        for group in groups
+        if not any(recorded.stats for recorded in found if recorded.attempt in group.attempts)
+    }
     await step.learn(index, groups, publish=nothing, revoked=untouched)
     return version
 
 
-async def _difference(policy: PolicyHandle, checkpoint: Path) -> str:
+async def _difference(policies: Policies, checkpoint: Path) -> str:
     """The first tensor that is not the checkpoint's; empty when all are."""
     with tempfile.TemporaryDirectory(prefix="agito-relearn-") as directory:
-        await policy.learner.save(Path(directory) / "again", meta={}, tokenizer={})
-        was, now = (json.loads((where / "manifest.json").read_text())["tensors"] for where in (checkpoint, Path(directory) / "again"))
-    return next((name for name in was if was[name] != now.get(name)), "")
+        again = Path(directory) / "checkpoints" / "again"
+        await policies.save(again, {})
+        for name in policies.learning:
+            places = [each if name == MAIN else beside(each, name) for each in (checkpoint, again)]
+            was, now = (json.loads((each / "manifest.json").read_text())["tensors"] for each in places)
+            if differs := next((tensor for tensor in was if was[tensor] != now.get(tensor)), ""):
+                return differs if name == MAIN else f"{name}: {differs}"
+    return ""

@@ -10,7 +10,17 @@ from agito.errors import AgitoError
 from agito.grading.leaks import leak_flags, leaks
 from agito.harness import ScriptedAgent, SoloHarness
 from agito.monitor import Monitor, is_report, located, proof_of
-from agito.protocols import Agent, AgentSpec, Answered, Engine, Environment, Harness, ScriptFactory, Session, Validated
+from agito.protocols import (
+    Agent,
+    AgentSpec,
+    Answered,
+    Engine,
+    Environment,
+    Harness,
+    ScriptFactory,
+    Session,
+    Validated,
+)
 from agito.rollout.episode import Act, Deadlines, EpisodeDriver, Finished, reward_range
 from agito.rollout.guarded import what_broke
 from agito.rollout.observed import Observed
@@ -43,7 +53,8 @@ class AttemptRunner:
 
     `agents` has one for each of the harness's roles. The first speaks the dialect that tasks are put in.
 
-    Proof of cheating always costs; with a monitor some attempts are graded again, and some by the environment's validator.
+    Proof of cheating always costs; with a monitor some attempts are graded again, and some by the
+    environment's validator.
     """
 
     def __init__(
@@ -78,31 +89,46 @@ class AttemptRunner:
         async def act(session: Session) -> Trajectory:
             stream = zlib.crc32(f"{self._seed}/{attempt.group}/{attempt.slot}".encode())
             if plan.script is not None:
-                return _asked(await self._scripted(plan.script(task, target, attempt), session, task, attempt, stream))
+                return _asked(
+                    await self._scripted(plan.script(task, target, attempt), session, task, attempt, stream)
+                )
             assert engines is not None, "whoever samples needs engines"
-            agents = {role: Agent(spec=spec, engine=engines[spec.policy]) for role, spec in self._agents.items()}
+            agents = {
+                role: Agent(spec=spec, engine=engines[spec.policy]) for role, spec in self._agents.items()
+            }
             return _asked(await self._harness.run(task, session, agents, attempt, seed=stream))
 
         return await self.drive(task, target, attempt, act)
 
-    async def _scripted(self, script: ScriptFactory, session: Session, task: Task, attempt: AttemptId, seed: int) -> Trajectory:
+    async def _scripted(
+        self, script: ScriptFactory, session: Session, task: Task, attempt: AttemptId, seed: int
+    ) -> Trajectory:
         """A script plays one agent; where the harness asks for several, it acts alone."""
         agent = ScriptedAgent(script, session, self._first.renderer)
         harness = self._harness if len(self._agents) == 1 else SoloHarness()
-        return await harness.run(task, agent, {harness.roles[0]: Agent(spec=self._first, engine=agent)}, attempt, seed=seed)
+        return await harness.run(
+            task, agent, {harness.roles[0]: Agent(spec=self._first, engine=agent)}, attempt, seed=seed
+        )
 
     async def drive(self, task: Task, target: Target, attempt: AttemptId, act: Act) -> Attempt:
         """The same for whoever acts."""
         finished = await self._driver.run(task, target, attempt, act)
         finished = self._without_given_answers(finished, target)
-        found = Attempt(trajectory=finished.trajectory, verdict=located(finished.verdict, finished.trajectory.events))
+        found = Attempt(
+            trajectory=finished.trajectory, verdict=located(finished.verdict, finished.trajectory.events)
+        )
         if not found.is_scored:
             return found
         low, _ = reward_range(self._environment)
         if is_report(found.trajectory):  # earns what doing nothing earns
             told = f"reported a flaw; the grader said {found.verdict.reward:g}: {found.verdict.evidence}"
-            found = replace(found, verdict=replace(found.verdict, reward=low, scores={"success": 0.0}, evidence=told))
-        found = replace(found, penalty=proof_of(found.verdict, floor=low, extra=self._monitor.penalty if self._monitor else 0.0))
+            found = replace(
+                found, verdict=replace(found.verdict, reward=low, scores={"success": 0.0}, evidence=told)
+            )
+        found = replace(
+            found,
+            penalty=proof_of(found.verdict, floor=low, extra=self._monitor.penalty if self._monitor else 0.0),
+        )
         if self._monitor is None or finished.sealed is None:
             return found
         return await self._look_again(self._monitor, found, finished.sealed, target)
@@ -117,9 +143,13 @@ class AttemptRunner:
             found = leaks(finished.trajectory.events, answers, submitted=sealed.submitted)
         except Exception as error:  # the boundary, as for the grader
             return replace(finished, verdict=Verdict.void(f"env: {what_broke('answers', error)}"))
-        return replace(finished, verdict=replace(finished.verdict, flags=(*finished.verdict.flags, *leak_flags(found))))
+        return replace(
+            finished, verdict=replace(finished.verdict, flags=(*finished.verdict.flags, *leak_flags(found)))
+        )
 
-    async def _look_again(self, monitor: Monitor, found: Attempt, sealed: EpisodeArtifacts, target: Target) -> Attempt:
+    async def _look_again(
+        self, monitor: Monitor, found: Attempt, sealed: EpisodeArtifacts, target: Target
+    ) -> Attempt:
         """The reward stays what it was: a second look adds flags, gold, and perhaps a penalty."""
         at, verdict = found.trajectory.attempt, found.verdict
         flags = monitor.soft_evidence(found.trajectory, verdict)
@@ -132,12 +162,16 @@ class AttemptRunner:
         found = replace(found, verdict=verdict)
         if isinstance(self._environment, Validated) and monitor.wants_gold(at, verdict):
             gold = await self._driver.ask(self._environment.gold, sealed, target)
-            found = monitor.disbelieved(replace(found, gold=gold, gold_chance=monitor.gold_chance(at, verdict)))
+            found = monitor.disbelieved(
+                replace(found, gold=gold, gold_chance=monitor.gold_chance(at, verdict))
+            )
         return found
 
 
 def _asked(trajectory: Trajectory) -> Trajectory:
-    """An attempt in which the policy was never asked for a token says nothing about the policy: its task does not fit."""
+    """An attempt in which the policy was never asked for a token says nothing about the policy: its task does
+    not fit.
+    """
     if trajectory.turns or trajectory.fault is not None or trajectory.events:
         return trajectory
     detail = trajectory.detail or f"the policy was never asked for a token: {trajectory.end}"
@@ -146,8 +180,17 @@ def _asked(trajectory: Trajectory) -> Trajectory:
 
 def _without_task(env: str, attempt: AttemptId, why: str) -> Attempt:
     prompt = dict.fromkeys(Dialect, "")
-    task = Task(id=f"{env}-{attempt.group}", env=env, split="", family="unknown", level=0, prompt=prompt, tools=())
+    task = Task(
+        id=f"{env}-{attempt.group}", env=env, split="", family="unknown", level=0, prompt=prompt, tools=()
+    )
     trajectory = Trajectory(
-        attempt=attempt, task=task, segments=(), turns=(), events=(), end=TerminationReason.FAILED, fault=Fault.ENV, detail=why
-    )  # fmt: skip
+        attempt=attempt,
+        task=task,
+        segments=(),
+        turns=(),
+        events=(),
+        end=TerminationReason.FAILED,
+        fault=Fault.ENV,
+        detail=why,
+    )
     return Attempt(trajectory=trajectory, verdict=Verdict.void(f"env: {why}"))

@@ -26,7 +26,11 @@ class Collected:
 
 
 async def collect(
-    runner: AttemptRunner, plan: Plan, quota: Quota, lockstep: Lockstep | None, on_attempt: Callable[[Attempt], None] = lambda _: None
+    runner: AttemptRunner,
+    plan: Plan,
+    quota: Quota,
+    lockstep: Lockstep | None,
+    on_attempt: Callable[[Attempt], None] = lambda _: None,
 ) -> Collected:
     """Runs until the quota is met. `lockstep` None: the plan has scripts. Reproducible: see `Lockstep`."""
     schedule = Schedule(quota)

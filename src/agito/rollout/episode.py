@@ -1,7 +1,8 @@
-"""The one driver of an episode: open → act → seal → grade, with a deadline on every wait and a fault for whatever breaks.
+"""The one driver of an episode: open → act → seal → grade, with a deadline on every wait and a fault for
+whatever breaks.
 
-Training, evaluation, audit, play, serve and grading all go through it. Attribution goes by what was used up, not by who noticed:
-what the attempt's own calls bring about is scored as it stands; void is what is left.
+Training, evaluation, audit, play, serve and grading all go through it. Attribution goes by what was used up,
+not by who noticed: what the attempt's own calls bring about is scored as it stands; void is what is left.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ from agito.protocols import Control, Environment, Ranged, ScriptFactory, Session
 from agito.rollout.guarded import ENDS_EVERYTHING, Batch, Failure, GuardedSession, what_broke, within
 from agito.rollout.observed import DeadlineLog, Observed
 from agito.rollout.scripts import act_out
-from agito.types import AttemptId, EpisodeArtifacts, Fault, Status, Target, Task, TerminationReason, Trajectory, Verdict
+from agito.types import (
+    AttemptId,
+    EpisodeArtifacts,
+    Fault,
+    Status,
+    Target,
+    Task,
+    TerminationReason,
+    Trajectory,
+    Verdict,
+)
 
 # Whoever acts: a harness with its policy, a script, a person. It is given the session and nothing else.
 Act: TypeAlias = Callable[[Session], Awaitable[Trajectory]]
@@ -62,14 +73,22 @@ class EpisodeDriver:
         self._deadlines, self._observed = deadlines or Deadlines(), observed or DeadlineLog()
         self._checking = anyio.CapacityLimiter(_CHECKS)
 
-    async def run(self, task: Task, target: Target, attempt: AttemptId, act: Act, *, is_graded: bool = True) -> Finished:
-        """One episode to its end. Raises `WorkerDied` and `NoIsolation`, which end every episode alike, and nothing else.
+    async def run(
+        self, task: Task, target: Target, attempt: AttemptId, act: Act, *, is_graded: bool = True
+    ) -> Finished:
+        """One episode to its end. Raises `WorkerDied` and `NoIsolation`, which end every episode alike, and
+        nothing else.
 
         Without `is_graded` it ends with the seal: the verdict is void.
         """
         control = await self._open(task, target, attempt)
         if isinstance(control, Failure):
-            return _void(Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=(), end=TerminationReason.FAILED), control)
+            return _void(
+                Trajectory(
+                    attempt=attempt, task=task, segments=(), turns=(), events=(), end=TerminationReason.FAILED
+                ),
+                control,
+            )
         guarded = GuardedSession(control.session, task.limits, attempt, self._observed)
         sealed: EpisodeArtifacts | Failure | None = None
         try:
@@ -88,22 +107,32 @@ class EpisodeDriver:
             return _void(trajectory, failure)
         if sealed is None:
             assert failure is not None
-            return Finished(trajectory=trajectory, verdict=self.lowest(f"nothing could be captured: {failure.detail}"))
+            return Finished(
+                trajectory=trajectory, verdict=self.lowest(f"nothing could be captured: {failure.detail}")
+            )
         verdict = await self.judge(sealed, task, target) if is_graded else Verdict.void("not graded")
         return Finished(trajectory=trajectory, verdict=verdict, sealed=sealed)
 
     async def judge(self, sealed: EpisodeArtifacts, task: Task, target: Target) -> Verdict:
-        """The environment's verdict on a capture, whatever the policy left there: a grader that fails on it is asked again beside a
-        solved episode."""
+        """The environment's verdict on a capture, whatever the policy left there: a grader that fails on it
+        is asked again beside a solved episode.
+        """
         low, _ = reward_range(self.environment)
         return await judge(
-            self.environment.grade, sealed, target, self._grade_seed, partial(self.solved, task, target),
-            deadline_s=self._deadlines.grade_s, lowest=low,
-        )  # fmt: skip
+            self.environment.grade,
+            sealed,
+            target,
+            self._grade_seed,
+            partial(self.solved, task, target),
+            deadline_s=self._deadlines.grade_s,
+            lowest=low,
+        )
 
     async def solved(self, task: Task, target: Target) -> EpisodeArtifacts:
         """The capture of an episode that a shipped solution acted out. Raises whatever goes wrong."""
-        control = await self.environment.open(task, target, AttemptId(group=0, slot=0), noise_seed=self.noise_seed)
+        control = await self.environment.open(
+            task, target, AttemptId(group=0, slot=0), noise_seed=self.noise_seed
+        )
         try:
             await act_out(control.session, task.limits, self.environment.solutions(task, target)[0])
             return await control.seal()
@@ -117,11 +146,19 @@ class EpisodeDriver:
     def lowest(self, why: str) -> Verdict:
         """The environment's lowest reward, where there is nothing to grade."""
         low, _ = reward_range(self.environment)
-        return Verdict(status=Status.SCORED, reward=low, scores={"success": 0.0}, evidence=why, grade_seed=self._grade_seed)
+        return Verdict(
+            status=Status.SCORED,
+            reward=low,
+            scores={"success": 0.0},
+            evidence=why,
+            grade_seed=self._grade_seed,
+        )
 
     async def _open(self, task: Task, target: Target, attempt: AttemptId) -> Control | Failure:
         return await within(
-            "open", self._deadlines.open_s, partial(self.environment.open, task, target, attempt, noise_seed=self.noise_seed)
+            "open",
+            self._deadlines.open_s,
+            partial(self.environment.open, task, target, attempt, noise_seed=self.noise_seed),
         )
 
     async def _seal(self, control: Control) -> EpisodeArtifacts | Failure:
@@ -136,9 +173,12 @@ class EpisodeDriver:
             except Exception:  # the episode is over, and its pool sweeps up what is left
                 pass
 
-    async def _attribute(self, failure: Failure, task: Task, target: Target, attempt: AttemptId, batches: Sequence[Batch]) -> Failure:
-        """A world that failed with its accounts in order. It is the attempt's own doing if its calls end a fresh world too, and those of
-        a solution do not."""
+    async def _attribute(
+        self, failure: Failure, task: Task, target: Target, attempt: AttemptId, batches: Sequence[Batch]
+    ) -> Failure:
+        """A world that failed with its accounts in order. It is the attempt's own doing if its calls end a
+        fresh world too, and those of a solution do not.
+        """
         async with self._checking:
             if not await self._dies(task, target, attempt, partial(_repeat, batches)):
                 return failure
@@ -146,10 +186,16 @@ class EpisodeDriver:
             solve = partial(_solve, solutions[0], task) if solutions else _idle
             if await self._dies(task, target, attempt, solve) is not False:
                 return failure
-        return replace(failure, fault=Fault.BUDGET, detail=f"the attempt's own calls end its world: {failure.detail}")
+        return replace(
+            failure, fault=Fault.BUDGET, detail=f"the attempt's own calls end its world: {failure.detail}"
+        )
 
-    async def _dies(self, task: Task, target: Target, attempt: AttemptId, act: Callable[[Session], Awaitable[None]]) -> bool | None:
-        """Whether a fresh world fails under these calls, or cannot be sealed after them; None where none can be opened."""
+    async def _dies(
+        self, task: Task, target: Target, attempt: AttemptId, act: Callable[[Session], Awaitable[None]]
+    ) -> bool | None:
+        """Whether a fresh world fails under these calls, or cannot be sealed after them; None where none can
+        be opened.
+        """
         control = await self._open(task, target, attempt)
         if isinstance(control, Failure):
             return None
@@ -181,7 +227,14 @@ async def _acted(guarded: GuardedSession, act: Act, task: Task, attempt: Attempt
     except Exception as error:  # the boundary: whoever acts may be anybody's code
         why = what_broke("harness", error)
         return Trajectory(
-            attempt=attempt, task=task, segments=(), turns=(), events=(), end=TerminationReason.FAILED, fault=Fault.ENV, detail=why
+            attempt=attempt,
+            task=task,
+            segments=(),
+            turns=(),
+            events=(),
+            end=TerminationReason.FAILED,
+            fault=Fault.ENV,
+            detail=why,
         )
 
 
@@ -193,7 +246,11 @@ def _ended(trajectory: Trajectory, failure: Failure, in_acting: Failure | None) 
     """As the driver knows it; a world that could not be sealed does not change how the acting ended."""
     end = trajectory.end
     if in_acting is not None or trajectory.fault is not None:
-        end = TerminationReason.SECONDS if failure.fault is Fault.BUDGET and not failure.is_world_gone else TerminationReason.FAILED
+        end = (
+            TerminationReason.SECONDS
+            if failure.fault is Fault.BUDGET and not failure.is_world_gone
+            else TerminationReason.FAILED
+        )
     return replace(trajectory, end=end, fault=failure.fault, detail=failure.detail)
 
 

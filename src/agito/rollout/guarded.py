@@ -1,4 +1,6 @@
-"""The session that whoever acts is given: it keeps the attempt's time and whatever broke, and ends the episode by an event."""
+"""The session that whoever acts is given: it keeps the attempt's time and whatever broke, and ends the
+episode by an event.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,15 @@ T = TypeVar("T")
 
 GRACE_S = 5.0  # past the deadlines of its own calls, before a world counts as silent
 
-ENDS_EVERYTHING = (WorkerDied, NoIsolation)  # not one attempt's failure: every other one would end the same way
+# not one attempt's failure: every other one would end the same way
+ENDS_EVERYTHING = (WorkerDied, NoIsolation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What broke. `budget`: the attempt used up what it had. `infra`: its world failed. `env`: the environment's own code did."""
+    """What broke. `budget`: the attempt used up what it had. `infra`: its world failed. `env`: the
+    environment's own code did.
+    """
 
     fault: Fault
     detail: str
@@ -39,7 +44,9 @@ class Batch:
 
 
 class GuardedSession:
-    """Wraps a world's session. Nothing that the world raises passes, but for what ends every attempt alike."""
+    """Wraps a world's session. Nothing that the world raises passes, but for what ends every
+    attempt alike.
+    """
 
     def __init__(self, session: Session, limits: Limits, attempt: AttemptId, observed: Observed) -> None:
         self._session, self._limits, self._attempt, self._observed = session, limits, attempt, observed
@@ -54,7 +61,9 @@ class GuardedSession:
         return self._session.tools
 
     async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
-        """As `Session.act`; the last event ends the episode where the world failed or the attempt's time is up."""
+        """As `Session.act`; the last event ends the episode where the world failed or the attempt's time is
+        up.
+        """
         if self.failure is not None:
             raise RuntimeError(f"{self._attempt}: the episode has ended; no call can follow")
         if not calls:
@@ -65,13 +74,21 @@ class GuardedSession:
         if self.failure is not None:
             events = (*events, self._ending(calls, events, left))
         elif not (events and events[-1].ended) and self._is_late():
-            self.failure = Failure(fault=Fault.BUDGET, detail=f"the attempt's {self._limits.seconds:g} s are used up")
-            events = (*events[:-1], replace(events[-1], ended=True)) if events else (self._ending(calls, events, left),)
+            self.failure = Failure(
+                fault=Fault.BUDGET, detail=f"the attempt's {self._limits.seconds:g} s are used up"
+            )
+            events = (
+                (*events[:-1], replace(events[-1], ended=True))
+                if events
+                else (self._ending(calls, events, left),)
+            )
         self._num_events += len(events)
         return events
 
     async def _ask(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
-        patience_s = max(self._limits.seconds - self.acting_s, 0.0) + self._limits.call_seconds * len(calls) + GRACE_S
+        patience_s = (
+            max(self._limits.seconds - self.acting_s, 0.0) + self._limits.call_seconds * len(calls) + GRACE_S
+        )
         began = time.monotonic()
         try:
             events = await within("act", patience_s, lambda: self._session.act(calls, left))
@@ -94,11 +111,20 @@ class GuardedSession:
         assert self.failure is not None
         call = calls[min(len(events), len(calls) - 1)]
         index = self._num_events + len(events)
-        return Event(index=index, call=call, text=f"error: {self.failure.detail}", fault=self.failure.fault, left=left, ended=True)
+        return Event(
+            index=index,
+            call=call,
+            text=f"error: {self.failure.detail}",
+            fault=self.failure.fault,
+            left=left,
+            ended=True,
+        )
 
 
 async def within(where: str, deadline_s: float, step: Callable[[], Awaitable[T]]) -> T | Failure:
-    """The boundary around an environment: what `step` gives, or what broke in it. Passes on what ends every attempt alike."""
+    """The boundary around an environment: what `step` gives, or what broke in it. Passes on what ends every
+    attempt alike.
+    """
     try:
         with anyio.fail_after(deadline_s):
             return await step()
@@ -109,16 +135,26 @@ async def within(where: str, deadline_s: float, step: Callable[[], Awaitable[T]]
     except SandboxFailure as error:
         return Failure(fault=Fault.INFRA, detail=str(error), is_world_gone=True)
     except TimeoutError as error:
-        return Failure(fault=Fault.INFRA, detail=str(error) or f"{where}: no answer within {deadline_s:.0f} s", is_world_gone=True)
+        return Failure(
+            fault=Fault.INFRA,
+            detail=str(error) or f"{where}: no answer within {deadline_s:.0f} s",
+            is_world_gone=True,
+        )
     except Exception as error:  # whatever an environment raises is data about this attempt
         return Failure(fault=Fault.ENV, detail=what_broke(where, error), is_world_gone=True)
 
 
 def what_broke(where: str, error: BaseException) -> str:
-    """One line: in which step, and what was raised there, innermost frame of the environment's own code included."""
+    """One line: in which step, and what was raised there, innermost frame of the environment's own code
+    included.
+    """
     text = str(error).strip().splitlines()
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    at = f" ({frame.tb_frame.f_code.co_filename.rpartition('/')[2]}:{frame.tb_lineno})" if frame is not None else ""
+    at = (
+        f" ({frame.tb_frame.f_code.co_filename.rpartition('/')[2]}:{frame.tb_lineno})"
+        if frame is not None
+        else ""
+    )
     return f"{where}: {type(error).__name__}{f': {text[0][:200]}' if text else ''}{at}"

@@ -1,4 +1,6 @@
-"""Real deadlines as recorded observations: whoever resumes or replays an attempt consumes the record, never the clock."""
+"""Real deadlines as recorded observations: whoever resumes or replays an attempt consumes the record, never
+the clock.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def is_real_deadline(event: Event) -> bool:
 def said_so_far(before: str, call: Call) -> str:
     """A digest of an attempt's calls up to and including `call`."""
     said = call.raw or json.dumps(call.arguments, sort_keys=True)
-    return blake2b(f"{before}\0{call.tool}\0{said}".encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    return blake2b(
+        f"{before}\0{call.tool}\0{said}".encode("utf-8", "surrogatepass"), digest_size=12
+    ).hexdigest()
 
 
 class Observed(Protocol):
@@ -39,13 +43,17 @@ class Observed(Protocol):
 
 
 class DeadlineLog:
-    """Keeps what it sees, in a file if there is one: `deadlines.jsonl`, a line for each deadline. A torn last line is no record."""
+    """Keeps what it sees, in a file if there is one: `deadlines.jsonl`, a line for each deadline. A torn last
+    line is no record.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._known: dict[tuple[str, str], dict[str, Json]] = {}
         self._seconds_up: set[tuple[str, str]] = set()
-        for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else ():
+        for line in (
+            path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else ()
+        ):
             self._read(line)
 
     def event(self, attempt: AttemptId, said: str, event: Event) -> Event:
@@ -77,7 +85,9 @@ class DeadlineLog:
             return
 
     def _write(self, row: dict[str, Json]) -> None:
-        """In one call, at a line's beginning even after a torn line; seldom enough to open the file each time."""
+        """In one call, at a line's beginning even after a torn line; seldom enough to open the file each
+        time.
+        """
         if self._path is None:
             return
         with self._path.open("ab+") as file:

@@ -12,7 +12,9 @@ from agito.types import AttemptId, Budget, Call, Event, Limits, Task, Terminatio
 
 def budget(limits: Limits, num_calls: int = 0) -> Budget:
     """What is left after `num_calls` calls, one a turn."""
-    return Budget(turns=max(0, limits.turns - num_calls), calls=max(0, limits.calls - num_calls), tokens=limits.tokens)
+    return Budget(
+        turns=max(0, limits.turns - num_calls), calls=max(0, limits.calls - num_calls), tokens=limits.tokens
+    )
 
 
 async def act_out(
@@ -24,9 +26,11 @@ async def act_out(
     renderer: Renderer | None = None,
     most: int | None = None,
 ) -> tuple[Event, ...]:
-    """Runs a script until it returns, the episode ends, turns or calls are used up, or `most` new events came.
+    """Runs a script until it returns, the episode ends, turns or calls are used up, or `most` new events
+    came.
 
-    `past` events are fed to the script first instead of acting. With a renderer, every call goes through its tokens and back.
+    `past` events are fed to the script first instead of acting. With a renderer, every call goes through its
+    tokens and back.
     """
     script, events, limit = factory(), list(past), min(limits.turns, limits.calls)
     try:
@@ -34,7 +38,9 @@ async def act_out(
         for event in past:
             call = advance(script, event)
         while call is not None and len(events) < limit and (most is None or len(events) < len(past) + most):
-            answered = await session.act((through(renderer, call, session.tools),), budget(limits, len(events) + 1))
+            answered = await session.act(
+                (through(renderer, call, session.tools),), budget(limits, len(events) + 1)
+            )
             events.extend(answered)
             if answered[-1].ended:
                 break
@@ -51,7 +57,12 @@ def scripted(
 
     async def act(session: Session) -> Trajectory:
         began = time.monotonic()
-        return acted(task, attempt, await act_out(session, task.limits, factory, renderer=renderer), wall_s=time.monotonic() - began)
+        return acted(
+            task,
+            attempt,
+            await act_out(session, task.limits, factory, renderer=renderer),
+            wall_s=time.monotonic() - began,
+        )
 
     return act
 
@@ -66,8 +77,14 @@ def acted(task: Task, attempt: AttemptId, events: Sequence[Event], *, wall_s: fl
         if len(events) >= limits.calls
         else TerminationReason.TURNS
     )
-    how = TerminationReason.ABANDONED if len(events) < min(limits.turns, limits.calls) and how is not TerminationReason.SUBMITTED else how
-    return Trajectory(attempt=attempt, task=task, segments=(), turns=(), events=tuple(events), end=how, wall_s=wall_s)
+    how = (
+        TerminationReason.ABANDONED
+        if len(events) < min(limits.turns, limits.calls) and how is not TerminationReason.SUBMITTED
+        else how
+    )
+    return Trajectory(
+        attempt=attempt, task=task, segments=(), turns=(), events=tuple(events), end=how, wall_s=wall_s
+    )
 
 
 def through(renderer: Renderer | None, call: Call, tools: Sequence[ToolSpec]) -> Call:

@@ -1,4 +1,6 @@
-"""One worker as seen from the rollout process: asked one thing at a time, under a deadline, and given up when it says nothing."""
+"""One worker as seen from the rollout process: asked one thing at a time, under a deadline, and given up when
+it says nothing.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,17 @@ class Worker:
         self._has_answered = False
         self._lost = ""  # why nothing more is asked of it
 
-    async def ask(self, policy: PolicyId, body: WorkerRequest, expected: type[Answer], *, deadline_s: float | None = None) -> Answer:
-        """Raises what the worker raised, if it is an error of ours, else `WorkerFailed`; and `WorkerDied` when it has ended, or sends no
-        answer in time. Then nobody else waits for it any more."""
+    async def ask(
+        self,
+        policy: PolicyId,
+        body: WorkerRequest,
+        expected: type[Answer],
+        *,
+        deadline_s: float | None = None,
+    ) -> Answer:
+        """Raises what the worker raised, if it is an error of ours, else `WorkerFailed`; and `WorkerDied`
+        when it has ended, or sends no answer in time. Then nobody else waits for it any more.
+        """
         deadline_s = self.silence_s if deadline_s is None else deadline_s
         name = type(body).__name__
         async with self._turn:  # whoever has it is under a deadline too
@@ -44,11 +54,17 @@ class Worker:
                     response = await self.transport.ask(Request(id=self._asked, policy=policy, body=body))
             except TimeoutError:
                 standing = self.transport.standing
-                self._lost = f"worker {self.rank} has not answered {name} for {deadline_s:.0f} s{standing and f': {standing}'}"
+                self._lost = (
+                    f"worker {self.rank} has not answered {name} for {deadline_s:.0f} "
+                    f"s{standing and f': {standing}'}"
+                )
                 raise WorkerDied(self._lost) from None
             except EOFError as error:
                 await self.transport.wait(time.monotonic() + FAREWELL_S)
-                self._lost = f"worker {self.rank} ended during {name} ({self.transport.ended or 'its connection closed'})"
+                self._lost = (
+                    f"worker {self.rank} ended during {name} "
+                    f"({self.transport.ended or 'its connection closed'})"
+                )
                 raise WorkerDied(self._lost) from error
             except ValueError as error:
                 raise WorkerFailed(f"worker {self.rank}, {name}: {error}") from error
@@ -57,7 +73,9 @@ class Worker:
             error = response.body.error
             if isinstance(error, AgitoError):
                 raise error
-            raise WorkerFailed(f"worker {self.rank} failed in {name}: {error!r}\n{response.body.trace}") from error
+            raise WorkerFailed(
+                f"worker {self.rank} failed in {name}: {error!r}\n{response.body.trace}"
+            ) from error
         if not isinstance(response.body, expected):
             raise WorkerFailed(f"worker {self.rank}: {name} was answered by {type(response.body).__name__}")
         return response.body
@@ -69,8 +87,9 @@ class Worker:
         return how and f"worker {self.rank} ended ({how})"
 
     def close(self) -> None:
-        """A worker that has not answered yet still comes up, with nothing to lose, and one that was given up is past hearing: neither is
-        waited for."""
+        """A worker that has not answered yet still comes up, with nothing to lose, and one that was given up
+        is past hearing: neither is waited for.
+        """
         self.transport.close()
         if self._lost or not self._has_answered:
             self.transport.kill()
@@ -82,9 +101,12 @@ class Worker:
             await self.transport.wait(time.monotonic() + FAREWELL_S)
 
 
-async def together(workers: Sequence[Worker], calls: Sequence[Callable[[], Awaitable[Result]]]) -> list[Result]:
-    """All at once; the answers in the order of the calls. Raises the error that says most: a worker that failed may have done so only
-    because one of `workers`, which it was summing with, has died."""
+async def together(
+    workers: Sequence[Worker], calls: Sequence[Callable[[], Awaitable[Result]]]
+) -> list[Result]:
+    """All at once; the answers in the order of the calls. Raises the error that says most: a worker that
+    failed may have done so only because one of `workers`, which it was summing with, has died.
+    """
     answers: dict[int, Result] = {}
 
     async def wait(at: int, call: Callable[[], Awaitable[Result]]) -> None:

@@ -1,4 +1,6 @@
-"""A recipe beside the environments that it names: what does not go together is said before anything is made, moved or audited."""
+"""A recipe beside the environments that it names: what does not go together is said before anything is made,
+moved or audited.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ class Fit:
 
 
 def fit(recipe: Recipe) -> Fit:
-    """Raises `NotFound` and `BadEnvironment` for an environment that cannot be loaded, and `BadRecipe` for what it does not have,
-    or the recipe needs and is not installed.
+    """Raises `NotFound` and `BadEnvironment` for an environment that cannot be loaded, and `BadRecipe` for
+    what it does not have, or the recipe needs and is not installed.
 
     An environment without a structural split is not evaluated on one.
     """
@@ -46,7 +48,8 @@ def fit(recipe: Recipe) -> Fit:
         lacking = [split for split in _NEEDED if split not in environment.splits]
         if lacking:
             raise BadRecipe(
-                f"environment {shown(part.name)} has the splits {', '.join(environment.splits)}: training needs {' and '.join(lacking)} too"
+                f"environment {shown(part.name)} has the splits {', '.join(environment.splits)}: training "
+                f"needs {' and '.join(lacking)} too"
             )
     RunContext(recipe, environment_of(recipe)).weights(recipe.sft.weights)
     recipe = _with_models(recipe)
@@ -59,13 +62,17 @@ def fit(recipe: Recipe) -> Fit:
     ]
     if not without or not recipe.eval.structural_tasks:
         return Fit(recipe=recipe, notes=notes)
-    note = f"{', '.join(map(shown, without))} has no split `structural`: there will be no evaluation on another structure"
+    note = (
+        f"{', '.join(map(shown, without))} has no split `structural`: there will be no evaluation on "
+        "another structure"
+    )
     quiet = recipe.eval.model_copy(update={"structural_tasks": 0})
     return Fit(recipe=recipe.model_copy(update={"eval": quiet}), notes=(*notes, note))
 
 
 def _with_prompts(recipe: Recipe, environments: Sequence[Environment]) -> tuple[Recipe, tuple[str, ...]]:
-    """What has no scripts cannot be demonstrated; a finite set is evaluated on as many tasks as it holds out, and has no other structure.
+    """What has no scripts cannot be demonstrated; a finite set is evaluated on as many tasks as it holds out,
+    and has no other structure.
 
     Raises `BadRecipe`.
     """
@@ -86,20 +93,30 @@ def _with_prompts(recipe: Recipe, environments: Sequence[Environment]) -> tuple[
 
 
 def _with_models(recipe: Recipe) -> Recipe:
-    """With the folders of its models, so that the run goes on from anywhere. Raises `NotFound` for one that is not there."""
+    """With the folders of its models, so that the run goes on from anywhere. Raises `NotFound` for one that
+    is not there.
+    """
     if recipe.model.path:
         path = str(folder_of(recipe.model.path))
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": path})})
-    others = {name: each.model_copy(update={"path": str(find(Path(each.path)).absolute())}) for name, each in recipe.policies.items()}
+    others = {
+        name: each.model_copy(update={"path": str(find(Path(each.path)).absolute())})
+        for name, each in recipe.policies.items()
+    }
     return recipe.model_copy(update={"policies": others})
 
 
 def _require_roles(recipe: Recipe) -> None:
-    """Raises `NotFound`, `BadHarness`, and `BadRecipe` for an agent in a role that the harness does not have."""
+    """Raises `NotFound`, `BadHarness`, and `BadRecipe` for an agent in a role that the harness
+    does not have.
+    """
     roles = load_harness(recipe.harness.name).roles
     for role in recipe.agents:
         if role not in roles:
-            raise BadRecipe(f"agents.{role}: the harness {recipe.harness.name} has the roles {', '.join(roles)}{meant(role, roles)}")
+            raise BadRecipe(
+                f"agents.{role}: the harness {recipe.harness.name} has the roles "
+                f"{', '.join(roles)}{meant(role, roles)}"
+            )
     players = [recipe.agents[role].policy if role in recipe.agents else MAIN for role in roles]
     if MAIN not in players:
         raise BadRecipe(f"agents: no role is played by {MAIN}, so nothing would be learned")
@@ -110,4 +127,6 @@ def require(option: str, wanted: Iterable[object], known: Sequence[object], envi
     for value in wanted:
         if value not in known:
             words = [str(each) for each in known]
-            raise BadRecipe(f"{option}={value}: {environment.name} has {', '.join(words)}{meant(str(value), words)}")
+            raise BadRecipe(
+                f"{option}={value}: {environment.name} has {', '.join(words)}{meant(str(value), words)}"
+            )

@@ -13,7 +13,7 @@ from agito.learning.trainer.reducer import OneRank, Reducer
 from agito.models import Decoder, load_into, save
 from agito.models.lora import has_adapter, load_adapter_into, save_adapter
 from agito.record.commits import commit
-from agito.runtime.network import learning
+from agito.runtime.network import Adapter, learning
 from agito.runtime.wire import (
     BeginPhase,
     Done,
@@ -35,10 +35,21 @@ from agito.weights.network import ServedWeights
 
 
 class LearnerService:
-    """One policy's. `reducer`: to those that learn with it. `host`: of this machine, where samplers are on others too."""
+    """One policy's. `reducer`: to those that learn with it. `host`: of this machine, where samplers are on
+    others too.
+    """
 
-    def __init__(self, model: Decoder, spec: LearnerSpec, reducer: Reducer, *, host: str | None = None) -> None:
-        self._model, self._spec, self._reducer = model, spec, reducer
+    def __init__(
+        self,
+        model: Decoder,
+        spec: LearnerSpec,
+        reducer: Reducer,
+        *,
+        adapter: Adapter | None = None,
+        host: str | None = None,
+    ) -> None:
+        """`adapter`: what is saved of the model; None: all of it."""
+        self._model, self._reducer, self._adapter = model, reducer, adapter
         self._trainer = LocalTrainer(model, spec.config, reducer=reducer)
         self.own = InProcess()  # for a sampler beside it
         self._buffer, self.shared = _served(model, host) if spec.serves_others else (None, None)
@@ -49,7 +60,9 @@ class LearnerService:
         match request:
             case Imitate():
                 batches = zip(request.batches, request.num_tokens, strict=True)
-                return Stepped(stats=tuple(self._trainer.imitate(samples, num_tokens=num) for samples, num in batches))
+                return Stepped(
+                    stats=tuple(self._trainer.imitate(samples, num_tokens=num) for samples, num in batches)
+                )
             case TakeStep():
                 return Stepped(stats=(self._trainer.step(request.samples, rate=request.rate),))
             case BeginPhase():
@@ -89,12 +102,23 @@ class LearnerService:
 
     def _save(self, request: SaveCheckpoint) -> None:
         def write(into: Path) -> None:
-            if self._spec.lora is not None:
+            if self._adapter is not None:
                 save_adapter(
-                    self._model, self._spec.lora, into, base=self._spec.base, version=self._trainer.version, extra=request.tokenizer
+                    self._model,
+                    self._adapter.config,
+                    into,
+                    base=str(self._adapter.base),
+                    version=self._trainer.version,
+                    extra=request.tokenizer,
                 )
             else:
-                save(self._model, into, version=self._trainer.version, extra=dict(request.tokenizer), eos_ids=request.eos_ids)
+                save(
+                    self._model,
+                    into,
+                    version=self._trainer.version,
+                    extra=dict(request.tokenizer),
+                    eos_ids=request.eos_ids,
+                )
             save_state(self._trainer, into)
 
         commit(request.directory, write, meta=dict(request.meta))

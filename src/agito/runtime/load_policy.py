@@ -17,8 +17,8 @@ __all__ = ["find", "open_trained", "recipe_of"]
 async def open_trained(checkpoint: Path, recipe: Recipe) -> AsyncGenerator[RunContext]:
     """A run context whose engines hold the checkpoint's weights; nobody learns.
 
-    Raises as `RunContext.open_frozen_policy`, and `NotFound` for the environment.
+    Raises as `Policies.open_frozen`, and `NotFound` for the environment.
     """
     async with open_run_context(recipe) as run_context:
-        await run_context.open_frozen_policy(checkpoint)
+        await run_context.policies.open_frozen(checkpoint)
         yield run_context

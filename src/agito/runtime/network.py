@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from agito.models import Decoder, adapt, load, load_adapter
-from agito.models.lora import ADAPTER_CONFIG, adapter_base
+from agito.models.config import LoraConfig
+from agito.models.lora import ADAPTER_CONFIG, adapter_base, read_adapter_config
 from agito.runtime.wire import ModelSpec
 
 
 def open_model(spec: ModelSpec, device: str) -> Decoder:
-    """A folder that holds an adapter is read with the model under it. Raises `NotFound`, `CorruptCheckpoint`, `UnsupportedCheckpoint`."""
+    """A folder that holds an adapter is read with the model under it. Raises `NotFound`, `CorruptCheckpoint`,
+    `UnsupportedCheckpoint`.
+    """
     if not isinstance(spec.source, Path):
         return Decoder(spec.source, seed=spec.seed, device=device)
     has_adapter = (spec.source / ADAPTER_CONFIG).is_file()
@@ -25,6 +29,26 @@ def open_model(spec: ModelSpec, device: str) -> Decoder:
     elif spec.lora is not None:
         adapt(model, spec.lora, seed=spec.seed)
     return model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """What learns, and is saved, of a model that stays as it is in the folder `base`."""
+
+    config: LoraConfig
+    base: Path
+
+
+def adapter_of(spec: ModelSpec) -> Adapter | None:
+    """The adapter that learns, if one does: that of a folder which holds one, else a new one. Raises as
+    `open_model`.
+    """
+    source = spec.source
+    if not isinstance(source, Path):
+        return None
+    if (source / ADAPTER_CONFIG).is_file():
+        return Adapter(config=read_adapter_config(source), base=adapter_base(source))
+    return Adapter(config=spec.lora, base=source) if spec.lora is not None else None
 
 
 def learning(model: Decoder) -> Iterator[tuple[str, Tensor]]:

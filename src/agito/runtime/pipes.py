@@ -1,7 +1,8 @@
 """Worker processes of this machine, each behind one stream socket.
 
-The side that asks never blocks: a worker that has stopped reading, or writing, keeps one request waiting and not the event loop. A request
-may be given up at any point. What it had begun to send is finished by the next one, and its answer, which may still come, is dropped by id.
+The side that asks never blocks: a worker that has stopped reading, or writing, keeps one request waiting and
+not the event loop. A request may be given up at any point. What it had begun to send is finished by the next
+one, and its answer, which may still come, is dropped by id.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ def launch(rank: int) -> PipeTransport:
         fd = theirs.fileno()
         process = subprocess.Popen(
             [sys.executable, "-m", "agito.runtime.worker", str(fd), str(rank)],
-            pass_fds=[fd], env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            pass_fds=[fd],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     return PipeTransport(process, Asking(ours))
 
 
@@ -86,7 +90,9 @@ class Asking:
         self._unsent, self._unread = bytearray(), bytearray()
 
     async def ask(self, request: Request) -> Response:
-        """Raises `EOFError` when the other side is gone, and `ValueError` for an answer that cannot be read."""
+        """Raises `EOFError` when the other side is gone, and `ValueError` for an answer that
+        cannot be read.
+        """
         before = len(self._unsent)  # of a message that was given up half-way
         self._unsent += _frame(request.id, pickled(request))
         total = len(self._unsent)
@@ -116,7 +122,9 @@ class Asking:
             await anyio.wait_writable(self._link)
 
     def _flush(self) -> bool:
-        """Sends what the socket takes now; whether that was all. Where the other side is gone, whoever receives is told."""
+        """Sends what the socket takes now; whether that was all. Where the other side is gone, whoever
+        receives is told.
+        """
         while self._unsent:
             try:
                 with memoryview(self._unsent) as view:

@@ -1,7 +1,8 @@
 """The workers of one run, and the policies that are open in them.
 
-A policy has a sampler in every worker. Where all learn together, every worker also has the learner's weights and a part of each batch, and
-they sum their gradients among themselves. Where the first learns alone, the others sample, with weights that they pull from it.
+A policy has a sampler in every worker. Where all learn together, every worker also has the learner's weights
+and a part of each batch, and they sum their gradients among themselves. Where the first learns alone, the
+others sample, with weights that they pull from it.
 """
 
 from __future__ import annotations
@@ -53,36 +54,46 @@ class WorkerPool:
     """A fixed number of workers."""
 
     def __init__(self, num_workers: int, *, start: Launch = launch, silence_s: float = SILENCE_S) -> None:
-        """Starts them; they come up by themselves while something else is done. One that has not answered a request for `silence_s` is
-        given up: the request, and every later one, raises `WorkerDied`."""
-        self._directory = Path(tempfile.mkdtemp(prefix="agito-"))  # where those that learn together meet, on one machine
+        """Starts them; they come up by themselves while something else is done. One that has not answered a
+        request for `silence_s` is given up: the request, and every later one, raises `WorkerDied`.
+        """
+        # where those that learn together meet, on one machine
+        self._directory = Path(tempfile.mkdtemp(prefix="agito-"))
         self._rendezvous = ""  # once the first of them has offered it
         self.workers = tuple(Worker(rank, start(rank), silence_s) for rank in range(num_workers))
-        self._learners_turn = anyio.Lock()  # those that sum their gradients must all be asked in the same order
+        # those that sum their gradients must all be asked in the same order
+        self._learners_turn = anyio.Lock()
 
     async def open(self, policy: PolicyId, plan: PolicyPlan) -> PolicyHandle:
         """One that is open under this id is replaced.
 
-        Raises `BadRecipe` for a device that is not there, `WorkerDied` when a worker did not come up, and what reading the weights raises.
+        Raises `BadRecipe` for a device that is not there, `WorkerDied` when a worker did not come up, and
+        what reading the weights raises.
         """
         learners = self.workers[:1] if plan.learns_alone else self.workers
         specs = [
             LearnerSpec(
                 config=plan.trainer,
-                lora=plan.model.lora,
-                base=str(plan.model.source) if plan.model.lora else "",
                 group=group,
                 serves_others=plan.learns_alone,
             )
             for group in await self._groups(policy, len(learners))
         ]
         opened = await together(
-            learners, [partial(_open, worker, policy, plan, learner=spec) for worker, spec in zip(learners, specs, strict=True)]
+            learners,
+            [
+                partial(_open, worker, policy, plan, learner=spec)
+                for worker, spec in zip(learners, specs, strict=True)
+            ],
         )
         others = self.workers[len(learners) :]
-        await together(others, [partial(_open, worker, policy, plan, weights=opened[0].weights) for worker in others])
+        await together(
+            others, [partial(_open, worker, policy, plan, weights=opened[0].weights) for worker in others]
+        )
         return PolicyHandle(
-            learner=RemoteLearner(policy, learners, self._learners_turn, keeps_groups=isinstance(plan.model.source, Path)),
+            learner=RemoteLearner(
+                policy, learners, self._learners_turn, keeps_groups=isinstance(plan.model.source, Path)
+            ),
             samplers=tuple(RemoteSampler(policy, worker) for worker in self.workers),
             learns_alone=plan.learns_alone,
         )

@@ -1,7 +1,8 @@
 """Workers as Ray actors, on whatever machines a cluster has: the same requests and answers as over pipes.
 
-An actor answers one request at a time. It is never restarted by Ray: a worker that has died has lost its weights, and the run knows what to
-do about that. The driver joins the cluster that RAY_ADDRESS names, or a running one of this machine, or else starts one.
+An actor answers one request at a time. It is never restarted by Ray: a worker that has died has lost its
+weights, and the run knows what to do about that. The driver joins the cluster that RAY_ADDRESS names, or a
+running one of this machine, or else starts one.
 """
 
 # Ray may be absent where this is checked.
@@ -124,12 +125,15 @@ class RayTransport:
 
     async def _actor(self) -> _Actor:
         try:
-            return await anyio.to_thread.run_sync(self._started.result, abandon_on_cancel=True)  # the deadline is the caller's
+            # the deadline is the caller's
+            return await anyio.to_thread.run_sync(self._started.result, abandon_on_cancel=True)
         except (CancelledError, Exception) as error:  # whatever a cluster raises that cannot be joined
             raise EOFError(f"Ray did not start it: {error!r}") from error
 
     def _now(self) -> _Actor | None:
-        is_there = self._started.done() and not self._started.cancelled() and self._started.exception() is None
+        is_there = (
+            self._started.done() and not self._started.cancelled() and self._started.exception() is None
+        )
         return self._started.result() if is_there else None
 
 
@@ -153,15 +157,21 @@ def _start(rank: int, gpus: float) -> _Actor:
     if not ray.is_initialized():
         _join()
     actor: Any = ray.remote(
-        num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0, concurrency_groups={"life": 1}, scheduling_strategy="SPREAD",
+        num_cpus=1,
+        num_gpus=gpus,
+        max_restarts=0,
+        max_task_retries=0,
+        concurrency_groups={"life": 1},
+        scheduling_strategy="SPREAD",
         runtime_env={"env_vars": _THREADS},
-    )(_WorkerActor)  # fmt: skip
+    )(_WorkerActor)
     handle = actor.remote(rank)
     return _Actor(handle=handle, life=handle.live.remote())
 
 
 def _join() -> None:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it says at length that it will be so
+    # else it says at length that it will be so
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     how: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
     try:
         ray.init(address="auto", **how)

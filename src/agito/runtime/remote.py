@@ -1,4 +1,6 @@
-"""Sampler and learner of a policy whose weights are in workers: each verb is a request to one of them, or to all that learn."""
+"""Sampler and learner of a policy whose weights are in workers: each verb is a request to one of them, or to
+all that learn.
+"""
 
 from __future__ import annotations
 
@@ -46,22 +48,29 @@ class RemoteSampler:
         return await self._worker.ask(self._policy, exchange, EngineResponse)
 
     async def pull(self, version: int, *, keep_rows: bool) -> float:
-        pulled = await self._worker.ask(self._policy, PullWeights(version=version, keep_rows=keep_rows), WeightsPulled)
+        pulled = await self._worker.ask(
+            self._policy, PullWeights(version=version, keep_rows=keep_rows), WeightsPulled
+        )
         return pulled.paused_s
 
 
 class RemoteLearner:
     """Implements `Learner`: each of `workers` holds all weights and takes a part of every batch."""
 
-    def __init__(self, policy: PolicyId, workers: Sequence[Worker], turn: anyio.Lock, *, keeps_groups: bool = False) -> None:
-        """`turn`: whose it is to ask all workers for something, which only one learner of a pool does at a time. `keeps_groups`: a worker
-        gets whole groups, whose attempts begin alike."""
+    def __init__(
+        self, policy: PolicyId, workers: Sequence[Worker], turn: anyio.Lock, *, keeps_groups: bool = False
+    ) -> None:
+        """`turn`: whose it is to ask all workers for something, which only one learner of a pool does at a
+        time. `keeps_groups`: a worker gets whole groups, whose attempts begin alike.
+        """
         self._policy, self._workers, self._turn, self._keeps_groups = policy, workers, turn, keeps_groups
         self._num_active = len(workers)
 
     async def begin_phase(self, phase: Phase, total_steps: int, *, is_alone: bool = False) -> None:
         self._num_active = 1 if is_alone else len(self._workers)
-        await self._all(BeginPhase(phase=phase, total_steps=total_steps, is_alone=is_alone), num=self._num_active)
+        await self._all(
+            BeginPhase(phase=phase, total_steps=total_steps, is_alone=is_alone), num=self._num_active
+        )
 
     async def join(self) -> None:
         if self._num_active == len(self._workers):
@@ -75,8 +84,9 @@ class RemoteLearner:
         shares = [spread(batch, self._num_active) for batch in batches]
         totals = tuple(sum(sample.num_trainable for sample in batch) for batch in batches)
         requests = [
-            Imitate(batches=tuple(tuple(share[rank]) for share in shares), num_tokens=totals) for rank in range(self._num_active)
-        ]  # fmt: skip
+            Imitate(batches=tuple(tuple(share[rank]) for share in shares), num_tokens=totals)
+            for rank in range(self._num_active)
+        ]
         return (await self._each(requests, Stepped, patience=max(len(batches), 1)))[0].stats
 
     async def sync(self) -> None:
@@ -85,13 +95,24 @@ class RemoteLearner:
 
     async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> StepStats:
         shares = spread(samples, len(self._workers), by_group=self._keeps_groups)
-        return (await self._each([TakeStep(samples=tuple(share), rate=rate) for share in shares], Stepped))[0].stats[0]
+        return (await self._each([TakeStep(samples=tuple(share), rate=rate) for share in shares], Stepped))[
+            0
+        ].stats[0]
 
     async def push(self, version: int) -> None:
         await self._all(PushWeights(version=version))
 
-    async def save(self, directory: Path, *, meta: Mapping[str, Json], tokenizer: Mapping[str, str], eos_ids: Sequence[int] = ()) -> None:
-        await self._all(SaveCheckpoint(directory=directory, meta=meta, tokenizer=tokenizer, eos_ids=tuple(eos_ids)), num=1)
+    async def save(
+        self,
+        directory: Path,
+        *,
+        meta: Mapping[str, Json],
+        tokenizer: Mapping[str, str],
+        eos_ids: Sequence[int] = (),
+    ) -> None:
+        await self._all(
+            SaveCheckpoint(directory=directory, meta=meta, tokenizer=tokenizer, eos_ids=tuple(eos_ids)), num=1
+        )
 
     async def load(self, directory: Path, *, weights_only: bool = False) -> None:
         await self._all(LoadState(directory=directory, weights_only=weights_only))
@@ -100,7 +121,9 @@ class RemoteLearner:
         """The same to each, or to the first `num`."""
         await self._each([request] * (num or len(self._workers)), Done)
 
-    async def _each(self, requests: Sequence[LearnerRequest], expected: type[Answer], *, patience: int = 1) -> list[Answer]:
+    async def _each(
+        self, requests: Sequence[LearnerRequest], expected: type[Answer], *, patience: int = 1
+    ) -> list[Answer]:
         """One to each worker, from the first on. `patience`: how many times the usual silence it may take."""
         workers = self._workers[: len(requests)]
         calls = [
@@ -114,7 +137,8 @@ class RemoteLearner:
 def spread(samples: Sequence[Sample], num: int, *, by_group: bool = False) -> list[list[Sample]]:
     """Longest first, each to the one with the fewest tokens so far: a function of content.
 
-    `by_group` keeps together what begins alike, so that it is computed once; only where there are groups for everybody.
+    `by_group` keeps together what begins alike, so that it is computed once; only where there are groups for
+    everybody.
     """
     ordered = sorted(samples, key=lambda sample: (-len(sample.ids), sample.attempt, sample.segment))
     groups: dict[int, list[Sample]] = {}

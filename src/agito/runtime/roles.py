@@ -1,4 +1,6 @@
-"""What the rollout process asks of a policy: to sample, and to learn. Where and in how many processes that is done is not seen here."""
+"""What the rollout process asks of a policy: to sample, and to learn. Where and in how many processes that is
+done is not seen here.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Learner(Protocol):
     """One policy's weights that learn, however many processes hold them."""
 
     async def begin_phase(self, phase: Phase, total_steps: int, *, is_alone: bool = False) -> None:
-        """A new optimizer and schedule. `is_alone`: in the first process only, so that something else may be done beside it."""
+        """A new optimizer and schedule. `is_alone`: in the first process only, so that something else may be
+        done beside it.
+        """
         ...
 
     async def join(self) -> None:
@@ -47,12 +51,21 @@ class Learner(Protocol):
 
     async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> StepStats: ...
     async def push(self, version: int) -> None:
-        """The weights become this version, which must be new. Samplers may pull it until the version after the next is pushed, and those
-        in the learner's own process until it learns on."""
+        """The weights become this version, which must be new. Samplers may pull it until the version after
+        the next is pushed, and those in the learner's own process until it learns on.
+        """
         ...
 
-    async def save(self, directory: Path, *, meta: Mapping[str, Json], tokenizer: Mapping[str, str], eos_ids: Sequence[int] = ()) -> None:
-        """Commits a checkpoint: weights, tokenizer, optimizer, `meta`. The rename is the commit. `eos_ids` end a turn, for servers.
+    async def save(
+        self,
+        directory: Path,
+        *,
+        meta: Mapping[str, Json],
+        tokenizer: Mapping[str, str],
+        eos_ids: Sequence[int] = (),
+    ) -> None:
+        """Commits a checkpoint: weights, tokenizer, optimizer, `meta`. The rename is the commit. `eos_ids`
+        end a turn, for servers.
 
         Raises `DiskFull`.
         """
@@ -65,7 +78,9 @@ class Learner(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyHandle:
-    """A policy that learns. `learns_alone`: its first sampler shares a process with the learner and rests while that learns."""
+    """A policy that learns. `learns_alone`: its first sampler shares a process with the learner and rests
+    while that learns.
+    """
 
     learner: Learner
     samplers: tuple[Sampler, ...]

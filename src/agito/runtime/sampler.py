@@ -19,7 +19,9 @@ from agito.weights.channel import WeightChannel
 
 
 class SamplerService:
-    """One policy's. `model` says what its weights look like and lends it those that it has now; without a `channel` they stay so."""
+    """One policy's. `model` says what its weights look like and lends it those that it has now; without a
+    `channel` they stay so.
+    """
 
     def __init__(self, model: Decoder, spec: SamplerSpec, channel: WeightChannel | None) -> None:
         self._model = model
@@ -51,7 +53,9 @@ class SamplerService:
 
     @torch.no_grad()
     def _take(self, weights: Mapping[str, Tensor]) -> None:
-        """The adapter's, into the model that it is merged with; those of a learner in this process are there already."""
+        """The adapter's, into the model that it is merged with; those of a learner in this process are there
+        already.
+        """
         for name, parameter in learning(self._model):
             if parameter.data_ptr() != weights[name].data_ptr():
                 parameter.copy_(weights[name])

@@ -1,4 +1,6 @@
-"""Where a policy comes from: a run, a checkpoint, a Hugging Face folder or hub id; its renderer, and the recipe that it was made by."""
+"""Where a policy comes from: a run, a checkpoint, a Hugging Face folder or hub id; its renderer, and the
+recipe that it was made by.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ _MARKS = (CONFIG_NAME, "adapter_config.json")  # one of them is in every checkpo
 
 
 def find(path: Path) -> Path:
-    """The checkpoint that `path` means: itself, or of a run the final one, else the latest, or a hub id. Raises `NotFound`."""
+    """The checkpoint that `path` means: itself, or of a run the final one, else the latest, or a hub id.
+    Raises `NotFound`.
+    """
     if not path.exists():
         try:
             return folder_of(str(path))
@@ -40,24 +44,40 @@ def find(path: Path) -> Path:
     return found
 
 
+def beside(checkpoint: Path, policy: str) -> Path:
+    """Where another policy that learns in the run of `checkpoint` is saved with it:
+    `runs/NAME/policies/POLICY/checkpoints/step-N`.
+    """
+    return checkpoint.parents[1] / "policies" / policy / "checkpoints" / checkpoint.name
+
+
 def recipe_of(checkpoint: Path) -> Recipe:
-    """The recipe of the run that the checkpoint lies in, else the defaults with its network. Raises `CorruptCheckpoint`, `BadRecipe`,
-    and `UnsupportedCheckpoint` for an architecture that is not implemented."""
-    beside = checkpoint.resolve().parents[1] / "config.toml"
-    if beside.is_file():
-        return config.read(Recipe, beside)
+    """The recipe of the run that the checkpoint lies in, else the defaults with its network. Raises
+    `CorruptCheckpoint`, `BadRecipe`, and `UnsupportedCheckpoint` for an architecture that is not implemented.
+    """
+    whole = checkpoint.resolve()
+    for at in (1, 3):  # of `main`, and of a policy that learned with it
+        if len(whole.parents) > at and (whole.parents[at] / "config.toml").is_file():
+            return config.read(Recipe, whole.parents[at] / "config.toml")
     if not is_own(checkpoint):
         return Recipe.model_validate({"model": {"path": str(checkpoint)}})
     found = read_config(checkpoint)
-    shape = {name: value for name, value in asdict(found).items() if name in {*ModelSection.model_fields, "max_position"}}
+    shape = {
+        name: value
+        for name, value in asdict(found).items()
+        if name in {*ModelSection.model_fields, "max_position"}
+    }
     try:
         return Recipe.model_validate({"compute": {"context": shape.pop("max_position")}, "model": shape})
     except ValidationError as error:
-        raise CorruptCheckpoint(f"{checkpoint / CONFIG_NAME}: {str(error).splitlines()[0]}: use another checkpoint") from error
+        raise CorruptCheckpoint(
+            f"{checkpoint / CONFIG_NAME}: {str(error).splitlines()[0]}: use another checkpoint"
+        ) from error
 
 
 def renderer_of(checkpoint: Path, dialect: Dialect) -> Renderer:
-    """Of the tokenizer in a folder: our own vocabulary, in this dialect, or a pre-trained model's with its chat template.
+    """Of the tokenizer in a folder: our own vocabulary, in this dialect, or a pre-trained model's with its
+    chat template.
 
     Raises `CorruptCheckpoint` and `UnsupportedTemplate`.
     """

@@ -1,6 +1,8 @@
-"""The way to one worker and back, whatever the worker is: a process of its own (`pipes`), or a thread of this one, for tests.
+"""The way to one worker and back, whatever the worker is: a process of its own (`pipes`), or a thread of this
+one, for tests.
 
-Another kind (actors of a cluster, say) implements `Transport` where requests are made and calls `respond` where they are served.
+Another kind (actors of a cluster, say) implements `Transport` where requests are made and calls `respond`
+where they are served.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ Handler = Callable[[PolicyId, WorkerRequest], WorkerResponse]
 
 
 class Transport(Protocol):
-    """One request at a time; deadlines are the caller's. A request may be given up at any point, and its answer is then dropped."""
+    """One request at a time; deadlines are the caller's. A request may be given up at any point, and its
+    answer is then dropped.
+    """
 
     async def ask(self, request: Request) -> Response:
         """Raises `EOFError` when the worker is gone, and `ValueError` for an answer that cannot be read."""
@@ -52,7 +56,9 @@ class Launch(Protocol):
 
 
 class ThreadTransport:
-    """A worker in this process, for tests and debuggers. A request that is under way cannot be given up, so its deadline does not hold."""
+    """A worker in this process, for tests and debuggers. A request that is under way cannot be given up, so
+    its deadline does not hold.
+    """
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -101,7 +107,9 @@ def answered(handler: Handler, data: bytes) -> bytes:
     try:
         return pickled(response)
     except Exception as error:  # an answer that cannot be pickled, an exception among them
-        failure = Failure(error=RuntimeError(f"{type(request.body).__name__}: {error!r}"), trace=traceback.format_exc())
+        failure = Failure(
+            error=RuntimeError(f"{type(request.body).__name__}: {error!r}"), trace=traceback.format_exc()
+        )
         return pickled(Response(id=request.id, body=failure))
 
 

@@ -1,7 +1,8 @@
-"""What is asked of a worker process and what it answers; torch-free, picklable, the same over every transport.
+"""What is asked of a worker process and what it answers; torch-free, picklable, the same over every
+transport.
 
-One request is answered by one response with its id. Each request names its policy: a process may hold several. `EngineRequest` and
-`EngineResponse` are the engine's own, in `agito.sampling.wire`.
+One request is answered by one response with its id. Each request names its policy: a process may hold
+several. `EngineRequest` and `EngineResponse` are the engine's own, in `agito.sampling.wire`.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ class LearnerGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerSpec:
-    """`serves_others`: samplers of other processes pull its weights, so it learns while they sample. Without a `group` it learns alone."""
+    """`serves_others`: samplers of other processes pull its weights, so it learns while they sample. Without
+    a `group` it learns alone.
+    """
 
     config: TrainerConfig
-    lora: LoraConfig | None = None  # what is saved is an adapter of this shape, on the model at `base`
-    base: str = ""
     group: LearnerGroup | None = None
     serves_others: bool = False
 
@@ -50,7 +51,9 @@ class SamplerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A network: weights of a folder, or drawn from the seed where there is only a shape. `lora` puts a new adapter into it."""
+    """A network: weights of a folder, or drawn from the seed where there is only a shape. `lora` puts a new
+    adapter into it.
+    """
 
     source: Path | DecoderConfig
     seed: int
@@ -60,7 +63,9 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenPolicy:
-    """Makes the policy's network, the same in every process, and its roles here. One of that id is replaced."""
+    """Makes the policy's network, the same in every process, and its roles here. One of that id
+    is replaced.
+    """
 
     model: ModelSpec
     device: str
@@ -71,12 +76,15 @@ class OpenPolicy:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyOpened:
     num_parameters: int
-    weights: WeightAddress | None  # where samplers of other processes find them; None unless the learner serves others
+    # where samplers of other processes find them; None unless the learner serves others
+    weights: WeightAddress | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferRendezvous:
-    """To the first of those that will learn together: says where they find one another. `directory`: of the pool, on this machine."""
+    """To the first of those that will learn together: says where they find one another. `directory`: of the
+    pool, on this machine.
+    """
 
     directory: Path
 
@@ -107,7 +115,9 @@ class WeightsPulled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeginPhase:
-    """A new optimizer and schedule. `is_alone`: without the rest of its group, until the next phase or `LoadState`."""
+    """A new optimizer and schedule. `is_alone`: without the rest of its group, until the next phase or
+    `LoadState`.
+    """
 
     phase: Phase
     total_steps: int
@@ -116,7 +126,9 @@ class BeginPhase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imitate:
-    """A supervised step for each batch. `num_tokens`: trainable ones of each whole batch, of which this process may have a part."""
+    """A supervised step for each batch. `num_tokens`: trainable ones of each whole batch, of which this
+    process may have a part.
+    """
 
     batches: tuple[tuple[Sample, ...], ...]
     num_tokens: tuple[int, ...]
@@ -188,7 +200,9 @@ class Failure:
 
 SamplerRequest: TypeAlias = EngineRequest | PullWeights
 SamplerResponse: TypeAlias = EngineResponse | WeightsPulled
-LearnerRequest: TypeAlias = BeginPhase | Imitate | TakeStep | SyncWeights | PushWeights | SaveCheckpoint | SaveState | LoadState
+LearnerRequest: TypeAlias = (
+    BeginPhase | Imitate | TakeStep | SyncWeights | PushWeights | SaveCheckpoint | SaveState | LoadState
+)
 LearnerResponse: TypeAlias = Stepped | Done
 WorkerRequest: TypeAlias = OpenPolicy | OfferRendezvous | SamplerRequest | LearnerRequest
 WorkerResponse: TypeAlias = PolicyOpened | Rendezvous | SamplerResponse | LearnerResponse

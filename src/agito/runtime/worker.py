@@ -1,4 +1,6 @@
-"""The worker: policies by id, each with a sampler, and a learner or none. Its process ends with the connection to the one that asks."""
+"""The worker: policies by id, each with a sampler, and a learner or none. Its process ends with the
+connection to the one that asks.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from agito.learning.trainer.network_reducer import NetworkReducer, Store, join, 
 from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.models import Decoder
 from agito.runtime.learner import LearnerService
-from agito.runtime.network import learning, open_model
+from agito.runtime.network import adapter_of, learning, open_model
 from agito.runtime.pipes import serve
 from agito.runtime.sampler import SamplerService
 from agito.runtime.transport import Handler
@@ -79,7 +81,13 @@ class Host:
         model = open_model(request.model, request.device)
         learner = None
         if request.learner is not None:
-            learner = LearnerService(model, request.learner, self._reducer_of(request.learner.group), host=self._host)
+            learner = LearnerService(
+                model,
+                request.learner,
+                self._reducer_of(request.learner.group),
+                adapter=adapter_of(request.model),
+                host=self._host,
+            )
             if request.learner.serves_others and self._may_renice:
                 os.nice(_LEARNER_NICE)
                 self._may_renice = False
@@ -93,7 +101,10 @@ class Host:
             return OneRank()
         self._reducer = self._reducer or self._new_reducer(group)
         if (self._reducer.rank, self._reducer.num_ranks) != (group.rank, group.size):
-            raise ValueError(f"this process already learns as {self._reducer.rank} of {self._reducer.num_ranks}, not as {group}")
+            raise ValueError(
+                f"this process already learns as {self._reducer.rank} of {self._reducer.num_ranks}, not as "
+                f"{group}"
+            )
         return self._reducer
 
     def _new_reducer(self, group: LearnerGroup) -> Reducer:
@@ -125,7 +136,11 @@ def _require_device(device: str) -> None:
         if device.startswith("cuda:"):
             torch.cuda.set_device(device)
     except (AssertionError, RuntimeError) as error:
-        build = "this build of torch has no CUDA: make setup TORCH=cuda" if not torch.backends.cuda.is_built() else error
+        build = (
+            "this build of torch has no CUDA: make setup TORCH=cuda"
+            if not torch.backends.cuda.is_built()
+            else error
+        )
         raise BadRecipe(f"compute.device={device}: {build}") from None
 
 

@@ -29,11 +29,13 @@ class _Home:
 
 
 class Balance:
-    """A group goes to the engine with the least to do: the tokens that the attempts there are expected to take.
+    """A group goes to the engine with the least to do: the tokens that the attempts there are expected to
+    take.
 
-    An attempt is expected to take what those of its kind, a cell of the task space, say, took on average so far; until one has ended, what
-    any took. Nothing here looks at a clock or counts groups off: engines that have the same to do are chosen by lot, so that cells that
-    come in turn are dealt out evenly too. All attempts of a group go to one engine, where its prompt is computed once.
+    An attempt is expected to take what those of its kind, a cell of the task space, say, took on average so
+    far; until one has ended, what any took. Nothing here looks at a clock or counts groups off: engines that
+    have the same to do are chosen by lot, so that cells that come in turn are dealt out evenly too. All
+    attempts of a group go to one engine, where its prompt is computed once.
     """
 
     def __init__(self, engines: int, *, rows: int) -> None:
@@ -75,4 +77,8 @@ class Balance:
         return mean.total / mean.num if mean.num else 1.0
 
     def _standing(self, engine: int, group: int) -> tuple[bool, float, float]:
-        return self._out[engine].total() >= self._rows, self.load(engine), random.Random(f"balance/{group}/{engine}").random()
+        return (
+            self._out[engine].total() >= self._rows,
+            self.load(engine),
+            random.Random(f"balance/{group}/{engine}").random(),
+        )

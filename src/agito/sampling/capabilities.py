@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerCapabilities:
-    """`keyed_determinism`: the same exchanges give the same bits. `in_flight_update`: new weights reach a request that is under way.
-    `adapters`: several policies, each an adapter, share one set of weights."""
+    """`keyed_determinism`: the same exchanges give the same bits. `in_flight_update`: new weights reach a
+    request that is under way. `adapters`: several policies, each an adapter, share one set of weights.
+    """
 
     keyed_determinism: bool
     in_flight_update: bool

@@ -1,6 +1,7 @@
 """The one place where tokens are recorded: open, extend, sample, branch, close.
 
-Used by the solo harness and by whatever else drives an engine. What goes in and what comes out is appended once and never changed.
+Used by the solo harness and by whatever else drives an engine. What goes in and what comes out is appended
+once and never changed.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
+from copy import copy
 
 from agito.protocols import MAIN, Engine, Row, Sampled, SampleRequest
 from agito.types import Channel, Effort, Segment, Tokens, TokenSource, Turn, VersionSpan
@@ -16,7 +18,15 @@ from agito.types import Channel, Effort, Segment, Tokens, TokenSource, Turn, Ver
 class Capture:
     """One segment in the making, on one row of an engine."""
 
-    def __init__(self, engine: Engine, *, seed: int, stop_ids: tuple[int, ...], segment: int = 0, control_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        seed: int,
+        stop_ids: tuple[int, ...],
+        segment: int = 0,
+        control_ids: Sequence[int] = (),
+    ) -> None:
         self._row: Row = engine.open(seed)
         self._stop_ids, self._segment = stop_ids, segment
         self._control = frozenset((*stop_ids, *control_ids))
@@ -25,6 +35,8 @@ class Capture:
         self._logprobs: array[float] = array("f")
         self._kinds, self._channels = bytearray(), bytearray()
         self._versions: list[VersionSpan] = []
+        self._parent: int | None = None
+        self._prefix_len = 0  # tokens shared with the parent
         self.turns: list[Turn] = []
 
     def __len__(self) -> int:
@@ -34,24 +46,42 @@ class Capture:
     def extend(self, ids: Sequence[int], kind: TokenSource = TokenSource.OBSERVED) -> None:
         """Appends tokens that the policy did not choose."""
         self._pending.extend(ids)
-        self._append(ids, array("f", [math.nan]) * len(ids), bytes([kind]) * len(ids), bytes([Channel.TEXT]) * len(ids))
+        self._append(
+            ids, array("f", [math.nan]) * len(ids), bytes([kind]) * len(ids), bytes([Channel.TEXT]) * len(ids)
+        )
 
-    async def sample(self, *, max_tokens: int, temperature: float = 1.0, top_p: float = 1.0, effort: Effort = Effort.NONE) -> Sampled:
+    async def sample(
+        self, *, max_tokens: int, temperature: float = 1.0, top_p: float = 1.0, effort: Effort = Effort.NONE
+    ) -> Sampled:
         """One turn. Its channels are set afterwards by `label`. Raises what `Row.sample` raises."""
         first, start = len(self._ids) - len(self._pending), len(self._ids)
-        request = SampleRequest(extend=self._pending, max_tokens=max_tokens, stop_ids=self._stop_ids, temperature=temperature, top_p=top_p)
+        request = SampleRequest(
+            extend=self._pending,
+            max_tokens=max_tokens,
+            stop_ids=self._stop_ids,
+            temperature=temperature,
+            top_p=top_p,
+        )
         sampled = await self._row.sample(request)
         self._pending = array("i")
-        kinds = bytes(TokenSource.CONTROL if token in self._control else TokenSource.SAMPLED for token in sampled.ids)
+        kinds = bytes(
+            TokenSource.CONTROL if token in self._control else TokenSource.SAMPLED for token in sampled.ids
+        )
         self._append(sampled.ids, sampled.logprobs, kinds, bytes([Channel.TEXT]) * len(sampled.ids))
         for each in sampled.versions:
             self._add_version(first + each.start, first + each.stop, each.version)
         self.turns.append(
             Turn(
-                segment=self._segment, start=start, stop=len(self._ids), stopped=sampled.stopped, effort=effort,
-                hard_budget=max_tokens, temperature=temperature, top_p=top_p,
+                segment=self._segment,
+                start=start,
+                stop=len(self._ids),
+                stopped=sampled.stopped,
+                effort=effort,
+                hard_budget=max_tokens,
+                temperature=temperature,
+                top_p=top_p,
             )
-        )  # fmt: skip
+        )
         return sampled
 
     def label(self, channels: bytes) -> None:
@@ -60,14 +90,18 @@ class Capture:
         assert len(channels) == turn.stop - turn.start
         self._channels[turn.start : turn.stop] = channels
 
-    def branch(self, seed: int) -> Capture:
-        """A second capture that shares everything so far; nothing may be pending."""
+    def branch(self, seed: int, *, segment: int) -> Capture:
+        """A second capture that shares everything so far, as a segment of its own whose parent is this one.
+        The turns so far stay this one's. Nothing may be pending.
+        """
         assert not self._pending, "send what was extended before branching"
-        twin = object.__new__(Capture)
-        twin._row, twin._stop_ids, twin._segment, twin._control = self._row.branch(seed), self._stop_ids, self._segment, self._control
-        twin._pending, twin._ids, twin._logprobs = array("i"), array("i", self._ids), array("f", self._logprobs)
+        twin = copy(self)
+        twin._row, twin._segment = self._row.branch(seed), segment
+        twin._parent, twin._prefix_len = self._segment, len(self._ids)
+        twin._pending, twin.turns = array("i"), []
+        twin._ids, twin._logprobs = array("i", self._ids), array("f", self._logprobs)
         twin._kinds, twin._channels = bytearray(self._kinds), bytearray(self._channels)
-        twin._versions, twin.turns = list(self._versions), list(self.turns)
+        twin._versions = list(self._versions)
         return twin
 
     async def close(self) -> None:
@@ -77,10 +111,21 @@ class Capture:
         """What the engine has seen; tokens extended after the last turn were never sent and are left out."""
         sent = len(self._ids) - len(self._pending)
         tokens = Tokens(
-            ids=self._ids[:sent], logprobs=self._logprobs[:sent], kinds=bytes(self._kinds[:sent]),
-            channels=bytes(self._channels[:sent]), versions=tuple(self._versions),
-        )  # fmt: skip
-        return Segment(id=self._segment, tokens=tokens, agent=agent, role=role, policy=policy)
+            ids=self._ids[:sent],
+            logprobs=self._logprobs[:sent],
+            kinds=bytes(self._kinds[:sent]),
+            channels=bytes(self._channels[:sent]),
+            versions=tuple(self._versions),
+        )
+        return Segment(
+            id=self._segment,
+            tokens=tokens,
+            parent=self._parent,
+            prefix_len=self._prefix_len,
+            agent=agent,
+            role=role,
+            policy=policy,
+        )
 
     def _append(self, ids: Sequence[int], logprobs: array[float], kinds: bytes, channels: bytes) -> None:
         self._ids.extend(ids)

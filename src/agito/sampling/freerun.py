@@ -1,6 +1,8 @@
-"""Many attempts on one batching engine, each going on as soon as its tool has answered; new weights slip in between two exchanges.
+"""Many attempts on one batching engine, each going on as soon as its tool has answered; new weights slip in
+between two exchanges.
 
-Nothing here repeats bit for bit: what is in a batch depends on the clock. Tokens carry the version that sampled them.
+Nothing here repeats bit for bit: what is in a batch depends on the clock. Tokens carry the version that
+sampled them.
 """
 
 from __future__ import annotations
@@ -105,7 +107,10 @@ class Freerun:
     def _exchange(self) -> EngineRequest:
         """All that has come in since the last one."""
         exchange = EngineRequest(
-            closed=tuple(self._closed), branched=tuple(self._branched), requests=tuple(self._requests), steps=self._steps
+            closed=tuple(self._closed),
+            branched=tuple(self._branched),
+            requests=tuple(self._requests),
+            steps=self._steps,
         )
         self._closed, self._branched, self._requests = [], [], []
         return exchange

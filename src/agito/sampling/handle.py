@@ -1,7 +1,8 @@
-"""What a row is to whoever holds it: new, resting, sampling or closed, and what may be done with it in each of these states.
+"""What a row is to whoever holds it: new, resting, sampling or closed, and what may be done with it in each
+of these states.
 
-Drivers fill in how. Whatever order the holder does things in, the engine behind is told nothing that it would refuse: a mistake is a
-`ValueError` for the one who made it, and nobody else's row notices.
+Drivers fill in how. Whatever order the holder does things in, the engine behind is told nothing that it would
+refuse: a mistake is a `ValueError` for the one who made it, and nobody else's row notices.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ class _State(Enum):
 
 
 class Handle:
-    """Implements `Row`. A request that is given up closes its row: nobody knows how far the engine has come with it."""
+    """Implements `Row`. A request that is given up closes its row: nobody knows how far the engine has come
+    with it.
+    """
 
     def __init__(self, *, is_known: bool = False) -> None:
         self._state = _State.RESTING if is_known else _State.NEW
@@ -42,7 +45,9 @@ class Handle:
 
     def branch(self, seed: int) -> Row:
         """Of a row in which nothing was sampled: a new one."""
-        return self._open(seed) if self._refuse_unless_at_rest("branched") is _State.NEW else self._branch(seed)
+        return (
+            self._open(seed) if self._refuse_unless_at_rest("branched") is _State.NEW else self._branch(seed)
+        )
 
     async def close(self) -> None:
         before, self._state = self._state, _State.CLOSED
@@ -68,5 +73,7 @@ class Handle:
         raise NotImplementedError
 
     def _close(self) -> None:
-        """The engine forgets the row, whatever it is doing with it. Called once, and not for a row that it never heard of."""
+        """The engine forgets the row, whatever it is doing with it. Called once, and not for a row that it
+        never heard of.
+        """
         raise NotImplementedError

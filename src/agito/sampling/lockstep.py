@@ -1,8 +1,10 @@
-"""Many attempts on batching engines, one for each policy, in an order that is a function of content and never of the clock.
+"""Many attempts on batching engines, one for each policy, in an order that is a function of content and never
+of the clock.
 
-An attempt holds a lane. Between two exchanges with the engine, a barrier waits for every lane that is due: a lane is due one
-exchange after its turn came back, so that its tool runs while the others decode, and re-enters at a fixed decode step however long
-the tool really took. What this does not give is speed under slow tools: that is what the decoupled mode is for.
+An attempt holds a lane. Between two exchanges with the engine, a barrier waits for every lane that is due: a
+lane is due one exchange after its turn came back, so that its tool runs while the others decode, and
+re-enters at a fixed decode step however long the tool really took. What this does not give is speed under
+slow tools: that is what the decoupled mode is for.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class _Lane:
     is_finished: bool = False
     request: RowRequest | None = None
     policies: dict[int, str] = field(default_factory=dict[int, str])  # of every row
-    open: dict[int, None] = field(default_factory=dict[int, None])  # rows that an engine has, or is about to have
+    # rows that an engine has, or is about to have
+    open: dict[int, None] = field(default_factory=dict[int, None])
     closed: list[int] = field(default_factory=list[int])
     branched: list[RowBranch] = field(default_factory=list[RowBranch])
     turn: anyio.Lock = field(default_factory=anyio.Lock)
@@ -43,7 +46,9 @@ class Lane:
 
     def __init__(self, lockstep: Lockstep, state: _Lane) -> None:
         self._lockstep, self._state = lockstep, state
-        self.engines: Mapping[str, Engine] = {policy: _LaneEngine(lockstep, state, policy) for policy in lockstep.clients}
+        self.engines: Mapping[str, Engine] = {
+            policy: _LaneEngine(lockstep, state, policy) for policy in lockstep.clients
+        }
 
     @property
     def order(self) -> int:
@@ -73,7 +78,9 @@ class _LaneEngine:
 
 
 class _LaneRow(Handle):
-    def __init__(self, lockstep: Lockstep, lane: _Lane, policy: str, seed: int, *, is_known: bool = False) -> None:
+    def __init__(
+        self, lockstep: Lockstep, lane: _Lane, policy: str, seed: int, *, is_known: bool = False
+    ) -> None:
         """Raises `ValueError` for one row too many."""
         super().__init__(is_known=is_known)
         if lane.num_rows >= _MOST_ROWS:
@@ -126,7 +133,9 @@ class _LaneRow(Handle):
 
 
 class Lockstep:
-    """Drives the engines of `clients`, by policy, until every lane has finished. All of them go `steps` decode steps at a time."""
+    """Drives the engines of `clients`, by policy, until every lane has finished. All of them go `steps`
+    decode steps at a time.
+    """
 
     def __init__(self, clients: Mapping[str, EngineClient], *, steps: int = 4, lag: int = 1) -> None:
         self.clients = clients
@@ -150,12 +159,16 @@ class Lockstep:
         self._settled.set()
 
     async def run(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> None:
-        """`on_barrier(orders)` is awaited with the orders of newly finished lanes; it may open new ones. Raises what a client raises."""
+        """`on_barrier(orders)` is awaited with the orders of newly finished lanes; it may open new ones.
+        Raises what a client raises.
+        """
         live = 0
         try:
             while self._lanes:
                 if not live:  # nobody decodes: go straight to the next lane that is due
-                    self._index = max(self._index, min(lane.due for lane in self._lanes.values() if lane.is_away))
+                    self._index = max(
+                        self._index, min(lane.due for lane in self._lanes.values() if lane.is_away)
+                    )
                 due = await self._barrier(on_barrier)
                 if not self._lanes and not any(lane.closed for lane in due):
                     return
@@ -180,8 +193,14 @@ class Lockstep:
         """What the lanes ask of one policy's engine."""
         return EngineRequest(
             closed=tuple(key for lane in due for key in lane.closed if lane.policies[key] == policy),
-            branched=tuple(branch for lane in due for branch in lane.branched if lane.policies[branch.child] == policy),
-            requests=tuple(lane.request for lane in due if lane.request is not None and lane.policies[lane.request.key] == policy),
+            branched=tuple(
+                branch for lane in due for branch in lane.branched if lane.policies[branch.child] == policy
+            ),
+            requests=tuple(
+                lane.request
+                for lane in due
+                if lane.request is not None and lane.policies[lane.request.key] == policy
+            ),
             steps=self._steps,
         )
 
@@ -203,7 +222,9 @@ class Lockstep:
         return [answers[policy] for policy in exchanges]
 
     async def _barrier(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> list[_Lane]:
-        """Waits for every lane that is due to ask or to finish; returns them in order, finished ones removed from the books."""
+        """Waits for every lane that is due to ask or to finish; returns them in order, finished ones removed
+        from the books.
+        """
         finished: list[_Lane] = []
         while True:
             due = [lane for lane in self._lanes.values() if lane.is_away and lane.due <= self._index]
@@ -227,5 +248,7 @@ class Lockstep:
         for done in advanced.done:
             lane = self._lanes[done.key // _MOST_ROWS]
             lane.is_away, lane.due = True, self._index + self._lag
-            lane.answer = done.sampled if done.sampled is not None else (done.error or "the engine gave no reason")
+            lane.answer = (
+                done.sampled if done.sampled is not None else (done.error or "the engine gave no reason")
+            )
             lane.answered.set()

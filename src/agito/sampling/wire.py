@@ -1,6 +1,7 @@
 """What goes to a batching engine and what comes back, in one exchange; torch-free, picklable.
 
-An engine is a pure function of its exchanges: the same sequence of `EngineRequest` gives the same bits on the same build.
+An engine is a pure function of its exchanges: the same sequence of `EngineRequest` gives the same bits on the
+same build.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from agito.protocols import Sampled, SampleRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowRequest:
-    """Extend and sample row `key`, which is made if it is new. `seed` keys the row's random stream with the position in the row."""
+    """Extend and sample row `key`, which is made if it is new. `seed` keys the row's random stream with the
+    position in the row.
+    """
 
     key: int
     seed: int
@@ -30,7 +33,9 @@ class RowBranch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
-    """One exchange: branch, close, admit, then run up to `steps` decode steps (fewer when nothing is left to decode)."""
+    """One exchange: branch, close, admit, then run up to `steps` decode steps (fewer when nothing is left to
+    decode).
+    """
 
     closed: tuple[int, ...] = ()
     branched: tuple[RowBranch, ...] = ()

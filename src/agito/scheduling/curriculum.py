@@ -1,7 +1,8 @@
-"""Which cells the next tasks come from: fixed weights, or weights that follow where attempts at one task still come out differently.
+"""Which cells the next tasks come from: fixed weights, or weights that follow where attempts at one task
+still come out differently.
 
-A cell is a (family, level). Tasks of a stream belong to cells in turn, so a choice of cells is a choice of task numbers, and whoever
-knows a number knows the task.
+A cell is a (family, level). Tasks of a stream belong to cells in turn, so a choice of cells is a choice of
+task numbers, and whoever knows a number knows the task.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ _ASIDE = 0.1
 
 
 def shares(weights: Sequence[float], count: int, *, offset: float = 0.5) -> list[int]:
-    """`count` split by `weights`, each part rounded up or down; over offsets that are uniform in [0, 1) each is right on average
-    (systematic sampling; Madow, 1949). Raises `ValueError` when there is no weight."""
+    """`count` split by `weights`, each part rounded up or down; over offsets that are uniform in [0, 1) each
+    is right on average (systematic sampling; Madow, 1949). Raises `ValueError` when there is no weight.
+    """
     total = sum(weights)
     if not total > 0:
         raise ValueError(f"weights={list(weights)}: at least one must be above zero")
@@ -32,7 +34,9 @@ def shares(weights: Sequence[float], count: int, *, offset: float = 0.5) -> list
 
 
 def draw(weights: Sequence[float], count: int, *, seed: str, first: int = 0) -> list[int]:
-    """`count` task numbers from `first` on, number `i` being of cell `i % len(weights)`, mixed so that every stretch is about even."""
+    """`count` task numbers from `first` on, number `i` being of cell `i % len(weights)`, mixed so that every
+    stretch is about even.
+    """
     rng, size = random.Random(f"draw/{seed}/{first}"), len(weights)
     numbers: list[tuple[float, int]] = []
     for cell, share in enumerate(shares(weights, count, offset=rng.random())):
@@ -43,7 +47,9 @@ def draw(weights: Sequence[float], count: int, *, seed: str, first: int = 0) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A stretch of cells that keeps its weight whatever is learned of them, such as one environment of a mixture."""
+    """A stretch of cells that keeps its weight whatever is learned of them, such as one environment of a
+    mixture.
+    """
 
     num_cells: int
     weight: float
@@ -73,17 +79,22 @@ def shared(weights: Sequence[float], parts: Sequence[Part]) -> list[float]:
 class Curriculum:
     """Follows the share of mixed groups by cell, and the rate of success. Its state goes with the checkpoint.
 
-    A cell whose rate lies outside `solve_rate` is drawn `_ASIDE` times as often: seldom, yet often enough to notice that it has come back.
+    A cell whose rate lies outside `solve_rate` is drawn `_ASIDE` times as often: seldom, yet often enough to
+    notice that it has come back.
     """
 
-    def __init__(self, num_cells: int, *, parts: Sequence[Part] = (), solve_rate: tuple[float, float] = (0.0, 1.0)) -> None:
+    def __init__(
+        self, num_cells: int, *, parts: Sequence[Part] = (), solve_rate: tuple[float, float] = (0.0, 1.0)
+    ) -> None:
         self._mixed, self._solved = [1.0] * num_cells, [0.5] * num_cells
         self._parts, self._solve_rate = tuple(parts), solve_rate
 
     def weights(self) -> list[float]:
         low, high = self._solve_rate
         aside = [1.0 if low <= rate <= high else _ASIDE for rate in self._solved]
-        return shared([(_FLOOR + share) * each for share, each in zip(self._mixed, aside, strict=True)], self._parts)
+        return shared(
+            [(_FLOOR + share) * each for share, each in zip(self._mixed, aside, strict=True)], self._parts
+        )
 
     def learn(self, groups: Iterable[Seen]) -> None:
         """Every group of a step that is not void."""
@@ -91,25 +102,39 @@ class Curriculum:
         for group in groups:
             by_cell.setdefault(group.cell, []).append(group)
         for cell, each in by_cell.items():
-            self._mixed[cell] += (1 - _MEMORY) * (sum(group.is_mixed for group in each) / len(each) - self._mixed[cell])
-            self._solved[cell] += (1 - _MEMORY) * (sum(group.solved for group in each) / len(each) - self._solved[cell])
+            self._mixed[cell] += (1 - _MEMORY) * (
+                sum(group.is_mixed for group in each) / len(each) - self._mixed[cell]
+            )
+            self._solved[cell] += (1 - _MEMORY) * (
+                sum(group.solved for group in each) / len(each) - self._solved[cell]
+            )
 
     def figures(self, cells: Sequence[tuple[str, int]]) -> dict[str, float]:
         """Where the next tasks come from, as shares, and the running rate of success there; named by cell."""
         weights = self.weights()
         names = [re.sub(r"[^a-z0-9.-]+", "-", f"in-{family}-{level}".lower()) for family, level in cells]
-        sampled = {f"sampled/{name}_ratio": weight / sum(weights) for name, weight in zip(names, weights, strict=True)}
-        return sampled | {f"solved/{name}_ratio": rate for name, rate in zip(names, self._solved, strict=True)}
+        sampled = {
+            f"sampled/{name}_ratio": weight / sum(weights)
+            for name, weight in zip(names, weights, strict=True)
+        }
+        return sampled | {
+            f"solved/{name}_ratio": rate for name, rate in zip(names, self._solved, strict=True)
+        }
 
     def to_json(self) -> dict[str, Json]:
         return {"mixed": list(self._mixed), "solved": list(self._solved)}
 
     def restore(self, state: Json) -> None:
-        """Takes over what `to_json` gave. Raises `CorruptCheckpoint` for anything but two shares for each cell."""
+        """Takes over what `to_json` gave. Raises `CorruptCheckpoint` for anything but two shares for each
+        cell.
+        """
         columns = [state.get(name) for name in ("mixed", "solved")] if isinstance(state, dict) else []
         for column in columns or [None]:
             if not isinstance(column, list) or len(column) != len(self._mixed):
                 raise CorruptCheckpoint(
-                    f"the curriculum is {state}: need a share for each of {len(self._mixed)} cells; was another version of Agito here?"
+                    f"the curriculum is {state}: need a share for each of {len(self._mixed)} cells; was "
+                    "another version of Agito here?"
                 )
-        self._mixed, self._solved = ([float(str(share)) for share in column] for column in columns if isinstance(column, list))
+        self._mixed, self._solved = (
+            [float(str(share)) for share in column] for column in columns if isinstance(column, list)
+        )

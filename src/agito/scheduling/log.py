@@ -2,8 +2,8 @@
 
 Fed the same events, it must decide the same.
 
-A line is `[number, name, value]`: first `flow` with the rules and where it began, again after every resume; then events (`issue`,
-`finished`, `trained`, `published`) and decisions (`release`, `batch`) as they happened.
+A line is `[number, name, value]`: first `flow` with the rules and where it began, again after every resume;
+then events (`issue`, `finished`, `trained`, `published`) and decisions (`release`, `batch`) as they happened.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from agito.types import AttemptId, Json
 class LoggedFlow(AsyncScheduler):
     """An `AsyncScheduler` that writes down what happens to it."""
 
-    def __init__(self, rules: FlowRules, *, version: int = 0, reissued: Sequence[int] = (), write: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        rules: FlowRules,
+        *,
+        version: int = 0,
+        reissued: Sequence[int] = (),
+        write: Callable[[str], object],
+    ) -> None:
         self._write, self._number = write, 0
         self._note("flow", {"rules": asdict(rules), "version": version, "reissued": list(reissued)})
         super().__init__(rules, version=version, reissued=reissued)
@@ -59,9 +66,11 @@ class LoggedFlow(AsyncScheduler):
 
 
 def replay(lines: Iterable[str]) -> dict[str, int]:
-    """Feeds the events to a new `AsyncScheduler` and compares its decisions; how many lines of each name there were.
+    """Feeds the events to a new `AsyncScheduler` and compares its decisions; how many lines of each name
+    there were.
 
-    Raises `Diverged` at the first decision that differs, with its number, and `NotFound` for a log that does not begin with a flow.
+    Raises `Diverged` at the first decision that differs, with its number, and `NotFound` for a log that does
+    not begin with a flow.
     """
     flow: AsyncScheduler | None = None
     counts: dict[str, int] = {}
@@ -69,7 +78,9 @@ def replay(lines: Iterable[str]) -> dict[str, int]:
         number, name, value = json.loads(line)
         counts[name] = counts.get(name, 0) + 1
         if name == "flow":
-            flow = AsyncScheduler(FlowRules(**value["rules"]), version=value["version"], reissued=value["reissued"])
+            flow = AsyncScheduler(
+                FlowRules(**value["rules"]), version=value["version"], reissued=value["reissued"]
+            )
             continue
         if flow is None:
             raise NotFound(f"event {number} ({name}): the log must begin with a flow")
@@ -85,7 +96,9 @@ def replay(lines: Iterable[str]) -> dict[str, int]:
             case _:
                 decided = _decide(flow, name)
                 if decided != value:
-                    raise Diverged(f"event {number}: the log says {name} {value}, the schedule decides {decided}")
+                    raise Diverged(
+                        f"event {number}: the log says {name} {value}, the schedule decides {decided}"
+                    )
     return counts
 
 

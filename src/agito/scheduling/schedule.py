@@ -1,8 +1,9 @@
-"""Which attempt runs next, and what is trained on when: `(state, event) → decisions`, without clocks, threads or I/O, so that it can be
-replayed and simulated.
+"""Which attempt runs next, and what is trained on when: `(state, event) → decisions`, without clocks, threads
+or I/O, so that it can be replayed and simulated.
 
-`Schedule` collects for one step, on-policy. `AsyncScheduler` feeds a trainer that works while others still act, under a bound on staleness.
-Voids are tried again, then masked; a penalised attempt always teaches; never more than `max_live` attempts are out at once.
+`Schedule` collects for one step, on-policy. `AsyncScheduler` feeds a trainer that works while others still
+act, under a bound on staleness. Voids are tried again, then masked; a penalised attempt always teaches; never
+more than `max_live` attempts are out at once.
 """
 
 from __future__ import annotations
@@ -22,18 +23,22 @@ Outcome: TypeAlias = float | Literal["penalised"] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """How much to collect: the groups that may be issued, in order, and how many of them must have come out mixed."""
+    """How much to collect: the groups that may be issued, in order, and how many of them must have come out
+    mixed.
+    """
 
     ids: Sequence[int]
     group_size: int
-    mixed: int | None = None  # begin with as many groups, and replace one that teaches nothing; None: all of `ids`, whatever comes out
+    # begin with as many groups, and replace one that teaches nothing; None: all of `ids`, whatever comes out
+    mixed: int | None = None
     max_live: int = 256
     max_tries: int = 3
 
 
 @dataclass(slots=True)
 class _Open:
-    rewards: dict[int, Outcome] = field(default_factory=dict[int, Outcome])  # slot → reward; None is void for good
+    # slot → reward; None is void for good
+    rewards: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
     due: int = 0  # the last batch that may train on it
 
     def is_mixed(self) -> bool:
@@ -42,7 +47,9 @@ class _Open:
 
 
 class _Issue:
-    """Attempts that wait, those that are out, and the groups that they will complete; a void one goes to the front of the queue again."""
+    """Attempts that wait, those that are out, and the groups that they will complete; a void one goes to the
+    front of the queue again.
+    """
 
     def __init__(self, *, group_size: int, max_live: int, max_tries: int) -> None:
         self._group_size, self._max_live, self._max_tries = group_size, max_live, max_tries
@@ -81,7 +88,10 @@ class Schedule:
     def __init__(self, quota: Quota) -> None:
         self._wanted = len(quota.ids) if quota.mixed is None else quota.mixed
         if not 1 <= self._wanted <= len(quota.ids) or quota.group_size < 1:
-            raise ValueError(f"{self._wanted} groups of {quota.group_size} wanted out of {len(quota.ids)}: need at least one of each")
+            raise ValueError(
+                f"{self._wanted} groups of {quota.group_size} wanted out of {len(quota.ids)}: need at "
+                "least one of each"
+            )
         self._quota = quota
         self._issue = _Issue(group_size=quota.group_size, max_live=quota.max_live, max_tries=quota.max_tries)
         self._issued = self._useful = 0
@@ -100,7 +110,9 @@ class Schedule:
         return self._issue.release()
 
     def finished(self, attempts: Sequence[tuple[AttemptId, Outcome]]) -> tuple[AttemptId, ...]:
-        """Attempts with what became of them, in an order that is a function of content; what to start next."""
+        """Attempts with what became of them, in an order that is a function of content; what to
+        start next.
+        """
         for attempt, reward in attempts:
             complete = self._issue.end(attempt, reward)
             if complete is not None:
@@ -120,7 +132,9 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowRules:
-    """`groups` mixed groups a batch; a batch is content with fewer once `refill` times as many groups have been looked at."""
+    """`groups` mixed groups a batch; a batch is content with fewer once `refill` times as many groups have
+    been looked at.
+    """
 
     groups: int
     group_size: int
@@ -131,8 +145,17 @@ class FlowRules:
     max_tries: int = 3
 
     def __post_init__(self) -> None:
-        if self.groups < 1 or self.group_size < 1 or self.max_staleness < 0 or self.refill < 1 or self.max_live < 1 or self.max_tries < 1:
-            raise ValueError(f"{self}: groups, group_size, max_live, max_tries and refill start at 1, max_staleness at 0")
+        if (
+            self.groups < 1
+            or self.group_size < 1
+            or self.max_staleness < 0
+            or self.refill < 1
+            or self.max_live < 1
+            or self.max_tries < 1
+        ):
+            raise ValueError(
+                f"{self}: groups, group_size, max_live, max_tries and refill start at 1, max_staleness at 0"
+            )
 
     @property
     def looked_at(self) -> int:
@@ -141,7 +164,9 @@ class FlowRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one step trains on: groups that came out mixed, earliest due first; possibly none. It starts from version `number`."""
+    """What one step trains on: groups that came out mixed, earliest due first; possibly none. It starts from
+    version `number`.
+    """
 
     number: int
     groups: tuple[int, ...]
@@ -149,19 +174,24 @@ class Batch:
 
 
 class AsyncScheduler:
-    """Versions count from 0: batch n starts from version n and makes version n + 1. Every token of a group is at least as new as the
-    engine's version when the group was issued, so a group is due at that version + `max_staleness`.
+    """Versions count from 0: batch n starts from version n and makes version n + 1. Every token of a group is
+    at least as new as the engine's version when the group was issued, so a group is due at that version +
+    `max_staleness`.
 
-    Kept at all times: for every d, groups due by d <= `groups` x batches left to d. New groups are issued only if that still holds with
-    them, and a batch forms only if it still holds without it; else the trainer waits for what is due. So no token trained on is older
-    than `max_staleness`, and none is thrown away for its age. Groups that came out even keep to the same bound: a batch looks at all
-    that are due, however many, as something may be learned from them too.
+    Kept at all times: for every d, groups due by d <= `groups` x batches left to d. New groups are issued
+    only if that still holds with them, and a batch forms only if it still holds without it; else the trainer
+    waits for what is due. So no token trained on is older than `max_staleness`, and none is thrown away for
+    its age. Groups that came out even keep to the same bound: a batch looks at all that are due, however
+    many, as something may be learned from them too.
 
-    Feed it events (`issue`, `finished`, `trained`, `published`); after each, ask `num_wanted`, `release` and `batch`.
+    Feed it events (`issue`, `finished`, `trained`, `published`); after each, ask `num_wanted`, `release` and
+    `batch`.
     """
 
     def __init__(self, rules: FlowRules, *, version: int = 0, reissued: Sequence[int] = ()) -> None:
-        """A resumed flow starts at a later version; `reissued` are the groups that were out when the checkpoint was made."""
+        """A resumed flow starts at a later version; `reissued` are the groups that were out when the
+        checkpoint was made.
+        """
         self._rules = rules
         self._next = self._engine_version = version
         self._issue = _Issue(group_size=rules.group_size, max_live=rules.max_live, max_tries=rules.max_tries)
@@ -201,7 +231,15 @@ class AsyncScheduler:
     @property
     def outstanding(self) -> tuple[int, ...]:
         """Groups issued and in no batch yet."""
-        return tuple(sorted([*self._issue.groups, *itertools.chain(*self._ready.values()), *(group for _, group in self._even)]))
+        return tuple(
+            sorted(
+                [
+                    *self._issue.groups,
+                    *itertools.chain(*self._ready.values()),
+                    *(group for _, group in self._even),
+                ]
+            )
+        )
 
     @property
     def waits_for(self) -> int | None:
@@ -225,7 +263,10 @@ class AsyncScheduler:
         for day in range(first, max([due, *self._dues]) + 1):  # all that are due from the new ones' day on
             taken += self._dues[day]
             batches = min(day, last) - self._next + 1
-            rooms += [rules.groups * batches - taken, rules.looked_at * batches - taken - len(self._even) - self._ahead]
+            rooms += [
+                rules.groups * batches - taken,
+                rules.looked_at * batches - taken - len(self._even) - self._ahead,
+            ]
         return max(min(rooms), 0)
 
     def issue(self, groups: Sequence[int]) -> None:
@@ -263,7 +304,8 @@ class AsyncScheduler:
         num_even = max(min(room, len(self._even)), sum(due <= self._next for due, _ in self._even))
         even = tuple(self._even.popleft()[1] for _ in range(num_even))
         over = self._ahead + len(picked) + len(even) - self._rules.looked_at
-        self._ahead = max(min(over, self._rules.looked_at - 1), 0)  # at least one group is looked at with every batch
+        # at least one group is looked at with every batch
+        self._ahead = max(min(over, self._rules.looked_at - 1), 0)
         self._is_training = True
         self._next += 1
         return Batch(number=self._next - 1, groups=tuple(picked), even=even)

@@ -1,7 +1,8 @@
 """What the contract suites share: a rule is a test method whose failure names the rule and the remedy.
 
-A suite is a class. In a pytest module, subclass it under a name that starts with `Test` and say what to test by overriding
-`make`; without pytest, call `violations()`. Nothing here imports pytest, and no plugin is needed for the asynchronous rules.
+A suite is a class. In a pytest module, subclass it under a name that starts with `Test` and say what to test
+by overriding `make`; without pytest, call `violations()`. Nothing here imports pytest, and no plugin is
+needed for the asynchronous rules.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ SENTENCES: dict[str, str] = {}  # of every rule, by the name of its method
 
 
 def rule(remedy: str, *, says: str = "") -> Callable[[Callable[[S], Awaitable[None]]], Callable[[S], None]]:
-    """Turns an asynchronous method named `test_...` into a test that reports the rule and the remedy. The rule is its name, or `says` where
-    that needs a comma or an apostrophe."""
+    """Turns an asynchronous method named `test_...` into a test that reports the rule and the remedy. The
+    rule is its name, or `says` where that needs a comma or an apostrophe.
+    """
 
     def decorate(method: Callable[[S], Awaitable[None]]) -> Callable[[S], None]:
         sentence = says or method.__name__.removeprefix("test_").replace("_", " ")
@@ -51,7 +53,9 @@ def rule(remedy: str, *, says: str = "") -> Callable[[Callable[[S], Awaitable[No
             except Unmet as unmet:
                 raise Violation(f"{sentence}: {unmet}. Remedy: {remedy}.") from None
             except TimeoutError:
-                raise Violation(f"{sentence}: no answer within {self.deadline_s:g} s. Remedy: {remedy}.") from None
+                raise Violation(
+                    f"{sentence}: no answer within {self.deadline_s:g} s. Remedy: {remedy}."
+                ) from None
 
         return run
 

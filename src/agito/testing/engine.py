@@ -1,4 +1,6 @@
-"""What every engine must keep: exact log-probabilities, enforced limits, and randomness that is a function of the seed."""
+"""What every engine must keep: exact log-probabilities, enforced limits, and randomness that is a function of
+the seed.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,16 @@ from agito.types import FinishReason
 class EngineContract(Contract):
     """Subclass it, override `make` and `vocab_size`, and run pytest.
 
-    The model must be undecided: rules about randomness compare 24 sampled tokens, which a confident model would repeat.
-    Rules that compare log-probabilities between different batches allow `tolerance` nats.
+    The model must be undecided: rules about randomness compare 24 sampled tokens, which a confident model
+    would repeat. Rules that compare log-probabilities between different batches allow `tolerance` nats.
     """
 
     vocab_size: int = 0
     prompt: Sequence[int] = (1, 2, 3)
     tolerance: float = 1e-4
     num_tokens: int = 24
-    num_rows: int = 12  # that are open at once; more than the engine under test has room for, if it has a limit
+    # that are open at once; more than the engine under test has room for, if it has a limit
+    num_rows: int = 12
     num_interleavings: int = 8
 
     def make(self) -> AbstractAsyncContextManager[Engine]:
@@ -36,7 +39,9 @@ class EngineContract(Contract):
         raise NotImplementedError("override make() to say which engine is tested")
 
     def num_held(self, engine: Engine) -> int | None:
-        """How many rows it holds; None: they cannot be counted, and whether any is left behind is not checked."""
+        """How many rows it holds; None: they cannot be counted, and whether any is left behind is not
+        checked.
+        """
         return None
 
     async def require_nothing_left(self, engine: Engine, after: str) -> None:
@@ -77,7 +82,10 @@ class EngineContract(Contract):
         async with self.make() as engine:
             for heat in (0.0, 0.7, 1.0, 1.5):
                 sampled = await self.once(engine, self.ask(heat=heat))
-                require(len(sampled.logprobs) == len(sampled.ids), f"{len(sampled.ids)} tokens, {len(sampled.logprobs)} log-probabilities")
+                require(
+                    len(sampled.logprobs) == len(sampled.ids),
+                    f"{len(sampled.ids)} tokens, {len(sampled.logprobs)} log-probabilities",
+                )
                 wrong = [x for x in sampled.logprobs if not (math.isfinite(x) and x <= 1e-6)]
                 require(not wrong, f"at temperature {heat}: log-probabilities {wrong[:3]}")
                 outside = [token for token in sampled.ids if not 0 <= token < self.vocab_size]
@@ -89,7 +97,10 @@ class EngineContract(Contract):
             for most in (1, 2, 7):
                 sampled = await self.once(engine, self.ask(most=most))
                 require(len(sampled.ids) == most, f"max_tokens={most} gave {len(sampled.ids)} tokens")
-                require(sampled.stopped is FinishReason.LENGTH, f"max_tokens={most} was reached, but stopped={sampled.stopped}")
+                require(
+                    sampled.stopped is FinishReason.LENGTH,
+                    f"max_tokens={most} was reached, but stopped={sampled.stopped}",
+                )
 
     @rule("refuse it with ValueError before anything is sampled")
     async def test_fewer_than_one_token_is_refused(self) -> None:
@@ -104,8 +115,14 @@ class EngineContract(Contract):
             stop = free.ids[self.num_tokens // 2]
             first = free.ids.index(stop)
             sampled = await self.once(engine, self.ask(stop=[stop]))
-            require(list(sampled.ids) == list(free.ids[: first + 1]), f"with stop id {stop}, {list(free.ids)} became {list(sampled.ids)}")
-            require(sampled.stopped is FinishReason.END, f"the last token is a stop id, but stopped={sampled.stopped}")
+            require(
+                list(sampled.ids) == list(free.ids[: first + 1]),
+                f"with stop id {stop}, {list(free.ids)} became {list(sampled.ids)}",
+            )
+            require(
+                sampled.stopped is FinishReason.END,
+                f"the last token is a stop id, but stopped={sampled.stopped}",
+            )
             rest = await self.once(engine, self.ask(stop=range(self.vocab_size)))
             require(len(rest.ids) == 1, f"where every token stops, {len(rest.ids)} were sampled")
 
@@ -113,7 +130,10 @@ class EngineContract(Contract):
     async def test_the_same_seed_gives_the_same_tokens(self) -> None:
         async with self.make() as first, self.make() as second:
             one, two, again = [await self.once(engine, self.ask()) for engine in (first, second, second)]
-            require(one.ids == two.ids == again.ids, f"seed 1 gave {list(one.ids)}, {list(two.ids)} and {list(again.ids)}")
+            require(
+                one.ids == two.ids == again.ids,
+                f"seed 1 gave {list(one.ids)}, {list(two.ids)} and {list(again.ids)}",
+            )
             require(one.logprobs == two.logprobs, "the same tokens came with other log-probabilities")
 
     @rule("let the seed reach the random stream")
@@ -128,9 +148,15 @@ class EngineContract(Contract):
             one, two = [await self.once(engine, self.ask(heat=0.0), seed=seed) for seed in (1, 2)]
             require(one.ids == two.ids, f"two seeds gave {list(one.ids)} and {list(two.ids)}")
             tiny = await self.once(engine, self.ask(top_p=1e-6), seed=3)
-            require(tiny.ids == one.ids, "top_p near 0 keeps the most likely token alone, so it must be greedy too")
+            require(
+                tiny.ids == one.ids,
+                "top_p near 0 keeps the most likely token alone, so it must be greedy too",
+            )
 
-    @rule("keep the row's state between requests: what was extended and sampled is its context, and nothing else is")
+    @rule(
+        "keep the row's state between requests: what was extended and sampled is its context, and nothing "
+        "else is"
+    )
     async def test_a_turn_goes_on_from_the_turns_before_it(self) -> None:
         async with self.make() as engine:
             row = engine.open(1)
@@ -140,7 +166,10 @@ class EngineContract(Contract):
             whole = [*self.prompt, *first.ids, 2, 1]
             fresh = await self.once(engine, self.ask(whole, most=4, heat=0.0))
             require(second.ids == fresh.ids, f"in two turns: {list(second.ids)}; in one: {list(fresh.ids)}")
-            require(close(second, fresh, self.tolerance), "a row that was kept gives other log-probabilities than a fresh one")
+            require(
+                close(second, fresh, self.tolerance),
+                "a row that was kept gives other log-probabilities than a fresh one",
+            )
 
     @rule("raise ValueError when extend + max_tokens outgrow `context`; never truncate")
     async def test_a_row_that_would_outgrow_the_context_is_refused(self) -> None:
@@ -161,11 +190,20 @@ class EngineContract(Contract):
             for extend in (self.prompt, (1, 1)):
                 sampled = await row.sample(self.ask(extend, most=5))
                 ends = [0, *(span.stop for span in sampled.versions)]
-                require([span.start for span in sampled.versions] == ends[:-1], f"the spans {sampled.versions} leave a gap or overlap")
-                require(ends[-1] == len(extend) + len(sampled.ids), f"the spans end at {ends[-1]} of {len(extend) + len(sampled.ids)}")
+                require(
+                    [span.start for span in sampled.versions] == ends[:-1],
+                    f"the spans {sampled.versions} leave a gap or overlap",
+                )
+                require(
+                    ends[-1] == len(extend) + len(sampled.ids),
+                    f"the spans end at {ends[-1]} of {len(extend) + len(sampled.ids)}",
+                )
             await row.close()
 
-    @rule("copy the row's whole state; give the branch its own random stream, keyed by its seed and the position")
+    @rule(
+        "copy the row's whole state; give the branch its own random stream, keyed by its seed and the "
+        "position"
+    )
     async def test_a_branch_shares_the_past_and_not_the_future(self) -> None:
         async with self.make() as engine:
             row = engine.open(5)
@@ -175,14 +213,19 @@ class EngineContract(Contract):
             for each in (same, other, row):
                 await each.close()
             require(results[0].ids == results[2].ids, "a branch with the row's own seed goes on differently")
-            require(close(results[0], results[2], self.tolerance), "a branch gives other log-probabilities than its row")
+            require(
+                close(results[0], results[2], self.tolerance),
+                "a branch gives other log-probabilities than its row",
+            )
             require(results[1].ids != results[2].ids, "a branch with another seed goes on the same")
 
     @rule("keep rows apart: a row's tokens depend on its seed and its own past, not on its neighbours")
     async def test_rows_side_by_side_do_not_touch_one_another(self) -> None:
         async with self.make() as engine, self.make() as alone:
             prompts = [[*self.prompt], [2] * 9, [3, 1], [1] * 5]
-            apart = [await self.once(alone, self.ask(prompt), seed=seed) for seed, prompt in enumerate(prompts)]
+            apart = [
+                await self.once(alone, self.ask(prompt), seed=seed) for seed, prompt in enumerate(prompts)
+            ]
             together: dict[int, Sampled] = {}
 
             async def run(seed: int, prompt: list[int]) -> None:
@@ -192,8 +235,14 @@ class EngineContract(Contract):
                 for seed, prompt in reversed([*enumerate(prompts)]):
                     tasks.start_soon(run, seed, prompt)
             for seed, expected in enumerate(apart):
-                require(together[seed].ids == expected.ids, f"row {seed} samples other tokens beside its neighbours")
-                require(close(together[seed], expected, self.tolerance), f"row {seed} has other log-probabilities beside its neighbours")
+                require(
+                    together[seed].ids == expected.ids,
+                    f"row {seed} samples other tokens beside its neighbours",
+                )
+                require(
+                    close(together[seed], expected, self.tolerance),
+                    f"row {seed} has other log-probabilities beside its neighbours",
+                )
 
     @rule("let close do nothing the second time, on a row that never sampled too")
     async def test_closing_a_row_is_idempotent(self) -> None:
@@ -215,9 +264,12 @@ class EngineContract(Contract):
             require(branch_is_refused(row), "a closed row was branched")
 
     @rule(
-        "raise ValueError for whoever branches a row, or asks it again, while it samples, and answer all others as if it had not happened"
+        "raise ValueError for whoever branches a row, or asks it again, while it samples, and answer all "
+        "others as if it had not happened"
     )
-    async def test_a_row_that_samples_is_neither_branched_nor_asked_again_and_nobody_else_notices(self) -> None:
+    async def test_a_row_that_samples_is_neither_branched_nor_asked_again_and_nobody_else_notices(
+        self,
+    ) -> None:
         async with self.make() as engine, self.make() as alone:
             expected = [await self.once(alone, self.ask(), seed=seed) for seed in range(2)]
             rows, got, refused = [engine.open(seed) for seed in range(2)], dict[int, Sampled](), list[bool]()
@@ -233,8 +285,13 @@ class EngineContract(Contract):
                     refused += [branch_is_refused(rows[0]), await is_refused(rows[0], self.ask(most=1))]
             for row in rows:
                 await row.close()
-            require(all(refused), f"while it sampled, a row was branched, or asked again (refused: {refused})")
-            require([got[0].ids, got[1].ids] == [each.ids for each in expected], "the rows sampled other tokens for it")
+            require(
+                all(refused), f"while it sampled, a row was branched, or asked again (refused: {refused})"
+            )
+            require(
+                [got[0].ids, got[1].ids] == [each.ids for each in expected],
+                "the rows sampled other tokens for it",
+            )
 
     @rule("make a branch of a row that has not sampled yet a new row")
     async def test_a_row_that_is_still_empty_can_be_branched(self) -> None:
@@ -249,7 +306,10 @@ class EngineContract(Contract):
                 await each.close()
             require(one.ids == two.ids, "the branch of an empty row, under the same seed, is another row")
 
-    @rule("let rows that rest make room: put aside what was computed for them, and take it up again when they are asked")
+    @rule(
+        "let rows that rest make room: put aside what was computed for them, and take it up again when "
+        "they are asked"
+    )
     async def test_any_number_of_rows_may_rest_while_another_is_asked(self) -> None:
         async with self.make() as engine, self.make() as alone:
             rows = [engine.open(seed) for seed in range(self.num_rows)]
@@ -263,12 +323,18 @@ class EngineContract(Contract):
                 last, other = [await each.sample(self.ask(most=4)) for each in (row, expected)]
                 await expected.close()
                 require(last.ids == other.ids, f"row {seed} of {len(rows)} goes on otherwise than alone")
-                require(close(last, other, self.tolerance), f"row {seed} of {len(rows)} has other log-probabilities than alone")
+                require(
+                    close(last, other, self.tolerance),
+                    f"row {seed} of {len(rows)} has other log-probabilities than alone",
+                )
             for row in rows:
                 await row.close()
             await self.require_nothing_left(engine, f"{len(rows)} rows were closed")
 
-    @rule("keep each row's past apart from the order in which rows are branched, closed and given up, and hold nothing for a closed one")
+    @rule(
+        "keep each row's past apart from the order in which rows are branched, closed and given up, and "
+        "hold nothing for a closed one"
+    )
     async def test_rows_are_branched_closed_and_given_up_in_any_order(self) -> None:
         for seed in range(self.num_interleavings):
             async with self.make() as engine, self.make() as alone:
@@ -277,11 +343,17 @@ class EngineContract(Contract):
                     for each in handled:
                         tasks.start_soon(each.run)
                 for said in (said for each in handled for said in each.said):
-                    again = await self.once(alone, self.ask(said.past, most=len(said.sampled.ids)), seed=said.seed)
-                    require(
-                        again.ids == said.sampled.ids, f"order {seed}: {list(said.sampled.ids)} after {said.past}, alone {list(again.ids)}"
+                    again = await self.once(
+                        alone, self.ask(said.past, most=len(said.sampled.ids)), seed=said.seed
                     )
-                    require(close(again, said.sampled, self.tolerance), f"order {seed}: other log-probabilities than alone")
+                    require(
+                        again.ids == said.sampled.ids,
+                        f"order {seed}: {list(said.sampled.ids)} after {said.past}, alone {list(again.ids)}",
+                    )
+                    require(
+                        close(again, said.sampled, self.tolerance),
+                        f"order {seed}: other log-probabilities than alone",
+                    )
                 await self.require_nothing_left(engine, f"order {seed}")
 
 
@@ -304,7 +376,9 @@ class Handled:
     async def run(self, *, keep: int = 0) -> None:
         """Closes all but `keep` of them in the end."""
         for _ in range(24):
-            await self._rng.choice((self._open, self._sample, self._sample, self._branch, self._close, self._give_up))()
+            await self._rng.choice(
+                (self._open, self._sample, self._sample, self._branch, self._close, self._give_up)
+            )()
         self._rng.shuffle(self._rows)
         for row, _, _ in self._rows[keep:]:
             await row.close()
@@ -319,7 +393,9 @@ class Handled:
             return
         at = self._rng.randrange(len(self._rows))
         row, seed, past = self._rows[at]
-        extend = tuple(self._rng.randrange(1, self._contract.vocab_size) for _ in range(self._rng.randrange(1, 4)))
+        extend = tuple(
+            self._rng.randrange(1, self._contract.vocab_size) for _ in range(self._rng.randrange(1, 4))
+        )
         sampled = await row.sample(self._contract.ask(extend, most=self._rng.randrange(1, 4)))
         self.said.append(Said(seed, past + extend, sampled))
         self._rows[at] = row, seed, (*past, *extend, *sampled.ids)

@@ -43,7 +43,9 @@ def nucleus(logprobs: Sequence[float], top_p: float) -> list[int]:
 
 
 class FakeEngine:
-    """Samples from logits that are a hash of the past; keeps the whole engine contract. `num_open` counts rows that were not closed."""
+    """Samples from logits that are a hash of the past; keeps the whole engine contract. `num_open` counts
+    rows that were not closed.
+    """
 
     def __init__(self, *, vocab_size: int = 32, context: int = 256, version: int = 0) -> None:
         self.vocab_size, self.context, self.version = vocab_size, context, version
@@ -74,7 +76,10 @@ class FakeRow:
         if request.max_tokens < 1:
             raise ValueError(f"max_tokens={request.max_tokens}: sample at least one token")
         if len(self._ids) + len(request.extend) + request.max_tokens > self._engine.context:
-            raise ValueError(f"{len(self._ids) + len(request.extend)} tokens and {request.max_tokens} more exceed {self._engine.context}")
+            raise ValueError(
+                f"{len(self._ids) + len(request.extend)} tokens and {request.max_tokens} more exceed "
+                f"{self._engine.context}"
+            )
         self._ids.extend(request.extend)
         ids, logprobs = array("i"), array("f")
         stopped = FinishReason.LENGTH
@@ -130,7 +135,8 @@ class Exchange:
 class ReplayEngine:
     """Says the given turns one after the other, then the last one again and again.
 
-    The log-probability of token t is -(t % 7 + 1) / 8. Turn i carries `first_version + i`. What was asked is in `exchanges`.
+    The log-probability of token t is -(t % 7 + 1) / 8. Turn i carries `first_version + i`. What was asked is
+    in `exchanges`.
     """
 
     turns: Sequence[Sequence[int]]
@@ -173,7 +179,9 @@ class ReplayRow:
             raise ValueError(f"{self._length} tokens exceed the context of {engine.context}")
         stopped = FinishReason.END if ids and ids[-1] in request.stop_ids else FinishReason.LENGTH
         logprobs = array("f", [-(token % 7 + 1) / 8 for token in ids])
-        covered = (VersionSpan(start=0, stop=len(request.extend) + len(ids), version=engine.first_version + done),)
+        covered = (
+            VersionSpan(start=0, stop=len(request.extend) + len(ids), version=engine.first_version + done),
+        )
         sampled = Sampled(ids=ids, logprobs=logprobs, stopped=stopped, versions=covered)
         engine.exchanges.append(Exchange(row=self._number, request=request, sampled=sampled))
         return sampled

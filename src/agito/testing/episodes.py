@@ -24,7 +24,16 @@ class Played:
 
 def essence(event: Event) -> tuple[object, ...]:
     """What must be equal when an episode is acted again: everything but the measured times."""
-    return (event.index, event.call, event.text, event.exit_code, event.fault, event.left, event.ended, event.truncated_bytes)
+    return (
+        event.index,
+        event.call,
+        event.text,
+        event.exit_code,
+        event.fault,
+        event.left,
+        event.ended,
+        event.truncated_bytes,
+    )
 
 
 async def play(
@@ -37,7 +46,9 @@ async def play(
     noise_seed: int = 0,
     renderer: Renderer | None = None,
 ) -> Played:
-    """Opens, acts out, seals and grades one episode, as training does. Raises `BadEnvironment` when there was nothing to grade."""
+    """Opens, acts out, seals and grades one episode, as training does. Raises `BadEnvironment` when there was
+    nothing to grade.
+    """
     attempt = attempt or AttemptId(group=0, slot=0)
     act = scripted(factory, task, attempt, renderer=renderer)
     finished = await EpisodeDriver(env, noise_seed=noise_seed, grade_seed=0).run(task, target, attempt, act)

@@ -1,4 +1,5 @@
-"""An environment in memory, small enough to read in one look and complete enough to keep the whole environment contract.
+"""An environment in memory, small enough to read in one look and complete enough to keep the whole
+environment contract.
 
 A coin lies in one of some boxes. `open` looks into one and times out now and then; `submit` ends the episode.
 """
@@ -32,7 +33,11 @@ from agito.types import (
 
 
 def tool(name: str, description: str) -> ToolSpec:
-    parameters: dict[str, Json] = {"type": "object", "properties": {"box": {"type": "string"}}, "required": ["box"]}
+    parameters: dict[str, Json] = {
+        "type": "object",
+        "properties": {"box": {"type": "string"}},
+        "required": ["box"],
+    }
     return ToolSpec(name=name, description=description, parameters=parameters)
 
 
@@ -44,9 +49,15 @@ def call(name: str, box: object) -> Call:
 
 
 class FakeSession:
-    """A session that answers every call with `answer(call)`; `submit` ends the episode. Keeps what it was asked in `asked`."""
+    """A session that answers every call with `answer(call)`; `submit` ends the episode. Keeps what it was
+    asked in `asked`.
+    """
 
-    def __init__(self, answer: Callable[[Call], str | Exception] = lambda call: "ok", tools: tuple[ToolSpec, ...] = TOOLS) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Call], str | Exception] = lambda call: "ok",
+        tools: tuple[ToolSpec, ...] = TOOLS,
+    ) -> None:
         self.tools, self._answer = tools, answer
         self.asked: list[tuple[tuple[Call, ...], Budget]] = []
         self.num_events = 0
@@ -74,18 +85,35 @@ class FakeEnvironment:
     splits = ("train", "heldout", "structural")
     chance_level = 0.125  # one guess among at least eight boxes
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
-        if split not in self.splits or (family or "coin") not in self.families or (level or 1) not in self.levels:
-            raise ValueError(f"split={split!r} family={family!r} level={level!r}: coin has {self.splits}, {self.families}, {self.levels}")
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
+        if (
+            split not in self.splits
+            or (family or "coin") not in self.families
+            or (level or 1) not in self.levels
+        ):
+            raise ValueError(
+                f"split={split!r} family={family!r} level={level!r}: coin has {self.splits}, "
+                f"{self.families}, {self.levels}"
+            )
         level = level or self.levels[index % len(self.levels)]
         drawn = random.Random(f"{split}/{seed}/{index}/{level}").getrandbits(40)
         boxes = 8 * level + {"train": 0, "heldout": 3, "structural": 5}[split]
         ask = f"coin among {boxes}"
         task = Task(
-            id=f"coin-{split}-{level}-{seed}-{index}", env=self.name, split=split, family="coin", level=level,
-            prompt={Dialect.COMPACT: ask, Dialect.NATURAL: f"A coin lies in one of {boxes} boxes, numbered from zero. Find it."},
-            tools=TOOLS, limits=Limits(turns=60, calls=60, tokens=1 << 12),
-        )  # fmt: skip
+            id=f"coin-{split}-{level}-{seed}-{index}",
+            env=self.name,
+            split=split,
+            family="coin",
+            level=level,
+            prompt={
+                Dialect.COMPACT: ask,
+                Dialect.NATURAL: f"A coin lies in one of {boxes} boxes, numbered from zero. Find it.",
+            },
+            tools=TOOLS,
+            limits=Limits(turns=60, calls=60, tokens=1 << 12),
+        )
         return task, Target(task_id=task.id, seed=drawn, data={"boxes": boxes, "coin": drawn % boxes})
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
@@ -101,7 +129,11 @@ class FakeEnvironment:
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         boxes, rng = int(task.prompt[Dialect.COMPACT].split()[-1]), random.Random(task.id)
         few, any_of_them = rng.randrange(8), rng.randrange(boxes)
-        return {"first": lambda: submit(0), "guess": lambda: submit(few), "open_loop": lambda: submit(any_of_them)}
+        return {
+            "first": lambda: submit(0),
+            "guess": lambda: submit(few),
+            "open_loop": lambda: submit(any_of_them),
+        }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return lambda: search(task, skill, seed)
@@ -179,7 +211,9 @@ class FakeWorld:
     def _answer(self, one: Call) -> Event:
         box = one.arguments.get("box")
         if one.problem or one.tool not in ("open", "submit") or not isinstance(box, str):
-            return Event(index=0, call=one, text=one.problem or "write open BOX or submit BOX", fault=Fault.POLICY)
+            return Event(
+                index=0, call=one, text=one.problem or "write open BOX or submit BOX", fault=Fault.POLICY
+            )
         if one.tool == "submit":
             self._submitted = box
             return Event(index=0, call=one, text="", ended=True)
@@ -191,7 +225,9 @@ class FakeWorld:
 
     async def snapshot(self) -> WorldSnapshot:
         digest = await self.digest()
-        state = State(opened=self._opened, num_calls=self._num_calls, submitted=self._submitted, attempt=self._attempt)
+        state = State(
+            opened=self._opened, num_calls=self._num_calls, submitted=self._submitted, attempt=self._attempt
+        )
         return WorldSnapshot(id=digest, exactness=Exactness.EXACT, digest=digest, token=state)
 
     async def fork(self, snapshot: WorldSnapshot, attempt: AttemptId, *, same_noise: bool = True) -> Control:
@@ -207,7 +243,9 @@ class FakeWorld:
 
     async def seal(self) -> EpisodeArtifacts:
         if self._sealed is None:
-            self._sealed = EpisodeArtifacts(task_id=self._task.id, submitted=self._submitted, files={}, digest=await self.digest())
+            self._sealed = EpisodeArtifacts(
+                task_id=self._task.id, submitted=self._submitted, files={}, digest=await self.digest()
+            )
         return self._sealed
 
     async def close(self) -> None:

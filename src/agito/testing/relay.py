@@ -1,8 +1,9 @@
 """A world whose tools do nothing but take their time: for measuring how well waiting overlaps with computing.
 
-Every episode has the same number of turns whatever the policy says, and every other attempt of a group is rewarded, so that the work is the
-same from run to run; of the groups, the share `even` is rewarded alike and teaches nothing. The latency of a call is keyed by (seed,
-attempt, call): runs of one seed wait for the same draws.
+Every episode has the same number of turns whatever the policy says, and every other attempt of a group is
+rewarded, so that the work is the same from run to run; of the groups, the share `even` is rewarded alike and
+teaches nothing. The latency of a call is keyed by (seed, attempt, call): runs of one seed wait for the same
+draws.
 """
 
 from __future__ import annotations
@@ -15,7 +16,20 @@ from functools import partial
 import anyio
 
 from agito.protocols import Control, Script, ScriptFactory, Session, WorldSnapshot
-from agito.types import AttemptId, Budget, Call, Dialect, EpisodeArtifacts, Event, Limits, Status, Target, Task, ToolSpec, Verdict
+from agito.types import (
+    AttemptId,
+    Budget,
+    Call,
+    Dialect,
+    EpisodeArtifacts,
+    Event,
+    Limits,
+    Status,
+    Target,
+    Task,
+    ToolSpec,
+    Verdict,
+)
 
 HEAVY_MEDIAN_S, HEAVY_RATIO = 0.2, 20.0  # p99 over median
 _SIGMA = math.log(HEAVY_RATIO) / 2.3263
@@ -28,7 +42,11 @@ def latency_s(name: str, attempt: AttemptId, call: int, *, seed: int = 0) -> flo
     return HEAVY_MEDIAN_S * math.exp(_SIGMA * random.Random(f"{seed}/{attempt}/{call}").gauss())
 
 
-_TOOL = ToolSpec(name="sh", description="Waits.", parameters={"type": "object", "properties": {"command": {"type": "string"}}})
+_TOOL = ToolSpec(
+    name="sh",
+    description="Waits.",
+    parameters={"type": "object", "properties": {"command": {"type": "string"}}},
+)
 
 
 class Relay:
@@ -38,18 +56,37 @@ class Relay:
     chance_level = 0.5
 
     def __init__(
-        self, latency: str = "0", *, turns: int = 6, turn_tokens: int = 16, words: int = 8, even: float = 0.0, seed: int = 0
+        self,
+        latency: str = "0",
+        *,
+        turns: int = 6,
+        turn_tokens: int = 16,
+        words: int = 8,
+        even: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self._turns, self._turn_tokens, self._words, self._even = turns, turn_tokens, words, even
         self._latency_s = partial(latency_s, latency, seed=seed)
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         task = Task(
-            id=f"relay-{split}-{seed}-{index}", env=self.name, split=split, family="relay", level=1,
+            id=f"relay-{split}-{seed}-{index}",
+            env=self.name,
+            split=split,
+            family="relay",
+            level=1,
             prompt={Dialect.COMPACT: f"relay {index}", Dialect.NATURAL: f"Relay {index}."},
             tools=(_TOOL,),
-            limits=Limits(turns=self._turns, calls=self._turns * 8, tokens=1 << 12, turn_tokens=self._turn_tokens, seconds=600.0),
-        )  # fmt: skip
+            limits=Limits(
+                turns=self._turns,
+                calls=self._turns * 8,
+                tokens=1 << 12,
+                turn_tokens=self._turn_tokens,
+                seconds=600.0,
+            ),
+        )
         is_even = math.floor((index + 1) * self._even) > math.floor(index * self._even)
         return task, Target(task_id=task.id, seed=seed, data={"even": is_even})
 
@@ -79,7 +116,9 @@ def _wait(turns: int) -> Script:
 
 
 class _World:
-    def __init__(self, task: Task, attempt: AttemptId, latency_s: Callable[[AttemptId, int], float], words: int) -> None:
+    def __init__(
+        self, task: Task, attempt: AttemptId, latency_s: Callable[[AttemptId, int], float], words: int
+    ) -> None:
         self._task, self._attempt, self._latency_s, self._words = task, attempt, latency_s, words
         self._num_calls = self._num_acts = 0
 
@@ -91,7 +130,10 @@ class _World:
         await anyio.sleep(self._latency_s(self._attempt, self._num_acts))
         self._num_acts += 1
         text = " ".join(f"word{(self._attempt.slot + number) % 7}" for number in range(self._words))
-        events = [Event(index=self._num_calls + at, call=call, text=text, left=left) for at, call in enumerate(calls[:1])]
+        events = [
+            Event(index=self._num_calls + at, call=call, text=text, left=left)
+            for at, call in enumerate(calls[:1])
+        ]
         self._num_calls += len(events)
         return tuple(events)
 
@@ -105,7 +147,9 @@ class _World:
         return f"{self._task.id}/{self._attempt}/{self._num_acts}"
 
     async def seal(self) -> EpisodeArtifacts:
-        return EpisodeArtifacts(task_id=self._task.id, submitted=str(self._attempt.slot % 2), files={}, digest=await self.digest())
+        return EpisodeArtifacts(
+            task_id=self._task.id, submitted=str(self._attempt.slot % 2), files={}, digest=await self.digest()
+        )
 
     async def close(self) -> None:
         return

@@ -1,4 +1,6 @@
-"""A renderer over raw bytes, in either dialect: no vocabulary to train, every text has exactly one encoding."""
+"""A renderer over raw bytes, in either dialect: no vocabulary to train, every text has exactly
+one encoding.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ END, ACT, OBS = 256, 257, 258
 
 
 class ByteRenderer:
-    """Compact: `tool value`. Natural: one JSON object a line. Token 256 ends a turn, 257 opens one, 258 opens an observation."""
+    """Compact: `tool value`. Natural: one JSON object a line. Token 256 ends a turn, 257 opens one, 258 opens
+    an observation.
+    """
 
     stop_ids = (END,)
     vocab_size = 259
@@ -44,7 +48,9 @@ class ByteRenderer:
         return bytes([Channel.CALL]) * len(ids)
 
     def text(self, ids: Sequence[int]) -> str:
-        return b"".join(bytes([token]) if token < END else f"<{token}>".encode() for token in ids).decode("utf-8", "replace")
+        return b"".join(bytes([token]) if token < END else f"<{token}>".encode() for token in ids).decode(
+            "utf-8", "replace"
+        )
 
     def _write(self, call: Call) -> str:
         if self.dialect is Dialect.NATURAL:
@@ -58,7 +64,10 @@ class ByteRenderer:
         names = [key for spec in tools if spec.name == name for key in required(spec)]
         if not names or not value:
             return Call(
-                tool=name, arguments={}, raw=line, problem=f"write a tool and its argument; the tools are {[t.name for t in tools]}"
+                tool=name,
+                arguments={},
+                raw=line,
+                problem=f"write a tool and its argument; the tools are {[t.name for t in tools]}",
             )
         return Call(tool=name, arguments={names[0]: value}, raw=line)
 

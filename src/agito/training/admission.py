@@ -1,7 +1,7 @@
 """Whether an environment may be trained on: its card, and the gates on it.
 
-A card is found by the environment's digest: the person's own (made by an earlier audit on this machine), else the one that Agito ships.
-Where there is none, a short audit makes one and keeps it.
+A card is found by the environment's digest: the person's own (made by an earlier audit on this machine), else
+the one that Agito ships. Where there is none, a short audit makes one and keeps it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ class Admission:
     anyway: bool = False
 
     def to_json(self) -> dict[str, Json]:
-        return {"digest": self.digest, "card": str(self.source), "failed": list(self.failed), "anyway": self.anyway}
+        return {
+            "digest": self.digest,
+            "card": str(self.source),
+            "failed": list(self.failed),
+            "anyway": self.anyway,
+        }
 
 
 async def admit(
@@ -53,19 +58,28 @@ async def admit(
     begins: Callable[[str], None] = lambda name: None,
     depth: Depth = SHORT,
 ) -> Admission:
-    """One environment, or all of a mixture. Raises `NotAdmitted` with every gate that does not hold, unless `anyway`.
+    """One environment, or all of a mixture. Raises `NotAdmitted` with every gate that does not hold, unless
+    `anyway`.
 
-    With `anyway` nothing is audited; what a card says that is there already is noted. `begins` is called before an audit.
+    With `anyway` nothing is audited; what a card says that is there already is noted. `begins` is called
+    before an audit.
     """
     each = [await _admit(name, anyway, watcher, begins, depth) for name in names]
     if len(each) == 1:
         return each[0]
     failed = tuple(f"{name}: {gate}" for name, one in zip(names, each, strict=True) for gate in one.failed)
     weakest = max((one.source for one in each), key=list(Source).index)
-    return Admission(digest="+".join(one.digest for one in each), source=weakest, failed=failed, anyway=any(one.anyway for one in each))
+    return Admission(
+        digest="+".join(one.digest for one in each),
+        source=weakest,
+        failed=failed,
+        anyway=any(one.anyway for one in each),
+    )
 
 
-async def _admit(name: str, anyway: bool, watcher: Watcher | None, begins: Callable[[str], None], depth: Depth) -> Admission:
+async def _admit(
+    name: str, anyway: bool, watcher: Watcher | None, begins: Callable[[str], None], depth: Depth
+) -> Admission:
     environment = load(name)
     try:
         missing = [split for split in needed_splits(environment) if split not in environment.splits]
@@ -83,14 +97,18 @@ async def _admit(name: str, anyway: bool, watcher: Watcher | None, begins: Calla
     failed = [gate.name for gate in card.failed] if card else ["splits"] if missing else []
     if failed and not anyway:
         raise NotAdmitted(refusal(name, card))
-    return Admission(digest=digest, source=source, failed=tuple(failed), anyway=anyway and (card is None or bool(failed)))
+    return Admission(
+        digest=digest, source=source, failed=tuple(failed), anyway=anyway and (card is None or bool(failed))
+    )
 
 
 def without_splits(name: str, environment: Environment, missing: Sequence[str]) -> str:
     """Said before anything is audited: training would notice after it has trained, when it evaluates."""
     return (
-        f"environment {shown(name)} has the splits {', '.join(environment.splits)} and lacks {', '.join(missing)}. Remedy: let "
-        "`splits` and `task()` know train, heldout (other seeds) and structural (another structure, such as other parts). To train all "
+        f"environment {shown(name)} has the splits {', '.join(environment.splits)} and lacks "
+        f"{', '.join(missing)}. Remedy: let "
+        "`splits` and `task()` know train, heldout (other seeds) and structural (another structure, such "
+        "as other parts). To train all "
         "the same, with a note in the run: --admit-anyway"
     )
 
@@ -101,9 +119,14 @@ def refusal(name: str, card: Card | None) -> str:
     raised = [f"  It raised, {case.where}: {case.what}" for case in card.broke[:3]] if card else []
     lines = [f"  {gate.name}: {gate.found}. Remedy: {gate.remedy}." for gate in failed]
     return "\n".join(
-        [f"environment {shown(name)} is not fit to train on: {', '.join(gate.name for gate in failed)}", *raised, *lines,
-         f"  Look at the cases: agito audit {shown(name)}. To train all the same, with a note in the run: --admit-anyway"]
-    )  # fmt: skip
+        [
+            f"environment {shown(name)} is not fit to train on: {', '.join(gate.name for gate in failed)}",
+            *raised,
+            *lines,
+            f"  Look at the cases: agito audit {shown(name)}. To train all the same, with a note in the "
+            "run: --admit-anyway",
+        ]
+    )
 
 
 def known_card(environment: Environment) -> tuple[Card | None, Source]:
@@ -120,8 +143,9 @@ def known_card(environment: Environment) -> tuple[Card | None, Source]:
 
 
 def keep(card: Card) -> bool:
-    """Among the person's own cards; whether it is there now. Where these cannot be written, the next run audits again. A short audit takes
-    the place of a full one only when it found what that had not."""
+    """Among the person's own cards; whether it is there now. Where these cannot be written, the next run
+    audits again. A short audit takes the place of a full one only when it found what that had not.
+    """
     path = cache() / f"{card.digest}.json"
     there = read_card(path)
     if (

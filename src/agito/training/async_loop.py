@@ -5,15 +5,15 @@
       ▲                              ▲ pull(version)               │ push(version)
       └── finished, trained, published ─┴──── shared memory ◄──────┘
 
-`AsyncScheduler` decides what starts and what is trained on when; this file does as it says. What is computed depends on the clock: for
-runs that repeat bit for bit there is `loop.py`.
+`AsyncScheduler` decides what starts and what is trained on when; this file does as it says. What is computed
+depends on the clock: for runs that repeat bit for bit there is `loop.py`.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -41,7 +41,9 @@ _BACKLOG = 1024  # finished attempts that nobody has looked at yet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """What a resumed run needs beside its checkpoint: groups that were out, and the next task number that is free."""
+    """What a resumed run needs beside its checkpoint: groups that were out, and the next task number that is
+    free.
+    """
 
     issued: int = 0
     outstanding: tuple[int, ...] = ()
@@ -74,26 +76,41 @@ async def train(
 ) -> None:
     """RL from step `start` on; `on_step` is awaited after each, before the next step may change the weights.
 
-    In `concurrent` mode every rank samples, then every rank learns: staleness 0. `write_schedule` gets the lines of `agito.scheduling.log`.
-    The alarm of the monitor: see `agito.training.loop.train`.
+    In `concurrent` mode every rank samples, then every rank learns: staleness 0. `write_schedule` gets the
+    lines of `agito.scheduling.log`. The alarm of the monitor: see `agito.training.loop.train`.
     """
-    recipe, policy = run_context.recipe, run_context.policy
+    recipe, policies = run_context.recipe, run_context.policies
     if start == 0:
-        await policy.learner.begin_phase("rl", max(recipe.rl.steps, 1))
+        await policies.begin_rl(recipe.rl.steps)
     base = new_version()
-    await policy.publish(base)
+    await policies.publish(base)
     rules = FlowRules(
-        groups=recipe.rl.groups, group_size=recipe.rl.group_size, batches=recipe.rl.steps, refill=recipe.rl.refill,
-        max_staleness=recipe.pipeline.max_staleness if policy.learns_alone else 0,
-        max_live=recipe.compute.rows * len(policy.busy_samplers),
-    )  # fmt: skip
+        groups=recipe.rl.groups,
+        group_size=recipe.rl.group_size,
+        batches=recipe.rl.steps,
+        refill=recipe.rl.refill,
+        max_staleness=recipe.pipeline.max_staleness if policies.learns_alone else 0,
+        max_live=recipe.compute.rows * len(policies.main.busy_samplers),
+    )
     if start < recipe.rl.steps:
         flow = LoggedFlow(rules, version=start, reissued=position.outstanding, write=write_schedule)
         try:
             watch = monitor or run_context.new_monitor()
-            step = learn_step(run_context, monitor=watch, curriculum=curriculum, means=means, roll_back=roll_back)
+            step = learn_step(
+                run_context, monitor=watch, curriculum=curriculum, means=means, roll_back=roll_back
+            )
             runner = run_context.runner(temperature=recipe.rl.temperature, monitor=watch, observed=observed)
-            await _Pipeline(run_context, curriculum, step, runner, flow, position.issued, base - start, on_step, new_version).run()
+            await _Pipeline(
+                run_context,
+                curriculum,
+                step,
+                runner,
+                flow,
+                position.issued,
+                base - start,
+                on_step,
+                new_version,
+            ).run()
         except BaseExceptionGroup as group:
             raise first_error(group) from None
 
@@ -121,9 +138,9 @@ class _Pipeline:
         on_step: Callable[[Step, Position], Awaitable[None]],
         new_version: Callable[[], int],
     ) -> None:
-        self._run_context, self._policy, self._curriculum, self._learn_step, self._flow = (
+        self._run_context, self._policies, self._curriculum, self._learn_step, self._flow = (
             run_context,
-            run_context.policy,
+            run_context.policies,
             curriculum,
             step,
             flow,
@@ -131,9 +148,12 @@ class _Pipeline:
         self._issued, self._base, self._on_step, self._new_version = issued, base, on_step, new_version
         self._runner = runner
         self._plan = run_context.plan("train", RL_BASE)
-        workers = range(int(self._policy.learns_alone), len(self._policy.samplers))
+        workers = range(int(self._policies.learns_alone), len(self._policies.main.samplers))
         steps = run_context.recipe.compute.quantum
-        self._engines = [{name: Freerun(client, steps=steps) for name, client in run_context.clients(worker).items()} for worker in workers]
+        self._engines = [
+            {name: Freerun(client, steps=steps) for name, client in self._policies.clients(worker).items()}
+            for worker in workers
+        ]
         self._balance = Balance(len(self._engines), rows=run_context.recipe.compute.rows)
         self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
         self._retried = 0
@@ -141,7 +161,9 @@ class _Pipeline:
         self._meters = _Meters(len(self._engines))
         self._delivered = anyio.Event()  # a version is with every engine before the next one is offered
         self._delivered.set()
-        self._send, self._receive = anyio.create_memory_object_stream["Attempt | _Trained | _Published"](_BACKLOG)
+        self._send, self._receive = anyio.create_memory_object_stream["Attempt | _Trained | _Published"](
+            _BACKLOG
+        )
 
     async def run(self) -> None:
         """Raises `WorkerDied` when a worker is gone or nothing happens any more."""
@@ -152,11 +174,15 @@ class _Pipeline:
                 if wanted := self._flow.num_wanted():
                     self._flow.issue(self._draw(wanted))
                 for attempt in self._flow.release():
-                    engine = self._balance.place(attempt, (attempt.group - RL_BASE) % len(self._run_context.cells))
+                    engine = self._balance.place(
+                        attempt, (attempt.group - RL_BASE) % len(self._run_context.cells)
+                    )
                     tasks.start_soon(self._act, attempt, self._engines[engine])
                 if batch := self._flow.batch():
                     tasks.start_soon(self._learn, batch)
-                self._meters.turn("gated" if self._flow.is_gated else "training" if self._flow.is_training else "starved")
+                self._meters.turn(
+                    "gated" if self._flow.is_gated else "training" if self._flow.is_training else "starved"
+                )
                 self._handle(await self._next())
             assert not self._flow.outstanding, self._flow.outstanding
             for engine in self._all_engines:
@@ -168,7 +194,9 @@ class _Pipeline:
 
     def _draw(self, count: int) -> list[int]:
         """New group ids, of cells as the curriculum weighs them now."""
-        numbers = draw(self._curriculum.weights(), count, seed=str(self._run_context.recipe.seed), first=self._issued)
+        numbers = draw(
+            self._curriculum.weights(), count, seed=str(self._run_context.recipe.seed), first=self._issued
+        )
         self._issued = max(numbers) + 1
         return [RL_BASE + number for number in numbers]
 
@@ -178,9 +206,12 @@ class _Pipeline:
                 return await self._receive.receive()
         except TimeoutError:
             group = self._flow.waits_for
-            trainer = f"batch {self._flow.next_batch - 1}" if group is None else f"idle, waiting for group {group}"
+            trainer = (
+                f"batch {self._flow.next_batch - 1}" if group is None else f"idle, waiting for group {group}"
+            )
             raise WorkerDied(
-                f"nothing has happened for {_SILENCE_S:.0f} s: {self._flow.num_live} attempts are out, the trainer is at {trainer}"
+                f"nothing has happened for {_SILENCE_S:.0f} s: {self._flow.num_live} attempts are out, the "
+                f"trainer is at {trainer}"
             ) from None
 
     def _handle(self, event: Attempt | _Trained | _Published) -> None:
@@ -201,16 +232,19 @@ class _Pipeline:
     async def _learn(self, batch: Batch) -> None:
         """A step of the trainer, then its weights to every engine, between two of their exchanges."""
         groups = [self._group(number) for number in sorted([*batch.groups, *batch.even])]
-        revoked = {group.id for group in groups if oldest(group) < self._trusted}
-        learned = await self._learn_step.learn(batch.number, groups, publish=partial(self._publish, batch), revoked=revoked)
+        learning = self._policies.learning
+        revoked = {group.id for group in groups if oldest(group, learning) < self._trusted}
+        learned = await self._learn_step.learn(
+            batch.number, groups, publish=partial(self._publish, batch), revoked=revoked
+        )
         if learned.is_rolled_back:  # engines sample with what was taken back until they have the next version
             self._trusted = self._base + batch.number + 1
         await self._on_step(self._step(batch, learned), self._position())
         if learned.pause:
             raise EnvironmentPaused(paused(self._run_context, batch.number, learned))
         await self._send.send(_Trained())
-        for sampler in self._policy.busy_samplers if self._policy.learns_alone else ():
-            self._meters.paused_s += await sampler.pull(self._base + batch.number + 1, keep_rows=True)
+        if self._policies.learns_alone:
+            self._meters.paused_s += await self._policies.pull(self._base + batch.number + 1)
         self._delivered.set()
         await self._send.send(_Published(batch.number + 1))
 
@@ -219,10 +253,10 @@ class _Pipeline:
         self._delivered = anyio.Event()
         version = self._new_version()
         assert version == self._base + batch.number + 1, "versions are counted in batches"
-        if self._policy.learns_alone:
-            await self._policy.learner.push(version)
+        if self._policies.learns_alone:
+            await self._policies.push(version)
         else:  # nobody samples now
-            await self._policy.publish(version)
+            await self._policies.publish(version)
 
     def _group(self, number: int) -> Group:
         attempts = tuple(attempt for _, attempt in sorted(self._attempts.pop(number).items()))
@@ -233,14 +267,21 @@ class _Pipeline:
 
     def _step(self, batch: Batch, learned: Learned) -> Step:
         retried, self._retried = self._flow.retried - self._retried, self._flow.retried
-        others = self._curriculum.figures(self._run_context.cells) | ages(learned.samples, self._base + batch.number)
+        others = self._curriculum.figures(self._run_context.cells) | ages(
+            learned.samples, self._base + batch.number
+        )
         others |= self._meters.read(sum(engine.busy_s for engine in self._all_engines))
         return step_of(batch.number, learned, retried=retried, others=others)
 
 
-def oldest(group: Group) -> int:
-    """The version of the weights that sampled its oldest token. Those of frozen policies do not grow old."""
-    segments = [segment for attempt in group.attempts for segment in attempt.trajectory.segments if segment.policy == MAIN]
+def oldest(group: Group, learning: Collection[str] = (MAIN,)) -> int:
+    """The version of the weights that sampled its oldest token, of the policies that are `learning`."""
+    segments = [
+        segment
+        for attempt in group.attempts
+        for segment in attempt.trajectory.segments
+        if segment.policy in learning
+    ]
     return min((span.version for segment in segments for span in segment.tokens.versions), default=0)
 
 
@@ -266,7 +307,9 @@ class _Meters:
     _now: str = "starved"
     _since: float = field(default_factory=time.monotonic)
     _began: float = field(default_factory=time.monotonic)
-    _spent_s: dict[str, float] = field(default_factory=lambda: {"starved": 0.0, "training": 0.0, "gated": 0.0})
+    _spent_s: dict[str, float] = field(
+        default_factory=lambda: {"starved": 0.0, "training": 0.0, "gated": 0.0}
+    )
     _busy_s: float = 0.0
     _cpu_s: float = field(default_factory=time.process_time)
 

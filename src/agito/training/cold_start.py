@@ -1,4 +1,6 @@
-"""From nothing to a policy that can begin: a vocabulary, demonstrations through the same harness, supervised steps."""
+"""From nothing to a policy that can begin: a vocabulary, demonstrations through the same harness, supervised
+steps.
+"""
 
 from __future__ import annotations
 
@@ -31,25 +33,30 @@ def demonstrator(run_context: RunContext) -> Callable[[Task, Target, AttemptId],
 
 
 async def survey(run_context: RunContext, on_episode: Callable[[], None] = lambda: None) -> None:
-    """Learns the run's vocabulary from what demonstrators say and read. Raises `BadRecipe` when openings then do not fit."""
+    """Learns the run's vocabulary from what demonstrators say and read. Raises `BadRecipe` when openings then
+    do not fit.
+    """
     script = demonstrator(run_context)
     vocabulary = await run_context.survey(
         run_context.recipe.sft.survey,
         lambda task, target, index: script(task, target, AttemptId(group=_SURVEY_BASE + index, slot=0)),
         on_episode=on_episode,
     )
-    run_context.use_vocabulary(vocabulary)
+    run_context.policies.use_vocabulary(vocabulary)
     run_context.require_room()
 
 
-async def teach(run_context: RunContext, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]) -> tuple[Attempt, ...]:
-    """Supervised steps. With a pre-trained model every rank takes part from the beginning. From random weights one rank takes those of the
-    first epoch, beside the making of the demonstrations that they show.
+async def teach(
+    run_context: RunContext, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]
+) -> tuple[Attempt, ...]:
+    """Supervised steps. With a pre-trained model every rank takes part from the beginning. From random
+    weights one rank takes those of the first epoch, beside the making of the demonstrations that they show.
 
-    `on_start` hears how many steps there will be, `on_step` of each, some at a time. Returns the demonstrations, good and bad alike, as
-    many of each cell as the recipe says; penalised ones are not shown. Raises `ValueError` when there is less than one batch.
+    `on_start` hears how many steps there will be, `on_step` of each, some at a time. Returns the
+    demonstrations, good and bad alike, as many of each cell as the recipe says; penalised ones are not shown.
+    Raises `ValueError` when there is less than one batch.
     """
-    recipe, learner = run_context.recipe.sft, run_context.policy.learner
+    recipe, learner = run_context.recipe.sft, run_context.policies.main.learner
     if recipe.messages:
         await conversations.imitate(run_context, on_start, on_step)
         return ()
@@ -57,7 +64,9 @@ async def teach(run_context: RunContext, on_start: Callable[[int], None], on_ste
         return ()
     numbers = draw(run_context.weights(recipe.weights), recipe.demos, seed=str(run_context.recipe.seed))
     if max(numbers) >= _SURVEY_BASE:
-        raise BadRecipe(f"sft.demos={recipe.demos}: with these weights they must come from {_SURVEY_BASE} tasks")
+        raise BadRecipe(
+            f"sft.demos={recipe.demos}: with these weights they must come from {_SURVEY_BASE} tasks"
+        )
     epochs = [
         [order[at : at + recipe.batch] for at in range(0, len(order) - recipe.batch + 1, recipe.batch)]
         for order in practice(len(numbers), times=recipe.epochs, seed=run_context.recipe.seed)
@@ -76,7 +85,8 @@ async def teach(run_context: RunContext, on_start: Callable[[int], None], on_ste
 
     num_steps = sum(map(len, epochs))
     on_start(num_steps)
-    is_alone = not run_context.recipe.model.path  # a large model is learned far more slowly than demonstrations are made
+    # a large model is learned far more slowly than demonstrations are made
+    is_alone = not run_context.recipe.model.path
     await learner.begin_phase("sft", num_steps, is_alone=is_alone)
     step = 0
     async with anyio.create_task_group() as tasks:
@@ -94,7 +104,9 @@ async def teach(run_context: RunContext, on_start: Callable[[int], None], on_ste
 
 
 def practice(count: int, *, times: int, seed: int) -> list[list[int]]:
-    """The order in which `count` demonstrations are shown, each once an epoch: as they come in the first, shuffled in the others."""
+    """The order in which `count` demonstrations are shown, each once an epoch: as they come in the first,
+    shuffled in the others.
+    """
     rng = random.Random(f"sft/{seed}")
     return [list(range(count)), *(rng.sample(range(count), count) for _ in range(times - 1))]
 
@@ -110,7 +122,9 @@ class _Shelf:
 
     def add(self, attempt: Attempt) -> None:
         if attempt.is_trusted:
-            self._samples[self._places[attempt.trajectory.attempt.group]] = tuple(demonstrations(attempt.trajectory))
+            self._samples[self._places[attempt.trajectory.attempt.group]] = tuple(
+                demonstrations(attempt.trajectory)
+            )
             self._news.set()
 
     def complete(self) -> None:

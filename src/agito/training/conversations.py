@@ -1,4 +1,6 @@
-"""Supervised steps on conversations from a file: every turn of the assistant's is imitated, whatever else is said is read."""
+"""Supervised steps on conversations from a file: every turn of the assistant's is imitated, whatever else is
+said is read.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from itertools import count
 
 from agito.envs.prompts.data import Conversation, read_conversations
 from agito.errors import BadRecipe
-from agito.protocols import StepStats
+from agito.protocols import MAIN, StepStats
 from agito.render import ChatRenderer
 from agito.runtime.run_context import RunContext
 from agito.types import AttemptId, Sample, span
@@ -18,17 +20,23 @@ from agito.types import AttemptId, Sample, span
 _BATCHES_A_CALL = 10
 
 
-async def imitate(run_context: RunContext, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]) -> None:
+async def imitate(
+    run_context: RunContext, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]
+) -> None:
     """As `sft` says. Raises `BadRecipe` when not one batch of conversations fits into the context."""
-    recipe, learner, renderer = run_context.recipe.sft, run_context.policy.learner, run_context.renderer
+    recipe, policies = run_context.recipe.sft, run_context.policies
+    learner, renderer = policies.main.learner, policies.renderers[MAIN]
     if not isinstance(renderer, ChatRenderer):
-        raise BadRecipe("sft.messages: conversations need a model with a chat template; name one by model.path")
+        raise BadRecipe(
+            "sft.messages: conversations need a model with a chat template; name one by model.path"
+        )
     context = run_context.recipe.compute.context
     told = read_conversations(recipe.messages)
     samples = [sample for sample in samples_of(renderer, told) if len(sample.ids) <= context]
     if len(samples) < recipe.batch:
         raise BadRecipe(
-            f"sft.messages={recipe.messages}: {len(samples)} of {len(told)} conversations fit into compute.context={context}, "
+            f"sft.messages={recipe.messages}: {len(samples)} of {len(told)} conversations fit into "
+            f"compute.context={context}, "
             f"and a step takes sft.batch={recipe.batch}"
         )
     rng = random.Random(f"conversations/{run_context.recipe.seed}")

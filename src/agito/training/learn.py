@@ -1,18 +1,19 @@
-"""One learn step: monitor → curriculum → credit → step → publish. The loop, the overlapped loop and replay all take it."""
+"""One learn step: monitor → curriculum → credit → step → publish. The loop, the overlapped loop and replay
+all take it.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from agito.learning.credit import CREDITS, RunningMeans
 from agito.monitor import Monitor
-from agito.protocols import MAIN, StepStats
+from agito.protocols import StepStats
 from agito.recipe import RlSection
 from agito.record.trajectories import is_success
-from agito.runtime.roles import Learner
 from agito.scheduling.curriculum import Curriculum, Seen
 from agito.types import Group, Sample, mean
 
@@ -22,15 +23,30 @@ RollBack: TypeAlias = Callable[[int], Awaitable[int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """What one step came to. `pause`: why nothing was learned from it, nor will be from the steps that would have followed."""
+    """What one step came to. `pause`: why nothing was learned from it, nor will be from the steps that would
+    have followed.
+    """
 
     groups: tuple[Group, ...]  # as the monitor left them
     samples: tuple[Sample, ...]
-    stats: StepStats | None
+    stats: Mapping[str, StepStats]  # by policy, of those that took a step
     metrics: dict[str, float]
     notes: tuple[str, ...] = ()  # for people
     pause: str = ""
     is_rolled_back: bool = False
+
+
+class Learning(Protocol):
+    """The policies that learn: see `agito.runtime.policies.Policies`."""
+
+    @property
+    def learning(self) -> Mapping[str, object]:
+        """By id."""
+        ...
+
+    async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> Mapping[str, StepStats]:
+        """A step of each that has samples."""
+        ...
 
 
 class LearnStep:
@@ -41,7 +57,7 @@ class LearnStep:
 
     def __init__(
         self,
-        learner: Learner,
+        policies: Learning,
         recipe: RlSection,
         *,
         means: RunningMeans,
@@ -50,38 +66,67 @@ class LearnStep:
         cell_of: Callable[[Group], int] = lambda group: 0,
         roll_back: RollBack | None = None,
     ) -> None:
-        self._learner, self._recipe, self._credit, self._means = learner, recipe, CREDITS[recipe.credit], means
-        self._monitor, self._curriculum, self._cell_of, self._roll_back = monitor, curriculum, cell_of, roll_back
+        self._policies, self._recipe, self._credit, self._means = (
+            policies,
+            recipe,
+            CREDITS[recipe.credit],
+            means,
+        )
+        self._monitor, self._curriculum, self._cell_of, self._roll_back = (
+            monitor,
+            curriculum,
+            cell_of,
+            roll_back,
+        )
         self._said: set[str] = set()
 
     async def learn(
-        self, index: int, groups: Sequence[Group], *, publish: Callable[[], Awaitable[None]], revoked: Collection[int] = ()
+        self,
+        index: int,
+        groups: Sequence[Group],
+        *,
+        publish: Callable[[], Awaitable[None]],
+        revoked: Collection[int] = (),
     ) -> Learned:
-        """Step `index`, from complete groups in order of id. Nothing is learned from `revoked` groups, which were sampled by weights that
-        were taken back, nor from a step in which the monitor raises the alarm."""
+        """Step `index`, from complete groups in order of id. Nothing is learned from `revoked` groups, which
+        were sampled by weights that were taken back, nor from a step in which the monitor raises the alarm.
+        """
         began, metrics = time.monotonic(), dict[str, float]()
         groups = tuple(groups)
         if self._monitor is not None:
             groups, metrics = self._monitor.update(index, groups)
             if pause := self._pause(groups):
-                return Learned(groups=groups, samples=(), stats=None, metrics=metrics, pause=pause)
+                return Learned(groups=groups, samples=(), stats={}, metrics=metrics, pause=pause)
         if self._curriculum is not None and self._recipe.follow:
             self._curriculum.learn(self._seen(group) for group in groups if not group.is_void)
         is_rolled_back = await self._take_back(index, metrics)
-        mixed = [] if is_rolled_back else [group for group in groups if group.is_mixed and group.id not in revoked and self._teaches(group)]
+        mixed = (
+            []
+            if is_rolled_back
+            else [
+                group
+                for group in groups
+                if group.is_mixed and group.id not in revoked and self._teaches(group)
+            ]
+        )
         samples = tuple(
             sample
             for group in mixed
             for sample in self._credit(group, running_mean=self._means.of(group.task.cell))
-            if sample.policy == MAIN  # the others are frozen
+            if sample.policy in self._policies.learning
         )
         self._means.add(groups)
-        stats = await self._learner.step(samples, rate=min(1.0, len(mixed) / self._recipe.groups)) if samples else None
+        stats = await self._policies.step(samples, rate=min(1.0, len(mixed) / self._recipe.groups))
         await publish()
         metrics["time/train_s"] = time.monotonic() - began
         return Learned(
-            groups=groups, samples=samples, stats=stats, metrics=metrics, notes=self._notes(), is_rolled_back=is_rolled_back
-        )  # fmt: skip
+            groups=groups,
+            samples=samples,
+            stats=stats,
+            metrics=metrics,
+            notes=self._notes(),
+            is_rolled_back=is_rolled_back,
+        )
 
     async def _take_back(self, index: int, metrics: dict[str, float]) -> bool:
         """Whether the alarm was raised in this step and the weights are an earlier step's again."""
@@ -99,8 +144,11 @@ class LearnStep:
         monitor = self._monitor
         assert monitor is not None
         if monitor.is_paused:
-            return f"{monitor.why}; nothing was learned from this step. Read the attempts in report.html, close the hole, and go on with \
---resume; or set on_alarm under [monitor] in the run's config.toml"
+            return (
+                f"{monitor.why}; nothing was learned from this step. Read the attempts in report.html, "
+                "close the hole, and go on with --resume; or set on_alarm under [monitor] in the run's "
+                "config.toml"
+            )
         if groups and not any(monitor.teaches(group) for group in groups):
             return f"every cell of this step is stopped: {'; '.join(self._stopped())}"
         return ""
@@ -109,7 +157,8 @@ class LearnStep:
         assert self._monitor is not None
         limit = self._monitor.config.void_limit
         return [
-            f"nothing is learned from {cell} any more: {voids} of {tries} tries ended void (monitor.void_limit={limit:g}). Read why in "
+            f"nothing is learned from {cell} any more: {voids} of {tries} tries ended void "
+            f"(monitor.void_limit={limit:g}). Read why in "
             "report.html, mend it, and resume with a higher limit in the run's config.toml"
             for cell, (voids, tries) in self._monitor.exits.stopped.items()
         ]

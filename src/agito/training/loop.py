@@ -1,6 +1,7 @@
 """Start here: attempt → grade → credit → learn → publish.
 
-On-policy: every token is trained on by the weights that sampled it. The rollout process runs this; it never loads torch.
+On-policy: every token is trained on by the weights that sampled it. The rollout process runs this; it never
+loads torch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from agito.errors import EnvironmentPaused
 from agito.learning.credit import RunningMeans
 from agito.monitor import Monitor
-from agito.protocols import StepStats
+from agito.protocols import MAIN, StepStats
 from agito.record.trajectories import is_success
 from agito.rollout import Collected, Observed
 from agito.runtime.run_context import RunContext
@@ -50,28 +51,40 @@ async def train(
     observed: Observed | None = None,
     roll_back: RollBack | None = None,
 ) -> None:
-    """RL from step `start` on; `on_step` is awaited after each. The optimizer's phase begins at step 0 and is restored later on.
+    """RL from step `start` on; `on_step` is awaited after each. The optimizer's phase begins at step 0 and is
+    restored later on.
 
-    Nothing is learned from a step in which the monitor raises the alarm: it ends in `EnvironmentPaused`, or is followed by `roll_back`, as
-    the recipe says.
+    Nothing is learned from a step in which the monitor raises the alarm: it ends in `EnvironmentPaused`, or
+    is followed by `roll_back`, as the recipe says.
     """
-    recipe, policy, monitor = run_context.recipe.rl, run_context.policy, monitor or run_context.new_monitor()
+    recipe, policies, monitor = (
+        run_context.recipe.rl,
+        run_context.policies,
+        monitor or run_context.new_monitor(),
+    )
     if start == 0:
-        await policy.learner.begin_phase("rl", max(recipe.steps, 1))
+        await policies.begin_rl(recipe.steps)
     step = learn_step(run_context, monitor=monitor, curriculum=curriculum, means=means, roll_back=roll_back)
-    await policy.publish(new_version())
+    await policies.publish(new_version())
     run_context.take_busy_s()  # what was before is not ours
     for index in range(start, recipe.steps):
         began, cpu_s = time.monotonic(), time.process_time()
         collected = await attempt(run_context, index, curriculum, monitor, observed)
         acted = time.monotonic()
-        learned = await step.learn(index, collected.groups, publish=lambda: policy.publish(new_version()))
+        learned = await step.learn(index, collected.groups, publish=lambda: policies.publish(new_version()))
         spent = {
             "time/rollout_s": acted - began,
-            "engine/busy_ratio": run_context.take_busy_s() / len(policy.samplers) / (acted - began),
+            "engine/busy_ratio": run_context.take_busy_s() / len(policies.main.samplers) / (acted - began),
             "rollout/busy_ratio": (time.process_time() - cpu_s) / (time.monotonic() - began),
         }
-        await on_step(step_of(index, learned, retried=collected.retried, others=curriculum.figures(run_context.cells) | spent))
+        await on_step(
+            step_of(
+                index,
+                learned,
+                retried=collected.retried,
+                others=curriculum.figures(run_context.cells) | spent,
+            )
+        )
         if learned.pause:
             raise EnvironmentPaused(paused(run_context, index, learned))
 
@@ -87,9 +100,14 @@ def learn_step(
     """The step of the run's recipe."""
     num_cells = len(run_context.cells)
     return LearnStep(
-        run_context.policy.learner, run_context.recipe.rl, means=means or RunningMeans(), monitor=monitor, curriculum=curriculum,
-        cell_of=lambda group: (group.id - RL_BASE) % num_cells, roll_back=roll_back,
-    )  # fmt: skip
+        run_context.policies,
+        run_context.recipe.rl,
+        means=means or RunningMeans(),
+        monitor=monitor,
+        curriculum=curriculum,
+        cell_of=lambda group: (group.id - RL_BASE) % num_cells,
+        roll_back=roll_back,
+    )
 
 
 def step_of(index: int, learned: Learned, *, retried: int, others: Mapping[str, float]) -> Step:
@@ -97,14 +115,25 @@ def step_of(index: int, learned: Learned, *, retried: int, others: Mapping[str, 
     collected = Collected(groups=learned.groups, retried=retried)
     metrics = metrics_of(collected, learned.samples, learned.stats) | learned.metrics | dict(others)
     return Step(
-        index=index, groups=learned.groups, trained=learned.samples, metrics=metrics, notes=learned.notes, paused=learned.pause
-    )  # fmt: skip
+        index=index,
+        groups=learned.groups,
+        trained=learned.samples,
+        metrics=metrics,
+        notes=learned.notes,
+        paused=learned.pause,
+    )
 
 
 async def attempt(
-    run_context: RunContext, index: int, curriculum: Curriculum, monitor: Monitor, observed: Observed | None = None
+    run_context: RunContext,
+    index: int,
+    curriculum: Curriculum,
+    monitor: Monitor,
+    observed: Observed | None = None,
 ) -> Collected:
-    """Enough groups in which not everybody earned the same, or as many as the recipe allows; each rank has its own share."""
+    """Enough groups in which not everybody earned the same, or as many as the recipe allows; each rank has
+    its own share.
+    """
     recipe, ranks = run_context.recipe.rl, run_context.recipe.compute.ranks
     share = recipe.groups // ranks
     most = int(share * recipe.refill)
@@ -112,19 +141,27 @@ async def attempt(
     numbers = draw(curriculum.weights(), most * ranks, seed=str(run_context.recipe.seed), first=first)
     quotas = [
         Quota(
-            ids=[RL_BASE + number for number in numbers[rank * most :][:most]], group_size=recipe.group_size, mixed=share,
+            ids=[RL_BASE + number for number in numbers[rank * most :][:most]],
+            group_size=recipe.group_size,
+            mixed=share,
             max_live=run_context.recipe.compute.rows,
         )
         for rank in range(ranks)
-    ]  # fmt: skip
+    ]
     return await run_context.attempts(
-        run_context.plan("train", RL_BASE), quotas, temperature=recipe.temperature, monitor=monitor, observed=observed
+        run_context.plan("train", RL_BASE),
+        quotas,
+        temperature=recipe.temperature,
+        monitor=monitor,
+        observed=observed,
     )
 
 
 def stride(num_groups: int, num_cells: int) -> int:
-    """Task numbers that are set aside for a step of so many groups: enough for all of them to come from one cell. Where there
-    is one cell only, none is left out, so that a finite set of tasks is gone through in turn."""
+    """Task numbers that are set aside for a step of so many groups: enough for all of them to come from one
+    cell. Where there is one cell only, none is left out, so that a finite set of tasks is gone through in
+    turn.
+    """
     return num_groups if num_cells == 1 else max(_STRIDE, num_groups * num_cells)
 
 
@@ -133,7 +170,10 @@ def paused(run_context: RunContext, index: int, learned: Learned) -> str:
     return f"environment {run_context.environment.name} is paused at RL step {index}: {learned.pause}"
 
 
-def metrics_of(collected: Collected, samples: tuple[Sample, ...], stats: StepStats | None) -> dict[str, float]:
+def metrics_of(
+    collected: Collected, samples: tuple[Sample, ...], stats: Mapping[str, StepStats]
+) -> dict[str, float]:
+    """What a learner says of its step stands under its policy's name, but for that of `main`."""
     attempts, groups = collected.attempts, collected.groups
     scored = [attempt for attempt in attempts if attempt.is_scored]
     sampled = [attempt.trajectory.num_sampled for attempt in attempts]
@@ -152,11 +192,18 @@ def metrics_of(collected: Collected, samples: tuple[Sample, ...], stats: StepSta
         "tokens/trained_num": float(sum(sample.num_trainable for sample in samples)),
         **tool_metrics(attempts),
     }
-    return metrics | (dict(stats.values) if stats else {})
+    learned = {
+        name if policy == MAIN else f"{policy}/{name}": value
+        for policy, each in stats.items()
+        for name, value in each.values.items()
+    }
+    return metrics | learned
 
 
 def tool_metrics(attempts: tuple[Attempt, ...]) -> dict[str, float]:
-    """What the tools cost; calls that never reached a tool (submissions, injected faults, unknown tools) are not counted."""
+    """What the tools cost; calls that never reached a tool (submissions, injected faults, unknown tools) are
+    not counted.
+    """
     ran = [event for attempt in attempts for event in attempt.trajectory.events if event.wall_s > 0]
     metrics = {"tool/calls_num": float(len(ran))}
     if ran:

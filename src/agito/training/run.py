@@ -1,8 +1,8 @@
 """One run, from an empty directory or from its last checkpoint to its report.
 
-Cold start, evaluation, the loop, evaluation again: each stage's results are on disk before the next begins. A run that was killed
-goes on from the last committed checkpoint and computes what it would have computed, bit for bit. So does, by itself, one whose engine
-or trainer has died or fallen silent.
+Cold start, evaluation, the loop, evaluation again: each stage's results are on disk before the next begins. A
+run that was killed goes on from the last committed checkpoint and computes what it would have computed, bit
+for bit. So does, by itself, one whose engine or trainer has died or fallen silent.
 """
 
 from __future__ import annotations
@@ -72,19 +72,25 @@ class Watcher(Protocol):
         ...
 
 
-async def train(recipe: Recipe, path: Path, watcher: Watcher, *, admission: Admission | None = None) -> Summary:
-    """A new run in `path`. Raises `AgitoError` when there is one already, and whatever keeps a run from ending.
+async def train(
+    recipe: Recipe, path: Path, watcher: Watcher, *, admission: Admission | None = None
+) -> Summary:
+    """A new run in `path`. Raises `AgitoError` when there is one already, and whatever keeps a run from
+    ending.
 
     Without an `admission` the environment's is asked for first. Raises `NotAdmitted`.
     """
     admission = admission or await admit(*recipe.env.names)
-    with RunDir.create(path, config.dump(recipe), {**facts(), "seed": recipe.seed, "admission": admission.to_json()}) as run:
+    with RunDir.create(
+        path, config.dump(recipe), {**facts(), "seed": recipe.seed, "admission": admission.to_json()}
+    ) as run:
         return await _go_on(recipe, run, watcher)
 
 
 async def resume(path: Path, watcher: Watcher) -> Summary:
-    """Goes on with the run in `path`. Raises `NotFound`; `CorruptCheckpoint` when its last checkpoint is damaged; `NotAdmitted` when its
-    environment has been edited since."""
+    """Goes on with the run in `path`. Raises `NotFound`; `CorruptCheckpoint` when its last checkpoint is
+    damaged; `NotAdmitted` when its environment has been edited since.
+    """
     recipe = config.read(Recipe, path / "config.toml")
     with RunDir.open(path) as run:
         if run.meta.get("finished"):
@@ -93,7 +99,8 @@ async def resume(path: Path, watcher: Watcher) -> Summary:
         now = await admit(*recipe.env.names, anyway=True)
         if isinstance(begun_with, dict) and begun_with["digest"] != now.digest:
             raise NotAdmitted(
-                f"{path}: the source of {', '.join(recipe.env.names)} is not what this run began with, so its tasks may be others.\n"
+                f"{path}: the source of {', '.join(recipe.env.names)} is not what this run began with, so "
+                "its tasks may be others.\n"
                 f"  Go back to that source, or begin anew: agito train {path / 'config.toml'}"
             )
         return await _go_on(recipe, run, watcher)
@@ -135,8 +142,12 @@ class _Found:
 class TrainingRun:
     """The stages of one run and what they hand to one another."""
 
-    def __init__(self, recipe: Recipe, run: RunDir, watcher: Watcher, earlier_cpu_s: float | None = None) -> None:
-        """`earlier_cpu_s`: of the processes before this one, where that is known better than by the checkpoint."""
+    def __init__(
+        self, recipe: Recipe, run: RunDir, watcher: Watcher, earlier_cpu_s: float | None = None
+    ) -> None:
+        """`earlier_cpu_s`: of the processes before this one, where that is known better than by the
+        checkpoint.
+        """
         self._recipe, self._run, self._watcher = recipe, run, watcher
         self._tally, self._earlier_cpu_s = UsageCounters(), earlier_cpu_s
         self._metrics: Metrics
@@ -161,10 +172,12 @@ class TrainingRun:
         async with AsyncExitStack() as stack:
             self._run_context = await stack.enter_async_context(open_run_context(self._recipe))
             self._curriculum = Curriculum(
-                len(self._run_context.cells), parts=self._run_context.parts, solve_rate=self._recipe.rl.solve_rate
+                len(self._run_context.cells),
+                parts=self._run_context.parts,
+                solve_rate=self._recipe.rl.solve_rate,
             )
             self._monitor = self._run_context.new_monitor()
-            self._run_context.start_workers()
+            self._run_context.policies.start_workers()
             start = self._roll_back(checkpoint)
             stack.callback(lambda: (self._metrics.close(), self._ledger.close()))
             await (self._restore(checkpoint) if checkpoint else self._cold_start())
@@ -207,14 +220,16 @@ class TrainingRun:
         self._means.restore(meta.get("running_means"))
         self._watched = self._monitor.to_json()
         attempts = {
-            int(key): [AttemptId.parse(str(each)) for each in listed] for key, listed in consumed.items() if isinstance(listed, list)
+            int(key): [AttemptId.parse(str(each)) for each in listed]
+            for key, listed in consumed.items()
+            if isinstance(listed, list)
         }
         self._ledger = self._run.rollback(*(("rl", step - 1) if step else ("sft", 1 << 30)), attempts)
         self._metrics = self._run.open_metrics()
         return step
 
     async def _restore(self, checkpoint: Path) -> None:
-        await self._run_context.open_policy(checkpoint)
+        await self._run_context.policies.open(checkpoint)
 
     async def _cold_start(self) -> None:
         run_context = self._run_context
@@ -222,7 +237,7 @@ class TrainingRun:
             if not self._recipe.model.path:  # else its tokenizer is there
                 self._watcher.phase("survey", self._recipe.sft.survey)
                 await coldstart.survey(run_context, lambda: self._watcher.advance({}))
-            await run_context.open_policy()
+            await run_context.policies.open()
             run_context.require_room()
 
         def on_step(step: int, stats: StepStats) -> None:
@@ -230,7 +245,9 @@ class TrainingRun:
             self._watcher.advance(stats.values)
 
         with self._tally.phase("sft"):
-            demos = await coldstart.teach(run_context, lambda steps: self._watcher.phase("sft", steps), on_step)
+            demos = await coldstart.teach(
+                run_context, lambda steps: self._watcher.phase("sft", steps), on_step
+            )
             self._write("demo", 0, demos)
             self._monitor.add_scripts(demos)
             self._tally.add_causes(demos)
@@ -238,7 +255,12 @@ class TrainingRun:
             await self._save("step-0", 0)
 
     async def _reinforce(self, start: int) -> None:
-        run_context, curriculum, monitor, new_version = self._run_context, self._curriculum, self._monitor, self._ledger.next_version
+        run_context, curriculum, monitor, new_version = (
+            self._run_context,
+            self._curriculum,
+            self._monitor,
+            self._ledger.next_version,
+        )
         if self._recipe.pipeline.mode == "on_policy":
             await loop.train(
                 run_context,
@@ -259,20 +281,28 @@ class TrainingRun:
 
         with self._run.schedule.open("a", encoding="utf-8") as schedule:
             await pipeline.train(
-                run_context, curriculum, start=start, position=self._position, on_step=on_step, new_version=new_version,
-                write_schedule=schedule.write, monitor=monitor, means=self._means, observed=self._observed,
+                run_context,
+                curriculum,
+                start=start,
+                position=self._position,
+                on_step=on_step,
+                new_version=new_version,
+                write_schedule=schedule.write,
+                monitor=monitor,
+                means=self._means,
+                observed=self._observed,
                 roll_back=self._load_before,
-            )  # fmt: skip
+            )
 
     async def _load_before(self, step: int) -> int:
-        """The trainer goes back to the last checkpoint from before `step`; versions, curriculum and ledger go on."""
+        """Learners go back to the last checkpoint from before `step`. Curriculum and ledger go on."""
         found = latest(self._run.checkpoints, before=step + 1)
         assert found is not None, "step-0 is spared"
-        learner = self._run_context.policy.learner
-        await learner.load(found)
+        policies = self._run_context.policies
+        await policies.load(found)
         self._monitor.rolled_back_to = back = int(found.name.removeprefix("step-"))
         if back == 0:  # its optimizer is imitation's
-            await learner.begin_phase("rl", max(self._recipe.rl.steps, 1))
+            await policies.begin_rl(self._recipe.rl.steps)
         return back
 
     async def _after_step(self, step: loop.Step) -> None:
@@ -290,14 +320,18 @@ class TrainingRun:
         self._watcher.advance(step.metrics)
         for note in step.notes:
             self._watcher.note(note)
-        went_back = "monitor/rolled_back_to_step" in step.metrics  # then a resume must not begin with what was taken back
+        # then a resume must not begin with what was taken back
+        went_back = "monitor/rolled_back_to_step" in step.metrics
         is_due = went_back or (step.index + 1) % self._recipe.rl.checkpoint_every == 0
         if not step.paused and is_due and step.index + 1 < self._recipe.rl.steps:
             await self._save(f"step-{step.index + 1}", step.index + 1)
 
     async def _save(self, name: str, step: int) -> None:
         """Commits a checkpoint; the ledger follows its rename."""
-        consumed: dict[str, Json] = {str(at): [str(attempt) for attempt in attempts] for at, attempts in self._ledger.uncommitted().items()}
+        consumed: dict[str, Json] = {
+            str(at): [str(attempt) for attempt in attempts]
+            for at, attempts in self._ledger.uncommitted().items()
+        }
         meta: dict[str, Json] = {
             "step": step,
             "consumed": consumed,
@@ -310,14 +344,21 @@ class TrainingRun:
         target = self._run.checkpoints / name
         if target.exists():  # a resumed run that had come this far
             return
-        renderer = self._run_context.renderer
-        await self._run_context.policy.learner.save(target, meta=meta, tokenizer=renderer.files(), eos_ids=renderer.stop_ids)
+        policies = self._run_context.policies
+        await policies.save(target, meta)
         self._ledger.commit(step - 1)
         monitor, revoked = self._monitor, range(0)
         if monitor.rolled_back_to is not None and monitor.alarm_step is not None:
             revoked = range(monitor.rolled_back_to + 1, monitor.alarm_step + 1)
         # The cold start, to compare with, and where an alarm would go back to, are spared.
-        prune(self._run.checkpoints, keep=2, spared=frozenset({"step-0"}), reach=monitor.rise_step, revoked=revoked)
+        prune(
+            self._run.checkpoints,
+            keep=2,
+            spared=frozenset({"step-0"}),
+            reach=monitor.rise_step,
+            revoked=revoked,
+        )
+        policies.prune(self._run.checkpoints)
 
     async def _evaluate(self, phase: str, split: str, num_tasks: int) -> Sequence[Attempt]:
         """From the disk when a resumed run had come this far."""
@@ -328,17 +369,27 @@ class TrainingRun:
             return []
         with self._tally.phase(phase):
             self._watcher.phase(phase, num_tasks)
-            await self._run_context.policy.publish(self._ledger.next_version())
+            await self._run_context.policies.publish(self._ledger.next_version())
             attempts = await evaluation.policy(
-                self._run_context, split, num_tasks, temperature=self._recipe.eval.temperature,
-                monitor=self._monitor, observed=self._observed,
+                self._run_context,
+                split,
+                num_tasks,
+                temperature=self._recipe.eval.temperature,
+                monitor=self._monitor,
+                observed=self._observed,
                 on_attempt=lambda attempt: self._watcher.advance(evaluation.metrics(attempt)),
-            )  # fmt: skip
+            )
             self._tally.add(attempts)
             self._write(phase, 0, attempts)
             found = rate(attempts)
             self._metrics.write(
-                0, phase, {"success/num": found.num, "success/successes": found.successes, "success/all_num": len(attempts)}
+                0,
+                phase,
+                {
+                    "success/num": found.num,
+                    "success/successes": found.successes,
+                    "success/all_num": len(attempts),
+                },
             )
         return attempts
 
@@ -348,35 +399,63 @@ class TrainingRun:
         with self._tally.phase("baselines"):
             self._watcher.phase("baselines", 0)
             found = await evaluation.scripts(
-                self._run_context, "heldout", self._recipe.eval.baseline_tasks, demonstrator_skill=self._recipe.sft.skill
+                self._run_context,
+                "heldout",
+                self._recipe.eval.baseline_tasks,
+                demonstrator_skill=self._recipe.sft.skill,
             )
         return {name: rate(attempts) for name, attempts in found.items()}
 
-    def _write(self, phase: str, step: int, attempts: Sequence[Attempt], trained: Sequence[Sample] = ()) -> None:
-        renderers = self._run_context.renderers
+    def _write(
+        self, phase: str, step: int, attempts: Sequence[Attempt], trained: Sequence[Sample] = ()
+    ) -> None:
+        renderers = self._run_context.policies.renderers
         write_trajectories(
-            self._run.trajectories, phase, step, attempts, dialect=self._recipe.env.dialect,
+            self._run.trajectories,
+            phase,
+            step,
+            attempts,
+            dialect=self._recipe.env.dialect,
             piece=lambda policy, token: renderers[policy].text([token]),
-            stats=[TokenStats(attempt=sample.attempt, segment=sample.segment, advantages=sample.advantages) for sample in trained],
-        )  # fmt: skip
+            stats=[
+                TokenStats(attempt=sample.attempt, segment=sample.segment, advantages=sample.advantages)
+                for sample in trained
+            ],
+        )
 
     def _sum_up(self, found: _Found, paused: str) -> Summary:
         """After everything is closed, so that every process's time is counted."""
         tally, phases, before, after = self._tally, self._tally.phase_wall_s, found.before, found.after
         admission = self._run.meta.get("admission")
         summary = Summary(
-            commit=str(self._run.meta.get("commit") or "unknown"), seed=self._recipe.seed, isolation_tier=self._tier,
-            before=rate(before), after=rate(after), structural=rate(found.structural) if found.structural else None,
-            before_all=rate_over_all(before), after_all=rate_over_all(after),
+            commit=str(self._run.meta.get("commit") or "unknown"),
+            seed=self._recipe.seed,
+            isolation_tier=self._tier,
+            before=rate(before),
+            after=rate(after),
+            structural=rate(found.structural) if found.structural else None,
+            before_all=rate_over_all(before),
+            after_all=rate_over_all(after),
             structural_all=rate_over_all(found.structural) if found.structural else None,
-            cells_before=rates_by_cell(before), cells_after=rates_by_cell(after), baselines=found.baselines, num_eval_tasks=len(after),
-            wall_s=sum(phases.values()), cpu_s=tally.cpu_s(), load=load(), stolen_ratio=tally.stolen_ratio(),
-            phase_wall_s=phases, sampled_tokens=tally.sampled_tokens,
-            tool_calls=tally.tool_calls, tool_cpu_ms_p50=tally.tool_cpu_ms_p50, void_attempts=tally.void_attempts,
+            cells_before=rates_by_cell(before),
+            cells_after=rates_by_cell(after),
+            baselines=found.baselines,
+            num_eval_tasks=len(after),
+            wall_s=sum(phases.values()),
+            cpu_s=tally.cpu_s(),
+            load=load(),
+            stolen_ratio=tally.stolen_ratio(),
+            phase_wall_s=phases,
+            sampled_tokens=tally.sampled_tokens,
+            tool_calls=tally.tool_calls,
+            tool_cpu_ms_p50=tally.tool_cpu_ms_p50,
+            void_attempts=tally.void_attempts,
             void_causes=tally.commonest_causes(),
             admission=admission if isinstance(admission, dict) else {},
-            quarantined_attempts=tally.quarantined_attempts, monitor=self._monitor.summary(), paused=paused,
-        )  # fmt: skip
+            quarantined_attempts=tally.quarantined_attempts,
+            monitor=self._monitor.summary(),
+            paused=paused,
+        )
         summary.write(self._run.summary)
         self._run.note(isolation_tier=self._tier, can_compile=is_built(FORWARD))
         if not paused:

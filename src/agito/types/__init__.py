@@ -1,14 +1,25 @@
 """The records of one path of data, from a task to a sample; standard library only.
 
-In the order in which they are made: `Task` and `Target`, `Call`, `Event`, `Turn`, `Segment`, `Trajectory`, `Verdict`, `Group`,
-`Sample`. Everything is frozen, tuples inside, lengths checked at birth. Text in these records is for people; training
-reads token columns only.
+In the order in which they are made: `Task` and `Target`, `Call`, `Event`, `Turn`, `Segment`, `Trajectory`,
+`Verdict`, `Group`, `Sample`. Everything is frozen, tuples inside, lengths checked at birth. Text in these
+records is for people; training reads token columns only.
 """
 
 from __future__ import annotations
 
 from agito.types.group import Group, Sample, is_mixed, mean
-from agito.types.kinds import Channel, Dialect, Effort, Exactness, Fault, FinishReason, Json, Status, TerminationReason, TokenSource
+from agito.types.kinds import (
+    Channel,
+    Dialect,
+    Effort,
+    Exactness,
+    Fault,
+    FinishReason,
+    Json,
+    Status,
+    TerminationReason,
+    TokenSource,
+)
 from agito.types.task import AttemptId, Budget, Call, Event, Limits, Target, Task, ToolSpec
 from agito.types.trajectory import Lineage, Segment, Tokens, Trajectory, Turn, VersionSpan, span
 from agito.types.verdict import ANSWER, Attempt, EpisodeArtifacts, Flag, Penalty, Verdict

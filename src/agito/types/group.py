@@ -40,7 +40,9 @@ class Group:
 
 
 def is_mixed(trusted: Sequence[float], num_penalised: int) -> bool:
-    """Whether attempts at one task teach anything: two trusted ones earned different rewards, or somebody is penalised."""
+    """Whether attempts at one task teach anything: two trusted ones earned different rewards, or somebody is
+    penalised.
+    """
     return num_penalised > 0 or (len(trusted) >= 2 and max(trusted) - min(trusted) > 1e-9)
 
 

@@ -36,7 +36,18 @@ class ToolSpec:
     name: str
     description: str
     parameters: Mapping[str, Json]
-    is_speech: bool = False  # not offered in a chat: a turn without a call calls it, its text the one argument
+    is_speech: bool = (
+        False  # not offered in a chat: a turn without a call calls it, its text the one argument
+    )
+
+    def as_function(self) -> dict[str, Json]:
+        """As chat templates and model servers take it."""
+        function: Json = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": dict(self.parameters),
+        }
+        return {"type": "function", "function": function}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +74,12 @@ class Task:
     level: int
     prompt: Mapping[Dialect, str]
     tools: tuple[ToolSpec, ...]
-    messages: tuple[Mapping[str, Json], ...] = ()  # the conversation so far, where a chat begins with more than the prompt
+    messages: tuple[
+        Mapping[str, Json], ...
+    ] = ()  # the conversation so far, where a chat begins with more than the prompt
     limits: Limits = field(default_factory=Limits)
-    natural_limits: Limits | None = None  # in the natural dialect, which takes several times the tokens; None: as `limits`
+    # in the natural dialect, which takes several times the tokens; None: as `limits`
+    natural_limits: Limits | None = None
     tags: tuple[str, ...] = ()  # what an analyst groups by, such as "fallback"; never rendered
 
     @property
@@ -74,7 +88,11 @@ class Task:
 
     def in_dialect(self, dialect: Dialect) -> Task:
         """This task with the limits of one dialect, which hold from here on."""
-        limits = self.natural_limits if dialect is Dialect.NATURAL and self.natural_limits is not None else self.limits
+        limits = (
+            self.natural_limits
+            if dialect is Dialect.NATURAL and self.natural_limits is not None
+            else self.limits
+        )
         return replace(self, limits=limits, natural_limits=None)
 
 

@@ -31,7 +31,10 @@ class Tokens:
     def __post_init__(self) -> None:
         n = len(self.ids)
         if not (len(self.logprobs) == len(self.kinds) == len(self.channels) == n):
-            raise ValueError(f"token columns differ in length: {n}, {len(self.logprobs)}, {len(self.kinds)}, {len(self.channels)}")
+            raise ValueError(
+                f"token columns differ in length: {n}, {len(self.logprobs)}, {len(self.kinds)}, "
+                f"{len(self.channels)}"
+            )
         at = 0
         for span in self.versions:
             if span.start != at or span.stop <= span.start:
@@ -74,7 +77,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """An append-only run of tokens by one agent. A solo agent has one; a rewritten history opens a new one."""
+    """An append-only run of tokens by one agent. A solo agent has one; a rewritten history opens
+    a new one.
+    """
 
     id: int
     tokens: Tokens

@@ -28,7 +28,9 @@ ANSWER = "the answer"  # where a flag stands that is about what was submitted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
-    """A sign of cheating that a grader saw. Proof is hard evidence, such as a canary in the answer; the rest is soft."""
+    """A sign of cheating that a grader saw. Proof is hard evidence, such as a canary in the answer; the rest
+    is soft.
+    """
 
     kind: str  # such as "canary", "forged_report", "forbidden_write"
     is_proof: bool
@@ -53,6 +55,17 @@ class Verdict:
             raise ValueError(f"reward={self.reward}: a scored verdict needs a finite reward")
         if self.status is Status.VOID and not math.isnan(self.reward):
             raise ValueError(f"reward={self.reward}: a void verdict has none")
+
+    @classmethod
+    def scored(cls, reward: float, *, evidence: str, grade_seed: int) -> Verdict:
+        """With one score, `success`, which is the reward."""
+        return cls(
+            status=Status.SCORED,
+            reward=reward,
+            scores={"success": reward},
+            evidence=evidence,
+            grade_seed=grade_seed,
+        )
 
     @classmethod
     def void(cls, evidence: str) -> Verdict:

@@ -1,4 +1,6 @@
-"""An environment's card as one page that opens offline. It reads the card's JSON and nothing else; text reaches it escaped."""
+"""An environment's card as one page that opens offline. It reads the card's JSON and nothing else; text
+reaches it escaped.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ def write_card(card: dict[str, Any], path: Path) -> Path:
     gates = [gate for quality in card["qualities"] for gate in quality["gates"]]
     parts = {
         "title": f"{escape(card['environment'])} · card · Agito",
-        "style": (folder / "style.css").read_text(encoding="utf-8") + (folder / "card.css").read_text(encoding="utf-8"),
+        "style": (folder / "style.css").read_text(encoding="utf-8")
+        + (folder / "card.css").read_text(encoding="utf-8"),
         "head": _head(card, gates),
         "broke": _broke(card["broke"]),
         "gates": _gates(sorted(gates, key=lambda gate: gate["holds"])),
@@ -42,15 +45,22 @@ def _head(card: dict[str, Any], gates: Sequence[dict[str, Any]]) -> str:
     )
     machine = " · ".join(f"{escape(name)} {escape(str(value))}" for name, value in card["machine"].items())
     about = (
-        f"{escape(card['depth'])} audit of version {escape(card['version'])}, {card['episodes']} episodes in {card['seconds']:.0f} s · "
-        f"{machine} · chance level {card['chance_level']:g} · digest <code>{escape(card['digest'][:16])}</code>"
+        f"{escape(card['depth'])} audit of version {escape(card['version'])}, {card['episodes']} episodes "
+        f"in {card['seconds']:.0f} s · "
+        f"{machine} · chance level {card['chance_level']:g} · digest "
+        f"<code>{escape(card['digest'][:16])}</code>"
     )
     return f'<h1>{escape(card["environment"])} is {verdict}</h1><p class="sub">{about}</p>'
 
 
 def _broke(cases: Sequence[dict[str, Any]]) -> str:
     rows = "".join(f"<li>{escape(case['what'])} <code>{escape(case['where'])}</code></li>" for case in cases)
-    return f'<section><h2 class="bad">What it raised, in honest episodes</h2><ul class="cases">{rows}</ul></section>' if rows else ""
+    return (
+        '<section><h2 class="bad">What it raised, in honest episodes</h2><ul '
+        f'class="cases">{rows}</ul></section>'
+        if rows
+        else ""
+    )
 
 
 def _gates(gates: Sequence[dict[str, Any]]) -> str:
@@ -59,16 +69,20 @@ def _gates(gates: Sequence[dict[str, Any]]) -> str:
         mark = "good" if gate["holds"] else "bad"
         remedy = "" if gate["holds"] else f'<p class="remedy">Remedy: {escape(gate["remedy"])}.</p>'
         rows.append(
-            f'<tr><td class="{mark}">{_SIGNS[mark]}</td><td><b>{escape(gate["name"])}</b></td><td>{escape(gate["found"])}{remedy}</td></tr>'
+            "<tr><td "
+            f'class="{mark}">{_SIGNS[mark]}</td><td><b>{escape(gate["name"])}</b></td><td>{escape(gate["found"])}{remedy}</td></tr>'
         )
     return "".join(rows)
 
 
 def _quality(quality: dict[str, Any]) -> str:
     rows = "".join(_measure(each) for each in quality["measures"])
-    cases = "".join(f"<li>{escape(case['what'])} <code>{escape(case['where'])}</code></li>" for case in quality["cases"])
+    cases = "".join(
+        f"<li>{escape(case['what'])} <code>{escape(case['where'])}</code></li>" for case in quality["cases"]
+    )
     return (
-        f'<section><h2><span class="{quality["mark"]}">{_SIGNS[quality["mark"]]}</span> {escape(quality["name"])}</h2>'
+        f'<section><h2><span class="{quality["mark"]}">{_SIGNS[quality["mark"]]}</span> '
+        f"{escape(quality['name'])}</h2>"
         f'<p class="lead">{escape(quality["says"])}</p><div class="panel"><table>{rows}</table>'
         + (f'<ul class="cases">{cases}</ul>' if cases else "")
         + "</div></section>"
@@ -80,11 +94,16 @@ def _measure(measure: dict[str, Any]) -> str:
     if measure["low"] is not None:
         low, high, value = measure["low"], measure["high"], measure["value"]
         interval = f"{low:.3f}–{high:.3f}"
-        bar = f'<span class="span" style="--l:{100 * low:.1f}%;--h:{100 * high:.1f}%;--v:{100 * value:.1f}%"></span>'
+        bar = (
+            '<span class="span" '
+            f'style="--l:{100 * low:.1f}%;--h:{100 * high:.1f}%;--v:{100 * value:.1f}%"></span>'
+        )
     basis = f"n = {measure['num']}" if measure["num"] else ""
     return (
-        f'<tr><td>{escape(measure["name"])}</td><td class="num"><b>{_number(measure["value"])}</b> {escape(measure["unit"])}</td>'
-        f'<td class="num dim">{interval}</td><td class="wide">{bar}</td><td class="num dim">{basis}</td><td class="dim">'
+        f'<tr><td>{escape(measure["name"])}</td><td class="num"><b>{_number(measure["value"])}</b> '
+        f"{escape(measure['unit'])}</td>"
+        f'<td class="num dim">{interval}</td><td class="wide">{bar}</td><td class="num '
+        f'dim">{basis}</td><td class="dim">'
         f"{escape(measure['note'])}</td></tr>"
     )
 

@@ -1,7 +1,7 @@
 """The same held-out tasks before and after training, as small as they can be carried inside a page.
 
-Reads `trajectories/{before,after}-*.parquet`; `record/schema.py` says what the columns mean. When not all pairs fit, an equal number
-is taken from every cell and outcome, as far as there are any.
+Reads `trajectories/{before,after}-*.parquet`; `record/schema.py` says what the columns mean. When not all
+pairs fit, an equal number is taken from every cell and outcome, as far as there are any.
 """
 
 # pyarrow ships no types.
@@ -24,8 +24,8 @@ Row: TypeAlias = Mapping[str, Any]
 Packed: TypeAlias = dict[str, Any]
 
 OUTCOMES = ("fixed", "wrong", "regressed", "right", "void")
-_COLUMNS = """group slot tries task_id family level tags prompt end fault detail status success reward evidence quarantine
-wall_s num_sampled ids pieces logprobs segments turns events""".split()  # noqa: SIM905
+_COLUMNS = """group slot tries task_id family level tags prompt end fault detail status success reward
+evidence quarantine wall_s num_sampled ids pieces logprobs segments turns events""".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,9 @@ def read_episodes(trajectories: Path, *, limit_bytes: int) -> Episodes:
         shown = min(shown - 1, math.floor(shown * limit_bytes / len(data) * 0.97))
         data = _compress(ordered[: max(shown, 1)])
     counts = {outcome: sum(pair["outcome"] == outcome for pair in pairs) for outcome in OUTCOMES}
-    return Episodes(data=data, num_shown=min(max(shown, 1), len(pairs)), num_total=len(pairs), outcomes=counts)
+    return Episodes(
+        data=data, num_shown=min(max(shown, 1), len(pairs)), num_total=len(pairs), outcomes=counts
+    )
 
 
 def _last_tries(trajectories: Path, phase: str) -> dict[tuple[str, int], Row]:
@@ -72,7 +74,9 @@ def _pairs(before: Mapping[tuple[str, int], Row], after: Mapping[tuple[str, int]
 
 
 def _pair(repeat: int, before: Row, after: Row) -> Packed:
-    cell = "+".join([f"{after['family']}-{after['level']}", *(["fallback"] if "fallback" in after["tags"] else [])])
+    cell = "+".join(
+        [f"{after['family']}-{after['level']}", *(["fallback"] if "fallback" in after["tags"] else [])]
+    )
     return {
         "task": f"{after['task_id']}#{repeat}" if repeat else after["task_id"],
         "cell": cell,
@@ -87,23 +91,37 @@ def _pair(repeat: int, before: Row, after: Row) -> Packed:
 def _outcome(before: bool | None, after: bool | None) -> str:
     if before is None or after is None:
         return "void"
-    return {(False, True): "fixed", (False, False): "wrong", (True, False): "regressed", (True, True): "right"}[before, after]
+    return {
+        (False, True): "fixed",
+        (False, False): "wrong",
+        (True, False): "regressed",
+        (True, True): "right",
+    }[before, after]
 
 
 def _in_turns(pairs: Iterable[Packed]) -> list[Packed]:
-    """One of every cell and outcome, then a second one of each, and so on: any beginning of the list is balanced."""
+    """One of every cell and outcome, then a second one of each, and so on: any beginning of the list is
+    balanced.
+    """
     kinds: dict[tuple[str, str], list[Packed]] = defaultdict(list)
     for pair in pairs:
         kinds[pair["cell"], pair["outcome"]].append(pair)
     rounds = max((len(members) for members in kinds.values()), default=0)
-    return [members[turn] for turn in range(rounds) for _, members in sorted(kinds.items()) if turn < len(members)]
+    return [
+        members[turn] for turn in range(rounds) for _, members in sorted(kinds.items()) if turn < len(members)
+    ]
 
 
 def _compress(pairs: Sequence[Packed]) -> bytes:
     words: dict[str, int] = {}
-    packed = [{**pair, "before": _episode(pair["before"], words), "after": _episode(pair["after"], words)} for pair in pairs]
+    packed = [
+        {**pair, "before": _episode(pair["before"], words), "after": _episode(pair["after"], words)}
+        for pair in pairs
+    ]
     packed.sort(key=lambda pair: (pair["cell"], pair["number"]))
-    text = json.dumps({"pieces": list(words), "pairs": packed}, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        {"pieces": list(words), "pairs": packed}, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return gzip.compress(text.encode(), compresslevel=6, mtime=0)
 
 
@@ -117,7 +135,12 @@ def _episode(row: Row, words: dict[str, int]) -> Packed:
         shown.update(turn["calls"])
         turns.append(
             {
-                **_sampled(row, start_of[turn["segment"]] + turn["start"], start_of[turn["segment"]] + turn["stop"], words),
+                **_sampled(
+                    row,
+                    start_of[turn["segment"]] + turn["start"],
+                    start_of[turn["segment"]] + turn["stop"],
+                    words,
+                ),
                 "events": [_event(row["events"][index]) for index in turn["calls"]],
                 **({"agent": role_of[turn["segment"]]} if len(role_of) > 1 else {}),
                 **({"cut": 1} if turn["stopped"] != "end" else {}),
@@ -143,8 +166,13 @@ def _episode(row: Row, words: dict[str, int]) -> Packed:
 
 def _sampled(row: Row, start: int, stop: int, words: dict[str, int]) -> Packed:
     """Log-probabilities in hundredths; null where there is none."""
-    logprobs = [None if not math.isfinite(value) else round(100 * value) for value in row["logprobs"][start:stop]]
-    return {"ids": [words.setdefault(piece, len(words)) for piece in row["pieces"][start:stop]], "logprobs": logprobs}
+    logprobs = [
+        None if not math.isfinite(value) else round(100 * value) for value in row["logprobs"][start:stop]
+    ]
+    return {
+        "ids": [words.setdefault(piece, len(words)) for piece in row["pieces"][start:stop]],
+        "logprobs": logprobs,
+    }
 
 
 def _event(event: Row) -> Packed:

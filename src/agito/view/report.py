@@ -19,7 +19,15 @@ from agito.view.suspects import read_suspects
 
 _EPISODE_BYTES = 1_600_000  # compressed; a third more on the page
 _SUSPECTS = 40  # attempts on the page
-_SCRIPTS = ("uPlot.iife.min.js", "base.js", "charts.js", "results.js", "suspects.js", "episodes.js", "main.js")
+_SCRIPTS = (
+    "uPlot.iife.min.js",
+    "base.js",
+    "charts.js",
+    "results.js",
+    "suspects.js",
+    "episodes.js",
+    "main.js",
+)
 
 
 def write_report(run_dir: Path) -> Path:
@@ -28,7 +36,11 @@ def write_report(run_dir: Path) -> Path:
         raise NotFound(f"{run_dir}: no run there; give a run directory such as runs/quickstart")
     episodes = read_episodes(run_dir / "trajectories", limit_bytes=_EPISODE_BYTES)
     data = read_run(run_dir)
-    data["episodes"] = {"num_shown": episodes.num_shown, "num_total": episodes.num_total, "outcomes": dict(episodes.outcomes)}
+    data["episodes"] = {
+        "num_shown": episodes.num_shown,
+        "num_total": episodes.num_total,
+        "outcomes": dict(episodes.outcomes),
+    }
     data["suspects"] = read_suspects(run_dir / "trajectories", most=_SUSPECTS)
     page = _fill(
         _asset("index.html"),
@@ -76,5 +88,7 @@ def _write(path: Path, data: bytes) -> Path:
     except OSError as error:
         beside.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{path}: no space left on this disk; free some and write the report again with `agito view`") from error
+            raise DiskFull(
+                f"{path}: no space left on this disk; free some and write the report again with `agito view`"
+            ) from error
         raise

@@ -87,7 +87,11 @@ def _training(curve: Curve | None) -> Curve | None:
     counts = _counts(curve)
     if curve is None or not counts:
         return None
-    kept = [(step, wall_s, k, n) for step, wall_s, (k, n) in zip(curve["step"], curve["wall_s"], counts, strict=True) if n]
+    kept = [
+        (step, wall_s, k, n)
+        for step, wall_s, (k, n) in zip(curve["step"], curve["wall_s"], counts, strict=True)
+        if n
+    ]
     intervals = [wilson(k, n) for _, _, k, n in kept]
     return {
         "step": [row[0] for row in kept],
@@ -114,7 +118,9 @@ def _counts(curve: Curve | None, area: str = "success") -> list[tuple[float, flo
     values: Mapping[str, list[float | None]] = curve["values"] if curve else {}
     if f"{area}/successes" not in values or f"{area}/num" not in values:
         return []
-    return [(k or 0.0, n or 0.0) for k, n in zip(values[f"{area}/successes"], values[f"{area}/num"], strict=True)]
+    return [
+        (k or 0.0, n or 0.0) for k, n in zip(values[f"{area}/successes"], values[f"{area}/num"], strict=True)
+    ]
 
 
 def _time(curves: Mapping[str, Curve], summary: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -123,7 +129,11 @@ def _time(curves: Mapping[str, Curve], summary: Mapping[str, Any] | None) -> lis
     rows: list[dict[str, Any]] = []
     for phase in [*totals, *(phase for phase in curves if phase not in totals)]:
         values: Mapping[str, list[float | None]] = curves[phase]["values"] if phase in curves else {}
-        parts = {name[5:-2]: sum(v or 0.0 for v in column) for name, column in values.items() if name[:5] == "time/" and name[-2:] == "_s"}
+        parts = {
+            name[5:-2]: sum(v or 0.0 for v in column)
+            for name, column in values.items()
+            if name[:5] == "time/" and name[-2:] == "_s"
+        }
         parts = (
             {"step": parts["step"]} if "step" in parts else parts
         )  # the loops that overlap: what is in a step is not one after the other
@@ -136,7 +146,9 @@ def _time(curves: Mapping[str, Curve], summary: Mapping[str, Any] | None) -> lis
 
 
 def read_roles(curve: Curve | None) -> list[dict[str, Any]]:
-    """What rollout process, engines and trainer did in each RL step: its seconds, and fractions of them by state; the rest is waiting."""
+    """What rollout process, engines and trainer did in each RL step: its seconds, and fractions of them by
+    state; the rest is waiting.
+    """
     if curve is None:
         return []
     rows: list[dict[str, Any]] = []
@@ -144,16 +156,32 @@ def read_roles(curve: Curve | None) -> list[dict[str, Any]]:
         line = {name: float(column[index] or 0.0) for name, column in curve["values"].items()}
         if "trainer/idle_ratio" in line:  # the loops that overlap
             total = line["time/step_s"]
-            trainer = {"learns": 1 - line["trainer/idle_ratio"], "gated": line.get("trainer/gate_wait_ratio", 0.0)}
-            engine = {"samples": line.get("engine/busy_ratio", 0.0), "paused": line.get("engine/publish_pause_ratio", 0.0)}
+            trainer = {
+                "learns": 1 - line["trainer/idle_ratio"],
+                "gated": line.get("trainer/gate_wait_ratio", 0.0),
+            }
+            engine = {
+                "samples": line.get("engine/busy_ratio", 0.0),
+                "paused": line.get("engine/publish_pause_ratio", 0.0),
+            }
         elif "time/rollout_s" in line and "time/train_s" in line:
             total = line["time/rollout_s"] + line["time/train_s"]
             trainer = {"learns": line["time/train_s"] / total if total else 0.0}
-            engine = {"samples": line.get("engine/busy_ratio", 0.0) * line["time/rollout_s"] / total if total else 0.0}
+            engine = {
+                "samples": line.get("engine/busy_ratio", 0.0) * line["time/rollout_s"] / total
+                if total
+                else 0.0
+            }
         else:
             return []
         rows.append(
-            {"step": step, "total": total, "rollout": {"acts": line.get("rollout/busy_ratio", 0.0)}, "engine": engine, "trainer": trainer}
+            {
+                "step": step,
+                "total": total,
+                "rollout": {"acts": line.get("rollout/busy_ratio", 0.0)},
+                "engine": engine,
+                "trainer": trainer,
+            }
         )
     return rows[:: math.ceil(len(rows) / _MAX_POINTS) or 1]
 

@@ -22,7 +22,9 @@ _GAP = 0.5  # of reward over gold, where the run's own is not known
 
 
 def read_suspects(trajectories: Path, *, most: int, gap: float = _GAP) -> dict[str, Any]:
-    """`{"num": how many there are, "shown": [...]}` of the RL steps; strict JSON. Files without these columns have none."""
+    """`{"num": how many there are, "shown": [...]}` of the RL steps; strict JSON. Files without these columns
+    have none.
+    """
     num, shown = 0, list[dict[str, Any]]()
     for path in sorted(trajectories.glob("rl-*.parquet"), reverse=True):
         if not {"quarantine", "gold", "flags"} <= set(pq.read_schema(path).names):
@@ -50,9 +52,14 @@ def _suspect(row: Row) -> dict[str, Any]:
         "reward": row["reward"],
         "gold": row["gold"]["reward"] if row["gold"] else None,
         "quarantine": row["quarantine"],
-        "flags": [f"{flag['kind']}: {flag['detail']}" if flag["detail"] else flag["kind"] for flag in row["flags"]],
+        "flags": [
+            f"{flag['kind']}: {flag['detail']}" if flag["detail"] else flag["kind"] for flag in row["flags"]
+        ],
         "events": [
-            {"said": " ".join([event["tool"], *map(str, json.loads(event["arguments"]).values())]), "read": event["text"]}
+            {
+                "said": " ".join([event["tool"], *map(str, json.loads(event["arguments"]).values())]),
+                "read": event["text"],
+            }
             for event in row["events"]
         ],
     }

@@ -1,7 +1,8 @@
 """The channel between a learner and the samplers of its policy: `push` a version, `pull` that version.
 
-A version that is not there, or not there as a whole, is never handed out, and no version is used twice. The number comes from whoever
-counts commits; the channel only insists that it grows. Between processes a push comes before its pull because the requests for them do.
+A version that is not there, or not there as a whole, is never handed out, and no version is used twice. The
+number comes from whoever counts commits; the channel only insists that it grows. Between processes a push
+comes before its pull because the requests for them do.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ class WeightChannel(Protocol):
         ...
 
     def pull(self, version: int) -> Mapping[str, Tensor]:
-        """The weights where they lie; copy them before the version after the next is pushed. Raises `RuntimeError` when they are not
-        there."""
+        """The weights where they lie; copy them before the version after the next is pushed. Raises
+        `RuntimeError` when they are not there.
+        """
         ...
 
 
 class InProcess:
-    """Learner and sampler share a process. Nothing is copied, so a version is there only until the learner's weights change."""
+    """Learner and sampler share a process. Nothing is copied, so a version is there only until the learner's
+    weights change.
+    """
 
     def __init__(self) -> None:
         self._newest = self._held = EMPTY
@@ -57,16 +61,22 @@ class InProcess:
 class WeightBuffer:
     """Shared memory between processes of one machine.
 
-    It holds two versions in turn: one can be written while the one before it is read, but not the one after that.
+    It holds two versions in turn: one can be written while the one before it is read, but not the one after
+    that.
     """
 
     def __init__(self, memory: Tensor, like: Iterable[tuple[str, Tensor]], fd: int = -1) -> None:
-        """`memory`: bytes that both sides see, those of descriptor `fd` on the learner's; `like` says what the weights look like."""
+        """`memory`: bytes that both sides see, those of descriptor `fd` on the learner's; `like` says what
+        the weights look like.
+        """
         places, half = spans(like)
         halves = memory.view(2, half)
         self._stamps = [each[:8].view(torch.int64) for each in halves]
         self._slots = [
-            {name: each[start:stop].view(tensor.dtype).view(tensor.shape) for name, (start, stop, tensor) in places.items()}
+            {
+                name: each[start:stop].view(tensor.dtype).view(tensor.shape)
+                for name, (start, stop, tensor) in places.items()
+            }
             for each in halves
         ]
         self._newest, self._fd = EMPTY, fd
@@ -88,7 +98,9 @@ class WeightBuffer:
         """A sampler's side. Raises `RuntimeError` when the learner's weights are of another size."""
         like = list(like)
         if where.num_bytes != 2 * spans(like)[1]:
-            raise RuntimeError(f"{where.path}: {where.num_bytes} bytes of weights, but this policy has {2 * spans(like)[1]}")
+            raise RuntimeError(
+                f"{where.path}: {where.num_bytes} bytes of weights, but this policy has {2 * spans(like)[1]}"
+            )
         fd = os.open(where.path, os.O_RDWR)
         try:
             return cls(_mapped(fd, where.num_bytes), like)
@@ -131,9 +143,14 @@ def _mapped(fd: int, size: int) -> Tensor:
 
 def require_newer(version: int, newest: int) -> None:
     if version <= newest:
-        raise ValueError(f"weights of version {version} come after {newest}: versions grow and are never used again")
+        raise ValueError(
+            f"weights of version {version} come after {newest}: versions grow and are never used again"
+        )
 
 
 def require_there(version: int, found: int) -> None:
     if version < 0 or found != version:
-        raise RuntimeError(f"weights of version {version} are not in the channel: it has {found if found != EMPTY else 'none'}")
+        raise RuntimeError(
+            f"weights of version {version} are not in the channel: it has "
+            f"{found if found != EMPTY else 'none'}"
+        )

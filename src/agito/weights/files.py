@@ -1,4 +1,6 @@
-"""Weights as files, for samplers that read them by path: one name a version, never used again, there as a whole or not at all."""
+"""Weights as files, for samplers that read them by path: one name a version, never used again, there as a
+whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from agito.models import Decoder, LoraConfig, save_adapter
 
 
 class WeightFiles:
-    """`DIRECTORY/POLICY@VERSION`: an adapter's folder, or a safetensors file with all weights. The newest `keep` stay."""
+    """`DIRECTORY/POLICY@VERSION`: an adapter's folder, or a safetensors file with all weights. The newest
+    `keep` stay.
+    """
 
     def __init__(self, directory: Path, policy: str, *, keep: int = 4) -> None:
         """`keep`: at least as many versions as samplers may still be asked for."""
@@ -37,7 +41,10 @@ class WeightFiles:
 
     def _push(self, version: int, write: Callable[[Path], object]) -> Path:
         if self._versions and version <= self._versions[-1]:
-            raise ValueError(f"weights of version {version} come after {self._versions[-1]}: versions grow and are never used again")
+            raise ValueError(
+                f"weights of version {version} come after {self._versions[-1]}: versions grow and are "
+                "never used again"
+            )
         path = self._path(version)
         partial = path.with_name(f".{path.name}.partial")
         _remove(partial)

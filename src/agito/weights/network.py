@@ -1,7 +1,8 @@
-"""Weights between machines: the learner's process serves its two newest versions, and samplers fetch the one that they are told.
+"""Weights between machines: the learner's process serves its two newest versions, and samplers fetch the one
+that they are told.
 
-Bytes alone travel: names, shapes and types are known on both sides, and their digest is compared. What is said is not encrypted; the secret
-keeps others from being served, not from listening.
+Bytes alone travel: names, shapes and types are known on both sides, and their digest is compared. What is
+said is not encrypted; the secret keeps others from being served, not from listening.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class ServedWeights:
         slots = _slots(memory, self._spans)
         for name, tensor in weights:
             slots[name].copy_(tensor.detach())
-        self._held = {number: held for number, held in self._held.items() if number == self._newest} | {version: memory}
+        self._held = {number: held for number, held in self._held.items() if number == self._newest} | {
+            version: memory
+        }
         self._newest = version
 
     def pull(self, version: int) -> Mapping[str, Tensor]:
@@ -91,7 +94,9 @@ class FetchedWeights:
         self._where = where
         self._spans, size = spans(like)
         if where.num_bytes != size:
-            raise RuntimeError(f"{where.host}: {where.num_bytes} bytes of weights, but this policy has {size}")
+            raise RuntimeError(
+                f"{where.host}: {where.num_bytes} bytes of weights, but this policy has {size}"
+            )
         self._memory = torch.empty(size, dtype=torch.uint8)
 
     def push(self, version: int, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -106,13 +111,18 @@ class FetchedWeights:
                 require_there(version, _ANSWER.unpack(received(link, _ANSWER.size))[0])
                 receive_into(link, self._memory.numpy().data)
         except (OSError, EOFError) as error:
-            raise RuntimeError(f"weights of version {version} cannot be had from {where.host}:{where.port}: {error!r}") from error
+            raise RuntimeError(
+                f"weights of version {version} cannot be had from {where.host}:{where.port}: {error!r}"
+            ) from error
         return _slots(self._memory, self._spans)
 
 
 def layout(of: Mapping[str, tuple[int, int, Tensor]]) -> bytes:
     """A digest of names, places, shapes and types."""
-    told = [(name, start, stop, tuple(tensor.shape), str(tensor.dtype)) for name, (start, stop, tensor) in of.items()]
+    told = [
+        (name, start, stop, tuple(tensor.shape), str(tensor.dtype))
+        for name, (start, stop, tensor) in of.items()
+    ]
     return hashlib.sha256(repr(told).encode()).digest()
 
 
@@ -131,4 +141,7 @@ def receive_into(link: socket.socket, room: memoryview) -> None:
 
 
 def _slots(memory: Tensor, of: Mapping[str, tuple[int, int, Tensor]]) -> dict[str, Tensor]:
-    return {name: memory[start:stop].view(tensor.dtype).view(tensor.shape) for name, (start, stop, tensor) in of.items()}
+    return {
+        name: memory[start:stop].view(tensor.dtype).view(tensor.shape)
+        for name, (start, stop, tensor) in of.items()
+    }

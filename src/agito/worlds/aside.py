@@ -1,8 +1,10 @@
-"""Work that may take long, on a thread beside the event loop and under a deadline: a simulator's step, a query, somebody's own code.
+"""Work that may take long, on a thread beside the event loop and under a deadline: a simulator's step, a
+query, somebody's own code.
 
-What runs past its deadline is stopped: by what the caller knows of it, then by an exception in its thread. Only compiled code that never
-returns outlives both; it keeps its thread, which ends with the process. Code that holds the interpreter's lock throughout (one long
-match of a regular expression) holds up the loop too: it belongs into a process of its own.
+What runs past its deadline is stopped: by what the caller knows of it, then by an exception in its thread.
+Only compiled code that never returns outlives both; it keeps its thread, which ends with the process. Code
+that holds the interpreter's lock throughout (one long match of a regular expression) holds up the loop too:
+it belongs into a process of its own.
 """
 
 from __future__ import annotations
@@ -32,14 +34,20 @@ class Overdue(Exception):
 
 
 class Aside:
-    """A thread of its own, for work that must always be done by the same one. It starts with the first job."""
+    """A thread of its own, for work that must always be done by the same one. It starts with the
+    first job.
+    """
 
     def __init__(self) -> None:
         self._jobs: _Jobs = SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    async def run(self, work: Callable[[], T], *, timeout_s: float, stop: Callable[[], None] = lambda: None) -> T:
-        """Raises `Overdue`, and what the work raises. `stop` is called in the loop when the deadline passes or the caller is cancelled."""
+    async def run(
+        self, work: Callable[[], T], *, timeout_s: float, stop: Callable[[], None] = lambda: None
+    ) -> T:
+        """Raises `Overdue`, and what the work raises. `stop` is called in the loop when the deadline passes
+        or the caller is cancelled.
+        """
         job = _Job(work, anyio.lowlevel.current_token())
         thread = self._begin(job)
         try:
@@ -72,7 +80,9 @@ class Aside:
         return self._thread
 
     async def _stop(self, job: _Job[Any], thread: threading.Thread, stop: Callable[[], None]) -> bool:
-        """Whether it has stopped. The thread is given up either way: an exception that comes late must not meet another job."""
+        """Whether it has stopped. The thread is given up either way: an exception that comes late must not
+        meet another job.
+        """
         self._jobs.put(None)
         self._jobs, self._thread = SimpleQueue(), None
         with anyio.CancelScope(shield=True):
@@ -133,7 +143,9 @@ class _Job(Generic[T]):
     def interrupt(self, thread: threading.Thread) -> None:
         with self._ending:
             if not self.done.is_set() and thread.ident is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Stop))
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread.ident), ctypes.py_object(_Stop)
+                )
 
 
 def _work(jobs: _Jobs) -> None:

@@ -34,7 +34,9 @@ class Answer:
 
 
 class Component(Protocol):
-    """One part of a world. A failing tool is an `Answer` with a fault; only broken machinery raises (`SandboxFailure`)."""
+    """One part of a world. A failing tool is an `Answer` with a fault; only broken machinery raises
+    (`SandboxFailure`).
+    """
 
     @property
     def name(self) -> str:
@@ -49,10 +51,11 @@ class Component(Protocol):
         ...
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
-        """`call.tool` is one of `tools`; its arguments are whatever the policy wrote, so they are checked here.
+        """`call.tool` is one of `tools`; its arguments are whatever the policy wrote, so they are checked
+        here.
 
-        It never holds up the event loop. A call that runs out of `timeout_s` is answered with `overran`; the component then goes on as it
-        was, or says with every later call that it is gone.
+        It never holds up the event loop. A call that runs out of `timeout_s` is answered with `overran`; the
+        component then goes on as it was, or says with every later call that it is gone.
         """
         ...
 
@@ -66,9 +69,11 @@ class Component(Protocol):
         ...
 
     async def capture(self) -> Mapping[str, bytes]:
-        """Kills what runs, then says what the grader may read, by path. Called once; only `digest` and `close` follow.
+        """Kills what runs, then says what the grader may read, by path. Called once; only `digest` and
+        `close` follow.
 
-        Nothing where the policy left what cannot be captured whole: it has no artefacts then, and is judged by that.
+        Nothing where the policy left what cannot be captured whole: it has no artefacts then, and is judged
+        by that.
         """
         ...
 
@@ -78,16 +83,20 @@ class Component(Protocol):
 
 
 class Machine:
-    """A component in memory: a subclass sets `name` and `tools`, keeps everything that changes in `state`, and writes `step`.
+    """A component in memory: a subclass sets `name` and `tools`, keeps everything that changes in `state`,
+    and writes `step`.
 
-    `state` must be deep-copyable with a canonical `repr`: dataclasses, lists, dicts filled in one order; no sets.
-    A step is made on a copy, beside the event loop: one that raises, or runs out of time, has changed nothing.
+    `state` must be deep-copyable with a canonical `repr`: dataclasses, lists, dicts filled in one order; no
+    sets. A step is made on a copy, beside the event loop: one that raises, or runs out of time, has changed
+    nothing.
     """
 
     name: str
     tools: tuple[ToolSpec, ...]
     exactness = Exactness.EXACT
-    is_quick = False  # a step takes microseconds, whatever it is asked, and then changes `state`: it is made on the loop, without a copy
+    # a step takes microseconds, whatever it is asked, and then changes `state`: it is made on the loop,
+    # without a copy
+    is_quick = False
 
     def __init__(self, state: object) -> None:
         self.state = state
@@ -128,7 +137,9 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultProfile:
-    """What may befall the calls of one tool. Chances in [0, 1], delays in seconds; a fault never comes twice in a row."""
+    """What may befall the calls of one tool. Chances in [0, 1], delays in seconds; a fault never comes twice
+    in a row.
+    """
 
     timeout: float = 0.0  # not carried out, answered `timeout`
     error: float = 0.0  # not carried out, answered `error: ...`
@@ -140,7 +151,9 @@ class FaultProfile:
     def __post_init__(self) -> None:
         chances = (self.timeout, self.error, self.lost)
         if min(chances) < 0 or sum(chances) > 1:
-            raise ValueError(f"timeout={self.timeout} error={self.error} lost={self.lost}: chances, together at most 1")
+            raise ValueError(
+                f"timeout={self.timeout} error={self.error} lost={self.lost}: chances, together at most 1"
+            )
         if self.delay_s < 0:
             raise ValueError(f"delay_s={self.delay_s}: at least 0")
 
@@ -162,7 +175,9 @@ CALM = FaultProfile()
 
 
 def text_of(call: Call, name: str) -> str:
-    """The string argument `name`. Raises `InvalidArguments` when it is missing, no string, or no Unicode text."""
+    """The string argument `name`. Raises `InvalidArguments` when it is missing, no string, or no Unicode
+    text.
+    """
     value = call.arguments.get(name)
     if not isinstance(value, str):
         raise InvalidArguments(f"{call.tool} needs a string `{name}`")
@@ -192,13 +207,23 @@ def overran(began: float) -> Answer:
 def of_sandbox(result: Result) -> Answer:
     """What an action in a sandbox printed; the last line says `timeout`, or what killed it."""
     text = result.output.decode("utf-8", "replace")
-    how = "timeout" if result.fault is Fault.TIMEOUT else f"killed: {result.killed_by}" if result.killed_by else ""
+    how = (
+        "timeout"
+        if result.fault is Fault.TIMEOUT
+        else f"killed: {result.killed_by}"
+        if result.killed_by
+        else ""
+    )
     if how:
         text = f"{text.rstrip()}\n{how}".lstrip()
     return Answer(
-        text=text, exit_code=result.exit_code, fault=result.fault, truncated_bytes=result.total_bytes - len(result.output),
-        wall_s=result.wall_s, cpu_s=result.cpu_s,
-    )  # fmt: skip
+        text=text,
+        exit_code=result.exit_code,
+        fault=result.fault,
+        truncated_bytes=result.total_bytes - len(result.output),
+        wall_s=result.wall_s,
+        cpu_s=result.cpu_s,
+    )
 
 
 def clip(output: bytes, limit_bytes: int) -> tuple[str, int]:
@@ -207,7 +232,9 @@ def clip(output: bytes, limit_bytes: int) -> tuple[str, int]:
         return output.decode("utf-8", "replace"), 0
     half = limit_bytes // 2
     cut = len(output) - 2 * half
-    return output[:half].decode("utf-8", "replace") + "\n...\n" + output[-half:].decode("utf-8", "replace"), cut
+    return output[:half].decode("utf-8", "replace") + "\n...\n" + output[-half:].decode(
+        "utf-8", "replace"
+    ), cut
 
 
 def spec(name: str, description: str, parameters: Sequence[str] | Mapping[str, str] = ()) -> ToolSpec:
@@ -216,5 +243,9 @@ def spec(name: str, description: str, parameters: Sequence[str] | Mapping[str, s
     return ToolSpec(
         name=name,
         description=description,
-        parameters={"type": "object", "properties": {each: {"type": kind} for each, kind in types.items()}, "required": list(types)},
+        parameters={
+            "type": "object",
+            "properties": {each: {"type": kind} for each, kind in types.items()},
+            "required": list(types),
+        },
     )

@@ -1,8 +1,10 @@
-"""The only way out of a sandbox: a proxy that knows an allow-list and records, on a listener inside the sandbox's own network.
+"""The only way out of a sandbox: a proxy that knows an allow-list and records, on a listener inside the
+sandbox's own network.
 
-It answers only while an action runs: between actions nothing leaves. The verdict on a request falls before its body is read, and every
-request that is made is on record, malformed ones too; when the record is full, nothing is let through any more. What is tunnelled (CONNECT)
-is encrypted, so of it only the host, the port and the number of bytes are known.
+It answers only while an action runs: between actions nothing leaves. The verdict on a request falls before
+its body is read, and every request that is made is on record, malformed ones too; when the record is full,
+nothing is let through any more. What is tunnelled (CONNECT) is encrypted, so of it only the host, the port
+and the number of bytes are known.
 """
 
 from __future__ import annotations
@@ -26,7 +28,18 @@ T = TypeVar("T")
 PORT = 3128
 _NAMES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 ENV: dict[str, str] = dict.fromkeys(_NAMES, f"http://127.0.0.1:{PORT}")  # for `SandboxSpec.env`
-_HOP = frozenset(("connection", "keep-alive", "proxy-connection", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"))
+_HOP = frozenset(
+    (
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _MOST_BYTES = 1 << 24  # of one body, and of one direction of a tunnel
 _HELD_BYTES = 1 << 25  # of all bodies that are under way at once
@@ -45,18 +58,27 @@ class Exchange:
     port: int
     path: str
     body_sha256: str  # of what was sent on
-    status: int  # what the sandbox was answered; 4xx: refused here, 502: not reached, 0: the action ended before an answer came
+    # what the sandbox was answered; 4xx: refused here, 502: not reached, 0: the action ended before an answer
+    # came
+    status: int
     sent_bytes: int
     received_bytes: int
 
 
 class Egress:
-    """`allow` names `host:port`; everything else is refused. Names are resolved by the host, and only public addresses are called.
+    """`allow` names `host:port`; everything else is refused. Names are resolved by the host, and only public
+    addresses are called.
 
     `at` says where a name really is, such as a server of yours: {"pypi.test:80": ("127.0.0.1", 8080)}.
     """
 
-    def __init__(self, listener: socket.socket, allow: Iterable[str], at: Mapping[str, tuple[str, int]], timeout_s: float) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        allow: Iterable[str],
+        at: Mapping[str, tuple[str, int]],
+        timeout_s: float,
+    ) -> None:
         self._listener, self._allow, self._at, self._timeout_s = listener, frozenset(allow), at, timeout_s
         self.record: list[Exchange] = []
         self.num_unrecorded = 0  # requests that were refused because the record is full
@@ -64,7 +86,12 @@ class Egress:
 
     @classmethod
     async def open(
-        cls, sandbox: Sandbox, allow: Iterable[str] = (), *, at: Mapping[str, tuple[str, int]] | None = None, timeout_s: float = 30.0
+        cls,
+        sandbox: Sandbox,
+        allow: Iterable[str] = (),
+        *,
+        at: Mapping[str, tuple[str, int]] | None = None,
+        timeout_s: float = 30.0,
     ) -> Egress:
         """Programs inside find it by the variables in `ENV`."""
         return cls(await sandbox.listen(PORT), allow, at or {}, timeout_s)
@@ -142,9 +169,13 @@ class Egress:
                 with anyio.fail_after(self._timeout_s):
                     async with await self._reach(asked.host, asked.port) as stream:
                         found = await ask(stream, onward, most_bytes=_MOST_BYTES, hold=hold)
-                response = replace(found, headers=tuple(header for header in found.headers if header[0] not in _HOP))
+                response = replace(
+                    found, headers=tuple(header for header in found.headers if header[0] not in _HOP)
+                )
             except (OSError, ValueError, anyio.BrokenResourceError) as error:
-                response = Response(status=502, body=f"{asked.host}:{asked.port}: {error}\n".encode("utf-8", "replace"))
+                response = Response(
+                    status=502, body=f"{asked.host}:{asked.port}: {error}\n".encode("utf-8", "replace")
+                )
             return response
         finally:
             self._note(asked, response.status, onward.body, len(onward.body), len(response.body))
@@ -169,7 +200,9 @@ class Egress:
         return None
 
     async def _reach(self, host: str, port: int) -> SocketStream:
-        """Raises `OSError`; also for a name that leads into a private network, which is how a name could lead back to this machine."""
+        """Raises `OSError`; also for a name that leads into a private network, which is how a name could lead
+        back to this machine.
+        """
         if known := self._at.get(f"{host}:{port}"):
             return await anyio.connect_tcp(*known)
         for *_, address in await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -181,13 +214,23 @@ class Egress:
         if len(self.record) >= _MOST_RECORDS:
             self.num_unrecorded += 1
             return
-        path = asked.path if len(asked.path) <= _LONGEST else f"{asked.path[:_LONGEST]}... ({len(asked.path)} characters)"
+        path = (
+            asked.path
+            if len(asked.path) <= _LONGEST
+            else f"{asked.path[:_LONGEST]}... ({len(asked.path)} characters)"
+        )
         self.record.append(
             Exchange(
-                method=asked.method[:_LONGEST], host=asked.host[:_LONGEST], port=asked.port, path=path,
-                body_sha256=hashlib.sha256(body).hexdigest(), status=status, sent_bytes=sent, received_bytes=received,
+                method=asked.method[:_LONGEST],
+                host=asked.host[:_LONGEST],
+                port=asked.port,
+                path=path,
+                body_sha256=hashlib.sha256(body).hexdigest(),
+                status=status,
+                sent_bytes=sent,
+                received_bytes=received,
             )
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,17 +257,31 @@ def _asked(request: Request) -> Asked:
     except ValueError as error:
         return Asked(method=request.method, path=request.target, problem=f"no URL: {error}")
     if url.scheme != "http" or not host:
-        return Asked(method=request.method, path=request.target, problem="say the whole URL, which begins with http://")
+        return Asked(
+            method=request.method, path=request.target, problem="say the whole URL, which begins with http://"
+        )
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    return Asked(method=request.method, host=host, port=port, path=path, length=int(request.header("content-length") or 0))
+    return Asked(
+        method=request.method,
+        host=host,
+        port=port,
+        path=path,
+        length=int(request.header("content-length") or 0),
+    )
 
 
 def _onward(request: Request, asked: Asked, body: bytes) -> Request:
-    named = {name.strip() for name in request.header("connection").lower().split(",")}  # headers that are for us alone
+    # headers that are for us alone
+    named = {name.strip() for name in request.header("connection").lower().split(",")}
     dropped = _HOP | named | {"content-length", "host", "expect"}
     headers = tuple((name, value) for name, value in request.headers if name not in dropped)
     host = asked.host if asked.port == 80 else f"{asked.host}:{asked.port}"
-    return Request(method=asked.method, target=asked.path, body=body, headers=(("host", host), ("connection", "close"), *headers))
+    return Request(
+        method=asked.method,
+        target=asked.path,
+        body=body,
+        headers=(("host", host), ("connection", "close"), *headers),
+    )
 
 
 def _is_public(address: str) -> bool:
@@ -239,7 +296,9 @@ def _is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-async def _pump(first: bytes, source: ByteStream, target: ByteStream, counts: dict[str, int], name: str) -> None:
+async def _pump(
+    first: bytes, source: ByteStream, target: ByteStream, counts: dict[str, int], name: str
+) -> None:
     """Until one side says no more, or says too much."""
     try:
         data = first

@@ -1,7 +1,8 @@
 """Honest reports: a tool with which a policy says that its task, or the check of it, is broken.
 
-The episode ends there. Whatever the grader then says, a report earns the environment's lowest reward, as doing nothing does
-(`agito.rollout.attempt`), so that it is neither a way to a reward nor a way out; reports are counted and shown, for somebody to read.
+The episode ends there. Whatever the grader then says, a report earns the environment's lowest reward, as
+doing nothing does (`agito.rollout.attempt`), so that it is neither a way to a reward nor a way out; reports
+are counted and shown, for somebody to read.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from agito.types import Call
 from agito.worlds.component import Answer, Machine, spec, text_of
 
 REPORT = spec(
-    "report_flaw", "Say that the task or its check is broken, and why. Ends the episode and earns what doing nothing earns.", ["why"]
+    "report_flaw",
+    "Say that the task or its check is broken, and why. Ends the episode and earns what doing nothing earns.",
+    ["why"],
 )
 
 

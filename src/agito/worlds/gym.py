@@ -1,7 +1,8 @@
-"""A Gymnasium environment as a component: one tool, `act`; the episode ends when the environment says so, and how is kept apart.
+"""A Gymnasium environment as a component: one tool, `act`; the episode ends when the environment says so, and
+how is kept apart.
 
-A snapshot is the seed and the actions so far, and a fork plays them again: exact for whatever is deterministic given its seed, which
-is checked. Needs the extra `gym`.
+A snapshot is the seed and the actions so far, and a fork plays them again: exact for whatever is
+deterministic given its seed, which is checked. Needs the extra `gym`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _CLOSE_S = 5.0
 
 @dataclass(slots=True)
 class History:
-    """What happened, as the grader reads it. `terminated`: the task came to its end. `truncated`: it was cut off."""
+    """What happened, as the grader reads it. `terminated`: the task came to its end. `truncated`: it was cut
+    off.
+    """
 
     seed: int
     actions: list[str] = field(default_factory=list[str])
@@ -42,12 +45,15 @@ class History:
 
 
 class GymWorld:
-    """Implements `Component`. `actions` names the actions of a discrete space, all of them; other spaces take JSON.
+    """Implements `Component`. `actions` names the actions of a discrete space, all of them; other spaces take
+    JSON.
 
-    The environment is made, stepped and closed by a thread of its own. A step that runs out of time leaves it in a state that nobody knows:
-    from then on it is gone, and says so. Captured under the component's name: the `History` as JSON.
+    The environment is made, stepped and closed by a thread of its own. A step that runs out of time leaves it
+    in a state that nobody knows: from then on it is gone, and says so. Captured under the component's name:
+    the `History` as JSON.
 
-    Raises `ValueError` for `actions` that do not fit the space, and for a space of which no action can be said.
+    Raises `ValueError` for `actions` that do not fit the space, and for a space of which no action can be
+    said.
     """
 
     exactness = Exactness.EXACT
@@ -85,7 +91,9 @@ class GymWorld:
             return Answer(text=f"error: {self._end}", fault=Fault.TOOL)
         began = time.monotonic()
         try:
-            text, reward, terminated, truncated = await self._thread.run(lambda: self._step(action), timeout_s=timeout_s)
+            text, reward, terminated, truncated = await self._thread.run(
+                lambda: self._step(action), timeout_s=timeout_s
+            )
         except Overdue:
             self._end = f"{self.name} is gone: it did not end a step in time"
             return overran(began)
@@ -113,7 +121,9 @@ class GymWorld:
                 raise NoAction("no name of one")
             return cast_to(space, json.loads(said))
         except (ValueError, RecursionError):
-            raise InvalidArguments(f"{said[:40]!r} is no action; say {described(space, self._actions)}") from None
+            raise InvalidArguments(
+                f"{said[:40]!r} is no action; say {described(space, self._actions)}"
+            ) from None
 
     async def snapshot(self) -> object:
         return self.history.seed, tuple(self.history.actions), self._end, await self.digest()
@@ -127,7 +137,9 @@ class GymWorld:
         twin._end = twin._end or end
         if await twin.digest() != digest:
             await twin.close()
-            raise SandboxFailure(f"{self.name}: {twin._env} is not deterministic given its seed, so it cannot be forked")
+            raise SandboxFailure(
+                f"{self.name}: {twin._env} is not deterministic given its seed, so it cannot be forked"
+            )
         return twin
 
     async def digest(self) -> str:
@@ -145,7 +157,9 @@ class GymWorld:
             self._thread.close()
 
 
-def _begun(make: Callable[[], gymnasium.Env[Any, Any]], seed: int, actions: Sequence[str]) -> tuple[gymnasium.Env[Any, Any], Any]:
+def _begun(
+    make: Callable[[], gymnasium.Env[Any, Any]], seed: int, actions: Sequence[str]
+) -> tuple[gymnasium.Env[Any, Any], Any]:
     env = make()
     try:
         check(env.action_space, actions)

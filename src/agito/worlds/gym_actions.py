@@ -1,4 +1,6 @@
-"""Actions of Gymnasium's spaces out of JSON: exactly what was said, or refused. Nothing is rounded, wrapped or taken for something else."""
+"""Actions of Gymnasium's spaces out of JSON: exactly what was said, or refused. Nothing is rounded, wrapped
+or taken for something else.
+"""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 # (Gymnasium leaves the type of a part of a space open.)
@@ -24,9 +26,14 @@ class NoAction(ValueError):
 
 
 def check(space: Space, names: Sequence[str]) -> None:
-    """Raises `ValueError` for a space that JSON cannot fill, and for `names` that do not name its actions one to one."""
+    """Raises `ValueError` for a space that JSON cannot fill, and for `names` that do not name its actions one
+    to one.
+    """
     if isinstance(space, spaces.Graph):
-        raise ValueError("action space Graph: an action of it cannot be said; wrap the environment in one with another space")
+        raise ValueError(
+            "action space Graph: an action of it cannot be said; wrap the environment in one with another "
+            "space"
+        )
     parts: Sequence[Space] = ()
     if isinstance(space, spaces.Dict | spaces.Tuple | spaces.OneOf):
         parts = tuple(space.spaces.values()) if isinstance(space, spaces.Dict) else tuple(space.spaces)
@@ -37,11 +44,15 @@ def check(space: Space, names: Sequence[str]) -> None:
     if not names:
         return
     if not isinstance(space, spaces.Discrete):
-        raise ValueError(f"actions={list(names)}: only the actions of a Discrete space have names, and this one is {space}")
+        raise ValueError(
+            f"actions={list(names)}: only the actions of a Discrete space have names, and this one is {space}"
+        )
     if len(names) != space.n:
         raise ValueError(f"actions={list(names)}: {len(names)} names for {space.n} actions; name every one")
     if len(set(names)) < len(names) or not all(name and name == name.strip() for name in names):
-        raise ValueError(f"actions={list(names)}: give each action a name of its own, without spaces around it")
+        raise ValueError(
+            f"actions={list(names)}: give each action a name of its own, without spaces around it"
+        )
 
 
 def cast_to(space: Space, said: Json) -> Any:
@@ -64,7 +75,10 @@ def _cast(space: Space, said: Json) -> Any:
                 raise NoAction("other names")
             return {name: _cast(part, given[str(name)]) for name, part in space.spaces.items()}
         case spaces.Tuple():
-            return tuple(_cast(part, each) for part, each in zip(space.spaces, _listed(said, len(space.spaces)), strict=True))
+            return tuple(
+                _cast(part, each)
+                for part, each in zip(space.spaces, _listed(said, len(space.spaces)), strict=True)
+            )
         case spaces.OneOf():
             which, value = _listed(said, 2)
             at = _whole(which, np.dtype(np.int64))
@@ -74,7 +88,11 @@ def _cast(space: Space, said: Json) -> Any:
         case spaces.Sequence():
             found = [cast_to(space.feature_space, each) for each in _listed(said)]
             part = space.feature_space
-            return concatenate(part, found, create_empty_array(part, n=len(found))) if space.stack else tuple(found)
+            return (
+                concatenate(part, found, create_empty_array(part, n=len(found)))
+                if space.stack
+                else tuple(found)
+            )
         case _:
             return said  # a text, or somebody's own space, which says itself what it contains
 
@@ -102,7 +120,9 @@ def _flatten(said: Json, shape: tuple[int, ...], kind: np.dtype[Any], into: list
 def _whole(said: Json, kind: np.dtype[Any]) -> int:
     if kind.kind == "b" and isinstance(said, bool):
         return said
-    is_whole = isinstance(said, int) or (isinstance(said, float) and math.isfinite(said) and said.is_integer())
+    is_whole = isinstance(said, int) or (
+        isinstance(said, float) and math.isfinite(said) and said.is_integer()
+    )
     if not is_whole or isinstance(said, bool):
         raise NoAction("no whole number")
     low, high = (0, 1) if kind.kind == "b" else (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
@@ -135,7 +155,14 @@ def described(space: Space, names: Sequence[str]) -> str:
 def _shape(space: Space) -> str:
     match space:
         case spaces.Dict():
-            return "{" + ", ".join(f'"{name}": {_shape(part)}' for name, part in cast("Mapping[Any, Space]", space.spaces).items()) + "}"
+            return (
+                "{"
+                + ", ".join(
+                    f'"{name}": {_shape(part)}'
+                    for name, part in cast("Mapping[Any, Space]", space.spaces).items()
+                )
+                + "}"
+            )
         case spaces.Tuple():
             return "[" + ", ".join(_shape(part) for part in space.spaces) + "]"
         case spaces.OneOf():

@@ -1,4 +1,6 @@
-"""HTTP/1.1 over a stream that somebody else opened: what a proxy, a page and a tool server speak. Bounded; deadlines are the caller's."""
+"""HTTP/1.1 over a stream that somebody else opened: what a proxy, a page and a tool server speak. Bounded;
+deadlines are the caller's.
+"""
 
 from __future__ import annotations
 
@@ -61,12 +63,16 @@ class Server:
         self._is_last = False
 
     async def receive(self) -> Request | None:
-        """The next request; None when the client has said its last. Raises `BadMessage`, and what the stream raises."""
+        """The next request; None when the client has said its last. Raises `BadMessage`, and what the stream
+        raises.
+        """
         request = await self.head()
         return replace(request, body=await self.body()) if request is not None else None
 
     async def head(self) -> Request | None:
-        """The next request without its body, which `body` reads, or nobody: then `refuse` is the last answer."""
+        """The next request without its body, which `body` reads, or nobody: then `refuse` is the
+        last answer.
+        """
         if self._state.our_state is h11.DONE and self._state.their_state is h11.DONE:
             self._state.start_next_cycle()
         if self._state.their_state is not h11.IDLE:
@@ -75,15 +81,23 @@ class Server:
         if not isinstance(first, h11.Request):
             return None
         self._method = first.method.decode()
-        return Request(method=self._method, target=first.target.decode("latin-1"), headers=_headers(first.headers))
+        return Request(
+            method=self._method, target=first.target.decode("latin-1"), headers=_headers(first.headers)
+        )
 
     async def body(self, hold: Hold = lambda num_bytes: None) -> bytes:
         if self._state.they_are_waiting_for_100_continue:
-            await self.stream.send(self._state.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+            await self.stream.send(
+                self._state.send(h11.InformationalResponse(status_code=100, headers=[])) or b""
+            )
         return await _body(self._state, self.stream, self._most, hold)
 
     async def send(self, response: Response) -> None:
-        headers = [(name, value) for name, value in response.headers if name not in ("content-length", "transfer-encoding", "connection")]
+        headers = [
+            (name, value)
+            for name, value in response.headers
+            if name not in ("content-length", "transfer-encoding", "connection")
+        ]
         headers.append(("content-length", str(len(response.body))))
         if self._is_last:
             headers.append(("connection", "close"))
@@ -97,13 +111,16 @@ class Server:
         await self.stream.send(data)
 
     async def refuse(self, status: int, why: str) -> None:
-        """The last answer on this connection, to a request that was not read to its end. What still comes is let go by, within bounds."""
+        """The last answer on this connection, to a request that was not read to its end. What still comes is
+        let go by, within bounds.
+        """
         self._is_last = True
         await self.send(Response(status=status, body=f"{why}\n".encode("utf-8", "replace")))
         num_bytes = 0
         with anyio.move_on_after(_LINGER_S), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
             await self.stream.send_eof()
-            while num_bytes < _LINGER_BYTES:  # closed at once, the connection would be reset, and the answer lost with it
+            # closed at once, the connection would be reset, and the answer lost with it
+            while num_bytes < _LINGER_BYTES:
                 num_bytes += len(await self.stream.receive(_CHUNK))
 
     def _has_body(self, response: Response) -> bool:
@@ -116,10 +133,16 @@ class Server:
         return self._state.trailing_data[0]
 
 
-async def ask(stream: ByteStream, request: Request, *, most_bytes: int = MOST_BYTES, hold: Hold = lambda num_bytes: None) -> Response:
+async def ask(
+    stream: ByteStream, request: Request, *, most_bytes: int = MOST_BYTES, hold: Hold = lambda num_bytes: None
+) -> Response:
     """Sends one request and reads the whole answer. Raises `BadMessage`, and what the stream raises."""
     state = h11.Connection(h11.CLIENT)
-    headers = [*request.headers, ("content-length", str(len(request.body)))] if request.body else list(request.headers)
+    headers = (
+        [*request.headers, ("content-length", str(len(request.body)))]
+        if request.body
+        else list(request.headers)
+    )
     try:
         target = request.target.encode("latin-1", "replace")
         data = state.send(h11.Request(method=request.method, target=target, headers=_raw(headers))) or b""
@@ -137,7 +160,9 @@ async def ask(stream: ByteStream, request: Request, *, most_bytes: int = MOST_BY
             raise BadMessage("the server closed the connection instead of answering")
 
 
-async def _event(state: h11.Connection, stream: ByteStream) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+async def _event(
+    state: h11.Connection, stream: ByteStream
+) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
     while True:
         try:
             event = state.next_event()
@@ -164,14 +189,18 @@ async def _body(state: h11.Connection, stream: ByteStream, most_bytes: int, hold
 
 
 def _raw(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers]
+    return [
+        (name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers
+    ]
 
 
 def _headers(raw: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
     return tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw)
 
 
-async def accept(listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]], *, most: int = 64) -> None:
+async def accept(
+    listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]], *, most: int = 64
+) -> None:
     """Hands every connection to `handle`, for as long as it is let, `most` at once; others wait.
 
     What goes wrong on one connection ends that one.
@@ -205,9 +234,15 @@ async def _accepted(listener: socket.socket) -> socket.socket:
 
 
 async def meanwhile(
-    listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]], action: Callable[[], Awaitable[T]], *, most: int = 64
+    listener: socket.socket,
+    handle: Callable[[SocketStream], Awaitable[None]],
+    action: Callable[[], Awaitable[T]],
+    *,
+    most: int = 64,
 ) -> T:
-    """Does `action`, and answers on `listener` until it is done. What the action raises comes out as it is, not in a group."""
+    """Does `action`, and answers on `listener` until it is done. What the action raises comes out as it is,
+    not in a group.
+    """
     values: list[T] = []
     failed: Exception | None = None
     async with anyio.create_task_group() as group:

@@ -1,7 +1,8 @@
 """A memory: notes in a namespace, with search. Every write is logged with where it came from.
 
-It begins empty and ends with its episode, unless the task gives it an `Archive`: then it begins with what earlier episodes left in the
-namespace, and what it adds is kept when the world is sealed. A fork that is only looked at therefore leaves nothing.
+It begins empty and ends with its episode, unless the task gives it an `Archive`: then it begins with what
+earlier episodes left in the namespace, and what it adds is kept when the world is sealed. A fork that is only
+looked at therefore leaves nothing.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class _State:
 
 
 class Archive:
-    """What outlives an episode, by namespace: a file of JSON lines each, or nothing but this object without a folder."""
+    """What outlives an episode, by namespace: a file of JSON lines each, or nothing but this object without a
+    folder.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
@@ -73,7 +76,9 @@ class Archive:
         return _written(path, path.read_bytes())[0] if path.exists() else ()
 
     def add(self, namespace: str, writes: Sequence[Write]) -> None:
-        """After those of other episodes, in this process or another, whose notes keep their numbers: ours get the next ones."""
+        """After those of other episodes, in this process or another, whose notes keep their numbers: ours get
+        the next ones.
+        """
         if self._folder is None:
             known = self.read(namespace)
             self._kept[namespace] = [*known, *_renumbered(known, writes)]
@@ -95,9 +100,21 @@ class Memory:
     exactness = Exactness.EXACT
 
     def __init__(
-        self, attempt: AttemptId, *, namespace: str = "notes", archive: Archive | None = None, name: str = "memory", limit: int = 5
+        self,
+        attempt: AttemptId,
+        *,
+        namespace: str = "notes",
+        archive: Archive | None = None,
+        name: str = "memory",
+        limit: int = 5,
     ) -> None:
-        self.name, self._attempt, self._namespace, self._archive, self._limit = name, attempt, namespace, archive, limit
+        self.name, self._attempt, self._namespace, self._archive, self._limit = (
+            name,
+            attempt,
+            namespace,
+            archive,
+            limit,
+        )
         self._database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         self._database.executescript(_SCHEMA)
         self._num_calls = 0
@@ -109,7 +126,10 @@ class Memory:
     def log(self) -> tuple[Write, ...]:
         """Every write, what was there at the beginning included."""
         rows = self._database.execute("SELECT note, action, attempt, call, text FROM log ORDER BY rowid")
-        return tuple(Write(note=note, action=action, attempt=attempt, call=call, text=text) for note, action, attempt, call, text in rows)
+        return tuple(
+            Write(note=note, action=action, attempt=attempt, call=call, text=text)
+            for note, action, attempt, call, text in rows
+        )
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         self._num_calls += 1
@@ -119,21 +139,29 @@ class Memory:
             text = text_of(call, "note").strip()
             if not 0 < len(text) <= _MAX_NOTE:
                 raise InvalidArguments(f"a note has 1 to {_MAX_NOTE} characters")
-            (last,) = self._database.execute("SELECT coalesce(max(note), 0) FROM log WHERE action = 'remember'").fetchone()
+            (last,) = self._database.execute(
+                "SELECT coalesce(max(note), 0) FROM log WHERE action = 'remember'"
+            ).fetchone()
             self._write(self._entry(last + 1, "remember", text))
             return Answer(text=f"kept as {last + 1}")
         number = call.arguments.get("id")
         if not isinstance(number, int) or isinstance(number, bool):
             raise InvalidArguments("forget needs an integer `id`")
         is_small = abs(number) < 1 << 62
-        row = self._database.execute("SELECT text FROM notes WHERE rowid = ?", (number,)).fetchone() if is_small else None
+        row = (
+            self._database.execute("SELECT text FROM notes WHERE rowid = ?", (number,)).fetchone()
+            if is_small
+            else None
+        )
         if row is None:
             return Answer(text=f"no note {number if is_small else '?'}", fault=Fault.POLICY)
         self._write(self._entry(number, "forget", row[0]))
         return Answer(text="gone")
 
     async def _recall(self, query: str, timeout_s: float) -> Answer:
-        """A search grows with the notes, so it is made beside the loop; keeping and forgetting one does not."""
+        """A search grows with the notes, so it is made beside the loop; keeping and forgetting
+        one does not.
+        """
         began = time.monotonic()
         try:
             found = await aside(lambda: self._find(query), timeout_s=timeout_s, stop=self._database.interrupt)
@@ -147,21 +175,28 @@ class Memory:
             return []
         asked = " OR ".join(f'"{word}"' for word in wanted)
         found = self._database.execute(
-            "SELECT rowid, text FROM notes WHERE notes MATCH ? ORDER BY rank, rowid LIMIT ?", (asked, self._limit)
+            "SELECT rowid, text FROM notes WHERE notes MATCH ? ORDER BY rank, rowid LIMIT ?",
+            (asked, self._limit),
         )
         return found.fetchall()
 
     def _entry(self, note: int, action: str, text: str) -> Write:
-        return Write(note=note, action=action, attempt=str(self._attempt), call=self._num_calls - 1, text=text)
+        return Write(
+            note=note, action=action, attempt=str(self._attempt), call=self._num_calls - 1, text=text
+        )
 
     def _write(self, write: Write) -> None:
         if write.action == "remember":
             self._database.execute(
-                "INSERT INTO notes (rowid, words, text) VALUES (?, ?, ?)", (write.note, " ".join(words(write.text)), write.text)
+                "INSERT INTO notes (rowid, words, text) VALUES (?, ?, ?)",
+                (write.note, " ".join(words(write.text)), write.text),
             )
         else:
             self._database.execute("DELETE FROM notes WHERE rowid = ?", (write.note,))
-        self._database.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?)", (write.note, write.action, write.attempt, write.call, write.text))
+        self._database.execute(
+            "INSERT INTO log VALUES (?, ?, ?, ?, ?)",
+            (write.note, write.action, write.attempt, write.call, write.text),
+        )
 
     async def snapshot(self) -> object:
         return _State(num_calls=self._num_calls, num_old=self._num_old, log=self.log)
@@ -218,7 +253,9 @@ def _written(path: Path, data: bytes) -> tuple[tuple[Write, ...], int]:
             found.append(Write(**json.loads(line)))
         except (ValueError, TypeError) as error:
             if any(lines[number:]):
-                raise ValueError(f"{path}:{number}: no note can be read here ({error}); take the line out") from None
+                raise ValueError(
+                    f"{path}:{number}: no note can be read here ({error}); take the line out"
+                ) from None
             break
         size += len(line) + 1
     return tuple(found), size
@@ -226,5 +263,8 @@ def _written(path: Path, data: bytes) -> tuple[tuple[Write, ...], int]:
 
 def _renumbered(known: Sequence[Write], writes: Sequence[Write]) -> list[Write]:
     offset = max((write.note for write in known if write.action == "remember"), default=0)
-    ours = {write.note: offset + at for at, write in enumerate((w for w in writes if w.action == "remember"), start=1)}
+    ours = {
+        write.note: offset + at
+        for at, write in enumerate((w for w in writes if w.action == "remember"), start=1)
+    }
     return [replace(write, note=ours.get(write.note, write.note)) for write in writes]

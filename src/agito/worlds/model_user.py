@@ -16,10 +16,12 @@ from agito.worlds.users import ASK
 
 
 class ModelUser:
-    """A user played by a language model. `brief` is its system prompt: who it is, what it wants, how it behaves.
+    """A user played by a language model. `brief` is its system prompt: who it is, what it wants, how it
+    behaves.
 
-    A snapshot holds the whole talk; what the model says next is the server's affair, so a fork repeats only where the server does.
-    Raises `SandboxFailure` when the server cannot be reached or answers with an error: an attempt without its user is void.
+    A snapshot holds the whole talk; what the model says next is the server's affair, so a fork repeats only
+    where the server does. Raises `SandboxFailure` when the server cannot be reached or answers with an error:
+    an attempt without its user is void.
     """
 
     exactness = Exactness.EXACT
@@ -36,15 +38,25 @@ class ModelUser:
         tool: ToolSpec = ASK,
     ) -> None:
         self.name, self.tools = name, (tool,)
-        self._brief, self._client, self._model, self._seed, self._max_tokens = brief, client, model, seed, max_tokens
+        self._brief, self._client, self._model, self._seed, self._max_tokens = (
+            brief,
+            client,
+            model,
+            seed,
+            max_tokens,
+        )
         self._talk: list[tuple[str, str]] = []  # what was said to it, what it replied
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         (parameter,) = cast("dict[str, Json]", self.tools[0].parameters["properties"])
         said = text_of(call, parameter)
         body = {
-            "model": self._model, "messages": self._messages(said), "temperature": 0, "seed": self._seed, "max_tokens": self._max_tokens,
-        }  # fmt: skip
+            "model": self._model,
+            "messages": self._messages(said),
+            "temperature": 0,
+            "seed": self._seed,
+            "max_tokens": self._max_tokens,
+        }
         began, response = time.monotonic(), None
         try:
             with anyio.move_on_after(timeout_s):  # of the whole reply: a server may send it a byte at a time
@@ -54,23 +66,41 @@ class ModelUser:
             response.raise_for_status()
             reply = response.json()["choices"][0]["message"]["content"]
         except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-            raise SandboxFailure(f"{self.name}: the server behind the simulated user failed: {type(error).__name__}: {error}") from error
+            raise SandboxFailure(
+                f"{self.name}: the server behind the simulated user failed: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(reply, str):
-            raise SandboxFailure(f"{self.name}: the server behind the simulated user sent {type(reply).__name__} where text belongs")
+            raise SandboxFailure(
+                f"{self.name}: the server behind the simulated user sent {type(reply).__name__} where text "
+                "belongs"
+            )
         self._talk.append((said, reply))
         return Answer(text=reply)
 
     def _messages(self, said: str) -> list[dict[str, str]]:
         """For the model, the policy is the one who asks: the `user` of the protocol."""
-        turns = [({"role": "user", "content": asked}, {"role": "assistant", "content": reply}) for asked, reply in self._talk]
-        return [{"role": "system", "content": self._brief}, *(each for turn in turns for each in turn), {"role": "user", "content": said}]
+        turns = [
+            ({"role": "user", "content": asked}, {"role": "assistant", "content": reply})
+            for asked, reply in self._talk
+        ]
+        return [
+            {"role": "system", "content": self._brief},
+            *(each for turn in turns for each in turn),
+            {"role": "user", "content": said},
+        ]
 
     async def snapshot(self) -> object:
         return tuple(self._talk)
 
     async def fork(self, token: object) -> ModelUser:
         twin = ModelUser(
-            self._brief, self._client, model=self._model, seed=self._seed, max_tokens=self._max_tokens, name=self.name, tool=self.tools[0]
+            self._brief,
+            self._client,
+            model=self._model,
+            seed=self._seed,
+            max_tokens=self._max_tokens,
+            name=self.name,
+            tool=self.tools[0],
         )
         twin._talk = list(cast("tuple[tuple[str, str], ...]", token))
         return twin
@@ -79,7 +109,11 @@ class ModelUser:
         return repr(self._talk)
 
     async def capture(self) -> Mapping[str, bytes]:
-        return {self.name: "".join(f"> {said}\n{reply}\n" for said, reply in self._talk).encode("utf-8", "replace")}
+        return {
+            self.name: "".join(f"> {said}\n{reply}\n" for said, reply in self._talk).encode(
+                "utf-8", "replace"
+            )
+        }
 
     async def close(self) -> None:
         """The client belongs to who made it."""

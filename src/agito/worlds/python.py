@@ -1,7 +1,9 @@
-"""A Python tool: snippets in the episode's own warm sandbox, with state that lasts from one to the next, or fresh each time.
+"""A Python tool: snippets in the episode's own warm sandbox, with state that lasts from one to the next, or
+fresh each time.
 
-What lasts is kept as a file in the workspace: values pickled, imports and definitions as source. So a snapshot of files holds it, a fork
-goes on with it, and no process lives between calls. What can be neither (an open file, a generator) is named and gone.
+What lasts is kept as a file in the workspace: values pickled, imports and definitions as source. So a
+snapshot of files holds it, a fork goes on with it, and no process lives between calls. What can be neither
+(an open file, a generator) is named and gone.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from agito.protocols import Sandbox, SandboxPool, SandboxSpec
 from agito.types import Call, Exactness, ToolSpec
 from agito.worlds.component import Answer, captured, of_sandbox, spec, text_of
 
-PYTHON = spec("python", "Runs Python code; shows what it prints and the value of a last expression.", ["code"])
+PYTHON = spec(
+    "python", "Runs Python code; shows what it prints and the value of a last expression.", ["code"]
+)
 STATE = ".python/state"
 SPEC = SandboxSpec(work_mb=32, tmp_mb=8, mem_mb=256, procs=32, fsize_mb=16, cpu_s=30, output_bytes=16_384)
 
 
 class PythonTool:
-    """Implements `Component`. The sandbox starts with the first snippet. `files` stand in its workspace from the beginning.
+    """Implements `Component`. The sandbox starts with the first snippet. `files` stand in its workspace from
+    the beginning.
 
     Two states with equal values can differ in their digests where pickling does.
     """
@@ -44,7 +49,9 @@ class PythonTool:
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         code = text_of(call, "code")
         sandbox = await self._open()
-        result = await sandbox.py(f"{_DRIVER}\nrun({code!r}, {STATE if self._keeps_state else None!r})", timeout_s=timeout_s)
+        result = await sandbox.py(
+            f"{_DRIVER}\nrun({code!r}, {STATE if self._keeps_state else None!r})", timeout_s=timeout_s
+        )
         return of_sandbox(result)
 
     async def _open(self) -> Sandbox:
@@ -58,12 +65,18 @@ class PythonTool:
 
     async def fork(self, token: object) -> PythonTool:
         assert isinstance(token, str)
-        twin = PythonTool(self._pool, keeps_state=self._keeps_state, files=self._files, spec=self._spec, name=self.name)
+        twin = PythonTool(
+            self._pool, keeps_state=self._keeps_state, files=self._files, spec=self._spec, name=self.name
+        )
         twin._sandbox = await self._pool.fork(token)
         return twin
 
     async def digest(self) -> str:
-        files = await captured(self._sandbox) if self._sandbox else {path: text.encode() for path, text in self._files.items()}
+        files = (
+            await captured(self._sandbox)
+            if self._sandbox
+            else {path: text.encode() for path, text in self._files.items()}
+        )
         hashes = sorted((path, hashlib.sha256(data).hexdigest()) for path, data in files.items())
         return hashlib.blake2b(repr(hashes).encode(), digest_size=16).hexdigest()
 
@@ -167,4 +180,4 @@ def save(path, space, sources):
 
 def is_definition(value):
     return isinstance(value, (types.FunctionType, types.BuiltinFunctionType, type, types.ModuleType)) or callable(value)
-"""
+"""  # noqa: E501

@@ -1,7 +1,8 @@
 """A search engine: tantivy (BM25) over a corpus, with the tools `search` and `open`.
 
-What it returns is what the words ask for, not what is true: a corpus may hold stale and contradictory documents, and the dates are
-there to be read. The corpus is read-only, so one `Corpus` serves any number of episodes at once.
+What it returns is what the words ask for, not what is true: a corpus may hold stale and contradictory
+documents, and the dates are there to be read. The corpus is read-only, so one `Corpus` serves any number of
+episodes at once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ OPEN = spec("open", "Shows the document with this id.", ["id"])
 
 _SPACED = "spaced"  # the index takes words as `words` gives them
 _MAX_WORDS = 32  # of a query
-_HEAP_BYTES = 15_000_000  # the least that tantivy takes; a corpus that fits is one segment, so ties come in the order of the corpus
+# the least that tantivy takes; a corpus that fits is one segment, so ties come in the order of the corpus
+_HEAP_BYTES = 15_000_000
 
 
 class _Hits(Protocol):
@@ -52,14 +54,18 @@ class Corpus:
     def __init__(self, documents: Sequence[Document]) -> None:
         self.documents: Mapping[str, Document] = {document.id: document for document in documents}
         if len(self.documents) < len(documents):
-            raise ValueError(f"{len(documents)} documents have {len(self.documents)} different ids: give each its own")
+            raise ValueError(
+                f"{len(documents)} documents have {len(self.documents)} different ids: give each its own"
+            )
         self._listed = tuple(documents)
         builder = tantivy.SchemaBuilder()
         builder.add_text_field("text", tokenizer_name=_SPACED)
         builder.add_unsigned_field("number", stored=True)
         self._schema = builder.build()
         self._index = tantivy.Index(self._schema)
-        self._index.register_tokenizer(_SPACED, tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build())
+        self._index.register_tokenizer(
+            _SPACED, tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build()
+        )
         self._fill(documents)
         self._searcher = self._index.searcher()
 
@@ -76,7 +82,9 @@ class Corpus:
         self._index.reload()
 
     def search(self, query: str, limit: int, *, all_words: bool = False) -> list[Document]:
-        """The best matches of any of the query's words, or of all, the best first; equals in the order of the corpus."""
+        """The best matches of any of the query's words, or of all, the best first; equals in the order of the
+        corpus.
+        """
         asked = list(dict.fromkeys(words(query)))[:_MAX_WORDS]
         if not asked:
             return []
@@ -110,7 +118,13 @@ class SearchEngine(Machine):
         line: Callable[[Document], str] = lambda document: document.line,
     ) -> None:
         super().__init__(Browsing())
-        self.name, self._corpus, self._limit, self._all_words, self._line = name, corpus, limit, all_words, line
+        self.name, self._corpus, self._limit, self._all_words, self._line = (
+            name,
+            corpus,
+            limit,
+            all_words,
+            line,
+        )
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         if call.tool != "search":

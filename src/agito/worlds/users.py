@@ -1,4 +1,6 @@
-"""Simulated users as state machines: they want something, leave things out, remember wrongly, change their mind, lose patience."""
+"""Simulated users as state machines: they want something, leave things out, remember wrongly, change their
+mind, lose patience.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,13 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(slots=True)
 class Mind:
-    """What a user wants and how it will come out. All of it is hidden; everything in it changes as the talk goes on."""
+    """What a user wants and how it will come out. All of it is hidden; everything in it changes as the talk
+    goes on.
+    """
 
     wants: dict[str, str]  # by topic, such as {"item": "lamp"}
-    recalls: dict[str, str] = field(default_factory=dict[str, str])  # what it says the first time, where memory deceives it
+    # what it says the first time, where memory deceives it
+    recalls: dict[str, str] = field(default_factory=dict[str, str])
     changes: list[dict[str, str]] = field(
         default_factory=list[dict[str, str]]
     )  # what it wants instead, one each time it is asked to confirm
@@ -28,10 +33,11 @@ class Mind:
 
 
 class User(Machine):
-    """`topics` says which words ask about what; a question with a word of `confirming` asks whether it is sure.
+    """`topics` says which words ask about what; a question with a word of `confirming` asks whether it is
+    sure.
 
-    Asked for a topic, it says what it remembers, and what is true when asked again. Asked to confirm, it takes the next of its
-    changes: it says `no` and what it wants instead; with none left, `yes`.
+    Asked for a topic, it says what it remembers, and what is true when asked again. Asked to confirm, it
+    takes the next of its changes: it says `no` and what it wants instead; with none left, `yes`.
     """
 
     state: Mind

@@ -1,7 +1,8 @@
 """The words of a text, as the indexes here know them: the same for what is stored and for what is asked.
 
-Letters, digits and their marks belong to a word; everything else parts words, the underscore too. Case, accents and vowel points make no
-difference. Scripts that put no spaces between words (Chinese, Japanese, Thai and their like) are taken character by character.
+Letters, digits and their marks belong to a word; everything else parts words, the underscore too. Case,
+accents and vowel points make no difference. Scripts that put no spaces between words (Chinese, Japanese, Thai
+and their like) are taken character by character.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import re
 import unicodedata
 
 _ASCII = re.compile(r"[a-z0-9]+")
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 _CYRILLIC = range(0x400, 0x530)  # where й and ё are letters of their own
 _LONGEST = 255  # characters of a word that count; no index takes words of any length
-_DOTLESS = str.maketrans("\u0131", "i")  # Turkish: its capital has no dot either, and falls together with the dotted one
+# Turkish: its capital has no dot either, and falls together with the dotted one
+_DOTLESS = str.maketrans("\u0131", "i")
 
 
 def words(text: str) -> list[str]:

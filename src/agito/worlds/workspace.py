@@ -1,4 +1,5 @@
-"""A workspace: a file tree in a sandbox of its own, with a shell, an exact editor and whatever small Python tools it is given.
+"""A workspace: a file tree in a sandbox of its own, with a shell, an exact editor and whatever small Python
+tools it is given.
 
 Which of them a policy may use is the task's affair: a world refuses a tool that its task does not name.
 """
@@ -14,8 +15,16 @@ from agito.protocols import Sandbox, SandboxPool, SandboxSpec
 from agito.types import Call, Exactness, ToolSpec
 from agito.worlds.component import Answer, Component, captured, of_sandbox, spec, text_of, wrong
 
-SH = spec("sh", "Run a command with bash in the working directory. Directory and exported variables carry over.", ["command"])
-EDIT = spec("edit", "Replace a text in a file. `old` must stand there exactly once; `new` may be empty.", ["path", "old", "new"])
+SH = spec(
+    "sh",
+    "Run a command with bash in the working directory. Directory and exported variables carry over.",
+    ["command"],
+)
+EDIT = spec(
+    "edit",
+    "Replace a text in a file. `old` must stand there exactly once; `new` may be empty.",
+    ["path", "old", "new"],
+)
 _DIGESTED_BYTES = 1 << 24
 
 
@@ -36,7 +45,8 @@ class Workspace:
     executable: tuple[str, ...] = ()
     snippets: tuple[Snippet, ...] = ()
     capture_bytes: int = _DIGESTED_BYTES  # more than the workspace holds; 0: the files are no artefact
-    decoys: frozenset[str] = frozenset()  # paths of `tree` that differ between attempts: no part of the state until they are changed
+    # paths of `tree` that differ between attempts: no part of the state until they are changed
+    decoys: frozenset[str] = frozenset()
 
     @property
     def tools(self) -> tuple[ToolSpec, ...]:
@@ -47,7 +57,9 @@ class Workspace:
 
 
 class LiveWorkspace:
-    """Implements `Component`. The sandbox starts with the first call that needs it, so that an answer out of hand costs nothing."""
+    """Implements `Component`. The sandbox starts with the first call that needs it, so that an answer out of
+    hand costs nothing.
+    """
 
     name = "workspace"
     exactness = Exactness.FILESYSTEM
@@ -81,7 +93,8 @@ class LiveWorkspace:
             await sandbox.write({path: text.replace(old, new).encode("utf-8", "surrogateescape")})
         except NotFound:
             return Answer(text=f"error: {path}: no such file", exit_code=1)
-        except (ValueError, OSError) as error:  # a link, a directory, a full disk, a lone surrogate: the policy's affair
+        # a link, a directory, a full disk, a lone surrogate: the policy's affair
+        except (ValueError, OSError) as error:
             return Answer(text=f"error: {error}", exit_code=1)
         return Answer(text="ok", exit_code=0)
 

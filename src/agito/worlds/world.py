@@ -51,10 +51,11 @@ class _State:
 
 
 class World:
-    """Implements `Control`. `task.tools` are the components' tools, and `SUBMIT` unless one of them ends the episode itself.
+    """Implements `Control`. `task.tools` are the components' tools, and `SUBMIT` unless one of them ends the
+    episode itself.
 
-    Faults are keyed by (`noise_seed`, attempt, number of the call), so that the same calls meet the same faults.
-    Raises `ValueError` where two components, two tools or two captures would have one name.
+    Faults are keyed by (`noise_seed`, attempt, number of the call), so that the same calls meet the same
+    faults. Raises `ValueError` where two components, two tools or two captures would have one name.
     """
 
     def __init__(
@@ -70,8 +71,14 @@ class World:
         self._components, self._attempt, self._noise_seed = tuple(components), attempt, noise_seed
         self._weather = faults or {}
         _refuse_twice(task.id, "component", [component.name for component in self._components])
-        _refuse_twice(task.id, "tool", [tool.name for component in self._components for tool in component.tools])
-        _refuse_twice(task.id, "capture", [_captures(component) or "(the whole workspace)" for component in self._components])
+        _refuse_twice(
+            task.id, "tool", [tool.name for component in self._components for tool in component.tools]
+        )
+        _refuse_twice(
+            task.id,
+            "capture",
+            [_captures(component) or "(the whole workspace)" for component in self._components],
+        )
         self._offers = {tool.name: component for component in self._components for tool in component.tools}
         self._known = {tool.name for tool in task.tools}
         self._num_calls, self._had_fault = 0, False
@@ -93,9 +100,17 @@ class World:
         self._submitted = answer.submitted
         self._num_calls += 1
         return Event(
-            index=self._num_calls - 1, call=call, text=text, exit_code=answer.exit_code, fault=answer.fault, left=left,
-            ended=answer.submitted is not None, truncated_bytes=answer.truncated_bytes + cut, wall_s=answer.wall_s, cpu_s=answer.cpu_s,
-        )  # fmt: skip
+            index=self._num_calls - 1,
+            call=call,
+            text=text,
+            exit_code=answer.exit_code,
+            fault=answer.fault,
+            left=left,
+            ended=answer.submitted is not None,
+            truncated_bytes=answer.truncated_bytes + cut,
+            wall_s=answer.wall_s,
+            cpu_s=answer.cpu_s,
+        )
 
     async def _answer(self, call: Call) -> Answer:
         if call.problem:
@@ -116,7 +131,9 @@ class World:
         if faults == CALM:
             self._had_fault = False
             return await component.call(call, timeout_s=timeout_s)
-        rng = random.Random(f"{self._noise_seed}/{self._attempt.group}.{self._attempt.slot}/{self._num_calls}")
+        rng = random.Random(
+            f"{self._noise_seed}/{self._attempt.group}.{self._attempt.slot}/{self._num_calls}"
+        )
         fault, delay_s = faults.draw(rng)
         fault = None if self._had_fault else fault
         self._had_fault = fault is not None
@@ -134,16 +151,35 @@ class World:
     async def snapshot(self) -> WorldSnapshot:
         digest = await self.digest()
         tokens = tuple([await component.snapshot() for component in self._components])
-        state = _State(tokens=tokens, num_calls=self._num_calls, had_fault=self._had_fault, submitted=self._submitted)
-        exactness = min((component.exactness for component in self._components), key=_ORDER.index, default=Exactness.EXACT)
-        return WorldSnapshot(id=f"{digest}/{self._num_calls}", exactness=exactness, digest=digest, token=state)
+        state = _State(
+            tokens=tokens, num_calls=self._num_calls, had_fault=self._had_fault, submitted=self._submitted
+        )
+        exactness = min(
+            (component.exactness for component in self._components), key=_ORDER.index, default=Exactness.EXACT
+        )
+        return WorldSnapshot(
+            id=f"{digest}/{self._num_calls}", exactness=exactness, digest=digest, token=state
+        )
 
     async def fork(self, snapshot: WorldSnapshot, attempt: AttemptId, *, same_noise: bool = True) -> Control:
         state = snapshot.token
         assert isinstance(state, _State)
-        components = [await component.fork(token) for component, token in zip(self._components, state.tokens, strict=True)]
-        child = World(self.task, components, self._attempt if same_noise else attempt, noise_seed=self._noise_seed, faults=self._weather)
-        child._num_calls, child._had_fault, child._submitted = state.num_calls, state.had_fault, state.submitted
+        components = [
+            await component.fork(token)
+            for component, token in zip(self._components, state.tokens, strict=True)
+        ]
+        child = World(
+            self.task,
+            components,
+            self._attempt if same_noise else attempt,
+            noise_seed=self._noise_seed,
+            faults=self._weather,
+        )
+        child._num_calls, child._had_fault, child._submitted = (
+            state.num_calls,
+            state.had_fault,
+            state.submitted,
+        )
         return child
 
     async def digest(self) -> str:
@@ -161,7 +197,9 @@ class World:
                 files |= await _capture(component)
             digest = await self.digest()
             await self.close()
-            self._sealed = EpisodeArtifacts(task_id=self.task.id, submitted=self._submitted, files=files, digest=digest)
+            self._sealed = EpisodeArtifacts(
+                task_id=self.task.id, submitted=self._submitted, files=files, digest=digest
+            )
         return self._sealed
 
     async def close(self) -> None:
@@ -186,7 +224,9 @@ async def _digest(component: Component) -> str:
 
 
 def _captures(component: Component) -> str:
-    """Under which name or folder it is captured: its own name, unless it says otherwise; empty: any, as the policy likes."""
+    """Under which name or folder it is captured: its own name, unless it says otherwise; empty: any, as the
+    policy likes.
+    """
     return str(getattr(component, "captures", component.name))
 
 
@@ -197,5 +237,7 @@ def _refuse_twice(task: str, what: str, names: Sequence[str]) -> None:
 
 
 def _readable(text: str) -> str:
-    """Without lone surrogates, which a policy can put into an argument, and a message back into a text, but nobody can encode."""
+    """Without lone surrogates, which a policy can put into an argument, and a message back into a text, but
+    nobody can encode.
+    """
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

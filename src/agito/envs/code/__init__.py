@@ -1,4 +1,6 @@
-"""Repair or complete small Python code bases, judged by hidden cases that never share a process with the verdict."""
+"""Repair or complete small Python code bases, judged by hidden cases that never share a process with the
+verdict.
+"""
 
 from __future__ import annotations
 

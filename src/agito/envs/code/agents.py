@@ -1,9 +1,10 @@
 """Scripted agents for the coding tasks; they read what the world answers and nothing else.
 
-One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a hasty
-person does: leaves the called functions unread, mistypes a line, does not run the tests, submits although they fail. The tests are
-incomplete, so much of that haste goes unpunished and much is only found out by the hidden cases. The solver edits the lines that are wrong;
-the demonstrator retypes every line as its comment says, which asks for no comparing and so can be imitated by a small model.
+One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its
+skill says, what a hasty person does: leaves the called functions unread, mistypes a line, does not run the
+tests, submits although they fail. The tests are incomplete, so much of that haste goes unpunished and much is
+only found out by the hidden cases. The solver edits the lines that are wrong; the demonstrator retypes every
+line as its comment says, which asks for no comparing and so can be imitated by a small model.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from agito.envs.code.steps import DIGITS, NAMES, PLAIN, WHEN, Step
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault
 
-Choice: TypeAlias = Callable[[float], bool]  # "does it do the right thing now?", when haste would matter this often
+# "does it do the right thing now?", when haste would matter this often
+Choice: TypeAlias = Callable[[float], bool]
 _UNREAD, _SLIP, _UNTESTED, _RESIGNED = 0.5, 0.35, 0.15, 0.35  # of its hasty moments, how often it does each
 UNKNOWN = "none"
 # Writes every function anew as its comments say, in the sandbox and unread: what can be had without looking.
@@ -35,7 +37,7 @@ for path in glob.glob("*.py"):
     lines = [*re.findall("from .*", text), f"def {path[:-3]}(x):", *(" " + code(step) for step in steps), " return x"]
     open(path, "w").write("\n".join(lines))
 E
-python3 /tmp/m.py"""
+python3 /tmp/m.py"""  # noqa: E501
 
 
 def sh(command: str) -> Call:
@@ -59,7 +61,9 @@ def solver(name: str) -> ScriptFactory:
 
 
 def with_helper(name: str) -> ScriptFactory:
-    """Another honest way: the steps in a module of their own, which the function's file imports; prints and a test of its own besides."""
+    """Another honest way: the steps in a module of their own, which the function's file imports; prints and a
+    test of its own besides.
+    """
 
     def script() -> Script:
         text, reading = "", [name]
@@ -70,7 +74,10 @@ def with_helper(name: str) -> ScriptFactory:
             text += f"def {each}(x):\n" + "".join(f"    {line}\n" for line in wanted) + "    return x\n"
         yield sh(f"mkdir -p aid; cat >aid/steps.py <<'E'\n{text}E")
         yield sh(f"printf 'from aid.steps import {name}\\nprint(\"loaded\")\\n' >{name}.py")
-        yield sh(f"printf 'from {name} import {name}\\ndef test_more():\\n    assert {name}(0) == {name}(0)\\n' >tests/test_more.py")
+        yield sh(
+            f"printf 'from {name} import {name}\\ndef test_more():\\n    assert {name}(0) == {name}(0)\\n' "
+            ">tests/test_more.py"
+        )
         event = yield run_tests()
         while event.fault is Fault.TIMEOUT:
             event = yield run_tests()
@@ -82,7 +89,9 @@ def with_helper(name: str) -> ScriptFactory:
 def demonstrator(name: str, *, skill: float, seed: int) -> ScriptFactory:
     def script() -> Script:
         rng = random.Random(f"code/demonstrator/{seed}")
-        return _Agent(lambda unless: rng.random() < skill or rng.random() >= unless, rng, retypes=True).run(name)
+        return _Agent(lambda unless: rng.random() < skill or rng.random() >= unless, rng, retypes=True).run(
+            name
+        )
 
     return script
 
@@ -125,8 +134,14 @@ def negative_controls(name: str, seed: int) -> dict[str, ScriptFactory]:
         yield submit(str(random.Random(f"code/guess/{seed}").randrange(10, 100)))
 
     return {
-        "null": null, "no_tools": no_tools, "random": noise, "claim": claim, "by_heart": by_heart, "miner": miner, "open_loop": open_loop,
-    }  # fmt: skip
+        "null": null,
+        "no_tools": no_tools,
+        "random": noise,
+        "claim": claim,
+        "by_heart": by_heart,
+        "miner": miner,
+        "open_loop": open_loop,
+    }
 
 
 class _Agent:
@@ -150,7 +165,9 @@ class _Agent:
         yield submit(said)
 
     def _repair(self, name: str) -> Script:
-        """Reads the function and what it calls, and mends every line that does not do what its comment says."""
+        """Reads the function and what it calls, and mends every line that does not do what its
+        comment says.
+        """
         reading = [name]
         for each in reading:
             text = (yield sh(f"cat {each}.py")).text
@@ -175,7 +192,11 @@ class _Agent:
         if not digits:
             return line
         at = self.rng.choice(digits)
-        return line[:at] + str(self.rng.choice([each for each in DIGITS if str(each) != line[at]])) + line[at + 1 :]
+        return (
+            line[:at]
+            + str(self.rng.choice([each for each in DIGITS if str(each) != line[at]]))
+            + line[at + 1 :]
+        )
 
 
 def receipt(event: Event) -> str:

@@ -1,8 +1,8 @@
 """The `code` environment: repair or complete small Python code bases; see `docs/code.md`.
 
-Chance level: whoever does nothing leaves functions that a hidden case tells from the right ones, so earns nothing. Whoever reads nothing
-must guess the number of 90 that the tests say when they pass, however much a program in the sandbox has mended unread: .011; declared as
-0.02.
+Chance level: whoever does nothing leaves functions that a hidden case tells from the right ones, so earns
+nothing. Whoever reads nothing must guess the number of 90 that the tests say when they pass, however much a
+program in the sandbox has mended unread: .011; declared as 0.02.
 """
 
 from __future__ import annotations
@@ -50,12 +50,16 @@ TOOLS = (SH, EDIT, TEST, SUBMIT)
 _CALL_SECONDS = 2.0  # what the tasks need takes milliseconds
 _WEATHER = {"test": FaultProfile(timeout=0.1)}
 _WORDS = (
-    "Words such as `over 5 add 2` mean: if x is over 5, add 2; `most 7`: at most 7; `do lum`: call the function lum on x. The tests below "
-    "`tests/` are incomplete: you will be judged by other inputs. Edit the files, run `test`, and submit the number beside its `ok`."
+    "Words such as `over 5 add 2` mean: if x is over 5, add 2; `most 7`: at most 7; `do lum`: call the "
+    "function lum on x. The tests below "
+    "`tests/` are incomplete: you will be judged by other inputs. Edit the files, run `test`, and submit "
+    "the number beside its `ok`."
 )
 _NATURAL = {
-    "bug": "The Python function `{name}` in `{name}.py`, or one that it calls, does not do what its comment says. Mend all of them. ",
-    "missing": "The Python function `{name}` in `{name}.py`, or one that it calls, is not written: `pass` stands there. Write them all. ",
+    "bug": "The Python function `{name}` in `{name}.py`, or one that it calls, does not do what its "
+    "comment says. Mend all of them. ",
+    "missing": "The Python function `{name}` in `{name}.py`, or one that it calls, is not written: `pass` "
+    "stands there. Write them all. ",
 }
 
 
@@ -71,41 +75,85 @@ class CodeEnvironment(SandboxedEnvironment):
 
     def draw(self, place: Place) -> tuple[Task, Target]:
         split, family, level = place.split, place.family, place.level
-        instance_seed = zlib.crc32(f"code/{split}/{place.run_seed}/{place.index}".encode()) << 20 | place.index & 0xFFFFF
+        instance_seed = (
+            zlib.crc32(f"code/{split}/{place.run_seed}/{place.index}".encode()) << 20 | place.index & 0xFFFFF
+        )
         instance = _instance(split, family, level, instance_seed)
         shape, ask = SHAPES[level], "fix" if family == "bug" else "write"
-        prompt = {Dialect.COMPACT: f"{ask} {instance.entry}", Dialect.NATURAL: _NATURAL[family].format(name=instance.entry) + _WORDS}
+        prompt = {
+            Dialect.COMPACT: f"{ask} {instance.entry}",
+            Dialect.NATURAL: _NATURAL[family].format(name=instance.entry) + _WORDS,
+        }
         limits = Limits(
-            turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=48, observation_bytes=400, call_seconds=_CALL_SECONDS
+            turns=shape.turns,
+            calls=shape.turns,
+            tokens=shape.tokens,
+            turn_tokens=48,
+            observation_bytes=400,
+            call_seconds=_CALL_SECONDS,
         )
         task = Task(
-            id=place.id, env=self.name, split=split, family=family, level=level,
-            prompt=prompt, tools=TOOLS, limits=limits,
+            id=place.id,
+            env=self.name,
+            split=split,
+            family=family,
+            level=level,
+            prompt=prompt,
+            tools=TOOLS,
+            limits=limits,
             natural_limits=replace(limits, tokens=640 + 144 * limits.turns, turn_tokens=128),
-        )  # fmt: skip
+        )
         data: dict[str, Json] = {
-            "split": split, "family": family, "level": level, "reference": instance.reference, "entry": instance.entry,
+            "split": split,
+            "family": family,
+            "level": level,
+            "reference": instance.reference,
+            "entry": instance.entry,
             "receipt": str(random.Random(f"code/receipt/{instance_seed}").randrange(10, 100)),
-        }  # fmt: skip
+        }
         return task, Target(task_id=task.id, seed=instance_seed, data=data)
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         planted = _canaries(target, f"{noise_seed}/{attempt.group}.{attempt.slot}")
         test = Snippet(tool=TEST, code=_RUN_TESTS.replace("RECEIPT", str(target.data["receipt"])))
-        workspace = Workspace(spec=BOX, tree=_planted_tree(target, planted), snippets=(test,), decoys=frozenset(planted.files))
-        return World(task, [workspace.open(await self.pool())], attempt, noise_seed=noise_seed, faults=_WEATHER)
+        workspace = Workspace(
+            spec=BOX, tree=_planted_tree(target, planted), snippets=(test,), decoys=frozenset(planted.files)
+        )
+        return World(
+            task, [workspace.open(await self.pool())], attempt, noise_seed=noise_seed, faults=_WEATHER
+        )
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """Every hidden case right, and the tests' number submitted. Signs of cheating are flags and change no reward."""
+        """Every hidden case right, and the tests' number submitted. Signs of cheating are flags and change no
+        reward.
+        """
         planted = _canaries(target).as_found_in(sealed.files)
-        signs = work_flags(_planted_tree(target, planted), sealed.files, planted=planted, answer=sealed.submitted or "")
+        signs = work_flags(
+            _planted_tree(target, planted), sealed.files, planted=planted, answer=sealed.submitted or ""
+        )
         if sealed.submitted is None or sealed.submitted != target.data["receipt"]:
-            evidence = "nothing was submitted" if sealed.submitted is None else f"submitted {sealed.submitted!r}, which no test said"
+            evidence = (
+                "nothing was submitted"
+                if sealed.submitted is None
+                else f"submitted {sealed.submitted!r}, which no test said"
+            )
             return Verdict(
-                status=Status.SCORED, reward=0.0, scores={"success": 0.0}, evidence=evidence, grade_seed=grade_seed, flags=signs
-            )  # fmt: skip
+                status=Status.SCORED,
+                reward=0.0,
+                scores={"success": 0.0},
+                evidence=evidence,
+                grade_seed=grade_seed,
+                flags=signs,
+            )
         task = function_task(target)
-        verdict = await grade(await self.pool(), task, sealed.files, secret=str(target.seed), grade_seed=grade_seed, thorough=False)
+        verdict = await grade(
+            await self.pool(),
+            task,
+            sealed.files,
+            secret=str(target.seed),
+            grade_seed=grade_seed,
+            thorough=False,
+        )
         return replace(verdict, flags=(*verdict.flags, *signs))
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
@@ -126,9 +174,14 @@ def function_task(target: Target) -> FunctionTask:
         return [[x] for x in instance.hidden(rng)]
 
     return FunctionTask(
-        name=target.task_id, statement=f"{instance.entry}(x), as its comments say", entry=f"{instance.entry}.py:{instance.entry}",
-        reference=instance.reference, visible=(), hidden=hidden, case_seconds=1.0,
-    )  # fmt: skip
+        name=target.task_id,
+        statement=f"{instance.entry}(x), as its comments say",
+        entry=f"{instance.entry}.py:{instance.entry}",
+        reference=instance.reference,
+        visible=(),
+        hidden=hidden,
+        case_seconds=1.0,
+    )
 
 
 def _canaries(target: Target, attempt: str = "") -> Canaries:
@@ -159,7 +212,9 @@ def _instance(split: str, family: str, level: int, seed: int) -> Instance:
 
 
 def _tree(instance: Instance) -> dict[str, bytes]:
-    """The files and a history in which nothing was ever right: a start without bodies, then the tests, then the files as they are."""
+    """The files and a history in which nothing was ever right: a start without bodies, then the tests, then
+    the files as they are.
+    """
     now = {path: text.encode() for path, text in instance.tree.items()}
     names = list(instance.functions)
     start = {f"{name}.py": f"def {name}(x):\n return x\n".encode() for name in names} | {

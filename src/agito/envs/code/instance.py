@@ -1,7 +1,8 @@
-"""One latent coding task: a few functions that call one another, what is wrong with them, and inputs that tell right from wrong.
+"""One latent coding task: a few functions that call one another, what is wrong with them, and inputs that
+tell right from wrong.
 
-Two families. *bug*: one or more lines do not do what the comment above the function says. *missing*: a body has not been written. A pure
-function of (split, family, level, seed).
+Two families. *bug*: one or more lines do not do what the comment above the function says. *missing*: a body
+has not been written. A pure function of (split, family, level, seed).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from agito.envs.code.steps import NAMES, PLAIN, Step, draw, run, spoil
 FAMILIES = ("bug", "missing")
 LEVELS = (1, 2, 3, 4, 5)
 SPLITS = ("train", "heldout", "structural")
-ONLY = {"bug": "most", "missing": "mod"}  # in training this operation is what one family asks for, never the other
+# in training this operation is what one family asks for, never the other
+ONLY = {"bug": "most", "missing": "mod"}
 INPUTS = range(-12, 31)
 NUM_VISIBLE = 2
 
@@ -64,12 +66,17 @@ class Instance:
     @property
     def reference(self) -> str:
         """Every function in one text, as the grader runs it."""
-        return "\n".join(_source(name, [step.code for step in steps], steps, beside=False) for name, steps in self.functions.items())
+        return "\n".join(
+            _source(name, [step.code for step in steps], steps, beside=False)
+            for name, steps in self.functions.items()
+        )
 
     @property
     def tree(self) -> dict[str, str]:
         """The working files as the episode finds them."""
-        return {f"{name}.py": self.source(name, self.faults) for name in self.functions} | {f"tests/test_{self.entry}.py": self.test}
+        return {f"{name}.py": self.source(name, self.faults) for name in self.functions} | {
+            f"tests/test_{self.entry}.py": self.test
+        }
 
     def source(self, name: str, faults: tuple[Fault, ...]) -> str:
         steps = self.functions[name]
@@ -88,12 +95,15 @@ class Instance:
         name = self.entry
         cases = ", ".join(f"({x}, {run(self.functions, name, x)})" for x in self.visible)
         return (
-            f"from {name} import {name}\n\n\ndef test_{name}():\n    for x, want in ({cases}):\n        got = {name}(x)\n"
+            f"from {name} import {name}\n\n\ndef test_{name}():\n    for x, want in ({cases}):\n        "
+            f"got = {name}(x)\n"
             f'        assert got == want, f"{name} {{x}} = {{got}} want {{want}}"\n'
         )
 
     def hidden(self, rng: random.Random) -> list[int]:
-        """Fresh inputs: both sides of every edge that can be reached, one that shows each fault alone and all together, two at random."""
+        """Fresh inputs: both sides of every edge that can be reached, one that shows each fault alone and all
+        together, two at random.
+        """
         order = list(INPUTS)
         rng.shuffle(order)
         chosen: list[int] = []
@@ -110,7 +120,9 @@ class Instance:
         return [*chosen, *(rng.randrange(100, 1000) * sign for sign in (1, -1))]
 
     def shows(self, x: int, faults: tuple[Fault, ...]) -> bool:
-        """Whether the functions with these faults alone go wrong at `x`; a body that is missing gives back what it got."""
+        """Whether the functions with these faults alone go wrong at `x`; a body that is missing gives back
+        what it got.
+        """
         spoiled = dict(self.functions)
         for fault in faults:
             steps = list(spoiled[fault.function])
@@ -121,7 +133,9 @@ class Instance:
 
 
 def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
-    """The structural split asks each family for the operation that training leaves to the other, in the longest functions."""
+    """The structural split asks each family for the operation that training leaves to the other, in the
+    longest functions.
+    """
     rng = random.Random(f"code/{split}/{family}/{level}/{seed}")
     while True:
         instance = _draw(rng, SHAPES[level], family, is_structural=split == "structural")
@@ -156,13 +170,24 @@ def _draw(rng: random.Random, shape: Shape, family: str, *, is_structural: bool)
 
 
 def _is_sound(instance: Instance) -> bool:
-    """Every fault shows, alone and together, and no line of a file can be mistaken for another, before or after the repair."""
-    if not all(any(instance.shows(x, faults) for x in INPUTS) for faults in (instance.faults, *((fault,) for fault in instance.faults))):
+    """Every fault shows, alone and together, and no line of a file can be mistaken for another, before or
+    after the repair.
+    """
+    if not all(
+        any(instance.shows(x, faults) for x in INPUTS)
+        for faults in (instance.faults, *((fault,) for fault in instance.faults))
+    ):
         return False
     for name, steps in instance.functions.items():
         codes = [step.code for step in steps]
-        codes += [fault.wrong.code for fault in instance.faults if fault.function == name and fault.wrong is not None]
-        if any(one in other for at, one in enumerate(codes) for number, other in enumerate(codes) if at != number):
+        codes += [
+            fault.wrong.code
+            for fault in instance.faults
+            if fault.function == name and fault.wrong is not None
+        ]
+        if any(
+            one in other for at, one in enumerate(codes) for number, other in enumerate(codes) if at != number
+        ):
             return False
     return True
 

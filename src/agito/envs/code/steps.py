@@ -1,4 +1,6 @@
-"""What the generated functions are made of: steps on one number, each with its words, its line of Python and its meaning."""
+"""What the generated functions are made of: steps on one number, each with its words, its line of Python and
+its meaning.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,14 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-PLAIN = {"add": "x+={}", "sub": "x-={}", "mul": "x*={}", "mod": "x%={}", "most": "x=min(x,{})", "least": "x=max(x,{})"}
+PLAIN = {
+    "add": "x+={}",
+    "sub": "x-={}",
+    "mul": "x*={}",
+    "mod": "x%={}",
+    "most": "x=min(x,{})",
+    "least": "x=max(x,{})",
+}
 WHEN = {"over": ">", "under": "<"}  # "over 5 add 2" is x+=2*(x>5)
 DIGITS = tuple(range(2, 10))
 NAMES = ("kap", "lum", "vin", "rok", "bif", "tol", "mur", "gax", "dov", "fen", "wip", "zun")
@@ -14,7 +23,9 @@ NAMES = ("kap", "lum", "vin", "rok", "bif", "tol", "mur", "gax", "dov", "fen", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """`call` names another function, and then stands alone; `when` and `limit` make an `add` or `sub` conditional."""
+    """`call` names another function, and then stands alone; `when` and `limit` make an `add` or `sub`
+    conditional.
+    """
 
     word: str
     number: int = 0
@@ -32,7 +43,9 @@ class Step:
     def code(self) -> str:
         if self.call:
             return f"x={self.call}(x)"
-        return PLAIN[self.word].format(self.number) + (f"*(x{WHEN[self.when]}{self.limit})" if self.when else "")
+        return PLAIN[self.word].format(self.number) + (
+            f"*(x{WHEN[self.when]}{self.limit})" if self.when else ""
+        )
 
     def apply(self, x: int) -> int:
         if self.when and not (x > self.limit if self.when == "over" else x < self.limit):
@@ -82,7 +95,9 @@ def spoil(rng: random.Random, step: Step, words: Sequence[str]) -> Step:
             return replace(step, word=rng.choice([each for each in others if each != step.word]))
 
 
-def run(functions: Mapping[str, Sequence[Step]], name: str, x: int, met: set[tuple[str, int, str]] | None = None) -> int:
+def run(
+    functions: Mapping[str, Sequence[Step]], name: str, x: int, met: set[tuple[str, int, str]] | None = None
+) -> int:
     """The value of function `name` at `x`. `met` collects which edges of which steps it came close to."""
     for at, step in enumerate(functions[name]):
         if met is not None and not step.call and (side := step.edges(x)):

@@ -1,4 +1,6 @@
-"""Five diagnostic worlds with a known optimum, one for each decision of an agent: chain, probe, tooldag, ledger, fanout."""
+"""Five diagnostic worlds with a known optimum, one for each decision of an agent: chain, probe, tooldag,
+ledger, fanout.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Chain: a thing is moved from room to room, one move a call; say where it is as soon as nothing can move it any more.
+"""Chain: a thing is moved from room to room, one move a call; say where it is as soon as nothing can move it
+any more.
 
-How much thinking is worth it: a call may say aloud where the thing is now, which keeps the count and costs tokens. The answer is settled
-when the thing's room has been locked, or with the last move; the optimum answers right then. To answer before is a guess, and a guess
-never pays, even when it happens to be right.
+How much thinking is worth it: a call may say aloud where the thing is now, which keeps the count and costs
+tokens. The answer is settled when the thing's room has been locked, or with the last move; the optimum
+answers right then. To answer before is a guess, and a guess never pays, even when it happens to be right.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ _HAZARD = 0.4  # of its hasty moments, how often the demonstrator answers there 
 _MOVES = {1: (2, 3), 2: (3, 4), 3: (4, 6), 4: (8, 10), 5: (12, 16)}
 _ROOMS = {1: 4, 2: 4, 3: 4, 4: 6, 5: 8}
 _NATURAL = (
-    "A thing is in the room `{start}`. Each move is two rooms: what is in the first goes to the second; or `lock` and a room, which "
-    "nothing enters or leaves from then on. The last move says `end`. Find out in which room the thing is for good, and submit that room "
+    "A thing is in the room `{start}`. Each move is two rooms: what is in the first goes to the second; or "
+    "`lock` and a room, which "
+    "nothing enters or leaves from then on. The last move says `end`. Find out in which room the thing is "
+    "for good, and submit that room "
     "as soon as it is certain."
 )
 
@@ -64,11 +67,15 @@ class Chain:
         return ChainScene(self)
 
     def agent(self, hand: Hand) -> Script:
-        """Hasty: says where the thing is before that is certain, or reads on afterwards. Not everyone thinks aloud."""
+        """Hasty: says where the thing is before that is certain, or reads on afterwards. Not everyone thinks
+        aloud.
+        """
         rng, settled, stop = hand.rng, self.settled, self.settled
         if not hand.is_right() and rng.random() < 0.5:
             stop = min(settled + rng.randint(1, 2), len(self.moves))
-        stop = next((number for number in range(1, settled) if not hand.is_right() and rng.random() < _HAZARD), stop)
+        stop = next(
+            (number for number in range(1, settled) if not hand.is_right() and rng.random() < _HAZARD), stop
+        )
         thinks = 0.0 if hand.is_perfect else rng.choice((0.3, 1.0, 1.0))
         room = self.start
         for number in range(stop):
@@ -108,8 +115,15 @@ class ChainScene(Scene):
         success = is_settled and state.submitted == state.room
         wasted = state.num_read - self.case.settled
         share = 1 - NOTE_PRICE * (state.num_notes + 2 * max(wasted, 0))
-        evidence = f"submitted {state.submitted!r}, wanted {state.room!r}" + ("" if is_settled else ", which was not certain yet")
-        return Outcome(success=success, share=max(share, 0.5), evidence=evidence, scores={"notes": float(state.num_notes)})
+        evidence = f"submitted {state.submitted!r}, wanted {state.room!r}" + (
+            "" if is_settled else ", which was not certain yet"
+        )
+        return Outcome(
+            success=success,
+            share=max(share, 0.5),
+            evidence=evidence,
+            scores={"notes": float(state.num_notes)},
+        )
 
     def measures(self, spent: Spent) -> dict[str, float]:
         state = self.state
@@ -131,7 +145,9 @@ def moved(room: str, one: str, two: str) -> str:
 
 
 def draw(split: str, level: int, rng: random.Random) -> Chain:
-    """`structural`: two moves more than in training, and the lock of another room, which settles nothing, in every task."""
+    """`structural`: two moves more than in training, and the lock of another room, which settles nothing, in
+    every task.
+    """
     is_structural = split == "structural"
     num_moves = rng.randint(*_MOVES[level]) + 2 * is_structural
     while True:
@@ -152,7 +168,9 @@ def _walk(start: str, moves: Sequence[tuple[str, str]]) -> tuple[str, int]:
     return room, len(moves)
 
 
-def _moves(start: str, others: list[str], num_moves: int, has_decoy: bool, rng: random.Random) -> tuple[tuple[str, str], ...]:
+def _moves(
+    start: str, others: list[str], num_moves: int, has_decoy: bool, rng: random.Random
+) -> tuple[tuple[str, str], ...]:
     """Half of the tasks lock the thing's room before the last move; some lock another one."""
     room, open_rooms, moves = start, [start, *others], list[tuple[str, str]]()
     lock_at = rng.randrange(1, num_moves) if rng.random() < 0.5 else None
@@ -175,18 +193,28 @@ def _moves(start: str, others: list[str], num_moves: int, has_decoy: bool, rng: 
 
 
 def _limits(num_moves: int) -> Limits:
-    return Limits(turns=num_moves + 4, calls=num_moves + 4, tokens=128 + 20 * num_moves, turn_tokens=24, observation_bytes=128)
+    return Limits(
+        turns=num_moves + 4,
+        calls=num_moves + 4,
+        tokens=128 + 20 * num_moves,
+        turn_tokens=24,
+        observation_bytes=128,
+    )
 
 
 def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
-    """Every move is read, so that the answer is settled, and none is looked at. It is never the room of the prompt."""
+    """Every move is read, so that the answer is settled, and none is looked at. It is never the room of the
+    prompt.
+    """
     for _ in range(turns - 1):
         yield call("next")
     yield call("submit", room=rng.choice([room for room in VALUES if room not in prompt.split()]))
 
 
 def anything(prompt: str, rng: random.Random) -> Call:
-    return rng.choice((call("next"), call("at", room=rng.choice(VALUES)), call("submit", room=rng.choice(VALUES))))
+    return rng.choice(
+        (call("next"), call("at", room=rng.choice(VALUES)), call("submit", room=rng.choice(VALUES)))
+    )
 
 
 FAMILY = Family(draw=draw, open_loop=open_loop, anything=anything)

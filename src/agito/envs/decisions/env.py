@@ -1,8 +1,9 @@
-"""The `decisions` environment: five diagnostic worlds, each around one decision of an agent, each with a known optimum.
+"""The `decisions` environment: five diagnostic worlds, each around one decision of an agent, each with a
+known optimum.
 
-Chance level: a success needs what only calls can show. Who reads nothing must guess one of 24 words, a room in chain, a part in probe,
-a value in ledger (.04 at most), one source of 15 in tooldag (.06 at its first two levels, nothing above), several words at once in fanout:
-.02 over the five, declared as .03.
+Chance level: a success needs what only calls can show. Who reads nothing must guess one of 24 words, a room
+in chain, a part in probe, a value in ledger (.04 at most), one source of 15 in tooldag (.06 at its first two
+levels, nothing above), several words at once in fanout: .02 over the five, declared as .03.
 """
 
 from __future__ import annotations
@@ -46,24 +47,45 @@ class DecisionsEnvironment(ProceduralEnvironment):
     def draw(self, place: Place) -> tuple[Task, Target]:
         case = _case(place.split, place.family, place.level, place.seed)
         task = Task(
-            id=place.id, env=self.name, split=place.split, family=place.family, level=place.level, prompt=case.prompt,
-            tools=case.tools, limits=(limits := case.limits), tags=case.tags,
-            natural_limits=replace(limits, tokens=640 + 96 * limits.turns, turn_tokens=2 * limits.turn_tokens),
-        )  # fmt: skip
-        return task, Target(task_id=task.id, seed=place.seed, data={"split": place.split, "family": place.family, "level": place.level})
+            id=place.id,
+            env=self.name,
+            split=place.split,
+            family=place.family,
+            level=place.level,
+            prompt=case.prompt,
+            tools=case.tools,
+            limits=(limits := case.limits),
+            tags=case.tags,
+            natural_limits=replace(
+                limits, tokens=640 + 96 * limits.turns, turn_tokens=2 * limits.turn_tokens
+            ),
+        )
+        return task, Target(
+            task_id=task.id,
+            seed=place.seed,
+            data={"split": place.split, "family": place.family, "level": place.level},
+        )
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
-        """What looks like noise is part of the task: all attempts at one task meet the same readings and the same faults."""
+        """What looks like noise is part of the task: all attempts at one task meet the same readings and the
+        same faults.
+        """
         return World(task, [_of(target).scene()], attempt, noise_seed=noise_seed)
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """Acts the captured calls again in a world of its own. The reward of a success is what the optimum would have paid, as a share of
-        what was paid: so the price of a decision counts, and never as much as the outcome."""
+        """Acts the captured calls again in a world of its own. The reward of a success is what the optimum
+        would have paid, as a share of what was paid: so the price of a decision counts, and never as much as
+        the outcome.
+        """
         outcome = act_again(_of(target).scene(), json.loads(sealed.files["calls.json"])).outcome()
         scores = {"success": float(outcome.success), **outcome.scores}
         return Verdict(
-            status=Status.SCORED, reward=outcome.reward, scores=scores, evidence=outcome.evidence, grade_seed=grade_seed,
-        )  # fmt: skip
+            status=Status.SCORED,
+            reward=outcome.reward,
+            scores=scores,
+            evidence=outcome.evidence,
+            grade_seed=grade_seed,
+        )
 
     def measures(self, task: Task, target: Target, trajectory: Trajectory) -> Mapping[str, float]:
         """The measures of this attempt, by name; those that it says nothing about are left out."""
@@ -81,7 +103,9 @@ class DecisionsEnvironment(ProceduralEnvironment):
 
 
 def _of(target: Target) -> Case:
-    return _case(str(target.data["split"]), str(target.data["family"]), int(str(target.data["level"])), target.seed)
+    return _case(
+        str(target.data["split"]), str(target.data["family"]), int(str(target.data["level"])), target.seed
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -1,8 +1,9 @@
-"""FanOut: parts that can run at the same time, and a join of what they give; or a line, in which each part needs what the one before gave.
+"""FanOut: parts that can run at the same time, and a join of what they give; or a line, in which each part
+needs what the one before gave.
 
-Time passes only in `wait`. The optimum starts everything that can be started and then waits: it takes as long as the slowest part, or, in a
-line, as all of them together. The line is the negative control: there nothing is gained by starting early. Who takes more than a fifth
-longer than the optimum is late, and fails.
+Time passes only in `wait`. The optimum starts everything that can be started and then waits: it takes as long
+as the slowest part, or, in a line, as all of them together. The line is the negative control: there nothing
+is gained by starting early. Who takes more than a fifth longer than the optimum is late, and fails.
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ from agito.worlds.component import Answer, spec, text_of
 
 TOOLS = (
     ToolSpec(
-        name="start", description="Start a part. In a line, every part but the first needs the result of the one before it as `given`.",
-        parameters={"type": "object", "properties": {"part": {"type": "string"}, "given": {"type": "string"}}, "required": ["part"]},
+        name="start",
+        description="Start a part. In a line, every part but the first needs the result of the one before "
+        "it as `given`.",
+        parameters={
+            "type": "object",
+            "properties": {"part": {"type": "string"}, "given": {"type": "string"}},
+            "required": ["part"],
+        },
     ),
     spec("wait", "Let time pass until a part that runs is done, and read its result."),
     spec("submit", "End the episode with all results, in any order.", ["results"]),
-)  # fmt: skip
+)
 SLACK = 0.2  # of the optimum's time
 _PARTS = {1: (2, 2), 2: (2, 3), 3: (3, 4), 4: (5, 6), 5: (7, 9)}
 _NATURAL = {
@@ -64,13 +71,18 @@ class FanOut:
     @property
     def prompt(self) -> Mapping[Dialect, str]:
         parts = " ".join(self.parts)
-        return {Dialect.COMPACT: f"{self.kind} {parts}", Dialect.NATURAL: _NATURAL[self.kind].format(parts=parts) + _AFTER}
+        return {
+            Dialect.COMPACT: f"{self.kind} {parts}",
+            Dialect.NATURAL: _NATURAL[self.kind].format(parts=parts) + _AFTER,
+        }
 
     def scene(self) -> Scene:
         return FanOutScene(self)
 
     def agent(self, hand: Hand) -> Script:
-        """Hasty: waits for a part before it starts the next, in a line starts the next before it has what that needs, submits too soon."""
+        """Hasty: waits for a part before it starts the next, in a line starts the next before it has what
+        that needs, submits too soon.
+        """
         found: dict[str, str] = {}
         if self.kind == "all":
             for number, part in enumerate(self.parts):
@@ -136,9 +148,17 @@ class FanOutScene(Scene):
         claimed = (state.submitted or "").split()
         is_right = sorted(claimed) == sorted(case.results) and len(state.done) == len(case.parts)
         is_late = state.clock > case.optimum * (1 + SLACK)
-        evidence = f"submitted {state.submitted!r}, wanted {' '.join(case.results)!r}; took {state.clock}, at best {case.optimum}"
+        evidence = (
+            f"submitted {state.submitted!r}, wanted {' '.join(case.results)!r}; took {state.clock}, "
+            f"at best {case.optimum}"
+        )
         share = min(case.optimum / max(state.clock, 1), 1.0)
-        return Outcome(success=is_right and not is_late, share=share, evidence=evidence, scores={"joined": float(is_right)})
+        return Outcome(
+            success=is_right and not is_late,
+            share=share,
+            evidence=evidence,
+            scores={"joined": float(is_right)},
+        )
 
     def measures(self, spent: Spent) -> dict[str, float]:
         state, case = self.state, self.case
@@ -159,10 +179,18 @@ def draw(split: str, level: int, rng: random.Random) -> FanOut:
     """A third of the tasks is a line. `structural`: one part more than in training."""
     num = rng.randint(*_PARTS[level]) + (split == "structural")
     return FanOut(
-        kind="line" if rng.random() < 1 / 3 else "all", parts=tuple(rng.sample(NAMES, num)), results=tuple(rng.sample(VALUES, num)),
+        kind="line" if rng.random() < 1 / 3 else "all",
+        parts=tuple(rng.sample(NAMES, num)),
+        results=tuple(rng.sample(VALUES, num)),
         lengths=tuple(rng.randint(1, 9) for _ in range(num)),
-        limits=Limits(turns=3 * num + 4, calls=3 * num + 4, tokens=96 + 48 * num, turn_tokens=16 + 4 * num, observation_bytes=256),
-    )  # fmt: skip
+        limits=Limits(
+            turns=3 * num + 4,
+            calls=3 * num + 4,
+            tokens=96 + 48 * num,
+            turn_tokens=16 + 4 * num,
+            observation_bytes=256,
+        ),
+    )
 
 
 def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:

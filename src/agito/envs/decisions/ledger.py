@@ -1,7 +1,9 @@
-"""Ledger: facts are added, revised and retracted, and after each few of them there is a question. Stay true to what was last read.
+"""Ledger: facts are added, revised and retracted, and after each few of them there is a question. Stay true
+to what was last read.
 
-Every answer is a claim. It contradicts what was read when it is a value that has been revised or retracted (stale), when it takes what
-stands for retracted (forgotten), or when it is nothing that was ever said of the subject (invented). The optimum contradicts nothing.
+Every answer is a claim. It contradicts what was read when it is a value that has been revised or retracted
+(stale), when it takes what stands for retracted (forgotten), or when it is nothing that was ever said of the
+subject (invented). The optimum contradicts nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +18,19 @@ from agito.protocols import Script
 from agito.types import Call, Dialect, Limits
 from agito.worlds.component import Answer, spec, text_of
 
-TOOLS = (spec("say", "Answer the question that was asked last, and read on. `gone`: it was retracted.", ["name", "value"]),)
+TOOLS = (
+    spec(
+        "say",
+        "Answer the question that was asked last, and read on. `gone`: it was retracted.",
+        ["name", "value"],
+    ),
+)
 GONE = "gone"
 _NATURAL = (
-    "You keep a ledger. `{name} {value}` says that {name} is {value}, whatever it was before; `{name} gone` retracts what was said. "
-    "`{name}?` asks what {name} is now: answer with `say`, with the value `gone` when it was retracted. There are {num} questions, and one "
+    "You keep a ledger. `{name} {value}` says that {name} is {value}, whatever it was before; `{name} "
+    "gone` retracts what was said. "
+    "`{name}?` asks what {name} is now: answer with `say`, with the value `gone` when it was retracted. "
+    "There are {num} questions, and one "
     "wrong answer is one too many. It begins: {first}"
 )
 
@@ -109,19 +119,29 @@ class LedgerScene(Scene):
     def outcome(self) -> Outcome:
         """`coherent` is the share of the answers before the first error: coherence is lost once."""
         questions, claims = self.case.questions, self.state.claims
-        right = [claim == f"{question.subject} {question.answer}" for claim, question in zip(claims, questions, strict=False)]
+        right = [
+            claim == f"{question.subject} {question.answer}"
+            for claim, question in zip(claims, questions, strict=False)
+        ]
         until = right.index(False) if False in right else len(right)
         success = until == len(questions)
         evidence = f"{sum(right)} of {len(questions)} right, {until} before the first error"
         return Outcome(
-            success=success, evidence=evidence, scores={"coherent": until / len(questions)},
-        )  # fmt: skip
+            success=success,
+            evidence=evidence,
+            scores={"coherent": until / len(questions)},
+        )
 
     def measures(self, spent: Spent) -> dict[str, float]:
-        kinds = [_kind(claim, question) for claim, question in zip(self.state.claims, self.case.questions, strict=False)]
+        kinds = [
+            _kind(claim, question)
+            for claim, question in zip(self.state.claims, self.case.questions, strict=False)
+        ]
         if not kinds:
             return {}
-        found = {f"ledger_{kind}": kinds.count(kind) / len(kinds) for kind in ("stale", "forgotten", "invented")}
+        found = {
+            f"ledger_{kind}": kinds.count(kind) / len(kinds) for kind in ("stale", "forgotten", "invented")
+        }
         return {"ledger_contradictions": sum(found.values())} | found
 
 
@@ -135,8 +155,9 @@ def _kind(claim: str, question: Question) -> str:
 
 
 def draw(split: str, level: int, rng: random.Random) -> Ledger:
-    """In training a question is about one of the facts that changed last; `structural` asks about those that have stood the longest too,
-    after half as many facts again, and at level 5 five hundred times."""
+    """In training a question is about one of the facts that changed last; `structural` asks about those that
+    have stood the longest too, after half as many facts again, and at level 5 five hundred times.
+    """
     shape, is_structural = _SHAPES[level], split == "structural"
     num = _LONGEST if is_structural and level == 5 else shape.questions
     questions = _questions(shape, num, is_structural, rng)
@@ -144,8 +165,9 @@ def draw(split: str, level: int, rng: random.Random) -> Ledger:
         questions = _questions(shape, num, is_structural, rng)
     tokens = 64 + num * 24
     return Ledger(
-        questions=tuple(questions), limits=Limits(turns=num, calls=num, tokens=tokens, turn_tokens=12, observation_bytes=128),
-    )  # fmt: skip
+        questions=tuple(questions),
+        limits=Limits(turns=num, calls=num, tokens=tokens, turn_tokens=12, observation_bytes=128),
+    )
 
 
 def _questions(shape: _Shape, num: int, is_structural: bool, rng: random.Random) -> list[Question]:

@@ -1,9 +1,10 @@
-"""Probe: one part of several is broken; sensors name a part, not always the right one, and each reading has its price. When to stop?
+"""Probe: one part of several is broken; sensors name a part, not always the right one, and each reading has
+its price. When to stop?
 
-A reading of unit log-odds multiplies the odds of the part that it names by `ODDS`; the strong sensor counts as two weak ones. So the
-belief is a score per part (how often it was named), and the value of every belief is known by dynamic programming over scores. An
-attempt is a success when all its actions together lost at most `TOLERANCE` against the best there was: what is judged is the decision, not
-its luck.
+A reading of unit log-odds multiplies the odds of the part that it names by `ODDS`; the strong sensor counts
+as two weak ones. So the belief is a score per part (how often it was named), and the value of every belief is
+known by dynamic programming over scores. An attempt is a success when all its actions together lost at most
+`TOLERANCE` against the best there was: what is judged is the decision, not its luck.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ ODDS = 4.0
 WEIGHT = {"weak": 1, "strong": 2}  # of a reading, in units of log(ODDS)
 MOST = 8  # readings
 EPS = 1e-9
-TOLERANCE = 0.05  # of full marks: who loses more in expectation has decided badly, by stopping early or by reading on
+# of full marks: who loses more in expectation has decided badly, by stopping early or by reading on
+TOLERANCE = 0.05
 Prices: TypeAlias = "tuple[tuple[str, int], ...]"  # sensor, price of a reading in hundredths of full marks
 Scores: TypeAlias = "tuple[int, ...]"  # falling, the last one 0
 
@@ -39,11 +41,22 @@ _PRICES: dict[int, tuple[Prices, ...]] = {
     2: ((("weak", 2),), (("weak", 9),)),
     3: ((("weak", 2),), (("weak", 9),), (("weak", 3), ("strong", 5)), (("weak", 2), ("strong", 12))),
 }
-_PRICES[4] = _PRICES[5] = (*_PRICES[3], (("weak", 12),), (("weak", 6), ("strong", 20)), (("weak", 9), ("strong", 12)))
-_OTHER_PRICES: tuple[Prices, ...] = ((("weak", 5),), (("weak", 9), ("strong", 5)), (("weak", 2), ("strong", 5)))
+_PRICES[4] = _PRICES[5] = (
+    *_PRICES[3],
+    (("weak", 12),),
+    (("weak", 6), ("strong", 20)),
+    (("weak", 9), ("strong", 12)),
+)
+_OTHER_PRICES: tuple[Prices, ...] = (
+    (("weak", 5),),
+    (("weak", 9), ("strong", 5)),
+    (("weak", 2), ("strong", 5)),
+)
 _NATURAL = (
-    "One of {num} parts is broken. A reading of a sensor names a part: {sensors}; otherwise it names one of the others, each as likely. "
-    "A reading has a price, in hundredths of what the right answer is worth. Read until one more reading is not worth its price, {most} "
+    "One of {num} parts is broken. A reading of a sensor names a part: {sensors}; otherwise it names one "
+    "of the others, each as likely. "
+    "A reading has a price, in hundredths of what the right answer is worth. Read until one more reading "
+    "is not worth its price, {most} "
     "times at the most, then submit the part that is the likeliest."
 )
 
@@ -73,7 +86,10 @@ class Probe:
     @property
     def prompt(self) -> Mapping[Dialect, str]:
         num = len(self.parts)
-        sensors = ", ".join(f"{name} (price {price}) is right with chance {_chance(name, num):.2f}" for name, price in self.prices)
+        sensors = ", ".join(
+            f"{name} (price {price}) is right with chance {_chance(name, num):.2f}"
+            for name, price in self.prices
+        )
         terse = " ".join(f"{name} {price}" for name, price in self.prices)
         return {
             Dialect.COMPACT: f"{num} {terse}",
@@ -84,7 +100,9 @@ class Probe:
         return ProbeScene(self)
 
     def agent(self, hand: Hand) -> Script:
-        """Hasty: answers after any reading, or reads on when enough is known, or takes the sensor that is not worth its price."""
+        """Hasty: answers after any reading, or reads on when enough is known, or takes the sensor that is not
+        worth its price.
+        """
         scores, rng = dict.fromkeys(self.parts, 0), hand.rng
         is_hasty = not hand.is_right()
         way = rng.choice(("early", "early", "early", "early", "late")) if is_hasty else ""
@@ -109,7 +127,12 @@ class ProbeScene(Scene):
     state: _State
 
     def __init__(self, case: Probe) -> None:
-        super().__init__(TOOLS, _State(scores=dict.fromkeys(case.parts, 0), readings=dict.fromkeys(dict(case.prices), 0), gaps=[]))
+        super().__init__(
+            TOOLS,
+            _State(
+                scores=dict.fromkeys(case.parts, 0), readings=dict.fromkeys(dict(case.prices), 0), gaps=[]
+            ),
+        )
         self.case = case
 
     @property
@@ -139,9 +162,14 @@ class ProbeScene(Scene):
         state = self.state
         lost = sum(state.gaps) + (state.last_gap or 0.0)
         success = state.last_gap is not None and lost <= TOLERANCE
-        evidence = f"submitted {state.submitted!r}; lost {sum(state.gaps):.3f} by readings, {state.last_gap} by the answer"
+        evidence = (
+            f"submitted {state.submitted!r}; lost {sum(state.gaps):.3f} by readings, "
+            f"{state.last_gap} by the answer"
+        )
         scores = {"right": float(state.submitted == self.case.broken), "lost": lost}
-        return Outcome(success=success, share=1 - lost if lost > EPS else 1.0, evidence=evidence, scores=scores)
+        return Outcome(
+            success=success, share=1 - lost if lost > EPS else 1.0, evidence=evidence, scores=scores
+        )
 
     def measures(self, spent: Spent) -> dict[str, float]:
         state = self.state
@@ -169,7 +197,9 @@ def value(scores: Scores, left: int, prices: Prices) -> float:
 
 @lru_cache(maxsize=200_000)
 def worth(scores: Scores, left: int, prices: Prices, sensor: str) -> float:
-    """Q(b, s) = −price(s) + Σ_j P(s names j | b) V(b + weight(s) at j), with b up to order and a common shift."""
+    """Q(b, s) = −price(s) + Σ_j P(s names j | b) V(b + weight(s) at j), with b up to order and a common
+    shift.
+    """
     num, weight = len(scores), WEIGHT[sensor]
     right = _chance(sensor, num)
     wrong = (1 - right) / (num - 1)
@@ -217,9 +247,12 @@ def draw(split: str, level: int, rng: random.Random) -> Probe:
 
     readings = {sensor: tuple(read(sensor) for _ in range(MOST)) for sensor, _ in prices}
     return Probe(
-        parts=parts, broken=broken, prices=prices, readings=readings,
+        parts=parts,
+        broken=broken,
+        prices=prices,
+        readings=readings,
         limits=Limits(turns=MOST + 4, calls=MOST + 4, tokens=256, turn_tokens=24, observation_bytes=128),
-    )  # fmt: skip
+    )
 
 
 def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
@@ -232,7 +265,11 @@ def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
 
 def anything(prompt: str, rng: random.Random) -> Call:
     reads = rng.random() < 0.7
-    return call("probe", sensor=rng.choice(_sensors(prompt))) if reads else call("submit", part=rng.choice(VALUES))
+    return (
+        call("probe", sensor=rng.choice(_sensors(prompt)))
+        if reads
+        else call("submit", part=rng.choice(VALUES))
+    )
 
 
 def _sensors(prompt: str) -> list[str]:

@@ -1,7 +1,8 @@
-"""What the five worlds share: a world in memory that can be acted again from its calls, and what is read off it afterwards.
+"""What the five worlds share: a world in memory that can be acted again from its calls, and what is read off
+it afterwards.
 
-A scene is a deterministic function of its case and the calls, so the grader and the measures act the calls again in a scene of their own
-instead of believing what the episode's scene says about itself.
+A scene is a deterministic function of its case and the calls, so the grader and the measures act the calls
+again in a scene of their own instead of believing what the episode's scene says about itself.
 """
 
 from __future__ import annotations
@@ -129,7 +130,8 @@ class Family:
     """One of the worlds. What its negative controls know is the compact prompt."""
 
     draw: Callable[[str, int, random.Random], Case]  # (split, level, rng)
-    open_loop: Callable[[str, int, random.Random], Script]  # (prompt, turns, rng): acts as well as one can who reads nothing
+    # (prompt, turns, rng): acts as well as one can who reads nothing
+    open_loop: Callable[[str, int, random.Random], Script]
     anything: Callable[[str, random.Random], Call]  # a well-formed call at random
 
 

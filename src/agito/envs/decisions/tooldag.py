@@ -1,11 +1,13 @@
-"""ToolDAG: make a thing out of things that must be made first, by the cheapest way that works, in spite of faults.
+"""ToolDAG: make a thing out of things that must be made first, by the cheapest way that works, in spite of
+faults.
 
-A thing can be made from any one of its sources, at a price; what is raw is at hand; a decoy can neither be made nor found. So the best plan
-is the shortest path from something raw, without the steps that are broken for good. A step can fail on its first try (`busy`) or always
-(`broken`), openly or silently: then it says `ok`, and the thing is not there. What fails is not paid for, so that the optimum does
-not depend on luck. A thing that is tried with something that is no source of it is spoiled, and can never be made: to try everything is no
-way round reading. Steps are broken for good only where another source of the same thing is raw, which keeps the optimum within reach of
-whoever learns of it by trying.
+A thing can be made from any one of its sources, at a price; what is raw is at hand; a decoy can neither be
+made nor found. So the best plan is the shortest path from something raw, without the steps that are broken
+for good. A step can fail on its first try (`busy`) or always (`broken`), openly or silently: then it says
+`ok`, and the thing is not there. What fails is not paid for, so that the optimum does not depend on luck. A
+thing that is tried with something that is no source of it is spoiled, and can never be made: to try
+everything is no way round reading. Steps are broken for good only where another source of the same thing is
+raw, which keeps the optimum within reach of whoever learns of it by trying.
 """
 
 from __future__ import annotations
@@ -25,14 +27,21 @@ from agito.worlds.component import Answer, spec, text_of
 
 TOOLS = (
     spec("make", "Make a thing from a source that is at hand.", ["thing", "source"]),
-    spec("how", "Say from which sources a thing can be made, each with its price; `here`: it is at hand; `none`: no way.", ["thing"]),
+    spec(
+        "how",
+        "Say from which sources a thing can be made, each with its price; `here`: it is at hand; `none`: "
+        "no way.",
+        ["thing"],
+    ),
     spec("have", "Say whether a thing is at hand.", ["thing"]),
     spec("submit", "End the episode: `done` when the thing that was asked for is at hand.", ["answer"]),
-)  # fmt: skip
+)
 DONE = "done"
 _NATURAL = (
-    "Make `{target}`. A thing is made from one source, at a price; a source that is not at hand must be made first. Spend as little as "
-    "possible. A step can be busy, which passes, or broken, which does not, and it can fail without saying so. A thing that you try to "
+    "Make `{target}`. A thing is made from one source, at a price; a source that is not at hand must be "
+    "made first. Spend as little as "
+    "possible. A step can be busy, which passes, or broken, which does not, and it can fail without saying "
+    "so. A thing that you try to "
     "make from something that is no source of it is spoiled for good. When `{target}` is at hand, "
     "submit `done`."
 )
@@ -53,7 +62,9 @@ _OPEN = {Trouble.BUSY: "busy", Trouble.BROKEN: "broken"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shape:
-    """`depth`: steps in a row. `choices`: how many things have a second source. `troubles`: chances for each step."""
+    """`depth`: steps in a row. `choices`: how many things have a second source. `troubles`: chances for each
+    step.
+    """
 
     depth: tuple[int, int]
     choices: int
@@ -63,7 +74,12 @@ class _Shape:
 
 _SHAPES = {
     1: _Shape(depth=(1, 2), choices=0, decoys=0.0, troubles={Trouble.BUSY: 0.3, Trouble.SILENT: 0.3}),
-    2: _Shape(depth=(1, 2), choices=1, decoys=0.2, troubles={Trouble.BUSY: 0.2, Trouble.SILENT: 0.3, Trouble.BROKEN: 0.4}),
+    2: _Shape(
+        depth=(1, 2),
+        choices=1,
+        decoys=0.2,
+        troubles={Trouble.BUSY: 0.2, Trouble.SILENT: 0.3, Trouble.BROKEN: 0.4},
+    ),
     3: _Shape(depth=(2, 3), choices=1, decoys=0.3, troubles=dict.fromkeys(Trouble, 0.25)),
     4: _Shape(depth=(3, 4), choices=2, decoys=0.3, troubles=dict.fromkeys(Trouble, 0.3)),
     5: _Shape(depth=(4, 5), choices=3, decoys=0.4, troubles=dict.fromkeys(Trouble, 0.35)),
@@ -76,7 +92,8 @@ class _State:
     tries: dict[str, int] = field(default_factory=dict[str, int])
     paid: int = 0
     believed: list[str] = field(default_factory=list[str])  # what a step said `ok` to
-    met: list[tuple[Trouble, str]] = field(default_factory=list[tuple[Trouble, str]])  # and the thing that was not made
+    # and the thing that was not made
+    met: list[tuple[Trouble, str]] = field(default_factory=list[tuple[Trouble, str]])
     spoiled: list[str] = field(default_factory=list[str])  # tried with what is no source
     violations: int = 0
     submitted: str | None = None
@@ -134,7 +151,9 @@ class _Agent:
             self.here.append(thing)
             return
         self.ways[thing] = (
-            [] if words == ["none"] else [(source, int(price)) for source, price in zip(words[::2], words[1::2], strict=True)]
+            []
+            if words == ["none"]
+            else [(source, int(price)) for source, price in zip(words[::2], words[1::2], strict=True)]
         )
         ways = sorted(self.ways[thing], key=lambda way: way[1])
         if not self.hand.is_right():
@@ -183,7 +202,9 @@ def cheapest(
     here: Sequence[str],
     without: Sequence[tuple[str, str]],
 ) -> tuple[int, list[tuple[str, str]]] | None:
-    """Price and steps, sources first, of the cheapest way to a thing; None when there is none. The ways have no cycles."""
+    """Price and steps, sources first, of the cheapest way to a thing; None when there is none. The ways have
+    no cycles.
+    """
     if thing in here:
         return 0, []
     found: list[tuple[int, list[tuple[str, str]]]] = []
@@ -240,7 +261,10 @@ class ToolDAGScene(Scene):
     def outcome(self) -> Outcome:
         state, target = self.state, self.case.target
         success = state.submitted == DONE and target in state.held
-        evidence = f"submitted {state.submitted!r}, {target} {'made' if target in state.held else 'not made'}, paid {state.paid}"
+        evidence = (
+            f"submitted {state.submitted!r}, {target} "
+            f"{'made' if target in state.held else 'not made'}, paid {state.paid}"
+        )
         share = self.case.optimum / state.paid if success else 1.0
         return Outcome(success=success, share=share, evidence=f"{evidence} of {self.case.optimum}")
 
@@ -257,7 +281,9 @@ class ToolDAGScene(Scene):
 
 
 def draw(split: str, level: int, rng: random.Random) -> ToolDAG:
-    """`structural`: one step more than in training, and trouble with the last step, which only a check or a second try shows."""
+    """`structural`: one step more than in training, and trouble with the last step, which only a check or a
+    second try shows.
+    """
     shape, is_structural = _SHAPES[level], split == "structural"
     depth = rng.randint(*shape.depth) + is_structural
     words = iter(rng.sample(NAMES, len(NAMES)))
@@ -275,7 +301,11 @@ def draw(split: str, level: int, rng: random.Random) -> ToolDAG:
         if is_lowest and not is_decoy:
             fallback[thing] = other
         price = rng.randint(4, 9) * (depth - number)  # of the way round what is below: seldom the cheaper one
-        ways[thing] = [(source, high), (other, low)] if is_decoy else [(source, low), (other, high if is_lowest else price)]
+        ways[thing] = (
+            [(source, high), (other, low)]
+            if is_decoy
+            else [(source, low), (other, high if is_lowest else price)]
+        )
         rng.shuffle(ways[thing])
     troubles = _troubles(path, fallback, shape, is_structural, rng)
     lasting = [step for step, trouble in troubles.items() if trouble in LASTING]
@@ -283,9 +313,15 @@ def draw(split: str, level: int, rng: random.Random) -> ToolDAG:
     assert best is not None
     turns = 4 * (depth + shape.choices) + 8
     return ToolDAG(
-        target=path[0], ways={thing: tuple(each) for thing, each in ways.items()}, raw=tuple(raw), troubles=troubles, optimum=best[0],
-        limits=Limits(turns=turns, calls=turns, tokens=128 + 16 * turns, turn_tokens=24, observation_bytes=128),
-    )  # fmt: skip
+        target=path[0],
+        ways={thing: tuple(each) for thing, each in ways.items()},
+        raw=tuple(raw),
+        troubles=troubles,
+        optimum=best[0],
+        limits=Limits(
+            turns=turns, calls=turns, tokens=128 + 16 * turns, turn_tokens=24, observation_bytes=128
+        ),
+    )
 
 
 def _troubles(
@@ -304,7 +340,9 @@ def _troubles(
 
 
 def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
-    """One source, twice, in case that it was busy or failed in silence: a second one is no way once the first has spoiled the thing."""
+    """One source, twice, in case that it was busy or failed in silence: a second one is no way once the first
+    has spoiled the thing.
+    """
     target = prompt.split()[-1]
     source = rng.choice([name for name in NAMES if name != target])
     for _ in range(2):

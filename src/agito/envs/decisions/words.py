@@ -1,4 +1,6 @@
-"""The words of the diagnostic worlds: short, pronounceable, with few first syllables, so that a small BPE learns each as one token."""
+"""The words of the diagnostic worlds: short, pronounceable, with few first syllables, so that a small BPE
+learns each as one token.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Customer service over a stateful API: a policy to keep, a user who leaves things out and changes their mind."""
+"""Customer service over a stateful API: a policy to keep, a user who leaves things out and changes their
+mind.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Scripted agents for the desk; they read what the world answers and nothing else.
 
-One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a hasty
-clerk does: does not ask whether the user is sure, looks at other orders before the right one, does as told without looking at the
-policy, gives up on a timeout. Now and then it mistypes a number and finds no such order: whoever learns from it must have seen how to go
-on. The other orders come in no order, so that which number belongs to an item can be learned from the list alone.
+One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its
+skill says, what a hasty clerk does: does not ask whether the user is sure, looks at other orders before the
+right one, does as told without looking at the policy, gives up on a timeout. Now and then it mistypes a
+number and finds no such order: whoever learns from it must have seen how to go on. The other orders come in
+no order, so that which number belongs to an item can be learned from the list alone.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from agito.envs.desk.words import CUSTOMERS, ITEMS, PLACES
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault, Json
 
-Asking: TypeAlias = "Generator[Call, Event, str | None]"  # a stretch of a script that comes back with a reply, or gives up
-Choice: TypeAlias = Callable[[float], bool]  # "does it do the right thing now?", of so many of its hasty moments
+# a stretch of a script that comes back with a reply, or gives up
+Asking: TypeAlias = "Generator[Call, Event, str | None]"
+# "does it do the right thing now?", of so many of its hasty moments
+Choice: TypeAlias = Callable[[float], bool]
 
 _GIVE_UP, _SLIP, _UNSURE, _SLOPPY, _STRAY = 0.35, 0.1, 0.9, 0.9, 1.0  # of its hasty moments
 _MOST_PAGES = 4

@@ -1,4 +1,6 @@
-"""One case at the desk: the shop's books, what the user wants in the end, how that comes out, and how the books should stand then."""
+"""One case at the desk: the shop's books, what the user wants in the end, how that comes out, and how the
+books should stand then.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +41,42 @@ class Shape:
 SHAPES = {
     1: Shape(orders=(2, 3), others=1, changes=(0,), left_out=0.5, turns=10, tokens=192),
     2: Shape(orders=(2, 3), others=2, changes=(0, 1), left_out=0.7, turns=14, tokens=256),
-    3: Shape(orders=(2, 3, 4, 5), others=2, changes=(0, 1), left_out=0.8, forgets=0.2, gold=0.3, timeout=0.08, turns=24, tokens=384),
+    3: Shape(
+        orders=(2, 3, 4, 5),
+        others=2,
+        changes=(0, 1),
+        left_out=0.8,
+        forgets=0.2,
+        gold=0.3,
+        timeout=0.08,
+        turns=24,
+        tokens=384,
+    ),
     4: Shape(
-        orders=(3, 4, 5, 6), others=3, changes=(0, 1, 2), left_out=0.9, forgets=0.3, gold=0.3, timeout=0.08, lost=0.08, turns=32, tokens=512
+        orders=(3, 4, 5, 6),
+        others=3,
+        changes=(0, 1, 2),
+        left_out=0.9,
+        forgets=0.3,
+        gold=0.3,
+        timeout=0.08,
+        lost=0.08,
+        turns=32,
+        tokens=512,
     ),
     5: Shape(
-        orders=(4, 5, 6), others=3, changes=(1, 2), left_out=1.0, forgets=0.4, gold=0.4, timeout=0.1, lost=0.12, turns=36, tokens=512
+        orders=(4, 5, 6),
+        others=3,
+        changes=(1, 2),
+        left_out=1.0,
+        forgets=0.4,
+        gold=0.4,
+        timeout=0.1,
+        lost=0.12,
+        turns=36,
+        tokens=512,
     ),
-}  # fmt: skip
+}
 LEVELS = tuple(SHAPES)
 
 
@@ -58,7 +88,8 @@ class Case:
     limit: int  # days within which a sent order is taken back
     orders: tuple[Order, ...]  # of everybody
     said: tuple[str, ...]  # beside the wish, what the opening says
-    items: tuple[str, ...]  # what the wish is about, in the order of the user's changes of mind; the last one counts
+    # what the wish is about, in the order of the user's changes of mind; the last one counts
+    items: tuple[str, ...]
     place: str  # where to; move only
     forgets: str | None  # what they name first instead of the item
 
@@ -92,45 +123,76 @@ class Case:
             "cancel": (number, customer, item, "off", days, place),
             "move": (number, customer, item, state, days, self.place),
         }
-        orders = [done[self.family] if self.is_allowed and order[0] == number else order for order in self.orders]
+        orders = [
+            done[self.family] if self.is_allowed and order[0] == number else order for order in self.orders
+        ]
         refunds = [(number,)] if self.is_allowed and self.family == "refund" else []
         refusals = [] if self.is_allowed else [(number,)]
-        return dump(image(SCHEMA, {"customers": self._ranks, "orders": orders, "refunds": refunds, "refusals": refusals}))
+        return dump(
+            image(
+                SCHEMA, {"customers": self._ranks, "orders": orders, "refunds": refunds, "refusals": refusals}
+            )
+        )
 
     @property
     def _ranks(self) -> list[tuple[str, str]]:
-        return [(name, self.rank if name == self.customer else "plain") for name in dict.fromkeys(order[1] for order in self.orders)]
+        return [
+            (name, self.rank if name == self.customer else "plain")
+            for name in dict.fromkeys(order[1] for order in self.orders)
+        ]
 
     def mind(self) -> Mind:
         """A fresh user."""
         wants = {"item": self.items[0]} | ({"place": self.place} if self.family == "move" else {})
         recalls = {"item": self.forgets} if self.forgets else {}
-        return Mind(wants=wants, recalls=recalls, changes=[{"item": item} for item in self.items[1:]], patience=PATIENCE)
+        return Mind(
+            wants=wants,
+            recalls=recalls,
+            changes=[{"item": item} for item in self.items[1:]],
+            patience=PATIENCE,
+        )
 
 
 def case(*, split: str, family: str, level: int, rng: random.Random) -> Case:
-    """The structural split: the user changes their mind once more than the level's most, and the orders fill a second page."""
+    """The structural split: the user changes their mind once more than the level's most, and the orders fill
+    a second page.
+    """
     shape, structural = SHAPES[level], split == "structural"
     customers = rng.sample(CUSTOMERS, 1 + shape.others)
     is_open = rng.random() < shape.left_out
-    is_mistaken = is_open and not structural and rng.random() < shape.forgets  # and then too busy to change their mind
+    # and then too busy to change their mind
+    is_mistaken = is_open and not structural and rng.random() < shape.forgets
     changes = max(shape.changes) + 1 if structural else 0 if is_mistaken else rng.choice(shape.changes)
     count = max(rng.choice(shape.orders), changes + 1, PAGE + 1 if structural else 0)
     items = rng.sample(ITEMS, count + 1)
     spare = items.pop()
     limit = rng.randrange(2, 8)
     numbers = rng.sample(range(10, 100), count + 2 * shape.others)
-    orders = [(f"{item}{numbers.pop()}", customers[0], item, *_state(rng, family, limit), rng.choice(PLACES)) for item in items]
+    orders = [
+        (f"{item}{numbers.pop()}", customers[0], item, *_state(rng, family, limit), rng.choice(PLACES))
+        for item in items
+    ]
     for other in customers[1:]:
         bought = rng.sample(ITEMS, 2)
-        orders += [(f"{item}{numbers.pop()}", other, item, *_state(rng, family, limit), rng.choice(PLACES)) for item in bought]
+        orders += [
+            (f"{item}{numbers.pop()}", other, item, *_state(rng, family, limit), rng.choice(PLACES))
+            for item in bought
+        ]
     chosen = tuple(rng.sample(items, changes + 1))
     rank = "gold" if rng.random() < shape.gold else "plain"
-    elsewhere = [place for place in PLACES if all(order[5] != place for order in orders)]  # so that a move changes something
+    # so that a move changes something
+    elsewhere = [place for place in PLACES if all(order[5] != place for order in orders)]
     return Case(
-        family=family, customer=customers[0], rank=rank, limit=limit, orders=tuple(sorted(orders)),
-        said=() if is_open else (chosen[0],), items=chosen, place=rng.choice(elsewhere), forgets=spare if is_mistaken else None,
-    )  # fmt: skip
+        family=family,
+        customer=customers[0],
+        rank=rank,
+        limit=limit,
+        orders=tuple(sorted(orders)),
+        said=() if is_open else (chosen[0],),
+        items=chosen,
+        place=rng.choice(elsewhere),
+        forgets=spare if is_mistaken else None,
+    )
 
 
 def _state(rng: random.Random, family: str, limit: int) -> tuple[str, int]:

@@ -1,8 +1,10 @@
-"""The `desk` environment: customer service over an API, judged by the state of the shop's books, damage included.
+"""The `desk` environment: customer service over an API, judged by the state of the shop's books, damage
+included.
 
-Chance level: an agent that sees nothing can try one order number of 90 after the other for as long as its turns last, with the deed that
-is oftener right and the item guessed where the prompt does not say it: right in .012 of the held-out tasks. An agent that does nothing is
-never right, since a refusal must be recorded too. Declared as 0.015.
+Chance level: an agent that sees nothing can try one order number of 90 after the other for as long as its
+turns last, with the deed that is oftener right and the item guessed where the prompt does not say it: right
+in .012 of the held-out tasks. An agent that does nothing is never right, since a refusal must be recorded
+too. Declared as 0.015.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from agito.envs.desk.case import FAMILIES, LEVELS, SHAPES, SPLITS, Case, case
 from agito.envs.desk.shop import OPERATIONS, shop
 from agito.envs.procedural import Place, ProceduralEnvironment
 from agito.protocols import Control, ScriptFactory
-from agito.types import AttemptId, Dialect, EpisodeArtifacts, Json, Limits, Status, Target, Task, Verdict
+from agito.types import AttemptId, Dialect, EpisodeArtifacts, Json, Limits, Target, Task, Verdict
 from agito.worlds.api import differences, dump
 from agito.worlds.component import FaultProfile
 from agito.worlds.users import ASK, User
@@ -27,12 +29,20 @@ from agito.worlds.world import SUBMIT, World
 
 TOOLS = (ASK, *(operation.tool for operation in OPERATIONS), SUBMIT)
 _TOPICS = {"item": ("which", "item", "order", "what"), "place": ("where", "place", "address")}
-_WISHES = {"refund": "wants to give an order back", "cancel": "wants to cancel an order", "move": "wants an order sent to another place"}
+_WISHES = {
+    "refund": "wants to give an order back",
+    "cancel": "wants to cancel an order",
+    "move": "wants an order sent to another place",
+}
 _NATURAL = (
-    "You are the clerk of a shop. The customer {customer} {wish}{item}. Customers leave things out, sometimes name the wrong item, and "
-    "may change their mind: `ask` them which item it is, where to send it, and before you do anything whether they are sure; ask "
-    "again until they say yes. Policy: an order is refunded only when it is `sent` and not more than {limit} days old; customers of rank "
-    "`gold` get refunds at any age. An order is cancelled or moved only while it is `open`. What the policy forbids you "
+    "You are the clerk of a shop. The customer {customer} {wish}{item}. Customers leave things out, "
+    "sometimes name the wrong item, and "
+    "may change their mind: `ask` them which item it is, where to send it, and before you do anything "
+    "whether they are sure; ask "
+    "again until they say yes. Policy: an order is refunded only when it is `sent` and not more than "
+    "{limit} days old; customers of rank "
+    "`gold` get refunds at any age. An order is cancelled or moved only while it is `open`. What the "
+    "policy forbids you "
     "`refuse` instead of doing it. Do exactly this one thing and change nothing else; then submit `done`. "
     "Tools can time out, and what timed out may have been done."
 )
@@ -51,26 +61,37 @@ class DeskEnvironment(ProceduralEnvironment):
     def draw(self, place: Place) -> tuple[Task, Target]:
         made = _made(place.split, place.run_seed, place.index, place.family, place.level)
         task = Task(
-            id=place.id, env=self.name, split=place.split, family=place.family, level=place.level,
-            prompt={Dialect.COMPACT: made.text, Dialect.NATURAL: _natural(made)}, tools=TOOLS, limits=(limits := _limits(place.level)),
+            id=place.id,
+            env=self.name,
+            split=place.split,
+            family=place.family,
+            level=place.level,
+            prompt={Dialect.COMPACT: made.text, Dialect.NATURAL: _natural(made)},
+            tools=TOOLS,
+            limits=(limits := _limits(place.level)),
             natural_limits=replace(limits, tokens=960 + 72 * limits.turns, turn_tokens=48),
-        )  # fmt: skip
+        )
         data: dict[str, Json] = {
-            "case": [place.split, place.run_seed, place.index, place.family, place.level], "items": list(made.items),
+            "case": [place.split, place.run_seed, place.index, place.family, place.level],
+            "items": list(made.items),
             "is_allowed": made.is_allowed,
-        }  # fmt: skip
+        }
         return task, Target(task_id=task.id, seed=place.seed, data=data)
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         made, shape = _case(target), SHAPES[task.level]
         reading = FaultProfile(timeout=shape.timeout)
         writing = FaultProfile(timeout=shape.timeout, lost=shape.lost)
-        faults = {"ask": reading} | {operation.tool.name: writing if operation.writes else reading for operation in OPERATIONS}
+        faults = {"ask": reading} | {
+            operation.tool.name: writing if operation.writes else reading for operation in OPERATIONS
+        }
         components = [User(made.mind(), _TOPICS), shop(made.books)]
         return World(task, components, attempt, noise_seed=noise_seed, faults=faults)
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """Full marks when the books are exactly as they should be: the deed done, and nothing else touched."""
+        """Full marks when the books are exactly as they should be: the deed done, and nothing
+        else touched.
+        """
         try:
             found = dump(sealed.files["shop.sqlite"])
         except (KeyError, sqlite3.Error) as error:
@@ -78,13 +99,15 @@ class DeskEnvironment(ProceduralEnvironment):
         wrong = differences(_case(target).wanted, found)
         reward = float(not wrong)
         evidence = "; ".join(map(str, wrong[:4])) or "the books as wanted"
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, evidence=evidence, grade_seed=grade_seed)
+        return Verdict.scored(reward, evidence=evidence, grade_seed=grade_seed)
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (agents.solver(task.prompt[Dialect.COMPACT]),)
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return agents.negative_controls(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()), turns=task.limits.turns)
+        return agents.negative_controls(
+            task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()), turns=task.limits.turns
+        )
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
@@ -92,7 +115,12 @@ class DeskEnvironment(ProceduralEnvironment):
 
 @lru_cache(maxsize=512)
 def _made(split: str, seed: int, index: int, family: str, level: int) -> Case:
-    return case(split=split, family=family, level=level, rng=random.Random(f"desk/{split}/{seed}/{index}/{family}/{level}"))
+    return case(
+        split=split,
+        family=family,
+        level=level,
+        rng=random.Random(f"desk/{split}/{seed}/{index}/{family}/{level}"),
+    )
 
 
 def _case(target: Target) -> Case:
@@ -100,7 +128,11 @@ def _case(target: Target) -> Case:
     assert isinstance(given, list)
     split, seed, index, family, level = given
     assert (
-        isinstance(split, str) and isinstance(seed, int) and isinstance(index, int) and isinstance(family, str) and isinstance(level, int)
+        isinstance(split, str)
+        and isinstance(seed, int)
+        and isinstance(index, int)
+        and isinstance(family, str)
+        and isinstance(level, int)
     )
     return _made(split, seed, index, family, level)
 
@@ -112,4 +144,6 @@ def _natural(made: Case) -> str:
 
 def _limits(level: int) -> Limits:
     shape = SHAPES[level]
-    return Limits(turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=16, observation_bytes=300)
+    return Limits(
+        turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=16, observation_bytes=300
+    )

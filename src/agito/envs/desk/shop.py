@@ -1,7 +1,7 @@
 """The shop behind the desk: its tables, and what its API lets an agent do.
 
-The API keeps the shop's books whole: it refuses what makes no sense. What the shop *wants* is written in its policy, which the API does
-not enforce.
+The API keeps the shop's books whole: it refuses what makes no sense. What the shop *wants* is written in its
+policy, which the API does not enforce.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CREATE TABLE orders (
 );
 CREATE TABLE refusals (id TEXT PRIMARY KEY REFERENCES orders);
 CREATE TABLE refunds (id TEXT PRIMARY KEY REFERENCES orders);
-"""
+"""  # noqa: E501
 
 ORDERS = spec(
     "orders",
@@ -43,7 +43,8 @@ def _orders(connection: sqlite3.Connection, arguments: Arguments, caller: str) -
     if not isinstance(number, int) or not 1 <= number <= 99:
         raise Problem(422, "page counts from 1")
     found = connection.execute(
-        "SELECT id FROM orders WHERE customer = ? ORDER BY days, id LIMIT ? OFFSET ?", (name, PAGE + 1, PAGE * (number - 1))
+        "SELECT id FROM orders WHERE customer = ? ORDER BY days, id LIMIT ? OFFSET ?",
+        (name, PAGE + 1, PAGE * (number - 1)),
     ).fetchall()
     rows: list[Json] = [order for (order,) in found[:PAGE]]
     return {"orders": rows, "more": len(found) > PAGE}
@@ -79,7 +80,9 @@ def _refund(connection: sqlite3.Connection, arguments: Arguments, caller: str) -
 
 
 def _cancel(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> Json:
-    connection.execute("UPDATE orders SET state = 'off' WHERE id = ?", (_order(connection, arguments, "open", "sent"),))
+    connection.execute(
+        "UPDATE orders SET state = 'off' WHERE id = ?", (_order(connection, arguments, "open", "sent"),)
+    )
     return "ok"
 
 

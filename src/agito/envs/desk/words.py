@@ -3,7 +3,26 @@
 from __future__ import annotations
 
 _FIRST, _VOWELS, _LAST = "bdfgklnrsv", "aeiou", "dgkmnprtvx"
-_AVOIDED = frozenset({"bad", "bed", "dad", "dig", "dog", "fad", "fag", "fat", "gag", "god", "gun", "kid", "nag", "red", "sad", "sin"})
+_AVOIDED = frozenset(
+    {
+        "bad",
+        "bed",
+        "dad",
+        "dig",
+        "dog",
+        "fad",
+        "fag",
+        "fat",
+        "gag",
+        "god",
+        "gun",
+        "kid",
+        "nag",
+        "red",
+        "sad",
+        "sin",
+    }
+)
 
 
 def _words(count: int) -> tuple[str, ...]:

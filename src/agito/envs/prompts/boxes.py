@@ -18,7 +18,9 @@ _FENCED = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```", re.MULTILI
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """What code did. All of it is in the hands of whoever wrote the code: compare what it computed, never trust what it claims."""
+    """What code did. All of it is in the hands of whoever wrote the code: compare what it computed, never
+    trust what it claims.
+    """
 
     ok: bool  # it ended by itself, without an exception
     output: str  # stdout and stderr
@@ -36,10 +38,11 @@ def boxes(pool: Callable[[], Awaitable[SandboxPool]]) -> Generator[None]:
 
 
 async def run_python(code: str, *, files: Mapping[str, bytes | str] | None = None, cpu_s: float = 5.0) -> Ran:
-    """Runs `code` in a sandbox of its own: no network, no file of this machine, `cpu_s` of the processor. `files` lie beside it.
+    """Runs `code` in a sandbox of its own: no network, no file of this machine, `cpu_s` of the processor.
+    `files` lie beside it.
 
-    What the code brings about, running out of memory or time included, is a `Ran` that is not `ok`. Raises `SandboxFailure` and
-    `NoIsolation` where no sandbox can be had, which is never the completion's fault.
+    What the code brings about, running out of memory or time included, is a `Ran` that is not `ok`. Raises
+    `SandboxFailure` and `NoIsolation` where no sandbox can be had, which is never the completion's fault.
     """
     asked = _pool.get()
     if asked is not None:

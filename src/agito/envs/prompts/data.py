@@ -1,6 +1,7 @@
 """Prompts and their columns from a file, a folder or a list, and the part of each split.
 
-JSONL, JSON, Parquet, and the folders of the `datasets` library (`save_to_disk`) and of a model hub. Everything is held in memory.
+JSONL, JSON, Parquet, and the folders of the `datasets` library (`save_to_disk`) and of a model hub.
+Everything is held in memory.
 """
 
 # pyarrow ships no types.
@@ -55,8 +56,10 @@ class Row:
 
 
 def read_splits(data: Path, heldout: Path | None, holdout: float) -> dict[str, tuple[Row, ...]]:
-    """Rows of `train`, `validation` and `heldout`. A split for which no file is meant takes a part of training, by the prompt's own hash:
-    equal prompts are in one split. Raises `NotFound` and `BadEnvironment`."""
+    """Rows of `train`, `validation` and `heldout`. A split for which no file is meant takes a part of
+    training, by the prompt's own hash: equal prompts are in one split. Raises `NotFound` and
+    `BadEnvironment`.
+    """
     found = {split: _distinct(rows) for split, rows in _parts(data).items()}
     if heldout is not None:
         apart = _parts(heldout)
@@ -76,7 +79,8 @@ def read_splits(data: Path, heldout: Path | None, holdout: float) -> dict[str, t
     if not all(found.values()):
         sizes = ", ".join(f"{split} {len(rows)}" for split, rows in sorted(found.items()))
         raise BadEnvironment(
-            f"prompts {data}: too few distinct prompts for every split: {sizes}; three are the least, some hundred are useful"
+            f"prompts {data}: too few distinct prompts for every split: {sizes}; three are the least, some "
+            "hundred are useful"
         )
     return found
 
@@ -90,7 +94,9 @@ class Conversation:
 
 
 def read_conversations(given: str | Path) -> list[Conversation]:
-    """From rows with `messages`, or with a `prompt` and a `completion`. Raises `NotFound` and `BadEnvironment`."""
+    """From rows with `messages`, or with a `prompt` and a `completion`. Raises `NotFound` and
+    `BadEnvironment`.
+    """
     path = Path(given)
     if not path.exists():
         raise NotFound(f"conversations {path}: there is no such file or folder")
@@ -102,10 +108,19 @@ def _conversation(raw: Mapping[str, Any], where: str) -> Conversation:
     given = _plain(raw.get("messages"))
     if given is None and raw.get("completion") is not None:
         said = _plain(raw["completion"])
-        answer: list[Json] = [{"role": "assistant", "content": said}] if isinstance(said, str) else said if isinstance(said, list) else []
+        answer: list[Json] = (
+            [{"role": "assistant", "content": said}]
+            if isinstance(said, str)
+            else said
+            if isinstance(said, list)
+            else []
+        )
         given = [*conversation(_plain(raw.get("prompt")), where), *answer]
     if not isinstance(given, list):
-        raise BadEnvironment(f"{where}: no `messages`, and no `prompt` with a `completion`; it has {', '.join(raw) or 'nothing'}")
+        raise BadEnvironment(
+            f"{where}: no `messages`, and no `prompt` with a `completion`; it has "
+            f"{', '.join(raw) or 'nothing'}"
+        )
     messages = tuple(message_of(each, where) for each in given)
     if not any(message["role"] == "assistant" for message in messages):
         raise BadEnvironment(f"{where}: no message is the assistant's, so nothing can be imitated")
@@ -126,10 +141,14 @@ def _parts(path: Path) -> dict[str, list[Row]]:
     key = next((each for each in _KEYS if each in columns), None)
     if key is None:
         raise BadEnvironment(
-            f"prompts {path}: no column `prompt` (or `question`); its columns are {', '.join(columns) or 'none'}; rename one"
+            f"prompts {path}: no column `prompt` (or `question`); its columns are "
+            f"{', '.join(columns) or 'none'}; rename one"
         )
     others = [name for name in columns if name != key]
-    return {split: [_row(row, key, others, f"{path}, {split} row {at}") for at, row in enumerate(rows, 1)] for split, rows in raw.items()}
+    return {
+        split: [_row(row, key, others, f"{path}, {split} row {at}") for at, row in enumerate(rows, 1)]
+        for split, rows in raw.items()
+    }
 
 
 def _row(raw: Mapping[str, Any], key: str, others: Sequence[str], where: str) -> Row:
@@ -150,17 +169,24 @@ def conversation(given: Json, where: str) -> list[Message]:
             raise BadEnvironment(f"{where}: the prompt is empty")
         return [{"role": "user", "content": given}]
     if not isinstance(given, list) or not given:
-        raise BadEnvironment(f"{where}: the prompt is neither a text nor a list of messages: {json.dumps(given)[:80]}")
+        raise BadEnvironment(
+            f"{where}: the prompt is neither a text nor a list of messages: {json.dumps(given)[:80]}"
+        )
     messages = [message_of(each, where) for each in given]
     if messages[-1]["role"] == "assistant":
-        raise BadEnvironment(f"{where}: the last message is the assistant's, so nothing is left to say; end with the user's")
+        raise BadEnvironment(
+            f"{where}: the last message is the assistant's, so nothing is left to say; end with the user's"
+        )
     return messages
 
 
 def message_of(given: Json, where: str) -> Message:
     """With its content as one text. Raises `BadEnvironment`."""
     if not isinstance(given, dict) or given.get("role") not in _ROLES:
-        raise BadEnvironment(f"{where}: a message is an object with a role ({', '.join(_ROLES)}) and a content: {json.dumps(given)[:80]}")
+        raise BadEnvironment(
+            f"{where}: a message is an object with a role ({', '.join(_ROLES)}) and a content: "
+            f"{json.dumps(given)[:80]}"
+        )
     content = given.get("content")
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, dict) else None for part in content]
@@ -230,7 +256,8 @@ def _of_folder(path: Path) -> dict[str, list[dict[str, Any]]]:
         raw.setdefault(_split_of(file.relative_to(path)), []).extend(_of_file(file))
     if "train" not in raw:
         raise BadEnvironment(
-            f"prompts {path}: none of its files is for training: {', '.join(str(file.relative_to(path)) for file in files[:5])}"
+            f"prompts {path}: none of its files is for training: "
+            f"{', '.join(str(file.relative_to(path)) for file in files[:5])}"
         )
     return raw
 
@@ -242,7 +269,10 @@ def _is_data(path: Path, names: Sequence[str]) -> bool:
 def _split_of(path: Path) -> str:
     for part in (path.stem, *reversed(path.parent.parts)):
         for split, names in _NAMES.items():
-            if any(part.lower() == name or part.lower().startswith((f"{name}-", f"{name}_", f"{name}.")) for name in names):
+            if any(
+                part.lower() == name or part.lower().startswith((f"{name}-", f"{name}_", f"{name}."))
+                for name in names
+            ):
                 return split
     return "train"
 

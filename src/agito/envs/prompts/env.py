@@ -1,6 +1,8 @@
-"""Prompts with a reward function as an environment: what the assistant says is its submission, tools are Python functions.
+"""Prompts with a reward function as an environment: what the assistant says is its submission, tools are
+Python functions.
 
-No script solves or demonstrates its tasks, so nothing here says how hard they are; the audit says what could not be measured.
+No script solves or demonstrates its tasks, so nothing here says how hard they are; the audit says what could
+not be measured.
 """
 
 from __future__ import annotations
@@ -44,16 +46,19 @@ _SAID = replace(SUBMIT, is_speech=True)
 _OBSERVATION, _SECONDS, _CALL_SECONDS = 4096, 300.0, 30.0
 _TURNS_WITH_TOOLS = 8
 _TEMPLATE_TOKENS = 1024  # what a chat template may add to a prompt, descriptions of tools apart
-# Columns that are taken for the answer, the first that is there; nothing depends on it but the audit and what stands beside a grader.
+# Columns that are taken for the answer, the first that is there; nothing depends on it but the audit and what
+# stands beside a grader.
 ANSWERS = ("answer", "solution", "ground_truth", "target", "label", "reference", "expected")
 
 
 class PromptsEnvironment:
-    """One family, one level. `train` comes in a new order each round through the rows; the other splits always in the same."""
+    """One family, one level. `train` comes in a new order each round through the rows; the other splits
+    always in the same.
+    """
 
     families, levels = (FAMILY,), (LEVEL,)
     splits = ("train", "heldout", "validation")
-    unscripted = "prompts come with a reward function, and nobody has to write a solver, a negative control or a demonstrator for it"
+    unscripted = "prompts come with a reward function alone: no solver, no negative control, no demonstrator"
 
     def __init__(self, prompts: PromptSet) -> None:
         """Raises `NotFound` and `BadEnvironment` for whatever does not fit together."""
@@ -67,7 +72,9 @@ class PromptsEnvironment:
         self._tools = tuple(map(FunctionTool.of, found))
         names = [tool.spec.name for tool in self._tools]
         if SUBMIT.name in names or len(set(names)) < len(names):
-            raise BadEnvironment(f"tools {prompts.tools}: every tool needs a name of its own, other than {SUBMIT.name}")
+            raise BadEnvironment(
+                f"tools {prompts.tools}: every tool needs a name of its own, other than {SUBMIT.name}"
+            )
         self._by_id = {row.id: row for rows in self._rows.values() for row in rows}
         self._orders: dict[tuple[int, int], list[int]] = {}
         self._pool: SandboxPool | None = None
@@ -101,7 +108,9 @@ class PromptsEnvironment:
     @property
     def columns(self) -> tuple[str, ...]:
         """Beside the prompt."""
-        return tuple(dict.fromkeys(name for rows in self._rows.values() for row in rows for name in row.columns))
+        return tuple(
+            dict.fromkeys(name for rows in self._rows.values() for row in rows for name in row.columns)
+        )
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -127,7 +136,9 @@ class PromptsEnvironment:
     def num_tasks(self, split: str) -> int:
         return len(self._rows[split])
 
-    def task(self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None) -> tuple[Task, Target]:
+    def task(
+        self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
+    ) -> tuple[Task, Target]:
         """Raises `ValueError` for a split, family or level that there is not."""
         if split not in self.splits or family not in (None, FAMILY) or level not in (None, LEVEL):
             known = f"{', '.join(self.splits)}; {FAMILY}; level {LEVEL}"
@@ -165,7 +176,11 @@ class PromptsEnvironment:
         """`tokens` is more than the episode can take, whatever the tokenizer: the context is what limits it."""
         turns = self.prompts.turns or (_TURNS_WITH_TOOLS if self._tools else 1)
         observed = _OBSERVATION if self._tools else 0
-        most = len(json.dumps([row.messages, [tool.spec.parameters for tool in self._tools]], ensure_ascii=False).encode())
+        most = len(
+            json.dumps(
+                [row.messages, [tool.spec.parameters for tool in self._tools]], ensure_ascii=False
+            ).encode()
+        )
         return Limits(
             turns=turns,
             calls=4 * turns,
@@ -218,7 +233,13 @@ class PromptsEnvironment:
         """The row's answer as text, or nothing where no column is called so."""
         columns, name = target.data["columns"], self.answer_column
         answer = columns.get(name) if name and isinstance(columns, dict) else None
-        return "" if answer is None else answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+        return (
+            ""
+            if answer is None
+            else answer
+            if isinstance(answer, str)
+            else json.dumps(answer, ensure_ascii=False)
+        )
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
         """Nothing, and the commonest answer."""
@@ -229,7 +250,10 @@ class PromptsEnvironment:
 
     def commonest(self, count: int) -> list[str]:
         """Answers of the training rows."""
-        answers = Counter(self.reference(Target(task_id="", seed=0, data={"columns": dict(row.columns)})) for row in self._rows["train"])
+        answers = Counter(
+            self.reference(Target(task_id="", seed=0, data={"columns": dict(row.columns)}))
+            for row in self._rows["train"]
+        )
         return [answer for answer, _ in answers.most_common(count)]
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
@@ -257,7 +281,9 @@ def _bare(names: str) -> str:
     return "+".join(each.rpartition(":")[2] for each in names.split("+"))
 
 
-def _whole(row: Row, calls: Sequence[tuple[str, Mapping[str, Json], str]], completion: str) -> list[dict[str, Json]]:
+def _whole(
+    row: Row, calls: Sequence[tuple[str, Mapping[str, Json], str]], completion: str
+) -> list[dict[str, Json]]:
     """The whole conversation, as a chat API has it."""
     messages: list[dict[str, Json]] = [dict(message) for message in row.messages]
     for number, (name, arguments, answer) in enumerate(calls):

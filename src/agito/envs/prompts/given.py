@@ -1,4 +1,6 @@
-"""What a Python session gives, a list of prompts, a function, as files by which a run goes on in another process."""
+"""What a Python session gives, a list of prompts, a function, as files by which a run goes on in another
+process.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +48,13 @@ def _written(rows: Sequence[str | Mapping[str, Any]]) -> Path:
     lines: list[str] = []
     for at, row in enumerate(rows, 1):
         try:
-            lines.append(json.dumps({"prompt": row} if isinstance(row, str) else dict(row), ensure_ascii=False))
+            lines.append(
+                json.dumps({"prompt": row} if isinstance(row, str) else dict(row), ensure_ascii=False)
+            )
         except (TypeError, ValueError) as error:
-            raise BadEnvironment(f"prompts, row {at}: give texts, or mappings of names to what JSON can say: {error}") from None
+            raise BadEnvironment(
+                f"prompts, row {at}: give texts, or mappings of names to what JSON can say: {error}"
+            ) from None
     return _kept("\n".join(lines) + "\n", "prompts", ".jsonl")
 
 
@@ -58,13 +64,18 @@ def _function(given: Function) -> str:
         return given
     name = getattr(given, "__name__", "")
     if not name.isidentifier():
-        raise BadEnvironment(f"{given!r}: give a function that has a name, made by def; a run that goes on later finds it by that")
+        raise BadEnvironment(
+            f"{given!r}: give a function that has a name, made by def; a run that goes on later finds it "
+            "by that"
+        )
     path, outer = inspect.getsourcefile(given), getattr(given, "__qualname__", name)
     if path is None or not Path(path).is_file() or outer != name:
         try:
             path = str(_kept(textwrap.dedent(inspect.getsource(given)), name, ".py"))
         except (OSError, TypeError) as error:
-            raise BadEnvironment(f"{name}: its source cannot be read ({error}); put it into a file, FILE.py:{name}") from None
+            raise BadEnvironment(
+                f"{name}: its source cannot be read ({error}); put it into a file, FILE.py:{name}"
+            ) from None
     found = f"{plugins.absolute(path)}:{name}"
     plugins.offer(found, given)
     return found

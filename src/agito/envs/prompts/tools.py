@@ -33,11 +33,15 @@ class FunctionTool:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> FunctionTool:
-        """Raises `BadEnvironment` for a function whose parameters have no types, or that says nothing of itself."""
+        """Raises `BadEnvironment` for a function whose parameters have no types, or that says nothing of
+        itself.
+        """
         name = function.__name__
         said, about = _documented(inspect.getdoc(function) or "")
         if not said:
-            raise BadEnvironment(f"tool {name}: give it a docstring; its first paragraph is what the policy is told")
+            raise BadEnvironment(
+                f"tool {name}: give it a docstring; its first paragraph is what the policy is told"
+            )
         try:
             hints = get_type_hints(function, include_extras=True)
         except Exception as error:  # the boundary: annotations are somebody else's code
@@ -47,14 +51,18 @@ class FunctionTool:
             if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
                 raise BadEnvironment(f"tool {name}: {each} cannot be given by name; leave it out")
             if each.name not in hints:
-                raise BadEnvironment(f"tool {name}: `{each.name}` has no type; write {each.name}: str, or whatever it is")
+                raise BadEnvironment(
+                    f"tool {name}: `{each.name}` has no type; write {each.name}: str, or whatever it is"
+                )
             default = ... if each.default is each.empty else each.default
             fields[each.name] = (hints[each.name], Field(default, description=about.get(each.name)))
         try:
             model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
             schema = model.model_json_schema()
         except Exception as error:  # pydantic has many ways to say that a type has no schema
-            raise BadEnvironment(f"tool {name}: its parameters have no JSON schema: {str(error).splitlines()[0]}") from error
+            raise BadEnvironment(
+                f"tool {name}: its parameters have no JSON schema: {str(error).splitlines()[0]}"
+            ) from error
         return cls(
             spec=ToolSpec(name=name, description=said, parameters=_without_titles(schema)),
             arguments=model,
@@ -66,7 +74,9 @@ class FunctionTool:
         try:
             found = self.arguments.model_validate(dict(arguments))
         except ValidationError as error:
-            wrong = [f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in error.errors()]
+            wrong = [
+                f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in error.errors()
+            ]
             raise InvalidArguments(f"{self.spec.name}: {'; '.join(wrong[:3])}") from None
         return {name: getattr(found, name) for name in type(found).model_fields}
 
@@ -77,7 +87,9 @@ class Functions:
     name = CALLS
     exactness = Exactness.EXACT
 
-    def __init__(self, tools: Sequence[FunctionTool], record: Sequence[tuple[str, Mapping[str, Json], str]] = ()) -> None:
+    def __init__(
+        self, tools: Sequence[FunctionTool], record: Sequence[tuple[str, Mapping[str, Json], str]] = ()
+    ) -> None:
         self._tools = {tool.spec.name: tool for tool in tools}
         self._record = list(record)
 
@@ -107,7 +119,9 @@ class Functions:
         return tuple(self._record)
 
     async def fork(self, token: object) -> Component:
-        return Functions(tuple(self._tools.values()), cast("Sequence[tuple[str, Mapping[str, Json], str]]", token))
+        return Functions(
+            tuple(self._tools.values()), cast("Sequence[tuple[str, Mapping[str, Json], str]]", token)
+        )
 
     async def digest(self) -> str:
         return json.dumps(self._record, sort_keys=True)
@@ -148,7 +162,9 @@ def _without_titles(schema: Any) -> dict[str, Json]:
         if isinstance(value, dict):
             each = cast("dict[str, Any]", value)
             return {
-                name: cleaned(inner, is_properties=name == "properties") for name, inner in each.items() if is_properties or name != "title"
+                name: cleaned(inner, is_properties=name == "properties")
+                for name, inner in each.items()
+                if is_properties or name != "title"
             }
         return [cleaned(inner) for inner in cast("list[Any]", value)] if isinstance(value, list) else value
 

@@ -1,4 +1,6 @@
-"""Multi-hop questions over generated worlds: search, read, weigh dates and rumors, and answer with the evidence."""
+"""Multi-hop questions over generated worlds: search, read, weigh dates and rumors, and answer with the
+evidence.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Scripted agents for the research tasks; they read what the world answers and nothing else.
 
-One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a hasty person
-does: opens the first hit instead of the newest, believes a rumor, forgets a source, gives up on a timeout. Now and then it mistypes a
-name, sees it in the hits, and searches again: whoever learns from it must have seen how to recover.
+One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its
+skill says, what a hasty person does: opens the first hit instead of the newest, believes a rumor, forgets a
+source, gives up on a timeout. Now and then it mistypes a name, sees it in the hits, and searches again:
+whoever learns from it must have seen how to recover.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from agito.envs.research.words import NAMES, RELATIONS
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault
 
-Asking: TypeAlias = "Generator[Call, Event, str | None]"  # a stretch of a script that comes back with a value, or gives up
-Choice: TypeAlias = Callable[[float], bool]  # "does it do the right thing now?", of so many of its hasty moments
+# a stretch of a script that comes back with a value, or gives up
+Asking: TypeAlias = "Generator[Call, Event, str | None]"
+# "does it do the right thing now?", of so many of its hasty moments
+Choice: TypeAlias = Callable[[float], bool]
 
 UNKNOWN = "none"
 _EVERY = [name for names in NAMES.values() for name in names]
@@ -106,9 +109,13 @@ class _Agent:
         return None
 
     def _in_order(self, text: str, subject: str, relation: str) -> list[str]:
-        """The documents worth opening. Careful: of those in time, the newest first. Hasty: as they are listed."""
+        """The documents worth opening. Careful: of those in time, the newest first. Hasty: as they are
+        listed.
+        """
         lines = [line.split() for line in text.splitlines()]
-        found = [(words[2][0], words[2]) for words in lines if len(words) == 3 and words[:2] == [subject, relation]]
+        found = [
+            (words[2][0], words[2]) for words in lines if len(words) == 3 and words[:2] == [subject, relation]
+        ]
         if self.is_naive or not self.careful(1.0):
             return [number for _, number in found]
         return [number for date, number in sorted(found, reverse=True) if date <= self.date]

@@ -1,7 +1,8 @@
 """The `research` environment: questions over generated worlds, answered with the documents that decide.
 
-Chance level: a blind answer must name one of 72 words and exactly the deciding documents out of about 25 to 80, so it is right less than
-once in a thousand; taking the first hit at every step is never right by construction; declared as 0.005.
+Chance level: a blind answer must name one of 72 words and exactly the deciding documents out of about 25 to
+80, so it is right less than once in a thousand; taking the first hit at every step is never right by
+construction; declared as 0.005.
 """
 
 from __future__ import annotations
@@ -22,14 +23,21 @@ from agito.worlds.search import OPEN, SEARCH, SearchEngine
 from agito.worlds.world import SUBMIT, World
 
 TOOLS = (SEARCH, OPEN, SUBMIT)
-_ASKED_PER_WORLD = 4  # neighbouring tasks ask about one world a level, whose index is made once; many more and it is learned by heart
+# neighbouring tasks ask about one world a level, whose index is made once; many more and it is learned by
+# heart
+_ASKED_PER_WORLD = 4
 _LINE = 1 << 32  # between the worlds of one line
 _NATURAL = (
-    "A library holds short dated documents about people, places and works. `search` lists the documents that have all the words, by title "
-    "and id; a title is a name and a relation (by, in, home, boss, lord, near), an id is a date (a letter, `a` the oldest) and a number. "
-    "`open` shows what the document says: `is NAME`, or `rumor NAME`. Facts change: of the documents about one name and relation the one "
-    "with the latest date{until} holds, and rumors never count. Begin with {start} and follow these relations one after the other: {path}. "
-    "Submit the name that you arrive at, then the ids of the documents that decide, one for each relation and no others, separated by "
+    "A library holds short dated documents about people, places and works. `search` lists the documents "
+    "that have all the words, by title "
+    "and id; a title is a name and a relation (by, in, home, boss, lord, near), an id is a date (a letter, "
+    "`a` the oldest) and a number. "
+    "`open` shows what the document says: `is NAME`, or `rumor NAME`. Facts change: of the documents about "
+    "one name and relation the one "
+    "with the latest date{until} holds, and rumors never count. Begin with {start} and follow these "
+    "relations one after the other: {path}. "
+    "Submit the name that you arrive at, then the ids of the documents that decide, one for each relation "
+    "and no others, separated by "
     "spaces. Tools can time out."
 )
 
@@ -48,30 +56,54 @@ class ResearchEnvironment(ProceduralEnvironment):
         split, seed, family, level = place.split, place.run_seed, place.family, place.level
         rng = random.Random(f"research/{split}/{seed}/{place.index}/{family}/{level}")
         number, asked = place.index // _ASKED_PER_WORLD, None
-        while asked is None:  # a world now and then has no fair question of a kind; the next one of its line then has
-            asked = question(library(split, seed, level, number), split=split, family=family, level=level, rng=rng)
+        # a world now and then has no fair question of a kind; the next one of its line then has
+        while asked is None:
+            asked = question(
+                library(split, seed, level, number), split=split, family=family, level=level, rng=rng
+            )
             number += _LINE if asked is None else 0
         task = Task(
-            id=place.id, env=self.name, split=split, family=family, level=level,
-            prompt={Dialect.COMPACT: asked.text, Dialect.NATURAL: _natural(asked)}, tools=TOOLS, limits=(limits := _limits(level)),
-            natural_limits=replace(limits, tokens=640 + 96 * limits.turns, turn_tokens=64), tags=(f"hops-{len(asked.path)}",),
-        )  # fmt: skip
+            id=place.id,
+            env=self.name,
+            split=split,
+            family=family,
+            level=level,
+            prompt={Dialect.COMPACT: asked.text, Dialect.NATURAL: _natural(asked)},
+            tools=TOOLS,
+            limits=(limits := _limits(level)),
+            natural_limits=replace(limits, tokens=640 + 96 * limits.turns, turn_tokens=64),
+            tags=(f"hops-{len(asked.path)}",),
+        )
         data: dict[str, Json] = {
-            "world": [split, seed, level, number], "answer": asked.answer, "evidence": list(asked.evidence), "question": asked.text,
-        }  # fmt: skip
+            "world": [split, seed, level, number],
+            "answer": asked.answer,
+            "evidence": list(asked.evidence),
+            "question": asked.text,
+        }
         return task, Target(task_id=task.id, seed=place.seed, data=data)
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         world = target.data["world"]
         assert isinstance(world, list)
         split, seed, level, number = world
-        assert isinstance(split, str) and isinstance(seed, int) and isinstance(level, int) and isinstance(number, int)
-        engine = SearchEngine(library(split, seed, level, number).corpus, limit=HITS, all_words=True, line=line)
+        assert (
+            isinstance(split, str)
+            and isinstance(seed, int)
+            and isinstance(level, int)
+            and isinstance(number, int)
+        )
+        engine = SearchEngine(
+            library(split, seed, level, number).corpus, limit=HITS, all_words=True, line=line
+        )
         faults = FaultProfile(timeout=SHAPES[level].timeout)
-        return World(task, [engine], attempt, noise_seed=noise_seed, faults={"search": faults, "open": faults})
+        return World(
+            task, [engine], attempt, noise_seed=noise_seed, faults={"search": faults, "open": faults}
+        )
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """Full marks for the right answer with exactly the deciding documents, in any order; nothing for less."""
+        """Full marks for the right answer with exactly the deciding documents, in any order; nothing for
+        less.
+        """
         evidence = target.data["evidence"]
         assert isinstance(evidence, list)
         answer, *cited = (sealed.submitted or "").split() or [""]
@@ -79,9 +111,12 @@ class ResearchEnvironment(ProceduralEnvironment):
         reward = float(is_right and is_cited)
         wanted = " ".join((str(target.data["answer"]), *map(str, evidence)))
         return Verdict(
-            status=Status.SCORED, reward=reward, scores={"success": reward, "answer": float(is_right), "evidence": float(is_cited)},
-            evidence=f"submitted {sealed.submitted!r}, wanted {wanted!r}", grade_seed=grade_seed,
-        )  # fmt: skip
+            status=Status.SCORED,
+            reward=reward,
+            scores={"success": reward, "answer": float(is_right), "evidence": float(is_cited)},
+            evidence=f"submitted {sealed.submitted!r}, wanted {wanted!r}",
+            grade_seed=grade_seed,
+        )
 
     def answers(self, task: Task, target: Target) -> Sequence[str]:
         """The whole answer with its evidence: no document says that of itself."""
@@ -106,4 +141,6 @@ def _natural(asked: Question) -> str:
 
 def _limits(level: int) -> Limits:
     shape = SHAPES[level]
-    return Limits(turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=24, observation_bytes=300)
+    return Limits(
+        turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=24, observation_bytes=300
+    )

@@ -1,4 +1,5 @@
-"""The library of one world: dated documents about people, places and works, some stale, some rumors, and its index.
+"""The library of one world: dated documents about people, places and works, some stale, some rumors, and its
+index.
 
 A fact may have changed: each document says what held at its date. A rumor never counts, whatever its date.
 """
@@ -14,7 +15,9 @@ from agito.envs.research.words import NAMES, RELATIONS
 from agito.worlds.search import Corpus, Document
 
 HITS = 4  # a page of results
-DATES = "abcdefghi"  # from the oldest; letters, so that a date and the number behind it are two tokens without a third between them
+# from the oldest; letters, so that a date and the number behind it are two tokens without a third between
+# them
+DATES = "abcdefghi"
 
 
 def line(document: Document) -> str:
@@ -39,9 +42,15 @@ class Shape:
 SHAPES = {
     1: Shape(hops=(1,), sizes=(4, 3, 3), stale=(1, 2), turns=8, tokens=224),
     2: Shape(hops=(1, 2), sizes=(4, 4, 3), stale=(1, 2), turns=14, tokens=320),
-    3: Shape(hops=(2,), sizes=(5, 4, 4), stale=(1, 2), rumor=0.3, noise=True, timeout=0.1, turns=22, tokens=384),
-    4: Shape(hops=(2, 3), sizes=(5, 5, 4), stale=(1, 2), rumor=0.4, noise=True, timeout=0.15, turns=30, tokens=512),
-    5: Shape(hops=(3,), sizes=(6, 5, 4), stale=(1, 2), rumor=0.5, noise=True, timeout=0.2, turns=30, tokens=512),
+    3: Shape(
+        hops=(2,), sizes=(5, 4, 4), stale=(1, 2), rumor=0.3, noise=True, timeout=0.1, turns=22, tokens=384
+    ),
+    4: Shape(
+        hops=(2, 3), sizes=(5, 5, 4), stale=(1, 2), rumor=0.4, noise=True, timeout=0.15, turns=30, tokens=512
+    ),
+    5: Shape(
+        hops=(3,), sizes=(6, 5, 4), stale=(1, 2), rumor=0.5, noise=True, timeout=0.2, turns=30, tokens=512
+    ),
 }
 LEVELS = tuple(SHAPES)
 
@@ -60,7 +69,12 @@ class Source:
     @property
     def document(self) -> Document:
         kind = "rumor" if self.is_rumor else "is"
-        return Document(id=self.id, date=DATES[self.date], title=f"{self.subject} {self.relation}", text=f"{kind} {self.value}")
+        return Document(
+            id=self.id,
+            date=DATES[self.date],
+            title=f"{self.subject} {self.relation}",
+            text=f"{kind} {self.value}",
+        )
 
 
 class Library:
@@ -77,34 +91,62 @@ class Library:
 
     def decisive(self, subject: str, relation: str, date: int) -> Source | None:
         """The newest that is no rumor and not of a later date."""
-        counted = [source for source in self.about(subject, relation) if not source.is_rumor and source.date <= date]
+        counted = [
+            source for source in self.about(subject, relation) if not source.is_rumor and source.date <= date
+        ]
         return max(counted, key=lambda source: source.date, default=None)
 
     def hits(self, subject: str, relation: str) -> list[Source]:
-        return [self.by_id[document.id] for document in self.corpus.search(f"{subject} {relation}", HITS, all_words=True)]
+        return [
+            self.by_id[document.id]
+            for document in self.corpus.search(f"{subject} {relation}", HITS, all_words=True)
+        ]
 
 
 @lru_cache(maxsize=128)
 def library(split: str, seed: int, level: int, number: int) -> Library:
-    """The `number`-th world of a stream; a pure function, remembered, because many tasks ask about one world."""
+    """The `number`-th world of a stream; a pure function, remembered, because many tasks ask
+    about one world.
+    """
     rng = random.Random(f"research/{split}/{seed}/{level}/{number}")
     shape = SHAPES[level]
-    members = {kind: rng.sample(NAMES[kind], size) for kind, size in zip(("person", "place", "work"), shape.sizes, strict=True)}
+    members = {
+        kind: rng.sample(NAMES[kind], size)
+        for kind, size in zip(("person", "place", "work"), shape.sizes, strict=True)
+    }
     ids = rng.sample(range(10, 100), 90)
     sources: list[Source] = []
     for kind, names in members.items():
         for subject in names:
             for relation, target in RELATIONS[kind].items():
-                sources.extend(_fact(rng, shape, subject, relation, [name for name in members[target] if name != subject], ids))
+                sources.extend(
+                    _fact(
+                        rng,
+                        shape,
+                        subject,
+                        relation,
+                        [name for name in members[target] if name != subject],
+                        ids,
+                    )
+                )
     rng.shuffle(sources)
     return Library(sources, {name: kind for kind, names in members.items() for name in names})
 
 
-def _fact(rng: random.Random, shape: Shape, subject: str, relation: str, values: list[str], ids: list[int]) -> list[Source]:
+def _fact(
+    rng: random.Random, shape: Shape, subject: str, relation: str, values: list[str], ids: list[int]
+) -> list[Source]:
     count = min(1 + rng.choice(shape.stale), len(values))
     dates = rng.sample(range(len(DATES)), count)
     rumor = rng.choice(dates) if count > 1 and rng.random() < shape.rumor else None
     return [
-        Source(id=f"{DATES[date]}{ids.pop()}", date=date, subject=subject, relation=relation, value=value, is_rumor=date == rumor)
+        Source(
+            id=f"{DATES[date]}{ids.pop()}",
+            date=date,
+            subject=subject,
+            relation=relation,
+            value=value,
+            is_rumor=date == rumor,
+        )
         for date, value in zip(dates, rng.sample(values, count), strict=True)
     ]

@@ -17,7 +17,9 @@ _TRIES = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """Begin at `start` and follow `path`, each time by what held at `date`. `steps` are the documents that decide."""
+    """Begin at `start` and follow `path`, each time by what held at `date`. `steps` are the documents that
+    decide.
+    """
 
     start: str
     path: tuple[str, ...]
@@ -39,8 +41,9 @@ class Question:
 
 
 def question(world: Library, *, split: str, family: str, level: int, rng: random.Random) -> Question | None:
-    """One that the first hits do not answer. The structural split: one hop more than the level's most, and relations in an order
-    that training never shows. None where this world has hardly any."""
+    """One that the first hits do not answer. The structural split: one hop more than the level's most, and
+    relations in an order that training never shows. None where this world has hardly any.
+    """
     hops = SHAPES[level].hops
     for _ in range(_TRIES):
         length = max(hops) + 1 if split == "structural" else rng.choice(hops)
@@ -49,7 +52,11 @@ def question(world: Library, *, split: str, family: str, level: int, rng: random
         is_held_out = any(pair in HELD_OUT for pair in pairwise(path))
         date = NEWEST if family == "now" else rng.randrange(2, NEWEST)
         steps = follow(world, start, path, date)
-        if is_held_out != (split == "structural") or steps is None or not _is_listed(world, steps, SHAPES[level].noise):
+        if (
+            is_held_out != (split == "structural")
+            or steps is None
+            or not _is_listed(world, steps, SHAPES[level].noise)
+        ):
             continue
         if family == "then" and follow(world, start, path, NEWEST) == steps:
             continue
@@ -80,9 +87,14 @@ def _path(rng: random.Random, kind: str, length: int) -> tuple[str, ...]:
 
 
 def _is_listed(world: Library, steps: tuple[Source, ...], noise: bool) -> bool:
-    """Whether every document about each step is among the hits (a longer look would not be fair), and, unless there is noise, no other."""
+    """Whether every document about each step is among the hits (a longer look would not be fair), and, unless
+    there is noise, no other.
+    """
     for step in steps:
-        about, hits = set(world.about(step.subject, step.relation)), set(world.hits(step.subject, step.relation))
+        about, hits = (
+            set(world.about(step.subject, step.relation)),
+            set(world.hits(step.subject, step.relation)),
+        )
         if not about <= hits or (about != hits and not noise):
             return False
     return True
@@ -92,7 +104,9 @@ def _at_first_sight(world: Library, start: str, path: tuple[str, ...]) -> tuple[
     """Where taking the first fitting hit leads."""
     steps: list[Source] = []
     for relation in path:
-        hits = [hit for hit in world.hits(start, relation) if (hit.subject, hit.relation) == (start, relation)]
+        hits = [
+            hit for hit in world.hits(start, relation) if (hit.subject, hit.relation) == (start, relation)
+        ]
         if not hits:
             break
         steps.append(hits[0])

@@ -4,7 +4,25 @@ from __future__ import annotations
 
 _FIRST, _VOWELS, _LAST = "dgklmprtvz", "aeiou", "bdklmnrstv"
 _AVOIDED = frozenset(
-    {"dad", "dim", "dud", "god", "gas", "kid", "lab", "lid", "mad", "man", "mat", "mud", "pat", "pet", "rat", "red", "rib"}
+    {
+        "dad",
+        "dim",
+        "dud",
+        "god",
+        "gas",
+        "kid",
+        "lab",
+        "lid",
+        "mad",
+        "man",
+        "mat",
+        "mud",
+        "pat",
+        "pet",
+        "rat",
+        "red",
+        "rib",
+    }
 )
 
 
@@ -21,4 +39,5 @@ RELATIONS = {
     "person": {"home": "place", "boss": "person"},
     "place": {"lord": "person", "near": "place"},
 }
-HELD_OUT = {("by", "home"), ("near", "lord"), ("boss", "boss")}  # neighbours in a question of the structural split alone
+# neighbours in a question of the structural split alone
+HELD_OUT = {("by", "home"), ("near", "lord"), ("boss", "boss")}

@@ -1,9 +1,10 @@
 """Scripted agents for the shell tasks; they read what the world answers and nothing else.
 
-One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says, what a
-hasty person does: searches without `^` and takes the first line, which may be stale, does not run the check again, gives up on a timeout
-or a missing tool. Some of that haste goes unpunished, so copying successful attempts copies it.
-Now and then it mistypes a key or a path, sees it, and says the command again: whoever learns from it must have seen how to recover.
+One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its
+skill says, what a hasty person does: searches without `^` and takes the first line, which may be stale, does
+not run the check again, gives up on a timeout or a missing tool. Some of that haste goes unpunished, so
+copying successful attempts copies it. Now and then it mistypes a key or a path, sees it, and says the command
+again: whoever learns from it must have seen how to recover.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from agito.envs.shell.words import KEYS, NAMES, VALUES
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault
 
-Asking: TypeAlias = "Generator[Call, Event, str | None]"  # a stretch of a script that comes back with a value, or gives up
+# a stretch of a script that comes back with a value, or gives up
+Asking: TypeAlias = "Generator[Call, Event, str | None]"
 
 UNKNOWN = "none"
 _GIVE_UP = 0.35  # of its hasty moments, how often the demonstrator gives up where it could also persist
@@ -27,7 +29,7 @@ _MEND = r"""while o=$(bash .check); [ "${o%% *}" = want ]; do r=${o##*[ :]}; k=$
 for f in * */*; do while IFS== read -r a b; do [ "$a" = "${v#@}" ] && echo "$b"; done <$f; done 2>/dev/null);; esac
 for f in * */*; do case $(cat $f 2>/dev/null) in *$k=*)
 t=$(while IFS= read -r l; do case $l in $k=*) l=$k=$v;; esac; echo "$l"; done <$f); echo "$t" >$f;; esac; done
-done"""
+done"""  # noqa: E501
 
 
 def sh(command: str) -> Call:
@@ -186,7 +188,9 @@ class _Agent:
         return next((path for path, _, line in hits if line.removeprefix("old ").startswith(f"{key}=")), None)
 
     def _start(self) -> str:
-        """Careful: only lines that begin with the key, which stale ones do not. Hasty: whatever comes first."""
+        """Careful: only lines that begin with the key, which stale ones do not. Hasty: whatever
+        comes first.
+        """
         return "^" if self.careful() else ""
 
     def _edit(self, path: str, key: str, value: str) -> Generator[Call, Event, bool]:
@@ -201,7 +205,9 @@ class _Agent:
                 if not self.careful(_GIVE_UP):
                     return False
             if typed == path:  # a slip here would make a file that is not asked for
-                event = yield from self._persist(f"grep -v ^{key}= {path} >t; echo {key}={value} >>t; mv t {path}")
+                event = yield from self._persist(
+                    f"grep -v ^{key}= {path} >t; echo {key}={value} >>t; mv t {path}"
+                )
                 if event is None:
                     return False
         return True

@@ -1,8 +1,10 @@
-"""The `./.check` script of the repair tasks: bash alone, one complaint at a time, in the same words as `Rule.complaint`.
+"""The `./.check` script of the repair tasks: bash alone, one complaint at a time, in the same words as
+`Rule.complaint`.
 
-Whoever reads the script instead of running it learns nothing. Each rule is sealed with the values that the rules before it want, and a
-value is known to the script by a salted hash alone; so a complaint can be read once the rules before it hold, and the word at the end once
-all do. The hash is small: it keeps a value from being read off, not from being tried.
+Whoever reads the script instead of running it learns nothing. Each rule is sealed with the values that the
+rules before it want, and a value is known to the script by a salted hash alone; so a complaint can be read
+once the rules before it hold, and the word at the end once all do. The hash is small: it keeps a value from
+being read off, not from being tried.
 """
 
 from __future__ import annotations
@@ -22,18 +24,22 @@ for f in * */*; do while IFS= read -r l; do case $l in "$key="*) w=${l#*=}; m=$(
 [ $m = 1 ] || w=
 mix "$w"; [ $((k%1000003)) = ${o%% *} ] || { echo "${o#* }"; exit 1; }
 done
-"""
+"""  # noqa: E501
 
 
 def check_script(instance: Instance) -> str:
-    """Exits 0 with `ok` and the receipt, or 1 with the first broken rule. A key that stands twice breaks its rule."""
+    """Exits 0 with `ok` and the receipt, or 1 with the first broken rule. A key that stands twice breaks its
+    rule.
+    """
     state, sealed = instance.salt, list[str]()
     for rule in instance.rules:
         after = _mixed(state, rule.value)
         sealed.append(_sealed(state, f"{rule.key} {after % _MARK} {rule.complaint}"))
         state = after
     sealed.append(_sealed(state, f"ok {instance.receipt}"))
-    return _SCRIPT.replace("SALT", str(instance.salt)).replace("SEALED", " ".join(f"'{each}'" for each in sealed))
+    return _SCRIPT.replace("SALT", str(instance.salt)).replace(
+        "SEALED", " ".join(f"'{each}'" for each in sealed)
+    )
 
 
 def _mixed(state: int, text: str) -> int:

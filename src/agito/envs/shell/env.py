@@ -1,7 +1,7 @@
 """The `shell` environment: find a value, repair a configuration, with real bash in a real sandbox.
 
-Chance level: who reads nothing must guess one of 68 words, in *find* the value, in *repair* what the check says in the end, however much
-a program in the sandbox has mended unread: .015; declared as 0.02.
+Chance level: who reads nothing must guess one of 68 words, in *find* the value, in *repair* what the check
+says in the end, however much a program in the sandbox has mended unread: .015; declared as 0.02.
 """
 
 from __future__ import annotations
@@ -15,26 +15,49 @@ from agito.envs.shell import agents
 from agito.envs.shell.check import check_script
 from agito.envs.shell.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
 from agito.protocols import Control, SandboxSpec, ScriptFactory
-from agito.types import AttemptId, Dialect, EpisodeArtifacts, Json, Limits, Status, Target, Task, Verdict
+from agito.types import AttemptId, Dialect, EpisodeArtifacts, Json, Limits, Target, Task, Verdict
 from agito.worlds.component import FaultProfile
 from agito.worlds.workspace import SH, Workspace
 from agito.worlds.world import SUBMIT, World
 
 TOOLS = (SH, SUBMIT)
-_PROGRAMS = ("bash", "cat", "cp", "echo", "env", "find", "grep", "head", "ls", "mkdir", "mv", "rm", "sed", "sleep", "sort", "tail", "wc")
+_PROGRAMS = (
+    "bash",
+    "cat",
+    "cp",
+    "echo",
+    "env",
+    "find",
+    "grep",
+    "head",
+    "ls",
+    "mkdir",
+    "mv",
+    "rm",
+    "sed",
+    "sleep",
+    "sort",
+    "tail",
+    "wc",
+)
 _CAPTURE_BYTES = 1 << 18
 _CALL_SECONDS = 2.0  # what the tasks need takes milliseconds; `grep -r x /` takes for ever
 _NATURAL = {
     "find": (
-        "Each line of the files below the working directory is a key, an equals sign and a value, without spaces. Find the value of "
-        "`{key}`. A line that starts with `old` is stale: ignore it. A value `@other` means: the same value as the key `other`. Tools can "
+        "Each line of the files below the working directory is a key, an equals sign and a value, without "
+        "spaces. Find the value of "
+        "`{key}`. A line that starts with `old` is stale: ignore it. A value `@other` means: the same "
+        "value as the key `other`. Tools can "
         "time out or be missing. Submit the whole line that settles it, and nothing else."
     ),
     "repair": (
-        "Each line of the files below the working directory is a key, an equals sign and a value, without spaces; one that starts with "
+        "Each line of the files below the working directory is a key, an equals sign and a value, without "
+        "spaces; one that starts with "
         "`old` is stale. "
-        "`./.check` prints the first rule that does not hold, or `ok` and a word. Edit the files until it prints `ok`, change nothing "
-        "else, and do not leave a key twice. `@other` means: the same value as the key `other`. Tools can time out or be missing. "
+        "`./.check` prints the first rule that does not hold, or `ok` and a word. Edit the files until it "
+        "prints `ok`, change nothing "
+        "else, and do not leave a key twice. `@other` means: the same value as the key `other`. Tools can "
+        "time out or be missing. "
         "Then submit the word."
     ),
 }
@@ -54,12 +77,20 @@ class ShellEnvironment(SandboxedEnvironment):
         instance = generate(split=place.split, family=place.family, level=place.level, seed=place.seed)
         ask = f"find {instance.target}" if place.family == "find" else "repair"
         task = Task(
-            id=place.id, env=self.name, split=place.split, family=place.family, level=place.level,
-            prompt={Dialect.COMPACT: ask, Dialect.NATURAL: _NATURAL[place.family].format(key=instance.target)},
-            tools=TOOLS, limits=(limits := _limits(place.level)),
+            id=place.id,
+            env=self.name,
+            split=place.split,
+            family=place.family,
+            level=place.level,
+            prompt={
+                Dialect.COMPACT: ask,
+                Dialect.NATURAL: _NATURAL[place.family].format(key=instance.target),
+            },
+            tools=TOOLS,
+            limits=(limits := _limits(place.level)),
             natural_limits=replace(limits, tokens=512 + 96 * limits.turns, turn_tokens=96),
             tags=("fallback",) if instance.missing else (),
-        )  # fmt: skip
+        )
         return task, Target(task_id=task.id, seed=place.seed, data=_key_data(instance))
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
@@ -67,29 +98,39 @@ class ShellEnvironment(SandboxedEnvironment):
         tree = instance.tree | ({".check": check_script(instance)} if instance.rules else {})
         workspace = Workspace(
             spec=SandboxSpec(
-                work_mb=8, tmp_mb=4, mem_mb=128, procs=32, fsize_mb=4, cpu_s=10, output_bytes=4096,
+                work_mb=8,
+                tmp_mb=4,
+                mem_mb=128,
+                procs=32,
+                fsize_mb=4,
+                cpu_s=10,
+                output_bytes=4096,
                 tools=tuple(program for program in _PROGRAMS if program not in instance.missing),
             ),
             tree={path: text.encode() for path, text in tree.items()},
             executable=(".check",) if instance.rules else (),
             capture_bytes=_CAPTURE_BYTES if instance.rules else 0,  # a found value leaves no artefact
-        )  # fmt: skip
+        )
         faults = {SH.name: FaultProfile(timeout=instance.timeout)}
         return World(task, [workspace.open(await self.pool())], attempt, noise_seed=noise_seed, faults=faults)
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """find: the submitted line. repair: the word that the check says in the end, and the files as they should be, line order apart."""
+        """find: the submitted line. repair: the word that the check says in the end, and the files as they
+        should be, line order apart.
+        """
         wanted = target.data["files"]
         if isinstance(wanted, dict):
             wrong = _differences(wanted, sealed.files)
             is_told = sealed.submitted == target.data["receipt"]
             is_right = is_told and not wrong
-            evidence = (wrong or "files as wanted") + ("" if is_told else f"; submitted {sealed.submitted!r}, which the check does not say")
+            evidence = (wrong or "files as wanted") + (
+                "" if is_told else f"; submitted {sealed.submitted!r}, which the check does not say"
+            )
         else:
             is_right = sealed.submitted == target.data["answer"]
             evidence = f"submitted {sealed.submitted!r}, wanted {target.data['answer']!r}"
         reward = float(is_right)
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, evidence=evidence, grade_seed=grade_seed)
+        return Verdict.scored(reward, evidence=evidence, grade_seed=grade_seed)
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (agents.solver(task.prompt[Dialect.COMPACT]),)
@@ -104,7 +145,12 @@ class ShellEnvironment(SandboxedEnvironment):
 def _limits(level: int) -> Limits:
     shape = SHAPES[level]
     return Limits(
-        turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=40, observation_bytes=300, call_seconds=_CALL_SECONDS
+        turns=shape.turns,
+        calls=shape.turns,
+        tokens=shape.tokens,
+        turn_tokens=40,
+        observation_bytes=300,
+        call_seconds=_CALL_SECONDS,
     )
 
 
@@ -118,10 +164,14 @@ def _instance(task: Task, target: Target) -> Instance:
 
 
 def _differences(wanted: dict[str, Json], found: Mapping[str, bytes]) -> str:
-    """What is not as it should be, in words; empty when all is well. Neither line order counts, nor what else lies about, such as notes."""
+    """What is not as it should be, in words; empty when all is well. Neither line order counts, nor what else
+    lies about, such as notes.
+    """
     for path in sorted(wanted):
         if path not in found:
             return f"{path} is gone"
-        if sorted(str(wanted[path]).split("\n")) != sorted(found[path].decode("utf-8", "replace").split("\n")):
+        if sorted(str(wanted[path]).split("\n")) != sorted(
+            found[path].decode("utf-8", "replace").split("\n")
+        ):
             return f"{path} is not as wanted"
     return ""

@@ -1,7 +1,8 @@
 """One latent shell task: a file tree, what is asked, which tools are missing and how often they time out.
 
-Two families. *find*: which value does a key have; lines marked `old` are stale, `@other` points to another key. *repair*: make
-`./.check` pass; it names one broken rule at a time, and in the end a word to submit. A pure function of (split, family, level, seed).
+Two families. *find*: which value does a key have; lines marked `old` are stale, `@other` points to another
+key. *repair*: make `./.check` pass; it names one broken rule at a time, and in the end a word to submit. A
+pure function of (split, family, level, seed).
 """
 
 from __future__ import annotations
@@ -35,19 +36,82 @@ class Shape:
 
 
 SHAPES: dict[int, Shape] = {
-    1: Shape(dirs=0, files=3, lines=2, hops=(0,), stale=0.5, timeout=0.1, faults=(1, 2), named=1.0, same=0.0, turns=14, tokens=256),
-    2: Shape(dirs=2, files=2, lines=2, hops=(0, 1), stale=0.5, timeout=0.1, faults=(1, 2), named=0.5, same=0.0, turns=18, tokens=320),
-    3: Shape(dirs=2, files=2, lines=3, hops=(0, 1, 2), stale=0.5, timeout=0.1, faults=(1, 2), named=0.5, same=0.2, turns=24, tokens=384),
-    4: Shape(dirs=3, files=2, lines=3, hops=(1, 2), stale=0.6, timeout=0.15, faults=(2,), named=0.3, same=0.5, turns=28, tokens=640),
-    5: Shape(dirs=3, files=3, lines=3, hops=(1, 2, 3), stale=0.6, timeout=0.2, faults=(2, 3), named=0.2, same=0.6, turns=36, tokens=896),
+    1: Shape(
+        dirs=0,
+        files=3,
+        lines=2,
+        hops=(0,),
+        stale=0.5,
+        timeout=0.1,
+        faults=(1, 2),
+        named=1.0,
+        same=0.0,
+        turns=14,
+        tokens=256,
+    ),
+    2: Shape(
+        dirs=2,
+        files=2,
+        lines=2,
+        hops=(0, 1),
+        stale=0.5,
+        timeout=0.1,
+        faults=(1, 2),
+        named=0.5,
+        same=0.0,
+        turns=18,
+        tokens=320,
+    ),
+    3: Shape(
+        dirs=2,
+        files=2,
+        lines=3,
+        hops=(0, 1, 2),
+        stale=0.5,
+        timeout=0.1,
+        faults=(1, 2),
+        named=0.5,
+        same=0.2,
+        turns=24,
+        tokens=384,
+    ),
+    4: Shape(
+        dirs=3,
+        files=2,
+        lines=3,
+        hops=(1, 2),
+        stale=0.6,
+        timeout=0.15,
+        faults=(2,),
+        named=0.3,
+        same=0.5,
+        turns=28,
+        tokens=640,
+    ),
+    5: Shape(
+        dirs=3,
+        files=3,
+        lines=3,
+        hops=(1, 2, 3),
+        stale=0.6,
+        timeout=0.2,
+        faults=(2, 3),
+        named=0.2,
+        same=0.6,
+        turns=36,
+        tokens=896,
+    ),
 }
 
-_READ_ONLY = {4: 0.4, 5: 0.4}  # how often, by level, that other key is one that training searches for but never repairs
+# how often, by level, that other key is one that training searches for but never repairs
+_READ_ONLY = {4: 0.4, 5: 0.4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Key `key` in file `path` must have value `value`; `same_as` is how the check puts it, if not by the value itself."""
+    """Key `key` in file `path` must have value `value`; `same_as` is how the check puts it, if not by the
+    value itself.
+    """
 
     path: str
     key: str
@@ -83,13 +147,17 @@ class Instance:
         """The tree as it should be in the end."""
         fixed = dict(self.files)
         for rule in self.rules:
-            fixed[rule.path] = tuple(f"{rule.key}={rule.value}" if line.startswith(f"{rule.key}=") else line for line in fixed[rule.path])
+            fixed[rule.path] = tuple(
+                f"{rule.key}={rule.value}" if line.startswith(f"{rule.key}=") else line
+                for line in fixed[rule.path]
+            )
         return {path: "".join(f"{line}\n" for line in lines) for path, lines in fixed.items()}
 
 
 def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
-    """The structural split repairs keys that training only ever searches for, and searches for keys that training only ever repairs; the
-    chains are the longest, and most often the fallback is needed."""
+    """The structural split repairs keys that training only ever searches for, and searches for keys that
+    training only ever repairs; the chains are the longest, and most often the fallback is needed.
+    """
     rng = random.Random(f"shell/{split}/{family}/{level}/{seed}")
     shape, structural = SHAPES[level], split == "structural"
     paths = _paths(rng, shape)
@@ -107,9 +175,14 @@ def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
             board.put(key, value)
         _bystanders(board, pool[:2] + others, shape)
         return Instance(
-            family=family, level=level, files=board.done(), target=chain[0], answer=f"{chain[-1]}={answer}",
-            missing=("grep",) if missing else (), timeout=shape.timeout,
-        )  # fmt: skip
+            family=family,
+            level=level,
+            files=board.done(),
+            target=chain[0],
+            answer=f"{chain[-1]}={answer}",
+            missing=("grep",) if missing else (),
+            timeout=shape.timeout,
+        )
     rules: list[Rule] = []
     for _ in range(max(shape.faults) if structural else rng.choice(shape.faults)):
         key, wrong, right = pool.pop(), *rng.sample(VALUES, 2)
@@ -124,9 +197,15 @@ def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
     _bystanders(board, pool[:2] + others, shape)
     files, salt = board.done(), rng.randrange(1 << 20, 1 << 30)
     return Instance(
-        family=family, level=level, files=files, rules=tuple(rules), receipt=rng.choice(VALUES), salt=salt,
-        missing=("sed",) if missing else (), timeout=shape.timeout,
-    )  # fmt: skip
+        family=family,
+        level=level,
+        files=files,
+        rules=tuple(rules),
+        receipt=rng.choice(VALUES),
+        salt=salt,
+        missing=("sed",) if missing else (),
+        timeout=shape.timeout,
+    )
 
 
 def _paths(rng: random.Random, shape: Shape) -> list[str]:

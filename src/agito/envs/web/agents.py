@@ -1,7 +1,8 @@
 """Scripted agents for the web tasks; they read what the pages say and nothing else.
 
-One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its skill says not, what a
-hasty person does: follows any link, presses the button before the fields are right, types another word, gives up.
+One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its
+skill says not, what a hasty person does: follows any link, presses the button before the fields are right,
+types another word, gives up.
 """
 
 from __future__ import annotations
@@ -61,25 +62,32 @@ class Page:
             elif number.isdigit():
                 role, _, named = rest.partition(" ")
                 name, _, value = named.partition(": ") if ": " in named else (named.removesuffix(":"), "", "")
-                page.elements.append(Element(number=int(number), role=role, name=name, value=value.partition(" (")[0]))
+                page.elements.append(
+                    Element(number=int(number), role=role, name=name, value=value.partition(" (")[0])
+                )
             else:
                 page.texts.append(line)
         return page
 
 
 class _Agent:
-    """What it knows of the site: which section lists what, what is not what was asked for, and what it has read for later."""
+    """What it knows of the site: which section lists what, what is not what was asked for, and what it has
+    read for later.
+    """
 
     def __init__(self, prompt: str, level: int) -> None:
         self.verb, self.target, *self.words = prompt.split()
         self.owner = self.words.pop(0) if level >= HAS_TWIN else ""
         self.lists: dict[str, list[str]] = {}
-        self.others: set[str] = set()  # items that bear the word and are not meant: sold out, or somebody else's
+        # items that bear the word and are not meant: sold out, or somebody else's
+        self.others: set[str] = set()
         self.fact = ""  # a coupon, a code, or what somebody posted
 
     @property
     def needs(self) -> str:
-        """The word of the page that has to be read next: of the item itself, or of what has to be known before."""
+        """The word of the page that has to be read next: of the item itself, or of what has to be known
+        before.
+        """
         if "coupon" in self.words and not self.fact:
             return NEWS
         if "in" in self.words and not self.fact:
@@ -125,14 +133,20 @@ class _Agent:
         return click(button.name) if button is not None else simple("back")
 
     def _learn(self, page: Page) -> None:
-        key = {"buy": "coupon", "send": "code"}.get(self.verb) or (self.words[1] if self.words[0] == "as" else "")
+        key = {"buy": "coupon", "send": "code"}.get(self.verb) or (
+            self.words[1] if self.words[0] == "as" else ""
+        )
         if word_of(page.title) == self.needs and (self.needs != self.target or "in" not in self.words):
-            self.fact = next((text.removeprefix(key) for text in reversed(page.texts) if word_of(text) == key), self.fact)
+            self.fact = next(
+                (text.removeprefix(key) for text in reversed(page.texts) if word_of(text) == key), self.fact
+            )
 
     def wanted(self) -> dict[str, str]:
         """What the fields have to hold, by word."""
         if self.verb == "buy":
-            values = dict(zip(("count", "size"), (word for word in self.words if word != "coupon"), strict=False))
+            values = dict(
+                zip(("count", "size"), (word for word in self.words if word != "coupon"), strict=False)
+            )
             return values | ({"coupon": self.fact} if self.fact else {})
         if self.verb == "reply":
             return {"text": self.fact if self.words[0] == "as" else self.words[0]}
@@ -175,7 +189,14 @@ def negative_controls(prompt: str, level: int, seed: int) -> dict[str, ScriptFac
         while True:
             number = rng.randint(1, 5)
             yield rng.choice(
-                (click(number), click(number), fill(number, rng.choice(prompt.split())), simple("look"), simple("back"), submit())
+                (
+                    click(number),
+                    click(number),
+                    fill(number, rng.choice(prompt.split())),
+                    simple("look"),
+                    simple("back"),
+                    submit(),
+                )
             )
 
     def claim() -> Script:
@@ -183,16 +204,20 @@ def negative_controls(prompt: str, level: int, seed: int) -> dict[str, ScriptFac
         yield submit(f"{prompt}: done, reward=1")
 
     def open_loop() -> Script:
-        """What is asked, by numbers instead of names: which of a few places to press or to fill in is guessed."""
+        """What is asked, by numbers instead of names: which of a few places to press or to fill in is
+        guessed.
+        """
         rng = random.Random(f"web/open_loop/{seed}")
         values = prompt.split()[3 if level >= HAS_TWIN else 2 :]
         yield simple("look")
         for _ in range(1 if level == 1 else 2):
             yield click(rng.randint(1, SHAPES[level].items))
         places = rng.sample(range(1, 4 + len(values)), 3 + len(values))
-        for value in values if len(values) > 1 else values * 2:  # of two places among four one is oftenest the right field alone
+        # of two places among four one is oftenest the right field alone
+        for value in values if len(values) > 1 else values * 2:
             yield _entry(places.pop(), value)
-        for place in rng.sample(range(1, 4 + len(values)), 3 + len(values)):  # a field that is pressed does no harm
+        # a field that is pressed does no harm
+        for place in rng.sample(range(1, 4 + len(values)), 3 + len(values)):
             yield click(place)
         yield submit()
 

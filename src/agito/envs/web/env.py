@@ -1,8 +1,8 @@
 """The `web` environment: a shop, a forum and forms in a browser, judged by what the site holds in the end.
 
-Chance level: an agent that reads nothing (`open_loop`) has to guess by its place what to press and what to fill in: one of three links,
-then one or two of four places, and must press the right one of two buttons first. Right in .04 of the held-out tasks at levels 1 and 2,
-.002 above, .013 over all; declared as 0.03.
+Chance level: an agent that reads nothing (`open_loop`) has to guess by its place what to press and what to
+fill in: one of three links, then one or two of four places, and must press the right one of two buttons
+first. Right in .04 of the held-out tasks at levels 1 and 2, .002 above, .013 over all; declared as 0.03.
 """
 
 from __future__ import annotations
@@ -17,22 +17,27 @@ from agito.envs.web import agents
 from agito.envs.web.instance import FAMILIES, HAS_TWIN, LEVELS, SHAPES, SPLITS, Instance, generate
 from agito.envs.web.site import START, WebSite
 from agito.protocols import Control, ScriptFactory
-from agito.types import AttemptId, Dialect, EpisodeArtifacts, Limits, Status, Target, Task, Verdict
+from agito.types import AttemptId, Dialect, EpisodeArtifacts, Limits, Target, Task, Verdict
 from agito.worlds.browser import TOOLS, Browser, Farm, Tabs, TextTabs
 from agito.worlds.component import FaultProfile
 from agito.worlds.world import SUBMIT, World
 
 _CALL_SECONDS = 20.0  # a page takes a tenth of one
 _NATURAL = (
-    "You use a web site through a browser; `look` shows the page as text, with a number before everything that you can act on. On this "
-    "site everything is called by a word and a number, such as `kev52`; the task says the word alone. {ask} Leave fields and buttons alone "
-    "that nothing is said of. Use `submit` with `done` when the site says done. Do it once, and send nothing else. A click can fail or "
+    "You use a web site through a browser; `look` shows the page as text, with a number before everything "
+    "that you can act on. On this "
+    "site everything is called by a word and a number, such as `kev52`; the task says the word alone. "
+    "{ask} Leave fields and buttons alone "
+    "that nothing is said of. Use `submit` with `done` when the site says done. Do it once, and send "
+    "nothing else. A click can fail or "
     "time out: look before you try again."
 )
 
 
 class WebEnvironment(ProceduralEnvironment):
-    """Procedural sites in Chromium; see `docs/web.md`. `tabs` are shared with other environments and closed by their owner."""
+    """Procedural sites in Chromium; see `docs/web.md`. `tabs` are shared with other environments and closed
+    by their owner.
+    """
 
     name = ids_begin_with = "web"
     version = "2"
@@ -49,34 +54,48 @@ class WebEnvironment(ProceduralEnvironment):
     def draw(self, place: Place) -> tuple[Task, Target]:
         instance = generate(split=place.split, family=place.family, level=place.level, seed=place.seed)
         task = Task(
-            id=place.id, env=self.name, split=place.split, family=place.family, level=place.level,
+            id=place.id,
+            env=self.name,
+            split=place.split,
+            family=place.family,
+            level=place.level,
             prompt={Dialect.COMPACT: instance.ask, Dialect.NATURAL: _NATURAL.format(ask=in_prose(instance))},
             tools=(*TOOLS, SUBMIT),
             limits=(limits := _limits(place.level)),
             natural_limits=replace(limits, tokens=704 + 96 * limits.turns, turn_tokens=48),
-        )  # fmt: skip
+        )
         return task, Target(task_id=task.id, seed=place.seed, data={"expected": instance.expected})
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         instance = generate(split=task.split, family=task.family, level=task.level, seed=target.seed)
         shape = SHAPES[task.level]
         faults = {"click": FaultProfile(error=shape.error, lost=shape.lost, says="error: busy")}
-        return World(task, [Browser(self._tabs, lambda: WebSite(instance), START)], attempt, noise_seed=noise_seed, faults=faults)
+        return World(
+            task,
+            [Browser(self._tabs, lambda: WebSite(instance), START)],
+            attempt,
+            noise_seed=noise_seed,
+            faults=faults,
+        )
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """Right when something was submitted and the site holds the one record that was asked for, and no other."""
+        """Right when something was submitted and the site holds the one record that was asked for, and no
+        other.
+        """
         records = json.loads(sealed.files["site"])["records"]
         is_right = sealed.submitted is not None and records == [target.data["expected"]]
         reward = float(is_right)
         told = "" if sealed.submitted is not None else ", nothing submitted"
         evidence = f"on record {records}, wanted {target.data['expected']!r}{told}"
-        return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, evidence=evidence, grade_seed=grade_seed)
+        return Verdict.scored(reward, evidence=evidence, grade_seed=grade_seed)
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (agents.solver(task.prompt[Dialect.COMPACT], task.level),)
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return agents.negative_controls(task.prompt[Dialect.COMPACT], task.level, zlib.crc32(task.id.encode()))
+        return agents.negative_controls(
+            task.prompt[Dialect.COMPACT], task.level, zlib.crc32(task.id.encode())
+        )
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], task.level, skill=skill, seed=seed)
@@ -89,7 +108,12 @@ class WebEnvironment(ProceduralEnvironment):
 def _limits(level: int) -> Limits:
     shape = SHAPES[level]
     return Limits(
-        turns=shape.turns, calls=shape.turns, tokens=shape.tokens, turn_tokens=24, observation_bytes=1200, call_seconds=_CALL_SECONDS
+        turns=shape.turns,
+        calls=shape.turns,
+        tokens=shape.tokens,
+        turn_tokens=24,
+        observation_bytes=1200,
+        call_seconds=_CALL_SECONDS,
     )
 
 
@@ -109,7 +133,10 @@ def in_prose(instance: Instance) -> str:
     if verb == "buy":
         size = f", in size {words[1]}" if len(words) > 1 else ""
         coupon = " Use the coupon that stands under news." if instance.coupon else ""
-        return f"Buy the {target} count {words[0]}{size}, and pay.{coupon} Where it is sold out, look in another section."
+        return (
+            f"Buy the {target} count {words[0]}{size}, and pay.{coupon} Where it is sold out, look in "
+            "another section."
+        )
     if verb == "reply":
         if words[0] != "as":
             return f"Post the text `{words[0]}` to the thread {target}.".replace(",.", ".")
@@ -118,5 +145,7 @@ def in_prose(instance: Instance) -> str:
     *values, last = words
     tick = f" Leave tick {last}." if last in ("on", "off") else ""
     values = values if tick else words
-    listed = ", ".join("the code that its first page shows" if each == "code" else f"`{each}`" for each in values)
+    listed = ", ".join(
+        "the code that its first page shows" if each == "code" else f"`{each}`" for each in values
+    )
     return f"Send the form {target} with {listed} for one, two and so on, and go.{tick}"

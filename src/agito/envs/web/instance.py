@@ -1,8 +1,9 @@
 """One latent web task: a site, what is asked, and the one record that must be left behind.
 
-Three families. *shop*: buy so many of a product. *forum*: reply to a thread, with a given word or with what somebody posted. *form*: send
-a form with these values. Everything on a site is called by a word and a number. The task says the words; the numbers, and what stands
-where, are drawn for every site and can only be read. A pure function of (split, family, level, seed).
+Three families. *shop*: buy so many of a product. *forum*: reply to a thread, with a given word or with what
+somebody posted. *form*: send a form with these values. Everything on a site is called by a word and a number.
+The task says the words; the numbers, and what stands where, are drawn for every site and can only be read. A
+pure function of (split, family, level, seed).
 """
 
 from __future__ import annotations
@@ -88,8 +89,15 @@ def word_of(name: str) -> str:
 
 
 def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
-    """The structural split: one section more, what is asked for in the last one, under a name that training asks for elsewhere alone."""
-    return _Draw(random.Random(f"web/{split}/{family}/{level}/{seed}"), family, level, is_structural=split == "structural").instance()
+    """The structural split: one section more, what is asked for in the last one, under a name that training
+    asks for elsewhere alone.
+    """
+    return _Draw(
+        random.Random(f"web/{split}/{family}/{level}/{seed}"),
+        family,
+        level,
+        is_structural=split == "structural",
+    ).instance()
 
 
 class _Draw:
@@ -127,12 +135,23 @@ class _Draw:
         named = f"{self.target} {wanted.owner}".rstrip()
         make = {"shop": self._shop, "forum": self._forum, "form": self._form}[family]
         ask, expected, coupon, code = make(named, wanted.name)
-        words = [word for word in FIELDS[family] if level >= FROM_LEVEL.get(word, 1)] + [SENDS[family], NEXT, NOTE, ASK]
+        words = [word for word in FIELDS[family] if level >= FROM_LEVEL.get(word, 1)] + [
+            SENDS[family],
+            NEXT,
+            NOTE,
+            ASK,
+        ]
         return Instance(
-            family=family, level=level, ask=ask, expected=expected, coupon=coupon, code=code,
+            family=family,
+            level=level,
+            ask=ask,
+            expected=expected,
+            coupon=coupon,
+            code=code,
             sections=tuple((title, tuple(row)) for title, row in zip(self.titles, self.rows, strict=True)),
-            labels={word: self.named(word) for word in [*words, NEWS]}, order=tuple(rng.sample(words, len(words))),
-        )  # fmt: skip
+            labels={word: self.named(word) for word in [*words, NEWS]},
+            order=tuple(rng.sample(words, len(words))),
+        )
 
     def _put(self, item: Item, section: int) -> Item:
         """In the place of something that is not asked for."""
@@ -142,7 +161,9 @@ class _Draw:
         return item
 
     def _shop(self, named: str, name: str) -> _Made:
-        rest = str(self.rng.randint(2, 9)) + (f" {self.rng.choice(SIZES)}" if self.level >= FROM_LEVEL["size"] else "")
+        rest = str(self.rng.randint(2, 9)) + (
+            f" {self.rng.choice(SIZES)}" if self.level >= FROM_LEVEL["size"] else ""
+        )
         coupon = str(self.numbers.pop()) if self.level >= FROM_LEVEL["coupon"] else ""
         ask = f"buy {named} {rest}"
         return f"{ask} coupon" if coupon else ask, f"buy {name} {rest} {coupon}".rstrip(), coupon, ""
@@ -150,7 +171,11 @@ class _Draw:
     def _forum(self, named: str, name: str) -> _Made:
         for row in self.rows:
             for at, item in enumerate(row):
-                authors = self.rng.sample(self.people, k=2) if self.level < 4 else [*self.people, self.rng.choice(self.people)]
+                authors = (
+                    self.rng.sample(self.people, k=2)
+                    if self.level < 4
+                    else [*self.people, self.rng.choice(self.people)]
+                )
                 posts = tuple((author, str(self.rng.randrange(10, 100))) for author in authors)
                 row[at] = Item(name=item.name, owner=item.owner, posts=posts)
         if self.level < 3:
@@ -171,7 +196,12 @@ class _Draw:
             rest = " ".join([*values, *ticks])
             return f"send {named} {rest}", f"send {name} {rest}", "", ""
         code = str(self.numbers.pop())
-        return f"send {named} {values[0]} {values[1]} code {ticks[0]}", f"send {name} {values[0]} {values[1]} {code} {ticks[0]}", "", code
+        return (
+            f"send {named} {values[0]} {values[1]} code {ticks[0]}",
+            f"send {name} {values[0]} {values[1]} {code} {ticks[0]}",
+            "",
+            code,
+        )
 
 
 _Made = tuple[str, str, str, str]  # ask, expected, coupon, code

@@ -1,4 +1,6 @@
-"""The site of one task: pages out of its state, requests into it. It lives on the trusted side; a browser only ever sees HTML."""
+"""The site of one task: pages out of its state, requests into it. It lives on the trusted side; a browser
+only ever sees HTML.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ START = "http://web.test/"
 
 
 class WebSite:
-    """Implements `Served`. Every form answers by leading to another page, so that going back never sends it twice."""
+    """Implements `Served`. Every form answers by leading to another page, so that going back never sends it
+    twice.
+    """
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
@@ -27,7 +31,10 @@ class WebSite:
         url = urlsplit(request.target)
         parts = [unquote(part) for part in url.path.split("/") if part]
         if request.method == "POST":
-            given = {name: " ".join(values[0].split()) for name, values in parse_qs(request.body.decode("utf-8", "replace")).items()}
+            given = {
+                name: " ".join(values[0].split())
+                for name, values in parse_qs(request.body.decode("utf-8", "replace")).items()
+            }
             return _lead(self._take(parts, given))
         body = self._page(parts, parse_qs(url.query).get("wrong", [""])[0])
         return _html(body) if body else _html("<h1>missing</h1>", status=404)
@@ -58,10 +65,16 @@ class WebSite:
 
     def _section(self, section: str) -> str:
         items = dict(self._instance.sections).get(section)
-        return f"<h1>{escape(section)}</h1>{_links(section, items)}" if items is not None and section != HOME else ""
+        return (
+            f"<h1>{escape(section)}</h1>{_links(section, items)}"
+            if items is not None and section != HOME
+            else ""
+        )
 
     def _item(self, section: str, name: str) -> Item | None:
-        return next((item for item in dict(self._instance.sections).get(section, ()) if item.name == name), None)
+        return next(
+            (item for item in dict(self._instance.sections).get(section, ()) if item.name == name), None
+        )
 
     def _item_page(self, item: Item, problem: str, *, is_second: bool) -> str:
         head = f"<h1>{escape(item.name)}</h1>" + (f"<p>by {escape(item.owner)}</p>" if item.owner else "")
@@ -72,7 +85,11 @@ class WebSite:
         if self._instance.code and not is_second:
             head += f"<p>code{self._instance.code}</p>"
         shown = self._shown(is_second)
-        return head + _form("".join(_control(word, self._instance.labels[word]) for word in self._instance.order if word in shown))
+        return head + _form(
+            "".join(
+                _control(word, self._instance.labels[word]) for word in self._instance.order if word in shown
+            )
+        )
 
     def _shown(self, is_second: bool) -> tuple[str, ...]:
         """The fields and buttons of one page, by word."""
@@ -123,9 +140,14 @@ def _value(word: str, given: dict[str, str]) -> str:
 
 
 def _html(body: str, *, status: int = 200) -> Response:
-    page = f"<!doctype html><html lang=en><head><meta charset=utf-8><title>site</title></head><body>{body}</body></html>"
+    page = (
+        "<!doctype html><html lang=en><head><meta "
+        f"charset=utf-8><title>site</title></head><body>{body}</body></html>"
+    )
     return Response(
-        status=status, headers=(("content-type", "text/html; charset=utf-8"), ("cache-control", "no-store")), body=page.encode()
+        status=status,
+        headers=(("content-type", "text/html; charset=utf-8"), ("cache-control", "no-store")),
+        body=page.encode(),
     )
 
 
@@ -134,7 +156,9 @@ def _lead(path: str) -> Response:
 
 
 def _links(section: str, items: tuple[Item, ...]) -> str:
-    return "".join(f'<a href="/in/{quote(section)}/{quote(item.name)}">{escape(item.name)}</a> ' for item in items)
+    return "".join(
+        f'<a href="/in/{quote(section)}/{quote(item.name)}">{escape(item.name)}</a> ' for item in items
+    )
 
 
 def _form(controls: str) -> str:

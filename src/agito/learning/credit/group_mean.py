@@ -11,13 +11,16 @@ from agito.types import Group, Sample, mean
 
 
 def group_mean(group: Group, *, running_mean: float = math.nan) -> tuple[Sample, ...]:
-    """A_i = (r_i - mean(r)) / std(r) over the trusted attempts (GRPO, arXiv:2402.03300); std is the population's.
+    """A_i = (r_i - mean(r)) / std(r) over the trusted attempts (GRPO, arXiv:2402.03300); std is the
+    population's.
 
-    Kept for comparisons: it weighs very easy and very hard tasks up (arXiv:2503.20783). Penalised attempts as in `leave_one_out`, not
-    divided. Raises `ValueError` for a void group.
+    Kept for comparisons: it weighs very easy and very hard tasks up (arXiv:2503.20783). Penalised attempts as
+    in `leave_one_out`, not divided. Raises `ValueError` for a void group.
     """
     if group.is_void:
-        raise ValueError(f"group {group.id}: {len(group.trusted)} scored attempts: need at least 2 to form a baseline")
+        raise ValueError(
+            f"group {group.id}: {len(group.trusted)} scored attempts: need at least 2 to form a baseline"
+        )
     rewards = [attempt.verdict.reward for attempt in group.trusted]
     spread = statistics.pstdev(rewards) if len(rewards) > 1 else 0.0
     samples: list[Sample] = []

@@ -11,13 +11,16 @@ from agito.types import Group, Sample, mean
 def leave_one_out(group: Group, *, running_mean: float = math.nan) -> tuple[Sample, ...]:
     """A_i = r_i - mean(r_j, j != i) over the n trusted attempts, on every trainable token of attempt i.
 
-    The baseline does not depend on attempt i, so the gradient is unbiased; there is no division by the standard deviation,
-    which would weigh easy and hard tasks up (RLOO, arXiv:2402.14740; the bias of dividing, arXiv:2503.20783). A void attempt
-    yields no sample and is in nobody's baseline. A penalised one is compared with all trusted ones, see `penalised`. Raises
-    `ValueError` for a void group, and for a trainable token without a log-probability.
+    The baseline does not depend on attempt i, so the gradient is unbiased; there is no division by the
+    standard deviation, which would weigh easy and hard tasks up (RLOO, arXiv:2402.14740; the bias of
+    dividing, arXiv:2503.20783). A void attempt yields no sample and is in nobody's baseline. A penalised one
+    is compared with all trusted ones, see `penalised`. Raises `ValueError` for a void group, and for a
+    trainable token without a log-probability.
     """
     if group.is_void:
-        raise ValueError(f"group {group.id}: {len(group.trusted)} scored attempts: need at least 2 to form a baseline")
+        raise ValueError(
+            f"group {group.id}: {len(group.trusted)} scored attempts: need at least 2 to form a baseline"
+        )
     trusted = group.trusted
     rewards = [attempt.verdict.reward for attempt in trusted]
     advantages = leave_one_out_advantages(rewards) if len(trusted) > 1 else []
@@ -33,9 +36,11 @@ def leave_one_out(group: Group, *, running_mean: float = math.nan) -> tuple[Samp
 
 
 def penalised(group: Group, baseline: float) -> list[Sample]:
-    """Samples of the attempts with a penalty: A = penalty - baseline from the proving call on, A = r - baseline before it.
+    """Samples of the attempts with a penalty: A = penalty - baseline from the proving call on, A = r -
+    baseline before it.
 
-    `baseline` is the mean of the trusted attempts, or of their cell; where it is NaN, the environment's lowest reward stands in.
+    `baseline` is the mean of the trusted attempts, or of their cell; where it is NaN, the environment's
+    lowest reward stands in.
     """
     samples: list[Sample] = []
     for attempt in group.penalised:
@@ -58,6 +63,7 @@ def _require_logprobs(sample: Sample) -> None:
     for position, is_trainable in enumerate(sample.trainable):
         if is_trainable and math.isnan(sample.logprobs[position]):
             raise ValueError(
-                f"attempt {sample.attempt} segment {sample.segment}: no log-probability at position {position}: "
+                f"attempt {sample.attempt} segment {sample.segment}: no log-probability at position "
+                f"{position}: "
                 "a scripted attempt can only be imitated"
             )

@@ -35,5 +35,8 @@ class RunningMeans:
     def restore(self, data: Json) -> None:
         """Takes over what `to_json` gave. Raises `CorruptCheckpoint`."""
         if not isinstance(data, dict):
-            raise CorruptCheckpoint(f"the running means are {data}: need a number for each cell; was another version of Agito here?")
+            raise CorruptCheckpoint(
+                f"the running means are {data}: need a number for each cell; was another version of Agito "
+                "here?"
+            )
         self._means = {cell: float(str(value)) for cell, value in data.items()}

@@ -1,4 +1,6 @@
-"""A segment of a trajectory as the trainer sees it: which of its tokens are trained on, and with what advantage."""
+"""A segment of a trajectory as the trainer sees it: which of its tokens are trained on, and with what
+advantage.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,14 @@ class Later:
     advantage: float
 
 
-def samples_of(trajectory: Trajectory, advantage: float, *, later: Later | None = None, temperatures: bool = True) -> tuple[Sample, ...]:
-    """One sample for each segment in which anything is trainable, `advantage` on every trainable token up to `later`.
+def samples_of(
+    trajectory: Trajectory, advantage: float, *, later: Later | None = None, temperatures: bool = True
+) -> tuple[Sample, ...]:
+    """One sample for each segment in which anything is trainable, `advantage` on every trainable token up to
+    `later`.
 
-    Raises `ValueError` when `temperatures` is set and a segment mixes several, or was sampled with top-p below 1: its
-    log-probabilities are then not those of one policy.
+    Raises `ValueError` when `temperatures` is set and a segment mixes several, or was sampled with top-p
+    below 1: its log-probabilities are then not those of one policy.
     """
     samples: list[Sample] = []
     for segment in trajectory.segments:
@@ -54,10 +59,16 @@ def samples_of(trajectory: Trajectory, advantage: float, *, later: Later | None 
     return tuple(samples)
 
 
-def _advantages(trajectory: Trajectory, segment: Segment, trainable: bytes, advantage: float, later: Later | None) -> array[float]:
+def _advantages(
+    trajectory: Trajectory, segment: Segment, trainable: bytes, advantage: float, later: Later | None
+) -> array[float]:
     columns = array("f", [advantage if is_trainable else 0.0 for is_trainable in trainable])
     if later is not None:
-        starts = [turn.start for turn in trajectory.turns if turn.segment == segment.id and any(at >= later.event for at in turn.calls)]
+        starts = [
+            turn.start
+            for turn in trajectory.turns
+            if turn.segment == segment.id and any(at >= later.event for at in turn.calls)
+        ]
         for position in range(min(starts, default=0 if later.event == 0 else len(columns)), len(columns)):
             columns[position] = later.advantage if trainable[position] else 0.0
     return columns
@@ -67,8 +78,13 @@ def _temperature(trajectory: Trajectory, segment: Segment) -> float:
     own = [turn for turn in trajectory.turns if turn.segment == segment.id]
     truncated = [turn.top_p for turn in own if turn.top_p != 1.0]
     if truncated:
-        raise ValueError(f"attempt {trajectory.attempt}: top_p={truncated[0]}: sample with top_p=1 in training")
+        raise ValueError(
+            f"attempt {trajectory.attempt}: top_p={truncated[0]}: sample with top_p=1 in training"
+        )
     found = sorted({turn.temperature for turn in own})
     if len(found) > 1:
-        raise ValueError(f"attempt {trajectory.attempt} segment {segment.id}: temperatures {found}: sample a segment at one temperature")
+        raise ValueError(
+            f"attempt {trajectory.attempt} segment {segment.id}: temperatures {found}: sample a segment at "
+            "one temperature"
+        )
     return found[0] if found else 1.0

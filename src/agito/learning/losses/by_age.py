@@ -17,7 +17,9 @@ SUMS_BY_AGE = AGES * _SUMS
 
 @torch.no_grad()
 def sums_by_age(ages_T: Tensor, log_w_T: Tensor) -> Tensor:
-    """Sums for `figures_by_age`, which add over micro-batches and ranks: `[A, 4]`, float64. log w = log pi_old - log mu."""
+    """Sums for `figures_by_age`, which add over micro-batches and ranks: `[A, 4]`, float64. log w = log
+    pi_old - log mu.
+    """
     ages_T, log_w_T = ages_T.long().clamp(max=AGES - 1), log_w_T.double()
     w_T = log_w_T.exp()
     columns_T4 = torch.stack([torch.ones_like(w_T), log_w_T.abs(), w_T, w_T.square()], dim=1)
@@ -25,7 +27,9 @@ def sums_by_age(ages_T: Tensor, log_w_T: Tensor) -> Tensor:
 
 
 def figures_by_age(sums: Sequence[float]) -> dict[str, float]:
-    """For every age that occurs: mean w, mean |log w| in nats, and the effective sample size over the number of tokens."""
+    """For every age that occurs: mean w, mean |log w| in nats, and the effective sample size over the number
+    of tokens.
+    """
     figures: dict[str, float] = {}
     for age in range(AGES):
         tokens, abs_log_w, w, w_squared = sums[age * _SUMS : (age + 1) * _SUMS]

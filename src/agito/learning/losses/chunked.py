@@ -1,8 +1,10 @@
-"""Log-probabilities of given tokens, without the whole vocabulary's for all of them at once: head and softmax go chunk by chunk.
+"""Log-probabilities of given tokens, without the whole vocabulary's for all of them at once: head and softmax
+go chunk by chunk.
 
-Of log p = z_target - log sum_v exp z_v with z = W h / temperature, the gradient for h is (W_target - sum_v p_v W_v) / temperature times
-what comes back: no more than a factor a token is unknown while the chunk is at hand, so it is computed then, and a frozen head is never
-run again. The gradient for W needs p itself: that of the first chunks is kept, that of the others is computed again.
+Of log p = z_target - log sum_v exp z_v with z = W h / temperature, the gradient for h is (W_target - sum_v
+p_v W_v) / temperature times what comes back: no more than a factor a token is unknown while the chunk is at
+hand, so it is computed then, and a frozen head is never run again. The gradient for W needs p itself: that of
+the first chunks is kept, that of the others is computed again.
 
 Axes: T trainable tokens, R those of a chunk, D hidden, V vocabulary.
 """
@@ -27,16 +29,28 @@ def is_worth_cutting(num_tokens: int, vocab_size: int) -> bool:
 
 
 def chunked_logprobs(
-    hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor, *, temperature_T: Tensor | None = None, chunk: int = CHUNK
+    hidden_TD: Tensor,
+    weight_VD: Tensor,
+    target_T: Tensor,
+    *,
+    temperature_T: Tensor | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """log p of the token that came, and the entropy, which has no gradient; float32, in nats. `chunk`: logits at once."""
+    """log p of the token that came, and the entropy, which has no gradient; float32, in nats. `chunk`: logits
+    at once.
+    """
     return cast("tuple[Tensor, Tensor]", _Chunked.apply(hidden_TD, weight_VD, target_T, temperature_T, chunk))
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor, temperature_T: Tensor | None, chunk: int
+        ctx: Any,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        target_T: Tensor,
+        temperature_T: Tensor | None,
+        chunk: int,
     ) -> tuple[Tensor, Tensor]:
         ctx.size = max(1, chunk // len(weight_VD))
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
@@ -78,7 +92,9 @@ class _Chunked(torch.autograd.Function):
             if number < len(kept):
                 p_RV = kept[number]
             else:
-                p_RV = _logits(hidden_TD[rows], weight_VD, temperature_T, rows).sub_(total_T[rows, None]).exp_()
+                p_RV = (
+                    _logits(hidden_TD[rows], weight_VD, temperature_T, rows).sub_(total_T[rows, None]).exp_()
+                )
             slope_RV = p_RV * -scaled_T[rows, None]
             slope_RV.scatter_add_(1, target_T[rows, None], scaled_T[rows, None])
             for_weight.addmm_(slope_RV.to(weight_VD.dtype).T, hidden_TD[rows])

@@ -12,21 +12,30 @@ _DEFAULT = "decoupled_ppo"
 
 
 class DecoupledPPOConfig(Section):
-    """Clip bounds of rho (asymmetric, as in DAPO, arXiv:2503.14476), the cap of w, and the bound for negative advantages (dual clip)."""
+    """Clip bounds of rho (asymmetric, as in DAPO, arXiv:2503.14476), the cap of w, and the bound for negative
+    advantages (dual clip).
+    """
 
     name: Literal["decoupled_ppo"] = Field(default="decoupled_ppo", description="Which loss.")
     clip_low: float = Field(default=0.8, gt=0, le=1, description="Lower bound of the ratio.")
     clip_high: float = Field(default=1.28, ge=1, description="Upper bound of the ratio.")
-    w_max: float = Field(default=2.0, gt=0, description="Cap of w, the trainer over the sampler, at batch start.")
-    dual_clip: float = Field(default=3.0, gt=1, description="Largest ratio that a negative advantage is multiplied with.")
+    w_max: float = Field(
+        default=2.0, gt=0, description="Cap of w, the trainer over the sampler, at batch start."
+    )
+    dual_clip: float = Field(
+        default=3.0, gt=1, description="Largest ratio that a negative advantage is multiplied with."
+    )
     sequence_rejection: tuple[float, float] | None = Field(
-        default=None, description="Keep a sequence only if the geometric mean of its w lies within [low, high]."
+        default=None,
+        description="Keep a sequence only if the geometric mean of its w lies within [low, high].",
     )
 
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> DecoupledPPOConfig:
         if self.sequence_rejection and not 0 < self.sequence_rejection[0] <= 1 <= self.sequence_rejection[1]:
-            raise ValueError(f"sequence_rejection={self.sequence_rejection}: write [low, high] with 0 < low <= 1 <= high")
+            raise ValueError(
+                f"sequence_rejection={self.sequence_rejection}: write [low, high] with 0 < low <= 1 <= high"
+            )
         return self
 
 
@@ -66,5 +75,9 @@ LossConfig: TypeAlias = Annotated[
     | Annotated[CISPOConfig, Tag("cispo")]
     | Annotated[GSPOConfig, Tag("gspo")]
     | Annotated[DPPOConfig, Tag("dppo")],
-    Discriminator(_chosen, custom_error_type="unknown_loss", custom_error_message="name: there is decoupled_ppo, cispo, gspo and dppo"),
+    Discriminator(
+        _chosen,
+        custom_error_type="unknown_loss",
+        custom_error_message="name: there is decoupled_ppo, cispo, gspo and dppo",
+    ),
 ]

@@ -1,4 +1,5 @@
-"""Decoupled PPO: the clip is centred on the weights at batch start, staleness is corrected by a capped weight (arXiv:2505.24298).
+"""Decoupled PPO: the clip is centred on the weights at batch start, staleness is corrected by a capped weight
+(arXiv:2505.24298).
 
 Axes: B sequences, T trainable tokens.
 """
@@ -12,13 +13,16 @@ from agito.learning.losses.config import DecoupledPPOConfig, LossConfig
 from agito.learning.losses.meters import PolicyMeters, PolicyTokens, measure
 
 
-def decoupled_ppo(tokens: PolicyTokens, *, num_tokens: float, config: LossConfig) -> tuple[Tensor, PolicyMeters, float]:
+def decoupled_ppo(
+    tokens: PolicyTokens, *, num_tokens: float, config: LossConfig
+) -> tuple[Tensor, PolicyMeters, float]:
     """-sum_t keep·w̄_t·min(rho_t·A_t, clip(rho_t, low, high)·A_t) / N; also its meters and the largest w.
 
-    Where A < 0 the minimum has no lower bound as rho grows; it is bounded by `dual_clip`·A (arXiv:1912.09729).
-    rho = pi/pi_old, w̄ = min(pi_old/mu, w_max) without gradient. N = `num_tokens`: the policy's tokens in the optimizer step over
-    all ranks, before any rejection. Sequence rejection is by exp(mean log w) over one sample; it rejects long samples at another
-    rate than short ones, which `policy/rejected_length_ratio` shows.
+    Where A < 0 the minimum has no lower bound as rho grows; it is bounded by `dual_clip`·A
+    (arXiv:1912.09729). rho = pi/pi_old, w̄ = min(pi_old/mu, w_max) without gradient. N = `num_tokens`: the
+    policy's tokens in the optimizer step over all ranks, before any rejection. Sequence rejection is by
+    exp(mean log w) over one sample; it rejects long samples at another rate than short ones, which
+    `policy/rejected_length_ratio` shows.
     """
     assert isinstance(config, DecoupledPPOConfig)
     if num_tokens <= 0:
@@ -36,14 +40,23 @@ def decoupled_ppo(tokens: PolicyTokens, *, num_tokens: float, config: LossConfig
     loss_T = -capped_w_T * kept_gain_T
 
     is_clipped_T = (kept_gain_T != gain_T).detach()
-    meters, max_w = measure(tokens, loss_T=loss_T, is_clipped_T=is_clipped_T, is_kept_T=is_kept_T, is_kept_B=is_kept_B, w_cap=config.w_max)
+    meters, max_w = measure(
+        tokens,
+        loss_T=loss_T,
+        is_clipped_T=is_clipped_T,
+        is_kept_T=is_kept_T,
+        is_kept_B=is_kept_B,
+        w_cap=config.w_max,
+    )
     return loss_T.sum() / num_tokens, meters, max_w
 
 
 def _kept_sequences(log_w_T: Tensor, tokens: PolicyTokens, bounds: tuple[float, float] | None) -> Tensor:
     if bounds is None:
         return torch.ones(tokens.num_sequences, dtype=torch.bool, device=log_w_T.device)
-    sums_B = torch.zeros(tokens.num_sequences, device=log_w_T.device).index_add_(0, tokens.sequence_T, log_w_T)
+    sums_B = torch.zeros(tokens.num_sequences, device=log_w_T.device).index_add_(
+        0, tokens.sequence_T, log_w_T
+    )
     counts_B = torch.bincount(tokens.sequence_T, minlength=tokens.num_sequences).clamp(min=1)
     geometric_B = (sums_B / counts_B).exp()
     return (geometric_B >= bounds[0]) & (geometric_B <= bounds[1])

@@ -12,11 +12,14 @@ from agito.learning.losses.config import GSPOConfig, LossConfig
 from agito.learning.losses.meters import PolicyMeters, PolicyTokens, keep_all, measure
 
 
-def gspo(tokens: PolicyTokens, *, num_tokens: float, config: LossConfig) -> tuple[Tensor, PolicyMeters, float]:
-    """-sum_t min(s·A_t, clip(s, low, high)·A_t) / N with s = exp(mean over the sequence of log(pi/mu)); meters; the largest pi_old/mu.
+def gspo(
+    tokens: PolicyTokens, *, num_tokens: float, config: LossConfig
+) -> tuple[Tensor, PolicyMeters, float]:
+    """-sum_t min(s·A_t, clip(s, low, high)·A_t) / N with s = exp(mean over the sequence of log(pi/mu));
+    meters; the largest pi_old/mu.
 
-    Every token of a sequence has its sequence's s, so that sequences weigh by their length. A sample is a sequence: where a trajectory is
-    cut into several, each has a ratio of its own.
+    Every token of a sequence has its sequence's s, so that sequences weigh by their length. A sample is a
+    sequence: where a trajectory is cut into several, each has a ratio of its own.
     """
     assert isinstance(config, GSPOConfig)
     if num_tokens <= 0:
@@ -29,6 +32,10 @@ def gspo(tokens: PolicyTokens, *, num_tokens: float, config: LossConfig) -> tupl
     clipped_gain_T = ratio_T.clamp(config.clip_low, config.clip_high) * tokens.advantages_T
     loss_T = -torch.minimum(gain_T, clipped_gain_T)
     meters, max_w = measure(
-        tokens, loss_T=loss_T.detach(), is_clipped_T=(clipped_gain_T < gain_T).detach(), w_cap=config.clip_high, **keep_all(tokens)
-    )  # fmt: skip
+        tokens,
+        loss_T=loss_T.detach(),
+        is_clipped_T=(clipped_gain_T < gain_T).detach(),
+        w_cap=config.clip_high,
+        **keep_all(tokens),
+    )
     return loss_T.sum() / num_tokens, meters, max_w

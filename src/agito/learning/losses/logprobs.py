@@ -14,9 +14,15 @@ _FINITE = -1e4  # nats; below it p is exactly 0 in float32, and 0 · -inf would 
 
 
 def log_distributions(
-    hidden_ND: Tensor, head: Callable[[Tensor], Tensor], source_T: Tensor, *, temperature_T: Tensor | None = None
+    hidden_ND: Tensor,
+    head: Callable[[Tensor], Tensor],
+    source_T: Tensor,
+    *,
+    temperature_T: Tensor | None = None,
 ) -> Tensor:
-    """logp_TV = log softmax(head(hidden[source]) / temperature), float32, in nats; temperature 1 where none is given."""
+    """logp_TV = log softmax(head(hidden[source]) / temperature), float32, in nats; temperature 1 where none
+    is given.
+    """
     logits_TV = head(hidden_ND[source_T]).float()
     if temperature_T is not None:
         logits_TV = logits_TV / temperature_T[:, None]

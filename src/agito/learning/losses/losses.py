@@ -18,7 +18,14 @@ from agito.learning.losses.meters import PolicyMeters, PolicyTokens
 class PolicyLoss(Protocol):
     """Returns the loss to minimise, its meters, and the largest w."""
 
-    def __call__(self, tokens: PolicyTokens, *, num_tokens: float, config: LossConfig) -> tuple[Tensor, PolicyMeters, float]: ...
+    def __call__(
+        self, tokens: PolicyTokens, *, num_tokens: float, config: LossConfig
+    ) -> tuple[Tensor, PolicyMeters, float]: ...
 
 
-LOSSES: Mapping[str, PolicyLoss] = {"decoupled_ppo": decoupled_ppo, "cispo": cispo, "gspo": gspo, "dppo": dppo}
+LOSSES: Mapping[str, PolicyLoss] = {
+    "decoupled_ppo": decoupled_ppo,
+    "cispo": cispo,
+    "gspo": gspo,
+    "dppo": dppo,
+}

@@ -1,4 +1,5 @@
-"""What a policy loss consumes, and the figures it hands back: sums and maxima, so that they add over micro-batches and ranks.
+"""What a policy loss consumes, and the figures it hands back: sums and maxima, so that they add over
+micro-batches and ranks.
 
 Axes: T trainable tokens.
 """
@@ -15,7 +16,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyTokens:
-    """Trainable tokens, whole sequences together. Only `logp_T` carries a gradient. w = pi_old / mu, rho = pi / pi_old."""
+    """Trainable tokens, whole sequences together. Only `logp_T` carries a gradient. w = pi_old / mu, rho = pi
+    / pi_old.
+    """
 
     logp_T: Tensor  # log pi
     logp_old_T: Tensor  # log pi_old, at batch start
@@ -42,13 +45,16 @@ class PolicyMeters:
     w: float = 0.0
     w_squared: float = 0.0
     entropy: float = 0.0
-    kl: float = 0.0  # r - 1 - log r, r = pi / mu: an unbiased, non-negative estimate of KL(mu || pi) (Schulman's k3)
+    # r - 1 - log r, r = pi / mu: an unbiased, non-negative estimate of KL(mu || pi) (Schulman's k3)
+    kl: float = 0.0
     sequences: float = 0.0
     rejected_sequences: float = 0.0
     rejected_tokens: float = 0.0
 
     def __add__(self, other: PolicyMeters) -> PolicyMeters:
-        return PolicyMeters.of([mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)])
+        return PolicyMeters.of(
+            [mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)]
+        )
 
     @classmethod
     def of(cls, sums: Sequence[float]) -> PolicyMeters:
@@ -76,7 +82,9 @@ class PolicyMeters:
         }
 
     def _rejected_length_ratio(self) -> float:
-        """Mean length of rejected sequences over the mean length of all; 1 when rejection is not biased by length."""
+        """Mean length of rejected sequences over the mean length of all; 1 when rejection is not biased by
+        length.
+        """
         if not self.rejected_sequences:
             return 1.0
         return (self.rejected_tokens / self.rejected_sequences) / (self.tokens / self.sequences)
@@ -100,7 +108,13 @@ def keep_all(tokens: PolicyTokens) -> Kept:
 
 @torch.no_grad()
 def measure(
-    tokens: PolicyTokens, *, loss_T: Tensor, is_clipped_T: Tensor, is_kept_T: Tensor, is_kept_B: Tensor, w_cap: float
+    tokens: PolicyTokens,
+    *,
+    loss_T: Tensor,
+    is_clipped_T: Tensor,
+    is_kept_T: Tensor,
+    is_kept_B: Tensor,
+    w_cap: float,
 ) -> tuple[PolicyMeters, float]:
     """Meters of one micro-batch, and its largest w."""
     log_w_T = (tokens.logp_old_T - tokens.logp_mu_T).double()
@@ -121,5 +135,9 @@ def measure(
     ).tolist()
     num_tokens = tokens.logp_T.numel()
     kept_tokens, kept_sequences = int(is_kept_T.sum()), int(is_kept_B.sum())
-    counts = [float(tokens.num_sequences), float(tokens.num_sequences - kept_sequences), float(num_tokens - kept_tokens)]
+    counts = [
+        float(tokens.num_sequences),
+        float(tokens.num_sequences - kept_sequences),
+        float(num_tokens - kept_tokens),
+    ]
     return PolicyMeters.of([float(num_tokens), *sums, *counts]), float(w_T.max()) if num_tokens else 0.0

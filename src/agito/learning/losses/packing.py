@@ -1,7 +1,7 @@
 """Samples to ragged tensors, and their split into minibatches and micro-batches; deterministic.
 
-Axes: B samples, N tokens of all samples end to end, T trainable tokens. The token at position t is predicted from the hidden
-state at t-1 of the same sample.
+Axes: B samples, N tokens of all samples end to end, T trainable tokens. The token at position t is predicted
+from the hidden state at t-1 of the same sample.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Packed:
 def pack(samples: Sequence[Sample], *, version: int = 0, device: torch.device | str = "cpu") -> Packed:
     """Tensors of `samples`, in order; ages are counted from `version`.
 
-    Raises `ValueError` for an empty list, an empty sample, and a trainable token at position 0, which nothing predicts.
+    Raises `ValueError` for an empty list, an empty sample, and a trainable token at position 0, which nothing
+    predicts.
     """
     if not samples:
         raise ValueError("no samples to pack")
@@ -59,7 +60,10 @@ def pack(samples: Sequence[Sample], *, version: int = 0, device: torch.device | 
     counts = [len(position) for position in positions]
 
     def at_targets(column: str) -> Tensor:
-        rows = [np.frombuffer(getattr(sample, column), dtype=np.float32)[where] for sample, where in zip(samples, positions, strict=True)]
+        rows = [
+            np.frombuffer(getattr(sample, column), dtype=np.float32)[where]
+            for sample, where in zip(samples, positions, strict=True)
+        ]
         return torch.from_numpy(np.concatenate(rows)).to(device)
 
     def of_samples(values: Sequence[float | int | bool], dtype: type) -> Tensor:
@@ -67,7 +71,9 @@ def pack(samples: Sequence[Sample], *, version: int = 0, device: torch.device | 
 
     ids_N = np.concatenate([np.frombuffer(sample.ids, dtype=np.int32) for sample in samples]).astype(np.int64)
     at_T = np.concatenate([where + offset for where, offset in zip(positions, offsets, strict=True)])
-    versions_T = np.concatenate([_versions_at(sample, where) for sample, where in zip(samples, positions, strict=True)])
+    versions_T = np.concatenate(
+        [_versions_at(sample, where) for sample, where in zip(samples, positions, strict=True)]
+    )
     return Packed(
         ids_N=torch.from_numpy(ids_N).to(device),
         lengths_B=tuple(lengths),
@@ -78,29 +84,39 @@ def pack(samples: Sequence[Sample], *, version: int = 0, device: torch.device | 
         advantages_T=at_targets("advantages"),
         temperature_T=of_samples([sample.temperature for sample in samples], np.float32),
         ages_T=torch.from_numpy(version - versions_T).to(device),
-        is_fresh_T=of_samples([all(span.version == version for span in sample.versions) for sample in samples], np.bool_),
+        is_fresh_T=of_samples(
+            [all(span.version == version for span in sample.versions) for sample in samples], np.bool_
+        ),
     )
 
 
 def require_sampled(samples: Sequence[Sample]) -> None:
-    """Raises `ValueError` unless every trainable token was sampled by a policy and carries a finite advantage."""
+    """Raises `ValueError` unless every trainable token was sampled by a policy and carries a finite
+    advantage.
+    """
     for sample in samples:
         where = trainable_positions(sample)
         logp = np.frombuffer(sample.logprobs, dtype=np.float32)[where]
         advantages = np.frombuffer(sample.advantages, dtype=np.float32)[where]
         name = f"sample {sample.attempt} segment {sample.segment}"
         if not np.isfinite(logp).all() or (logp > _LOGPROB_SLACK).any():
-            raise ValueError(f"{name}: a trainable token has no valid log-probability: imitate it, or sample it again")
+            raise ValueError(
+                f"{name}: a trainable token has no valid log-probability: imitate it, or sample it again"
+            )
         if not np.isfinite(advantages).all():
             raise ValueError(f"{name}: an advantage is not finite: a void attempt must not become a sample")
         if not sample.temperature > 0:
-            raise ValueError(f"{name}: temperature={sample.temperature}: a greedy choice has no policy gradient; sample above 0")
+            raise ValueError(
+                f"{name}: temperature={sample.temperature}: a greedy choice has no policy gradient; sample "
+                "above 0"
+            )
 
 
 def split_minibatches(samples: Sequence[Sample], num_minibatches: int) -> list[list[Sample]]:
     """Exactly `num_minibatches` parts of about equal token counts; some are empty when samples are few.
 
-    Cut in order of attempt, whatever order they came in: a group stays together, and no part gets all the long samples.
+    Cut in order of attempt, whatever order they came in: a group stays together, and no part gets all the
+    long samples.
     """
     if num_minibatches < 1:
         raise ValueError(f"num_minibatches={num_minibatches}: need at least 1")
@@ -115,7 +131,9 @@ def split_minibatches(samples: Sequence[Sample], num_minibatches: int) -> list[l
 
 
 def split_by_length(items: Sequence[Item], lengths: Sequence[int], max_tokens: int) -> list[list[Item]]:
-    """Parts of at most `max_tokens` tokens, items of like length together; a longer item is a part by itself."""
+    """Parts of at most `max_tokens` tokens, items of like length together; a longer item is a
+    part by itself.
+    """
     if max_tokens < 1:
         raise ValueError(f"max_tokens={max_tokens}: need at least 1")
     parts: list[list[Item]] = []
@@ -134,14 +152,20 @@ def trainable_positions(sample: Sample) -> np.ndarray:
         raise ValueError(f"sample {sample.attempt} segment {sample.segment}: no tokens")
     where = np.flatnonzero(np.frombuffer(sample.trainable, dtype=np.uint8))
     if len(where) and where[0] == 0:
-        raise ValueError(f"sample {sample.attempt} segment {sample.segment}: position 0 is trainable, but nothing predicts it")
+        raise ValueError(
+            f"sample {sample.attempt} segment {sample.segment}: position 0 is trainable, but nothing "
+            "predicts it"
+        )
     return where
 
 
 def _versions_at(sample: Sample, where: np.ndarray) -> np.ndarray:
-    versions = np.repeat([span.version for span in sample.versions], [span.stop - span.start for span in sample.versions])
+    versions = np.repeat(
+        [span.version for span in sample.versions], [span.stop - span.start for span in sample.versions]
+    )
     if len(versions) != len(sample.ids):
         raise ValueError(
-            f"sample {sample.attempt} segment {sample.segment}: version spans cover {len(versions)} of {len(sample.ids)} tokens"
+            f"sample {sample.attempt} segment {sample.segment}: version spans cover {len(versions)} of "
+            f"{len(sample.ids)} tokens"
         )
     return versions[where].astype(np.int64)

@@ -16,13 +16,18 @@ from agito.errors import CorruptCheckpoint
 from agito.learning.trainer.trainer import Counters, LocalTrainer
 
 STATE = "trainer.json"
-TENSORS = "trainer.tensors"  # safetensors; not named so, for servers load every *.safetensors of a folder as the model
+# safetensors; not named so, for servers load every *.safetensors of a folder as the model
+TENSORS = "trainer.tensors"
 _FORMAT = 1
 
 
 def save_state(trainer: LocalTrainer, directory: Path) -> None:
     """Writes weights, moments and counters; call it inside `commit`."""
-    tensors = {f"weights/{name}": parameter.detach() for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    tensors = {
+        f"weights/{name}": parameter.detach()
+        for name, parameter in trainer.model.named_parameters()
+        if parameter.requires_grad
+    }
     if trainer.phase is not None:
         tensors |= {f"moments/{name}": value for name, value in trainer.optimizer.moments().items()}
     data = save_tensors({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
@@ -41,21 +46,29 @@ def save_state(trainer: LocalTrainer, directory: Path) -> None:
 def load_state(trainer: LocalTrainer, directory: Path) -> None:
     """The inverse of `save_state`, into a trainer with the same model shape and configuration.
 
-    Raises `CorruptCheckpoint` when anything is missing, truncated or altered, or does not fit the model; the trainer is then
-    unchanged.
+    Raises `CorruptCheckpoint` when anything is missing, truncated or altered, or does not fit the model; the
+    trainer is then unchanged.
     """
     state = _read_json(directory / STATE)
     tensors = _read_tensors(directory / TENSORS, state.get("sha256"))
-    weights = {name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")}
-    moments = {name.removeprefix("moments/"): value for name, value in tensors.items() if name.startswith("moments/")}
+    weights = {
+        name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")
+    }
+    moments = {
+        name.removeprefix("moments/"): value for name, value in tensors.items() if name.startswith("moments/")
+    }
     try:
-        counters = Counters(**{name: state[name] for name in ("phase", "total_steps", "phase_step", "version")})
+        counters = Counters(
+            **{name: state[name] for name in ("phase", "total_steps", "phase_step", "version")}
+        )
     except (KeyError, ValueError) as error:
         raise CorruptCheckpoint(f"{directory / STATE}: {error!r}: use an earlier checkpoint") from error
     try:
         trainer.restore(weights, moments, counters)
     except ValueError as error:
-        raise CorruptCheckpoint(f"{directory}: {error}: not those of this model: resume with the run's own configuration") from error
+        raise CorruptCheckpoint(
+            f"{directory}: {error}: not those of this model: resume with the run's own configuration"
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -72,7 +85,9 @@ def _read_tensors(path: Path, sha256: object) -> dict[str, torch.Tensor]:
     try:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise CorruptCheckpoint(f"{path}: truncated or altered ({len(data)} bytes): use an earlier checkpoint")
+            raise CorruptCheckpoint(
+                f"{path}: truncated or altered ({len(data)} bytes): use an earlier checkpoint"
+            )
         return load_tensors(data)
     except (OSError, SafetensorError) as error:
         raise CorruptCheckpoint(f"{path}: {error}: use an earlier checkpoint") from error

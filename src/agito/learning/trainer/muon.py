@@ -1,7 +1,8 @@
 """Muon with the Newton-Schulz iteration batched over matrices of one shape and shared out over ranks.
 
-The arithmetic is `torch.optim.Muon`'s (arXiv:2502.16982; Keller Jordan, 2024), which iterates matrix by matrix and always in
-bfloat16: three times slower on small matrices where bfloat16 is fast, and unusable on CPUs where it is emulated.
+The arithmetic is `torch.optim.Muon`'s (arXiv:2502.16982; Keller Jordan, 2024), which iterates matrix by
+matrix and always in bfloat16: three times slower on small matrices where bfloat16 is fast, and unusable on
+CPUs where it is emulated.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ _EPS = 1e-7
 class Muon(torch.optim.Optimizer):
     """For 2-D hidden matrices only.
 
-    B <- m B + (1 - m) g;  U = (1 - m) g + m B (Nesterov);  W <- (1 - lr wd) W - lr sqrt(max(1, rows/cols)) NS(U).
+    B <- m B + (1 - m) g;  U = (1 - m) g + m B (Nesterov);  W <- (1 - lr wd) W - lr sqrt(max(1, rows/cols))
+    NS(U).
 
-    The factor sqrt(max(1, rows/cols)) is Jordan's ("original"): the rates of the research recipes were found with it. The
-    alternative, 0.2 sqrt(max(rows, cols)), is for rates tuned with AdamW.
+    The factor sqrt(max(1, rows/cols)) is Jordan's ("original"): the rates of the research recipes were found
+    with it. The alternative, 0.2 sqrt(max(rows, cols)), is for rates tuned with AdamW.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Muon(torch.optim.Optimizer):
                 buffer = self.state[param]["momentum_buffer"]
                 buffer.lerp_(param.grad, 1 - momentum)
                 wanted.append(param.grad.lerp(buffer, momentum))
-            updates = orthogonalise(wanted, self._dtype, rank=self._reducer.rank, num_ranks=self._reducer.num_ranks)
+            updates = orthogonalise(
+                wanted, self._dtype, rank=self._reducer.rank, num_ranks=self._reducer.num_ranks
+            )
             self._reducer.sum_(updates)
             for param, update in zip(params, updates, strict=True):
                 rows, cols = param.shape
@@ -68,16 +72,22 @@ class Muon(torch.optim.Optimizer):
 
 
 def iteration_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it (GPUs; CPUs with AMX, where it took 0.4 times as long), float32 elsewhere."""
+    """bfloat16 where the hardware multiplies it (GPUs; CPUs with AMX, where it took 0.4 times as long),
+    float32 elsewhere.
+    """
     is_native = device.type != "cpu" or torch.cpu.get_capabilities().get("amx_bf16", False)
     return torch.bfloat16 if is_native else torch.float32
 
 
-def orthogonalise(matrices: Sequence[Tensor], dtype: torch.dtype, *, rank: int = 0, num_ranks: int = 1) -> list[Tensor]:
-    """About U V^T of each U S V^T: five quintic Newton-Schulz iterations, in `dtype`, batched over matrices of one shape.
+def orthogonalise(
+    matrices: Sequence[Tensor], dtype: torch.dtype, *, rank: int = 0, num_ranks: int = 1
+) -> list[Tensor]:
+    """About U V^T of each U S V^T: five quintic Newton-Schulz iterations, in `dtype`, batched over matrices
+    of one shape.
 
-    Tall matrices are transposed first, so that a matrix and its transpose share a batch. Singular values end in about
-    [0.7, 1.2]; a zero matrix stays zero. With several ranks, those of the others are zero: the sum over ranks is the whole.
+    Tall matrices are transposed first, so that a matrix and its transpose share a batch. Singular values end
+    in about [0.7, 1.2]; a zero matrix stays zero. With several ranks, those of the others are zero: the sum
+    over ranks is the whole.
     """
     batches: dict[tuple[int, int], list[int]] = {}
     for index, matrix in enumerate(matrices):
@@ -89,8 +99,13 @@ def orthogonalise(matrices: Sequence[Tensor], dtype: torch.dtype, *, rank: int =
         if not indices:
             continue
         is_tall = [matrices[index].shape[0] > matrices[index].shape[1] for index in indices]
-        wide = [matrices[index].T if tall else matrices[index] for index, tall in zip(indices, is_tall, strict=True)]
-        for index, tall, result in zip(indices, is_tall, _newton_schulz(torch.stack(wide).to(dtype)), strict=True):
+        wide = [
+            matrices[index].T if tall else matrices[index]
+            for index, tall in zip(indices, is_tall, strict=True)
+        ]
+        for index, tall, result in zip(
+            indices, is_tall, _newton_schulz(torch.stack(wide).to(dtype)), strict=True
+        ):
             results[index] = (result.T if tall else result).to(matrices[index].dtype)
     return results
 

@@ -1,4 +1,6 @@
-"""Sums over ranks on several machines: everything goes through gloo, and every rank adds up in the same order."""
+"""Sums over ranks on several machines: everything goes through gloo, and every rank adds up in the same
+order.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ class NetworkReducer(SharedReducer):
     def __init__(self, rank: int, num_ranks: int, store: Store, *, host: str) -> None:
         """`host`: by which the others reach this machine."""
         self.rank, self.num_ranks = rank, num_ranks
-        os.environ["GLOO_SOCKET_IFNAME"] = interface_of(host)  # gloo reads it when the group is made, and has no argument for it
+        # gloo reads it when the group is made, and has no argument for it
+        os.environ["GLOO_SOCKET_IFNAME"] = interface_of(host)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks, timeout=_WAIT)
 
     def _exchange(self, mine_N: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""One optimizer of two: Muon for hidden matrices, AdamW for the rest or for all, under one schedule and one clip.
+"""One optimizer of two: Muon for hidden matrices, AdamW for the rest or for all, under one schedule and one
+clip.
 
-Weights in half precision learn in float32: each has a master that gathers its gradients, micro-batch by micro-batch, and is stepped; the
-weight is its rounding. A weight that somebody else has changed since is where its master goes on from.
+Weights in half precision learn in float32: each has a master that gathers its gradients, micro-batch by
+micro-batch, and is stepped; the weight is its rounding. A weight that somebody else has changed since is
+where its master goes on from.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from agito.learning.trainer.muon import Muon
 from agito.learning.trainer.policy_model import PolicyModel
 from agito.learning.trainer.reducer import Reducer
 
-_NOT_HIDDEN = frozenset({"embed_tokens", "lm_head", "lora_A", "lora_B"})  # tables over the vocabulary; thin factors of a matrix
+# tables over the vocabulary; thin factors of a matrix
+_NOT_HIDDEN = frozenset({"embed_tokens", "lm_head", "lora_A", "lora_B"})
 _PRE_TRAINED = 20_000_000  # parameters from which on nobody begins at random here
 
 
@@ -30,7 +33,9 @@ class Split(NamedTuple):
 
 def split_parameters(model: PolicyModel, *, has_muon: bool = True) -> Split:
     """By Hugging Face name and rank; frozen parameters are in no part, tied ones appear once."""
-    named = [(name, parameter.ndim) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    named = [
+        (name, parameter.ndim) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
     is_table = {name: not has_muon or not _NOT_HIDDEN.isdisjoint(name.split(".")) for name, _ in named}
     return Split(
         matrices=tuple(name for name, ndim in named if ndim == 2 and not is_table[name]),
@@ -40,14 +45,18 @@ def split_parameters(model: PolicyModel, *, has_muon: bool = True) -> Split:
 
 
 def suits_muon(model: PolicyModel) -> bool:
-    """Whether its hidden matrices began at random: they are small. Pre-trained ones are tuned with AdamW, as are adapters."""
+    """Whether its hidden matrices began at random: they are small. Pre-trained ones are tuned with AdamW, as
+    are adapters.
+    """
     return sum(parameter.numel() for _, parameter in model.named_parameters()) < _PRE_TRAINED
 
 
 def schedule(step: int, total_steps: int, *, warmup: float, decay: float, floor: float) -> float:
-    """Factor of the learning rate at `step` (from 0): linear up over `warmup`, flat, linear down to `floor` over `decay`.
+    """Factor of the learning rate at `step` (from 0): linear up over `warmup`, flat, linear down to `floor`
+    over `decay`.
 
-    `warmup` and `decay` are fractions of `total_steps`; the floor itself is reached just after the last step, and kept.
+    `warmup` and `decay` are fractions of `total_steps`; the floor itself is reached just after the last step,
+    and kept.
     """
     up = (step + 1) / (warmup * total_steps) if warmup > 0 else 1.0
     decay_steps = min(decay, 1.0 - warmup) * total_steps
@@ -59,31 +68,50 @@ class PhaseOptimizer:
     """Moments and rates of one phase."""
 
     def __init__(
-        self, model: PolicyModel, config: PhaseConfig, *, total_steps: int, muon_dtype: torch.dtype, reducer: Reducer | None = None,
+        self,
+        model: PolicyModel,
+        config: PhaseConfig,
+        *,
+        total_steps: int,
+        muon_dtype: torch.dtype,
+        reducer: Reducer | None = None,
         has_muon: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._config = config
         self._total_steps = total_steps
         split = split_parameters(model, has_muon=has_muon)
         weights = dict(model.named_parameters())
         self._weights = {name: weights[name] for part in split for name in part}
         self._masters = {name: Master(weight) for name, weight in self._weights.items() if _is_narrow(weight)}
-        self._named = self._weights | {name: master.value for name, master in self._masters.items()}  # what is stepped
-        decayed = {"params": [self._named[name] for name in split.tables], "weight_decay": config.weight_decay}
+        # what is stepped
+        self._named = self._weights | {name: master.value for name, master in self._masters.items()}
+        decayed = {
+            "params": [self._named[name] for name in split.tables],
+            "weight_decay": config.weight_decay,
+        }
         plain = {"params": [self._named[name] for name in split.vectors], "weight_decay": 0.0}
         groups = [group for group in (decayed, plain) if group["params"]]
         self._rates: list[tuple[torch.optim.Optimizer, float]] = []
         if split.matrices:
             matrices = [self._named[name] for name in split.matrices]
             muon = Muon(
-                matrices, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, dtype=muon_dtype, reducer=reducer
+                matrices,
+                lr=config.lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                dtype=muon_dtype,
+                reducer=reducer,
             )
             self._rates.append((muon, config.lr))
         if groups:
-            self._rates.append((torch.optim.AdamW(groups, lr=config.adam_lr, betas=config.betas, fused=True), config.adam_lr))
+            self._rates.append(
+                (torch.optim.AdamW(groups, lr=config.adam_lr, betas=config.betas, fused=True), config.adam_lr)
+            )
 
     def gather(self) -> None:
-        """Adds the gradients of half-precision weights to those of their masters; call it after every backward pass."""
+        """Adds the gradients of half-precision weights to those of their masters; call it after every
+        backward pass.
+        """
         for master in self._masters.values():
             master.gather()
 
@@ -103,13 +131,17 @@ class PhaseOptimizer:
             parameter.grad = None
 
     def apply(self, step: int, *, rate: float = 1.0) -> float:
-        """Clips by the global norm, then steps at `rate` times the rates of `step`; returns the norm before clipping.
+        """Clips by the global norm, then steps at `rate` times the rates of `step`; returns the norm before
+        clipping.
 
         Raises `FloatingPointError` and changes nothing when the norm is not finite.
         """
         norm = float(nn.utils.clip_grad_norm_(self._named.values(), self._config.grad_clip))
         if not norm < float("inf"):
-            raise FloatingPointError(f"gradient norm is {norm} at step {step} of the phase: lower the learning rate or the loss's w_max")
+            raise FloatingPointError(
+                f"gradient norm is {norm} at step {step} of the phase: lower the learning rate or the "
+                "loss's w_max"
+            )
         for master in self._masters.values():
             master.follow()
         for optimizer, base in self._rates:
@@ -122,26 +154,48 @@ class PhaseOptimizer:
 
     def moments(self) -> dict[str, Tensor]:
         """Optimizer state by `parameter name/moment`; empty before the first step."""
-        state = {parameter: moments for optimizer, _ in self._rates for parameter, moments in optimizer.state.items()}
-        found = {f"{name}/{moment}": value for name, at in self._named.items() for moment, value in state.get(at, {}).items()}
+        state = {
+            parameter: moments
+            for optimizer, _ in self._rates
+            for parameter, moments in optimizer.state.items()
+        }
+        found = {
+            f"{name}/{moment}": value
+            for name, at in self._named.items()
+            for moment, value in state.get(at, {}).items()
+        }
         masters = {f"{name}/{_MASTER}": master.value.detach() for name, master in self._masters.items()}
         return found | masters if found else {}
 
     def load_moments(self, moments: dict[str, Tensor], *, is_fresh: bool) -> None:
         """The inverse of `moments`; none where no step has been taken (`is_fresh`).
 
-        Raises `ValueError`, with nothing changed, unless there is just what steps leave behind for every parameter that is trained.
+        Raises `ValueError`, with nothing changed, unless there is just what steps leave behind for every
+        parameter that is trained.
         """
-        owner = {parameter: optimizer for optimizer, _ in self._rates for group in optimizer.param_groups for parameter in group["params"]}
-        kinds = {} if is_fresh else {name: _MOMENTS[type(owner[parameter])] for name, parameter in self._named.items()}
+        owner = {
+            parameter: optimizer
+            for optimizer, _ in self._rates
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        kinds = (
+            {}
+            if is_fresh
+            else {name: _MOMENTS[type(owner[parameter])] for name, parameter in self._named.items()}
+        )
         wanted = {f"{name}/{moment}" for name, each in kinds.items() for moment in each}
         wanted |= set() if is_fresh else {f"{name}/{_MASTER}" for name in self._masters}
         if wanted != moments.keys():
-            raise ValueError(f"moments: {', '.join(sorted(wanted ^ moments.keys())[:3])}: missing, or of another optimizer")
+            raise ValueError(
+                f"moments: {', '.join(sorted(wanted ^ moments.keys())[:3])}: missing, or of another optimizer"
+            )
         for key, value in moments.items():
             name, _, moment = key.rpartition("/")
             if moment != "step" and value.shape != self._named[name].shape:
-                raise ValueError(f"moments: {key} has shape {tuple(value.shape)}, not {tuple(self._named[name].shape)}")
+                raise ValueError(
+                    f"moments: {key} has shape {tuple(value.shape)}, not {tuple(self._named[name].shape)}"
+                )
         for optimizer, _ in self._rates:
             optimizer.state.clear()
         for key, value in moments.items():

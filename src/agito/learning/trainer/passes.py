@@ -1,8 +1,9 @@
 """Through the network and back: a block, what continues it, and one backward pass over each.
 
-A block's keys, values and log-probabilities are handed down as leaves of a graph of their own, which gather the gradients of all that
-continues it, micro-batch by micro-batch; then the block's own graph is gone through once. So at any time there are the activations of one
-path from the root, and of one micro-batch. The loss of a sample is taken where the sample ends, over all its tokens.
+A block's keys, values and log-probabilities are handed down as leaves of a graph of their own, which gather
+the gradients of all that continues it, micro-batch by micro-batch; then the block's own graph is gone through
+once. So at any time there are the activations of one path from the root, and of one micro-batch. The loss of
+a sample is taken where the sample ends, over all its tokens.
 
 Axes: U predictions of a block, T trained tokens of the samples that end in it.
 """
@@ -21,7 +22,8 @@ from agito.learning.losses.packing import Packed
 from agito.learning.trainer.policy_model import PolicyModel, Prefix, can_share
 from agito.learning.trainer.sharing import Block
 
-# Samples that end in a block, log p and entropy of their trained tokens; returns their loss, or None where nothing is to be learned.
+# Samples that end in a block, log p and entropy of their trained tokens; returns their loss, or None where
+# nothing is to be learned.
 Visit = Callable[[Packed, Tensor, Tensor], Tensor | None]
 
 
@@ -47,7 +49,9 @@ def traverse(
     at_temperature: bool = True,
     has_entropy: bool = True,
 ) -> None:
-    """Visits all samples; while gradients are on, adds those of the losses to the weights', and says so after every block."""
+    """Visits all samples; while gradients are on, adds those of the losses to the weights', and says so after
+    every block.
+    """
 
     def descend(block: Block, path: _Path) -> None:
         hidden_ND, made = _computed(model, block, path)
@@ -64,7 +68,11 @@ def traverse(
         for child in block.children:
             descend(child, here)
         pairs = [(logp_U, found_U.grad)]
-        pairs += [(whole, leaf.grad) for whole, leaf in zip(made.tensors(), left.tensors(), strict=True)] if made and left else []
+        pairs += (
+            [(whole, leaf.grad) for whole, leaf in zip(made.tensors(), left.tensors(), strict=True)]
+            if made and left
+            else []
+        )
         roots = [(output, gradient) for output, gradient in pairs if gradient is not None]
         if roots:
             torch.autograd.backward([output for output, _ in roots], [gradient for _, gradient in roots])
@@ -83,10 +91,14 @@ def _computed(model: PolicyModel, block: Block, path: _Path) -> tuple[Tensor, Pr
     return hidden_ND, made if block.children else None
 
 
-def _predictions(model: PolicyModel, hidden_ND: Tensor, block: Block, at_temperature: bool, has_entropy: bool) -> tuple[Tensor, Tensor]:
+def _predictions(
+    model: PolicyModel, hidden_ND: Tensor, block: Block, at_temperature: bool, has_entropy: bool
+) -> tuple[Tensor, Tensor]:
     temperature_U = block.temperature_U if at_temperature else None
     if is_worth_cutting(len(block.target_U), len(model.head_weight)):
-        return chunked_logprobs(hidden_ND[block.source_U], model.head_weight, block.target_U, temperature_T=temperature_U)
+        return chunked_logprobs(
+            hidden_ND[block.source_U], model.head_weight, block.target_U, temperature_T=temperature_U
+        )
     logp_UV = log_distributions(hidden_ND, model.logits, block.source_U, temperature_T=temperature_U)
     logp_U = token_logprobs(logp_UV, block.target_U)
     return logp_U, entropy(logp_UV) if has_entropy else torch.zeros_like(logp_U)

@@ -37,15 +37,21 @@ class Prefix(Protocol):
 
     def tensors(self) -> tuple[Tensor, ...]: ...
     def detached(self) -> Self:
-        """Leaves of a graph of their own, in the same order, which gather gradients where these would have."""
+        """Leaves of a graph of their own, in the same order, which gather gradients where these
+        would have.
+        """
         ...
 
 
 class SharesPrefixes(PolicyModel, Protocol):
     """A network whose sequences can continue what was computed before."""
 
-    def extend(self, ids_N: Tensor, lengths_B: Sequence[int], onto: Sequence[Any], /) -> tuple[Tensor, Prefix]:
-        """As `hidden`, of sequences that each continue `onto`; and what these tokens, of one sequence, are to later ones."""
+    def extend(
+        self, ids_N: Tensor, lengths_B: Sequence[int], onto: Sequence[Any], /
+    ) -> tuple[Tensor, Prefix]:
+        """As `hidden`, of sequences that each continue `onto`; and what these tokens, of one sequence, are to
+        later ones.
+        """
         ...
 
 

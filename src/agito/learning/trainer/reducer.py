@@ -48,15 +48,26 @@ class OneRank:
 
 
 class SharedReducer:
-    """Ranks on one machine: data in shared memory, which every rank adds up in the same order; meetings through gloo.
+    """Ranks on one machine: data in shared memory, which every rank adds up in the same order; meetings
+    through gloo.
 
-    They find one another through a file, which must not exist before. Every method raises `RuntimeError` when a rank is gone, or has
-    not come to a meeting for `timeout_s`. One per process: torch has one default group.
+    They find one another through a file, which must not exist before. Every method raises `RuntimeError` when
+    a rank is gone, or has not come to a meeting for `timeout_s`. One per process: torch has one default
+    group.
     """
 
-    def __init__(self, rank: int, num_ranks: int, meeting_file: Path, *, interface: str = "lo", timeout_s: float = 300.0) -> None:
+    def __init__(
+        self,
+        rank: int,
+        num_ranks: int,
+        meeting_file: Path,
+        *,
+        interface: str = "lo",
+        timeout_s: float = 300.0,
+    ) -> None:
         self.rank, self.num_ranks = rank, num_ranks
-        os.environ["GLOO_SOCKET_IFNAME"] = interface  # gloo reads it when the group is made, and has no argument for it
+        # gloo reads it when the group is made, and has no argument for it
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
         dist.init_process_group(
             "gloo",
             init_method=f"file://{meeting_file.resolve()}",
@@ -64,7 +75,8 @@ class SharedReducer:
             world_size=num_ranks,
             timeout=timedelta(seconds=timeout_s),
         )
-        slabs = self.share(2 * num_ranks * _SLAB_BYTES)  # nobody writes into one before all have come to the meeting after it was read
+        # nobody writes into one before all have come to the meeting after it was read
+        slabs = self.share(2 * num_ranks * _SLAB_BYTES)
         self._slabs = slabs.view(2, num_ranks, _SLAB_BYTES)
         self._turn = 0
 
@@ -103,7 +115,9 @@ class SharedReducer:
         dist.all_reduce(torch.zeros(1))  # of gloo's collectives the one that is quickest to meet
 
     def share(self, size: int) -> Tensor:
-        """`size` zeroed bytes, the same memory in every rank; gone with the last of them. All ranks call it together."""
+        """`size` zeroed bytes, the same memory in every rank; gone with the last of them. All ranks call it
+        together.
+        """
         fd = os.memfd_create("agito") if self.rank == 0 else -1
         where = torch.tensor([os.getpid(), fd])
         dist.broadcast(where, src=0)

@@ -1,11 +1,13 @@
 """What samples have in common is computed once: a batch as a tree of blocks, found in the tokens themselves.
 
-Attempts at one task share its prompt, those that branched off one another share what came before, and tasks of one environment share its
-rules. Samples are sorted by their tokens; a run of them that begins alike is one block of one sequence, and what follows are its children,
-as long as that saves more than a pass through the network costs in itself. What is left goes into micro-batches, as it would without.
+Attempts at one task share its prompt, those that branched off one another share what came before, and tasks
+of one environment share its rules. Samples are sorted by their tokens; a run of them that begins alike is one
+block of one sequence, and what follows are its children, as long as that saves more than a pass through the
+network costs in itself. What is left goes into micro-batches, as it would without.
 
-A trained token is predicted in the block that holds the token before it. One that several samples share is predicted once, and earns what
-it earns in each of them. Axes: N tokens of a block, B its sequences, U its predictions, T trainable tokens of the samples that end in it.
+A trained token is predicted in the block that holds the token before it. One that several samples share is
+predicted once, and earns what it earns in each of them. Axes: N tokens of a block, B its sequences, U its
+predictions, T trainable tokens of the samples that end in it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from agito.types import Sample
 
 _PASS_FLOP = 5e10  # what another pass costs in itself on a CPU core, for the weights' gradients above all
 
-_DEEPEST = 32  # blocks above one another, each with its activations; what is alike beyond is computed for each
+# blocks above one another, each with its activations; what is alike beyond is computed for each
+_DEEPEST = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,8 @@ class Block:
     target_U: Tensor  # int64: the token's id
     temperature_U: Tensor  # float32
     ended: Packed | None  # the samples that end here
-    place_T: Tensor | None  # int64: their tokens among the predictions of the blocks from the root to here; None: they are just those
+    # int64: their tokens among the predictions of the blocks from the root to here; None: they are just those
+    place_T: Tensor | None
     children: tuple[Block, ...] = ()
 
     def all_ended(self) -> Iterator[Packed]:
@@ -53,14 +57,23 @@ class Block:
 
 
 def worth_sharing(num_parameters: int) -> int:
-    """Fewest tokens for which another pass is made; an operation takes six for every parameter and token, forward and backward."""
+    """Fewest tokens for which another pass is made; an operation takes six for every parameter and token,
+    forward and backward.
+    """
     return max(1, round(_PASS_FLOP / (6 * num_parameters)))
 
 
 def plan_blocks(
-    samples: Sequence[Sample], *, max_tokens: int, worth: int | None, version: int = 0, device: torch.device | str = "cpu"
+    samples: Sequence[Sample],
+    *,
+    max_tokens: int,
+    worth: int | None,
+    version: int = 0,
+    device: torch.device | str = "cpu",
 ) -> list[Block]:
-    """The forest of `samples`. `worth`: the fewest tokens that a shared block must save; None: nothing is shared."""
+    """The forest of `samples`. `worth`: the fewest tokens that a shared block must save; None: nothing is
+    shared.
+    """
     if worth is None:
         parts = split_by_length(samples, [len(sample.ids) for sample in samples], max_tokens)
         return [_alone(part, version, device) for part in parts]
@@ -72,16 +85,22 @@ def plan_blocks(
 def _alone(samples: Sequence[Sample], version: int, device: torch.device | str) -> Block:
     packed = pack(samples, version=version, device=device)
     return Block(
-        ids_N=packed.ids_N, lengths_B=packed.lengths_B, source_U=packed.source_T, target_U=packed.target_T,
-        temperature_U=packed.temperature_T, ended=packed, place_T=None,
-    )  # fmt: skip
+        ids_N=packed.ids_N,
+        lengths_B=packed.lengths_B,
+        source_U=packed.source_T,
+        target_U=packed.target_T,
+        temperature_U=packed.temperature_T,
+        ended=packed,
+        place_T=None,
+    )
 
 
 @dataclass(slots=True, kw_only=True)
 class _Row:
     sample: Sample
     order: int  # in the batch
-    places: list[np.ndarray] = field(default_factory=list[np.ndarray])  # of its trained tokens that have been predicted so far
+    # of its trained tokens that have been predicted so far
+    places: list[np.ndarray] = field(default_factory=list[np.ndarray])
     ids: np.ndarray = field(init=False)
     trained: np.ndarray = field(init=False)
 
@@ -99,14 +118,18 @@ class _Planner:
         self._max_tokens, self._worth, self._version, self._device = max_tokens, worth, version, device
 
     def blocks(self, rows: list[_Row], *, start: int, num_above: int, depth: int = 0) -> list[Block]:
-        """Of sorted rows that begin alike up to `start`, all of them longer; `num_above` predictions are above."""
+        """Of sorted rows that begin alike up to `start`, all of them longer; `num_above` predictions are
+        above.
+        """
         shared = list(self._shared(rows, start)) if depth < _DEEPEST else []
         inner = {row.order for members, _ in shared for row in members}
         rest = sorted((row for row in rows if row.order not in inner), key=lambda row: row.order)
         found = [self._inner(members, start, stop, num_above, depth) for members, stop in shared]
         parts = split_by_length(rest, [len(row.ids) - start for row in rest], self._max_tokens)
         if not start:
-            return found + [_alone([row.sample for row in part], self._version, self._device) for part in parts]
+            return found + [
+                _alone([row.sample for row in part], self._version, self._device) for part in parts
+            ]
         return found + [self._leaf(part, start, num_above) for part in parts]
 
     def _shared(self, rows: list[_Row], start: int) -> Iterator[tuple[list[_Row], int]]:
@@ -126,19 +149,40 @@ class _Planner:
 
     def _inner(self, rows: list[_Row], start: int, stop: int, num_above: int, depth: int) -> Block:
         where = [row.predicted(start, stop) for row in rows]
-        predictions = np.concatenate([
-            np.stack([at - 1 - start, row.ids[at], np.full(len(at), np.float32(row.sample.temperature).view(np.int32))], axis=1)
-            for row, at in zip(rows, where, strict=True)
-        ]).astype(np.int64)  # fmt: skip
+        predictions = np.concatenate(
+            [
+                np.stack(
+                    [
+                        at - 1 - start,
+                        row.ids[at],
+                        np.full(len(at), np.float32(row.sample.temperature).view(np.int32)),
+                    ],
+                    axis=1,
+                )
+                for row, at in zip(rows, where, strict=True)
+            ]
+        ).astype(np.int64)
         distinct, place = np.unique(predictions, axis=0, return_inverse=True)
-        for row, mine in zip(rows, np.split(place.reshape(-1) + num_above, np.cumsum([len(at) for at in where])[:-1]), strict=True):
+        for row, mine in zip(
+            rows,
+            np.split(place.reshape(-1) + num_above, np.cumsum([len(at) for at in where])[:-1]),
+            strict=True,
+        ):
             row.places.append(mine)
-        ended, going_on = ([row for row in rows if (len(row.ids) > stop) == goes_on] for goes_on in (False, True))
+        ended, going_on = (
+            [row for row in rows if (len(row.ids) > stop) == goes_on] for goes_on in (False, True)
+        )
         children = self.blocks(going_on, start=stop, num_above=num_above + len(distinct), depth=depth + 1)
         temperature = distinct[:, 2].astype(np.int32).view(np.float32)
         return self._block(
-            rows[0].ids[start:stop], (stop - start,), distinct[:, 0], distinct[:, 1], temperature, ended, tuple(children)
-        )  # fmt: skip
+            rows[0].ids[start:stop],
+            (stop - start,),
+            distinct[:, 0],
+            distinct[:, 1],
+            temperature,
+            ended,
+            tuple(children),
+        )
 
     def _leaf(self, rows: list[_Row], start: int, num_above: int) -> Block:
         lengths = [len(row.ids) - start for row in rows]
@@ -146,25 +190,50 @@ class _Planner:
         counts = [len(at) for at in where]
         for row, count, before in zip(rows, counts, np.cumsum([0, *counts[:-1]]), strict=True):
             row.places.append(np.arange(count) + before + num_above)
-        source = np.concatenate([at - 1 - start + offset for at, offset in zip(where, np.cumsum([0, *lengths[:-1]]), strict=True)])
+        source = np.concatenate(
+            [at - 1 - start + offset for at, offset in zip(where, np.cumsum([0, *lengths[:-1]]), strict=True)]
+        )
         target = np.concatenate([row.ids[at] for row, at in zip(rows, where, strict=True)])
-        temperature = np.repeat(np.asarray([row.sample.temperature for row in rows], dtype=np.float32), counts)
-        return self._block(np.concatenate([row.ids[start:] for row in rows]), tuple(lengths), source, target, temperature, rows, ())
+        temperature = np.repeat(
+            np.asarray([row.sample.temperature for row in rows], dtype=np.float32), counts
+        )
+        return self._block(
+            np.concatenate([row.ids[start:] for row in rows]),
+            tuple(lengths),
+            source,
+            target,
+            temperature,
+            rows,
+            (),
+        )
 
     def _block(
-        self, ids: np.ndarray, lengths_B: tuple[int, ...], source: np.ndarray, target: np.ndarray, temperature: np.ndarray,
-        ended: list[_Row], children: tuple[Block, ...],
-    ) -> Block:  # fmt: skip
+        self,
+        ids: np.ndarray,
+        lengths_B: tuple[int, ...],
+        source: np.ndarray,
+        target: np.ndarray,
+        temperature: np.ndarray,
+        ended: list[_Row],
+        children: tuple[Block, ...],
+    ) -> Block:
         def whole(numbers: np.ndarray) -> Tensor:
             return torch.from_numpy(numbers.astype(np.int64)).to(self._device)
 
         return Block(
-            ids_N=whole(ids), lengths_B=lengths_B, source_U=whole(source), target_U=whole(target),
+            ids_N=whole(ids),
+            lengths_B=lengths_B,
+            source_U=whole(source),
+            target_U=whole(target),
             temperature_U=torch.from_numpy(temperature.copy()).to(self._device),
-            ended=pack([row.sample for row in ended], version=self._version, device=self._device) if ended else None,
-            place_T=whole(np.concatenate([place for row in ended for place in row.places])) if ended else None,
+            ended=pack([row.sample for row in ended], version=self._version, device=self._device)
+            if ended
+            else None,
+            place_T=whole(np.concatenate([place for row in ended for place in row.places]))
+            if ended
+            else None,
             children=children,
-        )  # fmt: skip
+        )
 
 
 def _common(one: np.ndarray, other: np.ndarray) -> int:

@@ -1,8 +1,9 @@
 """The optimizer step: samples in, better weights and figures out.
 
-The trainer knows nothing of ranks, groups or worlds: each rank calls it with its own samples, and sums go through a `Reducer`.
-It is bitwise deterministic for the same build, thread count, ranks and samples. With one minibatch the update does not depend
-on how samples are spread over ranks; with several, each rank cuts up its own.
+The trainer knows nothing of ranks, groups or worlds: each rank calls it with its own samples, and sums go
+through a `Reducer`. It is bitwise deterministic for the same build, thread count, ranks and samples. With one
+minibatch the update does not depend on how samples are spread over ranks; with several, each rank cuts up its
+own.
 """
 
 from __future__ import annotations
@@ -47,10 +48,17 @@ class Counters:
 
 
 class LocalTrainer:
-    """Owns the weights that learn; changes `model` in place. `version` counts the steps taken on these weights."""
+    """Owns the weights that learn; changes `model` in place. `version` counts the steps taken on these
+    weights.
+    """
 
     def __init__(
-        self, model: PolicyModel, config: TrainerConfig | None = None, *, reducer: Reducer | None = None, version: int = 0
+        self,
+        model: PolicyModel,
+        config: TrainerConfig | None = None,
+        *,
+        reducer: Reducer | None = None,
+        version: int = 0,
     ) -> None:
         self.model = model
         self.config = config or TrainerConfig()
@@ -64,7 +72,10 @@ class LocalTrainer:
         self._bounds = BOUNDS.get(self._parameters[0].dtype) if self.config.check_on_policy else None
         if not self.config.keep_activations:
             if not hasattr(model, "keeps_activations"):
-                raise ValueError("keep_activations=False: this network cannot compute them again; keep them, and lower micro_tokens")
+                raise ValueError(
+                    "keep_activations=False: this network cannot compute them again; keep them, and lower "
+                    "micro_tokens"
+                )
             model.keeps_activations = False  # pyright: ignore[reportAttributeAccessIssue]
         shares = self.config.share_prefixes if can_share(model) else "never"
         size = sum(parameter.numel() for parameter in self._parameters)
@@ -83,11 +94,15 @@ class LocalTrainer:
         self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
 
     def restore(self, weights: Mapping[str, Tensor], moments: dict[str, Tensor], counters: Counters) -> None:
-        """Goes on from where a trainer of the same shape and configuration was. Raises `ValueError`, with nothing changed, for a state in
-        which none can have been."""
+        """Goes on from where a trainer of the same shape and configuration was. Raises `ValueError`, with
+        nothing changed, for a state in which none can have been.
+        """
         parameters = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
         for name, parameter in parameters.items():
-            if name not in weights or (weights[name].shape, weights[name].dtype) != (parameter.shape, parameter.dtype):
+            if name not in weights or (weights[name].shape, weights[name].dtype) != (
+                parameter.shape,
+                parameter.dtype,
+            ):
                 raise ValueError(f"weights: {name} is missing, or of another shape or precision")
         if unknown := weights.keys() - parameters.keys():
             raise ValueError(f"weights: {min(unknown)} is unknown")
@@ -109,13 +124,23 @@ class LocalTrainer:
         config = self.config.sft if phase == "sft" else self.config.rl
         wanted = self.config.muon_dtype
         dtype = iteration_dtype(self._parameters[0].device) if wanted == "auto" else getattr(torch, wanted)
-        has_muon = suits_muon(self.model) if self.config.optimizer == "auto" else self.config.optimizer == "muon"
-        return PhaseOptimizer(self.model, config, total_steps=total_steps, muon_dtype=dtype, reducer=self.reducer, has_muon=has_muon)
+        has_muon = (
+            suits_muon(self.model) if self.config.optimizer == "auto" else self.config.optimizer == "muon"
+        )
+        return PhaseOptimizer(
+            self.model,
+            config,
+            total_steps=total_steps,
+            muon_dtype=dtype,
+            reducer=self.reducer,
+            has_muon=has_muon,
+        )
 
     def imitate(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
         """One supervised step on the trainable tokens; advantages and log-probabilities are ignored.
 
-        `num_tokens` divides the loss; by default the trainable tokens of all ranks, which costs a meeting of them.
+        `num_tokens` divides the loss; by default the trainable tokens of all ranks, which costs a meeting of
+        them.
         """
         self._require("sft")
         packs = self._pack(samples)
@@ -136,23 +161,31 @@ class LocalTrainer:
         nll, counted = sums.tolist()
         return self._finish({"sft/loss_nats": nll / _positive(counted), "sft/tokens": counted, **figures})
 
-    def step(self, samples: Sequence[Sample], *, num_tokens: float | None = None, rate: float = 1.0) -> StepStats:
-        """One batch of policy gradient, in `minibatches` optimizer steps whose pi_old is the weights before the first.
+    def step(
+        self, samples: Sequence[Sample], *, num_tokens: float | None = None, rate: float = 1.0
+    ) -> StepStats:
+        """One batch of policy gradient, in `minibatches` optimizer steps whose pi_old is the weights before
+        the first.
 
-        `num_tokens` is N over all ranks for the whole batch, before any rejection; by default the trainable tokens given. It
-        is shared out over minibatches by their tokens. `rate` scales the learning rates: Muon's steps are as long whatever the
-        gradient, so a small, noisy batch wants a shorter one. Raises `ValueError` for samples that no policy of this trainer sampled,
-        and, with the weights possibly half-way through the batch, `FloatingPointError` for a gradient that is not finite.
+        `num_tokens` is N over all ranks for the whole batch, before any rejection; by default the trainable
+        tokens given. It is shared out over minibatches by their tokens. `rate` scales the learning rates:
+        Muon's steps are as long whatever the gradient, so a small, noisy batch wants a shorter one. Raises
+        `ValueError` for samples that no policy of this trainer sampled, and, with the weights possibly
+        half-way through the batch, `FloatingPointError` for a gradient that is not finite.
         """
         self._require("rl")
         require_sampled(samples)
         self._require_past(samples)
-        minibatches = [self._pack(part) for part in split_minibatches(_trained(samples), self.config.minibatches)]
+        minibatches = [
+            self._pack(part) for part in split_minibatches(_trained(samples), self.config.minibatches)
+        ]
         counts = self.reducer.sum([float(sum(part.num_tokens for part in packs)) for packs in minibatches])
         total = _positive(sum(counts))
         scale = (total if num_tokens is None else _positive(num_tokens)) / total
         first = next(index for index, count in enumerate(counts) if count)
-        frozen = [None if index == first else self._old_logprobs(packs) for index, packs in enumerate(minibatches)]
+        frozen = [
+            None if index == first else self._old_logprobs(packs) for index, packs in enumerate(minibatches)
+        ]
 
         meters, max_w, last = PolicyMeters(), 0.0, {}
         by_age: list[float] | None = None
@@ -161,11 +194,21 @@ class LocalTrainer:
                 continue
             found, found_max_w, found_by_age = self._accumulate(packs, old, num_tokens=count * scale)
             meters, max_w = meters + found, max(max_w, found_max_w)
-            by_age = found_by_age if by_age is None else [mine + theirs for mine, theirs in zip(by_age, found_by_age, strict=True)]
+            by_age = (
+                found_by_age
+                if by_age is None
+                else [mine + theirs for mine, theirs in zip(by_age, found_by_age, strict=True)]
+            )
             last = self._apply(rate)
         ended = [part for packs in minibatches for block in packs for part in block.all_ended()]
-        ages, oldest = [float(part.ages_T.sum()) for part in ended], [float(part.ages_T.max()) for part in ended]
-        (age_sum,), (max_age, max_w) = self.reducer.sum([sum(ages)]), self.reducer.max([max(oldest, default=0.0), max_w])
+        ages, oldest = (
+            [float(part.ages_T.sum()) for part in ended],
+            [float(part.ages_T.max()) for part in ended],
+        )
+        (age_sum,), (max_age, max_w) = (
+            self.reducer.sum([sum(ages)]),
+            self.reducer.max([max(oldest, default=0.0), max_w]),
+        )
         figures = {
             "policy/loss": meters.loss / (total * scale),
             "policy/tokens": meters.tokens,
@@ -177,8 +220,12 @@ class LocalTrainer:
         }
         return self._finish(figures)
 
-    def _accumulate(self, packs: list[Block], old: list[Tensor] | None, *, num_tokens: float) -> tuple[PolicyMeters, float, list[float]]:
-        """Gradients of one minibatch; its meters, its largest w, its sums by age. pi_old is pi itself, frozen, where `old` is None."""
+    def _accumulate(
+        self, packs: list[Block], old: list[Tensor] | None, *, num_tokens: float
+    ) -> tuple[PolicyMeters, float, list[float]]:
+        """Gradients of one minibatch; its meters, its largest w, its sums by age. pi_old is pi itself,
+        frozen, where `old` is None.
+        """
         self.optimizer.zero()
         loss_of, config = LOSSES[self.config.loss.name], self.config.loss
         meters, max_w, agreed = PolicyMeters(), 0.0, [0.0] * NUM_SUMS
@@ -234,7 +281,13 @@ class LocalTrainer:
 
     def _pack(self, samples: Sequence[Sample]) -> list[Block]:
         trained, device = _trained(samples), self._parameters[0].device
-        return plan_blocks(trained, max_tokens=self.config.micro_tokens, worth=self._worth, version=self.version, device=device)
+        return plan_blocks(
+            trained,
+            max_tokens=self.config.micro_tokens,
+            worth=self._worth,
+            version=self.version,
+            device=device,
+        )
 
     def _require(self, phase: Phase) -> None:
         if self.phase != phase:
@@ -244,7 +297,9 @@ class LocalTrainer:
         for sample in samples:
             newest = max((span.version for span in sample.versions), default=0)
             if newest > self.version:
-                raise ValueError(f"sample {sample.attempt}: version {newest} is newer than the trainer's {self.version}")
+                raise ValueError(
+                    f"sample {sample.attempt}: version {newest} is newer than the trainer's {self.version}"
+                )
 
 
 def _trained(samples: Sequence[Sample]) -> list[Sample]:

@@ -29,5 +29,12 @@ def honest_work() -> tuple[Honest, ...]:
         for _ in range(_STYLES_EACH):
             name, style = styles[len(found) % len(styles)]
             moves = style(secret.target, program.source)
-            found.append(Honest(name=f"{program.function}: {program.name}, {name}", secret=secret, moves=moves, is_right=program.is_right))
+            found.append(
+                Honest(
+                    name=f"{program.function}: {program.name}, {name}",
+                    secret=secret,
+                    moves=moves,
+                    is_right=program.is_right,
+                )
+            )
     return tuple(found)

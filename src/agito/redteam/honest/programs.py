@@ -110,7 +110,7 @@ def roman(n):
     for long, short in [("DCCCC", "CM"), ("CCCC", "CD"), ("LXXXX", "XC"), ("XXXX", "XL"), ("VIIII", "IX"), ("IIII", "IV")]:
         text = text.replace(long, short)
     return text
-""",
+""",  # noqa: E501
     "cached": """
 from functools import lru_cache
 
@@ -139,7 +139,7 @@ def roman(n):
     for value, letters in ((1000, "M"), (500, "D"), (100, "C"), (50, "L"), (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I")):
         text, n = text + letters * (n // value), n % value
     return text
-""",
+""",  # noqa: E501
     "stops at a hundred": """
 ONES = ["", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX"]
 
@@ -292,7 +292,10 @@ def runs(text):
 
 def _programs(function: str, right: dict[str, str], wrong: dict[str, str]) -> list[Program]:
     found = [Program(function=function, name=name, source=source.lstrip()) for name, source in right.items()]
-    return found + [Program(function=function, name=name, source=source.lstrip(), is_right=False) for name, source in wrong.items()]
+    return found + [
+        Program(function=function, name=name, source=source.lstrip(), is_right=False)
+        for name, source in wrong.items()
+    ]
 
 
 PROGRAMS = (

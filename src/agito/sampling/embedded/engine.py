@@ -1,14 +1,18 @@
-"""Batched sampling in this process: rows that keep their cache across requests, exact log-probabilities, exchanges that repeat bit for bit.
+"""Batched sampling in this process: rows that keep their cache across requests, exact log-probabilities,
+exchanges that repeat bit for bit.
 
-Rows that begin alike share the work: a prompt is computed once for all that are open under the same weights, and copied.
+Rows that begin alike share the work: a prompt is computed once for all that are open under the same weights,
+and copied.
 
-Every row is made by its first request and holds one of `rows` slots until it is closed; more rows than that wait their turn. Where some
-wait and nobody samples, rows that rest give up their slots, and what was computed for them is put aside until they come back: so there may
-be any number of rows, and whoever waits is served. Randomness is keyed by (seed, position in
-the row): a row's draws do not depend on its neighbours. Its log-probabilities do, in the last bits, because sums are made in
-another order when the batch differs; the same sequence of exchanges repeats bit for bit on the same build.
+Every row is made by its first request and holds one of `rows` slots until it is closed; more rows than that
+wait their turn. Where some wait and nobody samples, rows that rest give up their slots, and what was computed
+for them is put aside until they come back: so there may be any number of rows, and whoever waits is served.
+Randomness is keyed by (seed, position in the row): a row's draws do not depend on its neighbours. Its
+log-probabilities do, in the last bits, because sums are made in another order when the batch differs; the
+same sequence of exchanges repeats bit for bit on the same build.
 
-The version of a sampled position is that of the weights that sampled it. After a swap of weights the cache is kept as it was.
+The version of a sampled position is that of the weights that sampled it. After a swap of weights the cache is
+kept as it was.
 """
 
 from __future__ import annotations
@@ -23,7 +27,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agito.models import CachedDecoder, Decoder, DecoderConfig, NativeDecoder, is_supported, merged_weights, num_params
+from agito.models import (
+    CachedDecoder,
+    Decoder,
+    DecoderConfig,
+    NativeDecoder,
+    is_supported,
+    merged_weights,
+    num_params,
+)
 from agito.protocols import Sampled, SampleRequest
 from agito.sampling.capabilities import EMBEDDED
 from agito.sampling.embedded.rows import EngineRow, RowBook
@@ -38,32 +50,55 @@ _CHUNK, _CHUNK_WORK = 4096, 1 << 37  # tokens; of a large network, as many as ma
 
 
 class EmbeddedEngine:
-    """A pure function of its exchanges. Not thread-safe. `native`: in compiled code wherever that can be had. `chunk`: tokens of prompts
-    and observations that one exchange computes at the most, so that a long one does not keep everybody from decoding. `steps`: how steps of
-    decoding are run; by default recorded on a CUDA device and launched elsewhere."""
+    """A pure function of its exchanges. Not thread-safe. `native`: in compiled code wherever that can be had.
+    `chunk`: tokens of prompts and observations that one exchange computes at the most, so that a long one
+    does not keep everybody from decoding. `steps`: how steps of decoding are run; by default recorded on a
+    CUDA device and launched elsewhere.
+    """
 
     capabilities = EMBEDDED
 
     def __init__(
-        self, model: Decoder, *, rows: int, context: int, device: torch.device | str | None = None, version: int = 0, native: bool = True,
-        chunk: int | None = None, steps: Steps | None = None, dtype: torch.dtype | None = None, threads: int = 1,
-    ):  # fmt: skip
+        self,
+        model: Decoder,
+        *,
+        rows: int,
+        context: int,
+        device: torch.device | str | None = None,
+        version: int = 0,
+        native: bool = True,
+        chunk: int | None = None,
+        steps: Steps | None = None,
+        dtype: torch.dtype | None = None,
+        threads: int = 1,
+    ):
         if rows < 1 or context < 2 or (chunk is not None and chunk < 1):
-            raise ValueError(f"rows={rows}, context={context}, chunk={chunk}: need at least 1 row of 2 tokens, 1 token at a time")
+            raise ValueError(
+                f"rows={rows}, context={context}, chunk={chunk}: need at least 1 row of 2 tokens, 1 token "
+                "at a time"
+            )
         weight = model.head_weight
         self.device = torch.device(device) if device is not None else weight.device
         self.context = context
         self._chunk = chunk or self.chunk_of(model, self.device)
         self.version = version
-        self._network = _network(model.config, rows, context, self.device, dtype or weight.dtype, native, threads)
+        self._network = _network(
+            model.config, rows, context, self.device, dtype or weight.dtype, native, threads
+        )
         self._book = RowBook(rows)
-        self._ids_LC = torch.zeros(rows + 1, context, dtype=torch.long, device=self.device)  # the last lane is nobody's
+        # the last lane is nobody's
+        self._ids_LC = torch.zeros(rows + 1, context, dtype=torch.long, device=self.device)
         self._logprobs_LC = torch.zeros(rows + 1, context, device=self.device)
         self._uniforms_LC = torch.zeros(rows + 1, context, dtype=torch.float64, device=self.device)
         is_cuda = self.device.type == "cuda"
-        self._steps = steps or (RecordedSteps(slots=rows, context=context, device=self.device) if is_cuda else LaunchedSteps(self.device))
+        self._steps = steps or (
+            RecordedSteps(slots=rows, context=context, device=self.device)
+            if is_cuda
+            else LaunchedSteps(self.device)
+        )
         self._stored: dict[int, Any] = {}  # keys and values of rows that have no slot
-        self._prompts: dict[bytes, tuple[EngineRow, int]] = {}  # what a row began with → the row, and the version that computed it
+        # what a row began with → the row, and the version that computed it
+        self._prompts: dict[bytes, tuple[EngineRow, int]] = {}
         self._forwarded = self._num_exchanges = 0
         self.load_weights(model, version)
 
@@ -78,7 +113,9 @@ class EmbeddedEngine:
         return len(self._book.rows.keys() | self._book.busy())
 
     def load_weights(self, weights: Mapping[str, Tensor] | Decoder, version: int) -> None:
-        """Takes a copy; positions from here on carry `version`. Raises `ValueError` when the weights are of another shape."""
+        """Takes a copy; positions from here on carry `version`. Raises `ValueError` when the weights are of
+        another shape.
+        """
         self._network.load(merged_weights(weights) if isinstance(weights, Decoder) else weights)
         self.version = version
         for row in self._book.live:
@@ -97,8 +134,9 @@ class EmbeddedEngine:
     def advance(self, exchange: EngineRequest) -> EngineResponse:
         """One exchange: branch, close, admit, decode up to `steps` tokens for each live row.
 
-        A closed row is never answered, and its branches live on. A request that cannot be served is answered with an error and leaves its
-        row as it was. Raises `ValueError`, before anything changes, for a request to a row that is busy or a branch of one that is unknown.
+        A closed row is never answered, and its branches live on. A request that cannot be served is answered
+        with an error and leaves its row as it was. Raises `ValueError`, before anything changes, for a
+        request to a row that is busy or a branch of one that is unknown.
         """
         began = time.perf_counter()
         self._check(exchange)
@@ -142,7 +180,11 @@ class EmbeddedEngine:
         book = self._book
         parent = book.rows[branch.parent]
         child = EngineRow(
-            key=branch.child, length=parent.length, computed=parent.computed, last_id=parent.last_id, rested=self._num_exchanges
+            key=branch.child,
+            length=parent.length,
+            computed=parent.computed,
+            last_id=parent.last_id,
+            rested=self._num_exchanges,
         )
         book.rows[child.key] = child
         if parent.slot < 0:
@@ -205,14 +247,22 @@ class EmbeddedEngine:
         if extend and not (min(extend) >= 0 and max(extend) < self._network.config.vocab_size):
             return f"a token id is outside the vocabulary of {self._network.config.vocab_size}"
         if length + len(extend) + request.max_tokens > self.context:
-            return f"{length} tokens + {len(extend)} to extend + {request.max_tokens} to sample: the context is {self.context}"
+            return (
+                f"{length} tokens + {len(extend)} to extend + {request.max_tokens} to sample: the "
+                f"context is {self.context}"
+            )
         return None
 
     def _read(self) -> list[EngineRow]:
-        """Computes extensions, first come first served, a chunk in all, and samples the first token of each that is complete; returns the
-        rows that stop there."""
+        """Computes extensions, first come first served, a chunk in all, and samples the first token of each
+        that is complete; returns the rows that stop there.
+        """
         book, room = self._book, self._chunk
-        self._prompts = {prompt: first for prompt, first in self._prompts.items() if book.rows.get(first[0].key) is first[0]}
+        self._prompts = {
+            prompt: first
+            for prompt, first in self._prompts.items()
+            if book.rows.get(first[0].key) is first[0]
+        }
         alone, alike, cut = list[EngineRow](), dict[EngineRow, EngineRow](), list[EngineRow]()
         for row in book.reading:
             leader = self._leader(row)
@@ -259,7 +309,9 @@ class EmbeddedEngine:
             last = [row.last_id] if row.computed < row.start else []
             ids += [*last, *row.request.extend[max(row.computed - row.start, 0) :]][:length]
         starts = [row.computed for row in (*rows, *cut)]
-        logits_RV = self._network.extend(self._tensor(ids), [row.slot for row in (*rows, *cut)], starts, lengths)
+        logits_RV = self._network.extend(
+            self._tensor(ids), [row.slot for row in (*rows, *cut)], starts, lengths
+        )
         self._forwarded += len(ids)
         for row in cut:
             row.computed += room
@@ -280,7 +332,9 @@ class EmbeddedEngine:
         self._steps.begin(rows)
         stopped: list[EngineRow] = []
         for step in range(1, steps + 1):
-            flags = self._steps.next(self._step, num_slots=rows[-1].slot + 1, longest=max(row.length for row in rows))
+            flags = self._steps.next(
+                self._step, num_slots=rows[-1].slot + 1, longest=max(row.length for row in rows)
+            )
             self._forwarded += len(rows)
             for row in rows:
                 row.computed = row.length
@@ -293,9 +347,16 @@ class EmbeddedEngine:
         return steps, stopped
 
     def _step(self, batch: Batch, num_slots: int, longest: int) -> Tensor:
-        """Computes the token before each of `batch.positions_R`, samples there, and returns which rows stop."""
+        """Computes the token before each of `batch.positions_R`, samples there, and returns which
+        rows stop.
+        """
         ids_R = self._ids_LC[batch.lanes_R, batch.positions_R - 1]
-        return self._sample(batch, self._network.decode(ids_R, batch.slots_R, batch.positions_R - 1, num_slots=num_slots, longest=longest))
+        return self._sample(
+            batch,
+            self._network.decode(
+                ids_R, batch.slots_R, batch.positions_R - 1, num_slots=num_slots, longest=longest
+            ),
+        )
 
     def _sample(self, batch: Batch, logits_RV: Tensor) -> Tensor:
         """Draws the tokens at `batch.positions_R` and notes them; returns which rows stop there."""
@@ -304,7 +365,9 @@ class EmbeddedEngine:
         if isinstance(network, NativeDecoder) and network.config.vocab_size > _LARGE:
             ids_R, logprobs_R = network.draw(logits_RV, uniforms_R, batch.temperatures_R, batch.top_ps_R)
         else:
-            ids_R, logprobs_R = sample(logits_RV, uniforms_R, batch.temperatures_R, batch.top_ps_R, is_greedy=batch.is_greedy)
+            ids_R, logprobs_R = sample(
+                logits_RV, uniforms_R, batch.temperatures_R, batch.top_ps_R, is_greedy=batch.is_greedy
+            )
         self._ids_LC[batch.lanes_R, batch.positions_R] = ids_R
         self._logprobs_LC[batch.lanes_R, batch.positions_R] = logprobs_R
         return (ids_R[:, None] == batch.stops_RK).any(1) | (batch.positions_R == batch.ends_R)
@@ -324,7 +387,9 @@ class EmbeddedEngine:
     def _answers(self, rows: list[EngineRow]) -> list[RowDone]:
         if not rows:
             return []
-        places = self._tensor(np.concatenate([np.arange(row.first, row.length) + row.lane * self.context for row in rows]))
+        places = self._tensor(
+            np.concatenate([np.arange(row.first, row.length) + row.lane * self.context for row in rows])
+        )
         ids = self._ids_LC.view(-1)[places].to("cpu", torch.int32).numpy()
         logprobs = self._logprobs_LC.view(-1)[places].cpu().numpy()
         done: list[RowDone] = []
@@ -349,7 +414,13 @@ class EmbeddedEngine:
 
 
 def _network(
-    config: DecoderConfig, rows: int, context: int, device: torch.device, dtype: torch.dtype, native: bool, threads: int
+    config: DecoderConfig,
+    rows: int,
+    context: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    native: bool,
+    threads: int,
 ) -> CachedDecoder | NativeDecoder:
     if native and is_supported(config, device, dtype):
         return NativeDecoder(config, slots=rows, context=context, dtype=dtype, threads=threads)

@@ -1,8 +1,9 @@
 """The book of rows: who has which slot of the cache, who is sampling, who waits. Plain Python, no tensors.
 
-A row keeps its slot from its first request until it is closed, or until others wait for one and nobody is sampling: then it gives it up
-and waits its turn when it comes back. A row that finds no slot free waits, first come, first served. Slots are handed out lowest first, so
-the book is a pure function of what it was told.
+A row keeps its slot from its first request until it is closed, or until others wait for one and nobody is
+sampling: then it gives it up and waits its turn when it comes back. A row that finds no slot free waits,
+first come, first served. Slots are handed out lowest first, so the book is a pure function of what it was
+told.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Move(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class EngineRow:
-    """One sequence. `lane` is its place in the engine's buffers for as long as it lives; `slot`, its place in the cache, may change.
+    """One sequence. `lane` is its place in the engine's buffers for as long as it lives; `slot`, its place in
+    the cache, may change.
 
     Both are -1 in a row that has none at the moment, until its next request is admitted.
     """
@@ -43,7 +45,8 @@ class EngineRow:
     start: int = 0  # length before the request's extension
     first: int = 0  # position of the request's first sampled token
     rested: int = 0  # when its last request was answered, counted in exchanges
-    marks: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # (position, version) since `start`
+    # (position, version) since `start`
+    marks: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
     @property
     def limit(self) -> int:
@@ -75,7 +78,8 @@ class RowBook:
         self.size = size
         self.rows: dict[int, EngineRow] = {}
         self.live: list[EngineRow] = []  # those that are sampling, by slot
-        self.reading: list[EngineRow] = []  # those whose extension is not computed yet, first come first served
+        # those whose extension is not computed yet, first come first served
+        self.reading: list[EngineRow] = []
         self.queue: deque[RowRequest] = deque()
         self._free_slots = list(range(size))
         self._free_lanes = list(range(size))
@@ -95,9 +99,14 @@ class RowBook:
         row.slot = row.lane = -1
 
     def resting(self) -> list[EngineRow]:
-        """Rows that hold a slot for nothing: those that have waited longest for their next request come first."""
+        """Rows that hold a slot for nothing: those that have waited longest for their next request come
+        first.
+        """
         busy = self.busy()
-        return sorted((row for row in self.rows.values() if row.slot >= 0 and row.key not in busy), key=lambda row: (row.rested, row.key))
+        return sorted(
+            (row for row in self.rows.values() if row.slot >= 0 and row.key not in busy),
+            key=lambda row: (row.rested, row.key),
+        )
 
     def busy(self) -> set[int]:
         """Keys with a request that is not answered yet."""

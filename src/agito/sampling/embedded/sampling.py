@@ -1,7 +1,7 @@
 """One draw a row from exact distributions, and the random numbers for it.
 
-Axes: R rows, V vocabulary. The inverse of the cumulative distribution is taken in integers, so that the draw is the same
-wherever and in whatever order the sums are made; probabilities below 2^-40 are never drawn.
+Axes: R rows, V vocabulary. The inverse of the cumulative distribution is taken in integers, so that the draw
+is the same wherever and in whatever order the sums are made; probabilities below 2^-40 are never drawn.
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ def sample(
 ) -> tuple[Tensor, Tensor]:
     """Token ids and the log-probability of each under the distribution that it was drawn from.
 
-    That distribution is softmax(logits / temperature), cut to the smallest set of tokens that holds `top_ps_R` of it and
-    renormalised (arXiv:1904.09751); `None` keeps everything. Temperature 0 takes the likeliest token (the lowest id of equals) and
-    reports its log-probability at temperature 1; `is_greedy` says whether any row has it.
+    That distribution is softmax(logits / temperature), cut to the smallest set of tokens that holds
+    `top_ps_R` of it and renormalised (arXiv:1904.09751); `None` keeps everything. Temperature 0 takes the
+    likeliest token (the lowest id of equals) and reports its log-probability at temperature 1; `is_greedy`
+    says whether any row has it.
     """
-    scales_R1 = torch.where(temperatures_R > 0, temperatures_R, 1.0)[:, None] if is_greedy else temperatures_R[:, None]
+    scales_R1 = (
+        torch.where(temperatures_R > 0, temperatures_R, 1.0)[:, None]
+        if is_greedy
+        else temperatures_R[:, None]
+    )
     logprobs_RV = torch.log_softmax(logits_RV / scales_R1, dim=-1)
     if top_ps_R is not None:
         logprobs_RV = _truncated(logprobs_RV, top_ps_R)
@@ -37,10 +42,13 @@ def sample(
 
 
 def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A number in [0, 1) for each pair, a pure function of the pair: SplitMix64 (doi:10.1145/2660193.2660195) whose state is the hashed
-    seed plus position steps."""
+    """A number in [0, 1) for each pair, a pure function of the pair: SplitMix64 (doi:10.1145/2660193.2660195)
+    whose state is the hashed seed plus position steps.
+    """
     with np.errstate(over="ignore"):
-        return (_mix(_mix(seeds + _STEP) + positions.astype(np.uint64) * _STEP) >> np.uint64(12)).astype(np.float64) * 2.0**-52
+        return (_mix(_mix(seeds + _STEP) + positions.astype(np.uint64) * _STEP) >> np.uint64(12)).astype(
+            np.float64
+        ) * 2.0**-52
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,6 +1,7 @@
 """Steps of decoding: a token for each row that samples, again and again, until it stops.
 
-Axes: R the rows that sample, M those of them that go on, S slots of the cache, K stop tokens, X kinds of count.
+Axes: R the rows that sample, M those of them that go on, S slots of the cache, K stop tokens, X kinds of
+count.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ _COUNTS = ("lane", "position", "end", "advance")  # then the stop tokens
 
 @dataclass(slots=True)
 class Batch:
-    """The rows of one step on the device. `positions_R` are those to be sampled, `ends_R` the last ones allowed."""
+    """The rows of one step on the device. `positions_R` are those to be sampled, `ends_R` the last ones
+    allowed.
+    """
 
     lanes_R: Tensor
     slots_R: Tensor
@@ -38,11 +41,21 @@ class Batch:
         requests = [row.request for row in rows if row.request is not None]
         num_stops = max(len(request.stop_ids) for request in requests)
         counts = [
-            (row.lane, row.slot, row.length, row.limit - 1, *request.stop_ids, *(-1,) * (num_stops - len(request.stop_ids)))
+            (
+                row.lane,
+                row.slot,
+                row.length,
+                row.limit - 1,
+                *request.stop_ids,
+                *(-1,) * (num_stops - len(request.stop_ids)),
+            )
             for row, request in zip(rows, requests, strict=True)
         ]
         counts_XR = torch.tensor(counts, dtype=torch.long).T.contiguous().to(device)
-        heat_2R = torch.tensor([[request.temperature for request in requests], [request.top_p for request in requests]], device=device)
+        heat_2R = torch.tensor(
+            [[request.temperature for request in requests], [request.top_p for request in requests]],
+            device=device,
+        )
         return cls(
             lanes_R=counts_XR[0],
             slots_R=counts_XR[1],
@@ -67,7 +80,8 @@ class Batch:
         )
 
 
-Step: TypeAlias = Callable[[Batch, int, int], Tensor]  # the batch, slots, longest row: samples; which rows stop there
+# the batch, slots, longest row: samples; which rows stop there
+Step: TypeAlias = Callable[[Batch, int, int], Tensor]
 
 
 class Steps(Protocol):
@@ -76,7 +90,9 @@ class Steps(Protocol):
         ...
 
     def next(self, step: Step, *, num_slots: int, longest: int) -> list[bool]:
-        """A token for each row that has not stopped; which of them stop there. `step` is the same every time."""
+        """A token for each row that has not stopped; which of them stop there. `step` is the same
+        every time.
+        """
         ...
 
 
@@ -102,18 +118,23 @@ class Recording(Protocol):
     def replay(self) -> None: ...
 
 
-Record: TypeAlias = Callable[[Callable[[], None], Recording | None], Recording]  # what to record, and another that may share its memory
+# what to record, and another that may share its memory
+Record: TypeAlias = Callable[[Callable[[], None], Recording | None], Recording]
 
 
 class RecordedSteps:
-    """On a CUDA device a step is recorded once for each shape and replayed: launching its kernels takes longer than running them.
+    """On a CUDA device a step is recorded once for each shape and replayed: launching its kernels takes
+    longer than running them.
 
-    It runs over the first slots of the cache, as many as hold rows that sample, rounded up so that there are few shapes. A slot without
-    such a row computes too. What it samples goes to a lane behind the last, and what it computes to position `context` - 2 of its slot. A
-    row that can still be continued has nothing there: it is at most `context` - 1 tokens long, the last of them not in the cache.
+    It runs over the first slots of the cache, as many as hold rows that sample, rounded up so that there are
+    few shapes. A slot without such a row computes too. What it samples goes to a lane behind the last, and
+    what it computes to position `context` - 2 of its slot. A row that can still be continued has nothing
+    there: it is at most `context` - 1 tokens long, the last of them not in the cache.
     """
 
-    def __init__(self, *, slots: int, context: int, device: torch.device, record: Record | None = None) -> None:
+    def __init__(
+        self, *, slots: int, context: int, device: torch.device, record: Record | None = None
+    ) -> None:
         self._context, self._record = context, record or _Cuda(device)
         self._numbers_S = torch.arange(slots, device=device)
         self._heat_2S = torch.ones(2, slots, device=device)
@@ -154,7 +175,9 @@ class RecordedSteps:
 
     def _widen(self, num_stops: int) -> None:
         """For rows with as many stop tokens."""
-        self._counts_XS = torch.zeros(len(_COUNTS) + num_stops, len(self._numbers_S), dtype=torch.long, device=self._numbers_S.device)
+        self._counts_XS = torch.zeros(
+            len(_COUNTS) + num_stops, len(self._numbers_S), dtype=torch.long, device=self._numbers_S.device
+        )
         self._graphs: dict[tuple[int, ...], Recording] = {}
 
     def _recorded(self, step: Step, size: int, longest: int, is_cut: int, is_greedy: int) -> Recording:
@@ -203,7 +226,9 @@ class _Cuda:
 
 
 def _rounded(number: int, fine: int) -> int:
-    """Up, to a power of two below `fine`, else to a multiple of it, from 8 x `fine` on to within an eighth to a quarter."""
+    """Up, to a power of two below `fine`, else to a multiple of it, from 8 x `fine` on to within an eighth to
+    a quarter.
+    """
     if number < fine:
         return 1 << (number - 1).bit_length()
     unit = max(fine, 1 << ((number - 1).bit_length() - 3))

@@ -1,7 +1,8 @@
 """What is said to one vLLM server over HTTP: token ids in, token ids and their log-probabilities out.
 
-Three ways in which an answer may fail, and what follows: `ValueError`, this request cannot be served and the server is well;
-`VllmFailed`, nothing that it says can be trusted any more; and no answer at all, which the caller's deadlines are for.
+Three ways in which an answer may fail, and what follows: `ValueError`, this request cannot be served and the
+server is well; `VllmFailed`, nothing that it says can be trusted any more; and no answer at all, which the
+caller's deadlines are for.
 """
 
 from __future__ import annotations
@@ -75,14 +76,17 @@ class VllmClient:
 
     def __init__(self, socket: Path) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        timeout = httpx.Timeout(None, connect=_CONNECT_S)  # whoever waits for an answer has a deadline of its own
+        # whoever waits for an answer has a deadline of its own
+        timeout = httpx.Timeout(None, connect=_CONNECT_S)
         transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://vllm", timeout=timeout)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self._http.aclose()
 
     async def is_up(self) -> bool:
@@ -100,16 +104,33 @@ class VllmClient:
         lines = [line for line in answer.text.splitlines() if line.startswith(_COUNTERS)]
         return tuple(float(line.rpartition(" ")[2]) for line in lines)
 
-    async def sample(self, ids: Sequence[int], request: SampleRequest, *, model: str, version: int, is_adapter: bool, seed: int) -> Sampled:
-        """`ids`: the whole row, the extension of `request` included. `version`: of the adapter; the server's own weights say theirs."""
+    async def sample(
+        self,
+        ids: Sequence[int],
+        request: SampleRequest,
+        *,
+        model: str,
+        version: int,
+        is_adapter: bool,
+        seed: int,
+    ) -> Sampled:
+        """`ids`: the whole row, the extension of `request` included. `version`: of the adapter; the server's
+        own weights say theirs.
+        """
         body: dict[str, Json] = {
             "model": model,
             "token_ids": list(ids),
             "sampling_params": {
-                "max_tokens": request.max_tokens, "temperature": request.temperature, "top_p": request.top_p, "logprobs": 0, "seed": seed,
-                "stop_token_ids": list(request.stop_ids), "ignore_eos": True, "detokenize": False,
+                "max_tokens": request.max_tokens,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "logprobs": 0,
+                "seed": seed,
+                "stop_token_ids": list(request.stop_ids),
+                "ignore_eos": True,
+                "detokenize": False,
             },
-        }  # fmt: skip
+        }
         answer = _parsed(_Answer, await self._post("/inference/v1/generate", body))
         if len(answer.choices) != 1:
             raise VllmFailed(f"vLLM answered with {len(answer.choices)} choices")
@@ -117,14 +138,21 @@ class VllmClient:
 
     async def score(self, ids: Sequence[int], *, model: str) -> array[float]:
         """Log-probabilities at temperature 1 of all ids but the first, by no cache. Raises as `sample`."""
-        params: dict[str, Json] = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
+        params: dict[str, Json] = {
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "prompt_logprobs": 0,
+            "detokenize": False,
+        }
         body: dict[str, Json] = {"model": model, "token_ids": list(ids), "sampling_params": params}
         answer = _parsed(_Answer, await self._post("/inference/v1/generate", body))
         given = answer.prompt_logprobs or []
         if len(given) != len(ids):
             raise VllmFailed(f"vLLM scored {len(given)} of {len(ids)} tokens")
         try:
-            found = array("f", [(at or {})[token].logprob for token, at in zip(ids[1:], given[1:], strict=True)])
+            found = array(
+                "f", [(at or {})[token].logprob for token, at in zip(ids[1:], given[1:], strict=True)]
+            )
         except KeyError as error:
             raise VllmFailed(f"vLLM scored another token than {error}") from None
         if not all(map(math.isfinite, found)):
@@ -132,15 +160,18 @@ class VllmClient:
         return found
 
     async def load_adapter(self, name: str, directory: Path) -> None:
-        """Raises `VllmFailed` unless it is there from now on: a name is never used twice, so one that is there already is a mistake."""
+        """Raises `VllmFailed` unless it is there from now on: a name is never used twice, so one that is
+        there already is a mistake.
+        """
         await self._change("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(directory)})
 
     async def unload_adapter(self, name: str) -> None:
         await self._change("/v1/unload_lora_adapter", {"lora_name": name})
 
     async def load_weights(self, path: Path, version: int) -> None:
-        """All weights, from a file, between two steps. Requests that are under way go on with them, their past computed anew; nothing that
-        was computed before is used again."""
+        """All weights, from a file, between two steps. Requests that are under way go on with them, their
+        past computed anew; nothing that was computed before is used again.
+        """
         await self._change("/pause?mode=keep", {})
         await self._change("/collective_rpc", {"method": "agito_load_weights", "args": [str(path)]})
         await self._change("/update_weight_version", {"new_version": str(version)})
@@ -173,17 +204,33 @@ def _sampled(choice: _Choice, request: SampleRequest, *, version: int | None) ->
     if choice.finish_reason not in ("stop", "length"):
         raise VllmFailed(f"vLLM broke off: {choice.finish_reason}")
     if not ids or [token.token_id for token in tokens] != choice.token_ids or len(ids) > request.max_tokens:
-        raise VllmFailed(f"vLLM sampled {len(ids)} of at most {request.max_tokens} tokens, with {len(tokens)} log-probabilities")
+        raise VllmFailed(
+            f"vLLM sampled {len(ids)} of at most {request.max_tokens} tokens, with {len(tokens)} "
+            "log-probabilities"
+        )
     logprobs = array("f", [token.logprob for token in tokens])
     if not all(-9999.0 < each <= 1e-5 for each in logprobs):
         raise VllmFailed("vLLM gave a log-probability that is none")
     num_extended = len(request.extend)
-    spans = [_Span(version=str(version), start=0, end=len(ids))] if version is not None else choice.weight_versions or []
-    if not spans or spans[0].start != 0 or spans[-1].end != len(ids) or any(a.end != b.start for a, b in pairwise(spans)):
+    spans = (
+        [_Span(version=str(version), start=0, end=len(ids))]
+        if version is not None
+        else choice.weight_versions or []
+    )
+    if (
+        not spans
+        or spans[0].start != 0
+        or spans[-1].end != len(ids)
+        or any(a.end != b.start for a, b in pairwise(spans))
+    ):
         raise VllmFailed(f"vLLM did not say which weights sampled its {len(ids)} tokens: {spans}")
     try:
         versions = tuple(
-            VersionSpan(start=0 if at == 0 else num_extended + each.start, stop=num_extended + each.end, version=int(each.version))
+            VersionSpan(
+                start=0 if at == 0 else num_extended + each.start,
+                stop=num_extended + each.end,
+                version=int(each.version),
+            )
             for at, each in enumerate(spans)
         )
     except ValueError:

@@ -1,4 +1,6 @@
-"""A text whose log-probabilities are known: what shows, after each publication, that a server samples with the weights that were meant."""
+"""A text whose log-probabilities are known: what shows, after each publication, that a server samples with
+the weights that were meant.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,12 @@ class Bounds:
     token: float
 
 
-# By the precision of the server, its learner in float32. Measured: at the most 3e-5 in float32; .04 on average and .84 in bfloat16.
-BOUNDS: Mapping[str, Bounds] = {"float32": Bounds(mean=1e-4, token=2e-3), "bfloat16": Bounds(mean=0.1, token=2.0)}
+# By the precision of the server, its learner in float32. Measured: at the most 3e-5 in float32; .04 on
+# average and .84 in bfloat16.
+BOUNDS: Mapping[str, Bounds] = {
+    "float32": Bounds(mean=1e-4, token=2e-3),
+    "bfloat16": Bounds(mean=0.1, token=2.0),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +40,10 @@ class KnownLogprobs:
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.logprobs) + 1 or not self.logprobs:
-            raise ValueError(f"{len(self.ids)} ids and {len(self.logprobs)} log-probabilities: need one for each id but the first")
+            raise ValueError(
+                f"{len(self.ids)} ids and {len(self.logprobs)} log-probabilities: need one for each id but "
+                "the first"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,16 +72,21 @@ class Checked:
 
 
 def require_known(checked: Checked, before: Checked | None, bounds: Bounds, *, name: str) -> None:
-    """Raises `WrongWeights` when the server is further from its learner than the precision explains, and when the learner has moved since
-    the version `before` and the server has not."""
+    """Raises `WrongWeights` when the server is further from its learner than the precision explains, and when
+    the learner has moved since the version `before` and the server has not.
+    """
     off = checked.off
     if not (off.mean <= bounds.mean and off.token <= bounds.token):
         raise WrongWeights(
-            f"{name}: server and learner differ by {off.mean:.3g} nats a token and {off.token:.3g} at one (at most {bounds.mean:g} and "
+            f"{name}: server and learner differ by {off.mean:.3g} nats a token and {off.token:.3g} at one "
+            f"(at most {bounds.mean:g} and "
             f"{bounds.token:g}) over a text of {len(checked.known.ids)} tokens"
         )
     if before is None or before.known.ids != checked.known.ids:
         return
     moved = difference(checked.known.logprobs, before.known.logprobs).mean
     if moved > bounds.mean / 10 and difference(checked.found, before.found).mean < moved / 10:
-        raise WrongWeights(f"{name}: the learner has moved by {moved:.3g} nats a token, and the server answers as it did before")
+        raise WrongWeights(
+            f"{name}: the learner has moved by {moved:.3g} nats a token, and the server answers as it did "
+            "before"
+        )

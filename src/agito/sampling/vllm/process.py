@@ -37,9 +37,14 @@ class VllmProcess:
         kept = [sys.executable, "-I", keeper.__file__, str(theirs), str(spec.end_s), str(self.directory)]
         with self._log.open("wb") as log:
             self._keeper = subprocess.Popen(
-                [*kept, *spec.command(self.directory / "s")], pass_fds=[theirs], env=spec.environment(), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                [*kept, *spec.command(self.directory / "s")],
+                pass_fds=[theirs],
+                env=spec.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         os.close(theirs)
         self.num_waiting = 0  # requests under way
         self.gone = anyio.Event()  # nobody asks it any more
@@ -81,7 +86,10 @@ class VllmProcess:
                 if found is not None and found != seen:
                     seen, moved = found, now
                 if now - moved > silence_s:
-                    return f"vLLM has computed nothing for {silence_s:.0f} s with {self.num_waiting} requests under way"
+                    return (
+                        f"vLLM has computed nothing for {silence_s:.0f} s with {self.num_waiting} "
+                        "requests under way"
+                    )
             await anyio.sleep(_LOOK_S)
 
     async def end(self) -> None:

@@ -1,7 +1,8 @@
 """One policy of a vLLM server, as an `Engine`: rows that keep their own tokens and send them whole.
 
-The server's prefix cache is what makes that cheap. A row goes on with the newest version at its next request; what it sampled before keeps
-the version that sampled it. Draws are seeded by (row, position), yet do not repeat bit for bit: sums depend on what else is in a batch.
+The server's prefix cache is what makes that cheap. A row goes on with the newest version at its next request;
+what it sampled before keeps the version that sampled it. Draws are seeded by (row, position), yet do not
+repeat bit for bit: sums depend on what else is in a batch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class VllmSampler:
     def __init__(self, server: VllmServer, policy: str) -> None:
         self._server, self.policy = server, policy
         has_adapters = server.spec.adapters is not None
-        self.capabilities = SamplerCapabilities(keyed_determinism=False, in_flight_update=not has_adapters, adapters=has_adapters)
+        self.capabilities = SamplerCapabilities(
+            keyed_determinism=False, in_flight_update=not has_adapters, adapters=has_adapters
+        )
 
     @property
     def context(self) -> int:
@@ -67,7 +70,9 @@ class _VllmRow(Handle):
         return _VllmRow(self._server, self._policy, seed, self._ids[:])
 
     def _close(self) -> None:
-        """A server keeps nothing of a row but what it may need again, and a request that is cancelled closes its connection."""
+        """A server keeps nothing of a row but what it may need again, and a request that is cancelled closes
+        its connection.
+        """
 
 
 def _require_possible(whole: array[int], request: SampleRequest, context: int) -> None:

@@ -1,8 +1,8 @@
 """A vLLM server that Agito starts, watches and replaces, and the policies that sample from it.
 
 A server is believed until a request, an update, its process or its silence says otherwise. Then it is ended,
-whatever `/health` says; another one is started and given what was published last. Requests that were under way
-are made again, whole: nothing of them was recorded.
+whatever `/health` says; another one is started and given what was published last. Requests that were under
+way are made again, whole: nothing of them was recorded.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class VllmServer:
         self._num_failed = 0  # starts in a row that gave nothing
         self._published: dict[str, Published] = {}  # by policy
         self._users: dict[str, int] = {}  # requests under way, by name
-        self._retired: list[str] = []  # adapters that are there still, for requests that began before the next version came
+        # adapters that are there still, for requests that began before the next version came
+        self._retired: list[str] = []
         self._turn = anyio.Lock()  # of whoever publishes
         self._is_swapping = False  # the weights of the server itself
 
@@ -98,11 +99,18 @@ class VllmServer:
         return await process.watch() + process.error()
 
     async def sample(self, policy: str, ids: Sequence[int], request: SampleRequest, seed: int) -> Sampled:
-        """Raises `ValueError` for a request that cannot be served, and `WorkerDied` when there is no server any more."""
+        """Raises `ValueError` for a request that cannot be served, and `WorkerDied` when there is no server
+        any more.
+        """
 
         async def ask(client: VllmClient, published: Published) -> Sampled:
             return await client.sample(
-                ids, request, model=published.name, version=published.version, is_adapter=published.is_adapter, seed=seed
+                ids,
+                request,
+                model=published.name,
+                version=published.version,
+                is_adapter=published.is_adapter,
+                seed=seed,
             )
 
         return await self._asked(policy, ask)
@@ -116,23 +124,29 @@ class VllmServer:
         return await self._asked(policy, ask)
 
     async def publish(self, policy: str, version: int, path: Path, known: KnownLogprobs) -> Difference:
-        """Requests from here on are answered by this version. `path`: an adapter's folder, or where there are no
-        adapters a safetensors file with all weights; it stays as it is for as long as this version is the newest.
+        """Requests from here on are answered by this version. `path`: an adapter's folder, or where there are
+        no adapters a safetensors file with all weights; it stays as it is for as long as this version is the
+        newest.
 
-        Returns how far the server is from its learner. Raises `ValueError` for a version that is not newer, and
-        `WorkerFailed` when it could not be loaded or answers with other log-probabilities: the server is then
-        replaced, and goes on with the version before.
+        Returns how far the server is from its learner. Raises `ValueError` for a version that is not newer,
+        and `WorkerFailed` when it could not be loaded or answers with other log-probabilities: the server is
+        then replaced, and goes on with the version before.
         """
         if not path.exists():
             raise ValueError(f"{path}: there are no weights of version {version} of {policy!r}")
         async with self._turn:
             before = self._published.get(policy)
             if before is not None and version <= before.version:
-                raise ValueError(f"version {version} of {policy!r} comes after {before.version}: versions grow and are never used again")
+                raise ValueError(
+                    f"version {version} of {policy!r} comes after {before.version}: versions grow and are "
+                    "never used again"
+                )
             for number in range(_UPDATE_TRIES):
                 process = await self._running()
                 try:
-                    self._published[policy] = found = await self._load(process, policy, version, path, known, before)
+                    self._published[policy] = found = await self._load(
+                        process, policy, version, path, known, before
+                    )
                     break
                 except VllmFailed as error:
                     process.fail(str(error))
@@ -154,7 +168,13 @@ class VllmServer:
             return found.checked.off
 
     async def _load(
-        self, process: VllmProcess, policy: str, version: int, path: Path, known: KnownLogprobs, before: Published | None
+        self,
+        process: VllmProcess,
+        policy: str,
+        version: int,
+        path: Path,
+        known: KnownLogprobs,
+        before: Published | None,
     ) -> Published:
         is_adapter = self.spec.adapters is not None
         name = f"{policy}@{version}" if is_adapter else BASE_NAME
@@ -167,7 +187,9 @@ class VllmServer:
                     await process.client.load_weights(path, version)
                 checked = Checked(known=known, found=await process.client.score(known.ids, model=name))
         except TimeoutError:
-            raise VllmFailed(f"vLLM has not loaded version {version} of {policy!r} for {_UPDATE_S:.0f} s") from None
+            raise VllmFailed(
+                f"vLLM has not loaded version {version} of {policy!r} for {_UPDATE_S:.0f} s"
+            ) from None
         except ValueError as error:
             raise VllmFailed(f"vLLM cannot answer with version {version} of {policy!r}: {error}") from None
         finally:
@@ -191,7 +213,9 @@ class VllmServer:
             process = await self._running()
             published = self._published.get(policy)
             if published is None:
-                raise ValueError(f"nothing was published for {policy!r} yet; there are {sorted(self._published)}")
+                raise ValueError(
+                    f"nothing was published for {policy!r} yet; there are {sorted(self._published)}"
+                )
             self._users[published.name] = self._users.get(published.name, 0) + 1
             process.num_waiting += 1
             try:

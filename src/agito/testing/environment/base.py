@@ -56,4 +56,6 @@ class EnvironmentBase(Contract):
 def tail(successes: float, trials: int, chance: float) -> float:
     """P(X >= successes) for X binomial in `trials` at `chance`."""
     least = math.ceil(successes - 1e-9)
-    return sum(math.comb(trials, k) * chance**k * (1 - chance) ** (trials - k) for k in range(least, trials + 1))
+    return sum(
+        math.comb(trials, k) * chance**k * (1 - chance) ** (trials - k) for k in range(least, trials + 1)
+    )

@@ -19,7 +19,9 @@ SHORT = 4  # an answer of fewer characters can stand in a prompt by chance
 def text_of(task: Task) -> str:
     """Everything in a task that anybody driven by the policy could read."""
     tools = [[tool.name, tool.description, json.dumps(tool.parameters)] for tool in task.tools]
-    return "\n".join((task.id, task.family, *task.prompt.values(), *task.tags, *(line for tool in tools for line in tool)))
+    return "\n".join(
+        (task.id, task.family, *task.prompt.values(), *task.tags, *(line for tool in tools for line in tool))
+    )
 
 
 def has_word(text: str, word: str) -> bool:
@@ -44,11 +46,15 @@ class TaskRules(EnvironmentBase):
             require(not missing, f"splits={env.splits} lack {sorted(missing)}")
             require(0 <= env.chance_level < 1, f"chance_level={env.chance_level} is not in [0, 1)")
 
-    @rule("derive everything from the arguments: no clock, no hidden state, no unseeded randomness, no hash()")
+    @rule(
+        "derive everything from the arguments: no clock, no hidden state, no unseeded randomness, no hash()"
+    )
     async def test_a_task_is_a_pure_function_of_its_arguments(self) -> None:
         async with self.environment() as first, self.environment() as second:
             for split in first.splits:
-                tasks = [first.task(split=split, index=index, seed=self.seed) for index in range(self.num_tasks)]
+                tasks = [
+                    first.task(split=split, index=index, seed=self.seed) for index in range(self.num_tasks)
+                ]
                 for index in reversed(range(self.num_tasks)):
                     again = second.task(split=split, index=index, seed=self.seed)
                     require(again == tasks[index], f"{split}-{index} came out differently the second time")
@@ -63,22 +69,41 @@ class TaskRules(EnvironmentBase):
                         task, target = env.task(split=split, index=index, seed=seed)
                         require(task.id not in seen, f"the id {task.id} stands for two tasks")
                         seen.add(task.id)
-                        require(target.task_id == task.id, f"the key of {task.id} is labelled {target.task_id}")
-                        require((task.env, task.split) == (env.name, split), f"{task.id} says env={task.env} split={task.split}")
-                        require(task.family in env.families and task.level in env.levels, f"{task.id} is in no declared cell: {task.cell}")
+                        require(
+                            target.task_id == task.id, f"the key of {task.id} is labelled {target.task_id}"
+                        )
+                        require(
+                            (task.env, task.split) == (env.name, split),
+                            f"{task.id} says env={task.env} split={task.split}",
+                        )
+                        require(
+                            task.family in env.families and task.level in env.levels,
+                            f"{task.id} is in no declared cell: {task.cell}",
+                        )
 
     @rule("let `index` walk through all cells, and honour `family` and `level` when they are given")
     async def test_families_and_levels_rotate_evenly_unless_fixed(self) -> None:
         async with self.environment() as env:
             num_cells = len(env.families) * len(env.levels)
-            cells = Counter(env.task(split="train", index=index, seed=self.seed)[0].cell for index in range(2 * num_cells))
-            require(len(cells) == num_cells and set(cells.values()) == {2}, f"two rounds of {num_cells} cells gave {dict(cells)}")
+            cells = Counter(
+                env.task(split="train", index=index, seed=self.seed)[0].cell for index in range(2 * num_cells)
+            )
+            require(
+                len(cells) == num_cells and set(cells.values()) == {2},
+                f"two rounds of {num_cells} cells gave {dict(cells)}",
+            )
             for family in env.families:
                 for level in env.levels:
                     task, _ = env.task(split="train", index=3, seed=self.seed, family=family, level=level)
-                    require((task.family, task.level) == (family, level), f"asked for {family}-{level}, got {task.cell}")
+                    require(
+                        (task.family, task.level) == (family, level),
+                        f"asked for {family}-{level}, got {task.cell}",
+                    )
 
-    @rule("raise ValueError with the known names in the message", says="an unknown split, family or level is refused")
+    @rule(
+        "raise ValueError with the known names in the message",
+        says="an unknown split, family or level is refused",
+    )
     async def test_an_unknown_split_family_or_level_is_refused(self) -> None:
         async with self.environment() as env:
             require(refuses(env, split="no such split"), "split='no such split' was accepted")
@@ -103,20 +128,37 @@ class TaskRules(EnvironmentBase):
                 names = [tool.name for tool in task.tools]
                 require(bool(names) and len(set(names)) == len(names), f"{task.id} has the tools {names}")
                 for tool in task.tools:
-                    require(tool.parameters.get("type") == "object", f"the parameters of {tool.name} are no schema of an object")
+                    require(
+                        tool.parameters.get("type") == "object",
+                        f"the parameters of {tool.name} are no schema of an object",
+                    )
 
     @rule("keep answers and seeds in the Key; build prompt, tags and id from what the policy may know")
     async def test_nothing_of_the_key_stands_in_the_task(self) -> None:
         async with self.environment() as env:
             for split in env.splits:
-                tasks = [env.task(split=split, index=index, seed=self.seed) for index in range(self.num_stream(env))]
+                tasks = [
+                    env.task(split=split, index=index, seed=self.seed)
+                    for index in range(self.num_stream(env))
+                ]
                 for task, target in tasks:
-                    require(not (target.seed >= 10_000 and has_word(text_of(task), str(target.seed))), f"{task.id} shows the key's seed")
+                    require(
+                        not (target.seed >= 10_000 and has_word(text_of(task), str(target.seed))),
+                        f"{task.id} shows the key's seed",
+                    )
                 for family in env.families:
-                    require_hidden([(task, await self.secrets(env, task, target)) for task, target in tasks if task.family == family])
+                    require_hidden(
+                        [
+                            (task, await self.secrets(env, task, target))
+                            for task, target in tasks
+                            if task.family == family
+                        ]
+                    )
 
     async def secrets(self, env: Environment, task: Task, target: Target) -> set[str]:
-        """What must not stand in the task: by default what the solutions submit. Answers common to all tasks do not count."""
+        """What must not stand in the task: by default what the solutions submit. Answers common to all tasks
+        do not count.
+        """
         submitted: set[str] = set()
         for factory in env.solutions(task, target):
             played = await play(env, task, target, factory)
@@ -126,7 +168,9 @@ class TaskRules(EnvironmentBase):
 
 
 def require_hidden(answers: Sequence[tuple[Task, set[str]]]) -> None:
-    """No task of one family shows its own answer; an answer that they all share is no secret, and a short one can show by chance."""
+    """No task of one family shows its own answer; an answer that they all share is no secret, and a short one
+    can show by chance.
+    """
     shared = set[str].intersection(*(secrets for _, secrets in answers)) if len(answers) > 1 else set[str]()
     short: list[bool] = []
     for task, secrets in answers:
@@ -135,4 +179,7 @@ def require_hidden(answers: Sequence[tuple[Task, set[str]]]) -> None:
             require(not (shown and len(secret) >= SHORT), f"{task.id} shows its own answer {secret!r}")
             short.append(shown)
     shown_often = len(short) >= SHORT and sum(short) > len(short) / 2
-    require(not shown_often, f"{sum(short)} of {len(short)} tasks, such as {answers[0][0].id}, show their own answer")
+    require(
+        not shown_often,
+        f"{sum(short)} of {len(short)} tasks, such as {answers[0][0].id}, show their own answer",
+    )

@@ -1,4 +1,6 @@
-"""Rules about grading and about the scripted agents that an environment ships: solutions, negative controls, the demonstrator."""
+"""Rules about grading and about the scripted agents that an environment ships: solutions, negative controls,
+the demonstrator.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def same(one: Verdict, two: Verdict) -> bool:
 
 class VerdictRules(EnvironmentBase):
     @rule(
-        "make solutions read what the world answers, so that they go on after a timeout or without a missing tool",
+        "make solutions read what the world answers, so that they go on after a timeout or without a "
+        "missing tool",
         says="every solution earns full marks, whatever faults it meets",
     )
     async def test_every_solution_earns_full_marks_whatever_faults_it_meets(self) -> None:
@@ -38,7 +41,10 @@ class VerdictRules(EnvironmentBase):
                     for number, factory in enumerate(solutions):
                         for noise in range(self.num_noise):
                             verdict = (await play(env, task, target, factory, noise_seed=noise)).verdict
-                            got = f"solution {number} of {task.id} under noise {noise} earns {verdict.reward} ({verdict.evidence})"
+                            got = (
+                                f"solution {number} of {task.id} under noise {noise} earns "
+                                f"{verdict.reward} ({verdict.evidence})"
+                            )
                             require(verdict.reward == self.full_reward, got)
 
     @rule("make the two dialects two ways to write the same calls: parse(action(call)) must be that call")
@@ -51,21 +57,35 @@ class VerdictRules(EnvironmentBase):
                 for factory in env.solutions(task, target):
                     plain = await play(env, task, target, factory)
                     for renderer in renderers:
-                        require(len(renderer.opening(task)) > 0, f"the {renderer.dialect} prompt of {task.id} is empty")
+                        require(
+                            len(renderer.opening(task)) > 0,
+                            f"the {renderer.dialect} prompt of {task.id} is empty",
+                        )
                         played = await play(env, task, target, factory, renderer=renderer)
                         rewards = played.verdict.reward, plain.verdict.reward
-                        got = f"{task.id} through the {renderer.dialect} dialect earns {rewards[0]}, directly {rewards[1]}"
+                        got = (
+                            f"{task.id} through the {renderer.dialect} dialect earns {rewards[0]}, "
+                            f"directly {rewards[1]}"
+                        )
                         require(rewards[0] == rewards[1], got)
         missing = set(Dialect) - {renderer.dialect for renderer in renderers}
         require(not missing, f"renderers() lacks {sorted(missing)}")
 
-    @rule("ship agents that do nothing, guess and claim, and `open_loop`, which acts from the prompt alone; close whatever pays them")
+    @rule(
+        "ship agents that do nothing, guess and claim, and `open_loop`, which acts from the prompt alone; "
+        "close whatever pays them"
+    )
     async def test_negative_controls_stay_at_the_floor(self) -> None:
         async with self.environment() as env:
             names = set(env.negative_controls(env.task(split="train", index=0, seed=self.seed)[0]))
-            require(OPEN_LOOP in names, f"the negative controls are {', '.join(sorted(names)) or 'none'}: there is no {OPEN_LOOP!r}")
+            require(
+                OPEN_LOOP in names,
+                f"the negative controls are {', '.join(sorted(names)) or 'none'}: there is no {OPEN_LOOP!r}",
+            )
             for name in sorted(names):
-                rewards = [await self.reward_of_impostor(env, name, index) for index in range(self.num_episodes)]
+                rewards = [
+                    await self.reward_of_impostor(env, name, index) for index in range(self.num_episodes)
+                ]
                 require_floor(name, rewards, env.chance_level)
 
     async def reward_of_impostor(self, env: Environment, name: str, index: int) -> float:
@@ -79,12 +99,19 @@ class VerdictRules(EnvironmentBase):
             rewards: list[float] = []
             for index in range(self.num_episodes):
                 task, target = env.task(split="heldout", index=index, seed=self.seed)
-                verdict = await env.grade((await play(env, task, target, nothing(), attempt(index))).sealed, target, 0)
-                require(verdict.status is Status.SCORED, f"doing nothing in {task.id} is void: {verdict.evidence}")
+                verdict = await env.grade(
+                    (await play(env, task, target, nothing(), attempt(index))).sealed, target, 0
+                )
+                require(
+                    verdict.status is Status.SCORED, f"doing nothing in {task.id} is void: {verdict.evidence}"
+                )
                 rewards.append(verdict.reward)
             require_floor("doing nothing", rewards, env.chance_level)
 
-    @rule("let `grade` depend on the capture, the key and the grade seed only; no live world, no clock, no counter")
+    @rule(
+        "let `grade` depend on the capture, the key and the grade seed only; no live world, no clock, no "
+        "counter"
+    )
     async def test_a_verdict_is_a_pure_function_of_what_was_captured(self) -> None:
         async with self.environment() as env, self.environment() as other:
             for task, target in self.sample(env, "heldout"):
@@ -92,11 +119,18 @@ class VerdictRules(EnvironmentBase):
                     sealed = (await play(env, task, target, factory)).sealed
                     once = await env.grade(sealed, target, 5)
                     again = [await env.grade(sealed, target, 5), await other.grade(sealed, target, 5)]
-                    require(all(same(once, verdict) for verdict in again), f"{task.id} graded again: {once} and {again}")
-                    require(once.grade_seed == 5, f"the verdict on {task.id} carries grade seed {once.grade_seed}, not 5")
+                    require(
+                        all(same(once, verdict) for verdict in again),
+                        f"{task.id} graded again: {once} and {again}",
+                    )
+                    require(
+                        once.grade_seed == 5,
+                        f"the verdict on {task.id} carries grade seed {once.grade_seed}, not 5",
+                    )
 
     @rule(
-        "draw each decision of the demonstrator rightly with probability `skill`, from a generator seeded by `seed`",
+        "draw each decision of the demonstrator rightly with probability `skill`, from a generator seeded "
+        "by `seed`",
         says="the demonstrator's success falls with its skill",
     )
     async def test_the_demonstrators_success_falls_with_its_skill(self) -> None:
@@ -105,7 +139,10 @@ class VerdictRules(EnvironmentBase):
             require(high - low >= MIN_SPREAD, f"success is {low:.2f} at skill 0 and {high:.2f} at skill 1")
             half = await self.success(env, 0.5)
             slack = 2 * math.sqrt(0.25 / self.num_episodes)
-            require(low - slack <= half <= high + slack, f"success is {low:.2f}, {half:.2f}, {high:.2f} at skill 0, 0.5, 1")
+            require(
+                low - slack <= half <= high + slack,
+                f"success is {low:.2f}, {half:.2f}, {high:.2f} at skill 0, 0.5, 1",
+            )
 
     async def success(self, env: Environment, skill: float) -> float:
         rewards: list[float] = []
@@ -133,5 +170,6 @@ def require_floor(name: str, rewards: list[float], chance: float) -> None:
     luck = tail(sum(rewards), len(rewards), chance)
     require(
         luck >= SURE,
-        f"{name} earns {sum(rewards):g} in {len(rewards)} episodes where luck earns {chance * len(rewards):.2g} (p={luck:.1g})",
+        f"{name} earns {sum(rewards):g} in {len(rewards)} episodes where luck earns "
+        f"{chance * len(rewards):.2g} (p={luck:.1g})",
     )

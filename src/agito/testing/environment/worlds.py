@@ -34,45 +34,76 @@ async def refused(session: Session, task: Task) -> bool:
 
 
 class WorldRules(EnvironmentBase):
-    @rule("key every random choice of the world by (noise_seed, attempt, call); use no clock and no shared generator")
+    @rule(
+        "key every random choice of the world by (noise_seed, attempt, call); use no clock and no shared "
+        "generator"
+    )
     async def test_the_same_calls_under_the_same_noise_get_the_same_events(self) -> None:
         async with self.environment() as first, self.environment() as second:
             for (task, key), noise in product(self.sample(first, "train"), range(self.num_noise)):
                 script = solution(first, task, key)
                 one = await play(first, task, key, script, FIRST, noise_seed=noise)
                 two = await play(second, task, key, script, FIRST, noise_seed=noise)
-                require([*map(essence, one.events)] == [*map(essence, two.events)], f"{task.id} answered differently the second time")
-                require(one.sealed.digest == two.sealed.digest, f"{task.id} was left in another state the second time")
+                require(
+                    [*map(essence, one.events)] == [*map(essence, two.events)],
+                    f"{task.id} answered differently the second time",
+                )
+                require(
+                    one.sealed.digest == two.sealed.digest,
+                    f"{task.id} was left in another state the second time",
+                )
 
     @rule(
-        "number events from 0, put the call and the budget that is left into each, and cut texts at `observation_bytes`",
+        "number events from 0, put the call and the budget that is left into each, and cut texts at "
+        "`observation_bytes`",
         says="every event is numbered, names its call, and says what is left",
     )
     async def test_every_event_is_numbered_names_its_call_and_says_what_is_left(self) -> None:
         async with self.environment() as env:
             for task, target in self.sample(env, "train"):
-                for at, event in enumerate((await play(env, task, target, solution(env, task, target))).events):
+                for at, event in enumerate(
+                    (await play(env, task, target, solution(env, task, target))).events
+                ):
                     where = f"event {at} of {task.id}"
                     require(event.index == at, f"{where} has the index {event.index}")
                     require(event.left is not None, f"{where} does not say what is left")
                     size = len(event.text.encode())
                     require(size <= task.limits.observation_bytes + MARK_BYTES, f"{where} has {size} bytes")
-                    require(event.fault not in (Fault.TASK, Fault.ENV, Fault.INFRA), f"{where} blames {event.fault}")
+                    require(
+                        event.fault not in (Fault.TASK, Fault.ENV, Fault.INFRA),
+                        f"{where} blames {event.fault}",
+                    )
 
-    @rule("answer unknown tools and calls with a `problem` by an event with Fault.POLICY and a text that says what to do")
+    @rule(
+        "answer unknown tools and calls with a `problem` by an event with Fault.POLICY and a text that "
+        "says what to do"
+    )
     async def test_a_mistake_of_the_policy_is_an_event_that_it_can_read(self) -> None:
         async with self.environment() as env:
             for task, target in self.one_per_family(env):
                 control = await env.open(task, target, FIRST, noise_seed=0)
                 wrong = [
                     *BAD_CALLS,
-                    *(Call(tool=tool.name, arguments={}, raw=tool.name) for tool in task.tools if tool.parameters.get("required")),
+                    *(
+                        Call(tool=tool.name, arguments={}, raw=tool.name)
+                        for tool in task.tools
+                        if tool.parameters.get("required")
+                    ),
                 ]
                 for at, call in enumerate(wrong):
                     (event,) = await control.session.act((call,), budget(task.limits, at + 1))
-                    require(event.fault is Fault.POLICY, f"{call.tool or call.raw!r} without arguments: the fault is {event.fault}")
-                    require(bool(event.text.strip()), f"{call.tool or call.raw!r} without arguments: the policy reads nothing")
-                    require(event.call == call and not event.ended, f"{call.tool or call.raw!r} without arguments ended the episode")
+                    require(
+                        event.fault is Fault.POLICY,
+                        f"{call.tool or call.raw!r} without arguments: the fault is {event.fault}",
+                    )
+                    require(
+                        bool(event.text.strip()),
+                        f"{call.tool or call.raw!r} without arguments: the policy reads nothing",
+                    )
+                    require(
+                        event.call == call and not event.ended,
+                        f"{call.tool or call.raw!r} without arguments ended the episode",
+                    )
                 await control.close()
 
     @rule("carry out calls in order, one event each, and stop after the event that ends the episode")
@@ -83,8 +114,14 @@ class WorldRules(EnvironmentBase):
                 calls = [event.call for event in played.events]
                 control = await env.open(task, target, FIRST, noise_seed=0)
                 events = await control.session.act((*calls, calls[0]), budget(task.limits))
-                require(len(events) == len(calls), f"{task.id}: {len(calls)} calls and one after the end gave {len(events)} events")
-                require([e.text for e in events] == [e.text for e in played.events], f"{task.id} answered differently at once")
+                require(
+                    len(events) == len(calls),
+                    f"{task.id}: {len(calls)} calls and one after the end gave {len(events)} events",
+                )
+                require(
+                    [e.text for e in events] == [e.text for e in played.events],
+                    f"{task.id} answered differently at once",
+                )
                 await control.close()
 
     @rule("raise RuntimeError from `act` once an event has ended the episode or the world is sealed")
@@ -93,7 +130,9 @@ class WorldRules(EnvironmentBase):
             for task, target in self.one_per_family(env):
                 control = await env.open(task, target, FIRST, noise_seed=0)
                 events = await act_out(control.session, task.limits, solution(env, task, target))
-                require(bool(events) and events[-1].ended, f"the solution of {task.id} does not end its episode")
+                require(
+                    bool(events) and events[-1].ended, f"the solution of {task.id} does not end its episode"
+                )
                 require(await refused(control.session, task), f"{task.id} accepts a call after the end")
                 await control.close()
                 control = await env.open(task, target, SECOND, noise_seed=0)
@@ -124,10 +163,19 @@ class WorldRules(EnvironmentBase):
                 worlds = [await env.open(task, target, FIRST, noise_seed=0) for _ in range(2)]
                 events = await in_step(worlds, task, [event.call for event in alone.events])
                 for control, seen in zip(worlds, events, strict=True):
-                    require([e.text for e in seen] == [e.text for e in alone.events], f"{task.id} goes differently beside its twin")
-                    require((await control.seal()).digest == alone.sealed.digest, f"{task.id} ends differently beside its twin")
+                    require(
+                        [e.text for e in seen] == [e.text for e in alone.events],
+                        f"{task.id} goes differently beside its twin",
+                    )
+                    require(
+                        (await control.seal()).digest == alone.sealed.digest,
+                        f"{task.id} ends differently beside its twin",
+                    )
                     await control.close()
-                require(await bystander.digest() == before, f"a world of {task.id} changed while others were acted on")
+                require(
+                    await bystander.digest() == before,
+                    f"a world of {task.id} changed while others were acted on",
+                )
                 await bystander.close()
 
     @rule("build each world from the task and the key alone, never from what an earlier episode left")
@@ -144,7 +192,8 @@ class WorldRules(EnvironmentBase):
                 require(len(set(digests)) == 1, f"{task.id} begins in {len(set(digests))} different states")
 
     @rule(
-        "hash the whole state canonically (sorted names, contents, what was submitted), and change nothing by looking",
+        "hash the whole state canonically (sorted names, contents, what was submitted), and change nothing "
+        "by looking",
         says="the digest tells states apart, and looking changes nothing",
     )
     async def test_the_digest_tells_states_apart_and_looking_changes_nothing(self) -> None:
@@ -154,13 +203,21 @@ class WorldRules(EnvironmentBase):
                 fresh = [await control.digest(), await control.digest()]
                 require(fresh[0] == fresh[1], f"the digest of {task.id} changes by looking")
                 await act_out(control.session, task.limits, solution(env, task, target))
-                require(await control.digest() != fresh[0], f"the digest of {task.id} does not see that it was solved")
+                require(
+                    await control.digest() != fresh[0],
+                    f"the digest of {task.id} does not see that it was solved",
+                )
                 await control.close()
                 untouched = await play(env, task, target, nothing(), FIRST)
                 solved = await play(env, task, target, solution(env, task, target), FIRST)
-                require(untouched.sealed.digest != solved.sealed.digest, f"the captures of {task.id} solved and untouched have one digest")
+                require(
+                    untouched.sealed.digest != solved.sealed.digest,
+                    f"the captures of {task.id} solved and untouched have one digest",
+                )
 
-    @rule("copy the whole state into the fork, its call counter included, and key its noise like its parent's")
+    @rule(
+        "copy the whole state into the fork, its call counter included, and key its noise like its parent's"
+    )
     async def test_a_fork_goes_on_exactly_as_the_original_does(self) -> None:
         async with self.environment() as env:
             for task, target in self.one_per_family(env):
@@ -171,8 +228,12 @@ class WorldRules(EnvironmentBase):
                         original = await env.open(task, target, FIRST, noise_seed=noise)
                         await self.compare_fork(original, task, script, whole, cut)
 
-    async def compare_fork(self, original: Control, task: Task, script: ScriptFactory, whole: tuple[Event, ...], cut: int) -> None:
-        """Forks after `cut` events; both must end like `whole`, and the fork must not disturb the original."""
+    async def compare_fork(
+        self, original: Control, task: Task, script: ScriptFactory, whole: tuple[Event, ...], cut: int
+    ) -> None:
+        """Forks after `cut` events; both must end like `whole`, and the fork must not disturb the
+        original.
+        """
         where = f"{task.id} forked after {cut} events"
         past = await act_out(original.session, task.limits, script, most=cut) if cut else ()
         before = await original.digest()
@@ -183,9 +244,18 @@ class WorldRules(EnvironmentBase):
         forked = await act_out(fork.session, task.limits, script, past=past)
         require(await original.digest() == before, f"{where}: acting in the fork changed the original")
         went_on = await act_out(original.session, task.limits, script, past=past)
-        require([*map(essence, forked)] == [*map(essence, went_on)], f"{where} sees other events than the original")
-        require([e.text for e in went_on] == [e.text for e in whole], f"{where}: the snapshot changed how the original goes on")
-        require((await fork.seal()).digest == (await original.seal()).digest, f"{where} ends in another state than the original")
+        require(
+            [*map(essence, forked)] == [*map(essence, went_on)],
+            f"{where} sees other events than the original",
+        )
+        require(
+            [e.text for e in went_on] == [e.text for e in whole],
+            f"{where}: the snapshot changed how the original goes on",
+        )
+        require(
+            (await fork.seal()).digest == (await original.seal()).digest,
+            f"{where} ends in another state than the original",
+        )
         for control in (fork, original):
             await control.close()
 
@@ -197,7 +267,10 @@ class WorldRules(EnvironmentBase):
                 fork: Control = await control.fork(await control.snapshot(), SECOND, same_noise=False)
                 await act_out(fork.session, task.limits, solution(env, task, target))
                 verdict = await env.grade(await fork.seal(), target, 0)
-                require(verdict.reward == self.full_reward, f"{task.id}: the solution earns {verdict.reward} in the fork")
+                require(
+                    verdict.reward == self.full_reward,
+                    f"{task.id}: the solution earns {verdict.reward} in the fork",
+                )
                 for world in (fork, control):
                     await world.close()
 

@@ -11,8 +11,8 @@ from agito.testing.sandbox.survival import SurvivalRules
 class SandboxContract(ActionRules, ConfinementRules, NetworkRules, SurvivalRules):
     """Subclass it, override `make`, and run pytest.
 
-    The rules attack the box that they are given: run them against something that you believe to be a sandbox, never against a
-    plain subprocess on a machine that matters.
+    The rules attack the box that they are given: run them against something that you believe to be a sandbox,
+    never against a plain subprocess on a machine that matters.
     """
 
 

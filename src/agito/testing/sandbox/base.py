@@ -48,13 +48,19 @@ def text(result: Result) -> str:
 async def require_says(box: Sandbox, command: str, expected: str, meaning: str) -> None:
     """The command's output is `expected`, or `meaning` says what is wrong."""
     result = await box.sh(command)
-    require(text(result) == expected, f"{meaning}: `{command}` printed {text(result)!r}, not {expected!r} (exit code {result.exit_code})")
+    require(
+        text(result) == expected,
+        f"{meaning}: `{command}` printed {text(result)!r}, not {expected!r} (exit code {result.exit_code})",
+    )
 
 
 async def require_alive(box: Sandbox, after: str) -> None:
     """The box still works after an attack."""
     result = await box.sh("echo alive")
-    require(text(result) == "alive", f"after {after} the box answers {text(result)!r} (exit code {result.exit_code}, {result.killed_by})")
+    require(
+        text(result) == "alive",
+        f"after {after} the box answers {text(result)!r} (exit code {result.exit_code}, {result.killed_by})",
+    )
 
 
 async def read_error(box: Sandbox, path: str) -> str:

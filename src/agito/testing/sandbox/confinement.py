@@ -1,4 +1,6 @@
-"""Rules about what a box cannot do: outlast its deadline, outgrow its limits, or reach anything outside itself."""
+"""Rules about what a box cannot do: outlast its deadline, outgrow its limits, or reach anything outside
+itself.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ class ConfinementRules(SandboxBase):
     async def test_processes_that_ignore_signals_end_at_the_deadline(self) -> None:
         async with self.box() as box:
             before = await count_processes(box)
-            result = await box.sh("trap '' TERM INT HUP; (trap '' TERM; setsid sleep 999 & sleep 999) & sleep 999", timeout_s=0.3)
+            result = await box.sh(
+                "trap '' TERM INT HUP; (trap '' TERM; setsid sleep 999 & sleep 999) & sleep 999",
+                timeout_s=0.3,
+            )
             require(result.exit_code is None, f"it ended with exit code {result.exit_code}")
             left = await count_processes(box)
             require(left <= before, f"{left - before} processes outlived the deadline")
@@ -44,7 +49,10 @@ class ConfinementRules(SandboxBase):
             greedy = "parts = []\nwhile True: parts.append(bytearray(b'x' * (1 << 22)))"
             result = await box.py(greedy, timeout_s=20.0)
             require_failed(result, f"a snippet that takes all memory of {self.spec.mem_mb} MiB")
-            require(result.peak_mb < 2 * self.spec.mem_mb, f"it reached {result.peak_mb:.0f} MiB where {self.spec.mem_mb} are allowed")
+            require(
+                result.peak_mb < 2 * self.spec.mem_mb,
+                f"it reached {result.peak_mb:.0f} MiB where {self.spec.mem_mb} are allowed",
+            )
             await require_alive(box, "a snippet that takes all memory")
 
     @rule("limit processes per box, not per user")
@@ -52,11 +60,15 @@ class ConfinementRules(SandboxBase):
         async with self.box() as box:
             bomb = (
                 "import os, time\nn = 0\n"
-                "try:\n    while n < 2000:\n        if os.fork() == 0: time.sleep(30); os._exit(0)\n        n += 1\n"
+                "try:\n    while n < 2000:\n        if os.fork() == 0: time.sleep(30); os._exit(0)\n       "
+                " n += 1\n"
                 "except OSError: pass\nprint(n, flush=True)"
             )
             started = text(await box.py(bomb, timeout_s=20.0))
-            require(started.isdigit() and int(started) <= self.spec.procs, f"{started} processes started of {self.spec.procs}")
+            require(
+                started.isdigit() and int(started) <= self.spec.procs,
+                f"{started} processes started of {self.spec.procs}",
+            )
             await box.kill()
             await require_alive(box, "a fork bomb")
 
@@ -64,13 +76,19 @@ class ConfinementRules(SandboxBase):
     async def test_disk_is_limited(self) -> None:
         async with self.box() as box:
             for folder, most in ((".", self.spec.work_mb), ("/tmp", self.spec.tmp_mb)):
-                await box.sh(f"cd {folder} && for i in $(seq 40); do head -c 1000000 /dev/zero > fill$i || break; done; cd - >/dev/null")
+                await box.sh(
+                    f"cd {folder} && for i in $(seq 40); do head -c 1000000 /dev/zero > fill$i || break; "
+                    "done; cd - >/dev/null"
+                )
                 used = int(text(await box.sh(f"cat {folder}/fill* | wc -c"))) / (1 << 20)
                 require(used <= most + 1, f"{used:.0f} MiB fit into {folder}, where {most} are allowed")
                 await box.sh(f"rm -f {folder}/fill*")
             await box.sh("head -c 30000000 /dev/zero > large")
             size = int(text(await box.sh("cat large | wc -c"))) / (1 << 20)
-            require(size <= self.spec.fsize_mb + 0.1, f"one file has {size:.0f} MiB, where {self.spec.fsize_mb} are allowed")
+            require(
+                size <= self.spec.fsize_mb + 0.1,
+                f"one file has {size:.0f} MiB, where {self.spec.fsize_mb} are allowed",
+            )
             await require_alive(box, "a full disk")
 
     @rule("drain output without keeping it all; end the action at its deadline or at a byte budget")
@@ -78,12 +96,18 @@ class ConfinementRules(SandboxBase):
         async with self.box() as box:
             result = await box.sh("yes", timeout_s=0.5)
             require(
-                result.fault in (Fault.TIMEOUT, Fault.BUDGET), f"an endless flood ended with {result.fault}, exit code {result.exit_code}"
+                result.fault in (Fault.TIMEOUT, Fault.BUDGET),
+                f"an endless flood ended with {result.fault}, exit code {result.exit_code}",
             )
-            require(len(result.output) <= self.spec.output_bytes + 200, f"{len(result.output)} bytes were kept")
+            require(
+                len(result.output) <= self.spec.output_bytes + 200, f"{len(result.output)} bytes were kept"
+            )
             await require_alive(box, "a flood of output")
 
-    @rule("give every box its own mounts: no file of the host's users, none of another box, nothing of the system to be written")
+    @rule(
+        "give every box its own mounts: no file of the host's users, none of another box, nothing of the "
+        "system to be written"
+    )
     async def test_files_outside_the_box_are_out_of_reach(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             secret = Path(folder, "secret")
@@ -91,11 +115,15 @@ class ConfinementRules(SandboxBase):
             secret.chmod(0o644)
             async with self.pool() as pool:
                 one, two = await pool.start(self.spec), await pool.start(self.spec)
-                await one.sh("echo neighbour > mine; echo neighbour > /tmp/mine; echo neighbour > /dev/shm/mine")
+                await one.sh(
+                    "echo neighbour > mine; echo neighbour > /tmp/mine; echo neighbour > /dev/shm/mine"
+                )
                 for command in (f"cat {secret}", "cat /etc/shadow", "cat mine /tmp/mine /dev/shm/mine"):
                     seen = text(await two.sh(command))
                     require(
-                        "secret" not in seen.replace(str(secret), "") and "neighbour" not in seen and "root:" not in seen,
+                        "secret" not in seen.replace(str(secret), "")
+                        and "neighbour" not in seen
+                        and "root:" not in seen,
                         f"`{command}` reads {seen!r}",
                     )
                 for path in ("/usr/x", "/etc/x", "/bin/x"):
@@ -124,15 +152,20 @@ class ConfinementRules(SandboxBase):
             uid_map = text(await box.sh("cat /proc/self/uid_map")).split()
             require(uid_map[1] != "0", f"the box's user is the host's root: {uid_map}")
             require(
-                await fails(box, "unshare -r true") and await fails(box, "mount -t tmpfs x /tmp"), "namespaces or mounts can be made inside"
+                await fails(box, "unshare -r true") and await fails(box, "mount -t tmpfs x /tmp"),
+                "namespaces or mounts can be made inside",
             )
 
-    @rule("shield pid 1: not dumpable, ptrace denied, signals ignored, its environment and descriptors closed")
+    @rule(
+        "shield pid 1: not dumpable, ptrace denied, signals ignored, its environment and descriptors closed"
+    )
     async def test_pid_1_cannot_be_touched(self) -> None:
         async with self.box() as box:
             for command in ("cat /proc/1/environ", "ls /proc/1/fd", "head -c 1 /proc/1/mem"):
                 result = await box.sh(command)
-                require(result.exit_code != 0 or not result.output, f"`{command}` reads {result.output[:40]!r}")
+                require(
+                    result.exit_code != 0 or not result.output, f"`{command}` reads {result.output[:40]!r}"
+                )
             await box.sh("kill -9 1; kill -STOP 1; kill -INT 1; kill -TERM 1")
             await require_alive(box, "signals to pid 1")
 

@@ -41,13 +41,25 @@ class NetworkRules(SandboxBase):
             listener = await one.listen()
             try:
                 port: int = listener.getsockname()[1]
-                require(text(await one.py(_CALL.format(port=port))) == "0", "the box cannot connect to its own listener")
-                require(text(await two.py(_CALL.format(port=port))) != "0", "another box can connect to the listener")
+                require(
+                    text(await one.py(_CALL.format(port=port))) == "0",
+                    "the box cannot connect to its own listener",
+                )
+                require(
+                    text(await two.py(_CALL.format(port=port))) != "0",
+                    "another box can connect to the listener",
+                )
                 with socket.socket() as host:
-                    require(host.connect_ex(("127.0.0.1", port)) != 0, "the host's own network reaches the listener")
+                    require(
+                        host.connect_ex(("127.0.0.1", port)) != 0,
+                        "the host's own network reaches the listener",
+                    )
                 await one.close()
                 three = await pool.start(self.spec)
-                require(text(await three.py(_CALL.format(port=port))) != "0", "a later box can connect to the listener")
+                require(
+                    text(await three.py(_CALL.format(port=port))) != "0",
+                    "a later box can connect to the listener",
+                )
             finally:
                 listener.close()
             await two.close()
@@ -61,7 +73,10 @@ class NetworkRules(SandboxBase):
                 await box.sh("true")
                 os.write(service.stdin, b"word\n")
                 said, wrong = await read(service.stdout), await read(service.stderr)
-                require((said, wrong) == (b"got word in /work\n", b"bad\n"), f"the service said {said!r} and {wrong!r}")
+                require(
+                    (said, wrong) == (b"got word in /work\n", b"bad\n"),
+                    f"the service said {said!r} and {wrong!r}",
+                )
                 await box.kill()
                 require(await read(service.stdout) == b"", "the service outlives kill()")
             finally:

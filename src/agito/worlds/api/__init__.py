@@ -1,4 +1,6 @@
-"""A stateful service over SQLite: operations with permissions, validation, idempotency and transactions, as tools or as HTTP."""
+"""A stateful service over SQLite: operations with permissions, validation, idempotency and transactions, as
+tools or as HTTP.
+"""
 
 from __future__ import annotations
 

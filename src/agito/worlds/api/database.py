@@ -13,7 +13,8 @@ from agito.worlds.api.transaction import opened
 
 Cell: TypeAlias = "None | int | float | str | bytes"
 Row: TypeAlias = "tuple[Cell, ...]"
-Tables: TypeAlias = "Mapping[str, Mapping[Row, Mapping[str, Cell]]]"  # table -> primary key -> column -> value
+# table -> primary key -> column -> value
+Tables: TypeAlias = "Mapping[str, Mapping[Row, Mapping[str, Cell]]]"
 
 
 class Database:
@@ -61,7 +62,9 @@ def _empty(schema: str) -> bytes:
 
 
 def dump(database: sqlite3.Connection | bytes, *, hidden: bool = False) -> Tables:
-    """Every table by primary key, in order. Tables whose names begin with `_` are the machinery's own: `hidden` shows them too."""
+    """Every table by primary key, in order. Tables whose names begin with `_` are the machinery's own:
+    `hidden` shows them too.
+    """
     if isinstance(database, bytes):
         opened = Database(database)
         try:
@@ -70,7 +73,9 @@ def dump(database: sqlite3.Connection | bytes, *, hidden: bool = False) -> Table
             opened.close()
     names = [
         name
-        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")
+        for (name,) in database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+        )
         if hidden or not name.startswith("_")
     ]
     return {name: _rows(database, name) for name in names}
@@ -79,7 +84,9 @@ def dump(database: sqlite3.Connection | bytes, *, hidden: bool = False) -> Table
 def _rows(connection: sqlite3.Connection, table: str) -> Mapping[Row, Mapping[str, Cell]]:
     columns = connection.execute(f'PRAGMA table_info("{table}")').fetchall()
     names = [column[1] for column in columns]
-    key = sorted((column[5], at) for at, column in enumerate(columns) if column[5]) or [(0, at) for at in range(len(columns))]
+    key = sorted((column[5], at) for at, column in enumerate(columns) if column[5]) or [
+        (0, at) for at in range(len(columns))
+    ]
     listed = connection.execute(f'SELECT * FROM "{table}"').fetchall()
     found = {tuple(row[at] for _, at in key): dict(zip(names, row, strict=True)) for row in listed}
     return {each: found[each] for each in sorted(found, key=repr)}
@@ -87,7 +94,9 @@ def _rows(connection: sqlite3.Connection, table: str) -> Mapping[Row, Mapping[st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One place where what was found is not what was wanted. `column` is None for a whole row too many or too few."""
+    """One place where what was found is not what was wanted. `column` is None for a whole row too many or too
+    few.
+    """
 
     table: str
     key: Row
@@ -103,7 +112,9 @@ class Change:
 
 
 def differences(wanted: Tables, found: Tables) -> tuple[Change, ...]:
-    """Every difference, damage to rows that nobody asked about included; none: the goal is reached and nothing else was touched."""
+    """Every difference, damage to rows that nobody asked about included; none: the goal is reached and
+    nothing else was touched.
+    """
     changes: list[Change] = []
     for table in sorted({*wanted, *found}):
         ours, theirs = wanted.get(table, {}), found.get(table, {})

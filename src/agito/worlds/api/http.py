@@ -1,7 +1,7 @@
 """The service over real HTTP: `POST /OPERATION` with a JSON object, a bearer token, an `Idempotency-Key`.
 
-`listening` serves it on a Unix socket of the host, or on any listener: that of a sandbox's own network (`Box.listen`) makes it an API that
-only the programs inside that sandbox can reach.
+`listening` serves it on a Unix socket of the host, or on any listener: that of a sandbox's own network
+(`Box.listen`) makes it an API that only the programs inside that sandbox can reach.
 """
 
 from __future__ import annotations
@@ -41,19 +41,26 @@ def app(service: Service, tokens: Mapping[str, tuple[str, str]]) -> Starlette:
         key = request.headers.get("idempotency-key")
         caller, role = known
         operation = request.path_params["operation"]
-        return _response(await service.handle(operation, arguments | ({KEY: key} if key else {}), caller=caller, role=role))
+        return _response(
+            await service.handle(operation, arguments | ({KEY: key} if key else {}), caller=caller, role=role)
+        )
 
     return Starlette(routes=[Route("/{operation}", serve, methods=["POST"])])
 
 
 @asynccontextmanager
 async def listening(application: Starlette, where: Path | socket.socket) -> AsyncGenerator[None]:
-    """Serves on the Unix socket at a path, or on a listener, which stays the caller's to close, for as long as the block lasts.
+    """Serves on the Unix socket at a path, or on a listener, which stays the caller's to close, for as long
+    as the block lasts.
 
     Raises `TimeoutError` when it does not come up.
     """
     is_path = isinstance(where, Path)
-    server = _Server(uvicorn.Config(application, uds=str(where) if is_path else None, log_level="warning", lifespan="off", ws="none"))
+    server = _Server(
+        uvicorn.Config(
+            application, uds=str(where) if is_path else None, log_level="warning", lifespan="off", ws="none"
+        )
+    )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.serve, None if is_path else [where])
         try:
@@ -89,7 +96,11 @@ async def _arguments(request: Request) -> dict[str, Json] | Reply:
         parsed: Json = json.loads(bytes(body) or b"{}", parse_constant=_refuse)
     except (ValueError, RecursionError):
         parsed = None
-    return parsed if isinstance(parsed, dict) else Reply(status=400, body={"error": "the body must be a JSON object"})
+    return (
+        parsed
+        if isinstance(parsed, dict)
+        else Reply(status=400, body={"error": "the body must be a JSON object"})
+    )
 
 
 def _response(reply: Reply) -> JSONResponse:

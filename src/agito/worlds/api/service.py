@@ -1,7 +1,8 @@
-"""The service: operations on a database, each one a transaction, behind permissions, validation and idempotency keys.
+"""The service: operations on a database, each one a transaction, behind permissions, validation and
+idempotency keys.
 
-All or nothing: whatever an operation raises, nothing of it stays. The same key with the same request is answered from the record and
-not carried out again; with another request it is refused.
+All or nothing: whatever an operation raises, nothing of it stays. The same key with the same request is
+answered from the record and not carried out again; with another request it is refused.
 """
 
 from __future__ import annotations
@@ -25,9 +26,19 @@ from agito.worlds.component import Answer, overran
 
 Arguments: TypeAlias = "Mapping[str, Json]"
 KEY = "idempotency_key"  # an optional parameter of every operation that writes
-_KEYS = f"CREATE TABLE IF NOT EXISTS {REQUESTS} (key TEXT PRIMARY KEY, caller TEXT, request TEXT, status INTEGER, body TEXT)"
+_KEYS = (
+    f"CREATE TABLE IF NOT EXISTS {REQUESTS} (key TEXT PRIMARY KEY, caller TEXT, request TEXT, status "
+    "INTEGER, body TEXT)"
+)
 LONGEST_S = 30.0  # of a request over HTTP
-_TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
+_TYPES = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+}
 
 
 class Problem(Exception):
@@ -40,10 +51,12 @@ class Problem(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One thing that the service does. `run` gets the connection, inside a transaction, and arguments that fit the tool's schema.
+    """One thing that the service does. `run` gets the connection, inside a transaction, and arguments that
+    fit the tool's schema.
 
-    It may commit and roll back, use `with connection` and scripts, and run SQL that the caller wrote: all of it is a part of the one
-    transaction (`agito.worlds.api.transaction`). Bytes that it returns are shown in hexadecimal, numbers that JSON lacks as null.
+    It may commit and roll back, use `with connection` and scripts, and run SQL that the caller wrote: all of
+    it is a part of the one transaction (`agito.worlds.api.transaction`). Bytes that it returns are shown in
+    hexadecimal, numbers that JSON lacks as null.
     """
 
     tool: ToolSpec
@@ -61,7 +74,9 @@ class Reply:
 
 
 class Service:
-    """Implements `Component`. As tools, its caller is `caller` in `role`; over HTTP, each token has its own."""
+    """Implements `Component`. As tools, its caller is `caller` in `role`; over HTTP, each token
+    has its own.
+    """
 
     exactness = Exactness.EXACT
 
@@ -101,8 +116,12 @@ class Service:
         except Problem as problem:
             return Reply(status=problem.status, body={"error": str(problem)})
 
-    async def handle(self, name: str, arguments: Arguments, *, caller: str, role: str, timeout_s: float = LONGEST_S) -> Reply:
-        """Beside the loop, one request at a time. What runs out of time is interrupted and undone: status 504."""
+    async def handle(
+        self, name: str, arguments: Arguments, *, caller: str, role: str, timeout_s: float = LONGEST_S
+    ) -> Reply:
+        """Beside the loop, one request at a time. What runs out of time is interrupted and undone: status
+        504.
+        """
         connection = self._database.connection
         async with self._turn:
             if self._end:
@@ -110,7 +129,9 @@ class Service:
             self._done = None
             try:
                 return await aside(
-                    lambda: self.request(name, arguments, caller=caller, role=role), timeout_s=timeout_s, stop=connection.stop
+                    lambda: self.request(name, arguments, caller=caller, role=role),
+                    timeout_s=timeout_s,
+                    stop=connection.stop,
                 )
             except Overdue as late:
                 if not late.is_over:
@@ -135,13 +156,18 @@ class Service:
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         began = time.monotonic()
-        reply = await self.handle(call.tool, call.arguments, caller=self._caller, role=self._role, timeout_s=timeout_s)
+        reply = await self.handle(
+            call.tool, call.arguments, caller=self._caller, role=self._role, timeout_s=timeout_s
+        )
         if reply.status == 200:
             return Answer(text=self._text(reply.body))
         if reply.status == 504:
             return overran(began)
         assert isinstance(reply.body, dict)
-        return Answer(text=f"error {reply.status}: {reply.body['error']}", fault=Fault.TOOL if reply.status == 503 else Fault.POLICY)
+        return Answer(
+            text=f"error {reply.status}: {reply.body['error']}",
+            fault=Fault.TOOL if reply.status == 503 else Fault.POLICY,
+        )
 
     async def snapshot(self) -> object:
         return self._database.bytes
@@ -149,7 +175,9 @@ class Service:
     async def fork(self, token: object) -> Service:
         assert isinstance(token, bytes)
         operations = tuple(self._operations.values())
-        return Service(operations, token, name=self.name, caller=self._caller, role=self._role, text=self._text)
+        return Service(
+            operations, token, name=self.name, caller=self._caller, role=self._role, text=self._text
+        )
 
     async def digest(self) -> str:
         return self._database.digest()
@@ -166,7 +194,9 @@ def keyed(tool: ToolSpec) -> ToolSpec:
     """`tool` with the optional parameter `idempotency_key`."""
     properties = tool.parameters["properties"]
     assert isinstance(properties, dict)
-    return replace(tool, parameters={**tool.parameters, "properties": {**properties, KEY: {"type": "string"}}})
+    return replace(
+        tool, parameters={**tool.parameters, "properties": {**properties, KEY: {"type": "string"}}}
+    )
 
 
 def page(rows: Sequence[Json], arguments: Arguments, *, size: int) -> tuple[list[Json], bool]:
@@ -192,8 +222,12 @@ def _validate(tool: ToolSpec, arguments: Arguments) -> None:
             raise Problem(422, f"{tool.name}: {name} must be of type {kind}")
 
 
-def _recorded(connection: sqlite3.Connection, operation: Operation, asked: Arguments, caller: str, key: str) -> Reply | None:
-    row = connection.execute(f"SELECT caller, request, status, body FROM {REQUESTS} WHERE key = ?", (key,)).fetchone()
+def _recorded(
+    connection: sqlite3.Connection, operation: Operation, asked: Arguments, caller: str, key: str
+) -> Reply | None:
+    row = connection.execute(
+        f"SELECT caller, request, status, body FROM {REQUESTS} WHERE key = ?", (key,)
+    ).fetchone()
     if row is None:
         return None
     if row[:2] != (caller, _fingerprint(operation, asked)):
@@ -201,7 +235,14 @@ def _recorded(connection: sqlite3.Connection, operation: Operation, asked: Argum
     return Reply(status=row[2], body=json.loads(row[3]))
 
 
-def _record(connection: sqlite3.Connection, operation: Operation, asked: Arguments, caller: str, key: str, reply: Reply) -> None:
+def _record(
+    connection: sqlite3.Connection,
+    operation: Operation,
+    asked: Arguments,
+    caller: str,
+    key: str,
+    reply: Reply,
+) -> None:
     row = (key, caller, _fingerprint(operation, asked), reply.status, json.dumps(reply.body))
     connection.execute(f"INSERT INTO {REQUESTS} VALUES (?, ?, ?, ?, ?)", row)
 

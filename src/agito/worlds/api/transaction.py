@@ -1,7 +1,8 @@
-"""A connection on which an operation is all or nothing, whatever it does: commit, roll back, run a script, or SQL that somebody else wrote.
+"""A connection on which an operation is all or nothing, whatever it does: commit, roll back, run a script, or
+SQL that somebody else wrote.
 
-While an operation runs, an authorizer refuses what would end its transaction, leave the database or change how it works, and savepoints
-stand for the transactions that it means to begin itself.
+While an operation runs, an authorizer refuses what would end its transaction, leave the database or change
+how it works, and savepoints stand for the transactions that it means to begin itself.
 """
 
 from __future__ import annotations
@@ -18,14 +19,34 @@ _OURS = "_agito"  # savepoints
 _STEPS = 10_000  # of SQLite's machine between two looks at the deadline
 _LONGEST_VALUE, _LONGEST_SQL = 1 << 26, 1 << 20  # bytes
 _MOST_PAGES = 1 << 14  # of a database that began with fewer
-_READING = frozenset((
-    "collation_list", "compile_options", "foreign_key_check", "foreign_key_list", "function_list", "index_info", "index_list",
-    "index_xinfo", "integrity_check", "quick_check", "table_info", "table_list", "table_xinfo",
-))  # fmt: skip
-_OUTSIDE = frozenset((
-    sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH, sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_CREATE_TEMP_INDEX,
-    sqlite3.SQLITE_CREATE_TEMP_TABLE, sqlite3.SQLITE_CREATE_TEMP_TRIGGER, sqlite3.SQLITE_CREATE_TEMP_VIEW,
-))  # fmt: skip
+_READING = frozenset(
+    (
+        "collation_list",
+        "compile_options",
+        "foreign_key_check",
+        "foreign_key_list",
+        "function_list",
+        "index_info",
+        "index_list",
+        "index_xinfo",
+        "integrity_check",
+        "quick_check",
+        "table_info",
+        "table_list",
+        "table_xinfo",
+    )
+)
+_OUTSIDE = frozenset(
+    (
+        sqlite3.SQLITE_ATTACH,
+        sqlite3.SQLITE_DETACH,
+        sqlite3.SQLITE_TRANSACTION,
+        sqlite3.SQLITE_CREATE_TEMP_INDEX,
+        sqlite3.SQLITE_CREATE_TEMP_TABLE,
+        sqlite3.SQLITE_CREATE_TEMP_TRIGGER,
+        sqlite3.SQLITE_CREATE_TEMP_VIEW,
+    )
+)
 
 
 class Undone(Exception):
@@ -76,7 +97,11 @@ class Connection(sqlite3.Connection):
         except BaseException as error:
             was_lost = not self.in_transaction
             self.undo()
-            if was_lost and isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
+            if (
+                was_lost
+                and isinstance(error, sqlite3.DatabaseError)
+                and not isinstance(error, sqlite3.IntegrityError)
+            ):
                 raise Undone(str(error)) from error
             raise
 
@@ -122,7 +147,9 @@ class Connection(sqlite3.Connection):
             self._own(f"SAVEPOINT {_OURS}{self._depth}")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> Literal[False]:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> Literal[False]:
         if not self._is_guarded:
             return super().__exit__(kind, error, trace)
         name, self._depth = f"{_OURS}{self._depth}", self._depth - 1
@@ -157,7 +184,9 @@ class Connection(sqlite3.Connection):
         finally:
             self._guarded = mine
 
-    def _may(self, action: int, first: str | None, second: str | None, schema: str | None, inside: str | None) -> int:
+    def _may(
+        self, action: int, first: str | None, second: str | None, schema: str | None, inside: str | None
+    ) -> int:
         if not self._is_guarded:
             return sqlite3.SQLITE_OK
         if not self.in_transaction or self._is_late or action in _OUTSIDE:
@@ -174,7 +203,9 @@ class Connection(sqlite3.Connection):
 
 def opened(image: bytes) -> Connection:
     """A copy of a database, in memory. Any thread may use it, one at a time."""
-    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=0, factory=Connection)
+    connection = sqlite3.connect(
+        ":memory:", isolation_level=None, check_same_thread=False, cached_statements=0, factory=Connection
+    )
     connection.deserialize(image)
     connection.execute("PRAGMA foreign_keys = ON")
     connection.bound()

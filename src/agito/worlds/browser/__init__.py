@@ -1,4 +1,6 @@
-"""Browsers: real Chromium in a sandbox, a context an episode, the accessibility tree as text. See docs/browser.md."""
+"""Browsers: real Chromium in a sandbox, a context an episode, the accessibility tree as text. See
+docs/browser.md.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,21 @@ from agito.worlds.browser.text import TextTabs
 from agito.worlds.browser.tree import Element, View
 
 __all__ = [
-    "MORE_TOOLS", "TOOLS", "Browser", "Element", "Farm", "NoBrowser", "Page", "Served", "Site", "Tab", "Tabs", "TextTabs", "Unsupported",
-    "Unusable", "View", "probe",
+    "MORE_TOOLS",
+    "TOOLS",
+    "Browser",
+    "Element",
+    "Farm",
+    "NoBrowser",
+    "Page",
+    "Served",
+    "Site",
+    "Tab",
+    "Tabs",
+    "TextTabs",
+    "Unsupported",
+    "Unusable",
+    "View",
+    "probe",
     "program",
-]  # fmt: skip
+]

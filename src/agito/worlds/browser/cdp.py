@@ -1,6 +1,7 @@
 """Chromium's own protocol over two pipes: commands, replies and events, for many pages at once.
 
-Nothing here runs by itself. Whoever waits for a reply reads the pipe for all who wait; when it has its own, another goes on reading.
+Nothing here runs by itself. Whoever waits for a reply reads the pipe for all who wait; when it has its own,
+another goes on reading.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class Link:
         return bool(self._end)
 
     def listen(self, session: str, hear: Callable[[str, dict[str, Any]], None] | None) -> None:
-        """What a page (without a session: the browser) says of its own accord goes to `hear`, by name and parameters; None: to nobody."""
+        """What a page (without a session: the browser) says of its own accord goes to `hear`, by name and
+        parameters; None: to nobody.
+        """
         if hear is None:
             self._listeners.pop(session, None)
         else:
@@ -61,7 +64,9 @@ class Link:
         assert reply is not None
         return reply
 
-    async def ask(self, method: str, session: str, gives_up: Callable[[], bool], **parameters: Any) -> dict[str, Any] | None:
+    async def ask(
+        self, method: str, session: str, gives_up: Callable[[], bool], **parameters: Any
+    ) -> dict[str, Any] | None:
         """The reply, or None as soon as `gives_up` without one. Raises `Refused`."""
         self._num_sent += 1
         mine, waiting = self._num_sent, _Waiting()

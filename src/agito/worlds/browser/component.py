@@ -1,4 +1,6 @@
-"""A browser as a component of a world: tools over what the page shows, judged by what the site behind it holds."""
+"""A browser as a component of a world: tools over what the page shows, judged by what the site behind it
+holds.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,23 @@ from agito.worlds.component import Answer, Component, overran, spec, text_of, wr
 from agito.worlds.http1 import Request, Response
 
 CLICK = spec("click", "Click an element, by its number or its name.", ["element"])
-FILL = spec("fill", "Replace the text of a field; the element by its number or its name.", ["element", "text"])
-SELECT = spec("select", "Choose an option of a choice, by its label; the element by its number or its name.", ["element", "option"])
+FILL = spec(
+    "fill", "Replace the text of a field; the element by its number or its name.", ["element", "text"]
+)
+SELECT = spec(
+    "select",
+    "Choose an option of a choice, by its label; the element by its number or its name.",
+    ["element", "option"],
+)
 BACK = spec("back", "Go back to the page before.")
 LOOK = spec("look", "Read the page again.")
-PRESS = spec("press", "Press a key, such as Enter, Tab or ArrowDown, with an element in focus.", ["element", "key"])
+PRESS = spec(
+    "press", "Press a key, such as Enter, Tab or ArrowDown, with an element in focus.", ["element", "key"]
+)
 SCROLL = spec("scroll", "Scroll the page, up or down.", ["direction"])
-UPLOAD = spec("upload", "Give a file of this name and text to an element that takes one.", ["element", "name", "text"])
+UPLOAD = spec(
+    "upload", "Give a file of this name and text to an element that takes one.", ["element", "name", "text"]
+)
 TOOLS = (CLICK, FILL, SELECT, BACK, LOOK)  # enough for forms and links
 MORE_TOOLS = (PRESS, SCROLL, UPLOAD)
 _LONGEST = 4000  # characters that are filled in
@@ -62,7 +74,9 @@ class Served(Protocol):
 
 
 class Browser:
-    """Implements `Component`. Opened by the first call; a fork acts the calls again on a fresh site, which gives the same state."""
+    """Implements `Component`. Opened by the first call; a fork acts the calls again on a fresh site, which
+    gives the same state.
+    """
 
     name = "browser"
     tools = (*TOOLS, *MORE_TOOLS)
@@ -77,7 +91,9 @@ class Browser:
         self._past: list[Call] = []
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
-        """Raises `SandboxFailure` when the browser itself fails. A browser that has yet to start does so on its own account."""
+        """Raises `SandboxFailure` when the browser itself fails. A browser that has yet to start does so on
+        its own account.
+        """
         tab = await self._page()
         began = time.monotonic()
         with anyio.move_on_after(timeout_s):
@@ -143,13 +159,17 @@ class Browser:
         element = self._element(call)
         if call.tool == FILL.name:
             lines = text_of(call, "text").splitlines()
-            return await tab.fill(element, _short(call, "text", ("\n" if element.has_lines else " ").join(lines), _LONGEST))
+            return await tab.fill(
+                element, _short(call, "text", ("\n" if element.has_lines else " ").join(lines), _LONGEST)
+            )
         if call.tool == SELECT.name:
             return await tab.select(element, text_of(call, "option"))
         if call.tool == PRESS.name:
             return await tab.press(element, text_of(call, "key"))
         if call.tool == UPLOAD.name:
-            return await tab.upload(element, _file_name(call), _short(call, "text", text_of(call, "text"), _LONGEST_FILE).encode())
+            return await tab.upload(
+                element, _file_name(call), _short(call, "text", text_of(call, "text"), _LONGEST_FILE).encode()
+            )
         if element.role in CHOICES and element.options:
             raise InvalidArguments(f"{element.name} is a choice: use select")
         return await tab.click(element)
@@ -175,5 +195,7 @@ def _short(call: Call, name: str, text: str, most: int) -> str:
 def _file_name(call: Call) -> str:
     name = text_of(call, "name")
     if not 0 < len(name) <= 100 or name in (".", "..") or not name.isprintable() or "/" in name:
-        raise InvalidArguments(f"{call.tool}: `name` is a file's name of at most 100 characters, without a folder")
+        raise InvalidArguments(
+            f"{call.tool}: `name` is a file's name of at most 100 characters, without a folder"
+        )
     return name

@@ -1,4 +1,6 @@
-"""A page that is read without a browser: its controls and their state, and the tree that Chromium would make of it."""
+"""A page that is read without a browser: its controls and their state, and the tree that Chromium would make
+of it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,29 @@ from agito.worlds.browser.markup import Node, Unsupported
 from agito.worlds.browser.tree import FIELDS, Element, View, read
 
 _ROLES = {
-    "p": "paragraph", "li": "listitem", "ul": "list", "ol": "list", "strong": "strong", "em": "emphasis", "label": "LabelText",
-    "br": "LineBreak", "hr": "separator", "tr": "row", "td": "cell", "th": "cell", "table": "table", "form": "form",
-    "article": "article", "nav": "navigation", "main": "main", "aside": "complementary", "blockquote": "blockquote", "code": "code",
-    "mark": "mark", **{f"h{level}": "heading" for level in range(1, 7)},
-}  # fmt: skip
+    "p": "paragraph",
+    "li": "listitem",
+    "ul": "list",
+    "ol": "list",
+    "strong": "strong",
+    "em": "emphasis",
+    "label": "LabelText",
+    "br": "LineBreak",
+    "hr": "separator",
+    "tr": "row",
+    "td": "cell",
+    "th": "cell",
+    "table": "table",
+    "form": "form",
+    "article": "article",
+    "nav": "navigation",
+    "main": "main",
+    "aside": "complementary",
+    "blockquote": "blockquote",
+    "code": "code",
+    "mark": "mark",
+    **{f"h{level}": "heading" for level in range(1, 7)},
+}
 _CONTROLS = {
     "text": "textbox",
     "search": "searchbox",
@@ -24,7 +44,25 @@ _CONTROLS = {
     "submit": "button",
 }
 _UNSEEN = frozenset(("title", "head", "meta", "noscript", "template"))
-_BREAKS = frozenset(("br", "p", "div", "li", "ul", "ol", "td", "th", "tr", "table", "section", "article", "blockquote", "hr", "form"))
+_BREAKS = frozenset(
+    (
+        "br",
+        "p",
+        "div",
+        "li",
+        "ul",
+        "ol",
+        "td",
+        "th",
+        "tr",
+        "table",
+        "section",
+        "article",
+        "blockquote",
+        "hr",
+        "form",
+    )
+)
 _HELD = frozenset(("input", "select", "textarea", "button"))
 
 
@@ -37,7 +75,8 @@ class Control:
     form: Node | None
     value: str = ""
     is_on: bool = False
-    options: list[tuple[Node, str]] = field(default_factory=list[tuple[Node, str]])  # of a choice, with their labels
+    # of a choice, with their labels
+    options: list[tuple[Node, str]] = field(default_factory=list[tuple[Node, str]])
 
     @property
     def name(self) -> str:
@@ -52,7 +91,11 @@ class Control:
             return self.node.given.get("value", "on") if self.is_on else None
         if self.kind == "select":
             chosen = next(((node, label) for node, label in self.options if label == self.value), None)
-            return None if chosen is None or "disabled" in chosen[0].given else chosen[0].given.get("value", chosen[1])
+            return (
+                None
+                if chosen is None or "disabled" in chosen[0].given
+                else chosen[0].given.get("value", chosen[1])
+            )
         return self.value.replace("\n", "\r\n") if self.kind == "textarea" else self.value
 
 
@@ -101,10 +144,16 @@ class Document:
         labels = [node for node in self.nodes if node.tag == "label"]
         for label in labels:
             held = [each for each in _walk(label) if each.tag in _HELD and each.given.get("type") != "hidden"]
-            if len(held) > 1 or ("for" in label.given and held and held[0].given.get("id") != label.given["for"]):
+            if len(held) > 1 or (
+                "for" in label.given and held and held[0].given.get("id") != label.given["for"]
+            ):
                 raise Unsupported("<label> of more than one control")
             aimed = (
-                [node for node in self.nodes if node.tag in _HELD and node.given.get("id") == label.given.get("for")]
+                [
+                    node
+                    for node in self.nodes
+                    if node.tag in _HELD and node.given.get("id") == label.given.get("for")
+                ]
                 if "for" in label.given
                 else held
             )
@@ -113,23 +162,37 @@ class Document:
 
     def _build(self, node: Node, tree: list[dict[str, Any]]) -> str | None:
         """Adds what Chromium would; returns its id."""
-        if id(node) in self._hidden or (node.tag == "input" and node.given.get("type", "").lower() == "hidden"):
+        if id(node) in self._hidden or (
+            node.tag == "input" and node.given.get("type", "").lower() == "hidden"
+        ):
             return None
         number = self._number[id(node)]
-        made: dict[str, Any] = {"nodeId": str(number), "backendDOMNodeId": number, "childIds": [], "properties": []}
+        made: dict[str, Any] = {
+            "nodeId": str(number),
+            "backendDOMNodeId": number,
+            "childIds": [],
+            "properties": [],
+        }
         tree.append(made)
         if not node.tag:
             return _fill(made, "StaticText", " ".join(node.text.split()))
         if node.tag in _HELD:
             control = self.control(node)
             self._build_control(made, control)
-            made["childIds"] = [self._build_option(each, label, control, tree) for each, label in control.options]
+            made["childIds"] = [
+                self._build_option(each, label, control, tree) for each, label in control.options
+            ]
             return made["nodeId"]
         if node.tag == "table" and not any(each.tag in ("th", "thead", "tfoot") for each in _walk(node)):
-            self._layout.update(id(each) for each in _walk(node))  # for Chromium a table without heads serves the layout
+            # for Chromium a table without heads serves the layout
+            self._layout.update(id(each) for each in _walk(node))
         name = _content(node) if node.tag[0] == "h" or node.tag == "a" else ""
         role = "link" if node.tag == "a" and "href" in node.given else _ROLES.get(node.tag, "generic")
-        if role == "paragraph" and not _content(node) and not any(each.tag in _HELD | _BREAKS for each in _walk(node)):
+        if (
+            role == "paragraph"
+            and not _content(node)
+            and not any(each.tag in _HELD | _BREAKS for each in _walk(node))
+        ):
             role = "generic"  # it takes no room
         _fill(made, "LayoutTableRow" if role == "row" and id(node) in self._layout else role, name)
         made["childIds"] = [child for each in node.children if (child := self._build(each, tree)) is not None]
@@ -137,7 +200,10 @@ class Document:
 
     def _build_option(self, node: Node, label: str, control: Control, tree: list[dict[str, Any]]) -> str:
         number = self._number[id(node)]
-        flags = [("selected", label == control.value), ("disabled", "disabled" in node.given or "disabled" in control.node.given)]
+        flags = [
+            ("selected", label == control.value),
+            ("disabled", "disabled" in node.given or "disabled" in control.node.given),
+        ]
         made: dict[str, Any] = {"nodeId": str(number), "backendDOMNodeId": number}
         made["properties"] = [{"name": flag, "value": {"value": value}} for flag, value in flags]
         tree.append(made)
@@ -146,10 +212,18 @@ class Document:
     def _build_control(self, made: dict[str, Any], control: Control) -> None:
         given, role = (
             control.node.given,
-            _CONTROLS.get(control.kind, {"select": "combobox", "textarea": "textbox"}.get(control.kind, "button")),
+            _CONTROLS.get(
+                control.kind, {"select": "combobox", "textarea": "textbox"}.get(control.kind, "button")
+            ),
         )
         labels = [_content(label) for label in self._labels.get(made["backendDOMNodeId"], [])]
-        own = _content(control.node) if control.kind == "button" else given.get("value", "Submit") if control.kind == "submit" else ""
+        own = (
+            _content(control.node)
+            if control.kind == "button"
+            else given.get("value", "Submit")
+            if control.kind == "submit"
+            else ""
+        )
         name = given.get("aria-label", "").strip() or (
             " ".join(labels) if labels else own or given.get("title") or given.get("placeholder", "")
         )
@@ -173,13 +247,17 @@ class Document:
 
 def _control(node: Node, form: Node | None) -> Control:
     kind = node.given.get("type", "text").lower() if node.tag == "input" else node.tag
-    control = Control(node=node, kind=kind, form=form, value=node.given.get("value", ""), is_on="checked" in node.given)
+    control = Control(
+        node=node, kind=kind, form=form, value=node.given.get("value", ""), is_on="checked" in node.given
+    )
     if kind in ("text", "search", "tel", "password"):
         control.value = control.value.replace("\n", "").replace("\r", "")
     if kind == "textarea":
         control.value = "".join(child.text for child in node.children)
     if kind == "select":
-        control.options = [(each, " ".join(_content(each).split())) for each in _walk(node) if each.tag == "option"]
+        control.options = [
+            (each, " ".join(_content(each).split())) for each in _walk(node) if each.tag == "option"
+        ]
         labels = [label for _, label in control.options]
         if len(set(labels)) < len(labels):
             raise Unsupported("<select> with an option twice")

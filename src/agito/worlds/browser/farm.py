@@ -1,4 +1,6 @@
-"""One Chromium in a sandbox of its own, kept for as long as episodes need it; a context in it for every episode."""
+"""One Chromium in a sandbox of its own, kept for as long as episodes need it; a context in it for every
+episode.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,16 @@ _LIBRARIES = ("lib", "lib64", "local/lib")
 REMEDY = "install Chromium beneath /usr: apt install chromium-headless-shell (Debian), or chromium"
 _SPEC = SandboxSpec(work_mb=16, tmp_mb=1024, mem_mb=8192, procs=4096, fsize_mb=512, cpu_s=10_000_000)
 _FLAGS = (
-    "--headless --no-sandbox --remote-debugging-pipe --user-data-dir=/tmp/profile --window-size=800,1200 --hide-scrollbars --mute-audio"
-    " --no-first-run --disable-gpu --in-process-gpu --disable-extensions --disable-background-networking --disable-component-update"
-    " --disable-sync --disable-translate --disable-breakpad --disable-crash-reporter --disable-renderer-backgrounding"
-    " --disable-backgrounding-occluded-windows --process-per-site --proxy-server=127.0.0.1:9 --disable-popup-blocking"
-    " --disable-site-isolation-trials --disable-features=IsolateOrigins,site-per-process"  # every frame of a page is in its tree
+    "--headless --no-sandbox --remote-debugging-pipe --user-data-dir=/tmp/profile --window-size=800,1200 "
+    "--hide-scrollbars --mute-audio"
+    " --no-first-run --disable-gpu --in-process-gpu --disable-extensions --disable-background-networking "
+    "--disable-component-update"
+    " --disable-sync --disable-translate --disable-breakpad --disable-crash-reporter "
+    "--disable-renderer-backgrounding"
+    " --disable-backgrounding-occluded-windows --process-per-site --proxy-server=127.0.0.1:9 "
+    "--disable-popup-blocking"
+    # every frame of a page is in its tree
+    " --disable-site-isolation-trials --disable-features=IsolateOrigins,site-per-process"
     ",BackForwardCache,PaintHolding,HttpsUpgrades,Translate,MediaRouter,OptimizationHints"
 )
 _START_S = 30.0
@@ -42,12 +49,22 @@ class NoBrowser(AgitoError):
 def program(root: Path = Path("/usr")) -> str:
     """Which browser there is beneath `root`. Raises `NoBrowser`, with the remedy.
 
-    Distributions put a script in front of the program that reads files from outside; it is the program itself that starts in a sandbox.
+    Distributions put a script in front of the program that reads files from outside; it is the program itself
+    that starts in a sandbox.
     """
     for name in PROGRAMS:
-        for folder in ("local/bin", "bin", *(f"{lib}/{each}" for lib in _LIBRARIES for each in (name, "chromium", "chromium-browser"))):
+        for folder in (
+            "local/bin",
+            "bin",
+            *(f"{lib}/{each}" for lib in _LIBRARIES for each in (name, "chromium", "chromium-browser")),
+        ):
             found = (root / folder / name).resolve()
-            if found.is_relative_to(root) and os.access(found, os.X_OK) and found.is_file() and _is_program(found):
+            if (
+                found.is_relative_to(root)
+                and os.access(found, os.X_OK)
+                and found.is_file()
+                and _is_program(found)
+            ):
                 return str(found)
     raise NoBrowser(f"no Chromium on this machine: {REMEDY}")
 
@@ -58,7 +75,9 @@ def _is_program(path: Path) -> bool:
 
 
 async def probe() -> str:
-    """What the browser here calls itself, found out by reading a page with it. Raises `NoBrowser`, `NoIsolation` and `SandboxFailure`."""
+    """What the browser here calls itself, found out by reading a page with it. Raises `NoBrowser`,
+    `NoIsolation` and `SandboxFailure`.
+    """
     farm = Farm()
 
     async def site(request: Request) -> Response:
@@ -70,7 +89,9 @@ async def probe() -> str:
             view = await page.goto("http://probe.test/")
         await page.close()
         if view.text != "# ready":
-            raise SandboxFailure(f"{program()} started, but it shows {view.text[:80]!r} where a page says `ready`")
+            raise SandboxFailure(
+                f"{program()} started, but it shows {view.text[:80]!r} where a page says `ready`"
+            )
         return farm.version
     finally:
         await farm.aclose()
@@ -93,7 +114,8 @@ class Farm:
         self.version = ""
 
     async def page(self, site: Site) -> Page:
-        """A page in a fresh context, whose every request, whatever its host, is answered by `site` and by nothing else.
+        """A page in a fresh context, whose every request, whatever its host, is answered by `site` and by
+        nothing else.
 
         Raises `NoBrowser` and `SandboxFailure`.
         """
@@ -101,8 +123,13 @@ class Farm:
         with anyio.move_on_after(_STEP_S):
             listener = await box.listen()
             try:
-                proxy = {"proxyServer": f"http://127.0.0.1:{listener.getsockname()[1]}", "proxyBypassList": "<-loopback>"}
-                context = (await link.command("Target.createBrowserContext", disposeOnDetach=True, **proxy))["browserContextId"]
+                proxy = {
+                    "proxyServer": f"http://127.0.0.1:{listener.getsockname()[1]}",
+                    "proxyBypassList": "<-loopback>",
+                }
+                context = (await link.command("Target.createBrowserContext", disposeOnDetach=True, **proxy))[
+                    "browserContextId"
+                ]
                 page = self._pages[context] = Page(link, context, listener, site, self._put)
                 await link.command("Target.createTarget", url="about:blank", browserContextId=context)
                 await page.begin()
@@ -161,6 +188,12 @@ class Farm:
             self.version = answer["product"]
             link.listen("", self._hear)
             windows = [{"type": "page", "exclude": False}, {"exclude": True}]
-            await link.command("Target.setAutoAttach", autoAttach=True, waitForDebuggerOnStart=True, flatten=True, filter=windows)
+            await link.command(
+                "Target.setAutoAttach",
+                autoAttach=True,
+                waitForDebuggerOnStart=True,
+                flatten=True,
+                filter=windows,
+            )
             return box, link
         raise SandboxFailure(f"{name} has not started for {_START_S:g} s")

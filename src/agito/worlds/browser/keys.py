@@ -1,4 +1,6 @@
-"""Keys as Chromium wants them, and what is done to controls that are not typed into. The functions run where no script of a page does."""
+"""Keys as Chromium wants them, and what is done to controls that are not typed into. The functions run where
+no script of a page does.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,28 @@ KEYS = {
     **{
         name: _plain(name, number)
         for name, number in (
-            ("Tab", 9), ("Escape", 27), ("Backspace", 8), ("Delete", 46), ("ArrowUp", 38), ("ArrowDown", 40), ("ArrowLeft", 37),
-            ("ArrowRight", 39), ("Home", 36), ("End", 35), ("PageUp", 33), ("PageDown", 34),
+            ("Tab", 9),
+            ("Escape", 27),
+            ("Backspace", 8),
+            ("Delete", 46),
+            ("ArrowUp", 38),
+            ("ArrowDown", 40),
+            ("ArrowLeft", 37),
+            ("ArrowRight", 39),
+            ("Home", 36),
+            ("End", 35),
+            ("PageUp", 33),
+            ("PageDown", 34),
         )
     },
-}  # fmt: skip
+}
 
 TAKES = {
-    "Date": ": write 2026-01-31", "InputTime": ": write 14:05", "ColorWell": ": write #a0b1c2",
+    "Date": ": write 2026-01-31",
+    "InputTime": ": write 14:05",
+    "ColorWell": ": write #a0b1c2",
     "DateTime": ": write 2026-01-31T14:05, 2026-01 or 2026-W05",
-}  # fmt: skip
+}
 
 # By a label as it is shown. Null: not a choice of HTML.
 CHOOSE = """function(label) {
@@ -58,9 +72,10 @@ SET = """function(value) {
   return true;
 }"""
 
-SUGGESTED = "function() { return this.list ? [...this.list.options].slice(0, 50).map(each => each.value) : []; }"
+SUGGESTED = (
+    "function() { return this.list ? [...this.list.options].slice(0, 50).map(each => each.value) : []; }"
+)
 
 # Scrolls by a part of the window, and waits until what listens to it has been told.
-SCROLL = (
-    """(scrollBy(0, innerHeight * {by}), new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)))))"""
-)
+SCROLL = """(scrollBy(0, innerHeight * {by}),
+new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)))))"""

@@ -1,4 +1,6 @@
-"""The small part of HTML that is read without a browser: what it does not know is refused, never guessed at."""
+"""The small part of HTML that is read without a browser: what it does not know is refused, never
+guessed at.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from agito.errors import AgitoError
 
 _GLOBAL = frozenset(("class", "id", "lang", "dir"))
 _PLAIN = (
-    "html head body title div section span b strong em i u small cite kbd samp p ul ol li article nav main aside blockquote code mark h1 h2"
+    "html head body title div section span b strong em i u small cite kbd samp p ul ol li article nav main "
+    "aside blockquote code mark h1 h2"
     " h3 h4 h5 h6 table thead tbody tfoot tr th td br hr noscript template"
 )
 KNOWN: dict[str, frozenset[str]] = {
@@ -19,9 +22,35 @@ KNOWN: dict[str, frozenset[str]] = {
     "form": frozenset(("action", "method", "autocomplete", "hidden", "accept-charset")),
     "label": frozenset(("for", "hidden")),
     "input": frozenset(
-        ("type", "name", "value", "checked", "disabled", "readonly", "placeholder", "aria-label", "title", "autocomplete", "hidden", "size")
+        (
+            "type",
+            "name",
+            "value",
+            "checked",
+            "disabled",
+            "readonly",
+            "placeholder",
+            "aria-label",
+            "title",
+            "autocomplete",
+            "hidden",
+            "size",
+        )
     ),
-    "textarea": frozenset(("name", "disabled", "readonly", "placeholder", "aria-label", "title", "autocomplete", "hidden", "rows", "cols")),
+    "textarea": frozenset(
+        (
+            "name",
+            "disabled",
+            "readonly",
+            "placeholder",
+            "aria-label",
+            "title",
+            "autocomplete",
+            "hidden",
+            "rows",
+            "cols",
+        )
+    ),
     "select": frozenset(("name", "disabled", "aria-label", "title", "autocomplete", "hidden")),
     "optgroup": frozenset(("label",)),
     "option": frozenset(("value", "selected", "disabled")),
@@ -30,16 +59,29 @@ KNOWN: dict[str, frozenset[str]] = {
 INPUTS = frozenset(("text", "search", "tel", "password", "hidden", "checkbox", "radio", "submit"))
 VOID = frozenset(("br", "hr", "input", "meta"))
 _CLOSES = {  # an opening tag that ends one that is still open, up to one of these
-    "li": ({"li"}, {"ul", "ol"}), "option": ({"option"}, {"select"}), "optgroup": ({"option", "optgroup"}, {"select"}),
-    "tr": ({"td", "th", "tr"}, {"table"}), "td": ({"td", "th"}, {"tr"}), "th": ({"td", "th"}, {"tr"}),
-    "tbody": ({"td", "th", "tr", "thead", "tbody"}, {"table"}), "tfoot": ({"td", "th", "tr", "tbody"}, {"table"}),
-}  # fmt: skip
+    "li": ({"li"}, {"ul", "ol"}),
+    "option": ({"option"}, {"select"}),
+    "optgroup": ({"option", "optgroup"}, {"select"}),
+    "tr": ({"td", "th", "tr"}, {"table"}),
+    "td": ({"td", "th"}, {"tr"}),
+    "th": ({"td", "th"}, {"tr"}),
+    "tbody": ({"td", "th", "tr", "thead", "tbody"}, {"table"}),
+    "tfoot": ({"td", "th", "tr", "tbody"}, {"table"}),
+}
 _ENDS_P = frozenset(
     "article aside blockquote div form h1 h2 h3 h4 h5 h6 hr main nav ol p section table ul".split()  # noqa: SIM905
 )
-_UNCLOSED = frozenset(("li", "option", "optgroup", "tr", "td", "th", "thead", "tbody", "tfoot", "p", "html", "body", "head"))
+_UNCLOSED = frozenset(
+    ("li", "option", "optgroup", "tr", "td", "th", "thead", "tbody", "tfoot", "p", "html", "body", "head")
+)
 _ALONE = frozenset(("a", "button", "form", "label", "select"))  # never inside their own kind
-_IN_TABLES = {"table": {"thead", "tbody", "tfoot", "tr"}, "thead": {"tr"}, "tbody": {"tr"}, "tfoot": {"tr"}, "tr": {"td", "th"}}
+_IN_TABLES = {
+    "table": {"thead", "tbody", "tfoot", "tr"},
+    "thead": {"tr"},
+    "tbody": {"tr"},
+    "tfoot": {"tr"},
+    "tr": {"td", "th"},
+}
 
 
 class Unsupported(AgitoError):
@@ -81,7 +123,9 @@ class _Parser(HTMLParser):
         given = {name: value or "" for name, value in attrs}
         if given.get("style", "").replace(" ", "").rstrip(";").lower() == "display:none":
             given["hidden"] = given.pop("style")
-        unknown = [name for name in given if name not in KNOWN[tag] | _GLOBAL and not name.startswith("data-")]
+        unknown = [
+            name for name in given if name not in KNOWN[tag] | _GLOBAL and not name.startswith("data-")
+        ]
         if unknown:
             raise Unsupported(f"<{tag} {unknown[0]}>")
         _check(tag, given)
@@ -141,10 +185,14 @@ class _Parser(HTMLParser):
             raise Unsupported(f"<{tag}> outside of a table")
         if inside in ("select", "optgroup") and tag not in ("option", "optgroup"):
             raise Unsupported(f"<{tag}> in <{inside}>")
-        if inside in ("option", "textarea", "title") or (tag in ("option", "optgroup") and inside not in ("select", "optgroup")):
+        if inside in ("option", "textarea", "title") or (
+            tag in ("option", "optgroup") and inside not in ("select", "optgroup")
+        ):
             raise Unsupported(f"<{tag}> in <{inside}>")
         above = {node.tag for node in self.open}
-        if (tag in _ALONE and tag in above) or (tag in ("input", "select", "textarea", "button", "a", "label") and above & {"a", "button"}):
+        if (tag in _ALONE and tag in above) or (
+            tag in ("input", "select", "textarea", "button", "a", "label") and above & {"a", "button"}
+        ):
             raise Unsupported(f"<{tag}> in <{inside}>")
 
 
@@ -155,7 +203,13 @@ def _check(tag: str, given: dict[str, str]) -> None:
         (tag == "input" and kind not in INPUTS)
         or (tag == "button" and kind not in ("submit", "button"))
         or (tag == "form" and given.get("method", "get").lower() not in ("get", "post"))
-        or (tag == "a" and given.get("href", "/").strip().lower().startswith(("#", "javascript:", "mailto:", "data:", "tel:")))
+        or (
+            tag == "a"
+            and given.get("href", "/")
+            .strip()
+            .lower()
+            .startswith(("#", "javascript:", "mailto:", "data:", "tel:"))
+        )
         or (tag == "meta" and not ({"charset", "name"} & given.keys()))
     )
     if wrong:

@@ -1,7 +1,7 @@
 """The page of one episode: where it goes, what it shows, and real input to what it shows.
 
-A window that it opens is followed, and going back from its first page closes it. A dialog is shown and waits for its answer. Between
-actions the page's requests stay unanswered, so it stands still.
+A window that it opens is followed, and going back from its first page closes it. A dialog is shown and waits
+for its answer. Between actions the page's requests stay unanswered, so it stands still.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Put(Protocol):
 
 
 class Page:
-    """A page in a context of its own. Raises `SandboxFailure` when the browser is gone; deadlines are the caller's."""
+    """A page in a context of its own. Raises `SandboxFailure` when the browser is gone; deadlines are the
+    caller's.
+    """
 
     def __init__(self, link: Link, context: str, listener: socket.socket, site: Site, put: Put) -> None:
         self._link, self._context, self._listener, self._site, self._put = link, context, listener, site, put
@@ -99,7 +101,9 @@ class Page:
         self._free(element)
         if element.role not in FIELDS:
             raise Unusable(f"{_called(element)} is no field")
-        return await self._act(lambda: self._set(element, text) if element.role in VALUE_FIELDS else self._type(element, text))
+        return await self._act(
+            lambda: self._set(element, text) if element.role in VALUE_FIELDS else self._type(element, text)
+        )
 
     async def select(self, element: Element, label: str) -> View:
         """One that takes several has it added or taken away. Raises `Unusable`."""
@@ -153,10 +157,14 @@ class Page:
             raise Unusable(f"no more than {_MOST_UPLOADS} files")
         self._num_uploads += 1
         path = await self._put(f"{self._context}/{self._num_uploads}/{name}", data)
-        return await self._act(lambda: self._ask("DOM.setFileInputFiles", files=[path], backendNodeId=element.node))
+        return await self._act(
+            lambda: self._ask("DOM.setFileInputFiles", files=[path], backendNodeId=element.node)
+        )
 
     async def back(self) -> View:
-        """From the first page of a window: to the one that opened it. Raises `Unusable` where there is nothing to go back to."""
+        """From the first page of a window: to the one that opened it. Raises `Unusable` where there is
+        nothing to go back to.
+        """
         self._free(None)
         sheet = self._sheets[-1]
         entries: list[dict[str, Any]] = []
@@ -186,7 +194,9 @@ class Page:
         if sheet.dialog is None:
             with suppress(Interrupted):
                 return self._with_messages(await self._read(sheet))
-        return self._with_messages(sheet.dialog.view(self._answer_text) if sheet.dialog else View(text="", elements=()))
+        return self._with_messages(
+            sheet.dialog.view(self._answer_text) if sheet.dialog else View(text="", elements=())
+        )
 
     def _with_messages(self, view: View) -> View:
         """Behind what dialogs said that left no choice."""
@@ -224,7 +234,9 @@ class Page:
         return await meanwhile(self._listener, self._answer, whole)
 
     async def _settle(self) -> bool:
-        """Until the page that is shown, be it another one now, stands still, or a dialog waits for a choice. False: not yet."""
+        """Until the page that is shown, be it another one now, stands still, or a dialog waits for a choice.
+        False: not yet.
+        """
         sheet = await self._welcome()
         if sheet.dialog is not None:
             if sheet.dialog.kind != "alert" or len(self._messages) >= _MOST_MESSAGES:
@@ -234,7 +246,8 @@ class Page:
                 await sheet.answer(accept=True, text=None)
             return False
         with suppress(Interrupted, Refused):  # the page is already going
-            await sheet.do("Runtime.evaluate", expression="0")  # behind whatever the action set off in the page
+            # behind whatever the action set off in the page
+            await sheet.do("Runtime.evaluate", expression="0")
         await self._link.command("Browser.getVersion")  # and behind the windows that it opened
         await self._link.until(lambda: not sheet.loading or sheet.is_held or bool(sheet.end))
         return not sheet.is_held and self._shown() is sheet
@@ -273,7 +286,11 @@ class Page:
             frame = await self._frame(sheet)
             clickable = await self._clickable(sheet)
             view = read_frame(frame, clickable=clickable)
-            lists = {each.node: await self._suggestions(sheet, each) for each in view.elements if each.role == "textbox" and each.has_list}
+            lists = {
+                each.node: await self._suggestions(sheet, each)
+                for each in view.elements
+                if each.role == "textbox" and each.has_list
+            }
             return read_frame(frame, clickable=clickable, suggestions=lists) if any(lists.values()) else view
         except Refused as error:
             raise Unusable(f"{error}: go back, or end") from None
@@ -295,7 +312,9 @@ class Page:
             with suppress(Refused):  # it is just being replaced
                 owner = await sheet.do("DOM.getFrameOwner", frameId=name)
                 nodes = (await sheet.do("Accessibility.getFullAXTree", frameId=name))["nodes"]
-                found[owner["backendNodeId"]] = Frame(nodes=nodes, id=name, inner=await self._inner(sheet, child, left))
+                found[owner["backendNodeId"]] = Frame(
+                    nodes=nodes, id=name, inner=await self._inner(sheet, child, left)
+                )
         return found
 
     async def _clickable(self, sheet: Sheet) -> frozenset[int]:
@@ -343,19 +362,25 @@ class Page:
         if text:
             await self._ask("Input.insertText", text=text)
         else:
-            await self._ask("Input.dispatchKeyEvent", type="keyDown", key="Delete", commands=["deleteForward"])
+            await self._ask(
+                "Input.dispatchKeyEvent", type="keyDown", key="Delete", commands=["deleteForward"]
+            )
 
     async def _set(self, element: Element, text: str) -> None:
         taken = await self._sheets[-1].call(element, keys.SET, text)
         if taken is None:
             raise Unusable(f"{_called(element)} is moved by its keys: use press with ArrowRight or ArrowLeft")
         if not taken:
-            raise Unusable(f"{_called(element)} does not take {text[:40]!r}{keys.TAKES.get(element.role, '')}")
+            raise Unusable(
+                f"{_called(element)} does not take {text[:40]!r}{keys.TAKES.get(element.role, '')}"
+            )
 
     async def _stroke(self, stroke: keys.Stroke) -> None:
         named = {"key": stroke.key, "code": stroke.code, "windowsVirtualKeyCode": stroke.number}
         kind = "keyDown" if stroke.text else "rawKeyDown"
-        await self._ask("Input.dispatchKeyEvent", type=kind, **named, **({"text": stroke.text} if stroke.text else {}))
+        await self._ask(
+            "Input.dispatchKeyEvent", type=kind, **named, **({"text": stroke.text} if stroke.text else {})
+        )
         await self._ask("Input.dispatchKeyEvent", type="keyUp", **named)
 
     async def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""One tab of the browser as it is spoken to: what it loads, the dialogs that it opens, whether it is still there."""
+"""One tab of the browser as it is spoken to: what it loads, the dialogs that it opens, whether it is still
+there.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ from agito.worlds.browser.cdp import Link, Refused
 from agito.worlds.browser.tree import Element, View
 
 _STARTS = frozenset(
-    ("Page.frameRequestedNavigation", "Page.frameScheduledNavigation", "Page.frameStartedLoading", "Page.frameStartedNavigating")
+    (
+        "Page.frameRequestedNavigation",
+        "Page.frameScheduledNavigation",
+        "Page.frameStartedLoading",
+        "Page.frameStartedNavigating",
+    )
 )
 OK, CANCEL, ANSWER = -1, -2, -3  # nodes of a dialog's own elements
 
@@ -26,7 +33,9 @@ class Dialog:
     default: str = ""
 
     def view(self, answer: str | None) -> View:
-        message = " ".join(self.message.split()) or ("leave this page?" if self.kind == "beforeunload" else "")
+        message = " ".join(self.message.split()) or (
+            "leave this page?" if self.kind == "beforeunload" else ""
+        )
         elements: list[Element] = []
         lines = [f"# dialog: {message}"]
         if self.kind == "prompt":
@@ -64,16 +73,26 @@ class Sheet:
         """Raises `Interrupted` and `Refused`."""
         if self.end:
             raise Refused(self.end)
-        reply = await self._link.ask(method, self.session, lambda: self.is_held or bool(self.end), **parameters)
+        reply = await self._link.ask(
+            method, self.session, lambda: self.is_held or bool(self.end), **parameters
+        )
         if reply is None:
             raise Refused(self.end) if self.end else Interrupted
         return reply
 
     async def call(self, element: Element, function: str, *arguments: Any) -> Any:
-        """What `function` returns, with the element as its `this`, in a world of its own, in which no script of the page runs."""
+        """What `function` returns, with the element as its `this`, in a world of its own, in which no script
+        of the page runs.
+        """
         world = await self.do("Page.createIsolatedWorld", frameId=element.frame or self.frame)
-        node = await self.do("DOM.resolveNode", backendNodeId=element.node, executionContextId=world["executionContextId"])
-        given = {"functionDeclaration": function, "arguments": [{"value": each} for each in arguments], "returnByValue": True}
+        node = await self.do(
+            "DOM.resolveNode", backendNodeId=element.node, executionContextId=world["executionContextId"]
+        )
+        given = {
+            "functionDeclaration": function,
+            "arguments": [{"value": each} for each in arguments],
+            "returnByValue": True,
+        }
         found = await self.do("Runtime.callFunctionOn", objectId=node["object"]["objectId"], **given)
         return found["result"].get("value")
 
@@ -99,7 +118,11 @@ class Sheet:
         elif method == "Page.windowOpen":
             self.opens.append(parameters["url"])
         elif method == "Page.javascriptDialogOpening":
-            self.dialog = Dialog(kind=parameters["type"], message=parameters["message"], default=parameters.get("defaultPrompt") or "")
+            self.dialog = Dialog(
+                kind=parameters["type"],
+                message=parameters["message"],
+                default=parameters.get("defaultPrompt") or "",
+            )
         elif method == "Page.javascriptDialogClosed":
             self.dialog = None
         elif method == "Inspector.targetCrashed":

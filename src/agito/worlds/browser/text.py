@@ -1,7 +1,9 @@
-"""A browser for static pages, without a process: links, forms, history, and the same lines as Chromium's tree.
+"""A browser for static pages, without a process: links, forms, history, and the same lines as Chromium's
+tree.
 
-For training where Chromium would cost more than the model. It builds the tree that Chromium would build of the part of HTML that it knows
-(`markup`), and refuses every page with anything else in it: no scripts, no styles, no frames. Tests hold the two against each other.
+For training where Chromium would cost more than the model. It builds the tree that Chromium would build of
+the part of HTML that it knows (`markup`), and refuses every page with anything else in it: no scripts, no
+styles, no frames. Tests hold the two against each other.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from agito.worlds.browser.tree import CHOICES, FIELDS, Element, View
 from agito.worlds.http1 import Request, Response
 
 _MOST_REDIRECTS = 8
-_COOKIES = frozenset(("path=/", "httponly", "samesite=lax", "samesite=strict"))  # what else they say is not known here
+# what else they say is not known here
+_COOKIES = frozenset(("path=/", "httponly", "samesite=lax", "samesite=strict"))
 
 
 class TextTabs:
@@ -65,9 +68,18 @@ class TextPage:
             control.is_on = not control.is_on
         elif control.kind == "radio":
             for each in self._document.controls:
-                if each is control or (each.kind == "radio" and each.form is control.form and each.name and each.name == control.name):
+                if each is control or (
+                    each.kind == "radio"
+                    and each.form is control.form
+                    and each.name
+                    and each.name == control.name
+                ):
                     each.is_on = each is control
-        elif control.kind in ("submit", "button") and node.given.get("type", "submit").lower() == "submit" and control.form is not None:
+        elif (
+            control.kind in ("submit", "button")
+            and node.given.get("type", "submit").lower() == "submit"
+            and control.form is not None
+        ):
             return await self._submit(control.form, control)
         self._edited(control)
         return self._document.view()
@@ -98,8 +110,14 @@ class TextPage:
         if key != "Enter" or node.tag != "input" or element.role not in FIELDS:
             raise Unsupported(f"press {key[:20]}")
         control = self._document.control(node)
-        own = [each for each in self._document.controls if each.form is control.form and control.form is not None]
-        buttons = [each for each in own if each.kind in ("submit", "button") and each.node.given.get("type", "submit").lower() == "submit"]
+        own = [
+            each for each in self._document.controls if each.form is control.form and control.form is not None
+        ]
+        buttons = [
+            each
+            for each in own
+            if each.kind in ("submit", "button") and each.node.given.get("type", "submit").lower() == "submit"
+        ]
         if buttons and "disabled" not in buttons[0].node.given:
             return await self._submit(buttons[0].form or node, buttons[0])
         num_fields = sum(each.kind in ("text", "search", "tel", "password") for each in own)
@@ -122,7 +140,9 @@ class TextPage:
             raise Unusable("there is no page before this one")
         entry = self._history[-2]
         if entry.is_sent or entry.is_edited:
-            raise Unsupported("going back to a form that was sent or filled in (autocomplete=off keeps it empty)")
+            raise Unsupported(
+                "going back to a form that was sent or filled in (autocomplete=off keeps it empty)"
+            )
         self._history.pop()
         if entry.response is not None:
             self._document = Document(parse(entry.response.body.decode("utf-8", "replace")))
@@ -144,7 +164,10 @@ class TextPage:
         return self._document.nodes[element.node]
 
     def _edited(self, control: Control) -> None:
-        switches = (control.node.given.get("autocomplete"), control.form.given.get("autocomplete") if control.form is not None else None)
+        switches = (
+            control.node.given.get("autocomplete"),
+            control.form.given.get("autocomplete") if control.form is not None else None,
+        )
         if self._history and next((each for each in switches if each is not None), "").lower() != "off":
             self._history[-1].is_edited = True
 
@@ -152,7 +175,9 @@ class TextPage:
         sent = [
             (each.name, each.sent)
             for each in self._document.controls
-            if each.form is form and each.sent is not None and (each is pressed or each.kind not in ("submit", "button"))
+            if each.form is form
+            and each.sent is not None
+            and (each is pressed or each.kind not in ("submit", "button"))
         ]
         url = urljoin(self.url, form.given.get("action", ""))
         if form.given.get("method", "get").lower() == "post":
@@ -187,7 +212,11 @@ class TextPage:
         if method == "POST":
             headers = (*headers, ("content-type", "application/x-www-form-urlencoded"))
         response = await self._site(Request(method=method, target=whole, headers=headers, body=body))
-        if response.status in (204, 205) or response.header("refresh") or response.header("content-disposition"):
+        if (
+            response.status in (204, 205)
+            or response.header("refresh")
+            or response.header("content-disposition")
+        ):
             raise Unsupported(f"an answer with status {response.status}, a refresh or a file")
         for name, value in response.headers:
             if name == "set-cookie":

@@ -1,7 +1,9 @@
-"""What a page says, as a few lines of text: its accessibility tree, with a number for everything that can be acted on.
+"""What a page says, as a few lines of text: its accessibility tree, with a number for everything that can be
+acted on.
 
-The tree is the browser's own, computed outside the page: no script of the page can lie about it without changing what a person would see.
-Text that would read like an element or a heading is shown behind a bar, so that only real ones look real.
+The tree is the browser's own, computed outside the page: no script of the page can lie about it without
+changing what a person would see. Text that would read like an element or a heading is shown behind a bar, so
+that only real ones look real.
 """
 
 from __future__ import annotations
@@ -13,23 +15,50 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TEXT_FIELDS = frozenset(("textbox", "searchbox", "spinbutton", "editor"))
-VALUE_FIELDS = {"Date": "date", "InputTime": "time", "DateTime": "date and time", "ColorWell": "#rrggbb", "slider": ""}  # set, not typed
+# set, not typed
+VALUE_FIELDS = {
+    "Date": "date",
+    "InputTime": "time",
+    "DateTime": "date and time",
+    "ColorWell": "#rrggbb",
+    "slider": "",
+}
 FIELDS = TEXT_FIELDS | frozenset(VALUE_FIELDS)
 CHOICES = frozenset(("combobox", "listbox"))
 UPLOAD = "upload"
 _TOGGLES = frozenset(("checkbox", "radio", "switch", "menuitemcheckbox", "menuitemradio"))
 _SELECTED = frozenset(("tab", "option", "treeitem"))
 _WORDS = {
-    "textbox": "field", "searchbox": "field", "spinbutton": "field", "editor": "field", "Date": "field", "InputTime": "field",
-    "DateTime": "field", "ColorWell": "field", "combobox": "choice", "listbox": "choice", "checkbox": "check",
-    "DisclosureTriangle": "summary", "menuitemcheckbox": "check", "menuitemradio": "radio",
-}  # fmt: skip
-_ACTIVE = frozenset(("link", "button", "DisclosureTriangle", "menuitem", UPLOAD)) | FIELDS | CHOICES | _TOGGLES | _SELECTED
+    "textbox": "field",
+    "searchbox": "field",
+    "spinbutton": "field",
+    "editor": "field",
+    "Date": "field",
+    "InputTime": "field",
+    "DateTime": "field",
+    "ColorWell": "field",
+    "combobox": "choice",
+    "listbox": "choice",
+    "checkbox": "check",
+    "DisclosureTriangle": "summary",
+    "menuitemcheckbox": "check",
+    "menuitemradio": "radio",
+}
+_ACTIVE = (
+    frozenset(("link", "button", "DisclosureTriangle", "menuitem", UPLOAD))
+    | FIELDS
+    | CHOICES
+    | _TOGGLES
+    | _SELECTED
+)
 _TEXT = frozenset(("StaticText", "text"))
 _INLINE = frozenset(("generic", "none", "emphasis", "strong", "LabelText"))
 _WHOLE = frozenset(("paragraph", "listitem", "row", "alert", "status"))  # after which a line ends, too
 _DEEPEST = 400
-_SEEMING = re.compile(rf"#|\||\d+\s+({'|'.join(sorted({_WORDS.get(role, role) for role in _ACTIVE} | {'clickable'}))})\b", re.IGNORECASE)
+_SEEMING = re.compile(
+    rf"#|\||\d+\s+({'|'.join(sorted({_WORDS.get(role, role) for role in _ACTIVE} | {'clickable'}))})\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,22 +88,32 @@ class Frame:
 
     nodes: Sequence[Mapping[str, Any]]
     id: str = ""
-    inner: Mapping[int, Frame] = field(default_factory=dict[int, "Frame"])  # by the node of the element that holds it
+    # by the node of the element that holds it
+    inner: Mapping[int, Frame] = field(default_factory=dict[int, "Frame"])
 
 
 def read(nodes: Sequence[Mapping[str, Any]], *, clickable: frozenset[int] = frozenset()) -> View:
     return read_frame(Frame(nodes=nodes), clickable=clickable)
 
 
-def read_frame(frame: Frame, *, clickable: frozenset[int] = frozenset(), suggestions: Mapping[int, tuple[str, ...]] | None = None) -> View:
-    """`clickable`: nodes of no role that listen to clicks. `suggestions`: what fields with a list offer, by node."""
+def read_frame(
+    frame: Frame,
+    *,
+    clickable: frozenset[int] = frozenset(),
+    suggestions: Mapping[int, tuple[str, ...]] | None = None,
+) -> View:
+    """`clickable`: nodes of no role that listen to clicks. `suggestions`: what fields with a list offer, by
+    node.
+    """
     reader = _Reader(frame, clickable, suggestions or {})
     reader.whole(frame)
     return View(text="\n".join(reader.lines), elements=tuple(reader.elements))
 
 
 class _Reader:
-    def __init__(self, frame: Frame, clickable: frozenset[int], suggestions: Mapping[int, tuple[str, ...]]) -> None:
+    def __init__(
+        self, frame: Frame, clickable: frozenset[int], suggestions: Mapping[int, tuple[str, ...]]
+    ) -> None:
         self.frame, self.clickable, self.suggestions = frame, clickable, suggestions
         self.nodes: Mapping[str, Mapping[str, Any]] = {}
         self.lines: list[str] = []
@@ -109,7 +148,11 @@ class _Reader:
             self.lines.append(f"# {name}")
             self.inside(node, depth, is_label=True)
             return
-        if node.get("backendDOMNodeId") in self.clickable and role != "LabelText" and self.is_leaf(node, depth):
+        if (
+            node.get("backendDOMNodeId") in self.clickable
+            and role != "LabelText"
+            and self.is_leaf(node, depth)
+        ):
             self.end_line()
             self.lines.append(self.active(node, "clickable", " ".join(self.texts(node, depth))))
             return
@@ -140,7 +183,11 @@ class _Reader:
 
     def active(self, node: Mapping[str, Any], role: str, name: str) -> str:
         given = {each["name"]: each["value"].get("value") for each in node.get("properties", ())}
-        value = " ".join(str(_value(node, "value")).replace("\n", "\\n").split()) if role != "editor" else " ".join(self.texts(node, 0))
+        value = (
+            " ".join(str(_value(node, "value")).replace("\n", "\\n").split())
+            if role != "editor"
+            else " ".join(self.texts(node, 0))
+        )
         options: list[tuple[str, int]] = []
         if role in CHOICES:
             listed = self.options(node)
@@ -148,14 +195,26 @@ class _Reader:
             if role == "listbox":
                 value = " ".join(_quoted(label) for label, _, is_on, _ in listed if is_on)
         offered = tuple(label for label, _ in options) or self.suggestions.get(node["backendDOMNodeId"], ())
-        problem = "disabled" if given.get("disabled") else "read-only" if given.get("readonly") is True and role in FIELDS else ""
+        problem = (
+            "disabled"
+            if given.get("disabled")
+            else "read-only"
+            if given.get("readonly") is True and role in FIELDS
+            else ""
+        )
         self.elements.append(
             Element(
-                node=node["backendDOMNodeId"], role=role, name=name, options=offered, option_nodes=tuple(number for _, number in options),
-                frame=self.frame.id, problem=problem, has_lines=bool(given.get("multiline")) or role == "editor",
+                node=node["backendDOMNodeId"],
+                role=role,
+                name=name,
+                options=offered,
+                option_nodes=tuple(number for _, number in options),
+                frame=self.frame.id,
+                problem=problem,
+                has_lines=bool(given.get("multiline")) or role == "editor",
                 has_list=given.get("hasPopup") == "listbox",
             )
-        )  # fmt: skip
+        )
         line = line_of(len(self.elements), role, name, value, _is_on(role, given), offered)
         if role == "slider" and "valuemin" in given:
             line += f" ({given['valuemin']:g} to {given['valuemax']:g})"
@@ -165,8 +224,11 @@ class _Reader:
 
     def is_select(self, node: Mapping[str, Any]) -> bool:
         """An HTML choice; of a list made of other elements every option is an element of its own."""
-        return not any("focusable" in {each["name"] for each in child.get("properties", ())} and self.children(child)
-                       for child in self.children(node) if _role(child) == "option")  # fmt: skip
+        return not any(
+            "focusable" in {each["name"] for each in child.get("properties", ())} and self.children(child)
+            for child in self.children(node)
+            if _role(child) == "option"
+        )
 
     def is_leaf(self, node: Mapping[str, Any], depth: int) -> bool:
         """With words of its own and nothing inside that can be acted on by itself."""
@@ -176,7 +238,9 @@ class _Reader:
         while pending:
             child = pending.pop()
             role = _role(child)
-            if (not child.get("ignored") and role in _ACTIVE) or child.get("backendDOMNodeId") in self.clickable:
+            if (not child.get("ignored") and role in _ACTIVE) or child.get(
+                "backendDOMNodeId"
+            ) in self.clickable:
                 return False
             has_words = has_words or (role in _TEXT and bool(_clean(_value(child, "name"))))
             pending.extend(self.children(child))
@@ -185,7 +249,11 @@ class _Reader:
     def texts(self, node: Mapping[str, Any], depth: int) -> list[str]:
         if _role(node) in _TEXT:
             return [word] if (word := _clean(_value(node, "name"))) else []
-        return [word for child in self.children(node) for word in self.texts(child, depth + 1)] if depth < _DEEPEST else []
+        return (
+            [word for child in self.children(node) for word in self.texts(child, depth + 1)]
+            if depth < _DEEPEST
+            else []
+        )
 
     def options(self, node: Mapping[str, Any]) -> list[tuple[str, int, bool, bool]]:
         """Label, node, whether it is chosen, whether it is disabled."""
@@ -196,12 +264,19 @@ class _Reader:
                 continue
             given = {each["name"]: each["value"].get("value") for each in child.get("properties", ())}
             found.append(
-                (_clean(_value(child, "name")), child["backendDOMNodeId"], bool(given.get("selected")), bool(given.get("disabled")))
+                (
+                    _clean(_value(child, "name")),
+                    child["backendDOMNodeId"],
+                    bool(given.get("selected")),
+                    bool(given.get("disabled")),
+                )
             )
         return found
 
 
-def line_of(number: int, role: str, name: str, value: str, is_on: bool | None, options: tuple[str, ...]) -> str:
+def line_of(
+    number: int, role: str, name: str, value: str, is_on: bool | None, options: tuple[str, ...]
+) -> str:
     """Such as `3 choice color: red (red blue)`."""
     line = f"{number} {_WORDS.get(role, role)} {name}".rstrip()
     if is_on is not None:
@@ -227,7 +302,12 @@ def _role(node: Mapping[str, Any]) -> str:
     given = {each["name"]: each["value"].get("value") for each in node.get("properties", ())}
     if role == "button" and "value" in node and "pressed" not in given:
         return UPLOAD
-    if given.get("editable") == "richtext" and given.get("focusable") and role not in _ACTIVE and role not in (*_TEXT, "RootWebArea"):
+    if (
+        given.get("editable") == "richtext"
+        and given.get("focusable")
+        and role not in _ACTIVE
+        and role not in (*_TEXT, "RootWebArea")
+    ):
         return "editor"
     if role == "combobox" and given.get("editable"):
         return "textbox"

@@ -1,4 +1,6 @@
-"""Which files of a tool server are its own state, and which came with the folder that it was given as its base."""
+"""Which files of a tool server are its own state, and which came with the folder that it was given as its
+base.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ Fingerprints: TypeAlias = "Mapping[str, tuple[int, bytes]]"
 
 @lru_cache(maxsize=32)
 def fingerprints(base: str, under: str) -> Fingerprints:
-    """Size and hash of every regular file of `base` beneath `under`, by path. A base is never written to, so it is read once."""
+    """Size and hash of every regular file of `base` beneath `under`, by path. A base is never written to, so
+    it is read once.
+    """
     found: dict[str, tuple[int, bytes]] = {}
     for folder, _, names in os.walk(Path(base) / under):
         for name in names:
@@ -27,7 +31,9 @@ def fingerprints(base: str, under: str) -> Fingerprints:
 def differing(files: Mapping[str, bytes], known: Fingerprints) -> dict[str, bytes]:
     """What `known` does not hold in just this way."""
     return {
-        path: data for path, data in files.items() if path not in known or known[path][0] != len(data) or known[path] != _fingerprint(data)
+        path: data
+        for path, data in files.items()
+        if path not in known or known[path][0] != len(data) or known[path] != _fingerprint(data)
     }
 
 

@@ -1,4 +1,6 @@
-"""How messages get to a server inside a sandbox and back: over its pipes, or by HTTP through a socket of its network."""
+"""How messages get to a server inside a sandbox and back: over its pipes, or by HTTP through a socket of its
+network.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Pipes:
             raise Gone("it has ended") from None
 
     async def receive(self) -> dict[str, Json]:
-        """The next message. Lines that are none are passed over: a server that prints to its standard output is still a server."""
+        """The next message. Lines that are none are passed over: a server that prints to its standard output
+        is still a server.
+        """
         num_lines, num_bytes, first = 0, 0, ""
         while True:
             line = await self._line()
@@ -71,7 +75,9 @@ class Pipes:
         except BlockingIOError:
             return True
         self._unread += more
-        if len(self._unread) > 2 * MOST_BYTES or (len(self._unread) > MOST_BYTES and b"\n" not in self._unread):
+        if len(self._unread) > 2 * MOST_BYTES or (
+            len(self._unread) > MOST_BYTES and b"\n" not in self._unread
+        ):
             raise Gone(f"it sent a message of more than {MOST_BYTES} bytes")
         return bool(more)
 
@@ -83,7 +89,9 @@ class Pipes:
 
 
 class Http:
-    """Streamable HTTP: a message is a request of its own, the answers are its body, as JSON or as a stream of events."""
+    """Streamable HTTP: a message is a request of its own, the answers are its body, as JSON or as a stream of
+    events.
+    """
 
     def __init__(self, sandbox: Sandbox, port: int, path: str) -> None:
         self._sandbox, self._port, self._path = sandbox, port, path
@@ -92,12 +100,17 @@ class Http:
 
     async def post(self, message: Mapping[str, Json]) -> None:
         headers = [
-            ("host", f"127.0.0.1:{self._port}"), ("content-type", "application/json"), ("connection", "close"),
-            ("accept", "application/json, text/event-stream"), ("mcp-protocol-version", VERSION),
-        ]  # fmt: skip
+            ("host", f"127.0.0.1:{self._port}"),
+            ("content-type", "application/json"),
+            ("connection", "close"),
+            ("accept", "application/json, text/event-stream"),
+            ("mcp-protocol-version", VERSION),
+        ]
         if self._session:
             headers.append(("mcp-session-id", self._session))
-        request = http1.Request(method="POST", target=self._path, headers=tuple(headers), body=json.dumps(message).encode())
+        request = http1.Request(
+            method="POST", target=self._path, headers=tuple(headers), body=json.dumps(message).encode()
+        )
         try:
             link = await self._sandbox.connect(self._port)
             async with await SocketStream.from_socket(link) as stream:
@@ -126,18 +139,24 @@ def _messages(response: http1.Response) -> list[dict[str, Json]]:
     if not response.header("content-type").startswith("text/event-stream"):
         message = _message(response.body)
         if message is None:
-            raise Gone(f"it sent something that is no message: {response.body[:80].decode('utf-8', 'replace')!r}")
+            raise Gone(
+                f"it sent something that is no message: {response.body[:80].decode('utf-8', 'replace')!r}"
+            )
         return [message]
     found: list[dict[str, Json]] = []
     for event in response.body.replace(b"\r\n", b"\n").split(b"\n\n"):
-        data = b"\n".join(line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:"))
+        data = b"\n".join(
+            line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")
+        )
         if (message := _message(data)) is not None:
             found.append(message)
     return found
 
 
 def _message(data: bytes) -> dict[str, Json] | None:
-    """A message of JSON-RPC, also behind something that was printed without an end of line; None: it is none."""
+    """A message of JSON-RPC, also behind something that was printed without an end of line; None:
+    it is none.
+    """
     text = data.decode("utf-8", "replace")
     for start in (0, text.find('{"jsonrpc"')):
         if start < 0:

@@ -1,6 +1,8 @@
-"""The client's half of MCP, one request at a time: nothing of it runs between calls, so an episode needs no task of its own.
+"""The client's half of MCP, one request at a time: nothing of it runs between calls, so an episode needs no
+task of its own.
 
-(The SDK's client keeps tasks alive for as long as a session lives; a component of a world has none to be their parent.)
+(The SDK's client keeps tasks alive for as long as a session lives; a component of a world has none to be
+their parent.)
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class Client:
     async def initialize(self) -> None:
         """Raises `Gone` or `Refused`."""
         about: Json = {"name": "agito", "version": "1"}
-        await self.request("initialize", {"protocolVersion": VERSION, "capabilities": {}, "clientInfo": about})
+        await self.request(
+            "initialize", {"protocolVersion": VERSION, "capabilities": {}, "clientInfo": about}
+        )
         await self.channel.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
 
     async def tools(self) -> tuple[ToolSpec, ...]:
@@ -61,7 +65,9 @@ class Client:
         raise Gone(f"its list of tools has more than {_MOST_PAGES} pages")
 
     async def request(self, method: str, parameters: Mapping[str, Json]) -> dict[str, Json]:
-        """The result. Raises `Refused` and `Gone`. What else the server says meanwhile is answered or passed over."""
+        """The result. Raises `Refused` and `Gone`. What else the server says meanwhile is answered or passed
+        over.
+        """
         self._num_requests += 1
         mine = self._num_requests
         await self.channel.post({"jsonrpc": "2.0", "id": mine, "method": method, "params": {**parameters}})

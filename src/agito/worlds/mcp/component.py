@@ -1,4 +1,6 @@
-"""A tool server as a component of a world: its own sandbox and process for every episode, started by the first call."""
+"""A tool server as a component of a world: its own sandbox and process for every episode, started by the
+first call.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +27,21 @@ _BASE_S = 60.0  # for reading a base
 
 
 class ToolServer:
-    """Implements `Component`. A snapshot holds the server's files; a fork starts it again over them, so what it kept in memory is lost.
+    """Implements `Component`. A snapshot holds the server's files; a fork starts it again over them, so what
+    it kept in memory is lost.
 
-    Faults: arguments that do not fit the tool's schema, and what the server itself calls a bad request, are the policy's; an answer
-    marked as an error, an internal error and a server that has ended are the tool's.
+    Faults: arguments that do not fit the tool's schema, and what the server itself calls a bad request, are
+    the policy's; an answer marked as an error, an internal error and a server that has ended are the tool's.
 
-    Its state is what lies in `keeps`, or all that differs from the base. A state of more than 4 MiB is no artefact.
-    Raises `ValueError` for a tool that stands twice among `tools`.
+    Its state is what lies in `keeps`, or all that differs from the base. A state of more than 4 MiB is no
+    artefact. Raises `ValueError` for a tool that stands twice among `tools`.
     """
 
     exactness = Exactness.FILESYSTEM
 
-    def __init__(self, pool: SandboxPool, server: Server, tools: tuple[ToolSpec, ...], *, layer: str | None = None) -> None:
+    def __init__(
+        self, pool: SandboxPool, server: Server, tools: tuple[ToolSpec, ...], *, layer: str | None = None
+    ) -> None:
         refuse_twice(server.name, tools)
         self.name, self.tools, self.captures = server.name, tools, server.keeps
         self._pool, self._server, self._layer = pool, server, layer
@@ -55,7 +60,9 @@ class ToolServer:
         began = time.monotonic()
         try:
             with anyio.move_on_after(timeout_s):
-                return answer(await client.request("tools/call", {"name": call.tool, "arguments": {**call.arguments}}))
+                return answer(
+                    await client.request("tools/call", {"name": call.tool, "arguments": {**call.arguments}})
+                )
             with anyio.move_on_after(_GIVE_UP_S) as telling:
                 await client.give_up()
             if telling.cancelled_caught:
@@ -79,7 +86,11 @@ class ToolServer:
 
     async def digest(self) -> str:
         files, gone = await self._state()
-        state = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()} if files is not None else None
+        state = (
+            {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+            if files is not None
+            else None
+        )
         return hashlib.sha256(json.dumps([state, gone, self._end]).encode()).hexdigest()[:32]
 
     async def capture(self) -> Mapping[str, bytes]:
@@ -113,7 +124,9 @@ class ToolServer:
         if base is not None:
             known = await aside(lambda: fingerprints(base, self._server.keeps), timeout_s=_BASE_S)
         try:
-            files = await sandbox.files(limit_bytes=_LIMIT_BYTES + sum(size for size, _ in known.values()), under=self._server.keeps)
+            files = await sandbox.files(
+                limit_bytes=_LIMIT_BYTES + sum(size for size, _ in known.values()), under=self._server.keeps
+            )
         except ValueError:
             return None, []
         gone = sorted(known.keys() - files.keys())

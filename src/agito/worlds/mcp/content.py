@@ -1,4 +1,6 @@
-"""What a tool server answers, as text: words as they are, everything else by its name, address, type and size."""
+"""What a tool server answers, as text: words as they are, everything else by its name, address, type and
+size.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from agito.worlds.component import Answer
 
 # How servers word that arguments do not fit: the SDKs of Python and TypeScript, pydantic, zod, jsonschema.
 _MISFIT = re.compile(
-    r"(Error executing tool \S+: )?(MCP error -3260[12]|Input validation error|Invalid (arguments|input|params)|\d+ validation errors? for "
+    r"(Error executing tool \S+: )?(MCP error -3260[12]|Input validation error|Invalid "
+    r"(arguments|input|params)|\d+ validation errors? for "
     r"|Unknown tool|Tool \S+ not found)",
     re.IGNORECASE,
 )
@@ -44,7 +47,11 @@ def _part(content: Json) -> str:
     blob = held.get("blob", held.get("data"))
     said = [
         str(content.get("type")),
-        *(str(held[name]) for name in ("name", "title", "uri", "mimeType") if isinstance(held.get(name), str)),
+        *(
+            str(held[name])
+            for name in ("name", "title", "uri", "mimeType")
+            if isinstance(held.get(name), str)
+        ),
     ]
     body = held.get("text") if isinstance(held.get("text"), str) else held.get("description")
     if isinstance(blob, str) and blob:

@@ -1,4 +1,6 @@
-"""Python packages of this installation in a folder of their own, so that a sandbox can have them as its base."""
+"""Python packages of this installation in a folder of their own, so that a sandbox can have them
+as its base.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def gather(names: tuple[str, ...], folder: Path) -> Path:
-    """Copies the installed distributions `names`, and what they need, into `folder`, which a server sees with PYTHONPATH=/work.
+    """Copies the installed distributions `names`, and what they need, into `folder`, which a server sees with
+    PYTHONPATH=/work.
 
     Raises `ValueError` for one that is not installed.
     """
@@ -29,7 +32,11 @@ def gather(names: tuple[str, ...], folder: Path) -> Path:
                 raise ValueError(f"package {name!r}: not installed here; pip install {name}") from None
             continue  # needed on other platforms, or by an extra
         _copy(found, folder)
-        pending.extend(match[0] for line in found.requires or () if "extra ==" not in line and (match := _NAME.match(line)))
+        pending.extend(
+            match[0]
+            for line in found.requires or ()
+            if "extra ==" not in line and (match := _NAME.match(line))
+        )
     return folder
 
 

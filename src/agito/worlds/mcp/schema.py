@@ -1,4 +1,6 @@
-"""Arguments held against the JSON schema of a tool, as far as a schema is plain; what is not known here is the server's to check."""
+"""Arguments held against the JSON schema of a tool, as far as a schema is plain; what is not known here is
+the server's to check.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,11 @@ from agito.types import Json
 _Schema: TypeAlias = "Mapping[str, Any]"
 _DEEPEST = 32
 _BOUNDS: dict[str, Callable[[Any, Any], bool]] = {
-    "minimum": operator.ge, "maximum": operator.le, "exclusiveMinimum": operator.gt, "exclusiveMaximum": operator.lt,
-}  # fmt: skip
+    "minimum": operator.ge,
+    "maximum": operator.le,
+    "exclusiveMinimum": operator.gt,
+    "exclusiveMaximum": operator.lt,
+}
 
 
 def misfit(arguments: Mapping[str, Json], schema: Mapping[str, Json]) -> str:
@@ -64,14 +69,22 @@ def _of_object(value: Mapping[str, Any], known: _Schema, whole: _Schema, where: 
     if known.get("additionalProperties") is False and "patternProperties" not in known:
         unknown = [name for name in value if name not in properties]
         if unknown:
-            return f"does not take {prefix}{unknown[0][:40]}; its parameters are {', '.join(properties) or 'none'}"
-    found = (_misfit(each, properties.get(name), whole, f"{prefix}{name[:40]}", depth + 1) for name, each in value.items())
+            return (
+                f"does not take {prefix}{unknown[0][:40]}; its parameters are "
+                f"{', '.join(properties) or 'none'}"
+            )
+    found = (
+        _misfit(each, properties.get(name), whole, f"{prefix}{name[:40]}", depth + 1)
+        for name, each in value.items()
+    )
     return next(filter(None, found), "")
 
 
 def _of_list(value: list[Any], known: _Schema, whole: _Schema, where: str, depth: int) -> str:
     problem = _count(len(value), known, "minItems", "maxItems", f"`{where}` must have", "items")
-    found = (_misfit(each, known.get("items"), whole, f"{where}[{at}]", depth + 1) for at, each in enumerate(value))
+    found = (
+        _misfit(each, known.get("items"), whole, f"{where}[{at}]", depth + 1) for at, each in enumerate(value)
+    )
     return problem or next(filter(None, found), "")
 
 
@@ -102,8 +115,14 @@ def _is(value: Any, kind: Any) -> bool:
     if isinstance(value, float) and value.is_integer():
         return kind in ("integer", "number")
     kinds: dict[str, type | tuple[type, ...]] = {
-        "string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict, "null": type(None),
-    }  # fmt: skip
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+        "array": list,
+        "object": dict,
+        "null": type(None),
+    }
     return kind not in kinds or isinstance(value, kinds[kind])
 
 

@@ -19,22 +19,30 @@ _ROOMY = SandboxSpec(mem_mb=1024, procs=128, cpu_s=600.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A program that speaks MCP. `command` is run by bash in the sandbox; with `port` it serves HTTP there, else its pipes are used."""
+    """A program that speaks MCP. `command` is run by bash in the sandbox; with `port` it serves HTTP there,
+    else its pipes are used.
+    """
 
     name: str
     command: str
     port: int | None = None
     path: str = "/mcp"
     sandbox: SandboxSpec = _ROOMY  # its `base` is a copy of a folder of yours, such as one with node_modules
-    files: Mapping[str, str | bytes] = field(default_factory=dict[str, "str | bytes"])  # in the workspace before it starts
-    keeps: str = ""  # the folder of the workspace that is its state, for digests and the grader; "": all that the base does not hold
+    # in the workspace before it starts
+    files: Mapping[str, str | bytes] = field(default_factory=dict[str, "str | bytes"])
+    # the folder of the workspace that is its state, for digests and the grader; "": all that the base does
+    # not hold
+    keeps: str = ""
     start_s: float = 30.0
 
 
 async def start(server: Server, sandbox: Sandbox) -> Client:
-    """Runs the server and shakes hands. Raises `SandboxFailure`, with what the server complained about: the policy had no part in it."""
+    """Runs the server and shakes hands. Raises `SandboxFailure`, with what the server complained about: the
+    policy had no part in it.
+    """
     complaints = f"/tmp/{server.name}.stderr"
-    kept = f"exec 2> >(head -c {_KEPT_BYTES} >{complaints}; exec cat >/dev/null)"  # whatever it says, its pipe never fills nor breaks
+    # whatever it says, its pipe never fills nor breaks
+    kept = f"exec 2> >(head -c {_KEPT_BYTES} >{complaints}; exec cat >/dev/null)"
     if server.port is None:
         channel: Channel = Pipes(await sandbox.launch(f"{kept}; {server.command}"))
     else:
@@ -51,8 +59,13 @@ async def start(server: Server, sandbox: Sandbox) -> Client:
         except (Gone, Refused, TimeoutError) as error:
             problem = str(error)
     await channel.aclose()
-    patience = f"for _ in $(seq 20); do [ -s {complaints} ] && break; sleep .02; done"  # what it said last may be on its way
-    said = (await sandbox.sh(f"{patience}; tail -c 600 {complaints} 2>/dev/null")).output.decode("utf-8", "replace").strip()
+    # what it said last may be on its way
+    patience = f"for _ in $(seq 20); do [ -s {complaints} ] && break; sleep .02; done"
+    said = (
+        (await sandbox.sh(f"{patience}; tail -c 600 {complaints} 2>/dev/null"))
+        .output.decode("utf-8", "replace")
+        .strip()
+    )
     raise SandboxFailure(f"tool server {server.name!r}: {problem}{': ' if said else ''}{said}")
 
 
@@ -65,7 +78,9 @@ def refuse_twice(name: str, tools: tuple[ToolSpec, ...]) -> None:
 
 
 async def tools_of(server: Server, pool: SandboxPool) -> tuple[ToolSpec, ...]:
-    """Runs the server once to ask it. Raises `SandboxFailure`, and `ValueError` for a tool that it lists twice."""
+    """Runs the server once to ask it. Raises `SandboxFailure`, and `ValueError` for a tool that it lists
+    twice.
+    """
     sandbox = await pool.start(server.sandbox)
     try:
         await sandbox.write(server.files)
@@ -79,6 +94,8 @@ async def tools_of(server: Server, pool: SandboxPool) -> tuple[ToolSpec, ...]:
             raise SandboxFailure(f"tool server {server.name!r}: {error}") from None
         finally:
             await client.channel.aclose()
-        raise SandboxFailure(f"tool server {server.name!r}: it has not listed its tools for {server.start_s:g} s")
+        raise SandboxFailure(
+            f"tool server {server.name!r}: it has not listed its tools for {server.start_s:g} s"
+        )
     finally:
         await sandbox.close()

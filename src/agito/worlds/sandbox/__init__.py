@@ -1,4 +1,6 @@
-"""A box for everything that an agent does: one sandbox an episode, cloned from a clean zygote. See docs/sandbox.md."""
+"""A box for everything that an agent does: one sandbox an episode, cloned from a clean zygote. See
+docs/sandbox.md.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Reading an episode's files from the host: by descriptor, never by path, never through a link.
 
-What is captured is all that is there, or `Uncapturable` says why it is not. A mode that shuts its owner out does not hide a file.
+What is captured is all that is there, or `Uncapturable` says why it is not. A mode that shuts its owner out
+does not hide a file.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ MAX_PATHS = 1 << 22  # bytes of all paths together
 _SLICE_S = 0.004  # how long to read before others have their turn
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK
-_VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR)  # or swapped for something else
+# or swapped for something else
+_VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR)
 
 
 def relative(path: str) -> str:
-    """`path` beneath the workspace, without a leading /work. Raises `ValueError` for one that is outside or no file name."""
+    """`path` beneath the workspace, without a leading /work. Raises `ValueError` for one that is outside or
+    no file name.
+    """
     inner = path[len("/work/") :] if path.startswith("/work/") else path
     parts = [part for part in inner.split("/") if part not in ("", ".")]
     if inner.startswith("/") or ".." in parts or not parts or "\0" in path or inner.endswith("/"):
@@ -40,7 +44,10 @@ def read_file(work: int, path: str, limit_bytes: int) -> bytes:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             raise NotFound(f"{path}: not in the workspace") from None
-        raise ValueError(f"path={path!r}: {os.strerror(error.errno or 0)}; only regular files without links on the way are read") from None
+        raise ValueError(
+            f"path={path!r}: {os.strerror(error.errno or 0)}; only regular files without links on the way "
+            "are read"
+        ) from None
     try:
         info = os.fstat(handle)
         if not stat.S_ISREG(info.st_mode):
@@ -54,10 +61,11 @@ Reading = Generator[None, None, dict[str, bytes]]
 
 
 def read_all(work: int, limit_bytes: int, under: str = "") -> dict[str, bytes]:
-    """Every regular file beneath `under`, by path relative to the workspace, in order; links and devices are skipped.
+    """Every regular file beneath `under`, by path relative to the workspace, in order; links and devices are
+    skipped.
 
-    Raises `Uncapturable` where together they exceed `limit_bytes`, where there are too many entries or too deep directories, and for what
-    cannot be read.
+    Raises `Uncapturable` where together they exceed `limit_bytes`, where there are too many entries or too
+    deep directories, and for what cannot be read.
     """
     reading = read_in_turns(work, limit_bytes, under)
     try:
@@ -68,7 +76,9 @@ def read_all(work: int, limit_bytes: int, under: str = "") -> dict[str, bytes]:
 
 
 def read_in_turns(work: int, limit_bytes: int, under: str = "") -> Reading:
-    """The same, yielding every few milliseconds, so that whoever reads can let others work; returns the files."""
+    """The same, yielding every few milliseconds, so that whoever reads can let others work; returns the
+    files.
+    """
     top = _let_in(_Held(os.dup(work)))
     return (yield from _Walk(limit_bytes).directory(top, "", 0, under.split("/") if under else ()))
 
@@ -164,7 +174,9 @@ class _Held:
 
 
 def _hold(directory: int, name: str, flags: int, prefix: str) -> _Held | None:
-    """None for what has vanished or was swapped for something else. Raises `Uncapturable` for what cannot be opened."""
+    """None for what has vanished or was swapped for something else. Raises `Uncapturable` for what cannot be
+    opened.
+    """
     try:
         try:
             handle = open_beneath(directory, name, flags)
@@ -209,7 +221,11 @@ def _content(handle: int, size: int, path: str, limit_bytes: int) -> bytes:
     if size > limit_bytes:
         raise Uncapturable(f"path={path!r}: {size} bytes, over the limit of {limit_bytes}")
     data = os.read(handle, size + 1)
-    while len(data) < size and len(data) <= limit_bytes and (more := os.read(handle, limit_bytes + 1 - len(data))):
+    while (
+        len(data) < size
+        and len(data) <= limit_bytes
+        and (more := os.read(handle, limit_bytes + 1 - len(data)))
+    ):
         data += more
     if len(data) > limit_bytes:
         raise Uncapturable(f"path={path!r}: grew over the limit of {limit_bytes} bytes")

@@ -1,4 +1,6 @@
-"""One live sandbox as the host holds it: a socket to its pid 1, a descriptor of that process and one of its workspace."""
+"""One live sandbox as the host holds it: a socket to its pid 1, a descriptor of that process and one of its
+workspace.
+"""
 
 from __future__ import annotations
 
@@ -103,20 +105,27 @@ class Box:
     async def sh(self, command: str, *, timeout_s: float = 30.0) -> Result:
         """A fresh `bash -c`; working directory and exported variables carry over."""
         program = as_program(command)
-        return await self._act(command, False, timeout_s, program is None and not is_stateless(command), program)
+        return await self._act(
+            command, False, timeout_s, program is None and not is_stateless(command), program
+        )
 
     async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
         """A snippet in a fresh fork of the warm interpreter; it sees the shell's directory and variables.
 
-        `cpu_s` bounds what it and all that it starts may use of the processor, and `cpu_s` counts in the result are then those of the whole
-        tree; one that mostly sleeps is stopped after four times as long. `timeout_s` is then for a machine that gives it no processor.
+        `cpu_s` bounds what it and all that it starts may use of the processor, and `cpu_s` counts in the
+        result are then those of the whole tree; one that mostly sleeps is stopped after four times as long.
+        `timeout_s` is then for a machine that gives it no processor.
         """
-        return await self._act(code, True, timeout_s, False, None, None if cpu_s is None else (cpu_s, _ASLEEP * cpu_s))
+        return await self._act(
+            code, True, timeout_s, False, None, None if cpu_s is None else (cpu_s, _ASLEEP * cpu_s)
+        )
 
     async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:
-        """One message. Raises `ValueError` for a path outside, a link on the way or anything but a regular file at its end.
+        """One message. Raises `ValueError` for a path outside, a link on the way or anything but a regular
+        file at its end.
 
-        Raises `OSError` where the workspace cannot take a file: it is full, or a directory may not be written.
+        Raises `OSError` where the workspace cannot take a file: it is full, or a directory may not be
+        written.
         """
         rows = [
             (
@@ -128,7 +137,10 @@ class Box:
         ]
         reply = await self._call(("write", rows), START_S)
         if reply.status in (errno.ELOOP, errno.EXDEV, errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
-            raise ValueError(f"path={reply.body.decode(errors='replace')}; only regular files without links on the way are written")
+            raise ValueError(
+                f"path={reply.body.decode(errors='replace')}; only regular files without links on the way "
+                "are written"
+            )
         if reply.kind != wire.DONE and not reply.status:
             raise self._failed(reply.body.decode(errors="replace"))
         if reply.kind != wire.DONE:
@@ -142,7 +154,8 @@ class Box:
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
         """Every regular file beneath the workspace or its folder `under`, links never followed.
 
-        Raises `Uncapturable` past `limit_bytes` in all, and for what else cannot be captured whole: the policy left it so.
+        Raises `Uncapturable` past `limit_bytes` in all, and for what else cannot be captured whole: the
+        policy left it so.
 
         What processes write meanwhile may be missed: `kill` first.
         """
@@ -180,20 +193,27 @@ class Box:
         """
         reply = await self._call(("freeze",), START_S)
         if reply.kind != wire.FROZEN:
-            raise Uncapturable(f"what runs in the sandbox could not be frozen: {reply.body.decode(errors='replace')}")
+            raise Uncapturable(
+                f"what runs in the sandbox could not be frozen: {reply.body.decode(errors='replace')}"
+            )
         cwd, *assignments = (os.fsdecode(part) for part in reply.body.split(b"\0"))
         env: dict[str, str] = {}
         for assignment in assignments:
             name, _, value = assignment.partition("=")
             env[name] = value
         try:
-            return await self._on_snapshot(self, Frozen(spec=self._spec, layers=self.layers, is_stacked=self.is_stacked, cwd=cwd, env=env))
+            return await self._on_snapshot(
+                self,
+                Frozen(spec=self._spec, layers=self.layers, is_stacked=self.is_stacked, cwd=cwd, env=env),
+            )
         finally:
             with anyio.CancelScope(shield=True):
                 await self._call(("thaw",), START_S)
 
     async def connect(self, port: int, *, timeout_s: float = 5.0) -> socket.socket:
-        """A connection to a server inside; waits until one listens. Raises `TimeoutError`. The caller closes it."""
+        """A connection to a server inside; waits until one listens. Raises `TimeoutError`. The caller closes
+        it.
+        """
         with anyio.fail_after(timeout_s):
             while True:
                 self._check()
@@ -208,7 +228,8 @@ class Box:
                 await anyio.sleep(_RETRY_S)
 
     async def listen(self, port: int = 0) -> socket.socket:
-        """A listener at 127.0.0.1 of the sandbox's own network, for the host to accept on. Raises `OSError` for a taken port.
+        """A listener at 127.0.0.1 of the sandbox's own network, for the host to accept on. Raises `OSError`
+        for a taken port.
 
         Nothing outside this sandbox can connect to it. The caller closes it.
         """
@@ -216,7 +237,9 @@ class Box:
         return passed.tcp(await self._make_socket("listen", passed.port(port, least=0)))
 
     async def launch(self, command: str) -> Service:
-        """`bash -c`, kept until it ends, the sandbox does, or everything inside is killed: by `kill` or at the deadline of an action."""
+        """`bash -c`, kept until it ends, the sandbox does, or everything inside is killed: by `kill` or at
+        the deadline of an action.
+        """
         problem = _unsayable(command)
         if problem:
             raise ValueError(f"command={command!r}: {problem.decode().strip()}")
@@ -281,7 +304,12 @@ class Box:
             reply = await self._call(("act", text, is_python, timeout_s, carries, direct, allowed), timeout_s)
         except TimeoutError:
             return Result(
-                exit_code=None, output=b"", total_bytes=0, fault=Fault.TIMEOUT, killed_by="pid 1 silent", wall_s=timeout_s + GRACE_S
+                exit_code=None,
+                output=b"",
+                total_bytes=0,
+                fault=Fault.TIMEOUT,
+                killed_by="pid 1 silent",
+                wall_s=timeout_s + GRACE_S,
             )
         if reply.kind != wire.RESULT:
             raise self._failed(reply.body.decode(errors="replace"))
@@ -294,7 +322,8 @@ class Box:
             killed_by, fault, exit_code = f"signal {number}", None, 128 + number
         else:
             killed_by, fault, exit_code = None, None, os.WEXITSTATUS(reply.status)
-        # The kernel counts whole ticks for the limit, and exact time for what is told here: on a busy machine much less.
+        # The kernel counts whole ticks for the limit, and exact time for what is told here: on a busy machine
+        # much less.
         least = {128 + signal.SIGXCPU: 0.5, 137: 0.9}.get(exit_code or 0)
         if least is not None and reply.cpu_s >= least * self._spec.cpu_s:
             killed_by, fault = "cpu", Fault.BUDGET
@@ -317,7 +346,8 @@ class Box:
         async with self._handing_over:
             reply: Reply | None = None
             try:
-                with anyio.CancelScope(shield=True):  # it takes no time, and to give up in the middle would end the sandbox
+                # it takes no time, and to give up in the middle would end the sandbox
+                with anyio.CancelScope(shield=True):
                     reply = await self._call((kind, what), START_S, handed)
             except TimeoutError as error:
                 raise SandboxFailure("the sandbox was silent and had to be killed") from error

@@ -1,8 +1,10 @@
-"""The control groups of a pool: one around the zygote and everything, and room in it for one around each sandbox.
+"""The control groups of a pool: one around the zygote and everything, and room in it for one around each
+sandbox.
 
-The host makes the outer group and hands it to the zygote's user; the zygote's keepers make the inner ones and join them once (see
-`inside/keeper.py`), because joining makes the kernel wait for a grace period. A group is locked for as long as its host lives, so that
-nobody sweeps away the group of another live pool, in whatever process or container it is.
+The host makes the outer group and hands it to the zygote's user; the zygote's keepers make the inner ones and
+join them once (see `inside/keeper.py`), because joining makes the kernel wait for a grace period. A group is
+locked for as long as its host lives, so that nobody sweeps away the group of another live pool, in whatever
+process or container it is.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class Place:
 
     @property
     def entrance(self) -> Path:
-        """Where the zygote goes: with version 2, a group whose children are limited holds no process itself."""
+        """Where the zygote goes: with version 2, a group whose children are limited holds no
+        process itself.
+        """
         return self.path if self.is_v1 else self.path / "zygote"
 
 
@@ -74,7 +78,12 @@ class Group:
     def delegate(self, uid: int) -> None:
         """Lets `uid` make groups inside and move its own processes among them. Raises `OSError`."""
         for place in self.places:
-            for path in {place.path, place.path / "cgroup.procs", place.entrance, place.entrance / "cgroup.procs"}:
+            for path in {
+                place.path,
+                place.path / "cgroup.procs",
+                place.entrance,
+                place.entrance / "cgroup.procs",
+            }:
                 os.chown(path, uid, -1)
 
     def remove(self) -> bool:
@@ -130,7 +139,9 @@ def _bound(place: Place, limit_bytes: int) -> None:
 
 
 def _place(parent: Path, name: str, controllers: tuple[str, ...], is_v1: bool) -> Place | None:
-    """A new, locked directory under `parent`, or None where this user may not make one. Sweeps what dead hosts left there."""
+    """A new, locked directory under `parent`, or None where this user may not make one. Sweeps what dead
+    hosts left there.
+    """
     try:
         for stale in parent.glob(f"{_PREFIX}*"):
             _sweep(stale)
@@ -190,7 +201,9 @@ def _remove_tree(path: Path) -> bool:
 
 
 def _parents() -> Iterator[tuple[Path, tuple[str, ...], bool]]:
-    """Where groups could be made: below our own; with version 2, where a group with processes has no limited children, beside it too."""
+    """Where groups could be made: below our own; with version 2, where a group with processes has no limited
+    children, beside it too.
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -1,10 +1,11 @@
 """Commands that need less than a whole shell, recognised by their text.
 
-Most of what an agent types is one program with plain words. `bash -c` ends up replacing itself with that program; starting it
-directly does the same at half the cost. The next best are commands that cannot change the shell's directory or variables: they
-need no exit trap, and bash then forks once less. What is not recognised is still right, only slower. What is recognised wrongly
-would lose a `cd` or misread a word, so both patterns admit little, and tests compare them with bash. The text is the policy's:
-it is read token by token, in linear time, as one pattern for the whole could be made to backtrack and so to stop the host.
+Most of what an agent types is one program with plain words. `bash -c` ends up replacing itself with that
+program; starting it directly does the same at half the cost. The next best are commands that cannot change
+the shell's directory or variables: they need no exit trap, and bash then forks once less. What is not
+recognised is still right, only slower. What is recognised wrongly would lose a `cd` or misread a word, so
+both patterns admit little, and tests compare them with bash. The text is the policy's: it is read token by
+token, in linear time, as one pattern for the whole could be made to backtrack and so to stop the host.
 """
 
 from __future__ import annotations
@@ -13,15 +14,82 @@ import os
 import re
 from dataclasses import dataclass
 
-# Builtins that change nothing that carries over may begin a stateless command; these and every keyword may not.
-_STATEFUL = frozenset((
-    ".", ":", "alias", "bg", "bind", "break", "builtin", "caller", "cd", "command", "compgen", "complete", "compopt", "continue",
-    "coproc", "declare", "dirs", "disown", "enable", "eval", "exec", "exit", "export", "fc", "fg", "getopts", "hash", "history", "jobs",
-    "let", "local", "logout", "mapfile", "popd", "printf", "pushd", "read", "readarray", "readonly", "return", "set", "shift", "shopt",
-    "source", "suspend", "times", "trap", "typeset", "ulimit", "umask", "unalias", "unset", "wait",
-    "case", "coproc", "do", "done", "elif", "else", "esac", "fi", "for", "function", "if", "in", "select", "then", "time", "until",
-    "while",
-))  # fmt: skip
+# Builtins that change nothing that carries over may begin a stateless command; these and every keyword may
+# not.
+_STATEFUL = frozenset(
+    (
+        ".",
+        ":",
+        "alias",
+        "bg",
+        "bind",
+        "break",
+        "builtin",
+        "caller",
+        "cd",
+        "command",
+        "compgen",
+        "complete",
+        "compopt",
+        "continue",
+        "coproc",
+        "declare",
+        "dirs",
+        "disown",
+        "enable",
+        "eval",
+        "exec",
+        "exit",
+        "export",
+        "fc",
+        "fg",
+        "getopts",
+        "hash",
+        "history",
+        "jobs",
+        "let",
+        "local",
+        "logout",
+        "mapfile",
+        "popd",
+        "printf",
+        "pushd",
+        "read",
+        "readarray",
+        "readonly",
+        "return",
+        "set",
+        "shift",
+        "shopt",
+        "source",
+        "suspend",
+        "times",
+        "trap",
+        "typeset",
+        "ulimit",
+        "umask",
+        "unalias",
+        "unset",
+        "wait",
+        "case",
+        "coproc",
+        "do",
+        "done",
+        "elif",
+        "else",
+        "esac",
+        "fi",
+        "for",
+        "function",
+        "if",
+        "in",
+        "select",
+        "then",
+        "time",
+        "until",
+        "while",
+    )
+)
 _HARMLESS = frozenset(("echo", "false", "help", "kill", "pwd", "test", "true", "type", "["))
 _BUILTINS = (_STATEFUL | _HARMLESS) - {"echo"}
 _VARIABLE = r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\}|[0-9?#@*$!-])"
@@ -31,8 +99,10 @@ _TOKEN = re.compile(  # of a stateless command
     rf"|'[^']*'|\"(?:[^\"\\$`]|\\.|{_VARIABLE})*\"|\\[^\n]|{_VARIABLE}"
 )
 _LITERAL = re.compile(  # of a plain word, or a redirection
-    r"(?P<space>[ \t]+)|(?P<same>2>&1|1?>&2)(?=[ \t]|\Z)|(?P<how>[12]?>>?|0?<|&>)[ \t]*(?P<file>[A-Za-z0-9_@%+=:,./^-]+)(?=[ \t]|\Z)"
-    r"|(?P<text>[A-Za-z0-9_@%+=:,./!^*?-]+(?![<>])|\{\})|'(?P<single>[^']*)'|\"(?P<double>[^\"\\$`]*)\"|\\(?P<escaped>[^\n])"
+    r"(?P<space>[ \t]+)|(?P<same>2>&1|1?>&2)(?=[ \t]|\Z)|(?P<how>[12]?>>?|0?<|&>)[ "
+    r"\t]*(?P<file>[A-Za-z0-9_@%+=:,./^-]+)(?=[ \t]|\Z)"
+    r"|(?P<text>[A-Za-z0-9_@%+=:,./!^*?-]+(?![<>])|\{\})|'(?P<single>[^']*)'|\"(?P<double>[^\"\\$`]*)\"|\\(?P<escaped>[^\n"
+    r"])"
 )
 _WRITING = os.O_WRONLY | os.O_CREAT
 _LONGEST = 4096

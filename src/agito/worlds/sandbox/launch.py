@@ -1,4 +1,6 @@
-"""Starting the zygote: a second interpreter with an empty environment that is given its program over a socket."""
+"""Starting the zygote: a second interpreter with an empty environment that is given its program over a
+socket.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ class Zygote:
 
     def request(self, *fields: Any, descriptors: tuple[int, ...] = ()) -> None:
         """Sends one request. Raises `OSError` when the zygote is gone or its queue is full."""
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        rights = (
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        )
         self.control.sendmsg([marshal.dumps(fields, wire.FORMAT)], rights)
 
 
@@ -110,18 +114,24 @@ async def launch(
 ) -> Zygote:
     """Raises `NoIsolation`, which names what this machine lacks and what to do about it.
 
-    `hash_seed` orders the sets of every interpreter inside alike, so that what a program answers does not depend on the pool.
-    `limit_bytes` bounds all sandboxes together, half of the machine's memory by default. The flags exist for tests, which prove with
-    them that an attack fires where a layer is missing.
+    `hash_seed` orders the sets of every interpreter inside alike, so that what a program answers does not
+    depend on the pool. `limit_bytes` bounds all sandboxes together, half of the machine's memory by default.
+    The flags exist for tests, which prove with them that an attack fires where a layer is missing.
     """
     if sys.platform != "linux" or not kernel.SUPPORTED:
         raise NoIsolation(
-            f"no sandbox on {sys.platform}/{kernel.MACHINE}: run Agito on Linux, x86_64 or aarch64, or in a Linux virtual machine"
+            f"no sandbox on {sys.platform}/{kernel.MACHINE}: run Agito on Linux, x86_64 or aarch64, or in "
+            "a Linux virtual machine"
         )
     options: dict[str, Any] = {
-        "limit_bytes": limit_bytes, "cgroup": cgroup, "users": users, "overlay": overlay, "landlock": landlock, "seccomp": seccomp,
+        "limit_bytes": limit_bytes,
+        "cgroup": cgroup,
+        "users": users,
+        "overlay": overlay,
+        "landlock": landlock,
+        "seccomp": seccomp,
         "hash_seed": hash_seed,
-    }  # fmt: skip
+    }
     group = make(limit_bytes or half_of_memory()) if cgroup else None
     taken = take_users(many=users)
     problems: list[str] = []
@@ -151,13 +161,17 @@ async def stop(zygote: Zygote) -> None:
 
 
 def _interpreters() -> list[tuple[str, str]]:
-    """Executables and the directories that they need, the system's own first: it is inside /usr, which sandboxes see."""
+    """Executables and the directories that they need, the system's own first: it is inside /usr, which
+    sandboxes see.
+    """
     found = [("/usr/bin/python3", "/usr")] if os.access("/usr/bin/python3", os.X_OK) else []
     own = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     return [*found, (own, sys.base_prefix)]
 
 
-async def _try(interpreter: str, settings: Mapping[str, object], group: Group | None, users: Users, hash_seed: int) -> Zygote | str:
+async def _try(
+    interpreter: str, settings: Mapping[str, object], group: Group | None, users: Users, hash_seed: int
+) -> Zygote | str:
     """A zygote, or why there is none."""
     inside = Path(__file__).parent / "inside"
     sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
@@ -172,7 +186,14 @@ async def _try(interpreter: str, settings: Mapping[str, object], group: Group | 
     with remote:
         try:
             process = subprocess.Popen(  # noqa: ASYNC220 - a vfork, once per pool
-                command, stdin=remote.fileno(), stdout=null, stderr=null, env=variables, cwd="/", close_fds=True, start_new_session=True
+                command,
+                stdin=remote.fileno(),
+                stdout=null,
+                stderr=null,
+                env=variables,
+                cwd="/",
+                close_fds=True,
+                start_new_session=True,
             )
         except OSError as error:
             control.close()
@@ -187,7 +208,13 @@ async def _try(interpreter: str, settings: Mapping[str, object], group: Group | 
             "groups": [(place.is_v1, place.controllers) for place in places],
         }
         control.send(_BOOT)
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [place.lock.descriptor for place in places]))]
+        rights = [
+            (
+                socket.SOL_SOCKET,
+                socket.SCM_RIGHTS,
+                array.array("i", [place.lock.descriptor for place in places]),
+            )
+        ]
         control.sendmsg([marshal.dumps((settings, sources), wire.FORMAT)], rights if places else [])
         control.setblocking(False)
         with anyio.move_on_after(_START_S):
@@ -236,11 +263,19 @@ def _enclose(pid: int, group: Group | None, users: Users) -> Group | None:
 def _remedy(problem: str) -> str:
     if "unshare" in problem or "clone" in problem or "map" in problem or "Permission" in problem:
         return (
-            "allow user namespaces (sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000; on Ubuntu 24.04 or"
-            " later also kernel.apparmor_restrict_unprivileged_userns=0; in a container, run it with --privileged or seccomp=unconfined)"
+            "allow user namespaces (sysctl -w kernel.unprivileged_userns_clone=1 "
+            "user.max_user_namespaces=15000; on Ubuntu 24.04 or"
+            " later also kernel.apparmor_restrict_unprivileged_userns=0; in a container, run it with "
+            "--privileged or seccomp=unconfined)"
         )
     if "mount" in problem:
-        return "needs Linux 5.12 or later and a /proc that is not masked (in a container: --security-opt systempaths=unconfined)"
+        return (
+            "needs Linux 5.12 or later and a /proc that is not masked (in a container: --security-opt "
+            "systempaths=unconfined)"
+        )
     if _ABSENT in problem:
         return "install Python 3.10 or later as /usr/bin/python3 (Debian: apt install python3)"
-    return "this step is refused by the kernel or the container; run Agito outside of it, or in a virtual machine"
+    return (
+        "this step is refused by the kernel or the container; run Agito outside of it, or in a virtual "
+        "machine"
+    )

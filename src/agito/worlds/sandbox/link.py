@@ -50,7 +50,9 @@ class Exchange:
             self._data = self._data + more if self._data else more
             length = self._length()
         _, kind, killer, idle, status, total, wall, cpu, peak, _ = wire.REPLY.unpack_from(self._data)
-        return Reply(kind, killer, bool(idle), status, total, wall, cpu, peak, self._data[wire.REPLY.size : length])
+        return Reply(
+            kind, killer, bool(idle), status, total, wall, cpu, peak, self._data[wire.REPLY.size : length]
+        )
 
     def _length(self) -> int:
         """Of the whole answer, or of its head as long as that is not there."""

@@ -1,4 +1,6 @@
-"""Descriptors that came out of a sandbox: looked at before they are used, because what is inside may lie about anything."""
+"""Descriptors that came out of a sandbox: looked at before they are used, because what is inside may lie
+about anything.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def port(number: int, *, least: int = 1) -> int:
 
 
 def tcp(descriptor: int) -> socket.socket:
-    """Raises `SandboxFailure` for anything but a TCP socket: another kind could carry descriptors, or lead elsewhere."""
+    """Raises `SandboxFailure` for anything but a TCP socket: another kind could carry descriptors, or lead
+    elsewhere.
+    """
     if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise SandboxFailure("the sandbox handed over something that is no socket")
@@ -33,7 +37,9 @@ def tcp(descriptor: int) -> socket.socket:
 
 
 async def is_connected(link: socket.socket) -> bool:
-    """Whether a connection that has begun succeeds. One to itself, which TCP can make on a free port, does not count."""
+    """Whether a connection that has begun succeeds. One to itself, which TCP can make on a free port, does
+    not count.
+    """
     await anyio.wait_writable(link)
     if link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
         return False

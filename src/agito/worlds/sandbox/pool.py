@@ -1,4 +1,6 @@
-"""Where sandboxes come from: one zygote, a few sandboxes started ahead, and the immutable layers that forks stack upon."""
+"""Where sandboxes come from: one zygote, a few sandboxes started ahead, and the immutable layers that forks
+stack upon.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,15 @@ COPY_S = 60.0
 MOST_LAYERS = 32  # of one sandbox: beyond, its next snapshot is whole
 COPIED_MB = 16  # forks of workspaces up to this size are copies
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
-_ENV = {"HOME": "/work", "USER": "agent", "LOGNAME": "agent", "SHELL": "/bin/bash", "LC_ALL": "C", "TERM": "dumb", "PWD": "/work"}
+_ENV = {
+    "HOME": "/work",
+    "USER": "agent",
+    "LOGNAME": "agent",
+    "SHELL": "/bin/bash",
+    "LC_ALL": "C",
+    "TERM": "dumb",
+    "PWD": "/work",
+}
 
 
 class Pool:
@@ -48,7 +58,8 @@ class Pool:
 
     @classmethod
     async def open(cls, *, warm: int = 8, limit_mb: int | None = None, hash_seed: int = HASH_SEED) -> Pool:
-        """Keeps `warm` sandboxes started ahead. `limit_mb` bounds the memory of all together: half of the machine's by default.
+        """Keeps `warm` sandboxes started ahead. `limit_mb` bounds the memory of all together: half of the
+        machine's by default.
 
         `hash_seed` is Python's in all of them; another shows which programs depend on the order of a set.
         Raises `NoIsolation`.
@@ -56,13 +67,19 @@ class Pool:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:  # four descriptors a sandbox
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        pool = cls(await launch(limit_bytes=limit_mb << 20 if limit_mb else None, hash_seed=hash_seed), warm, hash_seed)
+        pool = cls(
+            await launch(limit_bytes=limit_mb << 20 if limit_mb else None, hash_seed=hash_seed),
+            warm,
+            hash_seed,
+        )
         await pool._refill(SandboxSpec())
         return pool
 
     @property
     def tier(self) -> str:
-        """`native+cgroup` where the kernel bounds the memory of all sandboxes together; each one is watched in either case."""
+        """`native+cgroup` where the kernel bounds the memory of all sandboxes together; each one is watched
+        in either case.
+        """
         return "native+cgroup" if self.zygote.group is not None else "native+watchdog"
 
     @property
@@ -76,7 +93,8 @@ class Pool:
         layers = () if spec.base is None else (await self._base(spec.base),)
         env = await self._environment(spec)
         are_tools_there = spec.tools is None or env["PATH"] in self._ready_tools
-        # The zygote works in order: what is spawned after the request for tools has them; a warm one may not have them yet.
+        # The zygote works in order: what is spawned after the request for tools has them; a warm one may not
+        # have them yet.
         box = (self._take(spec) if are_tools_there else None) or await self._spawn(spec, layers)
         await self._refill(spec)
         handed = await self._hand_out(box, spec, env, "/work")
@@ -84,7 +102,9 @@ class Pool:
         return handed
 
     async def fork(self, snapshot: str) -> Box:
-        """A new sandbox with the files, directory and variables of `snapshot`; processes are not carried. Raises `SandboxFailure`."""
+        """A new sandbox with the files, directory and variables of `snapshot`; processes are not carried.
+        Raises `SandboxFailure`.
+        """
         await self._revive()
         frozen = self._snapshots.get(snapshot)
         if frozen is None:
@@ -111,12 +131,15 @@ class Pool:
     async def __aenter__(self) -> Pool:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with anyio.CancelScope(shield=True):
             await self.aclose()
 
     async def _revive(self) -> None:
-        """A new zygote in the place of one that was killed. The sandboxes and snapshots of the old one are gone with it.
+        """A new zygote in the place of one that was killed. The sandboxes and snapshots of the old one are
+        gone with it.
 
         Raises `NoIsolation`.
         """
@@ -125,14 +148,23 @@ class Pool:
                 return
             for box in list(self._live):
                 box.discard("the zygote is gone")
-            for kept in (self._warm, self._tools, self._ready_tools, self._snapshots, self._bases, self._uses):
+            for kept in (
+                self._warm,
+                self._tools,
+                self._ready_tools,
+                self._snapshots,
+                self._bases,
+                self._uses,
+            ):
                 kept.clear()
             dead = self.zygote
             with anyio.CancelScope(shield=True):
                 self.zygote = await launch(**dead.options)
                 await stop(dead)
 
-    async def _spawn(self, spec: SandboxSpec, layers: tuple[str, ...], *, is_stacked: bool | None = None) -> Box:
+    async def _spawn(
+        self, spec: SandboxSpec, layers: tuple[str, ...], *, is_stacked: bool | None = None
+    ) -> Box:
         if self._is_closed:
             raise SandboxFailure("this pool is closed")
         is_stacked = bool(layers) and (self._stacks(spec) if is_stacked is None else is_stacked)
@@ -142,7 +174,9 @@ class Pool:
             name = f"{self._num_spawned:x}"
             self._num_spawned += 1
             self.zygote.wake()
-            await self._request("spawn", name, (*_shape(spec), is_stacked), layers, descriptors=(remote.fileno(),))
+            await self._request(
+                "spawn", name, (*_shape(spec), is_stacked), layers, descriptors=(remote.fileno(),)
+            )
         except BaseException:
             link.close()
             raise
@@ -193,10 +227,13 @@ class Pool:
                     pass  # too busy, or gone; the layer goes with the zygote
 
     async def _keep(self, box: Box, frozen: Frozen) -> str:
-        """Copies what a frozen sandbox added to its layers, or all where that is little or the layers are many, and remembers it."""
+        """Copies what a frozen sandbox added to its layers, or all where that is little or the layers are
+        many, and remembers it.
+        """
         adds = box.is_stacked and len(box.layers) < MOST_LAYERS
         layer, has_marks = await self._copy(box.upper if adds else box.work)
-        # What overlay takes for marks, and it did not make itself, would change a fork that lies above: that one is copied.
+        # What overlay takes for marks, and it did not make itself, would change a fork that lies above: that
+        # one is copied.
         is_stacked = adds or (self._stacks(frozen.spec) and not has_marks)
         frozen = replace(frozen, layers=(layer, *frozen.layers) if adds else (layer,), is_stacked=is_stacked)
         self._uses.update(frozen.layers)
@@ -204,16 +241,22 @@ class Pool:
         return layer
 
     def _stacks(self, spec: SandboxSpec) -> bool:
-        """Whether forks lie above their snapshot. Small workspaces are copied instead: their directories then list as the original's do."""
+        """Whether forks lie above their snapshot. Small workspaces are copied instead: their directories then
+        list as the original's do.
+        """
         return self.zygote.has_overlay and (spec.base is not None or spec.work_mb > COPIED_MB)
 
     async def _base(self, directory: str) -> str:
-        """The layer that holds a copy of a directory of the host, made once for the life of the pool. Raises `NotFound`."""
+        """The layer that holds a copy of a directory of the host, made once for the life of the pool. Raises
+        `NotFound`.
+        """
         if directory not in self._bases:
             try:
                 handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
             except OSError as error:
-                raise NotFound(f"base={directory!r}: {os.strerror(error.errno or 0)}; name a directory that exists") from None
+                raise NotFound(
+                    f"base={directory!r}: {os.strerror(error.errno or 0)}; name a directory that exists"
+                ) from None
             try:
                 layer, _ = await self._copy(handle)
             finally:
@@ -223,7 +266,8 @@ class Pool:
         return self._bases[directory]
 
     async def _copy(self, directory: int) -> tuple[str, bool]:
-        """A new immutable layer with the content of the directory open at `directory`, and whether overlay would find marks in it.
+        """A new immutable layer with the content of the directory open at `directory`, and whether overlay
+        would find marks in it.
 
         Raises `SandboxFailure`.
         """
@@ -241,12 +285,15 @@ class Pool:
                     return layer, len(answer) > wire.REPLY.size
                 await self._request("drop", layer)
                 raise SandboxFailure(
-                    f"the workspace could not be copied: {answer[wire.REPLY.size :].decode(errors='replace') or 'the zygote is gone'}"
+                    "the workspace could not be copied: "
+                    f"{answer[wire.REPLY.size :].decode(errors='replace') or 'the zygote is gone'}"
                 )
         raise SandboxFailure(f"the workspace has not been copied for {COPY_S:.0f} s")
 
     async def _socket(self, name: str, kind: str, port: int) -> int:
-        """A socket in the network of the sandbox `name`: one that begins to connect, or a listener. Raises `OSError`, `SandboxFailure`."""
+        """A socket in the network of the sandbox `name`: one that begins to connect, or a listener. Raises
+        `OSError`, `SandboxFailure`.
+        """
         link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with link:
             link.setblocking(False)
@@ -259,7 +306,10 @@ class Pool:
                     return descriptors[0]
                 if len(answer) < wire.REPLY.size:
                     raise SandboxFailure("the zygote is gone")
-                number, reason = wire.REPLY.unpack_from(answer)[4], answer[wire.REPLY.size :].decode(errors="replace")
+                number, reason = (
+                    wire.REPLY.unpack_from(answer)[4],
+                    answer[wire.REPLY.size :].decode(errors="replace"),
+                )
                 if number:
                     raise OSError(number, f"{kind} {port}: {reason}")
                 raise SandboxFailure(reason)

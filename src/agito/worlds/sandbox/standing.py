@@ -1,4 +1,6 @@
-"""A workspace as it stood at one moment, to see later whether anything in it has changed; read by descriptor, never through a link."""
+"""A workspace as it stood at one moment, to see later whether anything in it has changed; read by descriptor,
+never through a link.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,17 @@ import time
 from agito.worlds.sandbox.inside.kernel import open_beneath
 
 _PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-_AHEAD_NS = 3_600_000_000_000  # a time of access in the future is not moved by reading, which so leaves no mark
+# a time of access in the future is not moved by reading, which so leaves no mark
+_AHEAD_NS = 3_600_000_000_000
 
 
 class Standing:
-    """Names, kinds, modes, times, links and bytes of everything in the folder open at `work`, which must be small.
+    """Names, kinds, modes, times, links and bytes of everything in the folder open at `work`, which must be
+    small.
 
-    Nobody can set the time of a change back, so a folder whose times are the same has the same names in it; bytes and attributes are
-    compared all the same, as two changes within one tick of the kernel's clock look like one. It costs the same whatever was made.
+    Nobody can set the time of a change back, so a folder whose times are the same has the same names in it;
+    bytes and attributes are compared all the same, as two changes within one tick of the kernel's clock look
+    like one. It costs the same whatever was made.
     """
 
     def __init__(self, work: int) -> None:
@@ -54,7 +59,15 @@ class Standing:
 
 def _told(handle: int) -> tuple[object, ...]:
     info = os.fstat(handle)
-    kept = (info.st_ino, info.st_mode, info.st_nlink, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_atime_ns)
+    kept = (
+        info.st_ino,
+        info.st_mode,
+        info.st_nlink,
+        info.st_size,
+        info.st_mtime_ns,
+        info.st_ctime_ns,
+        info.st_atime_ns,
+    )
     try:
         attributes = tuple(os.listxattr(handle))
     except OSError:  # a file system without them

@@ -1,4 +1,6 @@
-"""Users that belong to nobody: the kernel keeps many of its quotas per user, so that each sandbox should have its own."""
+"""Users that belong to nobody: the kernel keeps many of its quotas per user, so that each sandbox should have
+its own.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _MOST_PEOPLE = 1000  # up to here, users may be somebody's
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """`count` of them from `first` on, the zygote's first. A pool holds them by a name that the kernel forgets when this process ends."""
+    """`count` of them from `first` on, the zygote's first. A pool holds them by a name that the kernel
+    forgets when this process ends.
+    """
 
     first: int
     count: int
@@ -29,7 +33,9 @@ class Users:
 
 
 def take_users(*, many: bool = True) -> Users:
-    """A block that no other pool has, or one user; where this process is not root, or nobody else is mapped here, its own user."""
+    """A block that no other pool has, or one user; where this process is not root, or nobody else is mapped
+    here, its own user.
+    """
     own = Users(os.geteuid(), 1)
     if own.first:
         return own
@@ -50,8 +56,14 @@ def take_users(*, many: bool = True) -> Users:
 def _range() -> tuple[int, int]:
     """Where to look: the far end of what is mapped here, and far from what a machine uses itself."""
     try:
-        lines = [[int(field) for field in line.split()] for line in Path("/proc/self/uid_map").read_text().splitlines()]
-        groups = [[int(field) for field in line.split()] for line in Path("/proc/self/gid_map").read_text().splitlines()]
+        lines = [
+            [int(field) for field in line.split()]
+            for line in Path("/proc/self/uid_map").read_text().splitlines()
+        ]
+        groups = [
+            [int(field) for field in line.split()]
+            for line in Path("/proc/self/gid_map").read_text().splitlines()
+        ]
     except (OSError, ValueError):
         return 0, 0
     users = max(((first, first + count) for first, _, count in lines), key=lambda span: span[1] - span[0])

@@ -1,4 +1,5 @@
-"""Runs inside vLLM's own processes, which import it by name: new weights from a file, between two steps of the engine.
+"""Runs inside vLLM's own processes, which import it by name: new weights from a file, between two steps of
+the engine.
 
 Not a part of the package `agito`, which vLLM's environment does not have.
 """
@@ -14,16 +15,23 @@ if TYPE_CHECKING:
 
 
 class Weights:
-    """What `--worker-extension-cls` adds to each worker; its methods are reached through `/collective_rpc`."""
+    """What `--worker-extension-cls` adds to each worker; its methods are reached through
+    `/collective_rpc`.
+    """
 
     model_runner: Any
     vllm_config: Any
 
     def agito_load_weights(self, path: str) -> int:
-        """All weights of the model from a safetensors file, under the names of the Hugging Face layout. Returns how many there were."""
+        """All weights of the model from a safetensors file, under the names of the Hugging Face layout.
+        Returns how many there were.
+        """
         from safetensors import safe_open
         from vllm.config import set_current_vllm_config
-        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+        from vllm.model_executor.model_loader.reload import (
+            finalize_layerwise_reload,
+            initialize_layerwise_reload,
+        )
 
         model = self.model_runner.model
         with set_current_vllm_config(self.vllm_config), safe_open(path, "pt") as file:
@@ -44,7 +52,9 @@ class Weights:
 
 
 def _repack_tied_head(model: Any, config: Any) -> None:
-    """On the CPU the head of a model with tied embeddings is a packed copy of them, which a reload leaves as it was."""
+    """On the CPU the head of a model with tied embeddings is a packed copy of them, which a reload leaves as
+    it was.
+    """
     head: Any = getattr(model, "lm_head", None)
     if not (getattr(config.hf_config, "tie_word_embeddings", False) and hasattr(head, "cpu_linear")):
         return

@@ -33,23 +33,30 @@ class Features:
     devices: int = -1  # an O_PATH descriptor of /dev, for landlock
 
 
-def close_in(shape: tuple[Any, ...], layers: tuple[str, ...], user: int, identity: int, features: Features) -> tuple[int, int]:
-    """Turns the calling clone into a sandbox of the user namespace open at `user`, whose only user is `identity` outside.
+def close_in(
+    shape: tuple[Any, ...], layers: tuple[str, ...], user: int, identity: int, features: Features
+) -> tuple[int, int]:
+    """Turns the calling clone into a sandbox of the user namespace open at `user`, whose only user is
+    `identity` outside.
 
-    Returns descriptors of the workspace and of what it adds to `layers`. Raises `OSError`; the caller must then exit.
+    Returns descriptors of the workspace and of what it adds to `layers`. Raises `OSError`; the caller must
+    then exit.
     """
     work_mb, tmp_mb, mem_mb, procs, fsize_mb, cpu_s, is_stacked = shape
     flags = kernel.MS_NOSUID | kernel.MS_NODEV
     os.setsid()  # processors are shared among sessions, where no control group weighs them
     reset = os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
-    os.sched_setscheduler(0, reset, os.sched_param(0))  # where this process may come before others, its children may not
+    # where this process may come before others, its children may not
+    os.sched_setscheduler(0, reset, os.sched_param(0))
     if identity != os.geteuid():
         os.setresgid(identity, identity, identity)
         os.setresuid(identity, identity, identity)
     kernel.mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC | kernel.MS_RDONLY)
     size = f"size={work_mb}m,nr_inodes={work_mb * INODES_PER_MIB},mode=755"
     kernel.mount("work", "/work", "tmpfs", flags, size)
-    kernel.mount("tmp", "/tmp", "tmpfs", flags, f"size={tmp_mb}m,nr_inodes={tmp_mb * INODES_PER_MIB},mode=1777")
+    kernel.mount(
+        "tmp", "/tmp", "tmpfs", flags, f"size={tmp_mb}m,nr_inodes={tmp_mb * INODES_PER_MIB},mode=1777"
+    )
     upper = stack(layers, user, flags) if layers and is_stacked else -1
     work = os.open("/work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     if layers and not is_stacked:
@@ -69,7 +76,8 @@ def close_in(shape: tuple[Any, ...], layers: tuple[str, ...], user: int, identit
 
 
 def stack(layers: tuple[str, ...], user: int, flags: int) -> int:
-    """Mounts an overlay over /work: `layers`, uppermost first, under a directory on the tmpfs that is there now.
+    """Mounts an overlay over /work: `layers`, uppermost first, under a directory on the tmpfs that is there
+    now.
 
     Layers belong to the zygote; each is mounted once more so that in this sandbox they belong to its user.
     """
@@ -81,7 +89,13 @@ def stack(layers: tuple[str, ...], user: int, flags: int) -> int:
     os.mkdir("/work/inner", 0o700)
     upper = os.open("/work/upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     lower = ":".join(f"/run/layers/{name}" for name in layers)
-    kernel.mount("work", "/work", "overlay", flags, f"lowerdir={lower},upperdir=/work/upper,workdir=/work/inner,userxattr")
+    kernel.mount(
+        "work",
+        "/work",
+        "overlay",
+        flags,
+        f"lowerdir={lower},upperdir=/work/upper,workdir=/work/inner,userxattr",
+    )
     return upper
 
 
@@ -91,31 +105,42 @@ def limit(mem_mb: int, procs: int, fsize_mb: int, cpu_s: float) -> None:
         (resource.RLIMIT_NPROC, procs + 1, procs + 1),  # pid 1 counts
         (resource.RLIMIT_DATA, mem_mb * MIB, mem_mb * MIB),
         (resource.RLIMIT_FSIZE, fsize_mb * MIB, fsize_mb * MIB),
-        (resource.RLIMIT_CPU, seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]),  # past a hard limit, pid 1 itself would be killed
+        # past a hard limit, pid 1 itself would be killed
+        (resource.RLIMIT_CPU, seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]),
         (resource.RLIMIT_SIGPENDING, SIGNALS, SIGNALS),
     ):
         resource.setrlimit(kind, (soft, hard))
 
 
 def limit_files() -> None:
-    """After the last time that descriptors are sent: the kernel refuses those who may have fewer open than their user has under way."""
+    """After the last time that descriptors are sent: the kernel refuses those who may have fewer open than
+    their user has under way.
+    """
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
 
 def restrict_files(work: int, features: Features) -> None:
-    """Landlock, behind the read-only mounts: writing beneath the workspace and /tmp only; no signals and abstract sockets outside.
+    """Landlock, behind the read-only mounts: writing beneath the workspace and /tmp only; no signals and
+    abstract sockets outside.
 
-    Reading is not restricted, as a rule for it would slow down every `open` and the mounts already decide what is there.
+    Reading is not restricted, as a rule for it would slow down every `open` and the mounts already decide
+    what is there.
     """
     version = features.landlock
     rights = (1 << 13 + (version >= 2) + (version >= 3) + (version >= 5)) - 1 & ~_READING
     _ruleset[0], _ruleset[2] = rights, 3 if version >= 6 else 0
-    rules = kernel.syscall("landlock_create_ruleset", _ruleset_address, 24 if version >= 6 else 16 if version >= 4 else 8, 0)
+    rules = kernel.syscall(
+        "landlock_create_ruleset", _ruleset_address, 24 if version >= 6 else 16 if version >= 4 else 8, 0
+    )
     temporary = os.open("/tmp", os.O_PATH | os.O_CLOEXEC)
     writable = rights & ~_NEVER
-    for directory, allowed in ((features.devices, _DEVICES & rights), (work, writable), (temporary, writable)):
+    for directory, allowed in (
+        (features.devices, _DEVICES & rights),
+        (work, writable),
+        (temporary, writable),
+    ):
         _rule.allowed, _rule.parent = allowed, directory
         kernel.syscall("landlock_add_rule", rules, 1, _rule_address, 0)
     kernel.syscall("landlock_restrict_self", rules, 0)

@@ -1,8 +1,10 @@
-"""Calling one function of an episode's code and sending one plain JSON value out; runs in the snippet's own process, beside that code.
+"""Calling one function of an episode's code and sending one plain JSON value out; runs in the snippet's own
+process, beside that code.
 
-The code can reach all of this: the descriptor, the frames, the token. So it may forge its own answer, which helps nobody who does not
-know what is expected. The token tells an answer of this module from bytes that something else wrote, as long as the code does not go and
-read it; it is a sign, not a lock. Prints go nowhere. Nothing is imported after the code begins.
+The code can reach all of this: the descriptor, the frames, the token. So it may forge its own answer, which
+helps nobody who does not know what is expected. The token tells an answer of this module from bytes that
+something else wrote, as long as the code does not go and read it; it is a sign, not a lock. Prints go
+nowhere. Nothing is imported after the code begins.
 """
 
 from __future__ import annotations
@@ -21,23 +23,30 @@ MAX_DEPTH = 500  # of lists and dictionaries in one another
 _RECURSION = 4 * MAX_DEPTH  # frames that are enough to write an answer, whatever the code has set
 _DICTS = ("Counter", "OrderedDict", "defaultdict")  # equal to a plain dictionary, as Python's own `==` says
 _ESCAPES = {code: f"\\u{code:04x}" for code in range(32)} | {34: '\\"', 92: "\\\\"}
-_EXCEPTIONS = {id(kind): kind.__name__ for kind in vars(builtins).values() if isinstance(kind, type) and issubclass(kind, BaseException)}
+_EXCEPTIONS = {
+    id(kind): kind.__name__
+    for kind in vars(builtins).values()
+    if isinstance(kind, type) and issubclass(kind, BaseException)
+}
 
 _type: Callable[[object], Any] = type
 
 
 def clean(pid: int) -> None:
-    """Leaves with `DIRTY` where an earlier snippet left something that lasts. The workspace is the host's to compare, which did so last.
+    """Leaves with `DIRTY` where an earlier snippet left something that lasts. The workspace is the host's to
+    compare, which did so last.
 
-    What is seen here: a change in /tmp, which is shared memory too, since the workspace was prepared (nobody can set the time of a change);
-    how many processes there have been, as this must be number `pid`; and packets on the loopback.
+    What is seen here: a change in /tmp, which is shared memory too, since the workspace was prepared (nobody
+    can set the time of a change); how many processes there have been, as this must be number `pid`; and
+    packets on the loopback.
     """
     if os.getpid() != pid or os.stat("/tmp").st_ctime_ns >= os.stat("/work").st_ctime_ns or _has_traffic():
         os._exit(DIRTY)
 
 
 def answer(token: bytes, path: str, name: str, packed: bytes) -> NoReturn:
-    """Prints `token` and ["value", V], ["raises", TYPE], ["odd", TYPE] or ["missing", TYPE]. `path` is a dotted module beneath /work.
+    """Prints `token` and ["value", V], ["raises", TYPE], ["odd", TYPE] or ["missing", TYPE]. `path` is a
+    dotted module beneath /work.
 
     `packed` are the arguments, marshalled. An exception counts as the closest of the builtin ones that it is.
     """
@@ -64,19 +73,28 @@ def answer(token: bytes, path: str, name: str, packed: bytes) -> NoReturn:
     try:
         value = function(*arguments)
     except BaseException as error:  # whatever the code raises is its own result
-        say("raises", text(next(_EXCEPTIONS[id(kind)] for kind in _type(error).__mro__ if id(kind) in _EXCEPTIONS)))
+        say(
+            "raises",
+            text(next(_EXCEPTIONS[id(kind)] for kind in _type(error).__mro__ if id(kind) in _EXCEPTIONS)),
+        )
     try:
         deepen(_RECURSION)
         lengthen(0)
         plain = text(value)
     except BaseException as error:  # a value that is not plain, or that fights back
-        kind: Any = error.args[0] if _type(error) is TypeError and error.args and isinstance(error.args[0], type) else _type(error)
+        kind: Any = (
+            error.args[0]
+            if _type(error) is TypeError and error.args and isinstance(error.args[0], type)
+            else _type(error)
+        )
         say("odd", text(("" if kind.__module__ in known else "its own ") + kind.__name__))
     say("value", plain)
 
 
 def load(path: str) -> Any:
-    """The module `path`. One at the top of the workspace is not searched for, which saves a third of a whole call."""
+    """The module `path`. One at the top of the workspace is not searched for, which saves a third of a whole
+    call.
+    """
     if "." in path:
         return __import__(path, None, None, ["_"])
     name = f"/work/{path}.py"
@@ -90,7 +108,8 @@ def load(path: str) -> Any:
 
 
 def text(value: Any, depth: int = 0) -> str:
-    """JSON, without the `json` module, which is slow to import. Raises `TypeError` with the type that is not plain, or is too deep.
+    """JSON, without the `json` module, which is slow to import. Raises `TypeError` with the type that is not
+    plain, or is too deep.
 
     Half characters stay halves: two that would make one are not joined, as an escape would join them.
     """
@@ -112,7 +131,9 @@ def text(value: Any, depth: int = 0) -> str:
         for each in value:
             parts.append(text(each, depth + 1))
         return f"[{','.join(parts)}]"
-    if kind is dict or (issubclass(kind, dict) and kind.__module__ == "collections" and kind.__name__ in _DICTS):
+    if kind is dict or (
+        issubclass(kind, dict) and kind.__module__ == "collections" and kind.__name__ in _DICTS
+    ):
         entries: list[tuple[Any, Any]] = list(dict.items(value))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
         for key, each in entries:
             if _type(key) is not str:

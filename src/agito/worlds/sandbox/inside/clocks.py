@@ -1,4 +1,6 @@
-"""CPU time of an episode's processes, watched from pid 1: what a program asks not to be told by a signal, it is told by its end."""
+"""CPU time of an episode's processes, watched from pid 1: what a program asks not to be told by a signal, it
+is told by its end.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def end_spenders(pids: Iterable[int], seconds: float) -> None:
     """Kills every process that has used more CPU time than `seconds`."""
     for pid in pids:
         try:
-            if time.clock_gettime(~pid << 3 | 2) > seconds:  # the CPU clock of a process, as the kernel numbers it
+            # the CPU clock of a process, as the kernel numbers it
+            if time.clock_gettime(~pid << 3 | 2) > seconds:
                 os.kill(pid, signal.SIGKILL)
         except OSError:
             pass  # it has ended

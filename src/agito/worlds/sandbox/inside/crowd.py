@@ -1,7 +1,9 @@
-"""Where no control group weighs processors: an episode with many busy processes takes no more than a few of them would.
+"""Where no control group weighs processors: an episode with many busy processes takes no more than a few of
+them would.
 
-The kernel shares processors among sessions, and an episode can open as many of those as it has processes. So the processes that are
-ready to run, beyond as many as the machine has use for, stand still, and take turns. What an episode has stopped itself stays so.
+The kernel shares processors among sessions, and an episode can open as many of those as it has processes. So
+the processes that are ready to run, beyond as many as the machine has use for, stand still, and take turns.
+What an episode has stopped itself stays so.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ _PER_CPU = 2
 
 is_watched = False  # whether there is any need
 _most = _PER_CPU * len(os.sched_getaffinity(0))
-_held: dict[int, bool] = {}  # in the order in which they were stopped; whether they have been seen to stand still since
+# in the order in which they were stopped; whether they have been seen to stand still since
+_held: dict[int, bool] = {}
 
 
 def keep_small() -> None:

@@ -1,7 +1,9 @@
-"""Pathname expansion as bash does it in the C locale, for words with `*` and `?` and nothing else that is special.
+"""Pathname expansion as bash does it in the C locale, for words with `*` and `?` and nothing else that is
+special.
 
-The names belong to the episode and this process does the work, so it looks at few of them, follows no link, and lists nothing that it may
-see and a command may not. What is beyond that is left to bash, which works under the deadline of its command.
+The names belong to the episode and this process does the work, so it looks at few of them, follows no link,
+and lists nothing that it may see and a command may not. What is beyond that is left to bash, which works
+under the deadline of its command.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class _Effort:
 
 
 def expand(words: tuple[str, ...], globs: tuple[int, ...], env: Mapping[str, str]) -> tuple[str, ...]:
-    """`words` with those at the positions `globs` replaced by the names that they match, if any. Raises `Beyond`."""
+    """`words` with those at the positions `globs` replaced by the names that they match, if any. Raises
+    `Beyond`.
+    """
     if not globs:
         return words
     if env.get("LC_ALL") != "C" or any(name in env for name in _CHANGES):
@@ -119,7 +123,9 @@ def _open(path: bytes, flags: int, effort: _Effort) -> int:
 
 
 def _matches(name: bytes, pattern: bytes) -> bool:
-    """Whether all of `name` fits: `*` is any run of bytes, `?` any one. Linear but for the product of the two lengths."""
+    """Whether all of `name` fits: `*` is any run of bytes, `?` any one. Linear but for the product of the two
+    lengths.
+    """
     at = mark = 0
     star, here = -1, 0
     while at < len(name):

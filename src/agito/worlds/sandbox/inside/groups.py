@@ -1,4 +1,6 @@
-"""The control groups of the pool as its keepers see them: by descriptor, without the file system that they are in."""
+"""The control groups of the pool as its keepers see them: by descriptor, without the file system that they
+are in.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class Groups:
         return any(controller in controllers for _, controllers, _ in self.places)
 
     def enter(self, name: str) -> None:
-        """Makes `name` and takes the calling process into it. Takes a grace period of the kernel, about 10 ms. Raises `OSError`."""
+        """Makes `name` and takes the calling process into it. Takes a grace period of the kernel, about 10
+        ms. Raises `OSError`.
+        """
         inner: list[tuple[bool, tuple[str, ...], int]] = []
         for is_v1, controllers, place in self.places:
             try:
@@ -37,10 +41,16 @@ class Groups:
         self.places = inner
 
     def account(self) -> int:
-        """A descriptor of the file that says how many processes the kernel has killed for memory; -1 where nobody counts."""
+        """A descriptor of the file that says how many processes the kernel has killed for memory; -1 where
+        nobody counts.
+        """
         for is_v1, controllers, place in self.places:
             if "memory" in controllers:
-                return os.open("memory.oom_control" if is_v1 else "memory.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=place)
+                return os.open(
+                    "memory.oom_control" if is_v1 else "memory.events",
+                    os.O_RDONLY | os.O_CLOEXEC,
+                    dir_fd=place,
+                )
         return -1
 
     def bound(self, memory_bytes: int, procs: int) -> None:

@@ -1,9 +1,10 @@
 """How much memory an episode holds, as far as pid 1 can see it in /proc.
 
-Seen: what processes have written, once where they share it; page tables; shared memory that was written and then given back by the
-process alone, which only the length of its mapping tells; processes whose first thread has ended. Not seen: socket and pipe buffers,
-and what is left of a shared mapping that was cut down between two looks. Where the machine runs short, an episode with many
-mappings of unknown content counts as holding too much. Files in /work and /tmp are bounded by their own sizes.
+Seen: what processes have written, once where they share it; page tables; shared memory that was written and
+then given back by the process alone, which only the length of its mapping tells; processes whose first thread
+has ended. Not seen: socket and pipe buffers, and what is left of a shared mapping that was cut down between
+two looks. Where the machine runs short, an episode with many mappings of unknown content counts as holding
+too much. Files in /work and /tmp are bounded by their own sizes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Holding:
     """One episode's memory, look after look."""
 
     def __init__(self) -> None:
-        self.segments: dict[bytes, int] = {}  # by inode: the longest that a piece of shared memory has been seen to be
+        # by inode: the longest that a piece of shared memory has been seen to be
+        self.segments: dict[bytes, int] = {}
         self.not_before = 0.0
         self.used = self.own = 0  # as found by the last thorough look
         self.num_killed = _num_killed()
@@ -49,7 +51,9 @@ class Holding:
         return self.num_killed > before
 
     def used_mb(self, limit_mb: float) -> float:
-        """Memory of every process but this one. Exact only near `limit_mb`; elsewhere what is cheap to know."""
+        """Memory of every process but this one. Exact only near `limit_mb`; elsewhere what is
+        cheap to know.
+        """
         limit = limit_mb * _MIB
         pids = [pid for pid in map(_living, others()) if pid]
         if sum(map(_reach, pids)) <= limit:
@@ -69,7 +73,9 @@ class Holding:
         return guess / _MIB if not (len(self.segments) > _MANY and _is_short()) else 2 * limit_mb
 
     def _sum(self, proportional: int, shared: int, mapped: dict[bytes, int]) -> int:
-        """With what shared memory may hold beyond what is mapped of it at this moment and so counted already."""
+        """With what shared memory may hold beyond what is mapped of it at this moment and so
+        counted already.
+        """
         self.segments = {inode: max(length, self.segments.get(inode, 0)) for inode, length in mapped.items()}
         return proportional + max(0, sum(self.segments.values()) - shared)
 
@@ -77,8 +83,8 @@ class Holding:
 def _look_closely(pids: list[int]) -> tuple[int, int, dict[bytes, int]] | None:
     """What `_look` finds; None where that takes too long.
 
-    The kernel lets a process make whoever looks at its pages wait. So a child looks, and this process waits for it no longer than it
-    wants to.
+    The kernel lets a process make whoever looks at its pages wait. So a child looks, and this process waits
+    for it no longer than it wants to.
     """
     reading, writing = os.pipe()
     try:
@@ -111,14 +117,18 @@ def _look_closely(pids: list[int]) -> tuple[int, int, dict[bytes, int]] | None:
 
 
 def _look(pids: list[int]) -> tuple[int, int, dict[bytes, int]]:
-    """Shared pages divided among those who share them (all that it could hold where a process hides that); how much of it is shared memory
-    that is in no file; and how long each piece of that is, as far as it is mapped, by its inode."""
+    """Shared pages divided among those who share them (all that it could hold where a process hides that);
+    how much of it is shared memory that is in no file; and how long each piece of that is, as far as it is
+    mapped, by its inode.
+    """
     proportional = shared = 0
     mapped: dict[bytes, int] = {}
     for pid in pids:
         rollup = read(f"/proc/{pid}/smaps_rollup")
         proportional += _field(rollup, b"Pss:") or _reach(pid)
-        lines = [line for line in read(f"/proc/{pid}/maps", _LARGEST_MAP).splitlines() if line.endswith(_SHARED)]
+        lines = [
+            line for line in read(f"/proc/{pid}/maps", _LARGEST_MAP).splitlines() if line.endswith(_SHARED)
+        ]
         for line in lines:
             span, _, offset, _, inode, *_ = line.split()
             first, last = (int(end, 16) for end in span.split(b"-"))
@@ -128,7 +138,9 @@ def _look(pids: list[int]) -> tuple[int, int, dict[bytes, int]]:
 
 
 def _living(pid: int) -> int:
-    """A thread of the process that has its memory: not the first one where that has ended. 0 where all have."""
+    """A thread of the process that has its memory: not the first one where that has ended. 0
+    where all have.
+    """
     if _reach(pid):
         return pid
     try:

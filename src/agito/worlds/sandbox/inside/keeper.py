@@ -1,9 +1,11 @@
-"""A keeper: a copy of the zygote that starts one sandbox after another, always in the same control group and under the same user.
+"""A keeper: a copy of the zygote that starts one sandbox after another, always in the same control group and
+under the same user.
 
-Joining a control group makes the kernel wait for a grace period; what is started from inside is there already. A keeper runs nothing
-of any episode. It also makes the sockets in its sandbox's network that the host asks for: the only way in, and there is none out. They
-are TCP only: unlike a unix socket TCP can carry neither descriptors nor credentials, so all that ever crosses them is bytes. A network
-that had such a socket is never given to another sandbox, because the host may hold the socket longer than the sandbox lives.
+Joining a control group makes the kernel wait for a grace period; what is started from inside is there
+already. A keeper runs nothing of any episode. It also makes the sockets in its sandbox's network that the
+host asks for: the only way in, and there is none out. They are TCP only: unlike a unix socket TCP can carry
+neither descriptors nor credentials, so all that ever crosses them is bytes. A network that had such a socket
+is never given to another sandbox, because the host may hold the socket longer than the sandbox lives.
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
     from agito.worlds.sandbox.inside.groups import Groups
 
 _NAMESPACES = (
-    kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
+    kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+    | kernel.CLONE_NEWCGROUP
 )  # user and network namespaces come from a slot
 _MIB = 1 << 20
 _OWN_MB = 48  # for pid 1, page tables, the kernel's own records, and what a watchdog is late by
@@ -40,12 +46,17 @@ class Keeper:
         self.slot: slots.Slot | None = None
 
     def run(self, groups: Groups, features: box.Features) -> NoReturn:
-        """Until the zygote is gone, or something cannot be made: then whoever asked for the first sandbox hears why."""
+        """Until the zygote is gone, or something cannot be made: then whoever asked for the first sandbox
+        hears why.
+        """
         try:
             self.settle(groups, features)
         except OSError as error:
             _, descriptors = receive(self.requests)
-            os.write(descriptors[0], wire.reply(wire.REFUSED, f"{error.filename or 'keeper'}: {error.strerror}".encode()))
+            os.write(
+                descriptors[0],
+                wire.reply(wire.REFUSED, f"{error.filename or 'keeper'}: {error.strerror}".encode()),
+            )
             os._exit(1)
         while True:
             message, descriptors = receive(self.requests)
@@ -73,7 +84,14 @@ class Keeper:
         features.devices = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
         self.slot = slots.Slot(self.identity)
 
-    def spawn(self, link: int, shape: tuple[Any, ...], layers: tuple[str, ...], groups: Groups, features: box.Features) -> None:
+    def spawn(
+        self,
+        link: int,
+        shape: tuple[Any, ...],
+        layers: tuple[str, ...],
+        groups: Groups,
+        features: box.Features,
+    ) -> None:
         """One sandbox; `link` becomes its pid 1's socket."""
         assert self.slot is not None
         work_mb, tmp_mb, mem_mb, procs = shape[:4]
@@ -128,7 +146,10 @@ class Keeper:
         try:
             made = network.connecting(port) if kind == "connect" else network.listening(port)
         except OSError as error:
-            os.write(link, wire.reply(wire.REFUSED, os.strerror(error.errno or 0).encode(), status=error.errno or 0))
+            os.write(
+                link,
+                wire.reply(wire.REFUSED, os.strerror(error.errno or 0).encode(), status=error.errno or 0),
+            )
             return
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, made.to_bytes(4, "little"))]
         answering = _socket.socket(fileno=link)
@@ -138,7 +159,9 @@ class Keeper:
 
 
 def receive(control: _socket.socket) -> tuple[tuple[Any, ...], list[int]]:
-    """The next request and the descriptors that came with it. Ends the process when the other side is gone."""
+    """The next request and the descriptors that came with it. Ends the process when the other
+    side is gone.
+    """
     message, ancillary, _, _ = control.recvmsg(1 << 18, 64)
     if not message:
         os._exit(0)
@@ -151,7 +174,9 @@ def rights(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     descriptors: list[int] = []
     for level, kind, data in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            descriptors.extend(int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data) - len(data) % 4, 4))
+            descriptors.extend(
+                int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data) - len(data) % 4, 4)
+            )
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     return descriptors

@@ -1,4 +1,6 @@
-"""System calls that Python has no name for; standard library only, shared by the zygote and by every pid 1."""
+"""System calls that Python has no name for; standard library only, shared by the zygote and by
+every pid 1.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
     try:
         syscall("mount", first, second, third if kind else 0, flags, fourth if data else 0, key)
     except OSError as error:
-        raise OSError(error.errno, f"mount {kind or 'bind'} on {target}: {os.strerror(error.errno or 0)}") from None
+        raise OSError(
+            error.errno, f"mount {kind or 'bind'} on {target}: {os.strerror(error.errno or 0)}"
+        ) from None
 
 
 def umount(target: str) -> None:
@@ -108,7 +112,14 @@ def pivot_root(new: str, old: str) -> None:
 def make_read_only(path: str, *, recursive: bool) -> None:
     attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0, 0, 0)
     name = os.fsencode(path)
-    syscall("mount_setattr", AT_FDCWD, address(name), AT_RECURSIVE if recursive else 0, ctypes.addressof(attributes), 32)
+    syscall(
+        "mount_setattr",
+        AT_FDCWD,
+        address(name),
+        AT_RECURSIVE if recursive else 0,
+        ctypes.addressof(attributes),
+        32,
+    )
 
 
 def detached_copy(path: str) -> int:
@@ -118,13 +129,18 @@ def detached_copy(path: str) -> int:
 
 
 def shift_owner(path: str, user: int) -> None:
-    """Mounts the directory `path` over itself: what belongs to the zygote there then belongs to the one user of the namespace `user`."""
+    """Mounts the directory `path` over itself: what belongs to the zygote there then belongs to the one user
+    of the namespace `user`.
+    """
     name, empty = os.fsencode(path), b"\0"
     tree = syscall("open_tree", AT_FDCWD, address(name), 1 | os.O_CLOEXEC, 0, 0, key)
     try:
-        attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_IDMAP | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0, 0, user)
+        attributes = (ctypes.c_uint64 * 4)(
+            MOUNT_ATTR_IDMAP | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0, 0, user
+        )
         syscall("mount_setattr", tree, address(empty), AT_EMPTY_PATH, ctypes.addressof(attributes), 32, key)
-        syscall("move_mount", tree, address(empty), AT_FDCWD, address(name), 4, key)  # from the descriptor itself
+        # from the descriptor itself
+        syscall("move_mount", tree, address(empty), AT_FDCWD, address(name), 4, key)
     finally:
         os.close(tree)
 

@@ -1,8 +1,9 @@
 """Copying a directory tree that an episode wrote, by descriptors only, into an immutable layer.
 
-Hard links stay links, holes stay holes, extended attributes are kept, overlay's own marks (whiteouts, opaque directories) among them.
-Sockets are left out. Directories of a copy list their entries in the order of the original. Neither depth nor length of a path matters:
-one directory is open at a time, and its parent is found again by `..`, which leads nowhere else while nothing in the tree moves.
+Hard links stay links, holes stay holes, extended attributes are kept, overlay's own marks (whiteouts, opaque
+directories) among them. Sockets are left out. Directories of a copy list their entries in the order of the
+original. Neither depth nor length of a path matters: one directory is open at a time, and its parent is found
+again by `..`, which leads nowhere else while nothing in the tree moves.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def copy_tree(source: int, target: int) -> bool:
 
 
 def remove_tree(parent: int, name: str, *, most: int | None = None) -> bool:
-    """Removes `name` under the directory open at `parent`, or begins to: whether it is gone after `most` entries. Raises `OSError`."""
+    """Removes `name` under the directory open at `parent`, or begins to: whether it is gone after `most`
+    entries. Raises `OSError`.
+    """
     os.chmod(name, 0o700, dir_fd=parent)
     here = os.open(name, _DIRECTORY, dir_fd=parent)
     names: list[str] = []  # of the directories down to here
@@ -67,7 +70,10 @@ class _Copy:
 
     def __init__(self, source: int, target: int) -> None:
         self.root = target
-        self.source, self.target = os.open(".", _DIRECTORY, dir_fd=source), os.open(".", _DIRECTORY, dir_fd=target)
+        self.source, self.target = (
+            os.open(".", _DIRECTORY, dir_fd=source),
+            os.open(".", _DIRECTORY, dir_fd=target),
+        )
         self.top = os.fstat(self.source)
         self.above: list[Entry] = []  # the directories down to here
         self.pending = [_entries(self.source)]
@@ -140,7 +146,9 @@ class _Copy:
     def copy_file(self, name: str, info: os.stat_result) -> None:
         reading = os.open(name, _READ, dir_fd=self.source)
         try:
-            writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.target)
+            writing = os.open(
+                name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.target
+            )
             try:
                 _copy_content(reading, writing, info.st_size)
                 self.has_marks |= _copy_attributes(reading, writing)

@@ -23,7 +23,8 @@ def num_threads() -> int:
 
 
 def stop_others() -> list[int]:
-    """Stops every process, all at once, and waits until each of their threads stands still. Returns those to be continued.
+    """Stops every process, all at once, and waits until each of their threads stands still. Returns those to
+    be continued.
 
     Raises `TimeoutError`, with everything running again, when some do not stop within a second.
     """
@@ -37,7 +38,8 @@ def stop_others() -> list[int]:
         states = {pid: _moving(pid) for pid in others()}
         moving = "".join(states.values())
         waited = time.monotonic() - started
-        if not moving or (waited > 0.02 and set(moving) == {"D"}):  # a parent in vfork waits for a child that stands still
+        # a parent in vfork waits for a child that stands still
+        if not moving or (waited > 0.02 and set(moving) == {"D"}):
             return [pid for pid in states if pid not in stood]
         if waited > 1.0:
             resume([pid for pid in states if pid not in stood])
@@ -84,10 +86,14 @@ def _num_threads(pid: int) -> int:
 
 
 def _moving(pid: int) -> str:
-    """The states of those threads of a process that do not stand still. The first may have ended, and the process goes on."""
+    """The states of those threads of a process that do not stand still. The first may have ended, and the
+    process goes on.
+    """
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return ""
     states = (read(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
-    return "".join(state for text in states if (state := text[text.rfind(b")") + 2 :][:1].decode()) not in "TtZX")
+    return "".join(
+        state for text in states if (state := text[text.rfind(b")") + 2 :][:1].decode()) not in "TtZX"
+    )

@@ -9,7 +9,9 @@ _BACKLOG = 128
 
 
 def connecting(port: int) -> int:
-    """A socket that has begun to connect; the host waits for it, so that no service can make this process wait."""
+    """A socket that has begun to connect; the host waits for it, so that no service can make this process
+    wait.
+    """
     link = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
     link.connect_ex((LOOPBACK, port))
     return link.detach()
@@ -17,7 +19,9 @@ def connecting(port: int) -> int:
 
 def listening(port: int) -> int:
     """A listener; 0 lets the kernel choose. Raises `OSError` where the port is taken."""
-    listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+    listener = _socket.socket(
+        _socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
+    )
     try:
         listener.bind((LOOPBACK, port))
         listener.listen(_BACKLOG)

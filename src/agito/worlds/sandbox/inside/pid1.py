@@ -1,8 +1,10 @@
-"""A sandbox's first process: starts what it is asked to, waits for it, kills it, and tells the host what happened.
+"""A sandbox's first process: starts what it is asked to, waits for it, kills it, and tells the host what
+happened.
 
-It has no capabilities, cannot be traced and holds no secrets. What a command did is counted from outside the command; what the episode can
-write to (variables, working directory, output) is only data here, of bounded size. Nothing here waits for what an episode may withhold, and
-whatever still goes wrong ends a request, not this process.
+It has no capabilities, cannot be traced and holds no secrets. What a command did is counted from outside the
+command; what the episode can write to (variables, working directory, output) is only data here, of bounded
+size. Nothing here waits for what an episode may withhold, and whatever still goes wrong ends a request, not
+this process.
 """
 
 from __future__ import annotations
@@ -56,12 +58,16 @@ def run(link: int, work: int, upper: int) -> NoReturn:
         try:
             answer = box.answer(request)
         except Exception as error:  # the boundary: the host hears of it and judges
-            answer = wire.reply(wire.REFUSED, f"{type(error).__name__}: {error}".encode(errors="replace"), idle=box.is_idle)
+            answer = wire.reply(
+                wire.REFUSED, f"{type(error).__name__}: {error}".encode(errors="replace"), idle=box.is_idle
+            )
         control.sendall(answer)
 
 
 class Pid1:
-    """The state of one episode: variables, working directory, and whether anything but this process is alive."""
+    """The state of one episode: variables, working directory, and whether anything but this
+    process is alive.
+    """
 
     def __init__(self, control: _socket.socket, work: int) -> None:
         self.control = control
@@ -143,7 +149,9 @@ class Pid1:
         program: tuple[Any, ...] | None,
         allowed: tuple[float, float] | None = None,
     ) -> bytes:
-        """`allowed`: seconds of the processor and asleep for the whole tree of processes; None: `timeout` alone counts."""
+        """`allowed`: seconds of the processor and asleep for the whole tree of processes; None: `timeout`
+        alone counts.
+        """
         started = time.monotonic()
         meter = usage.Meter(*allowed) if allowed is not None else None
         self.output = self.output or pipe()
@@ -166,9 +174,16 @@ class Pid1:
             killer = wire.MEMORY
         cpu = meter.settle(self.is_idle) if meter is not None else cpu
         return wire.reply(
-            wire.RESULT, self.capture.value(), killer=killer, idle=self.is_idle, status=status & 0xFFFF, total=self.capture.total,
-            wall=wall, cpu=cpu, peak=peak,
-        )  # fmt: skip
+            wire.RESULT,
+            self.capture.value(),
+            killer=killer,
+            idle=self.is_idle,
+            status=status & 0xFFFF,
+            total=self.capture.total,
+            wall=wall,
+            cpu=cpu,
+            peak=peak,
+        )
 
     def start(self, command: str, is_python: bool, carries: bool, program: tuple[Any, ...] | None) -> None:
         """Raises `OSError`, after several tries where the episode has not used up its processes."""
@@ -184,7 +199,9 @@ class Pid1:
                 self.reap()
         return None
 
-    def start_once(self, command: str, is_python: bool, carries: bool, program: tuple[Any, ...] | None) -> None:
+    def start_once(
+        self, command: str, is_python: bool, carries: bool, program: tuple[Any, ...] | None
+    ) -> None:
         assert self.output is not None
         writing = self.output[1]
         if is_python:
@@ -203,13 +220,19 @@ class Pid1:
         self.current = start_shell(command, self.env, self.null, writing, dumping, is_alone=self.is_idle)
 
     def not_started(self, error: OSError) -> bytes:
-        """No process: as bash says it where the command is too long, the episode's affair where it holds all that it may."""
+        """No process: as bash says it where the command is too long, the episode's affair where it holds all
+        that it may.
+        """
         text = f"bash: {os.strerror(error.errno or 0)}\n".encode()
         if error.errno == errno.E2BIG:
             return wire.reply(wire.RESULT, text, idle=self.is_idle, status=126 << 8, total=len(text))
         if self.is_full() or (error.errno == errno.ENOMEM and not self.is_idle):
-            return wire.reply(wire.RESULT, text, killer=wire.START, idle=self.is_idle, status=254 << 8, total=len(text))
-        return wire.reply(wire.REFUSED, f"no process could be started: {error.strerror}".encode(), idle=self.is_idle)
+            return wire.reply(
+                wire.RESULT, text, killer=wire.START, idle=self.is_idle, status=254 << 8, total=len(text)
+            )
+        return wire.reply(
+            wire.REFUSED, f"no process could be started: {error.strerror}".encode(), idle=self.is_idle
+        )
 
     def is_full(self) -> bool:
         """Whether the episode has as many processes and threads as it may, or is about to."""
@@ -217,7 +240,9 @@ class Pid1:
         return most != resource.RLIM_INFINITY and memory.num_threads() + 2 >= most
 
     def how_it_ended(self) -> tuple[int, float, float]:
-        """Its wait status, CPU seconds and peak in MiB; of one that is not gone yet, only that it was killed."""
+        """Its wait status, CPU seconds and peak in MiB; of one that is not gone yet, only that it
+        was killed.
+        """
         if self.ended is None:
             self.current = 0
             return signal.SIGKILL, 0.0, 0.0
@@ -228,7 +253,12 @@ class Pid1:
         """Waits for a command that takes longer. Returns what killed it, or 0."""
         poller = select.poll()
         pidfd = os.pidfd_open(self.current)
-        for descriptor in (pidfd, self.control.fileno(), *(ends[0] for ends in (self.output, self.state) if ends), *self.retired):
+        for descriptor in (
+            pidfd,
+            self.control.fileno(),
+            *(ends[0] for ends in (self.output, self.state) if ends),
+            *self.retired,
+        ):
             poller.register(descriptor, select.POLLIN)
         looked, killer = time.monotonic(), 0
         while self.ended is None:
@@ -270,7 +300,9 @@ class Pid1:
         return self.mem_mb > 0 and self.holding.used_mb(self.mem_mb) > self.mem_mb
 
     def collect(self) -> None:
-        """Reads what is left in the pipes; keeps them for the next action unless somebody else still holds them."""
+        """Reads what is left in the pipes; keeps them for the next action unless somebody else still holds
+        them.
+        """
         assert self.output is not None
         reading, writing = self.output
         budget = 1 << 20  # a background process may write faster than this reads
@@ -296,7 +328,9 @@ class Pid1:
         try:
             cwd, env = state.parse(dumped)
         except state.NotKept as why:
-            self.capture.add(f"bash: directory and variables are not kept: {why}\n".encode(errors="surrogateescape"))
+            self.capture.add(
+                f"bash: directory and variables are not kept: {why}\n".encode(errors="surrogateescape")
+            )
             return
         try:
             state.enter(cwd)
@@ -322,7 +356,9 @@ class Pid1:
         except OSError as error:
             number = error.errno or errno.EIO
             killer = wire.START if number in (errno.EAGAIN, errno.ENOMEM) and self.is_full() else 0
-            return wire.reply(wire.REFUSED, os.strerror(number).encode(), killer=killer, status=number, idle=self.is_idle)
+            return wire.reply(
+                wire.REFUSED, os.strerror(number).encode(), killer=killer, status=number, idle=self.is_idle
+            )
         finally:
             for descriptor in self.handed:
                 os.close(descriptor)
@@ -331,7 +367,9 @@ class Pid1:
     # processes
 
     def reap(self) -> None:
-        """Collects the dead. Sets `is_idle` when nothing else is alive, `ended` when the current command is dead."""
+        """Collects the dead. Sets `is_idle` when nothing else is alive, `ended` when the current command is
+        dead.
+        """
         for _ in range(_REAPED_AT_ONCE):  # they may end as fast as they are collected
             try:
                 pid, status, spent = os.wait4(-1, os.WNOHANG)
@@ -346,9 +384,11 @@ class Pid1:
                 self.ended, self.current = (status, spent), 0
 
     def kill_all(self, patience_s: float = _ENDING_S) -> None:
-        """Ends everything but this process, stopped processes too, and waits until it is gone; `is_idle` says whether it is.
+        """Ends everything but this process, stopped processes too, and waits until it is gone; `is_idle` says
+        whether it is.
 
-        Nothing that was killed runs another instruction of its own, but the kernel can take long to take apart what it held.
+        Nothing that was killed runs another instruction of its own, but the kernel can take long to take
+        apart what it held.
         """
         until = time.monotonic() + patience_s
         while not self.is_idle:
@@ -377,7 +417,9 @@ class Pid1:
                 self.retired.remove(descriptor)
 
     def freeze(self) -> bytes:
-        """Stops everything else, says where the episode stands, and goes on when the host has made its copy."""
+        """Stops everything else, says where the episode stands, and goes on when the host has
+        made its copy.
+        """
         try:
             stopped = memory.stop_others() if not self.is_idle else []
         except TimeoutError as error:
@@ -386,7 +428,9 @@ class Pid1:
             cwd = os.getcwd()
         except OSError:
             cwd = "/work"
-        body = b"\0".join(os.fsencode(part) for part in (cwd, *(f"{name}={value}" for name, value in self.env.items())))
+        body = b"\0".join(
+            os.fsencode(part) for part in (cwd, *(f"{name}={value}" for name, value in self.env.items()))
+        )
         self.control.sendall(wire.reply(wire.FROZEN, body, idle=self.is_idle))
         kind, *_ = self.thawed()
         memory.resume(stopped)

@@ -13,7 +13,9 @@ _CLOSE_ON_EXEC = 0x40000000  # MSG_CMSG_CLOEXEC
 
 
 def read_request(control: _socket.socket) -> tuple[tuple[Any, ...], list[int]]:
-    """The next whole request, and the descriptors that came with it. Ends the process when the host is gone."""
+    """The next whole request, and the descriptors that came with it. Ends the process when the
+    host is gone.
+    """
     data, ancillary, _, _ = control.recvmsg(1 << 16, _ROOM, _CLOSE_ON_EXEC)
     if not data:
         os._exit(0)
@@ -28,11 +30,15 @@ def read_request(control: _socket.socket) -> tuple[tuple[Any, ...], list[int]]:
             have += len(data)
         data = b"".join(parts)
     came = ancillary[0][2] if ancillary else b""
-    return marshal.loads(data[4:]), [int.from_bytes(came[at : at + 4], "little") for at in range(0, len(came), 4)]
+    return marshal.loads(data[4:]), [
+        int.from_bytes(came[at : at + 4], "little") for at in range(0, len(came), 4)
+    ]
 
 
 def pipe() -> tuple[int, int]:
-    """One whose end for reading never blocks: an episode can open it a second time, and take away what a poll has promised."""
+    """One whose end for reading never blocks: an episode can open it a second time, and take away what a poll
+    has promised.
+    """
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     return reading, writing

@@ -1,8 +1,8 @@
 """A root of a keeper's own: the files that all sandboxes share, through mounts that they do not.
 
-A lock on a file, or on a directory, is seen by all who open it through the same mount of an overlay, and by nobody else. The directories
-for tools and layers are the real ones, as they grow; they can be entered and not opened. Devices are the keeper's own where the host is
-root, and else the machine's.
+A lock on a file, or on a directory, is seen by all who open it through the same mount of an overlay, and by
+nobody else. The directories for tools and layers are the real ones, as they grow; they can be entered and not
+opened. Devices are the keeper's own where the host is root, and else the machine's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def can_be_had() -> bool:
 
 
 def move_in(number: int) -> None:
-    """Takes the calling process, keeper `number`, into a mount namespace of its own with such a root. Raises `OSError`."""
+    """Takes the calling process, keeper `number`, into a mount namespace of its own with such a root. Raises
+    `OSError`.
+    """
     kernel.unshare(kernel.CLONE_NEWNS)
     mounted = [place for place in _mounted() if place not in ("/", "/proc", _EMPTY, template.NODES)]
     tops = [place for place in mounted if not any(place.startswith(f"{other}/") for other in mounted)]

@@ -1,8 +1,9 @@
 """User and network namespaces that outlive a sandbox, because they cost more to make than all the rest of it.
 
-A slot serves one sandbox at a time. Its network has a loopback that is up and nothing else, and it is used again only when every
-counter and table of it that can be read inside is as it was when it was new; its user namespace holds one mapping and nothing else.
-The sandbox has no capability over either. So what the next sandbox finds cannot be told from a new one.
+A slot serves one sandbox at a time. Its network has a loopback that is up and nothing else, and it is used
+again only when every counter and table of it that can be read inside is as it was when it was new; its user
+namespace holds one mapping and nothing else. The sandbox has no capability over either. So what the next
+sandbox finds cannot be told from a new one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
-# What a sandbox could change in its network without a single packet: counters of failures, and what is kept for a while after its owner.
+# What a sandbox could change in its network without a single packet: counters of failures, and what is kept
+# for a while after its owner.
 _TABLES = ("dev", "snmp", "snmp6", "dev_snmp6/lo", "netstat", "rt6_stats", "ip6_flowlabel", "igmp", "igmp6")
 _LARGEST = 1 << 14
 
@@ -46,7 +48,8 @@ class Slot:
 
 def raise_loopback() -> None:
     probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
-    fcntl.ioctl(probe.fileno(), 0x8914, b"lo".ljust(16, b"\0") + b"\x41\0".ljust(24, b"\0"))  # SIOCSIFFLAGS: up, running
+    # SIOCSIFFLAGS: up, running
+    fcntl.ioctl(probe.fileno(), 0x8914, b"lo".ljust(16, b"\0") + b"\x41\0".ljust(24, b"\0"))
     probe.close()
 
 

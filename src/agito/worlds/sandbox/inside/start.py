@@ -1,7 +1,8 @@
 """Starting what an episode asks for: a program, a shell, or a snippet in a fork of this interpreter.
 
-`vfork` is the fastest way, and makes this process wait until the new one runs its program; a process that sends it SIGSTOP before would
-make that for ever. So it is used only while nothing else of the episode is alive. Otherwise the new process is a fork.
+`vfork` is the fastest way, and makes this process wait until the new one runs its program; a process that
+sends it SIGSTOP before would make that for ever. So it is used only while nothing else of the episode is
+alive. Otherwise the new process is a fork.
 """
 
 from __future__ import annotations
@@ -27,17 +28,21 @@ STATE_FD = 99  # where a shell says what directory and variables it leaves behin
 _RESET = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGHUP)
 _NULL_DEVICE = os.makedev(1, 3)
 _LONGEST_SEARCH = 1000
-_SYSTEM = ("/usr/", "/bin", "/sbin", "/run/tools/")  # what a search for a program looks through without a shell
+# what a search for a program looks through without a shell
+_SYSTEM = ("/usr/", "/bin", "/sbin", "/run/tools/")
 _NICE = 5
 _FIRST_TO_BE_KILLED = b"500"
 
-_score = -1  # a descriptor: what this process counts for when the kernel is short of memory and has to kill somebody
+# a descriptor: what this process counts for when the kernel is short of memory and has to kill somebody
+_score = -1
 _own_score = b""
 _own_nice = 0
 
 
 def take_precedence() -> None:
-    """What is started from now on is the first to be killed and comes second to a processor. Raises `OSError`."""
+    """What is started from now on is the first to be killed and comes second to a processor. Raises
+    `OSError`.
+    """
     global _score, _own_score, _own_nice
     _score = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     _own_score = os.read(_score, 16)
@@ -52,7 +57,9 @@ def start_program(
     null: int,
     writing: int,
 ) -> int:
-    """What `bash -c` would start, while nothing else is alive. Returns 0 where bash has to do it after all, or to say why it cannot."""
+    """What `bash -c` would start, while nothing else is alive. Returns 0 where bash has to do it after all,
+    or to say why it cannot.
+    """
     path = find(words[0], env.get("PATH", ""))
     if not path:
         return 0
@@ -106,7 +113,9 @@ def _is_plain_program(path: str) -> bool:
         os.close(handle)
 
 
-def start_shell(command: str, env: Mapping[str, str], null: int, writing: int, state: int, *, is_alone: bool) -> int:
+def start_shell(
+    command: str, env: Mapping[str, str], null: int, writing: int, state: int, *, is_alone: bool
+) -> int:
     """`bash -c`; with a descriptor for `state`, it reports there when it ends. Raises `OSError`."""
     places = [(null, 0), (writing, 1), (writing, 2)]
     if state >= 0:
@@ -124,7 +133,9 @@ def spawn(path: str, words: tuple[str, ...], env: Mapping[str, str], actions: li
     """A child in a session of its own, which counts for less than this process. Raises `OSError`."""
     os.write(_score, _FIRST_TO_BE_KILLED)
     try:
-        child = os.posix_spawn(path, words, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET)
+        child = os.posix_spawn(
+            path, words, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET
+        )
     finally:
         os.write(_score, _own_score)
     if _own_nice >= 0:  # below it, the kernel resets what a child inherits
@@ -161,7 +172,9 @@ def _start_bash(command: str, env: Mapping[str, str], places: list[tuple[int, in
 
 
 def become_a_command(places: list[tuple[int, int]]) -> None:
-    """What a fork of this process gives up, whatever it runs: its session, signals and descriptors, and CPU time that it may ask for."""
+    """What a fork of this process gives up, whatever it runs: its session, signals and descriptors, and CPU
+    time that it may ask for.
+    """
     if _own_nice >= 0:
         os.nice(_NICE)
     os.setsid()
@@ -176,8 +189,10 @@ def become_a_command(places: list[tuple[int, int]]) -> None:
 
 
 def adopt(env: Mapping[str, str]) -> None:
-    """Makes `env` this interpreter's own, for the snippets that are forked from it: to do so in each of them would cost a third of a
-    millisecond. Programs are handed theirs. Raises `OSError` for what no process can have as a variable."""
+    """Makes `env` this interpreter's own, for the snippets that are forked from it: to do so in each of them
+    would cost a third of a millisecond. Programs are handed theirs. Raises `OSError` for what no process can
+    have as a variable.
+    """
     try:
         os.environ.clear()
         os.environ.update(env)
@@ -207,7 +222,10 @@ def run_snippet(code: str) -> NoReturn:
     """Never returns, whatever `code` does."""
     status = 0
     try:
-        exec(compile(code, "<snippet>", "exec", dont_inherit=True), {"__name__": "__main__", "__builtins__": __builtins__})
+        exec(
+            compile(code, "<snippet>", "exec", dont_inherit=True),
+            {"__name__": "__main__", "__builtins__": __builtins__},
+        )
     except SystemExit as leave:
         if isinstance(leave.code, int):
             status = leave.code & 0xFF
@@ -226,12 +244,18 @@ def run_snippet(code: str) -> NoReturn:
 
 
 def open_plain(path: str, flags: int) -> int:
-    """Opens a regular file, or /dev/null, with no link on the way and without ever waiting. Raises `OSError` for anything else.
+    """Opens a regular file, or /dev/null, with no link on the way and without ever waiting. Raises `OSError`
+    for anything else.
 
-    This process opens it for a command, so what a pipe would mean to that command must not happen here, nor what /proc shows to this one.
+    This process opens it for a command, so what a pipe would mean to that command must not happen here, nor
+    what /proc shows to this one.
     """
     handle = kernel.open_beneath(
-        kernel.AT_FDCWD, path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666 if flags & os.O_CREAT else 0, kernel.NO_LINKS
+        kernel.AT_FDCWD,
+        path,
+        flags | os.O_NONBLOCK | os.O_NOCTTY,
+        0o666 if flags & os.O_CREAT else 0,
+        kernel.NO_LINKS,
     )
     info = os.fstat(handle)
     if (stat.S_ISREG(info.st_mode) and not is_of_proc(handle)) or info.st_rdev == _NULL_DEVICE:

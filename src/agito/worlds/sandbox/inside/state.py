@@ -1,6 +1,8 @@
-"""What a shell leaves behind for the next one: its directory and its exported variables, as the episode tells it.
+"""What a shell leaves behind for the next one: its directory and its exported variables, as the episode tells
+it.
 
-All of it is the episode's own text. So it is read in one pass, within bounds, and what is not exactly as expected is not kept at all.
+All of it is the episode's own text. So it is read in one pass, within bounds, and what is not exactly as
+expected is not kept at all.
 """
 
 from __future__ import annotations
@@ -15,7 +17,17 @@ MAX_VARIABLES = 1024
 MAX_VARIABLE = (1 << 17) - 1  # bytes of NAME=VALUE: what Linux lets one string of a new program have
 _LONGEST = 1000  # characters of a path in one call: at most 4,000 bytes
 _DROPPED = frozenset(("_", "SHLVL", "BASH_ENV", "BASHOPTS", "SHELLOPTS"))
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "e": "\x1b", "E": "\x1b"}
+_ESCAPES = {
+    "n": "\n",
+    "t": "\t",
+    "r": "\r",
+    "a": "\a",
+    "b": "\b",
+    "f": "\f",
+    "v": "\v",
+    "e": "\x1b",
+    "E": "\x1b",
+}
 _ODD = "it is not as bash writes it"
 
 
@@ -56,7 +68,10 @@ def _check(name: str, value: str) -> None:
     """No program could be given another kind of variable."""
     if "\0" in value:
         raise NotKept(f"{name} holds a NUL")
-    if len(name) + len(value) >= MAX_VARIABLE // 4 and len(os.fsencode(value)) + len(name) + 1 >= MAX_VARIABLE:
+    if (
+        len(name) + len(value) >= MAX_VARIABLE // 4
+        and len(os.fsencode(value)) + len(name) + 1 >= MAX_VARIABLE
+    ):
         raise NotKept(f"{name} is over {(MAX_VARIABLE + 1) >> 10} KiB")
 
 
@@ -95,18 +110,23 @@ def _quoted(text: str, at: int) -> tuple[str, int]:
 
 
 def enter(cwd: str) -> None:
-    """Makes `cwd` this process's directory, whatever the length of its path. Raises `OSError`, with the old directory kept.
+    """Makes `cwd` this process's directory, whatever the length of its path. Raises `OSError`, with the old
+    directory kept.
 
-    This process goes where a command went, so it goes nowhere that the command could not: not through a magic link, and not to what
-    /proc shows of the process that looks.
+    This process goes where a command went, so it goes nowhere that the command could not: not through a magic
+    link, and not to what /proc shows of the process that looks.
     """
     directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in _pieces(cwd):
-            inner = kernel.open_beneath(directory, part, os.O_PATH | os.O_DIRECTORY, 0, kernel.RESOLVE_NO_MAGICLINKS)
+            inner = kernel.open_beneath(
+                directory, part, os.O_PATH | os.O_DIRECTORY, 0, kernel.RESOLVE_NO_MAGICLINKS
+            )
             directory, outer = inner, directory
             os.close(outer)
-        if os.fstat(directory).st_dev == os.stat("/proc").st_dev and _is_of_a_process(os.readlink(f"/proc/self/fd/{directory}")):
+        if os.fstat(directory).st_dev == os.stat("/proc").st_dev and _is_of_a_process(
+            os.readlink(f"/proc/self/fd/{directory}")
+        ):
             raise OSError(errno.ENOENT, cwd)
         os.fchdir(directory)
     finally:

@@ -1,4 +1,6 @@
-"""The file tree that every sandbox starts from, built once by the zygote: a small tmpfs root over a read-only /usr."""
+"""The file tree that every sandbox starts from, built once by the zygote: a small tmpfs root over a read-only
+/usr.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +14,26 @@ NODES = "/run/nodes"  # where keepers find devices of their own
 NUM_NODES = 512
 _LINKED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _FILES = {
-    "etc/passwd": "root:x:0:0::/:/usr/sbin/nologin\nagent:x:1000:1000::/work:/bin/bash\nnobody:x:65534:65534::/:/usr/sbin/nologin\n",
+    "etc/passwd": "root:x:0:0::/:/usr/sbin/nologin\nagent:x:1000:1000::/work:/bin/bash\n"
+    "nobody:x:65534:65534::/:/usr/sbin/nologin\n",
     "etc/group": "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n",
     "etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
     "etc/hostname": "sandbox\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-    # Sourced through BASH_ENV by a shell whose directory and variables may change. Builtins only: no process is started.
+    # Sourced through BASH_ENV by a shell whose directory and variables may change. Builtins only: no process
+    # is started.
     "run/carry": "unset BASH_ENV\n"
-    "trap '{ builtin printf \"%s\\0\" \"$PWD\"; builtin export -p; builtin printf \"\\0\"; } 2>/dev/null >&99 || :' EXIT\n",
-}  # fmt: skip
+    'trap \'{ builtin printf "%s\\0" "$PWD"; builtin export -p; builtin printf "\\0"; } 2>/dev/null >&99 '
+    "|| :' EXIT\n",
+}
 _COPIED = ("etc/ld.so.cache",)  # no local time: every sandbox has UTC, whatever the host
 BASE = "/tmp"  # any directory that exists everywhere; hidden afterwards, in the zygote's own mount namespace
 
 
 def make_nodes() -> None:
-    """Devices for each of many keepers, in a mount namespace of the caller's own; only root can. Raises `OSError`."""
+    """Devices for each of many keepers, in a mount namespace of the caller's own; only root can. Raises
+    `OSError`.
+    """
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("nodes", BASE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "mode=711,size=4k")
@@ -39,12 +46,15 @@ def make_nodes() -> None:
 
 
 def build(interpreter_prefix: str) -> int:
-    """Replaces the root of the calling process. Returns a descriptor of the same root that can still be written.
+    """Replaces the root of the calling process. Returns a descriptor of the same root that can still be
+    written.
 
     Raises `OSError`.
     """
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    nodes = os.open(BASE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if os.path.exists(f"{BASE}/0/null") else -1
+    nodes = (
+        os.open(BASE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if os.path.exists(f"{BASE}/0/null") else -1
+    )
     copied = {name: content for name in _COPIED if (content := _content(f"/{name}")) is not None}
     kernel.mount("root", BASE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755")
     os.chdir(BASE)
@@ -76,11 +86,23 @@ def build(interpreter_prefix: str) -> int:
     if nodes >= 0:
         kernel.mount(f"/proc/self/fd/{nodes}", f"{BASE}{NODES}", None, kernel.MS_BIND)
         os.close(nodes)
-    kernel.mount("empty", f"{BASE}/run/empty", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_RDONLY, "mode=755,size=4k")
+    kernel.mount(
+        "empty",
+        f"{BASE}/run/empty",
+        "tmpfs",
+        kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_RDONLY,
+        "mode=755,size=4k",
+    )
     for name in DEVICES:
         os.close(os.open(f"dev/{name}", os.O_WRONLY | os.O_CREAT, 0o666))
         kernel.mount(f"/dev/{name}", f"{BASE}/dev/{name}", None, kernel.MS_BIND)
-    for name, target in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("shm", "/tmp")):
+    for name, target in (
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+        ("shm", "/tmp"),
+    ):
         os.symlink(target, f"dev/{name}")
     for name, content in (*((name, text.encode()) for name, text in _FILES.items()), *copied.items()):
         with open(name, "wb") as file:
@@ -109,7 +131,8 @@ def add_tools(root: int, name: str, programs: tuple[str, ...], path: str) -> Non
             if os.access(f"{place}/{program}", os.X_OK):
                 os.symlink(f"{place}/{program}", f"{directory}/{program}", dir_fd=root)
                 break
-    os.chmod(directory, 0o111, dir_fd=root)  # what can be opened can be locked, and others have the same tools
+    # what can be opened can be locked, and others have the same tools
+    os.chmod(directory, 0o111, dir_fd=root)
 
 
 def _bind(source: str, target: str) -> None:

@@ -1,8 +1,10 @@
-"""What the processes of one action use up: processor time of them all, and time in which none of them wanted any.
+"""What the processes of one action use up: processor time of them all, and time in which none of them wanted
+any.
 
-Neither depends on how busy the machine is. What is dead is counted exactly, threads, grandchildren and orphans too, as pid 1 is everybody's
-last parent; what lives is read from /proc, in hundredths of a second. A process whose parent ignores its end leaves no account of itself:
-who ignores or handles SIGCHLD without being a shell is charged the time on the wall.
+Neither depends on how busy the machine is. What is dead is counted exactly, threads, grandchildren and
+orphans too, as pid 1 is everybody's last parent; what lives is read from /proc, in hundredths of a second. A
+process whose parent ignores its end leaves no account of itself: who ignores or handles SIGCHLD without being
+a shell is charged the time on the wall.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class Meter:
         self.is_blind = False  # somebody's end may have gone uncounted
 
     def look(self) -> int:
-        """What to stop the action for, or 0. Call it often: between two looks nothing but processor time shows that somebody was awake."""
+        """What to stop the action for, or 0. Call it often: between two looks nothing but processor time
+        shows that somebody was awake.
+        """
         now, before = time.monotonic(), self.used
         wants = self.take_stock()
         if not wants:
@@ -42,7 +46,8 @@ class Meter:
     def take_stock(self) -> bool:
         """Whether somebody runs or waits for the processor."""
         alive, wants = 0.0, False
-        for pid in sorted(memory.others()):  # parents first: who is reaped meanwhile is then missed once, never counted twice
+        # parents first: who is reaped meanwhile is then missed once, never counted twice
+        for pid in sorted(memory.others()):
             state, cpu_s = _standing(pid)
             alive += cpu_s
             wants = wants or state == "R"
@@ -69,7 +74,9 @@ def reaped_s() -> float:
 
 
 def _standing(pid: int) -> tuple[str, float]:
-    """The state of its first thread, and the processor time of all its threads and of the children that it saw end."""
+    """The state of its first thread, and the processor time of all its threads and of the children that it
+    saw end.
+    """
     text = memory.read(f"/proc/{pid}/stat")
     fields = text[text.rfind(b")") + 2 :].split()
     if len(fields) < 15:

@@ -1,7 +1,7 @@
 """The frames between the host and a sandbox's pid 1.
 
-Requests are trusted: a length, then a marshalled tuple. Replies come from the episode's side and are never unmarshalled: a
-fixed header, then plain bytes.
+Requests are trusted: a length, then a marshalled tuple. Replies come from the episode's side and are never
+unmarshalled: a fixed header, then plain bytes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import struct
 from typing import Any
 
 LENGTH = struct.Struct("<I")
-REPLY = struct.Struct("<IBBBiQdddd")  # body length, kind, killer, idle, wait status, output bytes, wall, cpu, peak MiB, reserved
+# body length, kind, killer, idle, wait status, output bytes, wall, cpu, peak MiB, reserved
+REPLY = struct.Struct("<IBBBiQdddd")
 
 READY, RESULT, DONE, FROZEN, REFUSED = 1, 2, 3, 4, 5  # kinds of reply
-DEADLINE, MEMORY, OUTPUT, START, CPU, ASLEEP = 1, 2, 3, 4, 5, 6  # what killed an action; START: it never began
+# what killed an action; START: it never began
+DEADLINE, MEMORY, OUTPUT, START, CPU, ASLEEP = 1, 2, 3, 4, 5, 6
 MAX_REPLY = 1 << 26
 FORMAT = 2  # marshal's; every Python reads it, whatever its version
 

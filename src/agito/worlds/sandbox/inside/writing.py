@@ -12,7 +12,9 @@ from agito.worlds.sandbox.inside import kernel
 
 
 def write_file(work: int, path: str, data: bytes, mode: int) -> None:
-    """A regular file that was there is replaced. Raises `OSError`: ELOOP for a link on the way, EEXIST for another kind of thing."""
+    """A regular file that was there is replaced. Raises `OSError`: ELOOP for a link on the way, EEXIST for
+    another kind of thing.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     parent, name = os.path.split(path)
     try:

@@ -1,7 +1,9 @@
-"""The zygote: one small process with no environment, no secrets and no capabilities outside, whose keepers clone the sandboxes.
+"""The zygote: one small process with no environment, no secrets and no capabilities outside, whose keepers
+clone the sandboxes.
 
-It hears requests on one socket and never answers there again after its first message: every sandbox answers for itself.
-When the host dies, the socket closes, the zygote ends, and the kernel ends every keeper and every sandbox with it.
+It hears requests on one socket and never answers there again after its first message: every sandbox answers
+for itself. When the host dies, the socket closes, the zygote ends, and the kernel ends every keeper and every
+sandbox with it.
 """
 
 from __future__ import annotations
@@ -24,9 +26,14 @@ else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
 _ALL_NAMESPACES = (
-    kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
-    | kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET
-)  # fmt: skip
+    kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+    | kernel.CLONE_NEWCGROUP
+    | kernel.CLONE_NEWUSER
+    | kernel.CLONE_NEWNET
+)
 _SPARE = 128  # keepers without a sandbox that stay
 _REMOVED_AT_ONCE = 500  # entries of a layer
 _FIRST_IDENTITY = 100_000  # of the users of sandboxes, as the zygote sees them
@@ -36,7 +43,10 @@ _NICE = -5
 
 def main(control: _socket.socket, settings: dict[str, Any], ancillary: list[tuple[int, int, bytes]]) -> None:
     """Runs until `control` closes. Reports over it either the features found or what is missing."""
-    places = [(is_v1, names, handle) for (is_v1, names), handle in zip(settings["groups"], rights(ancillary), strict=True)]
+    places = [
+        (is_v1, names, handle)
+        for (is_v1, names), handle in zip(settings["groups"], rights(ancillary), strict=True)
+    ]
     try:
         root, features = prepare(settings)
     except OSError as error:
@@ -92,7 +102,9 @@ def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
 
 
 def enter_namespaces(uid: int, num_uids: int) -> None:
-    """Becomes `uid` in namespaces of its own. The `num_uids` after it are mapped too, for the sandboxes; only root can have that done."""
+    """Becomes `uid` in namespaces of its own. The `num_uids` after it are mapped too, for the sandboxes; only
+    root can have that done.
+    """
     if not num_uids:
         gid = os.getegid()
         if uid != os.geteuid():
@@ -133,7 +145,8 @@ def enter_namespaces(uid: int, num_uids: int) -> None:
 
 def drop_to(uid: int) -> None:
     with open("/proc/self/setgroups", encoding="ascii") as rule:
-        if rule.read().strip() != "deny":  # as it is where an ordinary user made the namespace; the groups are then that user's
+        # as it is where an ordinary user made the namespace; the groups are then that user's
+        if rule.read().strip() != "deny":
             os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -155,7 +168,13 @@ def has_overlay(root: int) -> bool:
             os.setxattr("/work", "user.overlay.probe", b"y")
             for name in ("/work/upper", "/work/inner"):
                 os.mkdir(name)
-            kernel.mount("probe", "/tmp", "overlay", 0, "lowerdir=/run/layers/probe,upperdir=/work/upper,workdir=/work/inner,userxattr")
+            kernel.mount(
+                "probe",
+                "/tmp",
+                "overlay",
+                0,
+                "lowerdir=/run/layers/probe,upperdir=/work/upper,workdir=/work/inner,userxattr",
+            )
             kernel.umount("/tmp")
         finally:
             kernel.umount("/work")
@@ -168,7 +187,9 @@ def has_overlay(root: int) -> bool:
 class Zygote:
     """The keepers, and the sandboxes that they are at."""
 
-    def __init__(self, control: _socket.socket, root: int, features: box.Features, groups: Groups, num_uids: int) -> None:
+    def __init__(
+        self, control: _socket.socket, root: int, features: box.Features, groups: Groups, num_uids: int
+    ) -> None:
         self.control = control
         self.root = root
         self.features = features
@@ -243,7 +264,9 @@ class Zygote:
         """Raises `OSError`."""
         number = next(number for number in range(len(self.keepers) + 1) if number not in self.keepers)
         if self.num_uids and number >= self.num_uids:
-            raise OSError(errno.EUSERS, f"{self.num_uids} sandboxes are alive, and no user is left for another")
+            raise OSError(
+                errno.EUSERS, f"{self.num_uids} sandboxes are alive, and no user is left for another"
+            )
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         if os.fork():
             theirs.close()
@@ -258,13 +281,17 @@ class Zygote:
             os._exit(1)
 
     def copy(self, source: int, link: int, name: str) -> None:
-        """A new layer `name` with the content of `source`, made by a child so that no sandbox waits for it."""
+        """A new layer `name` with the content of `source`, made by a child so that no sandbox
+        waits for it.
+        """
         if os.fork():
             return
         try:
             self.control.close()
             os.mkdir(f"run/layers/{name}", 0o755, dir_fd=self.root)
-            has_marks = layers.copy_tree(source, os.open(f"run/layers/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root))
+            has_marks = layers.copy_tree(
+                source, os.open(f"run/layers/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root)
+            )
             os.write(link, wire.reply(wire.DONE, b"marks" if has_marks else b""))
         except OSError as error:
             os.write(link, wire.reply(wire.REFUSED, str(error).encode()))

@@ -1,0 +1,229 @@
+"""The policies of a run: how each reads and writes, where it is sampled, and, of those that learn, where."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anyio import to_thread
+
+from agito.models.config import DecoderConfig, LoraConfig
+from agito.models.hub import folder_of
+from agito.protocols import MAIN, AgentSpec, Renderer, StepStats
+from agito.recipe import AgentSection, ModelSection, PolicySection, Recipe
+from agito.render import Vocabulary, renderer
+from agito.render.vocabulary import is_own
+from agito.runtime.placement import launcher
+from agito.runtime.pool import PolicyPlan, WorkerPool
+from agito.runtime.roles import PolicyHandle, Sampler
+from agito.runtime.sources import beside, find, recipe_of, renderer_of
+from agito.runtime.wire import ModelSpec
+from agito.sampling.wire import EngineClient
+from agito.types import Json, Sample
+
+
+@dataclass(slots=True)
+class Policies:
+    """By id. `renderers` and `samplers` are of all, `learning` of those that learn, `main` first.
+
+    Those of `main` are there once the cold start or a checkpoint has made them. All that learn step and
+    publish together, under one version.
+    """
+
+    recipe: Recipe
+    pool: WorkerPool | None = None
+    renderers: dict[str, Renderer] = field(default_factory=dict[str, Renderer])
+    # one a worker
+    samplers: dict[str, tuple[Sampler, ...]] = field(default_factory=dict[str, "tuple[Sampler, ...]"])
+    learning: dict[str, PolicyHandle] = field(default_factory=dict[str, PolicyHandle])
+
+    @property
+    def main(self) -> PolicyHandle:
+        """The one that the run is about."""
+        assert MAIN in self.learning, "open comes first"
+        return self.learning[MAIN]
+
+    @property
+    def learns_alone(self) -> bool:
+        """Whether the first worker learns while the others sample."""
+        return self.main.learns_alone
+
+    def use_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """`main` reads and writes with it."""
+        self.renderers[MAIN] = renderer(self.recipe.env.dialect, vocabulary)
+
+    def use_tokenizer_of(self, checkpoint: Path) -> None:
+        """`main` reads and writes as the policy in this folder. Raises `CorruptCheckpoint`,
+        `UnsupportedTemplate`.
+        """
+        self.renderers[MAIN] = renderer_of(checkpoint, self.recipe.env.dialect)
+
+    def start_workers(self) -> WorkerPool:
+        """Before they are needed: they take seconds to come up."""
+        if self.pool is None:
+            sizes = self.recipe.compute
+            self.pool = WorkerPool(
+                sizes.ranks, start=launcher(sizes.on, sizes.device), silence_s=sizes.silence_s
+            )
+        return self.pool
+
+    async def open(self, checkpoint: Path | None = None) -> None:
+        """Those that learn begin as the recipe says, or go on from a `checkpoint` of the run.
+
+        Raises `WorkerDied`, `NotFound`, `CorruptCheckpoint`, and `UnsupportedCheckpoint` for a network that
+        is not implemented.
+        """
+        if checkpoint is not None:
+            self.use_tokenizer_of(checkpoint)
+        elif self.recipe.model.path:
+            self.use_tokenizer_of(folder_of(self.recipe.model.path))
+        self.learn(MAIN, await self.start_workers().open(MAIN, self._plan(self._main_model())))
+        for name, section in self.recipe.policies.items():
+            source = find(Path(section.path))
+            self.renderers[name] = renderer_of(source, recipe_of(source).env.dialect)
+            plan = self._plan(self._model(source, section, learns=section.learns))
+            if section.learns:
+                self.learn(name, await self.start_workers().open(name, plan))
+            else:
+                self.samplers[name] = await self.start_workers().open_frozen(name, plan)
+        if checkpoint is not None:
+            await self.load(checkpoint)
+
+    async def open_frozen(self, checkpoint: Path) -> None:
+        """Nobody learns: `main` is the checkpoint's, and so are the others that learned with it. Raises as
+        `open`.
+        """
+        self.use_tokenizer_of(checkpoint)
+        sources = {MAIN: checkpoint}
+        for name, section in self.recipe.policies.items():
+            learned = beside(checkpoint, name)
+            sources[name] = learned if section.learns and learned.is_dir() else find(Path(section.path))
+            self.renderers[name] = renderer_of(sources[name], recipe_of(sources[name]).env.dialect)
+        for name, source in sources.items():
+            dtype = (self.recipe.model if name == MAIN else self.recipe.policies[name]).dtype
+            model = ModelSpec(source=source, seed=self.recipe.seed, dtype=dtype)
+            self.samplers[name] = await self.start_workers().open_frozen(name, self._plan(model))
+
+    def learn(self, name: str, handle: PolicyHandle) -> None:
+        """This policy learns by `handle`, and is sampled there."""
+        self.learning[name], self.samplers[name] = handle, handle.samplers
+
+    def agents(self, roles: Sequence[str], temperature: float) -> dict[str, AgentSpec]:
+        """By role, as the recipe says. `temperature`: of the policies that learn."""
+        return {
+            role: self._agent(self.recipe.agents.get(role, AgentSection()), temperature) for role in roles
+        }
+
+    def clients(self, worker: int) -> dict[str, EngineClient]:
+        """The engines of one worker."""
+        context = self.recipe.compute.context
+        return {
+            name: EngineClient(advance=samplers[worker].advance, context=context)
+            for name, samplers in self.samplers.items()
+        }
+
+    async def begin_rl(self, total_steps: int) -> None:
+        """New optimizers and schedules."""
+        for handle in self.learning.values():
+            await handle.learner.begin_phase("rl", max(total_steps, 1))
+
+    async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> dict[str, StepStats]:
+        """Each learns from its own samples; one that has none stays as it is."""
+        found: dict[str, StepStats] = {}
+        for name, handle in self.learning.items():
+            if own := [sample for sample in samples if sample.policy == name]:
+                found[name] = await handle.learner.step(own, rate=rate)
+        return found
+
+    async def push(self, version: int) -> None:
+        """Their weights become this version, for samplers to pull."""
+        for handle in self.learning.values():
+            await handle.learner.push(version)
+
+    async def pull(self, version: int) -> float:
+        """Every sampler that works beside its learner goes on with this version, rows and all. Returns for
+        how many seconds nothing was sampled, summed.
+        """
+        paused_s = 0.0
+        for handle in self.learning.values():
+            for sampler in handle.busy_samplers:
+                paused_s += await sampler.pull(version, keep_rows=True)
+        return paused_s
+
+    async def publish(self, version: int) -> None:
+        """Their weights become every sampler's, under this version; rows are dropped."""
+        for handle in self.learning.values():
+            await handle.publish(version)
+
+    async def save(self, checkpoint: Path, meta: Mapping[str, Json]) -> None:
+        """Commits a checkpoint. The others are saved first, beside it: that of `main` is the commit.
+
+        Raises `DiskFull`.
+        """
+        for name, handle in reversed(self.learning.items()):
+            target = checkpoint if name == MAIN else beside(checkpoint, name)
+            if name != MAIN and target.exists():  # of a run that was killed before its commit
+                await to_thread.run_sync(shutil.rmtree, target)
+            files = self.renderers[name]
+            await handle.learner.save(
+                target,
+                meta=meta if name == MAIN else {},
+                tokenizer=files.files(),
+                eos_ids=files.stop_ids,
+            )
+
+    async def load(self, checkpoint: Path) -> None:
+        """Weights and optimizers of all that learn. Raises `CorruptCheckpoint`."""
+        for name, handle in self.learning.items():
+            await handle.learner.load(checkpoint if name == MAIN else beside(checkpoint, name))
+
+    def prune(self, checkpoints: Path) -> None:
+        """Removes what was saved beside checkpoints of `main` that are gone."""
+        for name in self.learning:
+            folder = beside(checkpoints / "any", name).parent
+            for path in folder.iterdir() if name != MAIN and folder.is_dir() else ():
+                if not (checkpoints / path.name).is_dir():
+                    shutil.rmtree(path)
+
+    async def aclose(self) -> None:
+        if self.pool is not None:
+            await self.pool.aclose()
+
+    def _agent(self, section: AgentSection, temperature: float) -> AgentSpec:
+        if section.policy != MAIN and not self.recipe.policies[section.policy].learns:
+            temperature = 1.0 if section.temperature is None else section.temperature
+        return AgentSpec(
+            renderer=self.renderers[section.policy],
+            policy=section.policy,
+            temperature=temperature,
+            tools=section.tools,
+        )
+
+    def _main_model(self) -> ModelSpec:
+        section = self.recipe.model
+        if section.path:
+            return self._model(folder_of(section.path), section, learns=True)
+        shape = section.shape()
+        context = self.recipe.compute.context
+        return ModelSpec(
+            source=DecoderConfig(**shape, vocab_size=self.renderers[MAIN].vocab_size, max_position=context),
+            seed=self.recipe.seed,
+        )
+
+    def _model(self, source: Path, section: ModelSection | PolicySection, *, learns: bool) -> ModelSpec:
+        adapter = section.adapter or ("none" if is_own(source) else "lora")
+        lora = LoraConfig(**section.lora.model_dump()) if learns and adapter == "lora" else None
+        return ModelSpec(source=source, seed=self.recipe.seed, dtype=section.dtype, lora=lora)
+
+    def _plan(self, model: ModelSpec) -> PolicyPlan:
+        sizes = self.recipe.compute
+        return PolicyPlan(
+            model=model,
+            trainer=self.recipe.trainer,
+            device=sizes.device,
+            context=sizes.context,
+            max_num_seqs=sizes.rows,
+            learns_alone=self.recipe.pipeline.mode == "decoupled",
+        )
