@@ -163,7 +163,7 @@ def _row(raw: Mapping[str, Any], key: str, others: Sequence[str], where: str) ->
 
 
 def conversation(given: Json, where: str) -> list[Message]:
-    """A text as the user's message; a list of messages as it is, contents as text. Raises `BadEnvironment`."""
+    """A text as the user's message; a list of messages, contents as text. Raises `BadEnvironment`."""
     if isinstance(given, str):
         if not given.strip():
             raise BadEnvironment(f"{where}: the prompt is empty")
@@ -242,7 +242,7 @@ def _of_arrow(path: Path) -> list[dict[str, Any]]:
 
 
 def _of_folder(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Splits by the names of its files, or of the folders that they are in; files of no split are training."""
+    """Splits by the names of its files, or of the folders they are in; files of no split are training."""
     kinds = [sorted(path.rglob(f"*{suffix}")) for suffix in (".parquet", ".arrow", ".jsonl", ".json")]
     names = ("dataset_info.json", "dataset_dict.json", "state.json", "dataset_infos.json")
     files = next(

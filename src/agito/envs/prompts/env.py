@@ -173,7 +173,9 @@ class PromptsEnvironment:
         return self._orders[key]
 
     def _limits(self, row: Row) -> Limits:
-        """`tokens` is more than the episode can take, whatever the tokenizer: the context is what limits it."""
+        """`tokens` is more than the episode can take, whatever the tokenizer: the context is what limits
+        it.
+        """
         turns = self.prompts.turns or (_TURNS_WITH_TOOLS if self._tools else 1)
         observed = _OBSERVATION if self._tools else 0
         most = len(

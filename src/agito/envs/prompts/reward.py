@@ -84,7 +84,9 @@ class RewardFunction:
                 )
 
     async def __call__(self, offered: Mapping[str, Any]) -> Outcome:
-        """Each call has copies of its own. Raises `BadReward`, `TimeoutError`, and what the function raises."""
+        """Each call has copies of its own. Raises `BadReward`, `TimeoutError`, and what the function
+        raises.
+        """
         given = copy.deepcopy(
             dict(offered)
             if self.takes_all

@@ -1,4 +1,6 @@
-"""Typed Python functions as tools: their JSON schema from signature and docstring, their arguments validated."""
+"""Typed Python functions as tools: their JSON schema from signature and docstring, their arguments
+validated.
+"""
 
 from __future__ import annotations
 
