@@ -396,14 +396,15 @@ def reward(completion, messages):
     texts: list[tuple[str, Fault | None]] = []
 
     def script() -> Script:
-        for tool, arguments in (
+        calls: tuple[tuple[str, dict[str, Any]], ...] = (
             ("add", {"a": 2, "b": 3}),
             ("add", {"a": "two"}),
             ("add", {"a": 1, "c": 1}),
             ("search", {"words": ["x"]}),
             ("search", {"words": ["x"], "order": "odd"}),
             ("refuses", {"text": "thanks"}),
-        ):
+        )
+        for tool, arguments in calls:
             event = yield Call(tool=tool, arguments=arguments)
             texts.append((event.text, event.fault))
         yield Call(tool="submit", arguments={"answer": "done"})

@@ -22,12 +22,13 @@ from agito.audit.pool import splits_gate
 from agito.audit.stage import GRADE_SEED, Stage
 from agito.grading.retry import ask
 from agito.protocols import Environment, Finite
-from agito.rollout import reward_range
+from agito.rollout import EpisodeDriver, reward_range
 from agito.types import Dialect, EpisodeArtifacts, Json, Status, Target, Verdict, mean
 
 _TASKS = 120  # of each split that are looked at, at the most
 _PER_ANSWER = 24
 _COMMONEST = 6
+_JUDGED = 6  # completions without a reward that are judged as training judges them
 _CONSTANTS = ("", "0", "1", "Yes", "No", "True", "False", "A", "B", "C", "D", "None", "I don't know.")
 _ODD = ("\0", "…—\u200b🙂", "{" * 200, "1e999", "-" * 20_000, "<|im_end|>", "\\boxed{", "nan", "٣")
 _ANSWERS = ("answer", "solution", "ground_truth", "target", "label", "reference", "expected")
@@ -284,9 +285,7 @@ def _answer(target: Target) -> str:
 
 
 async def _steady(stage: Stage, train: Sequence[Drawn]) -> Quality:
-    """The same completion is worth the same, later and in another instance; and no completion breaks the
-    reward function.
-    """
+    """The same completion is worth the same, later and in another instance; ordinary ones have a reward."""
     cases: list[Case] = []
     ordinary = (
         (drawn, (_answer(drawn[1]) or "No", _CONSTANTS[at % len(_CONSTANTS)]))
@@ -309,37 +308,53 @@ async def _steady(stage: Stage, train: Sequence[Drawn]) -> Quality:
     for at in differs[:3]:
         worth = ", then ".join(f"{each[at].reward:g}" for each in (first, again, later))
         cases.append(Case(what=f"{texts[at][1]!r:.60} earns {worth}", where=texts[at][0][0].id))
-    steady = Gate(
+    gate = Gate(
         name="determinism",
         value=len(differs) / max(len(texts), 1),
         limit=0.0,
         holds=not differs,
-        found=f"{len(differs)} of {len(texts)} completions are worth something else when they are judged "
-        "again",
+        found=f"{len(differs)} of {len(texts)} completions are worth something else when judged again",
         remedy="no clock, no generator without a seed, nothing kept between two calls; ask a judge model "
         "by `Judge`, which keeps answers",
     )
-    broken = [verdict.evidence for verdict in first if verdict.status is Status.VOID]
-    cases += [Case(what=text[:200]) for text in dict.fromkeys(broken)][:3]
-    works = Gate(
-        name="reward function",
-        value=len(broken) / max(len(texts), 1),
-        limit=0.0,
-        holds=not broken,
-        found=f"{len(broken)} of {len(texts)} ordinary answers have no reward"
-        + (f": {broken[0][:160]}" if broken else ""),
-        remedy="return the lowest reward for what cannot be read; raise only where nothing can be said, "
-        "which makes the attempt void",
-    )
+    raised = [each for each, verdict in zip(texts, first, strict=True) if verdict.status is Status.VOID]
+    works = await _works(stage, raised, len(texts), cases)
     odd = [(text, await _verdict(stage, here, train[0], text)) for text in _ODD]
     raises = [(text, verdict) for text, verdict in odd if verdict.status is Status.VOID]
     cases += [Case(what=f"on {text[:12]!r}: {verdict.evidence[:160]}") for text, verdict in raises[:3]]
     says = "judged again, the same verdict" if not differs else "its verdicts change"
-    measures = (Measure(name="odd texts it fails on", value=float(len(raises)), num=len(odd)),)
-    return judged("stability", says, measures, (steady, works), cases, doubt=bool(raises))
+    measures = (
+        Measure(name="ordinary texts it fails on", value=float(len(raised)), num=len(texts)),
+        Measure(name="odd texts it fails on", value=float(len(raises)), num=len(odd)),
+    )
+    return judged("stability", says, measures, (gate, works), cases, doubt=bool(raises or raised))
+
+
+async def _works(stage: Stage, raised: Sequence[tuple[Drawn, str]], num: int, cases: list[Case]) -> Gate:
+    """A completion that the reward function fails on is scored in training, if it does not fail on a
+    reference beside it.
+    """
+    driver = EpisodeDriver(stage.environment, noise_seed=0, grade_seed=GRADE_SEED)
+    told = [await driver.judge(_sealed(drawn, text), *drawn) for drawn, text in raised[:_JUDGED]]
+    cases += [Case(what=text[:240]) for text in dict.fromkeys(each.evidence for each in told)][:3]
+    broken = [verdict.evidence for verdict in told if verdict.status is Status.VOID]
+    return Gate(
+        name="reward function",
+        value=len(broken) / max(len(told), 1),
+        limit=0.0,
+        holds=not broken,
+        found=f"it fails whatever the answer: {broken[0][:200]}"
+        if broken
+        else f"it gives {num - len(raised)} of {num} ordinary answers a reward, and the others the lowest",
+        remedy="return the lowest reward for what cannot be read; raise only where nothing can be said, "
+        "which makes the attempt void",
+    )
 
 
 async def _verdict(stage: Stage, environment: Environment, drawn: Drawn, text: str) -> Verdict:
     stage.num_episodes += 1
-    sealed = EpisodeArtifacts(task_id=drawn[0].id, submitted=text.strip(), files={}, digest="")
-    return await ask(environment.grade, sealed, drawn[1], GRADE_SEED)
+    return await ask(environment.grade, _sealed(drawn, text), drawn[1], GRADE_SEED)
+
+
+def _sealed(drawn: Drawn, text: str) -> EpisodeArtifacts:
+    return EpisodeArtifacts(task_id=drawn[0].id, submitted=text.strip(), files={}, digest="")
