@@ -20,6 +20,7 @@ from agito.rollout import Collected, Observed
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import Curriculum, draw
 from agito.scheduling.schedule import Quota
+from agito.training.components import score_metrics
 from agito.training.learn import Learned, LearnStep, RollBack
 from agito.types import Attempt, Group, Sample, mean
 
@@ -191,6 +192,7 @@ def metrics_of(
         "tokens/sampled_num": float(sum(sampled)),
         "tokens/trained_num": float(sum(sample.num_trainable for sample in samples)),
         **tool_metrics(attempts),
+        **score_metrics(attempts),
     }
     learned = {
         name if policy == MAIN else f"{policy}/{name}": value
