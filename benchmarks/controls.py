@@ -67,7 +67,7 @@ async def expert_iteration(run_context: RunContext, index: int) -> tuple[Attempt
         Quota(
             ids=range(first + rank * share, first + (rank + 1) * share),
             group_size=recipe.rl.group_size,
-            max_live=recipe.compute.rows,
+            max_live=recipe.compute.max_num_seqs,
         )
         for rank in range(recipe.compute.ranks)
     ]

@@ -42,7 +42,7 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
     recipe = config.read(Recipe, run / "config.toml")
     section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
     # one engine does what two did
-    compute = recipe.compute.model_copy(update={"rows": 2 * recipe.compute.rows})
+    compute = recipe.compute.model_copy(update={"max_num_seqs": 2 * recipe.compute.max_num_seqs})
     recipe = recipe.model_copy(update={"pipeline": section, "compute": compute})
     versions, oldest = itertools.count(1), list[float]()
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from agito.errors import WorkerDied
 from agito.record import RunDir, RunState, read_trajectories
+from agito.record.events import Recovered, read_events
 from harness import Json, report, spread
 
 _STEPS, _GROUPS = 12, 2
@@ -34,13 +35,13 @@ _OVERRIDES = (
     "env.name=agito.testing:FakeEnvironment",
     "env.levels=[1]",
     "compute.ranks=2",
-    "compute.rows=16",
+    "compute.max_num_seqs=16",
     "compute.context=192",
     "model.hidden_size=32",
     "model.intermediate_size=64",
     "model.num_layers=1",
     "sft.demos=200",
-    "sft.survey=24",
+    "sft.tokenizer_episodes=24",
     "sft.epochs=1",
     f"rl.steps={_STEPS}",
     f"rl.groups={_GROUPS}",
@@ -166,7 +167,7 @@ def main() -> None:
         is_finished = RunDir.state(run) is RunState.FINISHED
         assert status == 0 or is_finished, (home / "said").read_text()[-2000:]
         last_s.append(time.monotonic() - began)
-        recovered += len(json.loads((run / "run.json").read_text()).get("recovered", []))
+        recovered += sum(isinstance(event, Recovered) for event in read_events(run / "events.jsonl"))
         more = check(run)
         lost, duplicated, runs = lost + more[0], duplicated + more[1], runs + 1
         shutil.rmtree(run)

@@ -71,8 +71,14 @@ async def run(name: str, latency: str, *, steps: int, even: float) -> tuple[Arm,
     recipe = Recipe.model_validate(
         {
             "model": {"vocab_size": 300},
-            "compute": {"ranks": 2, "rows": _ROWS, "context": 384, "quantum": _QUANTUM},
-            "rl": {"steps": steps, "groups": _GROUPS, "group_size": _SIZE, "refill": 4.0, "follow": False},
+            "compute": {"ranks": 2, "max_num_seqs": _ROWS, "context": 384, "decode_steps": _QUANTUM},
+            "rl": {
+                "steps": steps,
+                "groups": _GROUPS,
+                "group_size": _SIZE,
+                "oversampling": 4.0,
+                "adaptive_sampling": False,
+            },
             "pipeline": {
                 "mode": "concurrent" if mode == "concurrent" else "decoupled",
                 "max_staleness": int(staleness or 0),

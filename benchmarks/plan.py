@@ -36,8 +36,14 @@ def recipe_of(staleness: int, steps: int) -> Recipe:
     return Recipe.model_validate(
         {
             "model": {"vocab_size": 300},
-            "compute": {"ranks": 2, "rows": _ROWS, "context": 384},
-            "rl": {"steps": steps, "groups": _GROUPS, "group_size": _SIZE, "refill": 1.0, "follow": False},
+            "compute": {"ranks": 2, "max_num_seqs": _ROWS, "context": 384},
+            "rl": {
+                "steps": steps,
+                "groups": _GROUPS,
+                "group_size": _SIZE,
+                "oversampling": 1.0,
+                "adaptive_sampling": False,
+            },
             "pipeline": {"mode": "decoupled", "max_staleness": staleness},
         }
     )

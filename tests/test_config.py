@@ -56,7 +56,7 @@ def test_values_are_toml_and_a_bare_word_is_a_string(recipe: Path) -> None:
 
 def test_an_unknown_key_names_those_that_are_known(recipe: Path) -> None:
     with pytest.raises(
-        BadRecipe, match=r"rl\.stepz: there is no such key; known here: checkpoint_every, .*steps"
+        BadRecipe, match=r"rl\.stepz: there is no such key; known here: adaptive_sampling, .*steps"
     ):
         read(str(recipe), ("rl.stepz=3",))
     with pytest.raises(BadRecipe, match=r"rll: there is no such key; known here: .*rl, "):

@@ -98,8 +98,8 @@ async def run(
                 "num_heads": 2,
                 "num_kv_heads": 1,
             },
-            "compute": {"ranks": ranks, "rows": 16, "context": 96, "silence_s": 5.0},
-            "rl": {"steps": steps, "groups": 2, "group_size": 2, "refill": 1.0},
+            "compute": {"ranks": ranks, "max_num_seqs": 16, "context": 96, "silence_s": 5.0},
+            "rl": {"steps": steps, "groups": 2, "group_size": 2, "oversampling": 1.0},
             "pipeline": {"mode": mode, "max_staleness": staleness},
         }
     )

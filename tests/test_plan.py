@@ -179,8 +179,8 @@ async def test_a_recipe_of_several_cells_can_be_measured() -> None:
             'pipeline.mode="decoupled"',
             "rl.groups=2",
             "rl.group_size=2",
-            "rl.refill=1.0",
-            "compute.rows=16",
+            "rl.oversampling=1.0",
+            "compute.max_num_seqs=16",
         ),
     )
     seen = await observe(recipe, Relay(turns=2, turn_tokens=4, words=4), steps=1)

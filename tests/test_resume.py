@@ -18,17 +18,19 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import COMMAND, environment
 
+from agito.record.events import Recovered, read_events
+
 ROOT = Path(__file__).parents[1]
 TINY = (
     "compute.ranks=2",
-    "compute.rows=16",
+    "compute.max_num_seqs=16",
     "model.hidden_size=32",
     "model.intermediate_size=64",
     "model.num_layers=1",
     "model.vocab_size=320",
     "sft.demos=48",
     "sft.batch=8",
-    "sft.survey=24",
+    "sft.tokenizer_episodes=24",
     "sft.epochs=2",
     "rl.steps=6",
     "rl.groups=2",
@@ -119,6 +121,10 @@ def steps(run: Path) -> list[str]:
     return [line for line in (run / "metrics.jsonl").read_text().splitlines() if '"phase": "rl"' in line]
 
 
+def recoveries(run: Path) -> list[Recovered]:
+    return [event for event in read_events(run / "events.jsonl") if isinstance(event, Recovered)]
+
+
 def assert_equal(resumed: Path, whole: Path) -> None:
     assert weights(resumed) == weights(whole)
     assert consumed(resumed) == consumed(whole)
@@ -200,7 +206,7 @@ def test_a_run_whose_worker_is_killed_goes_on_by_itself_bit_for_bit(tmp_path: Pa
         os.kill(pid, signal.SIGKILL)
     recovered = finish(process, tmp_path)
     assert_equal(recovered, whole)
-    assert "signal SIGKILL" in json.loads((recovered / "run.json").read_text())["recovered"][0]["why"]
+    assert "signal SIGKILL" in recoveries(recovered)[0].why
     assert "going on from RL step" in (tmp_path / "said").read_text()
 
 
@@ -216,8 +222,8 @@ def test_a_run_whose_worker_falls_silent_names_it_replaces_it_and_goes_on_bit_fo
         os.kill(pid, signal.SIGSTOP)
     finished = finish(process, tmp_path)
     assert_equal(finished, whole)
-    (recovered,) = json.loads((finished / "run.json").read_text())["recovered"]
-    assert "has not answered" in recovered["why"] and "it is stopped" in recovered["why"]
+    (recovered,) = recoveries(finished)
+    assert "has not answered" in recovered.why and "it is stopped" in recovered.why
     assert "going on from RL step" in (tmp_path / "said").read_text()
 
 

@@ -16,6 +16,7 @@ from agito.evaluation import scorecard
 from agito.evaluation.scorecard import Scorecard, estimate
 from agito.harness.chat import ChatHarness
 from agito.recipe import EnvSection, Recipe
+from agito.record.events import ignore
 from agito.types import Status
 
 
@@ -87,20 +88,12 @@ def url() -> Generator[str]:
     server.server_close()
 
 
-class Silent:
-    def phase(self, name: str, total: int) -> None:
-        return
-
-    def advance(self, figures: object) -> None:
-        return
-
-
 async def score(url: str, model: str) -> Scorecard:
     recipe = Recipe(env=EnvSection(name="decisions", families=("ledger",), levels=(1, 2)))
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         harness = ChatHarness(client, model)
         return await scorecard.of_endpoint(
-            harness, model, recipe, Silent(), suite="decisions", split="heldout", num_tasks=12
+            harness, model, recipe, ignore, suite="decisions", split="heldout", num_tasks=12
         )
 
 

@@ -4,7 +4,7 @@ Each raises the errors of `agito.errors` bare, and may be called inside a notebo
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from agito.plugins import reads_file
 from agito.recipe import Recipe, label, plain
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
+from agito.record.events import OnEvent, ignore
 from agito.replays import episode as reenact
 from agito.replays.episode import Reenacted
 from agito.runtime import load_policy as trained
@@ -27,22 +28,6 @@ from agito.training.admission import admit
 from agito.types import AttemptId
 
 Item = TypeVar("Item")
-
-
-class Silent:
-    """A `job.Watcher` that looks away."""
-
-    def phase(self, name: str, total: int) -> None:
-        return
-
-    def advance(self, figures: Mapping[str, float]) -> None:
-        return
-
-    def recover(self, why: str, step: int) -> None:
-        return
-
-    def note(self, text: str) -> None:
-        return
 
 
 def train(
@@ -57,7 +42,7 @@ def train(
     tokens: int = 0,
     overrides: Sequence[str] = (),
     out: Path | str | None = None,
-    watcher: job.Watcher | None = None,
+    on_event: OnEvent | None = None,
     admit_anyway: bool = False,
 ) -> Summary:
     """Trains as `recipe` says (a bundled name, a path, or a `Recipe`) into `out`, by default `runs/<its
@@ -70,7 +55,8 @@ def train(
     `overrides` are as on the command line: `["rl.steps=10"]`. A run that is already in `out` is moved aside
     under a dated name. An environment without a card is audited first, and refused (`NotAdmitted`) unless it
     passes or `admit_anyway`, which the run keeps. Raises `NotFound`, `BadRecipe`, and whatever keeps a run
-    from ending; what is committed by then can be resumed.
+    from ending; what is committed by then can be resumed. `on_event` gets every event that the run's
+    `events.jsonl` holds, as it happens (`agito.record.events`).
     """
     if reads_file.get():
         where = f"{reads_file.get()} calls agito.train while it is read for its functions"
@@ -91,15 +77,13 @@ def train(
         if recipe is None
         else read_recipe(str(recipe), overrides)
     )
-    fitted, looker = fit(named), watcher or Silent()
+    fitted = fit(named)
     found = fitted.recipe
     path = Path(out) if out is not None else Path("runs") / found.name
     require_place(path)
     admission = run(lambda: admit(*found.env.names, anyway=admit_anyway))
-    for note in fitted.notes:
-        looker.note(note)
     place(path)
-    return run(lambda: job.train(found, path, looker, admission=admission))
+    return run(lambda: job.train(found, path, on_event or ignore, admission=admission, notes=fitted.notes))
 
 
 def _given(
@@ -123,11 +107,11 @@ def _given(
     return (f'name="{label(name)}"', f"env.name={name}", *found)
 
 
-def resume(path: Path | str, *, watcher: job.Watcher | None = None) -> Summary:
+def resume(path: Path | str, *, on_event: OnEvent | None = None) -> Summary:
     """Goes on with the run in `path`, bit for bit. Raises `NotFound`, `BadRecipe` when it is finished,
     `CorruptCheckpoint`.
     """
-    return run(lambda: job.resume(Path(path), watcher or Silent()))
+    return run(lambda: job.resume(Path(path), on_event or ignore))
 
 
 def require_place(path: Path) -> None:
@@ -159,7 +143,7 @@ def evaluate(
     temperature: float | None = None,
     seed: int | None = None,
     baselines: bool = True,
-    watcher: job.Watcher | None = None,
+    on_event: OnEvent | None = None,
 ) -> Evaluation:
     """`num_attempts` at each task by a checkpoint (or by a run's last one), beside scripts at the same tasks.
 
@@ -174,12 +158,11 @@ def evaluate(
     recipe = changes.applied_to(trained.recipe_of(directory))
     tasks = recipe.eval.tasks if num_tasks is None else num_tasks
     heat = recipe.eval.temperature if temperature is None else temperature
-    looker = watcher or Silent()
     return run(
         lambda: assess.checkpoint(
             directory,
             recipe,
-            looker,
+            on_event or ignore,
             split=split,
             num_tasks=tasks,
             temperature=heat,

@@ -25,7 +25,7 @@ _IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}, "sft":
 # of adapters.
 _PRETRAINED: dict[str, dict[str, Any]] = {
     "model": {"dtype": "bfloat16"},
-    "compute": {"rows": 16},
+    "compute": {"max_num_seqs": 16},
     "sft": {"demos": 256, "epochs": 1, "batch": 8, "skill": 0.9},
     "rl": {"steps": 20, "groups": 8, "checkpoint_every": 5},
     "trainer": {
@@ -170,9 +170,11 @@ class ComputeSection(Section):
         default=2, ge=1, description="Processes; a run is resumed with as many as it began with."
     )
     device: str = Field(default="cpu", description="`cpu`, `cuda`, or one GPU, such as `cuda:0`.")
-    rows: int = Field(default=64, ge=2, description="Attempts at a time in each process.")
+    max_num_seqs: int = Field(default=64, ge=2, description="Attempts at a time in each process.")
     context: int = Field(default=384, ge=16, description="Tokens of an attempt; in the natural dialect 2048.")
-    quantum: int = Field(default=4, ge=1, description="Decode steps between two exchanges with the worlds.")
+    decode_steps: int = Field(
+        default=4, ge=1, description="Decode steps between two exchanges with the worlds."
+    )
     silence_s: float = Field(
         default=300.0, gt=0, description="Seconds after which a process that has not answered is replaced."
     )
@@ -250,7 +252,9 @@ class SftSection(Section):
         description="Conversations to imitate instead: JSONL, `messages` in each line; every turn of the "
         "assistant's counts.",
     )
-    survey: int = Field(default=200, ge=1, description="Episodes that the vocabulary is learned from.")
+    tokenizer_episodes: int = Field(
+        default=200, ge=1, description="Episodes that the vocabulary is learned from."
+    )
 
     @field_validator("messages")
     @classmethod
@@ -266,8 +270,10 @@ class RlSection(Section):
         default=24, ge=1, description="Groups a step in which outcomes differ; a multiple of `compute.ranks`."
     )
     group_size: int = Field(default=8, ge=2, description="Attempts at one task.")
-    refill: float = Field(default=1.5, ge=1, description="Groups begun a step at the most, over `groups`.")
-    follow: bool = Field(
+    oversampling: float = Field(
+        default=1.5, ge=1, description="Groups begun a step at the most, over `groups`."
+    )
+    adaptive_sampling: bool = Field(
         default=True,
         description="Draw more tasks from cells where attempts at one task come out differently.",
     )

@@ -11,7 +11,6 @@ from dataclasses import replace
 from agito.audit import Depth
 from agito.audit.agents import nothing
 from agito.audit.episode import replay
-from agito.audit.run import Silent
 from agito.audit.stage import Stage
 from agito.audit.visit import visits
 from agito.errors import SandboxFailure
@@ -24,7 +23,7 @@ QUICK = Depth(name="short", seconds=25.0, share=0.15)
 
 
 def stage_of(environment: FakeEnvironment) -> Stage:
-    return Stage(environment, lambda: environment, QUICK, 1, Silent())
+    return Stage(environment, lambda: environment, QUICK, 1)
 
 
 class Fragile(FakeEnvironment):

@@ -18,7 +18,7 @@ from agito.audit.episode import Episode
 from agito.audit.honest import honest
 from agito.audit.pool import duplicates
 from agito.audit.rewriting import Sign, rewritten
-from agito.audit.run import SEED, Silent
+from agito.audit.run import SEED
 from agito.audit.stability import record
 from agito.audit.stage import Stage
 from agito.envs import load
@@ -32,7 +32,7 @@ def stage_of(place: str, seed: int = 1) -> Stage:
     def make():
         return load(f"{PLANTED / place}")
 
-    stage = Stage(make(), make, QUICK, seed, Silent())
+    stage = Stage(make(), make, QUICK, seed)
     stage.begin("all", 1.0)
     return stage
 

@@ -25,13 +25,13 @@ HereIn: TypeAlias = Callable[[Path], Agito]
 
 TINY = (
     "compute.ranks=1",
-    "compute.rows=16",
+    "compute.max_num_seqs=16",
     "model.hidden_size=32",
     "model.intermediate_size=64",
     "model.num_layers=1",
     "sft.demos=64",
     "sft.batch=8",
-    "sft.survey=32",
+    "sft.tokenizer_episodes=32",
     "sft.epochs=1",
     "rl.steps=3",
     "rl.groups=2",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,27 +14,9 @@ import agito
 from agito.errors import BadRecipe, NotFound
 from agito.recipe import read
 from agito.record import RunDir, RunState
+from agito.record.events import Event, Progress, StepFinished, read_events
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-class Counting:
-    def __init__(self) -> None:
-        self.phases: dict[str, int] = {}
-        self._now = ""
-
-    def phase(self, name: str, total: int) -> None:
-        self._now = name
-        self.phases[name] = 0
-
-    def advance(self, figures: Mapping[str, float]) -> None:
-        self.phases[self._now] += 1
-
-    def recover(self, why: str, step: int) -> None:
-        raise AssertionError(why)
-
-    def note(self, text: str) -> None:
-        raise AssertionError(text)
 
 
 @pytest.fixture(autouse=True)
@@ -43,17 +24,20 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_train_gives_the_summary_tells_its_watcher_and_moves_an_earlier_run_aside(tmp_path: Path) -> None:
-    seen = Counting()
+def test_train_gives_the_summary_and_the_very_events_of_its_file_and_moves_an_earlier_run_aside(
+    tmp_path: Path,
+) -> None:
+    seen = list[Event]()
     recipe = read("quickstart", (*COIN, "rl.steps=1"))
     (tmp_path / "runs").mkdir()
     with RunDir.create(tmp_path / "runs/quickstart-testing-FakeEnvironment", "", {}):
         pass
-    summary = agito.train(recipe, watcher=seen)
+    summary = agito.train(recipe, on_event=seen.append)
     assert summary.after.num == 8
-    assert seen.phases["sft"] == 8
-    assert seen.phases["rl"] == 1
-    assert seen.phases["after"] == 8
+    assert sum(isinstance(event, StepFinished) and event.phase == "sft" for event in seen) == 8
+    assert sum(isinstance(event, StepFinished) and event.phase == "rl" for event in seen) == 1
+    assert [e.done for e in seen if isinstance(e, Progress) and e.phase == "after"] == list(range(1, 9))
+    assert seen == read_events(tmp_path / "runs/quickstart-testing-FakeEnvironment/events.jsonl")
     assert len(list((tmp_path / "runs").iterdir())) == 2
     assert RunDir.state(tmp_path / "runs/quickstart-testing-FakeEnvironment") is RunState.FINISHED
 

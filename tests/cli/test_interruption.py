@@ -72,7 +72,7 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on_bit_for_bit(
     assert process.returncode == 130, rest
     assert "agito train --resume runs/coin" in rest
     done = agito_in(tmp_path)("train", "--resume", "runs/coin")
-    assert re.search(r"\(survey \d+ · sft \d+ · before \d+ · rl \d+ · after \d+", done.stdout), (
+    assert re.search(r"\(tokenizer \d+ · sft \d+ · before \d+ · rl \d+ · after \d+", done.stdout), (
         "in the order in which they were"
     )
     assert weights(tmp_path / "runs/coin") == weights(coin_home / "runs/coin")

@@ -39,9 +39,9 @@ def recipe_for(world: str) -> Recipe:
             dialect=Dialect.NATURAL,
         ),
         model=ModelSection(hidden_size=64, intermediate_size=96, num_heads=2, num_kv_heads=2),
-        compute=ComputeSection(ranks=1, rows=8, context=CONTEXT),
-        sft=SftSection(demos=48, epochs=2, batch=2, skill=1.0, survey=16),
-        rl=RlSection(steps=1, groups=2, group_size=2, refill=1.0),
+        compute=ComputeSection(ranks=1, max_num_seqs=8, context=CONTEXT),
+        sft=SftSection(demos=48, epochs=2, batch=2, skill=1.0, tokenizer_episodes=16),
+        rl=RlSection(steps=1, groups=2, group_size=2, oversampling=1.0),
     )
 
 
@@ -64,10 +64,10 @@ async def test_a_run_in_the_natural_dialect_samples_acts_and_learns(pool: Worker
         steps.append(step)
 
     try:
-        await coldstart.survey(run_context)
+        await coldstart.train_tokenizer(run_context)
         run_context.policies.pool = pool
         await run_context.policies.open()
-        demos = await coldstart.teach(
+        demos = await coldstart.run_sft(
             run_context, lambda _: None, lambda _, stats: losses.append(stats.values["sft/loss_nats"])
         )
         versions = count(1)
@@ -146,7 +146,7 @@ async def test_a_recipe_whose_openings_do_not_fit_is_refused_before_any_demonstr
         Recipe(env=EnvSection(dialect=Dialect.NATURAL), compute=ComputeSection(context=384)), environment
     )
     with pytest.raises(BadRecipe, match=key) as caught:
-        await coldstart.survey(run_context)
+        await coldstart.train_tokenizer(run_context)
     family, level = run_context.cells[0]
     opening = len(run_context.policies.renderers["main"].opening(run_context.task("train", 0)[0]))
     for part in (f"{family}-{level}", f"{opening} tokens", f"may spend {min(tokens, 384)}"):

@@ -19,7 +19,7 @@ from agito.envs.shell import ShellEnvironment
 from agito.errors import CorruptCheckpoint
 from agito.render import ChatRenderer, UnsupportedTemplate, read_chat
 from agito.render.tokenizer import ModelTokenizer
-from agito.types import Budget, Call, Channel, Event, Fault
+from agito.types import Budget, Call, Channel, Dialect, Event, Fault
 
 TASK, _ = ShellEnvironment().task(split="train", index=0, seed=0)
 TOOLS = TASK.tools
@@ -205,8 +205,8 @@ def messages_of(turns: Sequence[tuple[list[Call], list[Event]]]) -> list[dict[st
     from agito.render.chat import _response  # pyright: ignore[reportPrivateUsage]
 
     messages: list[dict[str, Any]] = [
-        {"role": "user", "content": f"{TASK.prompt['natural']}\n\nYou have {TASK.limits.turns} turns."}
-    ]  # pyright: ignore[reportArgumentType]
+        {"role": "user", "content": f"{TASK.prompt[Dialect.NATURAL]}\n\nYou have {TASK.limits.turns} turns."}
+    ]
     for calls, events in turns:
         made = [
             {"type": "function", "function": {"name": call.tool, "arguments": dict(call.arguments)}}

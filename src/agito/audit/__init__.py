@@ -8,7 +8,7 @@ from agito.audit.card import Card, Case, Gate, Mark, Measure, Quality, read_card
 from agito.audit.digest import digest_of
 from agito.audit.pool import SPLITS, needed_splits
 from agito.audit.run import audit
-from agito.audit.stage import FULL, SHORT, Depth, Watcher
+from agito.audit.stage import FULL, SHORT, Depth
 
 __all__ = [
     "FULL",
@@ -21,7 +21,6 @@ __all__ = [
     "Mark",
     "Measure",
     "Quality",
-    "Watcher",
     "audit",
     "digest_of",
     "needed_splits",

@@ -22,25 +22,16 @@ from agito.audit.levels import levels
 from agito.audit.pool import duplicates, overlap, splits_gate
 from agito.audit.scale import scalability
 from agito.audit.stability import record, stability, with_incidents
-from agito.audit.stage import FULL, Depth, Stage, Watcher
+from agito.audit.stage import FULL, Depth, Stage
 from agito.audit.telling import telling
 from agito.audit.unscripted import unscripted
 from agito.audit.voiding import ways_out
 from agito.audit.worlds import coverage, diversity, realism
 from agito.concurrency import first_error
 from agito.protocols import Environment, Unscripted
+from agito.record.events import OnEvent, ignore
 
 SEED = 20_261
-
-
-class Silent:
-    """A `Watcher` that looks away."""
-
-    def part(self, name: str) -> None:
-        return
-
-    def episode(self) -> None:
-        return
 
 
 async def audit(
@@ -48,7 +39,7 @@ async def audit(
     *,
     depth: Depth = FULL,
     seed: int = SEED,
-    watcher: Watcher | None = None,
+    on_event: OnEvent = ignore,
     attackers: Sequence[Attackers] = ATTACKERS,
 ) -> Card:
     """The card of the environment that `make` makes. Within the depth's time it looks as hard as it can, and
@@ -58,7 +49,7 @@ async def audit(
     card.
     """
     began, environment = time.monotonic(), make()
-    stage = Stage(environment, make, depth, seed, watcher or Silent())
+    stage = Stage(environment, make, depth, seed, on_event)
     try:
         qualities = await (
             unscripted(stage) if isinstance(environment, Unscripted) else _qualities(stage, attackers)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -21,6 +21,7 @@ from agito.audit.episode import Drawn, Episode, Watched
 from agito.errors import BadEnvironment, SandboxFailure
 from agito.grading.retry import ask
 from agito.protocols import Environment, ScriptFactory
+from agito.record.events import EventLog, OnEvent, ignore
 from agito.rollout import Act, EpisodeDriver, Finished, scripted
 from agito.types import AttemptId, EpisodeArtifacts, Fault, Status, Target, Verdict
 
@@ -39,16 +40,6 @@ def _waited_s() -> float:
         return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
-
-
-class Watcher(Protocol):
-    """Whoever looks on."""
-
-    def part(self, name: str) -> None:
-        """A part of the audit begins."""
-        ...
-
-    def episode(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +69,7 @@ class Stage:
         make: Callable[[], Environment],
         depth: Depth,
         seed: int,
-        watcher: Watcher,
+        on_event: OnEvent = ignore,
     ) -> None:
         self.environment, self.make, self.depth, self.seed = environment, make, depth, seed
         self.incidents: Counter[str] = Counter()  # what broke, by its first line and its place
@@ -87,7 +78,7 @@ class Stage:
         self.honest: list[Episode] = []  # of solvers and demonstrators, for the parts that look at them later
         self.solved: list[Episode] = []  # by solutions, with full marks, on tasks of every split
         self.voids: list[Episode] = []  # episodes without a verdict in which nothing broke
-        self._watcher = watcher
+        self._events = EventLog(on_event)
         self._began_waited_s = _waited_s()
         self._ends_at = self._now() + depth.seconds
         self._late_at = self._ends_at
@@ -97,7 +88,7 @@ class Stage:
         """The next part of the audit may take `part` of the time that is left."""
         now = self._now()
         self._late_at = now + max(self._ends_at - now, 0.0) * part
-        self._watcher.part(name)
+        self._events.begin(name, 0)
 
     def _now(self) -> float:
         """The time that neighbours on this machine take is not the audit's, up to `_PATIENCE` times what the
@@ -226,7 +217,7 @@ class Stage:
         """
         self.num_episodes += 1
         self.num_provoked += provokes
-        self._watcher.episode()
+        self._events.advance()
         watched = Watched(environment or self.environment, episode, num_digests)
         driver = EpisodeDriver(watched.environment, noise_seed=episode.noise, grade_seed=GRADE_SEED)
         finished = await driver.run(

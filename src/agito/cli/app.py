@@ -10,13 +10,38 @@ import typer
 from agito import __version__
 from agito.cli import authors, pretrained
 from agito.cli.arguments import (
+    AdmitAnyway,
     AsJson,
+    Baselines,
+    Checkpoints,
     Command,
+    Endpoint,
+    EndpointModel,
+    Families,
     Group,
+    Levels,
+    MaybeRecipe,
+    NumAttempts,
+    NumTasks,
+    OnPlace,
+    OtherEnv,
+    OutDir,
+    Prompts,
     RecipeName,
+    ResumeRun,
+    Reward,
+    RunName,
+    RunPath,
     Seed,
     Sets,
+    Sft,
     Split,
+    Suite,
+    Temperature,
+    Tools,
+    TrainEnv,
+    TrainModel,
+    TrainSeed,
     environments,
     recipes,
     runs,
@@ -68,70 +93,20 @@ def top(
 @app.command(cls=Command)
 @guarded
 def train(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="A bundled recipe (agito recipes), or the path of a TOML file.",
-            autocompletion=recipes,
-        ),
-    ] = None,
-    env: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ENV",
-            help="Train on this environment, all of it, with the rest as in RECIPE or quickstart.",
-            autocompletion=environments,
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Begin from this pre-trained model: a folder, a name of `agito models`, a hub id.",
-        ),
-    ] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Train on prompts: JSONL, Parquet, the folder of a data set. With --reward and --model.",
-        ),
-    ] = None,
-    reward: Annotated[
-        str | None, typer.Option(metavar="FILE.py:NAME", help="The reward function of --prompts.")
-    ] = None,
-    tools: Annotated[
-        str | None, typer.Option(metavar="FILE.py:NAME,NAME", help="Functions that the model may call.")
-    ] = None,
-    sft: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Imitate these conversations first: JSONL with `messages`."),
-    ] = None,
+    recipe: MaybeRecipe = None,
+    env: TrainEnv = None,
+    model: TrainModel = None,
+    prompts: Prompts = None,
+    reward: Reward = None,
+    tools: Tools = None,
+    sft: Sft = None,
     sets: Sets = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Same as --set seed=N.")] = None,
-    on: Annotated[
-        str | None, typer.Option(metavar="PLACE", help="Same as --set compute.on=PLACE: local, or ray.")
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The run goes to runs/NAME. Default: named after what it trains."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The run goes to this folder instead.")
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN", help="Go on with the run in this folder, bit for bit.", autocompletion=runs
-        ),
-    ] = None,
-    admit_anyway: Annotated[
-        bool,
-        typer.Option(
-            "--admit-anyway", help="Train even on an environment that fails its audit; the run says so."
-        ),
-    ] = False,
+    seed: TrainSeed = None,
+    on: OnPlace = None,
+    name: RunName = None,
+    out: OutDir = None,
+    resume: ResumeRun = None,
+    admit_anyway: AdmitAnyway = False,
 ) -> None:
     """Train an agent.
 
@@ -151,59 +126,34 @@ def train(
     from agito.recipe import label
 
     if resume is not None:
-        taken = [
-            option
-            for option, value in {
-                "RECIPE": recipe,
-                "--set": sets,
-                "--name": name,
-                "--out": out,
-                "--seed": seed,
-                "--on": on,
-                "--env": env,
-                "--model": model,
-                "--admit-anyway": admit_anyway,
-                "--prompts": prompts,
-                "--reward": reward,
-                "--tools": tools,
-                "--sft": sft,
-            }.items()
-            if value
-        ]
-        if taken:
+        given = {"RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--on": on}
+        given |= {"--env": env, "--model": model, "--admit-anyway": admit_anyway, "--prompts": prompts}
+        given |= {"--reward": reward, "--tools": tools, "--sft": sft}
+        if taken := [option for option, value in given.items() if value]:
             raise typer.BadParameter(
                 f"a resumed run keeps its own recipe and place: leave {', '.join(taken)} out",
                 param_hint="--resume",
             )
         return resume_run(resume)
-    env = _prompts(prompts, reward, tools, env)
+    env = _with_prompts(prompts, reward, tools, env)
     if recipe is None and env is None:
         raise typer.BadParameter(
-            "give a recipe, such as quickstart, or --env ENV, or --prompts, or --resume RUN",
+            "give a recipe, such as quickstart, --env ENV, --prompts DATA, or --resume RUN",
             param_hint="RECIPE",
         )
     if name is not None and out is not None:
         raise typer.BadParameter("give one of --name and --out", param_hint="--out")
     named = [f'name="{label(env)}"'] if env and recipe is None else []
-    given = {
-        "seed": seed,
-        "compute.on": on,
-        "env.name": env or None,
-        "model.path": model or None,
-        "sft.messages": sft,
-    }
-    overrides = [
-        *named,
-        *(sets or []),
-        *(f"{key}={value}" for key, value in given.items() if value is not None),
-    ]
+    keys = {"seed": seed, "compute.on": on, "env.name": env or None, "model.path": model or None}
+    keys["sft.messages"] = sft
+    overrides = [f"{key}={value}" for key, value in keys.items() if value is not None]
     place = out or (Path("runs") / name if name else None)
     base = None if prompts is not None else "quickstart"
-    return train_run(recipe or base, tuple(overrides), place, admit_anyway=admit_anyway)
+    return train_run(recipe or base, (*named, *(sets or []), *overrides), place, admit_anyway=admit_anyway)
 
 
-def _prompts(prompts: str | None, reward: str | None, tools: str | None, env: str | None) -> str | None:
-    """As an environment's name; `env` where no prompts are given."""
+def _with_prompts(prompts: str | None, reward: str | None, tools: str | None, env: str | None) -> str | None:
+    """Prompts as an environment's name; `env` where none are given."""
     if prompts is None:
         if reward or tools:
             raise typer.BadParameter(
@@ -215,47 +165,38 @@ def _prompts(prompts: str | None, reward: str | None, tools: str | None, env: st
     return ",".join([prompts, f"reward={reward}", *([f"tools={tools.replace(',', '+')}"] if tools else [])])
 
 
+@app.command(cls=Command)
+@guarded
+def watch(run: RunPath) -> None:
+    """Watch a run that another process writes.
+
+    Draws what its own terminal shows, from the events in its folder, until it ends.
+
+    \b
+    Example:
+      agito watch runs/quickstart
+    """
+    from agito.cli.watch import watch_run
+
+    watch_run(run)
+
+
 @app.command("eval", cls=Command)
 @guarded
 def evaluate(
-    checkpoints: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="RUN", help="A run, or one of its checkpoints. Two with --suite.", autocompletion=runs
-        ),
-    ] = None,
-    env: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ENV", help="Another environment than that of the run.", autocompletion=environments
-        ),
-    ] = None,
+    checkpoints: Checkpoints = None,
+    env: OtherEnv = None,
     split: Split = "heldout",
-    level: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Only this level; again for more.")
-    ] = None,
-    family: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this family; again for more.")
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option("--n", metavar="N", min=1, help="Number of tasks. Default: as in the run.")
-    ] = None,
-    attempts: Annotated[
-        int, typer.Option(metavar="K", min=1, help="At each task; from 2 on pass@k and pass^k are told too.")
-    ] = 1,
-    temperature: Annotated[
-        float | None, typer.Option(metavar="T", min=0.0, help="0 is greedy. Default: as in the run.")
-    ] = None,
+    level: Levels = None,
+    family: Families = None,
+    n: NumTasks = None,
+    attempts: NumAttempts = 1,
+    temperature: Temperature = None,
     seed: Seed = None,
-    baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="Scripts on the same tasks, too.")
-    ] = True,
-    suite: Annotated[str | None, typer.Option(metavar="NAME", help="A scorecard instead: decisions.")] = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="With --suite: an OpenAI-compatible endpoint, ending in /v1."),
-    ] = None,
-    model: Annotated[str, typer.Option(metavar="NAME", help="The endpoint's model.")] = "default",
+    baselines: Baselines = True,
+    suite: Suite = None,
+    endpoint: Endpoint = None,
+    model: EndpointModel = "default",
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a run or a checkpoint.
@@ -271,49 +212,34 @@ def evaluate(
       agito eval runs/chain runs/smoke --suite decisions
       agito eval --suite decisions --endpoint http://localhost:8000/v1 --model NAME
     """
+    from agito.cli.evaluate import How, evaluate_checkpoint
     from agito.evaluation.checkpoint import Changes
 
     changes = Changes(env=env, families=tuple(family or ()), levels=tuple(level or ()), seed=seed)
+    how = How(
+        changes=changes,
+        split=split,
+        num_tasks=n,
+        temperature=temperature,
+        as_json=as_json,
+        num_attempts=attempts,
+    )
     given = checkpoints or []
-    if endpoint is not None and suite is None:
-        raise typer.BadParameter(
-            "an endpoint is measured by a scorecard: add --suite decisions", param_hint="--endpoint"
-        )
     if suite is not None:
         from agito.cli.scorecard import score_checkpoints, score_endpoint
 
         if endpoint is not None:
-            score_endpoint(
-                endpoint,
-                model,
-                suite,
-                changes,
-                split=split,
-                num_tasks=n,
-                temperature=temperature,
-                as_json=as_json,
-            )
-        elif 1 <= len(given) <= 2:
-            score_checkpoints(
-                given, suite, changes, split=split, num_tasks=n, temperature=temperature, as_json=as_json
-            )
-        else:
+            return score_endpoint(endpoint, model, suite, how)
+        if not 1 <= len(given) <= 2:
             raise typer.BadParameter("give one run, two to compare them, or --endpoint", param_hint="RUN")
-        return
+        return score_checkpoints(given, suite, how)
+    if endpoint is not None:
+        raise typer.BadParameter(
+            "an endpoint is measured by a scorecard: add --suite decisions", param_hint="--endpoint"
+        )
     if len(given) != 1:
         raise typer.BadParameter("give one run or checkpoint; two go with --suite", param_hint="RUN")
-    from agito.cli.evaluate import evaluate_checkpoint
-
-    evaluate_checkpoint(
-        given[0],
-        changes,
-        split=split,
-        num_tasks=n,
-        temperature=temperature,
-        baselines=baselines,
-        as_json=as_json,
-        num_attempts=attempts,
-    )
+    return evaluate_checkpoint(given[0], how, baselines=baselines)
 
 
 @app.command(cls=Command)
@@ -369,10 +295,7 @@ def play(
 @app.command(cls=Command)
 @guarded
 def replay(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="A run's folder, such as runs/quickstart.", autocompletion=runs),
-    ],
+    run: RunPath,
     attempt: Annotated[
         str | None,
         typer.Argument(metavar="ATTEMPT", help="GROUP.SLOT or GROUP.SLOT.TRY; left out: some are listed."),

@@ -150,3 +150,108 @@ Seed: TypeAlias = Annotated[
     int | None, typer.Option(metavar="N", min=0, help="Other tasks. Default: those of the run.")
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+# Of `agito train`.
+MaybeRecipe: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A bundled recipe (agito recipes), or the path of a TOML file.",
+        autocompletion=recipes,
+    ),
+]
+TrainEnv: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ENV",
+        help="Train on this environment, all of it, with the rest as in RECIPE or quickstart.",
+        autocompletion=environments,
+    ),
+]
+TrainModel: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Begin from this pre-trained model: a folder, a name of `agito models`, a hub id.",
+    ),
+]
+Prompts: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Train on prompts: JSONL, Parquet, the folder of a data set. With --reward and --model.",
+    ),
+]
+Reward: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="FILE.py:NAME", help="The reward function of --prompts.")
+]
+Tools: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="FILE.py:NAME,NAME", help="Functions that the model may call.")
+]
+Sft: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Imitate these conversations first: JSONL with `messages`."),
+]
+TrainSeed: TypeAlias = Annotated[int | None, typer.Option(metavar="N", help="Same as --set seed=N.")]
+OnPlace: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="PLACE", help="Same as --set compute.on=PLACE: local, or ray.")
+]
+RunName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The run goes to runs/NAME. Default: named after what it trains."),
+]
+OutDir: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The run goes to this folder instead.")
+]
+ResumeRun: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="Go on with the run in this folder, bit for bit.", autocompletion=runs),
+]
+AdmitAnyway: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--admit-anyway", help="Train even on an environment that fails its audit; the run says so."
+    ),
+]
+
+# Of `agito eval`, and of others that take a run.
+Checkpoints: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="RUN", help="A run, or one of its checkpoints. Two with --suite.", autocompletion=runs
+    ),
+]
+OtherEnv: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ENV", help="Another environment than that of the run.", autocompletion=environments
+    ),
+]
+Levels: TypeAlias = Annotated[
+    list[int] | None, typer.Option(metavar="N", help="Only this level; again for more.")
+]
+Families: TypeAlias = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Only this family; again for more.")
+]
+NumTasks: TypeAlias = Annotated[
+    int | None, typer.Option("--n", metavar="N", min=1, help="Number of tasks. Default: as in the run.")
+]
+NumAttempts: TypeAlias = Annotated[
+    int, typer.Option(metavar="K", min=1, help="At each task; from 2 on pass@k and pass^k are told too.")
+]
+Temperature: TypeAlias = Annotated[
+    float | None, typer.Option(metavar="T", min=0.0, help="0 is greedy. Default: as in the run.")
+]
+Baselines: TypeAlias = Annotated[
+    bool, typer.Option("--baselines/--no-baselines", help="Scripts on the same tasks, too.")
+]
+Suite: TypeAlias = Annotated[str | None, typer.Option(metavar="NAME", help="A scorecard instead: decisions.")]
+Endpoint: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="With --suite: an OpenAI-compatible endpoint, ending in /v1."),
+]
+EndpointModel: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help="The endpoint's model.")]
+RunPath: TypeAlias = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run's folder, such as runs/quickstart.", autocompletion=runs),
+]

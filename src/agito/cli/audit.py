@@ -18,13 +18,14 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from agito.audit import FULL, SHORT, Card, Mark, Measure, Quality, Watcher, audit
+from agito.audit import FULL, SHORT, Card, Mark, Measure, Quality, audit
 from agito.audit.run import SEED
 from agito.cli.guard import say, work
 from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out, show
 from agito.envs import load
 from agito.errors import NotAdmitted
+from agito.record.events import Event, OnEvent, PhaseStarted, Progress
 from agito.training.admission import keep
 from agito.view import write_card
 
@@ -39,10 +40,10 @@ def audit_environment(
     """
     depth = SHORT if short else FULL
     depth = replace(depth, seconds=seconds) if seconds else depth
-    with _shown(name) as watcher:
+    with _shown(name) as on_event:
         card = work(
             lambda: audit(
-                lambda: load(name), depth=depth, seed=SEED if seed is None else seed, watcher=watcher
+                lambda: load(name), depth=depth, seed=SEED if seed is None else seed, on_event=on_event
             )
         )
     keep(card)
@@ -57,51 +58,36 @@ def audit_environment(
 
 
 class _Progress:
-    """A `Watcher`: one line that says which part is on, and for how many episodes by now."""
+    """One line that says which part is on, and for how many episodes by now."""
 
     def __init__(self, name: str, status: Status) -> None:
         self._name, self._status = name, status
-        self._part, self._episodes, self._began, self._said = "", 0, time.monotonic(), 0.0
+        self._part, self._earlier, self._here, self._began = "", 0, 0, time.time()
 
-    def part(self, name: str) -> None:
-        self._part, self._said = name, 0.0
-        self._say()
-
-    def episode(self) -> None:
-        self._episodes += 1
-        self._say()
-
-    def _say(self) -> None:
-        now = time.monotonic()
-        if now - self._said >= 0.2:
-            self._said = now
-            self._status.update(
-                f"{self._name}: {self._part} · {counted(self._episodes, 'episode')} · "
-                f"{now - self._began:.0f} s"
-            )
+    def handle(self, event: Event) -> None:
+        if isinstance(event, PhaseStarted):
+            self._part, self._earlier, self._here = event.phase, self._earlier + self._here, 0
+        elif isinstance(event, Progress):
+            self._here = event.done
+        episodes = counted(self._earlier + self._here, "episode")
+        self._status.update(f"{self._name}: {self._part} · {episodes} · {event.at - self._began:.0f} s")
 
 
-class _Lines:
+def _say_part(event: Event) -> None:
     """The same where there is no terminal: a line a part."""
-
-    def __init__(self, name: str) -> None:
-        say(f"auditing {name}")
-
-    def part(self, name: str) -> None:
-        say(f"  {name}")
-
-    def episode(self) -> None:
-        return
+    if isinstance(event, PhaseStarted):
+        say(f"  {event.phase}")
 
 
 @contextmanager
-def _shown(name: str) -> Generator[Watcher]:
+def _shown(name: str) -> Generator[OnEvent]:
     console = err()
     if not console.is_terminal:
-        yield _Lines(name)
+        say(f"auditing {name}")
+        yield _say_part
         return
     with console.status(name) as status:
-        yield _Progress(name, status)
+        yield _Progress(name, status).handle
 
 
 def print_card(card: Card, console: Console) -> None:

@@ -5,11 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agito.recipe import Recipe
+from agito.record.events import (
+    EvaluationFinished,
+    Event,
+    Figures,
+    Level,
+    Notice,
+    PhaseStarted,
+    Progress,
+    Recovered,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    StepFinished,
+)
 
 _LAST_STEPS = 3  # success of RL is the mean over so many
 _MIN_DONE = 3  # before a pace is believed
@@ -77,21 +91,17 @@ class Phase:
 
 
 class RunProgress:
-    """A `job.Watcher` that remembers. `first` says how many steps of a phase an earlier process did."""
+    """Draws its knowledge from the events of a run, and from nothing else."""
 
-    def __init__(
-        self,
-        phases: Iterable[Phase],
-        *,
-        first: Mapping[str, int] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, phases: Iterable[Phase], *, clock: Callable[[], float] = time.time) -> None:
+        """`clock` is that of the events: Unix time."""
         self._clock = clock
-        self.began = clock()
-        self.phases = {phase.name: phase for phase in phases}
-        for name, steps in (first or {}).items():
-            if name in self.phases:
-                self.phases[name].first = steps
+        self._plan = tuple(phases)
+        self._begin(clock())
+
+    def _begin(self, at: float) -> None:
+        self.began = self.at = at  # `at`: when the last event was
+        self.phases = {each.name: Phase(each.name, each.title, each.unit, each.total) for each in self._plan}
         self.current: Phase | None = None
         self.trouble = ""  # the last worker that was lost
         self.notes: list[str] = []
@@ -104,12 +114,36 @@ class RunProgress:
     def now(self) -> float:
         return self._clock()
 
-    def phase(self, name: str, total: int) -> None:
-        self.finish()
+    def handle(self, event: Event) -> None:
+        self.at = event.at
+        match event:
+            case RunStarted():
+                self._begin(event.at)
+            case RunResumed():
+                self._begin(event.at)
+                if "rl" in self.phases:
+                    self.phases["rl"].first = event.step
+            case PhaseStarted():
+                self._start(event.phase, event.total)
+            case Progress() if self.current is not None:
+                _add_attempts(self.current, event)
+            case StepFinished() if self.current is not None:
+                _add_step(self.current, event)
+            case Recovered():
+                self._recover(event)
+            case Notice() if event.level is not Level.ALARM:  # an alarm is in the metrics of its step, too
+                self.notes.append(event.text)
+            case EvaluationFinished() | RunFinished():
+                self._finish()
+            case _:
+                pass
+
+    def _start(self, name: str, total: int) -> None:
+        self._finish()
         is_planned = name in self.phases
         phase = self.phases.setdefault(name, Phase(name, name, "", total))
         if phase.mark is Mark.TO_COME:
-            phase.began, phase.done = self.now, phase.first
+            phase.began, phase.done = self.at, phase.first
         phase.mark, phase.total = Mark.RUNNING, total
         for earlier in self.phases.values():
             if earlier is phase or not is_planned:
@@ -117,35 +151,10 @@ class RunProgress:
             earlier.mark = Mark.EARLIER if earlier.mark is Mark.TO_COME else earlier.mark
         self.current = phase
 
-    def advance(self, figures: Mapping[str, float]) -> None:
-        phase = self.current
-        assert phase is not None, "advance before any phase"
-        phase.done += 1
-        phase.tokens += figures.get("tokens/sampled_num", figures.get("sft/tokens", 0.0))
-        phase.loss = figures.get("sft/loss_nats", phase.loss)
-        phase.penalised += int(figures.get("monitor/quarantined_num", 0.0))
-        phase.void += int(figures.get("attempt/void_num", 0.0)) + (
-            "success/one" in figures and math.isnan(figures["success/one"])
-        )
-        phase.has_alarm = phase.has_alarm or figures.get("monitor/alarm", 0.0) > 0
-        if "trainer/idle_ratio" in figures:
-            phase.meters = (
-                f"trainer idle {figures['trainer/idle_ratio']:.0%}, gated "
-                f"{figures['trainer/gate_wait_ratio']:.0%}; "
-                f"engine busy {figures['engine/busy_ratio']:.0%}; tokens up to "
-                f"{figures.get('age/max_versions', 0.0):.0f} versions old"
-            )
-        if "success/num" in figures:
-            num, successes = figures["success/num"], figures.get("success/successes", 0.0)
-            phase.recent.append((num, successes))
-            phase.curve.append(successes / num if num else math.nan)
-        elif math.isfinite(reward := figures.get("reward/mean", math.nan)):  # one attempt
-            phase.num += 1
-            phase.successes += figures.get("success/one", reward) >= 1.0
-
-    def recover(self, why: str, step: int) -> None:
-        """What runs is done again, RL from `step` on."""
-        self.trouble = f"{why}; going on from {f'RL step {step}' if step else 'the last checkpoint'}"
+    def _recover(self, event: Recovered) -> None:
+        """What runs is done again, RL from the event's step on."""
+        step = event.step
+        self.trouble = f"{event.why}; going on from {f'RL step {step}' if step else 'the last checkpoint'}"
         phase = self.current
         if phase is not None and phase.name == "rl":
             del phase.curve[max(step - phase.first, 0) :]
@@ -153,14 +162,11 @@ class RunProgress:
         elif phase is not None:
             phase.done, phase.num, phase.successes = 0, 0.0, 0.0
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """The phase that runs is done."""
         if self.current is not None:
             self.current.took_s, self.current.mark, self.current = (
-                self.current.spent_s(self.now),
+                self.current.spent_s(self.at),
                 Mark.DONE,
                 None,
             )
@@ -187,11 +193,45 @@ class RunProgress:
         return before.took_s / before.done * phase.total
 
 
+def _add_attempts(phase: Phase, event: Progress) -> None:
+    """Of a phase that counts attempts."""
+    sums = event.metrics
+    phase.done = event.done
+    phase.num, phase.successes = sums.get("success/num", 0.0), sums.get("success/successes", 0.0)
+    phase.tokens = sums.get("tokens/sampled_num", 0.0)
+    phase.void = int(sums.get("attempt/void_num", 0.0))
+
+
+def _add_step(phase: Phase, event: StepFinished) -> None:
+    """Of SFT or RL."""
+    metrics = event.metrics
+    phase.done = event.step + 1
+    phase.tokens += metrics.get("tokens/sampled_num", metrics.get("sft/tokens", 0.0))
+    phase.loss = metrics.get("sft/loss_nats", phase.loss)
+    phase.penalised += int(metrics.get("monitor/quarantined_num", 0.0))
+    phase.void += int(metrics.get("attempt/void_num", 0.0))
+    phase.has_alarm = phase.has_alarm or metrics.get("monitor/alarm", 0.0) > 0
+    if "trainer/idle_ratio" in metrics:
+        phase.meters = _meters(metrics)
+    if "success/num" in metrics:
+        num, successes = metrics["success/num"], metrics.get("success/successes", 0.0)
+        phase.recent.append((num, successes))
+        phase.curve.append(successes / num if num else math.nan)
+
+
+def _meters(metrics: Figures) -> str:
+    return (
+        f"trainer idle {metrics['trainer/idle_ratio']:.0%}, gated {metrics['trainer/gate_wait_ratio']:.0%}; "
+        f"engine busy {metrics['engine/busy_ratio']:.0%}; "
+        f"tokens up to {metrics.get('age/max_versions', 0.0):.0f} versions old"
+    )
+
+
 def planned(recipe: Recipe) -> list[Phase]:
     """The phases of a run, in order, with what is known of their sizes in advance."""
     sft, evaluation = recipe.sft, recipe.eval
     sizes = {
-        "survey": ("vocabulary", "episodes", sft.survey),
+        "tokenizer": ("vocabulary", "episodes", sft.tokenizer_episodes),
         "sft": ("imitation", "steps", sft.epochs * sft.demos // sft.batch),
         "before": ("held out, before", "tasks", evaluation.tasks),
         "rl": ("reinforcement", "steps", recipe.rl.steps),

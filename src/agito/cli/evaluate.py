@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
@@ -22,32 +23,34 @@ from agito.recipe import Recipe
 from agito.runtime import load_policy as trained
 
 
-def evaluate_checkpoint(
-    path: Path,
-    changes: assess.Changes,
-    *,
-    split: str,
-    num_tasks: int | None,
-    temperature: float | None,
-    baselines: bool,
-    as_json: bool,
-    num_attempts: int = 1,
-) -> None:
-    directory = trained.find(path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """On which tasks, and how it is told. What is None is as in the checkpoint's run."""
+
+    changes: assess.Changes
+    split: str
+    num_tasks: int | None
+    temperature: float | None
+    as_json: bool
+    num_attempts: int = 1  # at each task
+
+
+def evaluate_checkpoint(path: Path, how: How, *, baselines: bool) -> None:
+    directory, split = trained.find(path), how.split
     learned = trained.recipe_of(directory)
-    recipe = changes.applied_to(learned)
-    num_tasks = num_tasks or recipe.eval.tasks
-    temperature = recipe.eval.temperature if temperature is None else temperature
+    recipe = how.changes.applied_to(learned)
+    num_tasks = how.num_tasks or recipe.eval.tasks
+    temperature = recipe.eval.temperature if how.temperature is None else how.temperature
     strange = (
         ""
         if recipe.env.names == learned.env.names
         else f" · it learned {learned.env.title}, another environment"
     )
     about = f"{recipe.env.title} · {split} · temperature {temperature:g} · seed {recipe.seed}{strange}"
-    if changes.env is None:
+    if how.changes.env is None:
         _tell_edited(directory, recipe)
-    evaluation = _follow(directory, recipe, about, split, num_tasks, temperature, baselines, num_attempts)
-    if as_json:
+    evaluation = _follow(directory, recipe, about, split, num_tasks, temperature, baselines, how.num_attempts)
+    if how.as_json:
         print(json.dumps(evaluation.to_json(), allow_nan=False))  # noqa: T201
     else:
         _print(evaluation)
@@ -80,12 +83,12 @@ def _follow(
         Phase("policy", "policy", "attempts" if num_attempts > 1 else "tasks", num_tasks * num_attempts),
         *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else []),
     ]
-    with shown(RunProgress(phases), console, heading) as watcher:
-        evaluation = work(
+    with shown(RunProgress(phases), console, heading) as view:
+        return work(
             lambda: assess.checkpoint(
                 directory,
                 recipe,
-                watcher,
+                view.handle,
                 split=split,
                 num_tasks=num_tasks,
                 temperature=temperature,
@@ -93,8 +96,6 @@ def _follow(
                 num_attempts=num_attempts,
             )
         )
-        watcher.finish()
-    return evaluation
 
 
 def _print(evaluation: Evaluation) -> None:

@@ -143,7 +143,7 @@ def _memory() -> Finding:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     free = _available_mb()
     remedy = (
-        f"the quickstart wants {_MIN_MEMORY_MB} MB free; lower compute.ranks and compute.rows"
+        f"the quickstart wants {_MIN_MEMORY_MB} MB free; lower compute.ranks and compute.max_num_seqs"
         if free < _MIN_MEMORY_MB
         else ""
     )

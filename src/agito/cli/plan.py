@@ -83,7 +83,7 @@ def plan(recipe: Recipe, tools: Tools, *, engines: int, steps: int, as_json: boo
     print_table(console, table)
     console.print(
         f'\n--set pipeline.mode="decoupled" --set pipeline.max_staleness={chosen} --set '
-        f"compute.rows={found[chosen].most_live}",
+        f"compute.max_num_seqs={found[chosen].most_live}",
         highlight=False,
         soft_wrap=True,
     )
@@ -97,7 +97,7 @@ def foresee(recipe: Recipe, latencies: Latencies, staleness: int, *, engines: in
         batches=steps,
         max_staleness=staleness,
         max_live=1 << 20,
-        refill=recipe.rl.refill,
+        refill=recipe.rl.oversampling,
     )
     runs = [Simulation(rules, latencies, engines=engines, seed=seed).run() for seed in range(_SEEDS)]
     middle = statistics.median_low([run.wall_s for run in runs])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -14,6 +15,18 @@ from rich.table import Table
 from rich.text import Text
 
 from agito.cli.board import Mark, Phase, RunProgress, clock_text
+from agito.recipe import Recipe
+from agito.record.events import (
+    EvaluationFinished,
+    Event,
+    Level,
+    Notice,
+    PhaseStarted,
+    Progress,
+    Recovered,
+    RunFinished,
+    StepFinished,
+)
 
 _LINE_EVERY_S = 5.0
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -24,8 +37,8 @@ _COLUMNS = (("mark", 0), ("title", 0), ("bar", 76), ("count", 58), ("figure", 0)
 
 @contextmanager
 def shown(board: RunProgress, console: Console, heading: Text | None = None) -> Generator[Watching]:
-    """Draws `board` while the block runs; what is given is the watcher to hand to the job. Nothing is drawn
-    before a phase begins: what is wrong with the work is said alone.
+    """Draws `board` while the block runs; what is given handles the events. Nothing is drawn before a phase
+    begins: what is wrong with the work is said alone.
     """
     if not console.is_terminal or console.is_dumb_terminal:
         yield _Lines(board, console, heading)
@@ -37,28 +50,22 @@ def shown(board: RunProgress, console: Console, heading: Text | None = None) -> 
         yield Watching(board, console, heading)
 
 
+def heading_of(recipe: Recipe, path: Path) -> Text:
+    """What stands above the board of a run."""
+    about = f"{recipe.env.title} · seed {recipe.seed} · {recipe.compute.ranks} x {recipe.compute.device}"
+    return Text.assemble((recipe.name, "bold"), f" → {path}  ", (about, "dim"))
+
+
 class Watching:
-    """A `job.Watcher`: everything goes to the board, and the screen follows by itself."""
+    """Every event goes to the board, and the screen follows by itself."""
 
     def __init__(self, board: RunProgress, console: Console, heading: Text | None) -> None:
         self.board, self._console, self._heading = board, console, heading
 
-    def phase(self, name: str, total: int) -> None:
-        if self._heading is not None and not self.board.has_begun:
+    def handle(self, event: Event) -> None:
+        if isinstance(event, PhaseStarted) and self._heading is not None and not self.board.has_begun:
             self._console.print(self._heading, soft_wrap=not self._console.is_terminal)
-        self.board.phase(name, total)
-
-    def advance(self, figures: Mapping[str, float]) -> None:
-        self.board.advance(figures)
-
-    def recover(self, why: str, step: int) -> None:
-        self.board.recover(why, step)
-
-    def note(self, text: str) -> None:
-        self.board.note(text)
-
-    def finish(self) -> None:
-        self.board.finish()
+        self.board.handle(event)
 
 
 class _Lines(Watching):
@@ -68,55 +75,44 @@ class _Lines(Watching):
         super().__init__(board, console, heading)
         self._last = -math.inf
 
-    def phase(self, name: str, total: int) -> None:
-        self._end()
-        super().phase(name, total)
-        self._print("begins")
-
-    def advance(self, figures: Mapping[str, float]) -> None:
-        had_alarm = self._has_alarm()
-        super().advance(figures)
-        if self.board.now - self._last >= _LINE_EVERY_S or self._has_alarm() != had_alarm:
-            self._print("")
-
-    def recover(self, why: str, step: int) -> None:
-        super().recover(why, step)
-        self._console.print(self.board.trouble, markup=False, highlight=False, soft_wrap=True)
-
-    def note(self, text: str) -> None:
-        super().note(text)
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def handle(self, event: Event) -> None:
+        ended, had_alarm = self.board.current, self._has_alarm()
+        if ended is not None and isinstance(event, PhaseStarted | EvaluationFinished | RunFinished):
+            self._print(ended, event.at, f"done in {clock_text(ended.spent_s(event.at))}")
+        super().handle(event)
+        phase = self.board.current
+        match event:
+            case PhaseStarted() if phase is not None:
+                self._print(phase, event.at, "begins")
+            case Progress() | StepFinished() if phase is not None:
+                if event.at - self._last >= _LINE_EVERY_S or self._has_alarm() != had_alarm:
+                    self._print(phase, event.at, "")
+            case Recovered():
+                self._say(self.board.trouble)
+            case Notice() if event.level is not Level.ALARM:
+                self._say(event.text)
+            case _:
+                pass
 
     def _has_alarm(self) -> bool:
         return self.board.current is not None and self.board.current.has_alarm
 
-    def finish(self) -> None:
-        self._end()
-        super().finish()
-
-    def _end(self) -> None:
-        phase = self.board.current
-        if phase is not None:
-            self._print(f"done in {clock_text(phase.spent_s(self.board.now))}")
-
-    def _print(self, what: str) -> None:
-        board, phase = self.board, self.board.current
-        assert phase is not None
-        self._last = board.now
-        left = "" if what else _left(board, phase)
+    def _print(self, phase: Phase, at: float, what: str) -> None:
+        board, self._last = self.board, at
         parts = [
-            f"[{clock_text(board.now - board.began):>5}]",
+            f"[{clock_text(at - board.began):>5}]",
             f"{phase.title:<16}",
             _count(phase),
             _figure(phase),
-            _pace(board, phase),
-            left,
+            _pace(phase, at),
+            "" if what else _left(phase, at),
             "" if what else phase.meters,
             what,
         ]
-        self._console.print(
-            "  ".join(part for part in parts if part), markup=False, highlight=False, soft_wrap=True
-        )
+        self._say("  ".join(part for part in parts if part))
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Picture:
@@ -166,7 +162,7 @@ class _Picture:
                 Text(note, "dim"),
                 *[Text()] * 4,
             ]
-        pace = Text(_pace(board, phase).replace("tokens", "tok"), "dim")
+        pace = Text(_pace(phase, board.now).replace("tokens", "tok"), "dim")
         if phase.mark is Mark.DONE:
             middle = (
                 _sparkline(phase) if phase.curve else Text(f"{phase.done or phase.total} {phase.unit}", "dim")
@@ -185,7 +181,7 @@ class _Picture:
             total=max(phase.total, 1), completed=phase.done, pulse=not phase.total, complete_style="cyan"
         )
         middle = _sparkline(phase) if phase.curve and is_wide else bar
-        left = Text(_left(board, phase))
+        left = Text(_left(phase, board.now))
         return [
             self._spinner,
             Text(phase.title, "bold"),
@@ -218,11 +214,11 @@ def _figure(phase: Phase) -> str:
     return f"loss {phase.loss:.3f}" if math.isfinite(phase.loss) else ""
 
 
-def _pace(board: RunProgress, phase: Phase) -> str:
-    pace = phase.tokens_per_s(board.now)
+def _pace(phase: Phase, at: float) -> str:
+    pace = phase.tokens_per_s(at)
     return f"{pace:,.0f} tokens/s".replace(",", " ") if math.isfinite(pace) else ""
 
 
-def _left(board: RunProgress, phase: Phase) -> str:
-    left = clock_text(phase.left_s(board.now))
+def _left(phase: Phase, at: float) -> str:
+    left = clock_text(phase.left_s(at))
     return f"{left} left" if left else ""

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from rich.text import Text
 
 from agito.cli.board import Phase, RunProgress
+from agito.cli.evaluate import How
 from agito.cli.guard import work
 from agito.cli.progress import shown
 from agito.cli.summary import cause_lines, rate_text
@@ -19,9 +20,9 @@ from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import BadRecipe, EndpointFailed
 from agito.evaluation import scorecard
-from agito.evaluation.checkpoint import Changes
 from agito.evaluation.scorecard import DECISIONS, Estimate, Measure, Scorecard
 from agito.recipe import EnvSection, Recipe
+from agito.record.events import OnEvent
 from agito.record.usage import causes
 from agito.runtime import load_policy as trained
 from agito.types import Dialect
@@ -30,42 +31,22 @@ _ENDPOINT_TASKS = 150
 _ANSWER_S = 300.0
 
 
-def score_checkpoints(
-    paths: Sequence[Path],
-    suite: str,
-    changes: Changes,
-    *,
-    split: str,
-    num_tasks: int | None,
-    temperature: float | None,
-    as_json: bool,
-) -> None:
+def score_checkpoints(paths: Sequence[Path], suite: str, how: How) -> None:
     directories = [trained.find(path) for path in paths]
-    recipe = changes.applied_to(scorecard.recipe_for(suite, trained.recipe_of(directories[0])))
-    num_tasks = num_tasks or recipe.eval.tasks
-    heat = recipe.eval.temperature if temperature is None else temperature
+    recipe = how.changes.applied_to(scorecard.recipe_for(suite, trained.recipe_of(directories[0])))
+    num_tasks, split = how.num_tasks or recipe.eval.tasks, how.split
+    heat = recipe.eval.temperature if how.temperature is None else how.temperature
     named = dict(zip(_names(directories), directories, strict=True))
-    with shown(_board(list(named), num_tasks), err()) as watcher:
+    with shown(_board(list(named), num_tasks), err()) as view:
         card = work(
             lambda: scorecard.of_checkpoints(
-                named, recipe, watcher, suite=suite, split=split, num_tasks=num_tasks, temperature=heat
+                named, recipe, view.handle, suite=suite, split=split, num_tasks=num_tasks, temperature=heat
             )
         )
-        watcher.finish()
-    show(card, as_json=as_json)
+    show(card, as_json=how.as_json)
 
 
-def score_endpoint(
-    url: str,
-    model: str,
-    suite: str,
-    changes: Changes,
-    *,
-    split: str,
-    num_tasks: int | None,
-    temperature: float | None,
-    as_json: bool,
-) -> None:
+def score_endpoint(url: str, model: str, suite: str, how: How) -> None:
     """Any OpenAI-compatible endpoint. Its key is read from OPENAI_API_KEY, if it needs one."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -77,24 +58,24 @@ def score_endpoint(
     except ImportError:
         raise BadRecipe(f"--endpoint {url}: this needs httpx: pip install 'agito[endpoint]'") from None
     natural = Recipe(env=EnvSection(dialect=Dialect.NATURAL))  # what an endpoint speaks
-    recipe = changes.applied_to(scorecard.recipe_for(suite, natural))
-    num_tasks = num_tasks or _ENDPOINT_TASKS
+    recipe = how.changes.applied_to(scorecard.recipe_for(suite, natural))
+    num_tasks = how.num_tasks or _ENDPOINT_TASKS
+    temperature = 1.0 if how.temperature is None else how.temperature
     key = os.environ.get("OPENAI_API_KEY")
 
-    async def score(watcher: scorecard.Watcher) -> Scorecard:
+    async def score(on_event: OnEvent) -> Scorecard:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         async with httpx.AsyncClient(
             base_url=url.rstrip("/") + "/", headers=headers, timeout=_ANSWER_S
         ) as client:
-            harness = ChatHarness(client, model, temperature=1.0 if temperature is None else temperature)
+            harness = ChatHarness(client, model, temperature=temperature)
             return await scorecard.of_endpoint(
-                harness, model, recipe, watcher, suite=suite, split=split, num_tasks=num_tasks
+                harness, model, recipe, on_event, suite=suite, split=how.split, num_tasks=num_tasks
             )
 
-    with shown(_board([model], num_tasks), err()) as watcher:
-        card = work(lambda: score(watcher))
-        watcher.finish()
-    show(card, as_json=as_json)
+    with shown(_board([model], num_tasks), err()) as view:
+        card = work(lambda: score(view.handle))
+    show(card, as_json=how.as_json)
     policy = card.columns[0]
     if 2 * policy.void > policy.over_all.num:
         raise EndpointFailed(

@@ -13,7 +13,7 @@ from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import out, show
 from agito.record import Rate, Summary
 
-_PHASES = ("survey", "sft", "before", "rl", "after", "structural", "baselines")
+_PHASES = ("tokenizer", "sft", "before", "rl", "after", "structural", "baselines")
 
 
 def rate_text(rate: Rate | None, style: str = "") -> Text:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from rich.text import Text
-
 from agito.api import place, require_place
 from agito.audit import SHORT
 from agito.cli.board import RunProgress, planned
 from agito.cli.guard import say, work
-from agito.cli.progress import shown
+from agito.cli.progress import heading_of, shown
 from agito.cli.summary import print_summary
 from agito.cli.terminal import err
 from agito.concurrency import Interrupted
@@ -22,7 +20,7 @@ from agito.recipe import Recipe, bundled, plain
 from agito.recipe import read as read_recipe
 from agito.recipe import shown as environment
 from agito.record import RunDir, RunState, Summary
-from agito.record.commits import load_meta, newest
+from agito.record.events import OnEvent
 from agito.runtime.fit import fit
 from agito.training import run as job
 from agito.training.admission import Admission, admit
@@ -59,8 +57,7 @@ def train_run(
     _follow(
         recipe,
         path,
-        RunProgress(planned(recipe)),
-        lambda watcher: job.train(recipe, path, watcher, admission=admission),
+        lambda on_event: job.train(recipe, path, on_event, admission=admission, notes=fitted.notes),
     )
 
 
@@ -83,26 +80,14 @@ def resume_run(path: Path) -> None:
     if RunDir.state(path) in (RunState.ABSENT, RunState.FOREIGN):
         raise NotFound(f"{path}: no run there; --resume takes a run directory such as runs/quickstart")
     recipe = read(Recipe, path / "config.toml")
-    checkpoint = newest(path / "checkpoints")
-    step = load_meta(checkpoint)["step"] if checkpoint else 0
-    _follow(
-        recipe,
-        path,
-        RunProgress(planned(recipe), first={"rl": int(str(step))}),
-        lambda watcher: job.resume(path, watcher),
-    )
+    _follow(recipe, path, lambda on_event: job.resume(path, on_event))
 
 
-def _follow(
-    recipe: Recipe, path: Path, board: RunProgress, start: Callable[[job.Watcher], Awaitable[Summary]]
-) -> None:
-    console = err()
-    about = f"{recipe.env.title} · seed {recipe.seed} · {recipe.compute.ranks} x {recipe.compute.device}"
-    heading = Text.assemble((recipe.name, "bold"), f" → {path}  ", (about, "dim"))
+def _follow(recipe: Recipe, path: Path, start: Callable[[OnEvent], Awaitable[Summary]]) -> None:
+    board = RunProgress(planned(recipe))
     try:
-        with shown(board, console, heading) as watcher:
-            summary = work(lambda: start(watcher))
-            watcher.finish()
+        with shown(board, err(), heading_of(recipe, path)) as view:
+            summary = work(lambda: start(view.handle))
     except BaseException as error:
         if board.has_begun and RunDir.state(path) is RunState.UNFINISHED:
             now, how = (

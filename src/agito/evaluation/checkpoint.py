@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from agito.envs import isolation_of
 from agito.errors import BadRecipe
@@ -17,6 +16,7 @@ from agito.evaluation.passes import Passes, passes
 from agito.protocols import Environment, Finite
 from agito.recipe import Recipe, absolute
 from agito.record import Rate, rate, rate_over_all, rates_by_cell
+from agito.record.events import EventLog, OnEvent
 from agito.record.usage import causes
 from agito.runtime import load_policy as trained
 from agito.runtime.fit import require
@@ -24,13 +24,6 @@ from agito.runtime.run_context import environment_of
 from agito.types import Attempt, Json
 
 SCHEMA_VERSION = 1
-
-
-class Watcher(Protocol):
-    """As `job.Watcher`."""
-
-    def phase(self, name: str, total: int) -> None: ...
-    def advance(self, figures: Mapping[str, float]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +124,7 @@ def check(environment: Environment, recipe: Recipe, split: str) -> None:
 async def checkpoint(
     directory: Path,
     recipe: Recipe,
-    watcher: Watcher,
+    on_event: OnEvent,
     *,
     split: str,
     num_tasks: int,
@@ -147,25 +140,25 @@ async def checkpoint(
     check(environment, recipe, split)
     num_tasks = min(num_tasks, environment.num_tasks(split)) if isinstance(environment, Finite) else num_tasks
     async with trained.open_trained(directory, recipe) as run_context:
-        watcher.phase("policy", num_tasks * num_attempts)
-
-        def on_attempt(attempt: Attempt) -> None:
-            watcher.advance(evaluation.metrics(attempt))
-
+        events = EventLog(on_event)
+        events.begin("policy", num_tasks * num_attempts)
         attempts = await evaluation.policy(
             run_context,
             split,
             num_tasks,
             temperature=temperature,
-            on_attempt=on_attempt,
+            on_attempt=lambda attempt: events.advance(evaluation.metrics(attempt)),
             num_attempts=num_attempts,
         )
+        events.emit(evaluation.finished("policy", "policy", attempts))
         scripts: Mapping[str, Sequence[Attempt]] = {}
         if baselines:
-            watcher.phase("baselines", 0)
+            events.begin("baselines", 0)
             scripts = await evaluation.scripts(
                 run_context, split, num_tasks, demonstrator_skill=recipe.sft.skill
             )
+            for name, each in scripts.items():
+                events.emit(evaluation.finished("baselines", name, each))
         tier = isolation_of(run_context.environment)
     return Evaluation(
         checkpoint=directory,

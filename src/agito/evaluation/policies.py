@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from agito.monitor import Monitor
 from agito.protocols import ScriptFactory, Unscripted
+from agito.record import rate
+from agito.record.events import EvaluationFinished
 from agito.record.trajectories import is_success
 from agito.rollout import Observed
 from agito.runtime.run_context import RunContext
@@ -42,7 +44,7 @@ async def policy(
         Quota(
             ids=range(base + start, base + stop),
             group_size=num_attempts,
-            max_live=run_context.recipe.compute.rows,
+            max_live=run_context.recipe.compute.max_num_seqs,
         )
         for start, stop in itertools.pairwise(bounds)
         if stop > start
@@ -59,13 +61,22 @@ async def policy(
 
 
 def metrics(attempt: Attempt) -> dict[str, float]:
-    """What a watcher is told of one attempt."""
-    outcome = is_success(attempt)
+    """One attempt, as the event log counts it."""
+    outcome, is_scored = is_success(attempt), math.isfinite(attempt.verdict.reward)
     return {
-        "reward/mean": attempt.verdict.reward,
-        "success/one": math.nan if outcome is None else float(outcome),
+        "success/num": float(is_scored),
+        "success/successes": float(is_scored and bool(outcome)),
+        "attempt/void_num": float(outcome is None),
         "tokens/sampled_num": float(attempt.trajectory.num_sampled),
     }
+
+
+def finished(phase: str, agent: str, attempts: Sequence[Attempt]) -> EvaluationFinished:
+    """What an agent came to."""
+    found = rate(attempts)
+    return EvaluationFinished(
+        phase=phase, agent=agent, successes=found.successes, num=found.num, num_all=len(attempts)
+    )
 
 
 async def scripts(

@@ -24,6 +24,7 @@ from agito.evaluation.checkpoint import check
 from agito.protocols import Environment, Measure, Measured, ScriptFactory, Session
 from agito.recipe import EnvSection, Recipe
 from agito.record import Rate, rate, rate_over_all
+from agito.record.events import EventLog, OnEvent
 from agito.record.usage import causes
 from agito.rollout import EpisodeDriver, scripted
 from agito.runtime import load_policy as trained
@@ -45,13 +46,6 @@ DECISIONS = {
 _Z = statistics.NormalDist().inv_cdf(0.975)
 _CONCURRENT = 8  # attempts at an endpoint
 _LEVELS = (1, 2, 3)  # for a checkpoint that was trained elsewhere
-
-
-class Watcher(Protocol):
-    """As `job.Watcher`."""
-
-    def phase(self, name: str, total: int) -> None: ...
-    def advance(self, figures: Mapping[str, float]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +189,7 @@ def recipe_for(suite: str, recipe: Recipe) -> Recipe:
 async def of_checkpoints(
     named: Mapping[str, Path],
     recipe: Recipe,
-    watcher: Watcher,
+    on_event: OnEvent,
     *,
     suite: str,
     split: str,
@@ -206,9 +200,9 @@ async def of_checkpoints(
     for what is not there.
     """
     check(environment_of(recipe), recipe, split)
-    columns: list[Column] = []
+    columns, events = list[Column](), EventLog(on_event)
     for name, directory in named.items():
-        watcher.phase(name, num_tasks)
+        events.begin(name, num_tasks)
         own = trained.recipe_of(directory).model_copy(update={"env": recipe.env, "seed": recipe.seed})
         async with trained.open_trained(directory, own) as run_context:
             attempts = await evaluation.policy(
@@ -216,9 +210,10 @@ async def of_checkpoints(
                 split,
                 num_tasks,
                 temperature=temperature,
-                on_attempt=lambda attempt: watcher.advance(evaluation.metrics(attempt)),
+                on_attempt=lambda attempt: events.advance(evaluation.metrics(attempt)),
             )
             columns.append(column(name, run_context, split, attempts))
+        events.emit(evaluation.finished(name, "policy", attempts))
     return await complete(columns, recipe, suite, split, num_tasks)
 
 
@@ -226,7 +221,7 @@ async def of_endpoint(
     harness: ChatHarness,
     name: str,
     recipe: Recipe,
-    watcher: Watcher,
+    on_event: OnEvent,
     *,
     suite: str,
     split: str,
@@ -237,7 +232,8 @@ async def of_endpoint(
     Raises `EndpointFailed` when it never answers at all: as soon as that is clear.
     """
     check(environment_of(recipe), recipe, split)
-    watcher.phase(name, num_tasks)
+    events = EventLog(on_event)
+    events.begin(name, num_tasks)
     limiter, found = anyio.CapacityLimiter(_CONCURRENT), dict[int, Attempt]()
     async with open_run_context(recipe) as run_context:
         driver = EpisodeDriver(run_context.environment, noise_seed=recipe.seed)
@@ -248,7 +244,7 @@ async def of_endpoint(
             async with limiter:
                 finished = await driver.run(task, target, attempt, partial(_asked, harness, task, attempt))
             found[index] = Attempt(trajectory=finished.trajectory, verdict=finished.verdict)
-            watcher.advance(evaluation.metrics(found[index]))
+            events.advance(evaluation.metrics(found[index]))
             if harness.failure and not harness.num_answers and len(found) >= min(_CONCURRENT, num_tasks):
                 raise EndpointFailed(harness.failure)
 
@@ -258,7 +254,9 @@ async def of_endpoint(
                     tasks.start_soon(run, index)
         except BaseExceptionGroup as errors:
             raise first_error(errors) from None
-        policy = column(name, run_context, split, [found[index] for index in range(num_tasks)])
+        attempts = [found[index] for index in range(num_tasks)]
+        policy = column(name, run_context, split, attempts)
+    events.emit(evaluation.finished(name, "policy", attempts))
     return await complete([policy], recipe, suite, split, num_tasks)
 
 

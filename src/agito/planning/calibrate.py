@@ -135,7 +135,7 @@ async def calibrate(
 
     async def seen(staleness: int, steps: int) -> Observed:
         section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
-        rl = recipe.rl.model_copy(update={"refill": 1.0, "follow": False})
+        rl = recipe.rl.model_copy(update={"oversampling": 1.0, "adaptive_sampling": False})
         world = Relay(turns=turns, turn_tokens=turn_tokens, words=words)
         return await observe(recipe.model_copy(update={"pipeline": section, "rl": rl}), world, steps=steps)
 
@@ -143,7 +143,7 @@ async def calibrate(
     latencies = alone.latencies(
         turns=turns,
         turn_tokens=turn_tokens,
-        quantum=recipe.compute.quantum,
+        quantum=recipe.compute.decode_steps,
         tool_median_s=tool_median_s,
         tool_p99_s=tool_p99_s,
     )

@@ -103,7 +103,18 @@ class RunDir:
                 aside = path.with_name(f"{path.name}.{date}.{count}")
             return path.rename(aside)
         finally:
-            os.close(lock)
+            _unlock(lock)
+
+    @staticmethod
+    def is_written(path: Path) -> bool:
+        """Whether a process of this machine writes the run."""
+        try:
+            os.kill(int((path / ".lock").read_text()), 0)
+        except PermissionError:  # somebody else's process
+            return True
+        except (OSError, ValueError):
+            return False
+        return True
 
     def rollback(self, phase: str, step: int, consumed: Consumed) -> Ledger:
         """Forgets what is past the committed (`phase`, `step`): metrics, trajectories, ledger. Returns the
@@ -137,7 +148,7 @@ class RunDir:
     def close(self) -> None:
         """Gives the lock back. Idempotent."""
         if self._lock >= 0:
-            os.close(self._lock)
+            _unlock(self._lock)
             self._lock = -1
 
     @property
@@ -157,6 +168,11 @@ class RunDir:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """Everything that happened, in order; see `agito.record.events`."""
+        return self.path / "events.jsonl"
 
     @property
     def trajectories(self) -> Path:
@@ -222,6 +238,11 @@ def _lock(path: Path) -> int:
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
     return handle
+
+
+def _unlock(handle: int) -> None:
+    os.ftruncate(handle, 0)  # nobody writes any more: see `is_written`
+    os.close(handle)
 
 
 def _read_meta(path: Path) -> dict[str, Json] | None:

@@ -224,6 +224,6 @@ class Policies:
             trainer=self.recipe.trainer,
             device=sizes.device,
             context=sizes.context,
-            max_num_seqs=sizes.rows,
+            max_num_seqs=sizes.max_num_seqs,
             learns_alone=self.recipe.pipeline.mode == "decoupled",
         )

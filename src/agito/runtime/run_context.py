@@ -136,7 +136,7 @@ class RunContext:
             self.environment, harness, agents, seed=self.recipe.seed, monitor=monitor, observed=observed
         )
 
-    async def survey(
+    async def train_tokenizer(
         self,
         size: int,
         scripts: Callable[[Task, Target, int], ScriptFactory],
@@ -252,7 +252,7 @@ class RunContext:
         return busy_s
 
     def _lockstep(self, rank: int) -> Lockstep:
-        return Lockstep(self.policies.clients(rank), steps=self.recipe.compute.quantum)
+        return Lockstep(self.policies.clients(rank), steps=self.recipe.compute.decode_steps)
 
 
 def environment_of(recipe: Recipe) -> Environment:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import anyio
 
-from agito.audit import FULL, SHORT, Card, Depth, Watcher, audit, digest_of, needed_splits, read_card
+from agito.audit import FULL, SHORT, Card, Depth, audit, digest_of, needed_splits, read_card
 from agito.envs import load
 from agito.errors import NotAdmitted
 from agito.protocols import Environment
@@ -54,7 +54,6 @@ class Admission:
 async def admit(
     *names: str,
     anyway: bool = False,
-    watcher: Watcher | None = None,
     begins: Callable[[str], None] = lambda name: None,
     depth: Depth = SHORT,
 ) -> Admission:
@@ -64,7 +63,7 @@ async def admit(
     With `anyway` nothing is audited; what a card says that is there already is noted. `begins` is called
     before an audit.
     """
-    each = [await _admit(name, anyway, watcher, begins, depth) for name in names]
+    each = [await _admit(name, anyway, begins, depth) for name in names]
     if len(each) == 1:
         return each[0]
     failed = tuple(f"{name}: {gate}" for name, one in zip(names, each, strict=True) for gate in one.failed)
@@ -77,9 +76,18 @@ async def admit(
     )
 
 
-async def _admit(
-    name: str, anyway: bool, watcher: Watcher | None, begins: Callable[[str], None], depth: Depth
-) -> Admission:
+async def admit_again(path: Path, names: Sequence[str], begun_with: Json) -> None:
+    """Raises `NotAdmitted` when the source is not the one that the run in `path` began with."""
+    now = await admit(*names, anyway=True)
+    if isinstance(begun_with, dict) and begun_with["digest"] != now.digest:
+        raise NotAdmitted(
+            f"{path}: the source of {', '.join(names)} is not what this run began with, so its tasks may be "
+            "others.\n"
+            f"  Go back to that source, or begin anew: agito train {path / 'config.toml'}"
+        )
+
+
+async def _admit(name: str, anyway: bool, begins: Callable[[str], None], depth: Depth) -> Admission:
     environment = load(name)
     try:
         missing = [split for split in needed_splits(environment) if split not in environment.splits]
@@ -92,7 +100,7 @@ async def _admit(
             await environment.aclose()
     if card is None and not anyway:
         begins(name)
-        card, source = await audit(lambda: load(name), depth=depth, watcher=watcher), Source.AUDITED
+        card, source = await audit(lambda: load(name), depth=depth), Source.AUDITED
         keep(card)
     failed = [gate.name for gate in card.failed] if card else ["splits"] if missing else []
     if failed and not anyway:

@@ -88,9 +88,9 @@ async def train(
         groups=recipe.rl.groups,
         group_size=recipe.rl.group_size,
         batches=recipe.rl.steps,
-        refill=recipe.rl.refill,
+        refill=recipe.rl.oversampling,
         max_staleness=recipe.pipeline.max_staleness if policies.learns_alone else 0,
-        max_live=recipe.compute.rows * len(policies.main.busy_samplers),
+        max_live=recipe.compute.max_num_seqs * len(policies.main.busy_samplers),
     )
     if start < recipe.rl.steps:
         flow = LoggedFlow(rules, version=start, reissued=position.outstanding, write=write_schedule)
@@ -149,12 +149,12 @@ class _Pipeline:
         self._runner = runner
         self._plan = run_context.plan("train", RL_BASE)
         workers = range(int(self._policies.learns_alone), len(self._policies.main.samplers))
-        steps = run_context.recipe.compute.quantum
+        steps = run_context.recipe.compute.decode_steps
         self._engines = [
             {name: Freerun(client, steps=steps) for name, client in self._policies.clients(worker).items()}
             for worker in workers
         ]
-        self._balance = Balance(len(self._engines), rows=run_context.recipe.compute.rows)
+        self._balance = Balance(len(self._engines), rows=run_context.recipe.compute.max_num_seqs)
         self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
         self._retried = 0
         self._trusted = 0  # the oldest version whose weights were not taken back

@@ -21,7 +21,7 @@ from agito.types import Attempt, AttemptId, Sample, Target, Task
 DEMO_BASE = 0
 _BATCHES_A_CALL = 10
 _LIVE = 12  # demonstrations at a time
-_SURVEY_BASE = 500_000  # of the training stream, so that no demonstration is surveyed
+_TOKENIZER_BASE = 500_000  # of the training stream, so that no demonstration is among them
 
 
 def demonstrator(run_context: RunContext) -> Callable[[Task, Target, AttemptId], ScriptFactory]:
@@ -32,21 +32,21 @@ def demonstrator(run_context: RunContext) -> Callable[[Task, Target, AttemptId],
     )
 
 
-async def survey(run_context: RunContext, on_episode: Callable[[], None] = lambda: None) -> None:
+async def train_tokenizer(run_context: RunContext, on_episode: Callable[[], None] = lambda: None) -> None:
     """Learns the run's vocabulary from what demonstrators say and read. Raises `BadRecipe` when openings then
     do not fit.
     """
     script = demonstrator(run_context)
-    vocabulary = await run_context.survey(
-        run_context.recipe.sft.survey,
-        lambda task, target, index: script(task, target, AttemptId(group=_SURVEY_BASE + index, slot=0)),
+    vocabulary = await run_context.train_tokenizer(
+        run_context.recipe.sft.tokenizer_episodes,
+        lambda task, target, index: script(task, target, AttemptId(group=_TOKENIZER_BASE + index, slot=0)),
         on_episode=on_episode,
     )
     run_context.policies.use_vocabulary(vocabulary)
     run_context.require_room()
 
 
-async def teach(
+async def run_sft(
     run_context: RunContext, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]
 ) -> tuple[Attempt, ...]:
     """Supervised steps. With a pre-trained model every rank takes part from the beginning. From random
@@ -63,9 +63,9 @@ async def teach(
     if not recipe.demos:  # the model is there already
         return ()
     numbers = draw(run_context.weights(recipe.weights), recipe.demos, seed=str(run_context.recipe.seed))
-    if max(numbers) >= _SURVEY_BASE:
+    if max(numbers) >= _TOKENIZER_BASE:
         raise BadRecipe(
-            f"sft.demos={recipe.demos}: with these weights they must come from {_SURVEY_BASE} tasks"
+            f"sft.demos={recipe.demos}: with these weights they must come from {_TOKENIZER_BASE} tasks"
         )
     epochs = [
         [order[at : at + recipe.batch] for at in range(0, len(order) - recipe.batch + 1, recipe.batch)]

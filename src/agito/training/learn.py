@@ -97,7 +97,7 @@ class LearnStep:
             groups, metrics = self._monitor.update(index, groups)
             if pause := self._pause(groups):
                 return Learned(groups=groups, samples=(), stats={}, metrics=metrics, pause=pause)
-        if self._curriculum is not None and self._recipe.follow:
+        if self._curriculum is not None and self._recipe.adaptive_sampling:
             self._curriculum.learn(self._seen(group) for group in groups if not group.is_void)
         is_rolled_back = await self._take_back(index, metrics)
         mixed = (

@@ -137,7 +137,7 @@ async def attempt(
     """
     recipe, ranks = run_context.recipe.rl, run_context.recipe.compute.ranks
     share = recipe.groups // ranks
-    most = int(share * recipe.refill)
+    most = int(share * recipe.oversampling)
     first = index * stride(most * ranks, len(run_context.cells))
     numbers = draw(curriculum.weights(), most * ranks, seed=str(run_context.recipe.seed), first=first)
     quotas = [
@@ -145,7 +145,7 @@ async def attempt(
             ids=[RL_BASE + number for number in numbers[rank * most :][:most]],
             group_size=recipe.group_size,
             mixed=share,
-            max_live=run_context.recipe.compute.rows,
+            max_live=run_context.recipe.compute.max_num_seqs,
         )
         for rank in range(ranks)
     ]

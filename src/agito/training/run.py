@@ -7,16 +7,14 @@ for bit. So does, by itself, one whose engine or trainer has died or fallen sile
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from agito import config
 from agito.concurrency import first_error
 from agito.envs import isolation_of
-from agito.errors import BadRecipe, EnvironmentPaused, NotAdmitted, WorkerDied, WorkerFailed
+from agito.errors import BadRecipe, EnvironmentPaused, WorkerDied, WorkerFailed
 from agito.evaluation import policies as evaluation
 from agito.learning.credit import RunningMeans
 from agito.models.compiler import FORWARD, is_built
@@ -31,63 +29,65 @@ from agito.record import (
     Summary,
     TokenStats,
     rate,
-    rate_over_all,
-    rates_by_cell,
     read_trajectories,
     write_trajectories,
 )
 from agito.record.commits import latest, load_meta, newest, prune
+from agito.record.events import (
+    CheckpointSaved,
+    EventLog,
+    Level,
+    Notice,
+    OnEvent,
+    Recovered,
+    RunResumed,
+    RunStarted,
+    StepFinished,
+    SummaryWritten,
+    ignore,
+    logged,
+)
 from agito.record.machine import facts
-from agito.record.usage import UsageCounters, load
+from agito.record.usage import UsageCounters
 from agito.rollout import DeadlineLog
 from agito.runtime.run_context import RunContext, open_run_context
 from agito.scheduling.curriculum import Curriculum
 from agito.training import async_loop as pipeline
 from agito.training import cold_start as coldstart
 from agito.training import loop
-from agito.training.admission import Admission, admit
+from agito.training.admission import Admission, admit, admit_again
+from agito.training.outcome import Outcome
 from agito.types import Attempt, AttemptId, Json, Sample
 from agito.view import write_report
 
 _MAX_DEATHS = 3  # of workers, from one checkpoint on: then it is no accident
 
 
-class Watcher(Protocol):
-    """Whoever looks on."""
-
-    def phase(self, name: str, total: int) -> None:
-        """A stage of `total` attempts or steps begins."""
-        ...
-
-    def advance(self, figures: Mapping[str, float]) -> None:
-        """One attempt or step is done."""
-        ...
-
-    def recover(self, why: str, step: int) -> None:
-        """A worker is gone; the run goes on with new ones, in RL from this step."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
-        ...
-
-
 async def train(
-    recipe: Recipe, path: Path, watcher: Watcher, *, admission: Admission | None = None
+    recipe: Recipe,
+    path: Path,
+    on_event: OnEvent = ignore,
+    *,
+    admission: Admission | None = None,
+    notes: Sequence[str] = (),
 ) -> Summary:
     """A new run in `path`. Raises `AgitoError` when there is one already, and whatever keeps a run from
     ending.
 
-    Without an `admission` the environment's is asked for first. Raises `NotAdmitted`.
+    Without an `admission` the environment's is asked for first. Raises `NotAdmitted`. `notes` say how the
+    recipe was fitted to this machine.
     """
     admission = admission or await admit(*recipe.env.names)
-    with RunDir.create(
-        path, config.dump(recipe), {**facts(), "seed": recipe.seed, "admission": admission.to_json()}
-    ) as run:
-        return await _go_on(recipe, run, watcher)
+    about = {**facts(), "seed": recipe.seed, "admission": admission.to_json()}
+    began = RunStarted(name=recipe.name, env=recipe.env.title, seed=recipe.seed, notes=tuple(notes))
+    with (
+        RunDir.create(path, config.dump(recipe), about) as run,
+        logged(run.events, on_event, began) as events,
+    ):
+        return await _go_on(recipe, run, events)
 
 
-async def resume(path: Path, watcher: Watcher) -> Summary:
+async def resume(path: Path, on_event: OnEvent = ignore) -> Summary:
     """Goes on with the run in `path`. Raises `NotFound`; `CorruptCheckpoint` when its last checkpoint is
     damaged; `NotAdmitted` when its environment has been edited since.
     """
@@ -95,25 +95,19 @@ async def resume(path: Path, watcher: Watcher) -> Summary:
     with RunDir.open(path) as run:
         if run.meta.get("finished"):
             raise BadRecipe(f"{path}: this run is finished; its report is {run.report}")
-        begun_with = run.meta.get("admission")
-        now = await admit(*recipe.env.names, anyway=True)
-        if isinstance(begun_with, dict) and begun_with["digest"] != now.digest:
-            raise NotAdmitted(
-                f"{path}: the source of {', '.join(recipe.env.names)} is not what this run began with, so "
-                "its tasks may be others.\n"
-                f"  Go back to that source, or begin anew: agito train {path / 'config.toml'}"
-            )
-        return await _go_on(recipe, run, watcher)
+        await admit_again(path, recipe.env.names, run.meta.get("admission"))
+        checkpoint = newest(run.checkpoints)
+        resumed = RunResumed(checkpoint=checkpoint.name if checkpoint else "", step=_step_of(checkpoint))
+        with logged(run.events, on_event, resumed) as events:
+            return await _go_on(recipe, run, events)
 
 
-async def _go_on(recipe: Recipe, run: RunDir, watcher: Watcher) -> Summary:
+async def _go_on(recipe: Recipe, run: RunDir, events: EventLog) -> Summary:
     """To the end, however often a worker dies, as long as the run gets further in between."""
-    recovered = run.meta.get("recovered")
-    deaths: list[Json] = recovered if isinstance(recovered, list) else []
     stuck, earlier_cpu_s = 0, None
     checkpoint = newest(run.checkpoints)
     while True:
-        job = TrainingRun(recipe, run, watcher, earlier_cpu_s)
+        job = TrainingRun(recipe, run, events, earlier_cpu_s)
         try:
             return await job.run_through(checkpoint)
         except (WorkerDied, BaseExceptionGroup) as error:
@@ -122,33 +116,25 @@ async def _go_on(recipe: Recipe, run: RunDir, watcher: Watcher) -> Summary:
             stuck = stuck + 1 if checkpoint == before else 1
             if not isinstance(cause, WorkerDied) or isinstance(cause, WorkerFailed) or stuck == _MAX_DEATHS:
                 raise cause from None
-            step = int(str(load_meta(checkpoint)["step"])) if checkpoint else 0
-            deaths.append({"why": str(cause), "from": checkpoint.name if checkpoint else "the beginning"})
-            run.note(recovered=deaths)
             earlier_cpu_s = job.earlier_cpu_s
-            watcher.recover(str(cause), step)
+            events.emit(Recovered(why=str(cause), step=_step_of(checkpoint)))
 
 
-@dataclass(slots=True)
-class _Found:
-    """What the evaluations came to so far."""
-
-    before: Sequence[Attempt] = ()
-    after: Sequence[Attempt] = ()
-    structural: Sequence[Attempt] = ()
-    baselines: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
+def _step_of(checkpoint: Path | None) -> int:
+    """The RL step that comes next."""
+    return int(str(load_meta(checkpoint)["step"])) if checkpoint else 0
 
 
 class TrainingRun:
     """The stages of one run and what they hand to one another."""
 
     def __init__(
-        self, recipe: Recipe, run: RunDir, watcher: Watcher, earlier_cpu_s: float | None = None
+        self, recipe: Recipe, run: RunDir, events: EventLog, earlier_cpu_s: float | None = None
     ) -> None:
         """`earlier_cpu_s`: of the processes before this one, where that is known better than by the
         checkpoint.
         """
-        self._recipe, self._run, self._watcher = recipe, run, watcher
+        self._recipe, self._run, self._events = recipe, run, events
         self._tally, self._earlier_cpu_s = UsageCounters(), earlier_cpu_s
         self._metrics: Metrics
         self._ledger: Ledger
@@ -168,7 +154,7 @@ class TrainingRun:
 
     async def run_through(self, checkpoint: Path | None) -> Summary:
         """Raises `EnvironmentPaused` once everything that the run has come to is written."""
-        found, paused = _Found(), None
+        found, paused = Outcome(), None
         async with AsyncExitStack() as stack:
             self._run_context = await stack.enter_async_context(open_run_context(self._recipe))
             self._curriculum = Curriculum(
@@ -191,11 +177,11 @@ class TrainingRun:
             raise paused
         return summary
 
-    async def _stages(self, start: int, found: _Found) -> None:
+    async def _stages(self, start: int, found: Outcome) -> None:
         recipe = self._recipe.eval
         found.before = await self._evaluate("before", "heldout", recipe.tasks)
         with self._tally.phase("rl"):
-            self._watcher.phase("rl", self._recipe.rl.steps)
+            self._events.begin("rl", self._recipe.rl.steps)
             await self._reinforce(start)
         await self._save("final", self._recipe.rl.steps)
         found.after = await self._evaluate("after", "heldout", recipe.tasks)
@@ -233,20 +219,20 @@ class TrainingRun:
 
     async def _cold_start(self) -> None:
         run_context = self._run_context
-        with self._tally.phase("survey"):
+        with self._tally.phase("tokenizer"):
             if not self._recipe.model.path:  # else its tokenizer is there
-                self._watcher.phase("survey", self._recipe.sft.survey)
-                await coldstart.survey(run_context, lambda: self._watcher.advance({}))
+                self._events.begin("tokenizer", self._recipe.sft.tokenizer_episodes)
+                await coldstart.train_tokenizer(run_context, self._events.advance)
             await run_context.policies.open()
             run_context.require_room()
 
         def on_step(step: int, stats: StepStats) -> None:
             self._metrics.write(step, "sft", stats.values)
-            self._watcher.advance(stats.values)
+            self._events.emit(StepFinished(phase="sft", step=step, metrics=stats.values))
 
         with self._tally.phase("sft"):
-            demos = await coldstart.teach(
-                run_context, lambda steps: self._watcher.phase("sft", steps), on_step
+            demos = await coldstart.run_sft(
+                run_context, lambda steps: self._events.begin("sft", steps), on_step
             )
             self._write("demo", 0, demos)
             self._monitor.add_scripts(demos)
@@ -317,9 +303,11 @@ class TrainingRun:
         self._ledger.consume(step.index, sorted({sample.attempt for sample in step.trained}))
         self._write("rl", step.index, attempts, step.trained)
         self._metrics.write(step.index, "rl", step.metrics)
-        self._watcher.advance(step.metrics)
+        self._events.emit(StepFinished(phase="rl", step=step.index, metrics=step.metrics))
         for note in step.notes:
-            self._watcher.note(note)
+            self._events.emit(Notice(level=Level.WARNING, text=note))
+        if self._monitor.alarm_step == step.index:
+            self._events.emit(Notice(level=Level.ALARM, text=self._monitor.why))
         # then a resume must not begin with what was taken back
         went_back = "monitor/rolled_back_to_step" in step.metrics
         is_due = went_back or (step.index + 1) % self._recipe.rl.checkpoint_every == 0
@@ -347,6 +335,7 @@ class TrainingRun:
         policies = self._run_context.policies
         await policies.save(target, meta)
         self._ledger.commit(step - 1)
+        self._events.emit(CheckpointSaved(name=name, step=step))
         monitor, revoked = self._monitor, range(0)
         if monitor.rolled_back_to is not None and monitor.alarm_step is not None:
             revoked = range(monitor.rolled_back_to + 1, monitor.alarm_step + 1)
@@ -368,7 +357,7 @@ class TrainingRun:
         if not num_tasks:
             return []
         with self._tally.phase(phase):
-            self._watcher.phase(phase, num_tasks)
+            self._events.begin(phase, num_tasks)
             await self._run_context.policies.publish(self._ledger.next_version())
             attempts = await evaluation.policy(
                 self._run_context,
@@ -377,7 +366,7 @@ class TrainingRun:
                 temperature=self._recipe.eval.temperature,
                 monitor=self._monitor,
                 observed=self._observed,
-                on_attempt=lambda attempt: self._watcher.advance(evaluation.metrics(attempt)),
+                on_attempt=lambda attempt: self._events.advance(evaluation.metrics(attempt)),
             )
             self._tally.add(attempts)
             self._write(phase, 0, attempts)
@@ -391,19 +380,22 @@ class TrainingRun:
                     "success/all_num": len(attempts),
                 },
             )
+            self._events.emit(evaluation.finished(phase, "policy", attempts))
         return attempts
 
     async def _baselines(self) -> dict[str, Rate]:
         if not self._recipe.eval.baseline_tasks:
             return {}
         with self._tally.phase("baselines"):
-            self._watcher.phase("baselines", 0)
+            self._events.begin("baselines", 0)
             found = await evaluation.scripts(
                 self._run_context,
                 "heldout",
                 self._recipe.eval.baseline_tasks,
                 demonstrator_skill=self._recipe.sft.skill,
             )
+            for name, attempts in found.items():
+                self._events.emit(evaluation.finished("baselines", name, attempts))
         return {name: rate(attempts) for name, attempts in found.items()}
 
     def _write(
@@ -423,40 +415,13 @@ class TrainingRun:
             ],
         )
 
-    def _sum_up(self, found: _Found, paused: str) -> Summary:
+    def _sum_up(self, found: Outcome, paused: str) -> Summary:
         """After everything is closed, so that every process's time is counted."""
-        tally, phases, before, after = self._tally, self._tally.phase_wall_s, found.before, found.after
-        admission = self._run.meta.get("admission")
-        summary = Summary(
-            commit=str(self._run.meta.get("commit") or "unknown"),
-            seed=self._recipe.seed,
-            isolation_tier=self._tier,
-            before=rate(before),
-            after=rate(after),
-            structural=rate(found.structural) if found.structural else None,
-            before_all=rate_over_all(before),
-            after_all=rate_over_all(after),
-            structural_all=rate_over_all(found.structural) if found.structural else None,
-            cells_before=rates_by_cell(before),
-            cells_after=rates_by_cell(after),
-            baselines=found.baselines,
-            num_eval_tasks=len(after),
-            wall_s=sum(phases.values()),
-            cpu_s=tally.cpu_s(),
-            load=load(),
-            stolen_ratio=tally.stolen_ratio(),
-            phase_wall_s=phases,
-            sampled_tokens=tally.sampled_tokens,
-            tool_calls=tally.tool_calls,
-            tool_cpu_ms_p50=tally.tool_cpu_ms_p50,
-            void_attempts=tally.void_attempts,
-            void_causes=tally.commonest_causes(),
-            admission=admission if isinstance(admission, dict) else {},
-            quarantined_attempts=tally.quarantined_attempts,
-            monitor=self._monitor.summary(),
-            paused=paused,
+        summary = found.summary(
+            self._recipe, self._run.meta, self._tally, self._monitor, tier=self._tier, paused=paused
         )
         summary.write(self._run.summary)
+        self._events.emit(SummaryWritten(paused=paused))
         self._run.note(isolation_tier=self._tier, can_compile=is_built(FORWARD))
         if not paused:
             self._run.finish()

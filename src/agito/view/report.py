@@ -14,6 +14,7 @@ from typing import Any
 
 from agito.errors import DiskFull, NotFound
 from agito.view.episodes import read_episodes
+from agito.view.happened import read_happened
 from agito.view.rundata import read_run
 from agito.view.suspects import read_suspects
 
@@ -41,6 +42,7 @@ def write_report(run_dir: Path) -> Path:
         "num_total": episodes.num_total,
         "outcomes": dict(episodes.outcomes),
     }
+    data["happened"] = read_happened(run_dir / "events.jsonl")
     data["suspects"] = read_suspects(run_dir / "trajectories", most=_SUSPECTS)
     page = _fill(
         _asset("index.html"),

@@ -3,7 +3,7 @@
 
 const SUMMARY = DATA.summary;
 const BASELINES = { null: "does nothing", random: "acts at random", no_tools: "answers without tools", demonstrator: "the imperfect teacher", oracle: "knows the answer", claim: "claims to be done" };
-const PHASES = { survey: "vocabulary", demo: "demonstrations", sft: "cold start (demonstrations, SFT)", before: "evaluation before RL", rl: "RL", after: "evaluation after RL", structural: "structural split", baselines: "baselines" };
+const PHASES = { tokenizer: "vocabulary", demo: "demonstrations", sft: "cold start (demonstrations, SFT)", before: "evaluation before RL", rl: "RL", after: "evaluation after RL", structural: "structural split", baselines: "baselines" };
 const PARTS = { rollout: ["rollout", "after"], train: ["training", "third"], step: ["acting and learning at once", "after"], grade: ["grading", "before"], publish: ["publishing", "fourth"], other: ["other", "line"] };
 const PART_COLOURS = ["fourth", "before", "dim"];
 
@@ -218,7 +218,8 @@ function healthOf(phase, name) {
 }
 
 function facts() {
-  const machine = DATA.run.machine ?? {}, versions = DATA.run.versions ?? {}, resumed = DATA.run.resumed ?? [];
-  const lines = [machine.cpu && `${machine.cpu}, ${machine.cores} cores, ${whole(machine.memory_mb / 1024)} GiB, ${machine.system}`, Object.entries(versions).map(([name, value]) => `${name} ${value}`).join(" · "), resumed.length ? `resumed ${resumed.length} times: ${resumed.join(", ")}` : "never interrupted"];
+  const machine = DATA.run.machine ?? {}, versions = DATA.run.versions ?? {};
+  const happened = DATA.happened.map(({ at, text }) => `${new Date(1000 * at).toISOString().slice(0, 19)}Z ${text}`);
+  const lines = [machine.cpu && `${machine.cpu}, ${machine.cores} cores, ${whole(machine.memory_mb / 1024)} GiB, ${machine.system}`, Object.entries(versions).map(([name, value]) => `${name} ${value}`).join(" · "), ...(happened.length ? happened : ["never interrupted"])];
   place("facts").append(h("div", { class: "panel" }, lines.filter(Boolean).map(line => h("p", { style: { margin: "0 0 .35rem" } }, line)), DATA.config ? h("details", {}, h("summary", {}, "config.toml, as resolved"), h("pre", {}, DATA.config)) : null));
 }
