@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from agito.concurrency import run
+from agito.config import build
 from agito.envs.prompts.given import Function, Prompts
 from agito.envs.prompts.given import named as prompts_named
 from agito.errors import BadRecipe, NotFound
 from agito.evaluation import checkpoint as assess
 from agito.evaluation.checkpoint import Changes, Evaluation
 from agito.plugins import reads_file
-from agito.recipe import Recipe, label, plain
+from agito.recipe import Recipe, label
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
 from agito.record.events import OnEvent, ignore
@@ -73,7 +74,7 @@ def train(
     named = (
         recipe
         if isinstance(recipe, Recipe)
-        else plain(overrides)
+        else build(Recipe, {}, overrides)
         if recipe is None
         else read_recipe(str(recipe), overrides)
     )

@@ -99,14 +99,46 @@ class PromptSet:
         return Path(self.data).stem or "prompts"
 
 
-def absolute(path: str) -> str:
+def path_from_root(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def from_here(path: str) -> str:
+def path_from_here(path: str) -> str:
     """For people: a path as it is seen from the working directory, where it lies beneath it."""
     here = os.path.relpath(path)
     return path if here.startswith("..") else here
+
+
+def absolute(name: str) -> str:
+    """An environment's name that means the same from every folder."""
+    return _with_paths(name, path_from_root)
+
+
+def shown(name: str) -> str:
+    """An environment's name for people: its paths as they are seen from here."""
+    return _with_paths(name, path_from_here)
+
+
+def label(*names: str) -> str:
+    """Environments as a part of a run's name: `shell`, `hidden_number`, `own-Loose`, `shell+code`."""
+    return "+".join(map(_label, names))
+
+
+def _label(name: str) -> str:
+    if prompts := PromptSet.parse(name):
+        return prompts.label
+    path, colon, class_name = name.rpartition(":")
+    if not colon:
+        return name
+    stem = Path(path).stem if path.endswith(".py") else path.rpartition(".")[2]
+    return stem if stem.replace("_", "").lower() == class_name.lower() else f"{stem}-{class_name}"
+
+
+def _with_paths(name: str, change: Callable[[str], str]) -> str:
+    if prompts := PromptSet.parse(name):
+        return str(prompts.with_paths(change))
+    path, colon, _ = name.rpartition(":")
+    return _with_path(name, change) if colon and path.endswith(".py") else name
 
 
 def _with_path(name: str, change: Callable[[str], str]) -> str:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from agito import config, plugins
+from agito import config
 from agito.config import Section
 from agito.errors import NotFound
 from agito.learning.trainer.config import TrainerConfig
 from agito.models.config import PROJECTIONS
 from agito.monitor import MonitorConfig
-from agito.plugins import PromptSet
+from agito.plugins import PromptSet, absolute, label, path_from_root, shown
 from agito.protocols import MAIN
 from agito.types import Dialect
 
@@ -259,7 +258,7 @@ class SftSection(Section):
     @field_validator("messages")
     @classmethod
     def _holds_everywhere(cls, path: str) -> str:
-        return plugins.absolute(path) if path else path
+        return path_from_root(path) if path else path
 
 
 class RlSection(Section):
@@ -423,28 +422,6 @@ def _table(section: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", section) if isinstance(section, dict) else {}
 
 
-def absolute(name: str) -> str:
-    """An environment's name that means the same from every folder."""
-    if prompts := PromptSet.parse(name):
-        return str(prompts.with_paths(plugins.absolute))
-    path, colon, class_name = name.rpartition(":")
-    return f"{Path(path).expanduser().absolute()}:{class_name}" if colon and path.endswith(".py") else name
-
-
-def shown(name: str) -> str:
-    """An environment's name for people: its path as it is seen from here."""
-    if prompts := PromptSet.parse(name):
-        return str(prompts.with_paths(plugins.from_here))
-    path, _, class_name = name.rpartition(":")
-    here = os.path.relpath(path) if path.endswith(".py") else path
-    return name if not path.endswith(".py") or here.startswith("..") else f"{here}:{class_name}"
-
-
-def label(*names: str) -> str:
-    """Environments as a part of a run's name: `shell`, `hidden_number`, `own-Loose`, `shell+code`."""
-    return "+".join(map(_label, names))
-
-
 def bundled() -> tuple[str, ...]:
     """Names of recipes."""
     return tuple(sorted(path.stem for path in _BUNDLED.glob("*.toml")))
@@ -487,11 +464,6 @@ def read(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     return config.build(Recipe, tree, overrides, source=f"recipe {name}")
 
 
-def plain(overrides: tuple[str, ...]) -> Recipe:
-    """The defaults, with what the overrides say. Raises `BadRecipe`."""
-    return config.build(Recipe, {}, overrides, source="recipe")
-
-
 def _named(tree: dict[str, Any]) -> tuple[str, ...]:
     """The environments that a recipe's table names."""
     section = _table(tree.get("env"))
@@ -500,13 +472,3 @@ def _named(tree: dict[str, Any]) -> tuple[str, ...]:
         [_table(each).get("name") for each in cast("list[Any]", mix)] if isinstance(mix, list | tuple) else []
     )
     return tuple(absolute(str(each)) for each in names or [section.get("name")] if each is not None)
-
-
-def _label(name: str) -> str:
-    if prompts := PromptSet.parse(name):
-        return prompts.label
-    path, colon, class_name = name.rpartition(":")
-    if not colon:
-        return name
-    stem = Path(path).stem if path.endswith(".py") else path.rpartition(".")[2]
-    return stem if stem.replace("_", "").lower() == class_name.lower() else f"{stem}-{class_name}"

@@ -168,40 +168,7 @@ async def _guarded(stage: Stage, train: Sequence[Drawn]) -> Quality:
     known = [drawn for drawn, answer in zip(train, answers, strict=True) if answer][: 2 * _PER_ANSWER]
     told = await _says(stage, known, "the answer's column", lambda drawn: _answer(drawn[1]))
     limit = stage.environment.chance_level or limits.CONSTANT
-    gates = [
-        _leaks(train, answers, cases),
-        Gate(
-            name="constant answers",
-            value=round(best.mean, 4),
-            limit=limit,
-            holds=best.low <= limit,
-            found=f"always saying {best.name} earns {best.mean:.2f} of full marks",
-            remedy="balance the prompts, or let the reward tell answers apart; a guess that is worth so "
-            "much by nature "
-            f"is declared: chance={best.mean:.2f}",
-        ),
-        Gate(
-            name="echo",
-            value=round(echo.mean, 4),
-            limit=limit,
-            holds=echo.low <= limit,
-            found=f"saying the prompt itself earns {echo.mean:.2f} of full marks",
-            remedy="let the reward look at a whole answer, not at whether something stands in it",
-        ),
-    ]
-    if some:
-        at_most = max(limit, best.mean)
-        gates.append(
-            Gate(
-                name="several answers",
-                value=round(hedge.mean, 4),
-                limit=round(at_most, 4),
-                holds=hedge.low <= at_most,
-                found=f"saying {len(commonest)} answers at once earns {hedge.mean:.2f}, the best single "
-                f"one {best.mean:.2f}",
-                remedy="let the reward refuse an answer that names several",
-            )
-        )
+    gates = (_leaks(train, answers, cases), *_cheap(best, echo, hedge, limit))
     measures = tuple(
         Measure(
             name=f"earned by {each.name}",
@@ -210,19 +177,43 @@ async def _guarded(stage: Stage, train: Sequence[Drawn]) -> Quality:
         )
         for each in (best, echo, hedge, told)
     )
-    says = (
-        "no answer without thought pays"
-        if all(gate.holds for gate in gates)
-        else "it pays for answers without thought"
+    holds = all(gate.holds for gate in gates)
+    says = "no answer without thought pays" if holds else "it pays for answers without thought"
+    doubt = bool(told.rewards) and told.mean < 1
+    return judged("resistance to cheating", says, measures, gates, cases, doubt=doubt)
+
+
+def _cheap(best: _Earned, echo: _Earned, hedge: _Earned, limit: float) -> tuple[Gate, ...]:
+    """Answers that need no thought. `hedge` has no rewards where no answers are known."""
+    constant = Gate(
+        name="constant answers",
+        value=round(best.mean, 4),
+        limit=limit,
+        holds=best.low <= limit,
+        found=f"always saying {best.name} earns {best.mean:.2f} of full marks",
+        remedy="balance the prompts, or let the reward tell answers apart; a guess that is worth so much by "
+        f"nature is declared: chance={best.mean:.2f}",
     )
-    return judged(
-        "resistance to cheating",
-        says,
-        measures,
-        tuple(gates),
-        cases,
-        doubt=bool(told.rewards) and told.mean < 1,
+    copied = Gate(
+        name="echo",
+        value=round(echo.mean, 4),
+        limit=limit,
+        holds=echo.low <= limit,
+        found=f"saying the prompt itself earns {echo.mean:.2f} of full marks",
+        remedy="let the reward look at a whole answer, not at whether something stands in it",
     )
+    if not hedge.rewards:
+        return constant, copied
+    at_most = max(limit, best.mean)
+    several = Gate(
+        name="several answers",
+        value=round(hedge.mean, 4),
+        limit=round(at_most, 4),
+        holds=hedge.low <= at_most,
+        found=f"saying several answers at once earns {hedge.mean:.2f}, the best single one {best.mean:.2f}",
+        remedy="let the reward refuse an answer that names several",
+    )
+    return constant, copied, several
 
 
 async def _says(stage: Stage, tasks: Sequence[Drawn], name: str, text: Callable[[Drawn], str]) -> _Earned:

@@ -13,10 +13,10 @@ from agito.cli.progress import heading_of, shown
 from agito.cli.summary import print_summary
 from agito.cli.terminal import err
 from agito.concurrency import Interrupted
-from agito.config import read
+from agito.config import build, read
 from agito.envs import bundled as environments
 from agito.errors import NotFound
-from agito.recipe import Recipe, bundled, plain
+from agito.recipe import Recipe, bundled
 from agito.recipe import read as read_recipe
 from agito.recipe import shown as environment
 from agito.record import RunDir, RunState, Summary
@@ -36,7 +36,7 @@ def train_run(
             f"recipe {name!r}: that is an environment; train on it with --env {name}, or by a recipe: "
             f"{', '.join(named)}"
         )
-    fitted = fit(read_recipe(name, overrides) if name is not None else plain(overrides))
+    fitted = fit(read_recipe(name, overrides) if name is not None else build(Recipe, {}, overrides))
     recipe = fitted.recipe
     path = out or Path("runs") / recipe.name
     require_place(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -24,7 +24,7 @@ class Rate:
 
     successes: int
     num: int
-    num_tasks: int | None = None
+    num_tasks: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         _check(self.successes, self.num)

@@ -40,7 +40,7 @@ def named(
     parts += [f"{name}={value}" for name, value in (("turns", turns), ("tokens", tokens)) if value]
     found = PromptSet.parse(",".join(parts))
     assert found is not None
-    return str(found.with_paths(plugins.absolute))
+    return str(found.with_paths(plugins.path_from_root))
 
 
 def _written(rows: Sequence[str | Mapping[str, Any]]) -> Path:
@@ -76,7 +76,7 @@ def _function(given: Function) -> str:
             raise BadEnvironment(
                 f"{name}: its source cannot be read ({error}); put it into a file, FILE.py:{name}"
             ) from None
-    found = f"{plugins.absolute(path)}:{name}"
+    found = f"{plugins.path_from_root(path)}:{name}"
     plugins.offer(found, given)
     return found
 
