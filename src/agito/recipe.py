@@ -343,9 +343,9 @@ class Recipe(Section):
         if not isinstance(given, dict):
             return given
         tree = cast("dict[str, Any]", given)
-        if any(PromptSet.parse(name) for name in _named(tree)):  # nobody demonstrates
-            tree = _under({"sft": {"demos": 0}}, tree)
         if _table(tree.get("model")).get("path"):
+            if any(PromptSet.parse(name) for name in _named(tree)):  # nobody demonstrates
+                tree = _under({"sft": {"demos": 0}}, tree)
             tree = tree | {"env": {"dialect": Dialect.NATURAL} | _table(tree.get("env"))}
             tree = _under(_PRETRAINED, tree)
         if _table(tree.get("env")).get("dialect") != Dialect.NATURAL:

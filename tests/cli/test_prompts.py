@@ -266,3 +266,9 @@ def test_a_script_that_trains_while_it_is_read_for_its_functions_is_told_how_to_
         "train", "--prompts", "tasks.jsonl", "--reward", "mine.py:reward", "--model", "model", expect=None
     )
     assert done.returncode == 3 and "if __name__ == '__main__':" in done.stderr
+
+
+def test_prompts_keep_what_the_standard_asks_of_them_and_can_be_played(home: Path, here_in: HereIn) -> None:
+    (home / "mine.py").write_text("def reward(completion, kind):\n    return completion == kind + '!'\n")
+    here = here_in(home)
+    assert "keeps the standard" in here("envs", "check", "tasks.jsonl,reward=mine.py:reward").stdout

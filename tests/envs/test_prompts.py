@@ -24,6 +24,8 @@ from agito.plugins import PromptSet
 from agito.protocols import Environment, Finite, Unscripted
 from agito.recipe import absolute, label, shown
 from agito.rollout import EpisodeDriver
+from agito.scheduling.curriculum import draw
+from agito.training.loop import stride
 from agito.types import EpisodeArtifacts, Status, Verdict
 
 Rows = Sequence[Mapping[str, Any]]
@@ -186,6 +188,23 @@ def test_each_round_through_a_finite_set_is_another_order_of_all_of_it(
     ]
     assert held[: len(held) // 2] == held[len(held) // 2 :], (
         "evaluations are on the same prompts, whatever the seed"
+    )
+
+
+def test_the_steps_of_training_go_through_all_prompts_before_any_comes_again(
+    made: Callable[..., PromptsEnvironment],
+) -> None:
+    environment, groups = made(), 8
+    size = environment.num_tasks("train")
+    assert size == 32
+    seen: list[str] = []
+    for step in range(8):
+        numbers = draw([1.0], groups, seed="0", first=step * stride(groups, 1))
+        seen += [environment.task(split="train", index=number, seed=0)[0].id for number in numbers]
+    assert (
+        len(set(seen[:size])) == size
+        and sorted(seen[:size]) == sorted(seen[size:])
+        and seen[:size] != seen[size:]
     )
 
 

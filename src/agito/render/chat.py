@@ -89,7 +89,7 @@ class ChatRenderer:
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> array[int]:
         speech = _speech(tools)
         said = [
-            _said(str(call.arguments[_spoken(speech)]))
+            _said(str(next(iter(call.arguments.values()), "")))
             for call in calls
             if speech is not None and call.tool == speech.name
         ]
@@ -135,7 +135,7 @@ class ChatRenderer:
         text = self.text(ids if is_cut else ids[:-1])
         said = text[self._thought(text) :]
         if speech is not None and (len(tools) == 1 or hermes.OPEN not in said):
-            return (Call(tool=speech.name, arguments={_spoken(speech): said}, raw=text),)
+            return (speech.spoken(said, text),)
         return (
             (Call(tool="", arguments={}, raw=text, problem="the turn was cut off"),)
             if is_cut
@@ -268,13 +268,6 @@ def _offers(tools: Sequence[ToolSpec]) -> list[Json]:
 def _speech(tools: Sequence[ToolSpec]) -> ToolSpec | None:
     """The tool that a turn without a call calls."""
     return next((tool for tool in tools if tool.is_speech), None)
-
-
-def _spoken(speech: ToolSpec | None) -> str:
-    """The name of its one argument."""
-    properties = speech.parameters["properties"] if speech else {}
-    assert isinstance(properties, dict)
-    return next(iter(properties))
 
 
 def _said(content: str) -> Message:

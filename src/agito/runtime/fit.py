@@ -79,6 +79,10 @@ def _with_prompts(recipe: Recipe, environments: Sequence[Environment]) -> tuple[
     if recipe.sft.messages and not read_conversations(recipe.sft.messages):
         raise BadRecipe(f"sft.messages={recipe.sft.messages}: nothing is in this file")
     unscripted = [each for each in environments if isinstance(each, Unscripted)]
+    if unscripted and not recipe.model.path:
+        raise BadRecipe(
+            f"{unscripted[0].name}: prompts are for a pre-trained model; name one by model.path (--model)"
+        )
     if unscripted and recipe.sft.demos and not recipe.sft.messages:
         remedy = "set it to 0, or name conversations by sft.messages"
         raise BadRecipe(f"sft.demos={recipe.sft.demos}: nobody demonstrates {unscripted[0].name}; {remedy}")

@@ -36,9 +36,7 @@ class ToolSpec:
     name: str
     description: str
     parameters: Mapping[str, Json]
-    is_speech: bool = (
-        False  # not offered in a chat: a turn without a call calls it, its text the one argument
-    )
+    is_speech: bool = False  # not offered in a chat: a turn without a call calls it, with all of its text
 
     def as_function(self) -> dict[str, Json]:
         """As chat templates and model servers take it."""
@@ -48,6 +46,12 @@ class ToolSpec:
             "parameters": dict(self.parameters),
         }
         return {"type": "function", "function": function}
+
+    def spoken(self, text: str, raw: str) -> Call:
+        """The call of a turn that said this."""
+        properties = self.parameters["properties"]
+        assert isinstance(properties, dict) and len(properties) == 1, f"{self.name}: speech is one argument"
+        return Call(tool=self.name, arguments={next(iter(properties)): text}, raw=raw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
