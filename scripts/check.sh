@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The gate: format, lint, dead code, import contracts, types, tests. Runs every part even after one failed. `check.sh full` adds the long tests.
+# The gate: tests, and beside them format, lint, dead code, import contracts and types. Runs every part even after one failed. `check.sh full` adds the long tests.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -19,32 +19,37 @@ part() {
     table+=$(printf '  %-10s %4d s  %s' "$name" $((SECONDS - began)) "$state")$'\n'
 }
 
-# Types are checked beside the tests, in the moments in which these wait for something.
-types_log=$(mktemp)
-start_types() {
-    nice -n 10 pyright >"$types_log" 2>&1 &
-    types_pid=$!
-}
-finish_types() {
+# What only reads the sources runs beside the tests, in the moments in which these wait for something.
+static() {
     local state=0
-    wait "$types_pid" || state=$?
-    cat "$types_log"
+    ruff format --check --quiet . || { echo "format: run ruff format ." && state=1; }
+    ruff check --quiet . || state=1
+    vulture || state=1
+    lint-imports --no-cache --no-logo || state=1
+    pyright || state=1
+    return "$state"
+}
+static_log=$(mktemp)
+start_static() {
+    (renice -n 10 $BASHPID >/dev/null && static) >"$static_log" 2>&1 &
+    static_pid=$!
+}
+finish_static() {
+    local state=0
+    wait "$static_pid" || state=$?
+    cat "$static_log"
     return "$state"
 }
 
 # Tests that are skipped are told at the end, by reason; tests/conftest.py writes them here.
 AGITO_SKIPS=$(mktemp)
 export AGITO_SKIPS
-trap 'rm -f "$AGITO_SKIPS" "$types_log"' EXIT
+trap 'rm -f "$AGITO_SKIPS" "$static_log"' EXIT
 [ -d .venv/mcp-servers ] && export AGITO_MCP_SERVERS=${AGITO_MCP_SERVERS:-$PWD/.venv/mcp-servers}
 
-part format ruff format --check --quiet .
-part lint ruff check --quiet .
-part dead vulture
-part contracts lint-imports --no-cache --no-logo
-start_types
+start_static
 part tests pytest -q -n 2 --dist worksteal --durations=8 -m "$which"
-part types finish_types
+part sources finish_static
 
 printf '\n%s  %-10s %4d s\n\n' "$table" all "$SECONDS"
 cat "$AGITO_SKIPS"

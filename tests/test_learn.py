@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -9,6 +11,7 @@ import pytest
 
 from agito.harness import SoloHarness, solo
 from agito.learning.credit import RunningMeans
+from agito.learning.credit.distilled import distilled
 from agito.monitor import Monitor, MonitorConfig
 from agito.protocols import MAIN, Script, StepStats
 from agito.recipe import RlSection
@@ -18,7 +21,7 @@ from agito.scheduling.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.testing.fakes import call
 from agito.training.learn import LearnStep
-from agito.types import Attempt, Flag, Group, Penalty, Sample, Verdict
+from agito.types import Attempt, AttemptId, Flag, Group, Penalty, Sample, Verdict
 
 pytestmark = pytest.mark.anyio
 
@@ -192,3 +195,20 @@ async def test_the_curriculum_hears_of_every_group_that_is_not_void() -> None:
         "the even one is drawn less, the void one says nothing"
     )
     assert trainer.log == ["publish"], "nothing to learn is no step of the trainer"
+
+
+def test_a_teacher_adds_what_it_finds_more_probable_to_the_advantage_of_trained_tokens() -> None:
+    sample = Sample(
+        attempt=AttemptId(group=0, slot=0),
+        segment=0,
+        ids=array("i", [1, 2, 3]),
+        logprobs=array("f", [math.nan, math.nan, -2.0]),
+        trainable=bytes([0, 0, 1]),
+        advantages=array("f", [0.0, 0.0, 0.5]),
+        versions=(),
+    )
+    both = distilled(sample, [-9.0, -1.5], weight=2.0, keeps_reward=True)
+    alone = distilled(sample, [-9.0, -1.5], weight=2.0, keeps_reward=False)
+    assert list(both.advantages) == [0.0, 0.0, 1.5] and list(alone.advantages) == [0.0, 0.0, 1.0]
+    with pytest.raises(ValueError, match="1 scores of 3 tokens"):
+        distilled(sample, [-9.0], weight=2.0, keeps_reward=True)

@@ -35,7 +35,7 @@ PRETRAINED = (
 )
 
 
-def pretrained(folder: Path) -> Path:
+def pretrained(folder: Path, seed: int = 1) -> Path:
     """A small network of random weights in a Hugging Face folder, with a tokenizer and a chat template that
     are not ours.
     """
@@ -52,7 +52,7 @@ def pretrained(folder: Path) -> Path:
         family="llama",
         qk_norm=False,
     )
-    save(Decoder(config, seed=1), folder)
+    save(Decoder(config, seed=seed), folder)
     return folder
 
 
@@ -192,6 +192,28 @@ def test_a_run_from_a_pretrained_model_that_is_killed_and_resumed_ends_with_the_
     )
 
 
+def test_a_student_comes_nearer_to_its_teacher_on_its_own_samples(tmp_path: Path) -> None:
+    """The teacher is the same network under other weights; rewards do not count."""
+    student, teacher = pretrained(tmp_path / "student"), pretrained(tmp_path / "teacher", seed=2)
+    overrides = (
+        *(each for each in PRETRAINED if not each.startswith(("rl.steps", "sft.demos", "model.lora"))),
+        f"model.path={student}",
+        "model.adapter=none",
+        f"policies.teacher.path={teacher}",
+        "distill.teacher=teacher",
+        "distill.keeps_reward=false",
+        "sft.demos=0",
+        "rl.steps=6",
+        "trainer.rl.lr=0.03",
+    )
+    run = finish(train(tmp_path, overrides), tmp_path)
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    found = [line["distill/reverse_kl_nats"] for line in lines if "distill/reverse_kl_nats" in line]
+    assert len(found) == 6 and found[0] > 0.05 and found[-1] < 0.7 * found[0], found
+    again = anyio.run(relearn, run)
+    assert again.differs == "" and "final" in again.checked
+
+
 def test_an_adapter_that_was_altered_is_refused(tmp_path: Path) -> None:
     model = Decoder(DecoderConfig(vocab_size=300, hidden_size=32, num_layers=1), seed=0)
     save_adapter(adapt(model, LoraConfig(rank=2), seed=0), LoraConfig(rank=2), tmp_path, base="x")
@@ -209,6 +231,7 @@ def test_a_recipe_whose_policies_do_not_fit_together_is_refused() -> None:
         ("model.path=org/model", "env.dialect=compact"): "reads and writes the natural dialect",
         ("sft.demos=0",): "has to begin by imitation",
         ("policies.main.path=x",): "give this one another name",
+        ("distill.teacher=nobody",): "is not a frozen policy",
         ("policies.a/b.path=x",): "lower case letters",
     }.items():
         with pytest.raises(BadRecipe, match=said):

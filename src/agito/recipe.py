@@ -286,6 +286,19 @@ class RlSection(Section):
     checkpoint_every: int = Field(default=5, ge=1, description="Steps.")
 
 
+class DistillSection(Section):
+    """On-policy distillation (arXiv:2306.13649): a token's advantage grows by how much more probable a
+    teacher finds it than the policy did.
+    """
+
+    teacher: str = Field(
+        default="",
+        description="A frozen policy of `[policies]`, with the tokenizer of `main`. Empty: nobody.",
+    )
+    weight: float = Field(default=1.0, gt=0, description="Of the teacher's part, in advantage a nat.")
+    keeps_reward: bool = Field(default=True, description="Whether rewards count too.")
+
+
 class PipelineSection(Section):
     """How acting and learning share the time: see [overlap](overlap.md)."""
 
@@ -329,6 +342,7 @@ class Recipe(Section):
     compute: ComputeSection = ComputeSection()
     sft: SftSection = SftSection()
     rl: RlSection = RlSection()
+    distill: DistillSection = DistillSection()
     pipeline: PipelineSection = PipelineSection()
     monitor: MonitorConfig = MonitorConfig()
     eval: EvalSection = EvalSection()
@@ -383,6 +397,9 @@ class Recipe(Section):
             raise ValueError(
                 f"policies: {MAIN} is the one that [model] describes; give this one another name"
             )
+        teacher = self.distill.teacher
+        if teacher and (teacher not in self.policies or self.policies[teacher].learns):
+            raise ValueError(f"distill.teacher: {teacher!r} is not a frozen policy of [policies]")
         if bad := [name for name in self.policies if not _POLICY_NAME.fullmatch(name)]:
             raise ValueError(f"policies.{bad[0]}: a name has lower case letters, digits, - and _")
         if self.sft.messages and not self.model.path:

@@ -19,7 +19,7 @@ from agito.recipe import Recipe
 from agito.render import learn
 from agito.runtime.roles import Sampler
 from agito.runtime.run_context import RunContext
-from agito.sampling.wire import EngineRequest, EngineResponse
+from agito.sampling.wire import EngineRequest, EngineResponse, ScoreRequest, ScoreResponse
 from agito.scheduling.curriculum import Curriculum
 from agito.testing.relay import Relay
 from agito.training import async_loop as pipeline
@@ -168,6 +168,9 @@ class _Timed:
 
     def __init__(self, sampler: Sampler, exchanges: list[Exchange]) -> None:
         self._sampler, self._exchanges, self._live = sampler, exchanges, 0
+
+    async def score(self, request: ScoreRequest) -> ScoreResponse:
+        return await self._sampler.score(request)
 
     async def advance(self, exchange: EngineRequest) -> EngineResponse:
         rows, extended = (

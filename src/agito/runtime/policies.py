@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import anyio
 from anyio import to_thread
 
+from agito.concurrency import first_error
+from agito.errors import BadRecipe
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.hub import folder_of
 from agito.protocols import MAIN, AgentSpec, Renderer, StepStats
@@ -20,7 +23,7 @@ from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle, Sampler
 from agito.runtime.sources import beside, find, recipe_of, renderer_of
 from agito.runtime.wire import ModelSpec
-from agito.sampling.wire import EngineClient
+from agito.sampling.wire import EngineClient, ScoreRequest, Scores
 from agito.types import Json, Sample
 
 
@@ -88,6 +91,7 @@ class Policies:
                 self.learn(name, await self.start_workers().open(name, plan))
             else:
                 self.samplers[name] = await self.start_workers().open_frozen(name, plan)
+        self._require_same_tokenizer(self.recipe.distill.teacher)
         if checkpoint is not None:
             await self.load(checkpoint)
 
@@ -123,6 +127,26 @@ class Policies:
             name: EngineClient(advance=samplers[worker].advance, context=context)
             for name, samplers in self.samplers.items()
         }
+
+    async def score(self, name: str, request: ScoreRequest) -> tuple[Scores, ...]:
+        """How probable tokens are under this policy, its sequences shared out among the workers. Raises as
+        `Sampler.score`.
+        """
+        samplers = self.samplers[name]
+        found: dict[int, Scores] = {}
+
+        async def ask(rank: int) -> None:
+            share = request.sequences[rank :: len(samplers)]
+            answer = await samplers[rank].score(replace(request, sequences=share))
+            found.update(zip(range(rank, len(request.sequences), len(samplers)), answer.scores, strict=True))
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                for rank in range(min(len(samplers), len(request.sequences))):
+                    tasks.start_soon(ask, rank)
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
+        return tuple(found[at] for at in sorted(found))
 
     async def begin_rl(self, total_steps: int) -> None:
         """New optimizers and schedules."""
@@ -200,6 +224,10 @@ class Policies:
             temperature=temperature,
             tools=section.tools,
         )
+
+    def _require_same_tokenizer(self, teacher: str) -> None:
+        if teacher and self.renderers[teacher].files() != self.renderers[MAIN].files():
+            raise BadRecipe(f"distill.teacher={teacher}: its tokenizer is not that of {MAIN}")
 
     def _main_model(self) -> ModelSpec:
         section = self.recipe.model

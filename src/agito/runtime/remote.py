@@ -32,7 +32,7 @@ from agito.runtime.wire import (
     TakeStep,
     WeightsPulled,
 )
-from agito.sampling.wire import EngineRequest, EngineResponse
+from agito.sampling.wire import EngineRequest, EngineResponse, ScoreRequest, ScoreResponse
 from agito.types import Json, Sample
 
 Answer = TypeVar("Answer", bound=LearnerResponse)
@@ -46,6 +46,9 @@ class RemoteSampler:
 
     async def advance(self, exchange: EngineRequest) -> EngineResponse:
         return await self._worker.ask(self._policy, exchange, EngineResponse)
+
+    async def score(self, request: ScoreRequest) -> ScoreResponse:
+        return await self._worker.ask(self._policy, request, ScoreResponse)
 
     async def pull(self, version: int, *, keep_rows: bool) -> float:
         pulled = await self._worker.ask(

@@ -15,7 +15,7 @@ import anyio
 from agito.concurrency import first_error
 from agito.learning.trainer.config import Phase
 from agito.protocols import StepStats
-from agito.sampling.wire import EngineRequest, EngineResponse
+from agito.sampling.wire import EngineRequest, EngineResponse, ScoreRequest, ScoreResponse
 from agito.types import Json, Sample
 
 
@@ -23,6 +23,12 @@ class Sampler(Protocol):
     """One policy in one process, with the weights that it pulled last."""
 
     async def advance(self, exchange: EngineRequest) -> EngineResponse: ...
+    async def score(self, request: ScoreRequest) -> ScoreResponse:
+        """Under the weights that it pulled last. Raises `WorkerFailed` where a learner in its process has
+        learned on since.
+        """
+        ...
+
     async def pull(self, version: int, *, keep_rows: bool) -> float:
         """Goes on with weights that were pushed. Returns for how many seconds nothing was sampled."""
         ...

@@ -14,7 +14,8 @@ from agito.models.lora import has_adapter
 from agito.runtime.network import learning
 from agito.runtime.wire import PullWeights, SamplerRequest, SamplerResponse, SamplerSpec, WeightsPulled
 from agito.sampling.embedded import EmbeddedEngine
-from agito.sampling.wire import EngineRequest
+from agito.sampling.embedded.scoring import score
+from agito.sampling.wire import EngineRequest, ScoreRequest, ScoreResponse
 from agito.weights.channel import WeightChannel
 
 
@@ -34,6 +35,8 @@ class SamplerService:
                 return self._engine.advance(request)
             case PullWeights():
                 return self._pull(request)
+            case ScoreRequest():
+                return self._score(request)
             case _:
                 assert_never(request)
 
@@ -51,11 +54,20 @@ class SamplerService:
             self._engine.load_weights(weights, request.version)
         return WeightsPulled(paused_s=time.perf_counter() - began)
 
+    @torch.inference_mode()
+    def _score(self, request: ScoreRequest) -> ScoreResponse:
+        """Raises `RuntimeError` where the learner in this process has learned on since it published."""
+        if self._channel is not None:
+            self._take(self._channel.pull(self._engine.version))
+        scores = tuple(
+            score(self._model, ids, temperature=request.temperature, num_top=request.num_top)
+            for ids in request.sequences
+        )
+        return ScoreResponse(version=self._engine.version, scores=scores)
+
     @torch.no_grad()
     def _take(self, weights: Mapping[str, Tensor]) -> None:
-        """The adapter's, into the model that it is merged with; those of a learner in this process are there
-        already.
-        """
+        """Into the model; those of a learner in this process are there already."""
         for name, parameter in learning(self._model):
             if parameter.data_ptr() != weights[name].data_ptr():
                 parameter.copy_(weights[name])

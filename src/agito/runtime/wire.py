@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from agito.learning.trainer.config import Phase, TrainerConfig
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.protocols import StepStats
-from agito.sampling.wire import EngineRequest, EngineResponse
+from agito.sampling.wire import EngineRequest, EngineResponse, ScoreRequest, ScoreResponse
 from agito.types import Json, Sample
 from agito.weights.address import WeightAddress
 
@@ -198,8 +198,8 @@ class Failure:
     trace: str
 
 
-SamplerRequest: TypeAlias = EngineRequest | PullWeights
-SamplerResponse: TypeAlias = EngineResponse | WeightsPulled
+SamplerRequest: TypeAlias = EngineRequest | ScoreRequest | PullWeights
+SamplerResponse: TypeAlias = EngineResponse | ScoreResponse | WeightsPulled
 LearnerRequest: TypeAlias = (
     BeginPhase | Imitate | TakeStep | SyncWeights | PushWeights | SaveCheckpoint | SaveState | LoadState
 )

@@ -33,7 +33,7 @@ from agito.runtime.wire import (
     WorkerRequest,
     WorkerResponse,
 )
-from agito.sampling.wire import EngineRequest
+from agito.sampling.wire import EngineRequest, ScoreRequest
 from agito.weights.address import OverNetwork, SharedMemory
 from agito.weights.channel import WeightBuffer, WeightChannel
 from agito.weights.network import FetchedWeights
@@ -66,7 +66,7 @@ class Host:
         found = self._policies.get(policy)
         if found is None:
             raise LookupError(f"policy {policy!r} is not open here; there are {sorted(self._policies)}")
-        if isinstance(request, EngineRequest | PullWeights):
+        if isinstance(request, EngineRequest | ScoreRequest | PullWeights):
             return found.sampler.handle(request)
         if found.learner is None:
             raise LookupError(f"policy {policy!r} does not learn here")

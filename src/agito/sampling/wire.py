@@ -6,8 +6,9 @@ same build.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agito.protocols import Sampled, SampleRequest
 
@@ -61,6 +62,33 @@ class EngineResponse:
     steps: int  # decode steps run
     forwarded: int  # tokens computed, prompts and observations included
     busy_s: float  # wall time inside the exchange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """Asks how probable tokens are under the weights that are sampled from."""
+
+    sequences: tuple[array[int], ...]  # of 'i', each at least one token
+    temperature: float = 1.0
+    num_top: int = 0  # of the most probable tokens; the size of the vocabulary asks for all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Of one sequence of T tokens: natural logarithms, at the temperature asked for. Entry t is of token
+    t + 1, given the tokens up to t.
+    """
+
+    logprobs: array[float]  # 'f', T - 1
+    # (T - 1) x num_top, row by row, the most probable first
+    top_ids: array[int] = field(default_factory=lambda: array("i"))
+    top_logprobs: array[float] = field(default_factory=lambda: array("f"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreResponse:
+    version: int  # of the weights
+    scores: tuple[Scores, ...]  # in the order of the sequences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

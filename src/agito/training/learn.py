@@ -15,6 +15,7 @@ from agito.protocols import StepStats
 from agito.recipe import RlSection
 from agito.record.trajectories import is_success
 from agito.scheduling.curriculum import Curriculum, Seen
+from agito.training.teacher import Teacher
 from agito.types import Group, Sample, mean
 
 # Loads the last checkpoint that was made before a step, and returns which step it begins with.
@@ -65,7 +66,9 @@ class LearnStep:
         curriculum: Curriculum | None = None,
         cell_of: Callable[[Group], int] = lambda group: 0,
         roll_back: RollBack | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
+        self._teacher = teacher
         self._policies, self._recipe, self._credit, self._means = (
             policies,
             recipe,
@@ -100,23 +103,22 @@ class LearnStep:
         if self._curriculum is not None and self._recipe.adaptive_sampling:
             self._curriculum.learn(self._seen(group) for group in groups if not group.is_void)
         is_rolled_back = await self._take_back(index, metrics)
-        mixed = (
-            []
-            if is_rolled_back
-            else [
-                group
-                for group in groups
-                if group.is_mixed and group.id not in revoked and self._teaches(group)
-            ]
-        )
+        teaching = [
+            group
+            for group in groups
+            if not is_rolled_back and group.id not in revoked and self._teaches(group)
+        ]
         samples = tuple(
             sample
-            for group in mixed
+            for group in teaching
             for sample in self._credit(group, running_mean=self._means.of(group.task.cell))
             if sample.policy in self._policies.learning
         )
         self._means.add(groups)
-        stats = await self._policies.step(samples, rate=min(1.0, len(mixed) / self._recipe.groups))
+        if self._teacher is not None and samples:
+            samples, distilled = await self._teacher.credit(samples)
+            metrics |= distilled
+        stats = await self._policies.step(samples, rate=min(1.0, len(teaching) / self._recipe.groups))
         await publish()
         metrics["time/train_s"] = time.monotonic() - began
         return Learned(
@@ -137,7 +139,9 @@ class LearnStep:
         return True
 
     def _teaches(self, group: Group) -> bool:
-        return self._monitor is None or self._monitor.teaches(group)
+        """A teacher has something to say of every attempt, rewards only where they differ."""
+        is_any = group.is_mixed or (self._teacher is not None and not group.is_void)
+        return is_any and (self._monitor is None or self._monitor.teaches(group))
 
     def _pause(self, groups: Sequence[Group]) -> str:
         """Why nothing more may be learned, or nothing."""

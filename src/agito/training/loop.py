@@ -22,6 +22,7 @@ from agito.scheduling.curriculum import Curriculum, draw
 from agito.scheduling.schedule import Quota
 from agito.training.components import score_metrics
 from agito.training.learn import Learned, LearnStep, RollBack
+from agito.training.teacher import Teacher
 from agito.types import Attempt, Group, Sample, mean
 
 RL_BASE = 10_000_000  # of group ids
@@ -99,7 +100,7 @@ def learn_step(
     roll_back: RollBack | None = None,
 ) -> LearnStep:
     """The step of the run's recipe."""
-    num_cells = len(run_context.cells)
+    num_cells, distill = len(run_context.cells), run_context.recipe.distill
     return LearnStep(
         run_context.policies,
         run_context.recipe.rl,
@@ -108,6 +109,7 @@ def learn_step(
         curriculum=curriculum,
         cell_of=lambda group: (group.id - RL_BASE) % num_cells,
         roll_back=roll_back,
+        teacher=Teacher(run_context.policies, distill) if distill.teacher else None,
     )
 
 
