@@ -54,11 +54,8 @@ def reward(completion, answer, others):
 
 if __name__ == "__main__":
     agito.train(
-        prompts="tasks.jsonl,tokens=32,holdout=0.2", reward=reward, model=sys.argv[1],
-        overrides=[
-            "rl.temperature=0.7", "eval.temperature=0.7", "model.dtype=float32", "compute.context=192",
-            *sys.argv[2:],
-        ],
+        prompts="tasks.jsonl,tokens=32,holdout=0.15", reward=reward, model=sys.argv[1],
+        overrides=["rl.temperature=0.7", "eval.temperature=0.7", "compute.context=192", *sys.argv[2:]],
     )
 """
 
@@ -83,6 +80,7 @@ def train(folder: Path, model: Path, seed: int, steps: int, tasks: int) -> dict[
         "eval.baseline_tasks=0",
     )
     began = time.monotonic()
+    print(f"seed {seed}: {steps} steps", flush=True)
     subprocess.run(
         [sys.executable, "ten_lines.py", str(model.resolve()), *given],
         cwd=folder,
@@ -116,9 +114,9 @@ def main() -> None:
     )
     parser.add_argument("--short", action="store_true", help="one seed, fewer steps and prompts")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=12)
     arguments = parser.parse_args()
-    seeds, steps, tasks = (1, 4, 60) if arguments.short else (arguments.seeds, arguments.steps, 300)
+    seeds, steps, tasks = (1, 4, 60) if arguments.short else (arguments.seeds, arguments.steps, 200)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "tasks.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows(1600)))

@@ -35,6 +35,8 @@ _PRETRAINED: dict[str, dict[str, Any]] = {
     },
     "eval": {"tasks": 200, "structural_tasks": 0, "baseline_tasks": 40},
 }
+# Of prompts with a reward function: nobody demonstrates, and free text is rounded far in bfloat16.
+_OF_PROMPTS: dict[str, Any] = {"sft": {"demos": 0}, "model": {"dtype": "float32"}}
 _OF_ONE_MODEL = ("model", "compute", "sft", "rl", "trainer")  # tables that mean nothing to another model
 _OF_ONE_ENVIRONMENT = ("env.families", "env.levels", "env.mix", "sft.weights")  # means nothing in another
 _BUNDLED = Path(__file__).parent / "recipes"
@@ -358,8 +360,8 @@ class Recipe(Section):
             return given
         tree = cast("dict[str, Any]", given)
         if _table(tree.get("model")).get("path"):
-            if any(PromptSet.parse(name) for name in _named(tree)):  # nobody demonstrates
-                tree = _under({"sft": {"demos": 0}}, tree)
+            if any(PromptSet.parse(name) for name in _named(tree)):
+                tree = _under(_OF_PROMPTS, tree)
             tree = tree | {"env": {"dialect": Dialect.NATURAL} | _table(tree.get("env"))}
             tree = _under(_PRETRAINED, tree)
         if _table(tree.get("env")).get("dialect") != Dialect.NATURAL:
