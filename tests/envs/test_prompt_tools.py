@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,37 @@ def test_bad_arguments_name_their_place() -> None:
 
     with pytest.raises(InvalidArguments, match=r"look: where.a"):
         FunctionTool.of(look).read({"where": {"a": "x"}})
+
+
+def test_a_parameter_may_have_any_name() -> None:
+    def keep(json: str, copy: int = 1, model_name: str = "a") -> str:
+        """Keeps it."""
+        return f"{json}{copy}{model_name}"
+
+    tool = FunctionTool.of(keep)
+    assert set(tool.spec.parameters["properties"]) == {"json", "copy", "model_name"}  # type: ignore[arg-type]
+    assert keep(**tool.read({"json": "x", "copy": 2})) == "x2a"
+
+
+async def test_a_tool_that_takes_too_long_is_an_event_and_the_episode_goes_on(
+    tmp_path: Path, made: Callable[..., PromptsEnvironment]
+) -> None:
+    source = (
+        '\nimport time\n\n\ndef slow(seconds: float) -> str:\n    """Waits."""\n'
+        "    time.sleep(seconds)\n    return 'done'\n"
+    )
+    environment = made(tools=source, options=f",tools={tmp_path}/mine.py:slow")
+    task, target = environment.task(split="train", index=0, seed=0)
+    task = replace(task, limits=replace(task.limits, call_seconds=0.2))
+    faults: list[Fault | None] = []
+
+    def script() -> Script:
+        for seconds in (5.0, 0.0):
+            event = yield Call(tool="slow", arguments={"seconds": seconds})
+            faults.append(event.fault)
+        yield Call(tool="submit", arguments={"answer": "x"})
+
+    attempt = AttemptId(group=0, slot=0)
+    act = scripted(script, task, attempt)
+    finished = await EpisodeDriver(environment, noise_seed=0).run(task, target, attempt, act)
+    assert faults == [Fault.TIMEOUT, None] and finished.verdict.status is Status.SCORED

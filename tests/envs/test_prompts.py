@@ -149,6 +149,14 @@ def test_data_that_cannot_be_used_is_refused_with_its_place(tmp_path: Path, text
         read_splits(tmp_path / "a.jsonl", None, 0.1)
 
 
+def test_odd_values_of_a_row_are_what_json_and_a_tokenizer_can_say(tmp_path: Path) -> None:
+    lines = [f'{{"prompt": "half \\ud800 {at}", "score": NaN, "big": 1e999}}' for at in range(6)]
+    (tmp_path / "a.jsonl").write_text("\r\n".join(lines), encoding="utf-8-sig")
+    rows = [row for each in read_splits(tmp_path / "a.jsonl", None, 0.2).values() for row in each]
+    assert len(rows) == 6 and all(row.text.isascii() for row in rows)
+    assert all(row.columns == {"score": None, "big": None} for row in rows)
+
+
 def test_messages_keep_their_roles_and_other_conventions_are_read(
     made: Callable[..., PromptsEnvironment],
 ) -> None:

@@ -89,6 +89,8 @@ def _with_prompts(recipe: Recipe, environments: Sequence[Environment]) -> tuple[
     changes, notes = dict[str, int](), tuple[str, ...]()
     if unscripted:
         changes["structural_tasks"] = 0
+    if unscripted and len(environments) > 1:  # no script plays in all of them
+        changes["baseline_tasks"] = 0
     sizes = [each.num_tasks("heldout") for each in environments if isinstance(each, Finite)]
     if len(sizes) == len(environments) and sum(sizes) < recipe.eval.tasks:
         changes["tasks"] = sum(sizes)

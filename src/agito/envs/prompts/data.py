@@ -279,8 +279,10 @@ def _split_of(path: Path) -> str:
 
 def _plain(value: Any) -> Json:
     """As JSON has it: dates and decimals as text, everything that has no finite number as None."""
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | int):
         return value
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # half a character cannot be tokenised
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, Mapping):

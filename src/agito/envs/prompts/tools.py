@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +60,10 @@ class FunctionTool:
             default = ... if each.default is each.empty else each.default
             fields[each.name] = (hints[each.name], Field(default, description=about.get(each.name)))
         try:
-            model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a parameter may be called as a method of pydantic's is
+                settings = ConfigDict(extra="forbid", protected_namespaces=())
+                model = create_model(name, __config__=settings, **fields)
             schema = model.model_json_schema()
         except Exception as error:  # pydantic has many ways to say that a type has no schema
             raise BadEnvironment(
