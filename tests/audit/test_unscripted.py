@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from agito.audit import SHORT, Card, Mark, audit
+from agito.audit import SHORT, Mark, audit
 from agito.envs import load
 from agito.errors import NotAdmitted
 from agito.training.admission import admit
 
-Audited = Callable[..., "Card"]
 EXACT = "def reward(completion, answer):\n    return completion == answer\n"
 LOOSE = "def reward(completion, answer):\n    return answer in completion\n"
 

@@ -54,14 +54,6 @@ async def judged(environment: Environment, text: str | None, index: int = 0, spl
     return await EpisodeDriver(environment, noise_seed=0).judge(sealed, task, target)
 
 
-def columns_of(environment: PromptsEnvironment, split: str = "train") -> list[Any]:
-    found = [
-        environment.task(split=split, index=at, seed=0)[1].data["columns"]
-        for at in range(environment.num_tasks(split))
-    ]
-    return [each["answer"] for each in found if isinstance(each, dict)]
-
-
 # --- what is read
 
 

@@ -135,7 +135,9 @@ RecipeName: TypeAlias = Annotated[
 EnvName: TypeAlias = Annotated[
     str,
     typer.Argument(
-        metavar="ENV", help="A bundled environment, or path.py:Class.", autocompletion=environments
+        metavar="ENV",
+        help="A bundled environment, path.py:Class, or DATA,reward=FILE.py:NAME.",
+        autocompletion=environments,
     ),
 ]
 Split: TypeAlias = Annotated[

@@ -113,11 +113,6 @@ class PromptsEnvironment:
         )
 
     @property
-    def asked(self) -> tuple[str, ...]:
-        """Columns that the reward function asks for by name."""
-        return tuple(name for name in self.columns if name in self._reward.asks)
-
-    @property
     def answer_column(self) -> str | None:
         return next((name for name in ANSWERS if name in self.columns), None)
 
