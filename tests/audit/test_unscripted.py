@@ -55,6 +55,21 @@ async def test_an_honest_set_passes_and_its_card_says_what_could_not_be_measured
 
 HINTED = [{**row, "prompt": f"{row['prompt']} (Answer: {row['answer']})"} for row in sums()]
 LABELLED = [{**row, "prompt": f"{row['prompt']}\nexpected = {row['answer']}"} for row in sums()]
+QUOTED = [{**row, "prompt": json.dumps({"q": row["prompt"], "answer": row["answer"]})} for row in sums()]
+FEW = [{**row, "prompt": f"{row['prompt']} The answer is {row['answer']}."} for row in sums()[:6]] + sums()[
+    6:
+]
+CHOICE = [
+    {"prompt": f"Which is the right answer: {', '.join(words)}? ({at})", "answer": words[at % 3]}
+    for at, words in enumerate([["cat", "dog", "cow"], ["red", "blue", "green"], ["one", "two", "six"]] * 20)
+]
+SALT = [
+    {
+        "prompt": f"The solution is {at} g/l, and {at + 50} ml of it are there. How strong is the solution?",
+        "answer": str(at),
+    }
+    for at in range(10, 60)
+]
 YES = [{"prompt": f"Is {at} even?", "answer": "yes" if at % 10 else "no"} for at in range(60)]
 FAIR = [{"prompt": f"Is {at} even?", "answer": "yes" if at % 2 else "no"} for at in range(60)]
 FOUND = [
@@ -91,6 +106,10 @@ BROKEN = "def reward(completion, answer):\n    return undefined\n"
     [
         (HINTED, EXACT, {"leaks"}),
         (LABELLED, EXACT, {"leaks"}),
+        (QUOTED, EXACT, {"leaks"}),
+        (FEW, EXACT, {"leaks"}),
+        (CHOICE, EXACT, set[str]()),
+        (SALT, ONLY, set[str]()),
         (YES, EXACT, {"constant answers"}),
         (FAIR, EXACT, set[str]()),
         (FAIR, LOOSE, {"several answers"}),
@@ -105,6 +124,10 @@ BROKEN = "def reward(completion, answer):\n    return undefined\n"
     ids=[
         "the answer in brackets",
         "the answer after a label",
+        "the answer in JSON",
+        "the answer in one prompt of thirteen",
+        "a choice after the word answer",
+        "a solution that is a liquid",
         "nine in ten are yes",
         "half are yes",
         "half are yes, anywhere in the text",

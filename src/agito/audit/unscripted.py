@@ -32,9 +32,12 @@ _JUDGED = 6  # completions without a reward that are judged as training judges t
 _CONSTANTS = ("", "0", "1", "Yes", "No", "True", "False", "A", "B", "C", "D", "None", "I don't know.")
 _ODD = ("\0", "…—\u200b🙂", "{" * 200, "1e999", "-" * 20_000, "<|im_end|>", "\\boxed{", "nan", "٣")
 _ANSWERS = ("answer", "solution", "ground_truth", "target", "label", "reference", "expected")
+_MOSTLY = 0.8  # of the prompts that announce an answer: then it is no choice among several
 _LONGEST = 400  # characters of what may be an answer
+# What announces an answer: "the answer is", "correct option is", and names of it before : or =.
 _TELLS = re.compile(
-    r"(answer|solution|ground.?truth|target|label|expected|result|reference)\W*(is|:|=|are)?\W*$",
+    r"""(?:answer\W{0,3}is|correct\s+\w+\W{0,3}is|(?:answer|solution|ground.?truth|expected|correct|label)["'\])*_]*\s*[:=]+)"""
+    r"""[\s"'\[(*_$]{0,4}""",
     re.IGNORECASE,
 )
 
@@ -233,21 +236,16 @@ def _quoted(text: str) -> str:
 
 
 def _leaks(train: Sequence[Drawn], answers: Sequence[str], cases: list[Case]) -> Gate:
-    """Answers that stand in their own prompt, right after a word that says so. One that must be found in a
-    text is no leak.
+    """Answers that stand in their own prompt, right after words that announce one. One that must be found
+    in a text is no leak, nor is the first of several that such words introduce.
     """
-    shown = 0
+    announced = shown = 0
     for (task, _), answer in zip(train, answers, strict=True):
-        text = (
-            "\n".join(str(message.get("content", "")) for message in task.messages)
-            or task.prompt[Dialect.NATURAL]
-        )
-        found = (
-            [match.start() for match in re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", text)]
-            if answer
-            else []
-        )
-        if any(_TELLS.search(text[max(at - 40, 0) : at]) for at in found):
+        text = "\n".join(str(message.get("content", "")) for message in task.messages)
+        ends = [match.end() for match in _TELLS.finditer(text)] if answer else []
+        word = re.compile(rf"{re.escape(answer)}(?!\w)", re.IGNORECASE)
+        announced += any(text[end : end + 1].strip() for end in ends)
+        if any(word.match(text, end) for end in ends):
             shown += 1
             if len(cases) < 3:
                 cases.append(Case(what=f"the prompt says its answer, {answer!r:.40}", where=task.id))
@@ -256,7 +254,7 @@ def _leaks(train: Sequence[Drawn], answers: Sequence[str], cases: list[Case]) ->
         name="leaks",
         value=round(share, 4),
         limit=limits.LEAKS,
-        holds=share <= limits.LEAKS,
+        holds=share <= limits.LEAKS or shown < _MOSTLY * announced,
         found=f"{share:.0%} of {len(train)} prompts say their own answer"
         if any(answers)
         else "no column is known to hold answers",
