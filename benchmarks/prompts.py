@@ -114,6 +114,7 @@ def main() -> None:
     )
     parser.add_argument("--short", action="store_true", help="one seed, fewer steps and prompts")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--steps", type=int, default=12)
     arguments = parser.parse_args()
     seeds, steps, tasks = (1, 4, 60) if arguments.short else (arguments.seeds, arguments.steps, 200)
@@ -121,7 +122,10 @@ def main() -> None:
         folder = Path(name)
         (folder / "tasks.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows(1600)))
         (folder / "ten_lines.py").write_text(SCRIPT)
-        runs = [train(folder, arguments.model, seed, steps, tasks) for seed in range(seeds)]
+        runs = [
+            train(folder, arguments.model, seed, steps, tasks)
+            for seed in range(arguments.first, arguments.first + seeds)
+        ]
     figures: dict[str, Json] = {
         "zero_shot": pooled(runs, "zero_shot"),
         "after_rl": pooled(runs, "after_rl"),
