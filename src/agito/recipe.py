@@ -286,6 +286,7 @@ class RlSection(Section):
     )
     temperature: float = Field(default=1.0, gt=0, description="Of sampling.")
     checkpoint_every: int = Field(default=5, ge=1, description="Steps.")
+    keep_checkpoints: int = Field(default=2, ge=1, description="Latest ones, beside the first and the last.")
 
 
 class DistillSection(Section):

@@ -79,24 +79,36 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_prompts_train_from_a_model_as_it_is_and_a_killed_run_goes_on_to_the_same_end(
+def given(name: str) -> tuple[str, ...]:
+    prompts = ("--prompts", "tasks.jsonl,tokens=8", "--reward", "mine.py:reward", "--model", "model")
+    return ("train", *prompts, *sets(*SMALL), "--name", name)
+
+
+def test_prompts_train_from_a_model_as_it_is_and_components_and_pass_at_k_are_told(
+    home: Path, here_in: HereIn
+) -> None:
+    here = here_in(home)
+    (home / "mine.py").write_text(REWARD.format(after=0, home=home))
+    here(*given("whole"))
+    whole = json.loads((home / "runs/whole/summary.json").read_text())
+    assert whole["num_eval_tasks"] == 4 and set(whole["baselines"]) == {"nothing"}
+    lines = [json.loads(line) for line in (home / "runs/whole/metrics.jsonl").read_text().splitlines()]
+    learned = [line for line in lines if line["phase"] == "rl"]
+    assert [line["score/seen_mean"] for line in learned] == [1.0, 1.0] and "score/odd_mean" in learned[0]
+    found = json.loads(here("eval", "runs/whole", "--attempts", "3", "--json").stdout)["policy"]
+    assert (found["num"], found["num_tasks"]) == (12, 4)
+    assert found["pass^3"][0] <= found["pass@1"][0] <= found["pass@3"][0]
+
+
+@pytest.mark.full
+def test_a_run_on_prompts_that_was_killed_goes_on_to_the_same_end_and_its_best_checkpoint_is_found(
     home: Path, here_in: HereIn
 ) -> None:
     agito, here = agito_in(home), here_in(home)
     (home / "mine.py").write_text(REWARD.format(after=18, home=home))
-    given = (
-        "train",
-        "--prompts",
-        "tasks.jsonl,tokens=8",
-        "--reward",
-        "mine.py:reward",
-        "--model",
-        "model",
-        *sets(*SMALL),
-    )
-    here(*given, "--name", "whole")
+    here(*given("whole"))
     (home / "die").touch()
-    killed = agito(*given, "--name", "killed", expect=None)
+    killed = agito(*given("killed"), expect=None)
     assert killed.returncode == 9 or killed.returncode < 0
     (home / "die").unlink()
     here("train", "--resume", "runs/killed")
@@ -105,20 +117,10 @@ def test_prompts_train_from_a_model_as_it_is_and_a_killed_run_goes_on_to_the_sam
     )
     for key in ("success_before", "success_after", "num_eval_tasks", "sampled_tokens"):
         assert whole[key] == resumed[key], key
-    assert whole["num_eval_tasks"] == 4 and set(whole["baselines"]) == {"nothing"}
-    lines = [json.loads(line) for line in (home / "runs/whole/metrics.jsonl").read_text().splitlines()]
-    learned = [line for line in lines if line["phase"] == "rl"]
-    assert [line["score/seen_mean"] for line in learned] == [1.0, 1.0] and "score/odd_mean" in learned[0]
-    found = json.loads(here("eval", "runs/whole", "--attempts", "3", "--json").stdout)["policy"]
-    assert (
-        found["num"] == 12
-        and found["num_tasks"] == 4
-        and found["pass^3"][0] <= found["pass@1"][0] <= found["pass@3"][0]
-    )
-    assert (
-        json.loads(here("eval", "runs/whole", "--split", "validation", "--json").stdout)["split"]
-        == "validation"
-    )
+    chosen = json.loads(here("eval", "runs/whole", "--choose", "--split", "validation", "--json").stdout)
+    assert list(chosen["checkpoints"]) == ["step-0", "step-1", "final"] and chosen["split"] == "validation"
+    best = max(each[0] for each in chosen["checkpoints"].values())
+    assert chosen["checkpoints"][Path(chosen["best"]).name][0] == best
 
 
 def test_conversations_are_imitated_before_and_speak_for_themselves(home: Path, here_in: HereIn) -> None:

@@ -14,6 +14,7 @@ from agito.cli.arguments import (
     AsJson,
     Baselines,
     Checkpoints,
+    Choose,
     Command,
     Endpoint,
     EndpointModel,
@@ -191,6 +192,7 @@ def evaluate(
     family: Families = None,
     n: NumTasks = None,
     attempts: NumAttempts = 1,
+    choose: Choose = False,
     temperature: Temperature = None,
     seed: Seed = None,
     baselines: Baselines = True,
@@ -239,6 +241,10 @@ def evaluate(
         )
     if len(given) != 1:
         raise typer.BadParameter("give one run or checkpoint; two go with --suite", param_hint="RUN")
+    if choose:
+        from agito.cli.choose import choose_checkpoint
+
+        return choose_checkpoint(given[0], how)
     return evaluate_checkpoint(given[0], how, baselines=baselines)
 
 

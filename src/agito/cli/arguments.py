@@ -241,6 +241,10 @@ NumTasks: TypeAlias = Annotated[
 NumAttempts: TypeAlias = Annotated[
     int, typer.Option(metavar="K", min=1, help="At each task; from 2 on pass@k and pass^k are told too.")
 ]
+Choose: TypeAlias = Annotated[
+    bool,
+    typer.Option("--choose", help="Every checkpoint of the run, and which is best; on `validation`, say."),
+]
 Temperature: TypeAlias = Annotated[
     float | None, typer.Option(metavar="T", min=0.0, help="0 is greedy. Default: as in the run.")
 ]

@@ -342,7 +342,7 @@ class TrainingRun:
         # The cold start, to compare with, and where an alarm would go back to, are spared.
         prune(
             self._run.checkpoints,
-            keep=2,
+            keep=self._recipe.rl.keep_checkpoints,
             spared=frozenset({"step-0"}),
             reach=monitor.rise_step,
             revoked=revoked,
