@@ -210,42 +210,45 @@ def test_what_is_missing_is_said_at_once(
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def test_every_code_block_of_the_guide_runs(home: Path, here_in: HereIn) -> None:
+def guide(home: Path) -> str:
+    """The files of the guide, with tasks of its kind; returns its commands."""
     blocks = BLOCK.findall((ROOT / "docs" / "howto" / "own-prompts.md").read_text())
-    files = {
-        code.splitlines()[0].removeprefix("# "): code for language, code in blocks if language == "python"
-    }
-    assert set(files) == {"my_reward.py", "train.py", "parts.py", "graded.py", "my_tools.py"}
-    for name, code in files.items():
-        (home / name).write_text(code)
+    for code in (code for language, code in blocks if language == "python"):
+        (home / code.splitlines()[0].removeprefix("# ")).write_text(code)
     (example,) = [json.loads(code) for language, code in blocks if language == "json"]
     rows = [
         {
-            **example,
-            "prompt": example["prompt"].replace("31", str(age)),
+            "prompt": example["prompt"].replace(example["answer"], str(age)),
             "answer": str(age),
             "tests": "assert f() == 1",
         }
         for age in range(10, 60)
     ]
     (home / "tasks.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    here = here_in(home)
-    (commands,) = [code for language, code in blocks if language == "bash"]
     (home / "models").mkdir()
     (home / "model").rename(home / "models" / "smollm2-135m")
-    for line in commands.splitlines():
-        words = [word for word in line.partition("#")[0].split() if word != "agito"]
-        if "train" in words:
-            words += sets(*SMALL, "rl.steps=0")
-        here(*words)
+    return next(code for language, code in blocks if language == "bash")
+
+
+def test_every_function_of_the_guide_is_a_reward_or_a_tool_and_its_prompts_are_fit_to_train_on(
+    home: Path, here_in: HereIn
+) -> None:
+    audited = guide(home).splitlines()[0].split()[1:]
+    assert "fit to train on" in here_in(home)(*audited, "--short").stdout
     for name in ("parts.py", "graded.py"):
         assert isinstance(load(f"{home}/tasks.jsonl,reward={home}/{name}:reward"), PromptsEnvironment)
     tools = load(f"{home}/tasks.jsonl,reward={home}/my_reward.py:reward,tools={home}/my_tools.py:add")
     assert tools.task(split="train", index=0, seed=0)[0].limits.turns == 8
-    script = (
-        (home / "train.py").read_text().replace("tokens=32", f"tokens=32, overrides={[*SMALL, 'rl.steps=0']}")
-    )
-    (home / "train.py").write_text(script)
+
+
+@pytest.mark.full
+def test_every_command_and_the_script_of_the_guide_run(home: Path, here_in: HereIn) -> None:
+    here = here_in(home)
+    for line in guide(home).splitlines():
+        words = [word for word in line.partition("#")[0].split() if word != "agito"]
+        here(*words, *(sets(*SMALL, "rl.steps=0") if "train" in words else ()))
+    script, settings = home / "train.py", [*SMALL, "rl.steps=0"]
+    script.write_text(script.read_text().replace("tokens=32", f"tokens=32, overrides={settings}"))
     done = subprocess.run(
         [sys.executable, "train.py"],
         cwd=home,
