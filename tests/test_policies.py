@@ -35,19 +35,16 @@ PRETRAINED = (
 )
 
 
-def pretrained(folder: Path, seed: int = 1) -> Path:
+def pretrained(folder: Path, seed: int = 1, **shape: int) -> Path:
     """A small network of random weights in a Hugging Face folder, with a tokenizer and a chat template that
     are not ours.
     """
     write(folder, "byte level", CHATML)
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16}
     config = DecoderConfig(
-        vocab_size=ModelTokenizer.read(folder).largest_id + 7,
-        hidden_size=32,
-        intermediate_size=48,
+        **{**small, **shape},
+        vocab_size=-(-ModelTokenizer.read(folder).largest_id // 64) * 64 + 64,
         num_layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=16,
         max_position=4096,
         family="llama",
         qk_norm=False,

@@ -16,6 +16,7 @@ from agito.models.config import PROJECTIONS
 from agito.monitor import MonitorConfig
 from agito.plugins import PromptSet, absolute, label, path_from_root, shown
 from agito.protocols import MAIN
+from agito.sampling.vllm.config import VllmSection
 from agito.types import Dialect
 
 # defaults of the natural dialect
@@ -171,6 +172,9 @@ class ComputeSection(Section):
         default=2, ge=1, description="Processes; a run is resumed with as many as it began with."
     )
     device: str = Field(default="cpu", description="`cpu`, `cuda`, or one GPU, such as `cuda:0`.")
+    sampler: Literal["embedded", "vllm"] = Field(
+        default="embedded", description="Of `main`: the engine in each process, or a vLLM server."
+    )
     max_num_seqs: int = Field(default=64, ge=2, description="Attempts at a time in each process.")
     context: int = Field(default=384, ge=16, description="Tokens of an attempt; in the natural dialect 2048.")
     decode_steps: int = Field(
@@ -347,6 +351,7 @@ class Recipe(Section):
     rl: RlSection = RlSection()
     distill: DistillSection = DistillSection()
     pipeline: PipelineSection = PipelineSection()
+    vllm: VllmSection = VllmSection()
     monitor: MonitorConfig = MonitorConfig()
     eval: EvalSection = EvalSection()
     trainer: TrainerConfig = TrainerConfig()
@@ -375,7 +380,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Recipe:
         if self.pipeline.mode == "decoupled":
-            if self.compute.ranks < 2:
+            if self.compute.ranks < 2 and self.compute.sampler == "embedded":
                 raise ValueError(
                     "pipeline.mode='decoupled': needs compute.ranks of 2 or more, one that learns and "
                     "others that sample"
@@ -400,6 +405,8 @@ class Recipe(Section):
             raise ValueError(
                 f"policies: {MAIN} is the one that [model] describes; give this one another name"
             )
+        if self.compute.sampler == "vllm" and not self.model.path:
+            raise ValueError("compute.sampler='vllm': it serves pre-trained models; name one by model.path")
         teacher = self.distill.teacher
         if teacher and (teacher not in self.policies or self.policies[teacher].learns):
             raise ValueError(f"distill.teacher: {teacher!r} is not a frozen policy of [policies]")

@@ -91,7 +91,7 @@ async def test_a_new_environment_is_audited_once_and_again_when_its_source_chang
     again = await admit("own.py:Own", depth=QUICK, begins=lambda name: began.append("again"))
     assert (first.source, again.source, began) == (Source.AUDITED, Source.OWN, ["first"])
     assert first.digest == again.digest
-    (home / "own.py").write_text(LOOSE + "\n# changed\n")
+    (home / "own.py").write_text(LOOSE + "\nCHANGED = True\n")
     changed = await admit("own.py:Own", depth=QUICK, begins=lambda name: began.append("changed"))
     assert changed.source is Source.AUDITED
     assert changed.digest != first.digest

@@ -11,6 +11,8 @@ from signal import SIGINT, SIGTERM, Signals
 
 from tests.cli.conftest import COIN, COMMAND, agito_in, environment, sets
 
+from agito.record.events import RunStopped, read_events
+
 
 def start(home: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
@@ -71,6 +73,8 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on_bit_for_bit(
     rest = interrupt(process, "reinforcement", SIGINT)
     assert process.returncode == 130, rest
     assert "agito train --resume runs/coin" in rest
+    last = read_events(tmp_path / "runs/coin/events.jsonl")[-1]
+    assert isinstance(last, RunStopped) and last.why == "interrupted"
     done = agito_in(tmp_path)("train", "--resume", "runs/coin")
     assert re.search(r"\(tokenizer \d+ · sft \d+ · before \d+ · rl \d+ · after \d+", done.stdout), (
         "in the order in which they were"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -18,13 +17,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from rich.console import Console
 
-from agito.cli.board import RunProgress, planned
-from agito.cli.progress import shown
 from agito.errors import DiskFull, EnvironmentPaused
 from agito.evaluation import checkpoint, scorecard
-from agito.recipe import Recipe
 from agito.record import RunDir
 from agito.record.events import (
     CheckpointSaved,
@@ -328,103 +323,6 @@ def test_what_is_counted_is_told_before_any_other_event() -> None:
     log.emit(Notice(level=Level.NOTE, text="a"))
     assert [type(event) for event in told] == [PhaseStarted, Progress, Progress, Notice]
     assert isinstance(told[2], Progress) and told[2].done == 2
-
-
-RECIPE = Recipe.model_validate({"rl": {"steps": 6}, "eval": {"tasks": 300, "baseline_tasks": 4}})
-
-
-def a_run(log: EventLog, clock: Clock) -> None:
-    """A run with everything in it that a terminal shows, an hour of it."""
-    log.emit(RunStarted(name="a", env="shell", seed=0, notes=("fitted",)))
-    for phase, total in (("tokenizer", 200), ("before", 300)):
-        log.begin(phase, total)
-        for number in range(total):
-            clock.now += 0.31
-            log.advance({"success/num": 1.0, "success/successes": number % 2, "tokens/sampled_num": 9.0})
-    log.emit(EvaluationFinished(phase="before", agent="policy", successes=1, num=2, num_all=3))
-    clock.now += 4
-    log.begin("rl", 6)
-    for step in (0, 1, 2, 2, 3):
-        clock.now += 61.5
-        metrics: dict[str, float] = {"success/num": 8.0, "success/successes": step, "attempt/void_num": 1.0}
-        metrics |= {"monitor/alarm": float(step == 3), "tokens/sampled_num": 77.0}
-        log.emit(StepFinished(phase="rl", step=step, metrics=metrics))
-        if step == 2:
-            log.emit(Recovered(why="worker 1 ended", step=2))
-    log.emit(Notice(level=Level.WARNING, text="a cell is stopped"))
-    log.emit(Notice(level=Level.ALARM, text="the hack rate rises"))
-    clock.now += 3
-    log.emit(RunFinished())
-
-
-def drawn(events: list[Event], clock: Clock, *, is_live: bool) -> str:
-    out = io.StringIO()
-    console = Console(file=out, width=120, height=40, force_terminal=is_live, color_system=None)
-    with shown(RunProgress(planned(RECIPE), clock=clock), console) as view:
-        for event in events:
-            view.handle(event)
-    return out.getvalue()
-
-
-@pytest.mark.parametrize("is_live", [False, True])
-def test_the_terminal_draws_from_the_file_what_it_drew_while_the_run_went_on(
-    tmp_path: Path, is_live: bool
-) -> None:
-    """As lines the text is the same, second by second; the live board ends as the same picture."""
-    clock, out = Clock(), io.StringIO()
-    console = Console(file=out, width=120, height=40, force_terminal=is_live, color_system=None)
-    path = tmp_path / "events.jsonl"
-    with (
-        shown(RunProgress(planned(RECIPE), clock=clock), console) as view,
-        EventLog(view.handle, path, clock=clock) as log,
-    ):
-        a_run(log, clock)
-    live, later = out.getvalue(), drawn(read_events(path), clock, is_live=is_live)
-    end = live.rfind("vocabulary") if is_live else 0  # the last of the pictures
-    assert live[end:] == later[later.rfind("vocabulary") if is_live else 0 :]
-    for words in ("success 0.50", "a cell is stopped", "going on from RL step 2", "ALARM"):
-        assert words in live[end:], words
-
-
-def test_what_is_not_in_an_event_is_not_on_the_terminal(tmp_path: Path) -> None:
-    """Each event that a terminal shows, taken out of the file, changes what is drawn from it."""
-    clock, path = Clock(), tmp_path / "events.jsonl"
-    with EventLog(path=path, clock=clock) as log:
-        a_run(log, clock)
-    events = read_events(path)
-    whole = drawn(events, clock, is_live=False)
-    steps = [i for i, event in enumerate(events) if isinstance(event, StepFinished)]
-    shows = (PhaseStarted, StepFinished, Recovered, Notice, EvaluationFinished, RunFinished)
-    for index, event in enumerate(events):
-        is_shown = isinstance(event, shows) and not (isinstance(event, Notice) and event.level is Level.ALARM)
-        if is_shown:
-            less = [*events[:index], *events[index + 1 :]]
-            assert drawn(less, clock, is_live=False) != whole, event
-    for index in steps:
-        event = events[index]
-        assert isinstance(event, StepFinished)
-        other = replace(event, metrics={**event.metrics, "success/successes": 7.5})
-        changed = [*events[:index], other, *events[index + 1 :]]
-        assert drawn(changed, clock, is_live=False) != whole, event
-
-
-def test_a_resumed_run_is_drawn_as_by_the_terminal_of_the_process_that_resumed_it(tmp_path: Path) -> None:
-    clock, path, out = Clock(), tmp_path / "events.jsonl", io.StringIO()
-    with EventLog(path=path, clock=clock) as log:
-        log.emit(BEGINS)
-        log.begin("rl", 6)
-        log.emit(StepFinished(phase="rl", step=0, metrics={}))
-    clock.now += 7200
-    with (
-        shown(RunProgress(planned(RECIPE), clock=clock), Console(file=out, width=120)) as view,
-        EventLog(view.handle, path, clock=clock) as log,
-    ):
-        log.emit(RunResumed(checkpoint="step-4", step=4))
-        log.begin("rl", 6)
-        for step in (4, 5):
-            clock.now += 6
-            log.emit(StepFinished(phase="rl", step=step, metrics={"success/num": 2.0}))
-    assert "4/6" in out.getvalue() and drawn(read_events(path), clock, is_live=False).endswith(out.getvalue())
 
 
 def test_nobody_has_a_private_channel() -> None:

@@ -41,7 +41,7 @@ def test_what_is_not_a_number_is_null_in_strict_json(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["reward", "Reward/mean", "reward/", "/mean", "reward mean/x", "a/b/c", "reward/mean ", "step"]
+    "key", ["reward", "Reward/mean", "reward/", "/mean", "reward mean/x", "a/b/c/d", "reward/mean ", "step"]
 )
 def test_a_name_that_is_not_area_and_name_is_refused(path: Path, key: str) -> None:
     with Metrics(path) as metrics, pytest.raises(ValueError, match="write area/name_unit"):

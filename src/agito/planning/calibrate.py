@@ -17,7 +17,7 @@ from agito.planning.simulate import Latencies
 from agito.protocols import MAIN, Environment
 from agito.recipe import Recipe
 from agito.render import learn
-from agito.runtime.roles import Sampler
+from agito.runtime.roles import PolicyHandle, Sampler
 from agito.runtime.run_context import RunContext
 from agito.sampling.wire import EngineRequest, EngineResponse, ScoreRequest, ScoreResponse
 from agito.scheduling.curriculum import Curriculum
@@ -113,8 +113,10 @@ async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Ob
     try:
         policies = run_context.policies
         await policies.open()
-        timed = tuple(_Timed(sampler, exchanges) for sampler in policies.main.samplers)
-        policies.learn(MAIN, replace(policies.main, samplers=timed))
+        main = policies.main
+        assert isinstance(main, PolicyHandle), "an engine of ours is measured"
+        timed = tuple(_Timed(sampler, exchanges) for sampler in main.samplers)
+        policies.learn(MAIN, replace(main, samplers=timed))
         await train(_WARM_STEPS)
         found.clear()
         exchanges.clear()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
 
+from agito.protocols import Engine
 from agito.rollout.attempt import AttemptRunner, Plan
 from agito.sampling.lockstep import Lane, Lockstep
 from agito.scheduling.schedule import Outcome, Quota, Schedule
@@ -29,16 +30,19 @@ async def collect(
     runner: AttemptRunner,
     plan: Plan,
     quota: Quota,
-    lockstep: Lockstep | None,
+    engines: Lockstep | Mapping[str, Engine] | None,
     on_attempt: Callable[[Attempt], None] = lambda _: None,
 ) -> Collected:
-    """Runs until the quota is met. `lockstep` None: the plan has scripts. Reproducible: see `Lockstep`."""
+    """Runs until the quota is met. In lockstep it is reproducible: see `Lockstep`. With engines by policy,
+    attempts start as others end. None: the plan has scripts.
+    """
     schedule = Schedule(quota)
     book = _Book(on_attempt)
     async with anyio.create_task_group() as tasks:
-        if lockstep is None:
-            await _scripted(runner, plan, schedule, book)
+        if not isinstance(engines, Lockstep):
+            await _as_they_end(runner, plan, schedule, book, engines)
         else:
+            lockstep = engines
             lanes: dict[int, AttemptId] = {}
 
             def start(attempts: Sequence[AttemptId]) -> None:
@@ -61,12 +65,16 @@ async def _in_lane(runner: AttemptRunner, plan: Plan, attempt: AttemptId, lane: 
     lane.finish()
 
 
-async def _scripted(runner: AttemptRunner, plan: Plan, schedule: Schedule, book: _Book) -> None:
-    """Scripts need no engine, so there is no order to keep: each attempt is a function of its own seed."""
+async def _as_they_end(
+    runner: AttemptRunner, plan: Plan, schedule: Schedule, book: _Book, engines: Mapping[str, Engine] | None
+) -> None:
+    """There is no order to keep: each attempt of a script is a function of its own seed, and what a server
+    samples does not repeat.
+    """
     send, receive = anyio.create_memory_object_stream[Attempt](max_buffer_size=1024)
 
     async def run(attempt: AttemptId) -> None:
-        await send.send(await runner.run(plan, attempt, None))
+        await send.send(await runner.run(plan, attempt, engines))
 
     async with anyio.create_task_group() as tasks:
         with send, receive:

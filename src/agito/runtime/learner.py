@@ -11,12 +11,13 @@ from agito.learning.trainer import LocalTrainer
 from agito.learning.trainer.checkpoint import load_state, save_state
 from agito.learning.trainer.reducer import OneRank, Reducer
 from agito.models import Decoder, load_into, save
-from agito.models.lora import has_adapter, load_adapter_into, save_adapter
+from agito.models.lora import has_adapter, load_adapter_into, merged_weights, save_adapter
 from agito.record.commits import commit
 from agito.runtime.network import Adapter, learning
 from agito.runtime.wire import (
     BeginPhase,
     Done,
+    ExportWeights,
     Imitate,
     LearnerRequest,
     LearnerResponse,
@@ -28,9 +29,12 @@ from agito.runtime.wire import (
     Stepped,
     SyncWeights,
     TakeStep,
+    WeightsExported,
 )
+from agito.sampling.embedded.scoring import score
 from agito.weights.address import WeightAddress
 from agito.weights.channel import InProcess, WeightBuffer, WeightChannel
+from agito.weights.files import WeightFiles
 from agito.weights.network import ServedWeights
 
 
@@ -51,6 +55,7 @@ class LearnerService:
         """`adapter`: what is saved of the model; None: all of it."""
         self._model, self._reducer, self._adapter = model, reducer, adapter
         self._trainer = LocalTrainer(model, spec.config, reducer=reducer)
+        self._files: WeightFiles | None = None
         self.own = InProcess()  # for a sampler beside it
         self._buffer, self.shared = _served(model, host) if spec.serves_others else (None, None)
 
@@ -72,6 +77,8 @@ class LearnerService:
                 self._sync()
             case PushWeights():
                 self._push(request.version)
+            case ExportWeights():
+                return self._export(request)
             case SaveCheckpoint():
                 self._save(request)
             case SaveState():
@@ -99,6 +106,22 @@ class LearnerService:
         for channel in channels:
             channel.push(version, learning(self._model))
         self._trainer.version = version
+
+    def _export(self, request: ExportWeights) -> WeightsExported:
+        self._files = self._files or WeightFiles(request.directory, request.name)
+        if request.is_adapter:
+            if self._adapter is None:
+                raise LookupError("there is no adapter: all weights learn")
+            config, base = self._adapter.config, self._adapter.base
+            path = self._files.push_adapter(request.version, self._model, config, base=base)
+        else:
+            weights = merged_weights(self._model)
+            if self._model.lm_head is None:
+                weights.pop("lm_head.weight", None)
+            path = self._files.push(request.version, weights.items())
+        self._trainer.version = request.version
+        with torch.inference_mode():
+            return WeightsExported(path=path, logprobs=score(self._model, request.text).logprobs)
 
     def _save(self, request: SaveCheckpoint) -> None:
         def write(into: Path) -> None:

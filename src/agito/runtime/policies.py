@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anyio
 from anyio import to_thread
@@ -21,8 +24,10 @@ from agito.render.vocabulary import is_own
 from agito.runtime.placement import launcher
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle, Sampler
+from agito.runtime.served import ServedPolicy
 from agito.runtime.sources import beside, find, recipe_of, renderer_of
 from agito.runtime.wire import ModelSpec
+from agito.sampling.vllm import AdapterSlots, VllmSampler, VllmSpec, installed, serving
 from agito.sampling.wire import EngineClient, ScoreRequest, Scores
 from agito.types import Json, Sample
 
@@ -40,10 +45,16 @@ class Policies:
     renderers: dict[str, Renderer] = field(default_factory=dict[str, Renderer])
     # one a worker
     samplers: dict[str, tuple[Sampler, ...]] = field(default_factory=dict[str, "tuple[Sampler, ...]"])
-    learning: dict[str, PolicyHandle] = field(default_factory=dict[str, PolicyHandle])
+    learning: dict[str, PolicyHandle | ServedPolicy] = field(
+        default_factory=dict[str, "PolicyHandle | ServedPolicy"]
+    )
+    served: dict[str, VllmSampler] = field(default_factory=dict[str, VllmSampler])  # by a vLLM server
+    # what learner and server must agree on; of `main`
+    known_text: Callable[[], array[int]] = lambda: array("i", range(64))
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
-    def main(self) -> PolicyHandle:
+    def main(self) -> PolicyHandle | ServedPolicy:
         """The one that the run is about."""
         assert MAIN in self.learning, "open comes first"
         return self.learning[MAIN]
@@ -52,6 +63,12 @@ class Policies:
     def learns_alone(self) -> bool:
         """Whether the first worker learns while the others sample."""
         return self.main.learns_alone
+
+    @property
+    def sampling_workers(self) -> range:
+        """Those whose samplers attempts are played with."""
+        ranks = self.recipe.compute.ranks
+        return range(int(self.learns_alone and ranks > 1), ranks)
 
     def use_vocabulary(self, vocabulary: Vocabulary) -> None:
         """`main` reads and writes with it."""
@@ -82,7 +99,7 @@ class Policies:
             self.use_tokenizer_of(checkpoint)
         elif self.recipe.model.path:
             self.use_tokenizer_of(folder_of(self.recipe.model.path))
-        self.learn(MAIN, await self.start_workers().open(MAIN, self._plan(self._main_model())))
+        await self._open_main()
         for name, section in self.recipe.policies.items():
             source = find(Path(section.path))
             self.renderers[name] = renderer_of(source, recipe_of(source).env.dialect)
@@ -109,6 +126,41 @@ class Policies:
             dtype = (self.recipe.model if name == MAIN else self.recipe.policies[name]).dtype
             model = ModelSpec(source=source, seed=self.recipe.seed, dtype=dtype)
             self.samplers[name] = await self.start_workers().open_frozen(name, self._plan(model))
+
+    async def _open_main(self) -> None:
+        is_served = self.recipe.compute.sampler == "vllm"
+        plan = replace(self._plan(self._main_model()), is_sampled_here=not is_served)
+        handle = await self.start_workers().open(MAIN, plan)
+        if not is_served:
+            self.learn(MAIN, handle)
+            return
+        server = await self._stack.enter_async_context(serving(self._server_spec()))
+        directory = Path(self._stack.enter_context(TemporaryDirectory(prefix="agito-weights-")))
+        self.served[MAIN] = VllmSampler(server, MAIN)
+        self.learning[MAIN] = ServedPolicy(
+            learner=handle.learner,
+            sampler=self.served[MAIN],
+            directory=directory,
+            text=self.known_text(),
+            learns_alone=handle.learns_alone,
+        )
+
+    def _server_spec(self) -> VllmSpec:
+        recipe, program = self.recipe, installed()
+        if program is None:
+            raise BadRecipe("compute.sampler=vllm: vLLM is not there: make vllm, or AGITO_VLLM=PATH/bin/vllm")
+        is_adapter = recipe.model.adapter == "lora" and recipe.vllm.publish == "adapter"
+        return VllmSpec(
+            model=folder_of(recipe.model.path),
+            context=recipe.compute.context,
+            max_num_seqs=recipe.compute.max_num_seqs,
+            dtype=recipe.model.dtype,
+            adapters=AdapterSlots(max_rank=recipe.model.lora.rank) if is_adapter else None,
+            program=program,
+            threads=recipe.vllm.threads,
+            kv_cache_gb=recipe.vllm.kv_cache_gb,
+            options=recipe.vllm.options,
+        )
 
     def learn(self, name: str, handle: PolicyHandle) -> None:
         """This policy learns by `handle`, and is sampled there."""
@@ -164,17 +216,13 @@ class Policies:
     async def push(self, version: int) -> None:
         """Their weights become this version, for samplers to pull."""
         for handle in self.learning.values():
-            await handle.learner.push(version)
+            await handle.push(version)
 
     async def pull(self, version: int) -> float:
         """Every sampler that works beside its learner goes on with this version, rows and all. Returns for
         how many seconds nothing was sampled, summed.
         """
-        paused_s = 0.0
-        for handle in self.learning.values():
-            for sampler in handle.busy_samplers:
-                paused_s += await sampler.pull(version, keep_rows=True)
-        return paused_s
+        return sum([await handle.pull(version) for handle in self.learning.values()])
 
     async def publish(self, version: int) -> None:
         """Their weights become every sampler's, under this version; rows are dropped."""
@@ -212,8 +260,13 @@ class Policies:
                     shutil.rmtree(path)
 
     async def aclose(self) -> None:
-        if self.pool is not None:
-            await self.pool.aclose()
+        """In the task that opened them. Idempotent."""
+        try:
+            await self._stack.aclose()
+        finally:
+            with anyio.CancelScope(shield=True):
+                if self.pool is not None:
+                    await self.pool.aclose()
 
     def _agent(self, section: AgentSection, temperature: float) -> AgentSpec:
         if section.policy != MAIN and not self.recipe.policies[section.policy].learns:

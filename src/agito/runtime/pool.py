@@ -48,6 +48,7 @@ class PolicyPlan:
     context: int  # tokens of one sequence
     max_num_seqs: int  # that one worker samples at once
     learns_alone: bool = False  # the first worker learns while the others sample
+    is_sampled_here: bool = True  # else by a server of another kind
 
 
 class WorkerPool:
@@ -75,7 +76,7 @@ class WorkerPool:
             LearnerSpec(
                 config=plan.trainer,
                 group=group,
-                serves_others=plan.learns_alone,
+                serves_others=plan.learns_alone and plan.is_sampled_here,
             )
             for group in await self._groups(policy, len(learners))
         ]
@@ -86,7 +87,7 @@ class WorkerPool:
                 for worker, spec in zip(learners, specs, strict=True)
             ],
         )
-        others = self.workers[len(learners) :]
+        others = self.workers[len(learners) :] if plan.is_sampled_here else ()
         await together(
             others, [partial(_open, worker, policy, plan, weights=opened[0].weights) for worker in others]
         )
@@ -94,7 +95,7 @@ class WorkerPool:
             learner=RemoteLearner(
                 policy, learners, self._learners_turn, keeps_groups=isinstance(plan.model.source, Path)
             ),
-            samplers=tuple(RemoteSampler(policy, worker) for worker in self.workers),
+            samplers=tuple(RemoteSampler(policy, worker) for worker in self.workers if plan.is_sampled_here),
             learns_alone=plan.learns_alone,
         )
 
@@ -131,10 +132,11 @@ async def _open(
     weights: WeightAddress | None = None,
 ) -> PolicyOpened:
     """A sampler, and a learner or none."""
+    sampler = SamplerSpec(context=plan.context, max_num_seqs=plan.max_num_seqs, weights=weights)
     request = OpenPolicy(
         model=plan.model,
         device=plan.device,
         learner=learner,
-        sampler=SamplerSpec(context=plan.context, max_num_seqs=plan.max_num_seqs, weights=weights),
+        sampler=sampler if plan.is_sampled_here else None,
     )
     return await worker.ask(policy, request, PolicyOpened, deadline_s=max(worker.silence_s, START_S))

@@ -18,6 +18,7 @@ from agito.runtime.client import Worker, together
 from agito.runtime.wire import (
     BeginPhase,
     Done,
+    ExportWeights,
     Imitate,
     LearnerRequest,
     LearnerResponse,
@@ -30,6 +31,7 @@ from agito.runtime.wire import (
     Stepped,
     SyncWeights,
     TakeStep,
+    WeightsExported,
     WeightsPulled,
 )
 from agito.sampling.wire import EngineRequest, EngineResponse, ScoreRequest, ScoreResponse
@@ -104,6 +106,10 @@ class RemoteLearner:
 
     async def push(self, version: int) -> None:
         await self._all(PushWeights(version=version))
+
+    async def export(self, request: ExportWeights) -> WeightsExported:
+        async with self._turn:
+            return await self._workers[0].ask(self._policy, request, WeightsExported)
 
     async def save(
         self,

@@ -15,6 +15,7 @@ import anyio
 from agito.concurrency import first_error
 from agito.learning.trainer.config import Phase
 from agito.protocols import StepStats
+from agito.runtime.wire import ExportWeights, WeightsExported
 from agito.sampling.wire import EngineRequest, EngineResponse, ScoreRequest, ScoreResponse
 from agito.types import Json, Sample
 
@@ -62,6 +63,10 @@ class Learner(Protocol):
         """
         ...
 
+    async def export(self, request: ExportWeights) -> WeightsExported:
+        """The weights become a new version, as files."""
+        ...
+
     async def save(
         self,
         directory: Path,
@@ -97,9 +102,19 @@ class PolicyHandle:
         """Those that sample while the learner learns."""
         return self.samplers[1:] if self.learns_alone else self.samplers
 
+    async def push(self, version: int) -> None:
+        """The learner's weights become this version, for samplers to pull."""
+        await self.learner.push(version)
+
+    async def pull(self, version: int) -> float:
+        """Samplers that are busy go on with this version, rows and all. Returns for how many seconds nothing
+        was sampled, summed.
+        """
+        return sum([await sampler.pull(version, keep_rows=True) for sampler in self.busy_samplers])
+
     async def publish(self, version: int) -> None:
         """The learner's weights become every sampler's, under this version; their rows are dropped."""
-        await self.learner.push(version)
+        await self.push(version)
         try:
             async with anyio.create_task_group() as tasks:
                 for sampler in self.samplers:

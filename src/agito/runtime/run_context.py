@@ -5,6 +5,7 @@ every stage.
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from agito.errors import BadEnvironment, BadRecipe
 from agito.harness import SoloHarness
 from agito.harness import load as load_harness
 from agito.monitor import Monitor
-from agito.protocols import MAIN, Environment, Harness, ScriptFactory, Session, Validated
+from agito.protocols import MAIN, Engine, Environment, Harness, ScriptFactory, Session, Validated
 from agito.recipe import Recipe
 from agito.render import Vocabulary, learn, texts_of
 from agito.rollout import (
@@ -32,12 +33,14 @@ from agito.rollout import (
     scripted,
 )
 from agito.runtime.policies import Policies
+from agito.sampling.freerun import Freerun
 from agito.sampling.lockstep import Lockstep
 from agito.scheduling.curriculum import Part, shared
 from agito.scheduling.schedule import Quota
 from agito.types import Attempt, AttemptId, Dialect, Fault, Target, Task, Trajectory
 
 _OPENINGS = 8  # looked at in each cell
+_KNOWN_TOKENS = 160  # of a text that a server's log-probabilities are compared by
 
 
 @dataclass(slots=True)
@@ -49,7 +52,11 @@ class RunContext:
     policies: Policies = field(init=False)
 
     def __post_init__(self) -> None:
-        self.policies = Policies(self.recipe)
+        self.policies = Policies(self.recipe, known_text=self._known_text)
+
+    def _known_text(self) -> array[int]:
+        opening = self.policies.renderers[MAIN].opening(self.task("train", 0)[0])
+        return opening[:_KNOWN_TOKENS]
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -233,9 +240,15 @@ class RunContext:
         parts: dict[int, Collected] = {}
 
         async def run(rank: int, quota: Quota) -> None:
-            lockstep = None if plan.script else self._lockstep(rank)
-            parts[rank] = await collect(runner, plan, quota, lockstep, on_attempt)
-            self.busy_s += lockstep.busy_s if lockstep else 0.0
+            if plan.script:
+                parts[rank] = await collect(runner, plan, quota, None, on_attempt)
+            elif self.policies.served:
+                async with self._free_engines(rank) as engines:
+                    parts[rank] = await collect(runner, plan, quota, engines, on_attempt)
+            else:
+                lockstep = Lockstep(self.policies.clients(rank), steps=self.recipe.compute.decode_steps)
+                parts[rank] = await collect(runner, plan, quota, lockstep, on_attempt)
+                self.busy_s += lockstep.busy_s
 
         async with anyio.create_task_group() as tasks:
             for rank, quota in enumerate(quotas):
@@ -251,8 +264,18 @@ class RunContext:
         busy_s, self.busy_s = self.busy_s, 0.0
         return busy_s
 
-    def _lockstep(self, rank: int) -> Lockstep:
-        return Lockstep(self.policies.clients(rank), steps=self.recipe.compute.decode_steps)
+    @asynccontextmanager
+    async def _free_engines(self, rank: int) -> AsyncGenerator[dict[str, Engine]]:
+        """Where a server samples one of the policies, nothing is in lockstep."""
+        steps = self.recipe.compute.decode_steps
+        free = {name: Freerun(client, steps=steps) for name, client in self.policies.clients(rank).items()}
+        async with anyio.create_task_group() as tasks:
+            for engine in free.values():
+                tasks.start_soon(engine.run)
+            yield {**free, **self.policies.served}
+            for engine in free.values():
+                engine.stop()
+                self.busy_s += engine.busy_s
 
 
 def environment_of(recipe: Recipe) -> Environment:
@@ -274,6 +297,8 @@ async def open_run_context(recipe: Recipe) -> AsyncGenerator[RunContext]:
     try:
         yield run_context
     finally:
-        with anyio.CancelScope(shield=True):
+        try:
             await run_context.policies.aclose()
-            await run_context.environment.aclose()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await run_context.environment.aclose()

@@ -7,6 +7,7 @@ several. `EngineRequest` and `EngineResponse` are the engine's own, in `agito.sa
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class OpenPolicy:
 
     model: ModelSpec
     device: str
-    sampler: SamplerSpec
+    sampler: SamplerSpec | None = None  # None: it is sampled elsewhere
     learner: LearnerSpec | None = None
 
 
@@ -160,6 +161,25 @@ class PushWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExportWeights:
+    """The learner's weights become this version, as files for a server of another kind: see
+    `agito.weights.files`.
+    """
+
+    directory: Path
+    name: str
+    version: int
+    is_adapter: bool  # the adapter alone; else all weights, an adapter added to them
+    text: array[int]  # 'i'; its log-probabilities are asked for, which the server must agree with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsExported:
+    path: Path
+    logprobs: array[float]  # 'f'; of the text, but for its first token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SaveCheckpoint:
     """Weights, tokenizer, optimizer and `meta`, committed by a rename."""
 
@@ -201,9 +221,17 @@ class Failure:
 SamplerRequest: TypeAlias = EngineRequest | ScoreRequest | PullWeights
 SamplerResponse: TypeAlias = EngineResponse | ScoreResponse | WeightsPulled
 LearnerRequest: TypeAlias = (
-    BeginPhase | Imitate | TakeStep | SyncWeights | PushWeights | SaveCheckpoint | SaveState | LoadState
+    BeginPhase
+    | Imitate
+    | TakeStep
+    | SyncWeights
+    | PushWeights
+    | ExportWeights
+    | SaveCheckpoint
+    | SaveState
+    | LoadState
 )
-LearnerResponse: TypeAlias = Stepped | Done
+LearnerResponse: TypeAlias = Stepped | WeightsExported | Done
 WorkerRequest: TypeAlias = OpenPolicy | OfferRendezvous | SamplerRequest | LearnerRequest
 WorkerResponse: TypeAlias = PolicyOpened | Rendezvous | SamplerResponse | LearnerResponse
 

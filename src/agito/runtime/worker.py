@@ -44,7 +44,7 @@ _LEARNER_NICE = 5  # more, where others sample meanwhile: sampling soon hits the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Policy:
-    sampler: SamplerService
+    sampler: SamplerService | None
     learner: LearnerService | None
 
 
@@ -67,6 +67,8 @@ class Host:
         if found is None:
             raise LookupError(f"policy {policy!r} is not open here; there are {sorted(self._policies)}")
         if isinstance(request, EngineRequest | ScoreRequest | PullWeights):
+            if found.sampler is None:
+                raise LookupError(f"policy {policy!r} is not sampled here")
             return found.sampler.handle(request)
         if found.learner is None:
             raise LookupError(f"policy {policy!r} does not learn here")
@@ -91,7 +93,9 @@ class Host:
             if request.learner.serves_others and self._may_renice:
                 os.nice(_LEARNER_NICE)
                 self._may_renice = False
-        sampler = SamplerService(model, request.sampler, _channel(model, request.sampler, learner))
+        sampler = None
+        if request.sampler is not None:
+            sampler = SamplerService(model, request.sampler, _channel(model, request.sampler, learner))
         self._policies[policy] = _Policy(sampler=sampler, learner=learner)
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         return PolicyOpened(num_parameters=num_parameters, weights=learner.shared if learner else None)

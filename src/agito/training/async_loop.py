@@ -23,7 +23,7 @@ from agito.concurrency import first_error
 from agito.errors import EnvironmentPaused, WorkerDied
 from agito.learning.credit import RunningMeans
 from agito.monitor import Monitor
-from agito.protocols import MAIN
+from agito.protocols import MAIN, Engine
 from agito.rollout import AttemptRunner, Observed, outcome
 from agito.runtime.run_context import RunContext
 from agito.sampling.balance import Balance
@@ -90,7 +90,7 @@ async def train(
         batches=recipe.rl.steps,
         refill=recipe.rl.oversampling,
         max_staleness=recipe.pipeline.max_staleness if policies.learns_alone else 0,
-        max_live=recipe.compute.max_num_seqs * len(policies.main.busy_samplers),
+        max_live=recipe.compute.max_num_seqs * len(policies.sampling_workers),
     )
     if start < recipe.rl.steps:
         flow = LoggedFlow(rules, version=start, reissued=position.outstanding, write=write_schedule)
@@ -148,11 +148,10 @@ class _Pipeline:
         self._issued, self._base, self._on_step, self._new_version = issued, base, on_step, new_version
         self._runner = runner
         self._plan = run_context.plan("train", RL_BASE)
-        workers = range(int(self._policies.learns_alone), len(self._policies.main.samplers))
         steps = run_context.recipe.compute.decode_steps
         self._engines = [
             {name: Freerun(client, steps=steps) for name, client in self._policies.clients(worker).items()}
-            for worker in workers
+            for worker in self._policies.sampling_workers
         ]
         self._balance = Balance(len(self._engines), rows=run_context.recipe.compute.max_num_seqs)
         self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
@@ -177,7 +176,7 @@ class _Pipeline:
                     engine = self._balance.place(
                         attempt, (attempt.group - RL_BASE) % len(self._run_context.cells)
                     )
-                    tasks.start_soon(self._act, attempt, self._engines[engine])
+                    tasks.start_soon(self._act, attempt, {**self._engines[engine], **self._policies.served})
                 if batch := self._flow.batch():
                     tasks.start_soon(self._learn, batch)
                 self._meters.turn(
@@ -226,7 +225,7 @@ class _Pipeline:
             case _Published():
                 self._flow.published(event.version)
 
-    async def _act(self, attempt: AttemptId, engines: Mapping[str, Freerun]) -> None:
+    async def _act(self, attempt: AttemptId, engines: Mapping[str, Engine]) -> None:
         await self._send.send(await self._runner.run(self._plan, attempt, engines))
 
     async def _learn(self, batch: Batch) -> None:

@@ -76,7 +76,7 @@ async def train(
         learned = await step.learn(index, collected.groups, publish=lambda: policies.publish(new_version()))
         spent = {
             "time/rollout_s": acted - began,
-            "engine/busy_ratio": run_context.take_busy_s() / len(policies.main.samplers) / (acted - began),
+            "engine/busy_ratio": run_context.take_busy_s() / len(policies.sampling_workers) / (acted - began),
             "rollout/busy_ratio": (time.process_time() - cpu_s) / (time.monotonic() - began),
         }
         await on_step(
