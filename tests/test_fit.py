@@ -137,3 +137,9 @@ def test_prompts_beside_another_environment_have_no_scripts_in_common(tmp_path: 
     assert (found.eval.baseline_tasks, found.eval.structural_tasks, found.eval.tasks) == (0, 0, 200)
     alone = fit(recipe.model_copy(update={"env": recipe.env.model_copy(update={"mix": (), **prompts})}))
     assert alone.recipe.eval.tasks == 1 and "all 1 held-out prompts" in alone.notes[0]
+
+
+def test_conversations_are_for_a_pre_trained_model(tmp_path: Path) -> None:
+    (tmp_path / "talk.jsonl").write_text('{"messages": [{"role": "assistant", "content": "x"}]}\n')
+    with pytest.raises(BadRecipe, match="sft.messages: conversations are for a pre-trained model"):
+        fit(read("smoke", (f"sft.messages={tmp_path}/talk.jsonl",)))

@@ -412,11 +412,6 @@ class Recipe(Section):
             raise ValueError(f"distill.teacher: {teacher!r} is not a frozen policy of [policies]")
         if bad := [name for name in self.policies if not _POLICY_NAME.fullmatch(name)]:
             raise ValueError(f"policies.{bad[0]}: a name has lower case letters, digits, - and _")
-        if self.sft.messages and not self.model.path:
-            raise ValueError(
-                "sft.messages: conversations are for a pre-trained model with a chat template; name one "
-                "by model.path"
-            )
         if not self.sft.demos and not self.model.path:
             raise ValueError(
                 "sft.demos=0: a network from random weights has to begin by imitation; name a pre-trained "

@@ -76,6 +76,8 @@ def _with_prompts(recipe: Recipe, environments: Sequence[Environment]) -> tuple[
 
     Raises `BadRecipe`.
     """
+    if recipe.sft.messages and not recipe.model.path:
+        raise BadRecipe("sft.messages: conversations are for a pre-trained model; name one by model.path")
     if recipe.sft.messages and not read_conversations(recipe.sft.messages):
         raise BadRecipe(f"sft.messages={recipe.sft.messages}: nothing is in this file")
     unscripted = [each for each in environments if isinstance(each, Unscripted)]
