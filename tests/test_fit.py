@@ -141,5 +141,5 @@ def test_prompts_beside_another_environment_have_no_scripts_in_common(tmp_path: 
 
 def test_conversations_are_for_a_pre_trained_model(tmp_path: Path) -> None:
     (tmp_path / "talk.jsonl").write_text('{"messages": [{"role": "assistant", "content": "x"}]}\n')
-    with pytest.raises(BadRecipe, match="sft.messages: conversations are for a pre-trained model"):
+    with pytest.raises(BadRecipe, match=r"sft\.messages: conversations are for a pre-trained model"):
         fit(read("smoke", (f"sft.messages={tmp_path}/talk.jsonl",)))
