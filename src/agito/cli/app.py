@@ -214,12 +214,12 @@ def evaluate(
       agito eval runs/chain runs/smoke --suite decisions
       agito eval --suite decisions --endpoint http://localhost:8000/v1 --model NAME
     """
+    from agito.cli.choose import choose_checkpoint
     from agito.cli.evaluate import How, evaluate_checkpoint
     from agito.evaluation.checkpoint import Changes
 
-    changes = Changes(env=env, families=tuple(family or ()), levels=tuple(level or ()), seed=seed)
     how = How(
-        changes=changes,
+        changes=Changes(env=env, families=tuple(family or ()), levels=tuple(level or ()), seed=seed),
         split=split,
         num_tasks=n,
         temperature=temperature,
@@ -242,8 +242,6 @@ def evaluate(
     if len(given) != 1:
         raise typer.BadParameter("give one run or checkpoint; two go with --suite", param_hint="RUN")
     if choose:
-        from agito.cli.choose import choose_checkpoint
-
         return choose_checkpoint(given[0], how)
     return evaluate_checkpoint(given[0], how, baselines=baselines)
 
